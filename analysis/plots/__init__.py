@@ -1,0 +1,23 @@
+"""Figures in paper quality, each from one function that takes runs and gives a matplotlib `Figure`.
+
+`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs; `memory`, `placement_map` and
+`link_rates` show one. They touch no global state of matplotlib: no pyplot, no backend is chosen.
+"""
+
+from analysis.plots.heads import placement_map
+from analysis.plots.latency import latency_ecdf, token_latency
+from analysis.plots.ledger import memory
+from analysis.plots.links import link_rates
+from analysis.plots.prediction import predicted_vs_measured
+from analysis.plots.save import save_all, save_figure
+
+__all__ = [
+    "latency_ecdf",
+    "link_rates",
+    "memory",
+    "placement_map",
+    "predicted_vs_measured",
+    "save_all",
+    "save_figure",
+    "token_latency",
+]

@@ -1,0 +1,46 @@
+"""Figures onto disk."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.load import AnalysisError, Run
+from analysis.plots.heads import placement_map
+from analysis.plots.latency import latency_ecdf, token_latency
+from analysis.plots.ledger import memory
+from analysis.plots.links import link_rates
+from analysis.plots.prediction import predicted_vs_measured
+from analysis.plots.style import DPI, as_runs, paper, run_names
+
+FORMATS = ("png", "pdf", "svg")
+
+_OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
+_OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
+
+
+def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw every figure into `out_dir`: three that compare the runs, and three for each run, named after it."""
+    runs = as_runs(runs)
+    for unknown in set(formats) - set(FORMATS):
+        raise AnalysisError(f"{unknown!r} is not a format for figures: one of {', '.join(FORMATS)}")
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [path for draw in _OF_ALL for path in save_figure(draw(runs), folder / draw.__name__, formats)]
+    for run, name in zip(runs, run_names(runs), strict=True):
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        for plot in _OF_EACH:
+            written += save_figure(plot(run), folder / f"{plot.__name__}-{slug}", formats)
+    return written
+
+
+def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write the figure as `<stem>.<format>` for each format; 300 dpi, text as text in PDF and SVG."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    with paper():
+        for path in paths:
+            drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.03)
+    return paths

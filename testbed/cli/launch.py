@@ -1,0 +1,159 @@
+"""One run from the outside: check everything, prepare its folder, carry it out in a process of its own, clean up.
+
+The process that computes is `testbed.cli.inside`, in a capsule for the mininet backend. This side imports no
+torch: it waits, forwards Ctrl-C, and removes what the run leaves, however it ended.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from testbed import __version__
+from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
+from testbed.experiment import Experiment
+from testbed.runlog import SUMMARY, RunLog, read_json
+
+Backend = Literal["mininet", "local"]
+Say = Callable[[str], None]
+
+MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run to carry out."""
+
+    experiment: Experiment
+    backend: Backend
+    out: Path
+    verify: bool = False
+    hold: bool = False
+    share_host: bool = False
+    progress: bool = True
+
+
+def check_experiment(experiment: Experiment) -> list[int]:
+    """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError."""
+    from testbed.cli.planning import first_observation
+    from testbed.decoder.tokens import prompt_ids
+    from testbed.placement.feasibility import nothing_fits
+    from testbed.placement.policies import make_policy
+
+    make_policy(experiment.policy, experiment.policy_options, experiment.placement)
+    prompt = prompt_ids(experiment)
+    impossible = nothing_fits(first_observation(experiment, len(prompt)))
+    if impossible:
+        raise ConfigError(f"{experiment.name}: no placement can fit: {impossible}")
+    return prompt
+
+
+def lacking_for_mininet() -> str | None:
+    """One sentence on why Mininet runs cannot be made here, or None."""
+    from testbed.emulation.capsule import can_make_capsule
+
+    if importlib.util.find_spec("mininet") is None:
+        return "Mininet is not installed for this Python (Debian package `mininet`, a venv with system site packages)"
+    for program, package in MININET_PROGRAMS.items():
+        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
+            return f"the program {program} is missing (Debian package `{package}`)"
+    return can_make_capsule()
+
+
+def choose_backend(wanted: str | None, say: Say) -> Backend:
+    """The backend asked for, or mininet where it can run, else local; raises EnvironmentLacks."""
+    if wanted == "local":
+        return "local"
+    lacking = lacking_for_mininet()
+    if lacking is None:
+        return "mininet"
+    if wanted == "mininet":
+        raise EnvironmentLacks(f"backend mininet cannot run here: {lacking}; `--backend local` can")
+    say(f"Backend local: {lacking}.")
+    return "local"
+
+
+def carry_out(request: Request, say: Say) -> dict[str, Any]:
+    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
+    from testbed.emulation.capsule import launch
+    from testbed.emulation.state import RunState, clean, host_lock
+
+    experiment = request.experiment
+    clean()
+    emulated = request.backend == "mininet" and not request.share_host
+    with host_lock(say) if emulated else nullcontext():
+        log = RunLog.create(request.out, experiment.name, experiment.policy)
+        run_id = uuid.uuid4().hex[:8]
+        with RunState.create(run_id, log.folder.resolve()) as state:
+            log.write_manifest(_manifest(request, log.folder, run_id, str(state.sockets)))
+            log.close()
+            arguments = [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())]
+            code = launch(
+                arguments,
+                capsule=request.backend == "mininet",
+                on_start=lambda process, init: state.record(init=init, processes=[process]),
+            )
+    return _outcome(log.folder, code)
+
+
+def _outcome(folder: Path, code: int) -> dict[str, Any]:
+    """The summary the run left; raises the error it ended with when it never got to generating."""
+    if not (folder / SUMMARY).exists():
+        if code == 130:
+            raise KeyboardInterrupt
+        raise RunFailed(f"{folder}: the run ended with code {code} before it could write its summary")
+    summary = read_json(folder / SUMMARY)
+    if summary["status"] == "interrupted":
+        raise KeyboardInterrupt
+    if summary.get("exit_code") == EnvironmentLacks.exit_code:
+        raise EnvironmentLacks(summary["error"])
+    if summary.get("exit_code") == ConfigError.exit_code:
+        raise ConfigError(summary["error"])
+    return summary
+
+
+def failure(summary: dict[str, Any], accept_unfaithful: bool) -> TestbedError | None:
+    """What makes a finished run end with another code than 0."""
+    from testbed.errors import FidelityError
+
+    if summary["status"] != "done":
+        return RunFailed(summary.get("error") or f"run {summary['run']} failed")
+    if summary.get("verified") == "different":
+        return RunFailed(f"run {summary['run']}: {summary['verification']}")
+    if not summary["verdict"]["ok"] and not accept_unfaithful:
+        reasons = "; ".join(summary["verdict"]["reasons"])
+        return FidelityError(f"run {summary['run']} finished, but the emulation was not faithful: {reasons}")
+    return None
+
+
+def _manifest(request: Request, folder: Path, run_id: str, sockets: str) -> dict[str, Any]:
+    experiment = request.experiment
+    return {
+        "run": folder.name,
+        "id": run_id,
+        "testbed": __version__,
+        "backend": request.backend,
+        "experiment_name": experiment.name,
+        "policy": experiment.policy,
+        "seed": experiment.seed,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": {
+            "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),
+            "uid": os.getuid(),
+        },
+        "options": {
+            "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
+            "progress": request.progress and sys.stderr.isatty(), "sockets": sockets,
+        },
+        "experiment": experiment.to_dict(),
+    }  # fmt: skip

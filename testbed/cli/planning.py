@@ -1,0 +1,105 @@
+"""What a run would do, before it does it: the first observation, and the dry run's plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from testbed.experiment import Experiment
+from testbed.placement.observation import DeviceView, LinkView, Observation
+
+
+def first_observation(experiment: Experiment, prompt_tokens: int) -> Observation:
+    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0."""
+    values = experiment.traces.at(0.0)
+
+    def value(target: str, quantity: str, base: float) -> float:
+        return values.get((target, quantity), base)
+
+    devices = tuple(
+        DeviceView(
+            device.name,
+            int(value(f"device/{device.name}", "memory", device.memory_bytes)),
+            value(f"device/{device.name}", "streaming", device.streaming_Bps),
+            value(f"device/{device.name}", "compute", device.compute_flops),
+            device.storage_Bps,
+        )
+        for device in experiment.topology.devices
+    )
+    links = {
+        device.name: LinkView(
+            value(f"link/{device.name}", "up", device.link.up_bps),
+            value(f"link/{device.name}", "down", device.link.down_bps),
+            value(f"link/{device.name}", "up_delay", device.link.up_delay_s),
+            value(f"link/{device.name}", "down_delay", device.link.down_delay_s),
+        )
+        for device in experiment.topology.devices
+    }
+    return Observation(
+        experiment.shape, experiment.partition, experiment.topology.source, devices, links,
+        prompt_tokens, 0, experiment.tokens, experiment.interval, experiment.weights,
+    )  # fmt: skip
+
+
+def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
+    """The plan of a run: blocks and bytes per device, link and cgroup settings, predicted latency.
+
+    Needs neither root nor Mininet nor torch. Raises Infeasible when the policy has no first placement.
+    """
+    from testbed.emulation.settings import memory_limit_bytes, queue_settings
+    from testbed.placement.costs import prefill_latency, token_latency
+    from testbed.placement.feasibility import device_needs, shortages
+    from testbed.placement.plan import make_plan
+    from testbed.placement.policies import make_policy
+
+    observation = first_observation(experiment, prompt_tokens)
+    policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
+    policy.reset(experiment.seed)
+    placement = policy.decide(observation, None)
+    plan = make_plan(observation, placement)
+    needs = device_needs(observation, placement, prompt_tokens + experiment.tokens - 1)
+    devices: dict[str, Any] = {}
+    for view in observation.devices:
+        link = observation.links[view.name]
+        blocks = placement.on(view.name)
+        devices[view.name] = {
+            "blocks": [str(block) for block in blocks],
+            "heads": sum(block.kind == "head" for block in blocks),
+            "proj": sum(block.kind == "proj" for block in blocks),
+            "ffn": sum(block.kind == "ffn" for block in blocks),
+            "need_bytes": needs[view.name],
+            "budget_bytes": view.available_bytes,
+            "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),
+            "up": queue_settings(link.up_bps / experiment.dilation),
+            "down": queue_settings(link.down_bps / experiment.dilation),
+            "up_delay_s": link.up_delay_s,
+            "down_delay_s": link.down_delay_s,
+            "streaming_Bps": view.streaming_Bps,
+            "compute_flops": view.compute_flops,
+        }
+    return {
+        "experiment": experiment.name,
+        "policy": experiment.policy,
+        "model": experiment.shape.name,
+        "prompt_tokens": prompt_tokens,
+        "tokens": experiment.tokens,
+        "source": experiment.topology.source,
+        "devices": devices,
+        "feasible": not shortages(observation, None, placement),
+        "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
+        "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
+        "warnings": warnings(experiment),
+    }
+
+
+HOST_STREAMING_BPS = 24e9  # one core's memory bandwidth on the machine this was written on; `doctor` measures yours
+
+
+def warnings(experiment: Experiment) -> list[str]:
+    """What may make the run unfaithful."""
+    total = sum(device.streaming_Bps for device in experiment.topology.devices) / experiment.dilation
+    if total > HOST_STREAMING_BPS / 2:
+        return [
+            f"the devices' streaming rates add up to {total / 1e9:.1f} GB/s; over {HOST_STREAMING_BPS / 2e9:.0f} GB/s "
+            "a host cannot keep up: use slower devices or `dilation`, and see `testbed doctor`"
+        ]
+    return []

@@ -1,0 +1,180 @@
+"""`testbed replay`: one experiment, one policy, one run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from testbed.cli.show import print_json, print_table
+
+SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for run folders.")
+BACKEND = click.option(
+    "--backend", type=click.Choice(["mininet", "local"]), help="Default: mininet where it can run, else local."
+)
+SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
+ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
+
+
+def load(path: Path, overrides: tuple[str, ...], **given: Any) -> Any:
+    """The experiment with overrides, and with the options that were given on top."""
+    from testbed.experiment import Experiment
+
+    extra = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return Experiment.load(path, [*overrides, *extra])
+
+
+def say(message: str) -> None:
+    """A remark for a person, on standard error."""
+    click.echo(message, err=True)
+
+
+@click.command()
+@click.argument("experiment", type=click.Path(path_type=Path))
+@BACKEND
+@click.option("--policy", help="Placement policy; `testbed policies` lists them.")
+@click.option("--tokens", type=int, help="Tokens to generate.")
+@click.option("--seed", type=int, help="The run's seed.")
+@SETTINGS
+@OUT
+@click.option("--verify", is_flag=True, help="Compare every token's logits with the single-process reference.")
+@click.option("--hold", is_flag=True, help="Keep the network up at the end, for `testbed exec`.")
+@click.option("--dry-run", is_flag=True, help="Show the plan; start nothing. Needs neither root nor Mininet.")
+@SHARE
+@ACCEPT
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, last and alone on standard output.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    experiment: Path,
+    backend: str | None,
+    policy: str | None,
+    tokens: int | None,
+    seed: int | None,
+    overrides: tuple[str, ...],
+    out: Path,
+    verify: bool,
+    hold: bool,
+    dry_run: bool,
+    share_host: bool,
+    accept_unfaithful: bool,
+    as_json: bool,
+) -> None:
+    """Run EXPERIMENT once and leave a run folder.
+
+    Example: testbed replay experiments/quickstart.yaml --policy resource-aware --verify --set tokens=32
+    """
+    from testbed.cli import launch
+
+    loaded = load(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
+    prompt = launch.check_experiment(loaded)
+    if dry_run:
+        from testbed.cli.planning import dry_run as plan
+
+        _show_plan(plan(loaded, len(prompt)), as_json)
+        return
+    chosen = launch.choose_backend(backend, say)
+    request = launch.Request(loaded, chosen, out, verify, hold, share_host, progress=not as_json)
+    summary = launch.carry_out(request, say)
+    if as_json:
+        print_json(summary)
+    else:
+        show_summary(summary)
+    failed = launch.failure(summary, accept_unfaithful)
+    if failed is not None:
+        raise failed
+
+
+def show_summary(summary: dict[str, Any]) -> None:
+    """The summary for a person."""
+    latency = summary.get("token_latency_ms") or {}
+    row = table_row(summary)
+    print_table(TABLE, [row])
+    click.echo()
+    if latency.get("mean") is not None:
+        click.echo(
+            f"Time to first token {summary['ttft_ms']:.0f} ms; then {latency['mean']:.1f} ms per token "
+            f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}."
+        )
+    if summary.get("verified"):
+        click.echo(f"Verified: {summary['verified']}: {summary['verification']}.")
+    for note in (summary.get("verdict") or {}).get("notes", []):
+        click.echo(f"Note: {note}.")
+    for reason in (summary.get("verdict") or {}).get("reasons", []):
+        click.echo(f"Not faithful: {reason}.")
+    click.echo(f"Run folder: {summary['path']}")
+
+
+TABLE = {
+    "policy": "policy",
+    "backend": "backend",
+    "status": "status",
+    "tokens": "tokens",
+    "p50": "p50 ms",
+    "p95": "p95 ms",
+    "migrations": "migrations",
+    "moved_mb": "MB moved",
+    "stall_s": "stall s",
+    "oom_kills": "OOM kills",
+    "error_percent": "prediction error %",
+    "verdict": "verdict",
+}
+"""Key -> heading of the table that `replay` and `compare` print, one row per run."""
+
+
+def table_row(summary: dict[str, Any]) -> dict[str, Any]:
+    """One run as a row of `TABLE`."""
+    latency = summary.get("token_latency_ms") or {}
+    error = summary.get("prediction_error")
+    verdict = summary.get("verdict")
+    return {
+        "policy": summary["policy"],
+        "backend": summary["backend"],
+        "status": summary["status"],
+        "tokens": len(summary["tokens"]),
+        "p50": latency.get("p50"),
+        "p95": latency.get("p95"),
+        "migrations": summary.get("migrations"),
+        "moved_mb": summary["migrated_bytes"] / 1e6 if "migrated_bytes" in summary else None,
+        "stall_s": summary.get("stall_s"),
+        "oom_kills": summary.get("oom_kills"),
+        "error_percent": None if error is None else 100 * error,
+        "verdict": None if verdict is None else "faithful" if verdict["ok"] else "not faithful",
+    }
+
+
+def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(plan)
+        return
+    from testbed.units import format_bytes, format_rate
+
+    click.echo(
+        f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
+        f"{plan['prompt_tokens']} prompt tokens, then {plan['tokens']}; source {plan['source']}."
+    )
+    rows = [
+        {
+            "device": name,
+            "heads": device["heads"],
+            "proj": device["proj"],
+            "ffn": device["ffn"],
+            "need": format_bytes(device["need_bytes"]),
+            "budget": format_bytes(device["budget_bytes"]),
+            "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",
+            "up": format_rate(device["up"]["rate_bps"]),
+            "down": format_rate(device["down"]["rate_bps"]),
+            "burst": f"{device['up']['burst_bytes']} B",
+            "queue": format_bytes(device["up"]["limit_bytes"]),
+        }
+        for name, device in plan["devices"].items()
+    ]
+    print_table({key: key for key in rows[0]}, rows)
+    click.echo(
+        f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
+        f"{plan['predicted_token_ms']:.1f} ms per token."
+    )
+    for warning in plan["warnings"]:
+        click.echo(f"Warning: {warning}.", err=True)

@@ -1,0 +1,42 @@
+"""`testbed report`: the results of runs on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from testbed.cli.show import json_option, print_json
+from testbed.errors import ConfigError
+
+
+@click.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file to write [standard output]."
+)
+@json_option
+def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
+    """Sum up one or more runs in Markdown: the results, and how they were obtained.
+
+    RUN is a run's folder or a folder of runs.
+
+    Example: testbed report runs/demo --out report.md
+    """
+    from analysis import load_many
+    from analysis.metrics import metrics
+    from analysis.report import report
+
+    loaded = load_many(runs)
+    text = report(loaded)
+    if out is not None:
+        try:
+            out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"report {out} cannot be written: {error.strerror}") from None
+    if as_json:
+        rows = [{"path": str(run.path), "policy": run.policy, "status": run.status} for run in loaded]
+        figures = [metrics(run).to_dict() for run in loaded]
+        print_json({"rows": [row | figure for row, figure in zip(rows, figures, strict=True)], "report": text})
+    else:
+        click.echo(text if out is None else str(out), nl=out is not None)

@@ -1,0 +1,60 @@
+"""How a verb prints: a table for people, one JSON document for programs.
+
+It knows nothing of what it prints. rich is loaded only when a table is drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+PIPE_WIDTH = 240  # columns for a table that goes into a file or a pipe, where nothing must be cut off
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document; what is not finite (a figure that a run does not have) is null."""
+    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows under their headings; `columns` is key -> heading, numbers are right-aligned, None is `-`."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for key, heading in columns.items():
+        values = [row.get(key) for row in rows]
+        numeric = any(isinstance(value, (int, float)) for value in values)
+        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(key)) for key in columns))
+    # Colour and width follow the terminal; a pipe gets every character.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False).print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):  # a scalar of numpy
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,0 +1,114 @@
+"""What the network and the devices are at a moment: the topology, overlaid by the traces.
+
+Memory is the exception: a decrease is announced first, visible to the policy, and enforced at the commit of
+the next decision or `grace` intervals later, whichever is first. An increase holds at once. This module
+keeps that bookkeeping and applies nothing itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
+from testbed.experiment import Experiment
+from traces.model import Change
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A memory decrease that has been told but not yet enforced."""
+
+    device: str
+    memory_bytes: int
+    boundary: int  # index of the decision it was announced before
+
+
+class Conditions:
+    """The target state at each moment of a run."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self._topology = experiment.topology
+        self._traces = experiment.traces
+        self._grace = experiment.grace
+        self._values: dict[tuple[str, str], float] = {}
+        self._memory = {device.name: device.memory_bytes for device in self._topology.devices}
+        self._announced: dict[str, Announcement] = {}
+        self.time = 0.0
+
+    def begin(self) -> None:
+        """Take the traces' values at time 0; memory holds at once."""
+        self._values = dict(self._traces.at(0.0))
+        for name in self._memory:
+            self._memory[name] = self._wanted_memory(name)
+
+    def next_change_s(self) -> float | None:
+        """When the traces change next, on their own clock."""
+        return self._traces.next_change_after(self.time)
+
+    def advance(self, until: float, boundary: int) -> tuple[list[Change], list[Announcement]]:
+        """Move to trace time `until`; returns the changes on the way and the memory decreases announced."""
+        changes = self._traces.changes_between(self.time, until)
+        self.time = until
+        announced: list[Announcement] = []
+        for change in changes:
+            key = (change.target, change.quantity)
+            if change.value is None:
+                self._values.pop(key, None)
+            else:
+                self._values[key] = change.value
+            if change.quantity == "memory":
+                news = self._hear(change.target.removeprefix("device/"), boundary)
+                if news is not None:
+                    announced.append(news)
+        return changes, announced
+
+    def _hear(self, device: str, boundary: int) -> Announcement | None:
+        wanted = self._wanted_memory(device)
+        self._announced.pop(device, None)
+        if wanted >= self._memory[device] or self._grace == 0:
+            self._memory[device] = wanted
+            return None
+        self._announced[device] = Announcement(device, wanted, boundary)
+        return self._announced[device]
+
+    def enforce(self, boundary: int, committed: bool) -> list[Announcement]:
+        """The announcements whose time has come: all of them at a commit, the old ones otherwise."""
+        due = [
+            news for news in self._announced.values() if committed or boundary - news.boundary >= self._grace
+        ]
+        for news in due:
+            self._memory[news.device] = news.memory_bytes
+            del self._announced[news.device]
+        return due
+
+    def visible_memory(self, device: str) -> int:
+        """The budget a policy is shown: what has been announced, else what is enforced."""
+        news = self._announced.get(device)
+        return self._memory[device] if news is None else news.memory_bytes
+
+    def enforced_memory(self, device: str) -> int:
+        """The budget that is enforced now."""
+        return self._memory[device]
+
+    def target(self) -> TargetState:
+        """What the fleet should be now."""
+        links, devices = {}, {}
+        for device in self._topology.devices:
+            link = LinkTarget(
+                device.link.up_bps, device.link.down_bps, device.link.up_delay_s, device.link.down_delay_s
+            )
+            fields = {"up": "up_bps", "down": "down_bps", "up_delay": "up_delay_s", "down_delay": "down_delay_s"}
+            for quantity, name in (*fields.items(), ("loss", "loss")):
+                value = self._values.get((f"link/{device.name}", quantity))
+                if value is not None:
+                    link = replace(link, **{name: value})
+            links[device.name] = link
+            devices[device.name] = DeviceTarget(
+                self._values.get((f"device/{device.name}", "streaming"), device.streaming_Bps),
+                self._values.get((f"device/{device.name}", "compute"), device.compute_flops),
+                self._memory[device.name],
+            )
+        return TargetState(links, devices)
+
+    def _wanted_memory(self, device: str) -> int:
+        return int(self._values.get((f"device/{device}", "memory"), self._topology.device(device).memory_bytes))

@@ -1,0 +1,105 @@
+"""Carrying out one change of placement on a fleet: the migration's instructions become commands, and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent
+from testbed.controller.migration import (
+    AbortOn,
+    CommitOn,
+    Instruction,
+    Migration,
+    PrepareOn,
+    TransferFrom,
+)
+from testbed.placement.plan import Plan
+from testbed.transport.messages import (
+    Abort,
+    Aborted,
+    Arrival,
+    Arrived,
+    Commit,
+    Committed,
+    Incoming,
+    Prepare,
+    Prepared,
+    Refused,
+    Sent,
+    Transfer,
+)
+
+Wait = Callable[[float], list[tuple[str, FleetEvent]]]  # next events, at most so many wall seconds
+
+
+@dataclass
+class Exchange:
+    """What came of one migration."""
+
+    migration: Migration
+    arrivals: dict[str, Arrival] = field(default_factory=dict)  # by block name
+    started_s: float = 0.0  # wall
+    finished_s: float = 0.0
+    lost: tuple[str, DeviceLost] | None = None
+
+
+def carry_out(
+    fleet: Fleet,
+    migration: Migration,
+    plan: Plan,
+    *,
+    length: int,
+    shipped: bool,
+    storage_Bps: Mapping[str, float],
+    timeout_s: float,
+    wait: Wait,
+) -> Exchange:
+    """Run a migration to its end: done, aborted, or a device lost. `length` is the number of cached positions.
+
+    Transfers that take longer than `timeout_s` wall seconds are aborted; the old epoch goes on.
+    """
+    exchange = Exchange(migration, started_s=time.monotonic())
+    deadline = exchange.started_s + timeout_s
+
+    def send(instructions: list[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case PrepareOn(device, moves):
+                    incoming = [Incoming(str(m.block), m.source, m.payload_bytes) for m in moves]
+                    fleet.send(device, Prepare(migration.epoch, length, incoming, shipped, storage_Bps[device]))
+                case TransferFrom(device, moves):
+                    outgoing = [(str(m.block), m.destination) for m in moves]
+                    fleet.send(device, Transfer(migration.epoch, length, outgoing, shipped))
+                case CommitOn(device, drop):
+                    fleet.send(device, Commit(plan, [str(block) for block in drop]))
+                case AbortOn(device):
+                    fleet.send(device, Abort(migration.epoch))
+
+    send(migration.begin())
+    while not migration.over:
+        for device, event in wait(max(0.0, deadline - time.monotonic())):
+            match event:
+                case DeviceLost():
+                    exchange.lost = (device, event)
+                case Prepared() if event.epoch == migration.epoch:
+                    send(migration.prepared(device))
+                case Arrived() if event.epoch == migration.epoch:
+                    exchange.arrivals |= {arrival.block: arrival for arrival in event.arrivals}
+                    send(migration.arrived(device))
+                case Sent() if event.epoch == migration.epoch:
+                    send(migration.sent(device))
+                case Refused() if event.epoch == migration.epoch:
+                    send(migration.refused(device, event.reason))
+                case Aborted() if event.epoch == migration.epoch:
+                    send(migration.aborted(device))
+                case Committed() if event.epoch == migration.epoch:
+                    send(migration.committed(device))
+        if exchange.lost is not None:
+            break
+        if time.monotonic() >= deadline and migration.state in ("preparing", "transferring"):
+            send(migration.abort(f"the transfers took longer than {timeout_s:.0f} s"))
+            deadline = time.monotonic() + timeout_s
+    exchange.finished_s = time.monotonic()
+    return exchange

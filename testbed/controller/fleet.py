@@ -1,0 +1,115 @@
+"""The seam between the controller and whatever runs the devices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from testbed.clock import EmulatedClock
+from testbed.transport.messages import Command, Event
+
+
+@dataclass(frozen=True)
+class LinkTarget:
+    """What a device's link should be, in emulated units; rate 0 is an outage."""
+
+    up_bps: float
+    down_bps: float
+    up_delay_s: float
+    down_delay_s: float
+    loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class DeviceTarget:
+    """What a device should be; `memory_bytes` is the enforced budget for weights and KV caches."""
+
+    streaming_Bps: float
+    compute_flops: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class TargetState:
+    """What the whole fleet should be."""
+
+    links: Mapping[str, LinkTarget]
+    devices: Mapping[str, DeviceTarget]
+
+
+@dataclass(frozen=True)
+class LinkSample:
+    """One direction of one link as found: what was asked, what was sent to the kernel, what it answered."""
+
+    device: str
+    direction: str  # up | down
+    requested_bps: float
+    applied_bps: float
+    readback_bps: float | None  # None where no kernel shapes the link
+    delay_s: float
+    lag_s: float = 0.0
+    sent_bytes: int | None = None
+    dropped: int | None = None
+    backlog: int | None = None
+
+
+@dataclass(frozen=True)
+class DeviceSample:
+    """A device's memory as found."""
+
+    device: str
+    ledger_bytes: int | None
+    limit_bytes: int | None
+    ballast_bytes: int
+    rss_bytes: int | None
+    alive: bool
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One look at the whole fleet."""
+
+    devices: Sequence[DeviceSample]
+    links: Sequence[LinkSample]
+
+
+@dataclass(frozen=True)
+class DeviceLost:
+    """A worker process ended that should not have."""
+
+    oom_killed: bool  # by the kernel's out-of-memory killer, read from the cgroup
+    exit_code: int | None
+
+
+FleetEvent = Event | DeviceLost
+
+
+class Fleet(Protocol):
+    """The running devices behind one interface."""
+
+    clock: EmulatedClock
+
+    def start(self) -> None:
+        """Bring up every device, connected and warm; raises EnvironmentLacks."""
+
+    def apply(self, target: TargetState) -> list[LinkSample]:
+        """Make links and devices so; returns the links that changed."""
+
+    def send(self, device: str, command: Command) -> None:
+        """Send a command; raises RunFailed when the device is gone."""
+
+    def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """What has happened, waiting at most `timeout_s` for the first."""
+
+    def observe(self) -> Samples:
+        """Memory and queues as they are now."""
+
+    def facts(self) -> dict[str, Any]:
+        """How the emulation is made (backend, delay, memory enforcement, limits), for the manifest."""
+
+    def oom_kills(self) -> int:
+        """How many workers the kernel's out-of-memory killer has killed."""
+
+    def stop(self) -> None:
+        """Take everything down; safe to call at any time, twice."""

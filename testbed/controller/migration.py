@@ -1,0 +1,180 @@
+"""A change of placement as a state machine: events in, instructions out, no I/O.
+
+    idle -> preparing -> transferring -> committing -> done
+                 \\______________\\-> aborting -> aborted
+
+Until every block has arrived whole, the source owns it and any failure aborts: destinations forget what
+they took in and the old epoch goes on. Once the commit has been sent there is no way back, because some
+worker may already run the new plan; a device lost then is lost to the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from testbed.errors import RunFailed
+from testbed.placement.blocks import Block
+
+State = Literal["idle", "preparing", "transferring", "committing", "aborting", "done", "aborted"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """One block's migration."""
+
+    block: Block
+    source: str
+    destination: str
+    payload_bytes: int
+
+
+@dataclass(frozen=True)
+class PrepareOn:
+    """Tell `device` to make room for these blocks."""
+
+    device: str
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True)
+class TransferFrom:
+    """Tell `device` to send these blocks."""
+
+    device: str
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True)
+class CommitOn:
+    """Tell `device` to switch to the new plan and to let go of these blocks."""
+
+    device: str
+    drop: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class AbortOn:
+    """Tell `device` to forget the new epoch."""
+
+    device: str
+
+
+Instruction = PrepareOn | TransferFrom | CommitOn | AbortOn
+
+
+@dataclass
+class Migration:
+    """One attempt to reach a new placement."""
+
+    epoch: int
+    devices: Sequence[str]  # all of them: every worker switches epoch
+    moves: Sequence[Move]
+    state: State = "idle"
+    reason: str = ""
+    _waiting: set[str] = field(default_factory=set)  # answers still to come in this state
+    _story: list[str] = field(default_factory=list)
+
+    def begin(self) -> list[Instruction]:
+        """Start: destinations make room first."""
+        self._expect("begin", "idle")
+        if not self.moves:
+            return self._commit()
+        self.state = "preparing"
+        instructions = [PrepareOn(device, moves) for device, moves in self._by("destination").items()]
+        self._waiting = {instruction.device for instruction in instructions}
+        return list(instructions)
+
+    def prepared(self, device: str) -> list[Instruction]:
+        """A destination has made room."""
+        if self.state == "aborting":
+            return []  # it crossed our Abort
+        self._expect(f"prepared by {device}", "preparing")
+        self._waiting.discard(device)
+        if self._waiting:
+            return []
+        self.state = "transferring"
+        senders = {
+            device: tuple(move for move in moves if move.payload_bytes) for device, moves in self._by("source").items()
+        }
+        senders = {device: moves for device, moves in senders.items() if moves}
+        self._waiting = {f"sent {device}" for device in senders} | {f"arrived {d}" for d in self._by("destination")}
+        self._waiting -= self._early
+        return [TransferFrom(device, moves) for device, moves in senders.items()] or self._commit_when_whole()
+
+    def sent(self, device: str) -> list[Instruction]:
+        """A source's blocks have all been acknowledged."""
+        return self._answered(f"sent {device}")
+
+    def arrived(self, device: str) -> list[Instruction]:
+        """A destination has all its blocks whole. One without payload may be whole before others are prepared."""
+        if self.state == "preparing":
+            self._early.add(f"arrived {device}")
+            return []
+        return self._answered(f"arrived {device}")
+
+    def refused(self, device: str, reason: str) -> list[Instruction]:
+        """A device cannot go through with it: abort everywhere, the old epoch goes on."""
+        if self.state == "aborting":
+            return []
+        self._expect(f"refused by {device}", "preparing", "transferring")
+        return self.abort(reason)
+
+    def abort(self, reason: str) -> list[Instruction]:
+        """Give up before the commit, for example because a transfer takes too long."""
+        self._expect(f"abort ({reason})", "preparing", "transferring")
+        self.state, self.reason = "aborting", reason
+        self._waiting = {move.destination for move in self.moves} | {move.source for move in self.moves}
+        return [AbortOn(device) for device in sorted(self._waiting)]
+
+    def aborted(self, device: str) -> list[Instruction]:
+        """A device has forgotten the epoch."""
+        self._expect(f"aborted by {device}", "aborting")
+        self._waiting.discard(device)
+        if not self._waiting:
+            self.state = "aborted"
+        return []
+
+    def committed(self, device: str) -> list[Instruction]:
+        """A device runs the new plan."""
+        self._expect(f"committed by {device}", "committing")
+        self._waiting.discard(device)
+        if not self._waiting:
+            self.state = "done"
+        return []
+
+    @property
+    def over(self) -> bool:
+        """Done or aborted."""
+        return self.state in ("done", "aborted")
+
+    _early: set[str] = field(default_factory=set)
+
+    def _answered(self, what: str) -> list[Instruction]:
+        if self.state == "aborting":
+            return []
+        self._expect(what, "transferring")
+        self._waiting.discard(what)
+        return self._commit_when_whole()
+
+    def _commit_when_whole(self) -> list[Instruction]:
+        return [] if self._waiting else self._commit()
+
+    def _commit(self) -> list[Instruction]:
+        self.state = "committing"
+        self._waiting = set(self.devices)
+        leaving = self._by("source")
+        return [CommitOn(d, tuple(move.block for move in leaving.get(d, ()))) for d in self.devices]
+
+    def _by(self, end: Literal["source", "destination"]) -> dict[str, tuple[Move, ...]]:
+        grouped: dict[str, tuple[Move, ...]] = {}
+        for move in self.moves:
+            device = move.source if end == "source" else move.destination
+            grouped[device] = (*grouped.get(device, ()), move)
+        return grouped
+
+    def _expect(self, event: str, *allowed: State) -> None:
+        self._story.append(f"{event} in {self.state}")
+        if self.state not in allowed:
+            raise RunFailed(f"migration to epoch {self.epoch}: {event!r} cannot happen now; so far: {'; '.join(self._story)}")

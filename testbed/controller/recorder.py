@@ -1,0 +1,164 @@
+"""From what happened to rows of the run log: wall times become emulated ones, passes become token steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from testbed.clock import EmulatedClock
+from testbed.controller.exchange import Exchange
+from testbed.controller.fleet import LinkSample, Samples
+from testbed.placement.blocks import Placement
+from testbed.runlog import ABORTED, COMMITTED, RunLog
+from testbed.transport.messages import Span, Token
+
+
+class Recorder:
+    """Writes rows, and keeps those that the summary is computed from."""
+
+    def __init__(self, log: RunLog, clock: EmulatedClock, prefill_chunks: int) -> None:
+        self.log = log
+        self._clock = clock
+        self._chunks = prefill_chunks
+        self.kept: dict[str, list[dict[str, Any]]] = {
+            "tokens": [], "migrations": [], "decisions": [], "devices": [], "spans": [], "rates": [], "links": [],
+        }  # fmt: skip
+
+    def _row(self, table: str, **values: Any) -> None:
+        self.log.row(table, **values)
+        self.kept[table].append(values)
+
+    def token(self, token: Token, predicted_s: float, wire: float) -> None:
+        """One generated token with its prediction and its traffic."""
+        latency = self._clock.duration(token.end_s - token.start_s)
+        compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
+        self._row(
+            "tokens",
+            step=token.step,
+            token_id=token.token_id,
+            epoch=token.epoch,
+            prefill=token.step == 0,
+            start_s=self._clock.at(token.start_s),
+            latency_s=latency,
+            predicted_s=predicted_s,
+            compute_s=compute,
+            transfer_s=transfer,
+            software_s=latency - compute - transfer,
+            wire_bytes=round(wire),
+            logits_digest=token.logits_digest,
+        )
+
+    def spans(self, spans: Sequence[Span]) -> None:
+        """What devices and paths were busy with; a pass of the prefill belongs to token 0."""
+        for span in spans:
+            self._row(
+                "spans",
+                step=max(0, span.step - self._chunks + 1),
+                layer=span.layer,
+                kind=span.kind,
+                block=span.block,
+                device=span.device,
+                peer=span.peer or None,
+                start_s=self._clock.at(span.start_s),
+                end_s=self._clock.at(span.end_s),
+                bytes=round(span.bytes),
+                flops=span.flops,
+                overrun=span.overrun,
+            )
+
+    def decision(self, **values: Any) -> None:
+        """One call of the policy and what it cost."""
+        self._row("decisions", t_s=self._clock.now(), **values)
+
+    def exchange(self, exchange: Exchange, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]) -> None:
+        """Every block's migration, and the rate that each path reached."""
+        migration = exchange.migration
+        outcome = COMMITTED if migration.state == "done" else ABORTED
+        paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
+        for move in migration.moves:
+            arrival = exchange.arrivals.get(str(move.block))
+            self._row(
+                "migrations",
+                epoch=migration.epoch,
+                block=str(move.block),
+                src=move.source,
+                dst=move.destination,
+                bytes=move.payload_bytes,
+                start_s=self._clock.at(exchange.started_s),
+                first_byte_s=self._clock.at(arrival.first_byte_s) if arrival else None,
+                last_byte_s=self._clock.at(arrival.last_byte_s) if arrival else None,
+                predicted_s=predicted_s,
+                outcome=outcome,
+                weights_bytes_loaded=arrival.weights_bytes if arrival else None,
+            )
+            if arrival and arrival.payload_bytes:
+                timing = (arrival.first_byte_s, arrival.last_byte_s, arrival.payload_bytes)
+                paths.setdefault((move.source, move.destination), []).append(timing)
+        for (source, destination), timings in paths.items():
+            first, last = min(t[0] for t in timings), max(t[1] for t in timings)
+            size = sum(t[2] for t in timings)
+            if last > first:
+                self.rate(first, last - first, source, destination, size, requested_bps[source, destination], "migration")
+
+    def rate(
+        self, start_s: float, seconds: float, source: str, destination: str, size: int, requested_bps: float, how: str
+    ) -> None:
+        """What one transfer reached, from the first to the last payload byte at the receiver."""
+        self._row(
+            "rates",
+            t_s=self._clock.at(start_s) if start_s else 0.0,
+            device=source,
+            direction="path",
+            peer=destination,
+            requested_bps=requested_bps,
+            achieved_bps=size * 8 / self._clock.duration(seconds),
+            bytes=size,
+            how=how,
+        )
+
+    def placement(self, placement: Placement, step: int) -> None:
+        """The whole placement, at each commit."""
+        for block, device in sorted(placement.devices.items()):
+            self.log.row("placements", epoch=placement.epoch, step=step, block=str(block), device=device)
+
+    def links(self, samples: Sequence[LinkSample]) -> None:
+        """Links as changed or as found."""
+        for sample in samples:
+            self._row(
+                "links",
+                t_s=self._clock.now(),
+                device=sample.device,
+                direction=sample.direction,
+                requested_bps=sample.requested_bps,
+                applied_bps=sample.applied_bps,
+                readback_bps=sample.readback_bps,
+                delay_s=sample.delay_s,
+                lag_s=sample.lag_s,
+                sent_bytes=sample.sent_bytes,
+                dropped=sample.dropped,
+                backlog=sample.backlog,
+            )
+
+    def samples(
+        self,
+        samples: Samples,
+        budgets: Mapping[str, int],
+        predicted: Mapping[str, int],
+        waits: Mapping[str, float],
+    ) -> None:
+        """Memory of every device and the queues of every link."""
+        self.links(samples.links)
+        for sample in samples.devices:
+            self._row(
+                "devices",
+                t_s=self._clock.now(),
+                device=sample.device,
+                budget_bytes=budgets[sample.device],
+                ledger_bytes=sample.ledger_bytes,
+                predicted_bytes=predicted[sample.device],
+                limit_bytes=sample.limit_bytes,
+                ballast_bytes=sample.ballast_bytes,
+                runqueue_wait_s=waits.get(sample.device),
+                rss_bytes=sample.rss_bytes,
+                alive=sample.alive,
+            )

@@ -1,0 +1,70 @@
+"""The single-process reference: what every placement must equal, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import WeightSource
+from testbed.placement.blocks import blocks_of
+from testbed.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class ReferenceToken:
+    """One generated token and the digest of the logits it was chosen from."""
+
+    token_id: int
+    logits_digest: str
+
+
+def use_one_thread() -> None:
+    """One torch thread: with more, the order of additions depends on the machine."""
+    torch.set_num_threads(1)
+    torch.set_grad_enabled(False)
+
+
+def logits_digest(logits: torch.Tensor) -> str:
+    """A 128-bit digest of the logits' bytes (V,): equal digests mean bitwise-equal logits."""
+    return hashlib.blake2b(logits.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
+    """(start, end) of each prefill chunk; the chunking is part of the experiment because bits depend on it."""
+    return list(pairwise([*range(0, prompt_tokens, chunk), prompt_tokens]))
+
+
+class Reference:
+    """Every block in one process, greedy decoding."""
+
+    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int) -> None:
+        use_one_thread()
+        self.shape = shape
+        self.store = BlockStore(shape, weights, positions)
+        self.store.add_pinned()
+        for block in blocks_of(shape):
+            self.store.add(block)
+
+    def forward(self, ids: Sequence[int], position: int) -> torch.Tensor:
+        """Logits (V,) after these ids, which start at `position`; updates the KV caches."""
+        x = self.store.embed(ids, position)  # (rows, D)
+        groups = range(self.shape.kv_heads)
+        for layer in range(self.shape.layers):
+            y = self.store.proj(layer, self.store.heads(layer, groups, x, position), x)
+            x = self.store.ffn(layer, y)
+        return self.store.logits(x)
+
+    def generate(self, prompt: Sequence[int], tokens: int, chunk: int) -> Iterator[ReferenceToken]:
+        """`tokens` greedy tokens after the prompt, prefilled in chunks of `chunk`."""
+        for start, end in chunk_bounds(len(prompt), chunk):
+            logits = self.forward(prompt[start:end], start)
+        for step in range(tokens):
+            token = int(torch.argmax(logits))
+            yield ReferenceToken(token, logits_digest(logits))
+            if step + 1 < tokens:
+                logits = self.forward([token], len(prompt) + step)

@@ -1,0 +1,141 @@
+"""The blocks one device holds, and what they compute.
+
+Every operation has the same tensor shapes whatever else the device holds: attention is computed one KV
+group at a time, so the bits of a head's output cannot depend on its neighbours. The single-process
+reference runs these same functions with every block in one store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from testbed.decoder.memory import KvCache, map_tensors
+from testbed.decoder.weights import WeightSource
+from testbed.placement.blocks import Block, resident_bytes, state_bytes, tensors_of, weight_bytes
+from testbed.shape import ModelShape
+
+
+class BlockStore:
+    """Weights and KV caches of some blocks, and of the pinned embedding on the source.
+
+    `positions` is the longest sequence of the run (prompt + tokens): KV slabs reserve that much address
+    space and become resident as they are written.
+    """
+
+    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int) -> None:
+        self.shape = shape
+        self.positions = positions
+        self._weights = weights
+        self._tensors: dict[Block, dict[str, torch.Tensor]] = {}
+        self._caches: dict[Block, KvCache] = {}
+        self._embed: dict[str, torch.Tensor] = {}
+
+    # --- holding ---------------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The blocks held, in token order."""
+        return sorted(self._tensors)
+
+    def reserve(self, block: Block) -> None:
+        """Map memory for a block; nothing is resident until it is filled."""
+        if block in self._tensors:
+            raise ValueError(f"{block} is already here")
+        self._tensors[block] = map_tensors(tensors_of(self.shape, block.kind))
+        if block.kind == "head":
+            self._caches[block] = KvCache(self.positions, self.shape.head_dim)
+
+    def fill(self, block: Block) -> None:
+        """Load the weights of a reserved block from the device's own storage."""
+        self._weights.fill(block.kind, block.layer, block.index, self._tensors[block])
+
+    def add(self, block: Block) -> None:
+        """Reserve and fill."""
+        self.reserve(block)
+        self.fill(block)
+
+    def add_pinned(self) -> None:
+        """Load embedding, final norm and LM head: this device is the source."""
+        self._embed = map_tensors(tensors_of(self.shape, "embed"))
+        self._weights.fill("embed", 0, 0, self._embed)
+
+    def drop(self, block: Block) -> None:
+        """Let go of a block; its pages go back to the kernel."""
+        del self._tensors[block]
+        self._caches.pop(block, None)
+
+    def held_bytes(self, length: int) -> int:
+        """Bytes of everything held at sequence length `length`, in whole pages."""
+        pinned = weight_bytes(self.shape, "embed") if self._embed else 0
+        return pinned + sum(resident_bytes(self.shape, block, length) for block in self._tensors)
+
+    # --- moving ----------------------------------------------------------------------------------------
+
+    def payload(self, block: Block, length: int, with_weights: bool) -> list[memoryview]:
+        """The bytes to send for a block at sequence length `length`: weights if asked, keys, values."""
+        parts: list[memoryview] = []
+        if with_weights:
+            parts += [memoryview(t.view(-1).numpy()).cast("B") for t in self._tensors[block].values()]
+        if block.kind == "head":
+            parts += list(self._caches[block].payload(length))
+        return parts
+
+    def payload_size(self, block: Block, length: int, with_weights: bool) -> int:
+        """How many bytes `payload` has."""
+        weights = sum(t.numel() * t.element_size() for t in self._tensors[block].values()) if with_weights else 0
+        return weights + state_bytes(self.shape, block, length)
+
+    # --- computing -------------------------------------------------------------------------------------
+
+    def embed(self, ids: Sequence[int], position: int) -> torch.Tensor:
+        """Token and position embeddings: (rows, D)."""
+        x = self._embed["tokens"][torch.tensor(ids)]  # (rows, D)
+        if self.shape.learned_positions:
+            x = x + self._embed["positions"][position : position + len(ids)]
+        return x
+
+    def heads(self, layer: int, groups: Sequence[int], x: torch.Tensor, position: int) -> torch.Tensor:
+        """Attention of some KV groups for the rows of x (rows, D) starting at `position`: (rows, n·r·d)."""
+        first = self._tensors[Block("head", layer, groups[0])]
+        normed = self._norm(x, first)  # (rows, D); the layer's norm, which every head carries
+        return torch.cat([self._attend(Block("head", layer, g), normed, position) for g in groups], dim=1)
+
+    def _attend(self, block: Block, normed: torch.Tensor, position: int) -> torch.Tensor:
+        weights, cache = self._tensors[block], self._caches[block]
+        r, d, rows = self.shape.queries_per_group, self.shape.head_dim, normed.shape[0]
+        length = position + rows
+        qkv = torch.addmm(weights["qkv_bias"], normed, weights["qkv_weight"])  # (rows, (r+2)d)
+        cache.keys[position:length] = qkv[:, r * d : (r + 1) * d]
+        cache.values[position:length] = qkv[:, (r + 1) * d :]
+        q = qkv[:, : r * d].view(rows, r, d).transpose(0, 1)[None]  # (1, r, rows, d)
+        k = cache.keys[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
+        v = cache.values[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
+        mask = None
+        if rows > 1:  # row i of the chunk sees the positions up to its own
+            mask = torch.ones(rows, length, dtype=torch.bool).tril(position)  # (rows, t)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (1, r, rows, d)
+        return out[0].transpose(0, 1).reshape(rows, r * d)
+
+    def proj(self, layer: int, attended: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Output projection and residual: attended (rows, H·d), x (rows, D) -> y (rows, D)."""
+        weights = self._tensors[Block("proj", layer)]
+        return x + torch.addmm(weights["bias"], attended, weights["weight"])
+
+    def ffn(self, layer: int, y: torch.Tensor) -> torch.Tensor:
+        """Feed-forward network and residual: y (rows, D) -> x of the next layer (rows, D)."""
+        weights = self._tensors[Block("ffn", layer)]
+        inner = F.gelu(torch.addmm(weights["in_bias"], self._norm(y, weights), weights["in_weight"]), approximate="tanh")
+        return y + torch.addmm(weights["out_bias"], inner, weights["out_weight"])  # inner (rows, F)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Final norm and LM head for the last row of x (rows, D): (V,)."""
+        head = self._embed["tokens" if self.shape.tied_embedding else "lm_head"]
+        return F.linear(self._norm(x[-1:], self._embed), head)[0]
+
+    def _norm(self, x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
+        return F.layer_norm(
+            x, (self.shape.width,), weights["norm_weight"], weights["norm_bias"], self.shape.norm_epsilon
+        )

@@ -1,0 +1,77 @@
+"""The local fleet: the same workers as plain processes on loopback, for machines where no capsule can be made.
+
+Rates and delays are imposed in software: the sender stamps when a message would have left its uplink, the
+receiver holds it until it would have passed its downlink. Memory is held against the worker's own ledger;
+no kernel enforces it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
+from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.transport.messages import PathView
+
+OUTAGE_BPS = 8.0  # as on the emulated network: TBF cannot hold at 0
+
+
+class LocalFleet(ProcessFleet):
+    """Workers on 127.0.0.1."""
+
+    backend = "local"
+
+    def _prepare(self) -> None:
+        self._baselines: dict[str, int] = {}
+
+    def _place(self, device: str) -> Mapping[str, Any]:
+        return {"bind": "tcp://127.0.0.1:*", "netns_pid": None, "cgroup_procs": None}
+
+    def _started(self, device: str) -> None:
+        self._baselines[device] = process_rss_bytes(self._pids[device]) or 0
+
+    def _apply_links(self, target: TargetState) -> list[LinkSample]:
+        self._links = target.links
+        return self._sample_links()
+
+    def _apply_memory(self, device: str, budget_bytes: int) -> None:
+        return  # the worker's ledger is told by the caller
+
+    def _sample_device(self, device: str, alive: bool) -> DeviceSample:
+        rss = process_rss_bytes(self._pids[device]) if alive and device in self._pids else None
+        ledger = None if rss is None else max(0, rss - self._baselines.get(device, 0))
+        return DeviceSample(device, ledger, None, 0, rss, alive)
+
+    def _sample_links(self) -> list[LinkSample]:
+        samples = []
+        for name, link in self._links.items():
+            samples.append(LinkSample(name, "up", link.up_bps, link.up_bps, None, link.up_delay_s))
+            samples.append(LinkSample(name, "down", link.down_bps, link.down_bps, None, link.down_delay_s))
+        return samples
+
+    def _was_oom_killed(self, device: str) -> bool:
+        return False
+
+    def facts(self) -> dict[str, Any]:
+        """How this fleet emulates."""
+        return {
+            "backend": self.backend,
+            "rates": "imposed by sender and receiver in software, on loopback",
+            "delay": "transport",
+            "memory": "not enforced by a kernel: held against the worker's own ledger",
+        }
+
+    def oom_kills(self) -> int:
+        """No kernel enforces memory here."""
+        return 0
+
+    def _release(self) -> None:
+        return
+
+    def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
+        path = super()._path(target, sender, receiver)
+        return PathView(path.delay_s, max(target.links[receiver].down_bps, OUTAGE_BPS) / self.experiment.dilation)
+
+    def _imposed_uplink(self, target: TargetState, device: str) -> float:
+        return max(target.links[device].up_bps, OUTAGE_BPS) / self.experiment.dilation

@@ -1,0 +1,245 @@
+"""What both fleets of real processes share: workers, their control sockets, and what happened to them."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from testbed.clock import EmulatedClock
+from testbed.controller.fleet import DeviceLost, DeviceSample, FleetEvent, LinkSample, Samples, TargetState
+from testbed.emulation.spawn import forkserver, start_worker
+from testbed.errors import EnvironmentLacks, RunFailed
+from testbed.experiment import Experiment
+from testbed.transport.control import ControlHub
+from testbed.transport.messages import (
+    Command,
+    Connect,
+    Failed,
+    Hello,
+    PathView,
+    SetBudget,
+    SetDevice,
+    SetPaths,
+    Stop,
+)
+from testbed.worker.main import WorkerConfig
+
+START_PATIENCE_S = 60.0
+STOP_PATIENCE_S = 2.0
+
+
+class ProcessFleet(ABC):
+    """Workers as processes; a subclass says where they live and what shapes their links.
+
+    `sockets` is the folder for control sockets; `positions` the longest sequence of the run.
+    """
+
+    backend: str
+
+    def __init__(self, experiment: Experiment, sockets: Path, positions: int) -> None:
+        self.experiment = experiment
+        self.clock = EmulatedClock(experiment.dilation)
+        self.names = [device.name for device in experiment.topology.devices]
+        self._sockets = sockets
+        self._positions = positions
+        self._hub: ControlHub | None = None
+        self._context = forkserver()
+        self._processes: dict[str, ForkServerProcess] = {}
+        self._lost: set[str] = set()
+        self._pids: dict[str, int] = {}
+        self._target: TargetState | None = None
+        self._pending: list[tuple[str, FleetEvent]] = []
+
+    # --- to be said by a subclass ------------------------------------------------------------------------
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Bring up what must stand before workers start."""
+
+    @abstractmethod
+    def _place(self, device: str) -> Mapping[str, Any]:
+        """WorkerConfig fields of one device: bind, netns_pid, cgroup_procs."""
+
+    @abstractmethod
+    def _started(self, device: str) -> None:
+        """Called when the device's worker stands and is warm, before it holds anything."""
+
+    @abstractmethod
+    def _apply_links(self, target: TargetState) -> list[LinkSample]:
+        """Make the links so; returns those that changed."""
+
+    @abstractmethod
+    def _apply_memory(self, device: str, budget_bytes: int) -> None:
+        """Make the device's memory so, by whatever enforces it, before its worker is told."""
+
+    @abstractmethod
+    def _sample_device(self, device: str, alive: bool) -> DeviceSample:
+        """The device's memory now."""
+
+    @abstractmethod
+    def _sample_links(self) -> list[LinkSample]:
+        """The queues now."""
+
+    @abstractmethod
+    def _was_oom_killed(self, device: str) -> bool:
+        """Whether the kernel's out-of-memory killer ended this device's worker."""
+
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """See `Fleet.facts`."""
+
+    @abstractmethod
+    def oom_kills(self) -> int:
+        """See `Fleet.oom_kills`."""
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Take down what `_prepare` brought up."""
+
+    # --- Fleet -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bring up every device, connected; raises EnvironmentLacks with the way out."""
+        self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._hub = ControlHub(self._sockets)
+        self._prepare()
+        model = self.experiment.model
+        for name in self.names:
+            config = WorkerConfig(
+                device=name,
+                shape=self.experiment.shape,
+                model_path=model.path,
+                model_seed=model.seed,
+                positions=self._positions,
+                control=str(self._sockets),
+                paced=self.experiment.compute != "native",
+                dilation=self.experiment.dilation,
+                **self._place(name),
+            )
+            self._processes[name] = start_worker(self._context, config)
+        addresses: dict[str, str] = {}
+        deadline = time.monotonic() + START_PATIENCE_S
+        while len(addresses) < len(self.names):
+            for name, event in self.events(0.5):
+                if isinstance(event, Hello):
+                    addresses[name] = event.address
+                    self._pids[name] = event.pid
+                elif isinstance(event, Failed):
+                    raise RunFailed(event.reason)
+                elif isinstance(event, DeviceLost):
+                    raise EnvironmentLacks(
+                        f"the worker of device {name} ended with code {event.exit_code} while starting; "
+                        "`testbed doctor` tells what this machine lacks"
+                    )
+            if time.monotonic() > deadline:
+                missing = ", ".join(sorted(set(self.names) - set(addresses)))
+                raise EnvironmentLacks(f"the workers of {missing} did not start within {START_PATIENCE_S:.0f} s")
+        for name in self.names:
+            self._started(name)
+            self.send(name, Connect({peer: address for peer, address in addresses.items() if peer != name}))
+
+    def apply(self, target: TargetState) -> list[LinkSample]:
+        """Links first, then devices; memory through whatever enforces it, then the worker's own ledger."""
+        before, self._target = self._target, target
+        changed: list[LinkSample] = []
+        if before is None or before.links != target.links:
+            changed = self._apply_links(target)
+            self._tell_paths(target, before)
+        for name, device in target.devices.items():
+            old = before.devices[name] if before is not None else None
+            if old is None or (old.streaming_Bps, old.compute_flops) != (device.streaming_Bps, device.compute_flops):
+                self._tell(name, SetDevice(device.streaming_Bps, device.compute_flops))
+            if old is None or old.memory_bytes != device.memory_bytes:
+                self._apply_memory(name, device.memory_bytes)
+                self._tell(name, SetBudget(device.memory_bytes))
+        return changed
+
+    def send(self, device: str, command: Command) -> None:
+        """See `Fleet.send`."""
+        assert self._hub is not None
+        self._hub.send(device, command)
+
+    def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Control events, and workers that have ended."""
+        assert self._hub is not None
+        found: list[tuple[str, FleetEvent]] = [*self._pending, *self._hub.poll(0)]
+        self._pending = []
+        if not found:
+            sentinels: list[Connection | int] = [p.sentinel for n, p in self._processes.items() if n not in self._lost]
+            wait([self._hub, *sentinels], max(0.0, timeout_s))  # type: ignore[list-item]
+            found = list(self._hub.poll(0))
+        for name, process in self._processes.items():
+            if name not in self._lost and not process.is_alive():
+                found += self._hub.poll(0)  # its last words come first
+                self._lost.add(name)
+                found.append((name, DeviceLost(self._was_oom_killed(name), process.exitcode)))
+        return found
+
+    def observe(self) -> Samples:
+        """Memory and queues as they are now."""
+        return Samples([self._sample_device(name, self._alive(name)) for name in self.names], self._sample_links())
+
+    def stop(self) -> None:
+        """End every worker, then what it lived in."""
+        for name in self._processes:
+            self._tell(name, Stop())
+        deadline = time.monotonic() + STOP_PATIENCE_S
+        for process in self._processes.values():
+            process.join(max(0.0, deadline - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._processes = {}
+        self._release()
+        if self._hub is not None:
+            self._hub.close()
+            self._hub = None
+
+    # --- inside ------------------------------------------------------------------------------------------
+
+    def _alive(self, device: str) -> bool:
+        return device in self._processes and device not in self._lost and self._processes[device].is_alive()
+
+    def _tell(self, device: str, command: Command) -> None:
+        """Send to a worker that may just have died: its loss is reported as an event."""
+        try:
+            self.send(device, command)
+        except RunFailed:
+            if self._alive(device):
+                raise
+
+    def _tell_paths(self, target: TargetState, before: TargetState | None) -> None:
+        """Tell every worker the delays it must hold messages for, where no kernel does it."""
+        for name in self.names:
+            paths = {peer: self._path(target, peer, name) for peer in self.names if peer != name}
+            up_bps = self._imposed_uplink(target, name)
+            if before is not None:
+                same = {peer: self._path(before, peer, name) for peer in paths} == paths
+                if same and self._imposed_uplink(before, name) == up_bps:
+                    continue
+            self._tell(name, SetPaths(paths, up_bps))
+
+    def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
+        delay = target.links[sender].up_delay_s + target.links[receiver].down_delay_s
+        return PathView(delay * self.experiment.dilation, 0.0)
+
+    def _imposed_uplink(self, target: TargetState, device: str) -> float:
+        return 0.0
+
+
+def process_rss_bytes(pid: int) -> int | None:
+    """Anonymous resident memory of a process (`RssAnon` of /proc/<pid>/status); None when it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        return None
+    return None
+
+

@@ -1,0 +1,316 @@
+"""A link's rate, imposed by one token-bucket queue per direction and changed in place.
+
+Knows network interfaces and nothing of devices, topologies or traces. TBF because it splits GSO packets itself;
+changed in place because rebuilding the queue loses what waits in it (docs: DESIGN, "Links and the capsule").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from testbed.emulation import netlink
+from testbed.emulation.netlink import NetlinkError, Qdisc, RouteSocket, TbfRequest
+from testbed.errors import ConfigError, EnvironmentLacks
+from testbed.units import format_rate
+
+OUTAGE_BPS = 8  # TBF cannot hold at 0; one byte per second lets no frame through for 25 minutes
+MAX_RATE_BPS = 8 * 0xFFFFFFFF  # TCA_TBF_PARMS counts byte/s in 32 bits
+MIN_BURST_BYTES = 1600  # one full Ethernet frame with room for tags
+BURST_S = 1e-3  # the bucket holds one millisecond of rate
+MIN_QUEUE_BYTES = 64_000
+QUEUE_S = 0.1  # the queue holds 100 ms of rate
+MTU_BYTES = 1500
+KICK_ETHERTYPE = 0x88B5  # IEEE 802 local experimental: no protocol handler takes the frame
+KICK_DESTINATION = bytes.fromhex("0180c200000e")  # link-local multicast: no bridge forwards it
+KICK_BYTES = 60  # the shortest Ethernet frame, without its checksum
+ROOT_HANDLE, NETEM_HANDLE = 0x10000, 0x20000  # 1: and 2: in tc's writing
+
+_CLONE_NEWNET = 0x40000000
+_SIOCGIFINDEX, _SIOCGIFHWADDR = 0x8933, 0x8927  # linux/sockios.h
+_KICK_HARMLESS = {errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO}  # queue full (it runs all the same), or link down
+
+Result = TypeVar("Result")
+
+
+class ShapingFailed(EnvironmentLacks):
+    """The kernel refused to build, change or show a queue."""
+
+
+@dataclass(frozen=True)
+class Netem:
+    """What netem adds below the rate: a one-way delay, its jitter and a share of lost packets."""
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One change: what was asked, what was sent to the kernel, what it says now; monotonic times around it."""
+
+    requested_bps: float
+    applied_bps: int
+    readback_bps: int
+    started_s: float
+    finished_s: float
+
+
+@dataclass(frozen=True)
+class QueueStats:
+    """Counters of a link's queue; `handle` as tc writes it."""
+
+    handle: str
+    kind: str
+    rate_bps: int
+    sent_bytes: int
+    sent_packets: int
+    dropped: int
+    overlimits: int
+    backlog_bytes: int
+    backlog_packets: int
+
+
+@dataclass
+class _Link:
+    ifindex: int
+    request: TbfRequest
+    query: bytearray
+    kick: bytes
+    applied_bps: int
+    netem: Netem | None
+
+
+class Shaper:
+    """The queues of one network namespace, through sockets opened inside it once.
+
+    `netns_pid`: a process in that namespace (a Mininet host's shell); None means the caller's own. Used from one
+    thread at a time. Raises ShapingFailed where the namespace or its sockets cannot be had.
+    """
+
+    def __init__(self, netns_pid: int | None = None) -> None:
+        self._where = "this network namespace" if netns_pid is None else f"the network namespace of pid {netns_pid}"
+        try:
+            self._route, self._packet = in_netns(netns_pid, _open_sockets)
+        except OSError as error:
+            raise ShapingFailed(
+                f"cannot open a netlink and a packet socket in {self._where}: {error.strerror}; "
+                "run as root or inside a capsule (testbed doctor tells whether one can be made)"
+            ) from error
+        self._links: dict[str, _Link] = {}
+
+    def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None) -> Applied:
+        """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there; netem below it."""
+        sent = _sendable(ifname, rate_bps)
+        request = f"shape {ifname} in {self._where} to {format_rate(rate_bps)}"
+        started = time.monotonic()
+        try:
+            ifindex, address = self._identify(ifname)
+        except OSError as error:
+            raise ShapingFailed(
+                f"cannot {request}: {error.strerror} (is the interface named {ifname!r} there?)"
+            ) from error
+        with contextlib.suppress(NetlinkError):  # ENOENT: it had only its default queue
+            self._route.request(
+                netlink.qdisc_request(netlink.RTM_DELQDISC, netlink.NLM_F_ACK, ifindex, 0, netlink.TC_H_ROOT)
+            )
+        create = TbfRequest(netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, ifindex, ROOT_HANDLE)
+        self._ask(create.patch(*tbf_parameters(sent)), request)
+        link = self._links[ifname] = _Link(
+            ifindex,
+            TbfRequest(0, ifindex, ROOT_HANDLE),
+            netlink.qdisc_request(netlink.RTM_GETQDISC, netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE, netlink.TC_H_ROOT),
+            kick_frame(address),
+            sent,
+            None,
+        )
+        if netem is not None:
+            self._put_netem(ifname, link, netem, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
+        return Applied(rate_bps, sent, self._rate_now(ifname, link), started, time.monotonic())
+
+    def change(self, ifname: str, rate_bps: float) -> Applied:
+        """Change the rate in place: the queue, its handle and its counters stay. Rate 0 is an outage.
+
+        Nothing is sent when the link already has this rate. `started_s` and `finished_s` enclose the request and
+        the kernel's acknowledgement; the read-back follows them. Each change refills the bucket (kernel's doing),
+        so up to one burst passes at once. After a rise one small frame goes out, because the queue's watchdog
+        still sleeps for the old rate; after a fall it wakes early enough by itself.
+        """
+        link = self._installed(ifname)
+        sent = _sendable(ifname, rate_bps)
+        started = finished = time.monotonic()
+        if sent != link.applied_bps:
+            request = f"change the rate of {ifname} in {self._where} to {format_rate(rate_bps)}"
+            message = link.request.patch(*tbf_parameters(sent))
+            started = time.monotonic()
+            self._ask(message, request)
+            finished = time.monotonic()
+            rises, link.applied_bps = sent > link.applied_bps, sent
+            if rises:
+                self._kick(ifname, link)
+            if link.netem is not None:
+                self._put_netem(ifname, link, link.netem, 0)  # its packet limit follows the rate
+        return Applied(rate_bps, sent, self._rate_now(ifname, link), started, finished)
+
+    def change_netem(self, ifname: str, netem: Netem) -> None:
+        """Change delay and loss in place; only for links installed with netem."""
+        link = self._installed(ifname)
+        if link.netem is None:
+            raise ShapingFailed(f"cannot change the delay of {ifname} in {self._where}: it was shaped without netem")
+        if netem != link.netem:
+            self._put_netem(ifname, link, netem, 0)
+
+    def stats(self, ifname: str) -> QueueStats:
+        """The root queue's counters, from the kernel."""
+        qdisc = self._root(ifname, self._installed(ifname))
+        return QueueStats(
+            f"{qdisc.handle >> 16:x}:",
+            qdisc.kind,
+            qdisc.rate_Bps * 8,
+            qdisc.sent_bytes,
+            qdisc.sent_packets,
+            qdisc.dropped,
+            qdisc.overlimits,
+            qdisc.backlog_bytes,
+            qdisc.backlog_packets,
+        )
+
+    def close(self) -> None:
+        """Close the sockets; the queues stay."""
+        self._route.close()
+        self._packet.close()
+
+    def __enter__(self) -> Shaper:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _installed(self, ifname: str) -> _Link:
+        link = self._links.get(ifname)
+        if link is None:
+            known = ", ".join(self._links) or "none"
+            raise ShapingFailed(f"{ifname} in {self._where} has no queue of this shaper (those that have: {known})")
+        return link
+
+    def _identify(self, ifname: str) -> tuple[int, bytes]:
+        """(interface index, hardware address) as this namespace sees them."""
+        name = struct.pack("16s24x", os.fsencode(ifname)[:15])
+        index = fcntl.ioctl(self._packet, _SIOCGIFINDEX, name)
+        address = fcntl.ioctl(self._packet, _SIOCGIFHWADDR, name)
+        return struct.unpack_from("=i", index, 16)[0], address[18:24]
+
+    def _put_netem(self, ifname: str, link: _Link, netem: Netem, flags: int) -> None:
+        message = netlink.netem_request(
+            flags,
+            link.ifindex,
+            NETEM_HANDLE,
+            ROOT_HANDLE | 1,
+            delay_s=netem.delay_s,
+            jitter_s=netem.jitter_s,
+            loss=netem.loss,
+            limit=netem_limit_packets(link.applied_bps, netem.delay_s),
+        )
+        self._ask(message, f"put netem below {ifname} in {self._where}", "use delay: transport where it is missing")
+        link.netem = netem
+
+    def _ask(self, message: bytearray, request: str, remedy: str = "testbed doctor shows what it can do") -> memoryview:
+        try:
+            return self._route.request(message)
+        except OSError as error:
+            raise ShapingFailed(f"cannot {request}: the kernel answers {error.strerror!r}; {remedy}") from error
+
+    def _root(self, ifname: str, link: _Link) -> Qdisc:
+        return netlink.parse_qdisc(self._ask(link.query, f"read the queue of {ifname} in {self._where}"))
+
+    def _rate_now(self, ifname: str, link: _Link) -> int:
+        return self._root(ifname, link).rate_Bps * 8
+
+    def _kick(self, ifname: str, link: _Link) -> None:
+        try:
+            self._packet.sendto(link.kick, (ifname, KICK_ETHERTYPE))
+        except OSError as error:
+            if error.errno not in _KICK_HARMLESS:
+                raise ShapingFailed(
+                    f"cannot send a frame out of {ifname} in {self._where} to wake its queue: {error.strerror}; "
+                    "the link may stall after a rise of its rate"
+                ) from error
+
+
+def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:
+    """(byte/s, queue limit in bytes, burst in bytes) of a link of this rate."""
+    burst = max(MIN_BURST_BYTES, round(rate_bps * BURST_S / 8))
+    limit = max(MIN_QUEUE_BYTES, round(rate_bps * QUEUE_S / 8))
+    return rate_bps // 8, limit, burst
+
+
+def netem_limit_packets(rate_bps: float, delay_s: float) -> int:
+    """Packets netem must be able to hold: 1.5 times what is in flight, and the queue of the rate before it."""
+    queue_bytes = max(MIN_QUEUE_BYTES, rate_bps * QUEUE_S / 8)
+    return max(1000, round((1.5 * rate_bps / 8 * delay_s + queue_bytes) / MTU_BYTES))
+
+
+def kick_frame(source: bytes) -> bytes:
+    """The frame that wakes a queue: taken by nobody, forwarded by no bridge."""
+    return (KICK_DESTINATION + source + struct.pack("!H", KICK_ETHERTYPE)).ljust(KICK_BYTES, b"\0")
+
+
+def in_netns(pid: int | None, action: Callable[[], Result]) -> Result:
+    """Run `action` inside the network namespace of `pid` (None: here), in a thread that ends with it.
+
+    Sockets opened there keep belonging to that namespace; the caller never leaves its own. Raises OSError.
+    """
+    if pid is None:
+        return action()
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def enter_and_act() -> None:
+        try:
+            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                libc = ctypes.CDLL(None, use_errno=True)
+                if libc.setns(namespace, _CLONE_NEWNET) != 0:
+                    code = ctypes.get_errno()
+                    raise OSError(code, os.strerror(code))
+            finally:
+                os.close(namespace)
+            results.append(action())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=enter_and_act, name=f"netns-{pid}")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+def _open_sockets() -> tuple[RouteSocket, socket.socket]:
+    packet = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)  # 0: receives nothing
+    try:
+        return RouteSocket(), packet
+    except OSError:
+        packet.close()
+        raise
+
+
+def _sendable(ifname: str, rate_bps: float) -> int:
+    """The rate the kernel can hold nearest to the one asked for: whole bytes per second, never 0."""
+    if not 0 <= rate_bps <= MAX_RATE_BPS:
+        raise ConfigError(
+            f"the rate of {ifname} is {rate_bps:g} bit/s: it must be between 0 and {format_rate(MAX_RATE_BPS)}"
+        )
+    return max(round(rate_bps / 8) * 8, OUTAGE_BPS)

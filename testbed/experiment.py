@@ -1,0 +1,323 @@
+"""The experiment: one YAML file that says everything a run depends on.
+
+Strict by intent: unknown keys, missing files and impossible values are one sentence each, before anything is
+started. A loaded experiment is self-contained (topology, traces and prompt inside), so that its `to_dict` form in
+a run's manifest replays it. It knows what may be written, not which policies exist nor how a run is carried out.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+
+from testbed.errors import ConfigError
+from testbed.hf_config import check_checkpoint, read_shape
+from testbed.overrides import Override, apply_override, parse_override
+from testbed.placement.blocks import Partition, blocks_of
+from testbed.shape import PRESETS, ModelShape
+from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
+from testbed.units import parse_duration
+from topologies.model import Topology
+from traces.model import Trace, TraceSet
+
+# Keys of one section that exclude each other: setting one by an override drops the others.
+_ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
+_TRACE_KEYS = ("path", "format", "target", "direction", "end", "period", "bin")
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What an error calls the place it is about: the file, and the override that set it."""
+
+    origin: str
+    topology: str  # the topology's own file, or where it stands in the experiment
+    overrides: tuple[Override, ...] = ()
+
+    def of(self, *where: str, base: str | None = None) -> str:
+        """The file (or `base`), with the last override that touched the place."""
+        touching = [override.text for override in self.overrides if override.touches(where)]
+        return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSpec(_Strict):
+    """Which model: a preset with weights from `seed`, or a Hugging Face checkpoint's folder (absolute path)."""
+
+    preset: str | None = None
+    path: str | None = None
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if (self.preset is None) == (self.path is None):
+            raise ValueError("give either preset or path, one of the two")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"there is no preset {self.preset!r}{suggest(self.preset, PRESETS)}")
+        return self
+
+
+class PromptSpec(_Strict):
+    """What the model is asked: text, or token ids."""
+
+    text: str | None = Field(default=None, min_length=1)
+    ids: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> PromptSpec:
+        if (self.text is None) == (self.ids is None):
+            raise ValueError("give either text, file or ids, one of the three")
+        if self.ids == ():
+            raise ValueError("ids is empty, but a prompt needs at least one token")
+        return self
+
+
+class Experiment(_Strict):
+    """Everything one run depends on; SI units inside. Made by `load` or `from_dict`, never changed."""
+
+    name: str = Field(min_length=1)
+    model: ModelSpec
+    prompt: PromptSpec
+    tokens: int = Field(ge=1)
+    interval: int = Field(default=8, ge=1)  # λ, tokens between two decisions
+    partition: InstanceOf[Partition] = Partition()
+    topology: InstanceOf[Topology]
+    traces: InstanceOf[TraceSet]
+    trace_clock: Literal["token", "time"] = "token"
+    policy: str = Field(default="resource-aware", min_length=1)
+    policy_options: dict[str, Any] = Field(default_factory=dict)
+    placement: dict[str, str] | None = None  # for `static`: block pattern -> device, later entries win
+    weights: Literal["staged", "shipped"] = "staged"
+    delay: Literal["auto", "netem", "transport"] = "auto"
+    dilation: float = Field(default=1.0, ge=1, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0)
+    grace: int = Field(default=2, ge=0)  # intervals between announcing and enforcing a memory decrease
+    prefill_chunk: int = Field(default=32, ge=1)  # tokens
+    observation: Literal["oracle", "measured"] = "oracle"
+    compute: Literal["paced", "native", "quota"] = "paced"
+    switch: Literal["linuxbridge"] = "linuxbridge"
+    charge_decision: bool = False
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment in a YAML file, with `key=value` overrides applied in order.
+
+        Paths in the file are relative to it, those in overrides to the current directory. Raises ConfigError
+        naming the file (or override), the key and the value.
+        """
+        path = Path(path)
+        raw = {"name": path.stem} | read_mapping(path)
+        topology = _inline(raw, path.parent, str(path)) or f"{path}: topology"
+        applied = tuple(parse_override(text) for text in overrides)
+        for override in applied:
+            _drop_alternatives(raw, override.key)
+            apply_override(raw, override)
+            topology = _inline(raw, Path(), f"--set {override.text}") or topology
+        return cls._build(raw, _Names(str(path), topology, applied))
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], origin: str = "experiment") -> Experiment:
+        """The experiment that `to_dict` wrote (or a file's form with paths relative to the current directory)."""
+        raw = {"name": origin} | copy.deepcopy(require_mapping(mapping, origin, "an experiment"))
+        topology = _inline(raw, Path(), origin) or f"{origin}: topology"
+        return cls._build(raw, _Names(origin, topology))
+
+    @classmethod
+    def _build(cls, raw: dict[str, Any], names: _Names) -> Experiment:
+        for override in names.overrides:
+            refuse_unknown_keys({override.key[0]: None}, cls.model_fields, f"--set {override.text}", "an experiment")
+        refuse_unknown_keys(raw, cls.model_fields, names.origin, "an experiment")
+        for key in ("model", "prompt", "tokens", "topology"):
+            if key not in raw:
+                raise ConfigError(f"{names.origin}: the key {key!r} is missing")
+        topology = Topology.from_dict(raw["topology"], names.of("topology", base=names.topology))
+        values = raw | {
+            "partition": _partition(raw.get("partition", {}), names.of("partition")),
+            "topology": topology,
+            "traces": _traces(raw.get("traces", []), topology, names.of("traces")),
+        }
+        try:
+            experiment = cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(error, names) from error
+        experiment._check_model(names)
+        experiment._check_placement(names)
+        return experiment
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything there is to it, ready for JSON; `from_dict` gives an equal experiment."""
+        written = self.model_dump(exclude={"model", "prompt", "partition", "topology", "traces"})
+        return {
+            "name": self.name,
+            "model": self.model.model_dump(exclude_none=True),
+            "prompt": self.prompt.model_dump(mode="json", exclude_none=True),
+            "partition": {"ffn_shards": self.partition.ffn_shards},
+            "topology": self.topology.to_dict(),
+            "traces": self.traces.to_dict(),
+            **copy.deepcopy(written),
+        }
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        return PRESETS[self.model.preset] if self.model.preset else read_shape(Path(str(self.model.path)))
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens in the prompt; None for text and a checkpoint, which only its tokeniser can tell."""
+        if self.prompt.ids is not None:
+            return len(self.prompt.ids)
+        return len(str(self.prompt.text).encode()) if self.model.preset else None  # presets: one token per byte
+
+    def _check_model(self, names: _Names) -> None:
+        """The checkpoint is there, and prompt and tokens are within what the model can take."""
+        if self.model.path is not None:
+            check_checkpoint(Path(self.model.path))
+        for index in self.prompt.ids or ():
+            if index >= self.shape.vocab:
+                raise ConfigError(
+                    f"{names.of('prompt')}: prompt.ids has {index}, but the model's ids end at {self.shape.vocab - 1}"
+                )
+        length = (self.prompt_tokens or 1) + self.tokens
+        if length > self.shape.positions:
+            raise ConfigError(
+                f"{names.of('tokens')}: prompt and tokens make {length} positions, but the model "
+                f"{self.shape.name} can take at most {self.shape.positions}"
+            )
+
+    def _check_placement(self, names: _Names) -> None:
+        """Every entry of a fixed placement means some block and an existing device."""
+        devices = [device.name for device in self.topology.devices]
+        blocks = [str(block) for block in blocks_of(self.shape, self.partition)]
+        for pattern, device in (self.placement or {}).items():
+            where = names.of("placement", pattern)
+            if device not in devices:
+                hint = suggest(device, devices)
+                raise ConfigError(f"{where}: placement puts {pattern} on {device!r}, which is no device{hint}")
+            if not any(fnmatchcase(block, pattern.replace(" ", "")) for block in blocks):
+                raise ConfigError(
+                    f"{where}: placement has {pattern!r}, which is no block of {self.shape.name}; "
+                    "write head(layer,index), proj(layer), ffn(layer) or a pattern like 'head(0,*)'"
+                )
+
+
+# --- from a file's form to what the schema takes --------------------------------------------------------
+
+
+def _inline(raw: dict[str, Any], base: Path, origin: str) -> str | None:
+    """Replace paths (relative to `base`) by what they name, in place; the topology's file if that was one."""
+    if isinstance(raw.get("prompt"), str):
+        raw["prompt"] = {"text": raw["prompt"]}
+    for section, what in (("model", "model"), ("prompt", "prompt, if it is not text,")):
+        if section in raw:
+            raw[section] = require_mapping(raw[section], origin, what)
+    if isinstance(raw.get("model", {}).get("path"), str):
+        raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
+    if "file" in raw.get("prompt", {}):
+        raw["prompt"]["text"] = read_text(_path(raw["prompt"].pop("file"), base, f"{origin}: prompt.file"))
+    if isinstance(raw.get("traces"), list):
+        raw["traces"] = [_anchored(entry, base) for entry in raw["traces"]]
+    if not isinstance(raw.get("topology"), str):
+        return None
+    path = _path(raw["topology"], base, f"{origin}: topology")
+    raw["topology"] = {"name": path.stem} | read_mapping(path)
+    return str(path)
+
+
+def _anchored(entry: Any, base: Path) -> Any:
+    """A trace entry whose path no longer depends on where it was written."""
+    if isinstance(entry, str):
+        return {"path": _joined(base, entry)}
+    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+        return entry | {"path": _joined(base, entry["path"])}
+    return entry
+
+
+def _joined(base: Path, path: str) -> str:
+    return os.path.normpath(base / path)
+
+
+def _path(value: object, base: Path, where: str) -> Path:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {shown(value)}, but it must be a path")
+    path = Path(_joined(base, value))
+    if not path.is_file():
+        raise ConfigError(f"{where} is {path}, but there is no such file")
+    return path
+
+
+def _drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
+    """Make room for an override: `model.path=…` replaces a preset, `prompt.ids=…` a text."""
+    choices = _ALTERNATIVES.get(key[0], ())
+    if len(key) > 1 and key[1] in choices and isinstance(raw.get(key[0]), dict):
+        raw[key[0]] = {name: value for name, value in raw[key[0]].items() if name not in choices}
+
+
+def _partition(entry: object, origin: str) -> Partition:
+    fields = require_mapping(entry, origin, "partition")
+    refuse_unknown_keys(fields, ("ffn_shards",), origin, "partition")
+    shards = fields.get("ffn_shards", 1)
+    if type(shards) is not int or shards != 1:
+        raise ConfigError(f"{origin}: partition.ffn_shards is {shown(shards)}, but only 1 can be computed so far")
+    return Partition(ffn_shards=1)
+
+
+def _traces(entries: object, topology: Topology, origin: str) -> TraceSet:
+    if not isinstance(entries, list):
+        raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
+    traces = [_trace(entry, f"{origin}: traces.{index}") for index, entry in enumerate(entries)]
+    devices = [device.name for device in topology.devices]
+    for trace in traces:
+        for target in sorted({target for target, _ in trace.rows}):
+            if target.partition("/")[2] not in devices:
+                raise ConfigError(
+                    f"{origin}: trace {trace.name} drives {target}, but topology {topology.name} has only the "
+                    f"devices {', '.join(devices)}"
+                )
+    try:
+        return TraceSet(tuple(traces))
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _trace(entry: object, where: str) -> Trace:
+    """One trace: inline as `to_dict` writes it, or a file with the options to read it by."""
+    if isinstance(entry, Mapping) and "changes" in entry:
+        return Trace.from_dict(entry)
+    options = require_mapping(entry, where, "a trace")
+    refuse_unknown_keys(options, _TRACE_KEYS, where, "a trace")
+    for key in ("path", "format", "target", "direction", "end"):
+        if not isinstance(options.get(key, ""), str) or (key == "path" and not options.get(key)):
+            raise ConfigError(f"{where}.{key} is {shown(options.get(key))}, but it must be text")
+    path, window = Path(options.pop("path")), options.pop("bin", None)
+    try:
+        seconds = parse_duration(window) if isinstance(window, str) else window
+        return Trace.load(path, **options, bin_s=seconds)
+    except ConfigError as error:
+        raise error if str(path) in str(error) else ConfigError(f"{where} ({path}): {error}") from error
+
+
+def _config_error(error: ValidationError, names: _Names) -> ConfigError:
+    """The first thing that is wrong, as one sentence; misspelt keys before what is missing because of them."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    where = tuple(str(part) for part in first["loc"])
+    key, message = ".".join(where), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = {"model": ModelSpec.model_fields, "prompt": _ALTERNATIVES["prompt"]}[where[0]]
+        message = f"{where[-1]!r} is not a key of {where[0]}{suggest(where[-1], known)}"
+    elif first["type"] == "value_error":
+        message = f"{key}: {message}"
+    else:
+        wanted = message[0].lower() + message[1:]
+        message = f"{key} is {shown(first['input'])}, but {wanted.replace('input should', 'it should')}"
+    return ConfigError(f"{names.of(*where)}: {message}")

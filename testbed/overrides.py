@@ -1,0 +1,58 @@
+"""`key=value` on the command line over a file's nested mapping: dotted keys, YAML values.
+
+Knows mappings and lists; it does not know which keys an experiment has.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.errors import ConfigError
+from testbed.strict_yaml import parse_yaml, shown
+
+
+@dataclass(frozen=True)
+class Override:
+    """One `key=value`, taken apart; `text` is what the user wrote."""
+
+    key: tuple[str, ...]
+    value: Any
+    text: str
+
+    def touches(self, where: tuple[str, ...]) -> bool:
+        """Whether this override sets the value at `where`, something in it, or something around it."""
+        shorter = min(len(self.key), len(where))
+        return self.key[:shorter] == where[:shorter]
+
+
+def parse_override(text: str) -> Override:
+    """The override that e.g. `model.seed=3` means; raises ConfigError."""
+    key, equals, value = text.partition("=")
+    parts = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {text}: write it like key=value, for instance tokens=16 or model.seed=3")
+    return Override(parts, parse_yaml(value, f"--set {text}"), text)
+
+
+def apply_override(mapping: dict[str, Any], override: Override) -> None:
+    """Set the value in place, making mappings on the way; digits index a list. Raises ConfigError."""
+    inside: Any = mapping
+    for depth, part in enumerate(override.key):
+        where = ".".join(override.key[:depth])
+        last = depth == len(override.key) - 1
+        if isinstance(inside, list):
+            if not part.isdecimal() or int(part) >= len(inside):
+                entries = f"{len(inside)} entries, numbered from 0"
+                raise ConfigError(f"--set {override.text}: {where} has {entries}, and none called {part!r}")
+            index: Any = int(part)
+        elif isinstance(inside, dict):
+            index = part
+            if not last and inside.get(part) is None:
+                inside[part] = {}
+        else:
+            raise ConfigError(f"--set {override.text}: {where} is {shown(inside)}, which has no keys inside")
+        if last:
+            inside[index] = override.value
+        else:
+            inside = inside[index]

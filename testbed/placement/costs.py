@@ -1,0 +1,263 @@
+"""What a placement costs: token latency, prefill latency, migration delay and an interval's sum of them.
+
+Every latency here is a sum of `half_layer_latency`; there is no second formula. `CostModel` is one observation
+with its rates looked up and its half-layers remembered; the functions below it are the plain interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from testbed.placement.blocks import (
+    SEGMENT_HEADER_BYTES,
+    SEGMENT_PAYLOAD_BYTES,
+    Block,
+    Placement,
+    embed_read_bytes,
+    lm_head_flops,
+    lm_head_read_bytes,
+    operation_seconds,
+    payload_bytes,
+)
+from testbed.placement.latency import (
+    OUTAGE_BPS,
+    STALLED_RATE,
+    Work,
+    block_time,
+    half_layer_latency,
+    transfer_seconds,
+)
+from testbed.placement.observation import Observation
+from testbed.placement.plan import LayerPlan, Plan, make_plan, result_payload, send_order, x_payload
+
+# Prepare, ready, commit and release travel out of band over local sockets: four messages of about a millisecond
+# each on a busy two-core host. An estimate; a run's migrations log shows the measured time beside it.
+MIGRATION_HANDSHAKE_S = 0.004
+# A migration's chunks fill their segments, so only the segments' headers come on top.
+BULK_WIRE_RATIO = (SEGMENT_PAYLOAD_BYTES + SEGMENT_HEADER_BYTES) / SEGMENT_PAYLOAD_BYTES
+
+
+def block_seconds(observation: Observation, device: str, block: Block, length: int, rows: int = 1) -> float:
+    """Seconds `device` needs for `rows` new tokens of `block`, the last one seeing `length` positions."""
+    return block_time(observation.shape, block, observation.device(device), length, rows)
+
+
+class CostModel:
+    """One observation, compiled: devices are indices, and half-layers are remembered by what they depend on.
+
+    `tokens` is the interval's number of tokens. The heads of a layer are alike, so an attention half-layer
+    depends on the holder, proj's device and the number of heads on each device.
+    """
+
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        self.shape = observation.shape
+        self.names = tuple(view.name for view in observation.devices)
+        self.index = {name: number for number, name in enumerate(self.names)}
+        self.source = self.index[observation.source]
+        self.tokens = observation.interval_tokens
+        self.lengths = (observation.length, observation.final_length)
+        self._seconds: dict[tuple[str, int, int], tuple[float, ...]] = {}
+        self._attention: dict[tuple[int, int, tuple[int, ...]], float] = {}
+        self._ffn: dict[tuple[int, int], float] = {}
+        self._tails: dict[tuple[int, int, int], float] = {}
+
+    def seconds(self, kind: str, length: int, rows: int = 1) -> tuple[float, ...]:
+        """Block time on each device, in index order."""
+        key = (kind, length if kind == "head" else 0, rows)
+        found = self._seconds.get(key)
+        if found is None:
+            block = Block(kind, 0)  # type: ignore[arg-type]
+            found = tuple(block_time(self.shape, block, view, length, rows) for view in self.observation.devices)
+            self._seconds[key] = found
+        return found
+
+    def layer_seconds(self, holder: str, layer: LayerPlan, length: int, rows: int = 1) -> tuple[float, float]:
+        """(attention half, FFN half) of one planned layer, in seconds."""
+        head = self.seconds("head", length, rows)
+        work = [
+            Work(device, head[self.index[device]] * len(groups), result_payload(self.shape, len(groups), rows))
+            for device, groups in layer.heads.items()
+        ]
+        proj = self.seconds("proj", length, rows)[self.index[layer.proj]]
+        links, hop, x = self.observation.links, self.observation.hop_overhead_s, x_payload(self.shape, rows)
+        attention = half_layer_latency(links, hop, holder, layer.x_order, x, work, layer.proj, proj)
+        return attention, self._ffn_seconds(layer.proj, layer.ffn, length, rows)
+
+    def _ffn_seconds(self, proj: str, ffn: str, length: int, rows: int) -> float:
+        order = () if proj == ffn else (ffn,)
+        seconds = self.seconds("ffn", length, rows)[self.index[ffn]]
+        links, hop = self.observation.links, self.observation.hop_overhead_s
+        return half_layer_latency(links, hop, proj, order, x_payload(self.shape, rows), (), ffn, seconds)
+
+    def attention(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
+        """Mean over the interval's first and last token of the attention half with `counts` heads per device."""
+        key = (holder, proj, counts)
+        found = self._attention.get(key)
+        if found is None:
+            found = self._attention[key] = self._attention_mean(holder, proj, counts)
+        return found
+
+    def _attention_mean(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
+        names, links, hop = self.names, self.observation.links, self.observation.hop_overhead_s
+        held = [(device, count) for device, count in enumerate(counts) if count]
+        tails = [(names[device], self._tail(device, count, proj)) for device, count in held]
+        order = send_order(names[holder], names[proj], tails)
+        x, last = x_payload(self.shape), names[proj]
+        total = 0.0
+        for length in self.lengths:
+            head = self.seconds("head", length)
+            work = [Work(names[device], head[device] * n, result_payload(self.shape, n)) for device, n in held]
+            proj_s = self.seconds("proj", length)[proj]
+            total += half_layer_latency(links, hop, names[holder], order, x, work, last, proj_s)
+        return total / len(self.lengths)
+
+    def _tail(self, device: int, count: int, proj: int) -> float:
+        key = (device, count, proj)
+        found = self._tails.get(key)
+        if found is None:
+            found = self.seconds("head", self.lengths[0])[device] * count
+            if device != proj:
+                links, payload = self.observation.links, result_payload(self.shape, count)
+                hop = self.observation.hop_overhead_s
+                found += transfer_seconds(links[self.names[device]], links[self.names[proj]], payload, hop)
+            self._tails[key] = found
+        return found
+
+    def ffn(self, proj: int, ffn: int) -> float:
+        """The FFN half: from proj's device to the FFN's, in seconds; it does not depend on the length."""
+        key = (proj, ffn)
+        found = self._ffn.get(key)
+        if found is None:
+            found = self._ffn[key] = self._ffn_seconds(self.names[proj], self.names[ffn], self.lengths[0], 1)
+        return found
+
+    def source_seconds(self, last_ffn: int, rows: int = 1, lm_head: bool = True) -> float:
+        """The source's own work around the layers: embedding, the way home of the last x, and the LM head."""
+        view, shape = self.observation.devices[self.source], self.shape
+        compute, streaming = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
+        total = operation_seconds(0.0, embed_read_bytes(shape, rows), compute, streaming)
+        if last_ffn != self.source:
+            links, hop = self.observation.links, self.observation.hop_overhead_s
+            home = links[self.observation.source]
+            total += transfer_seconds(links[self.names[last_ffn]], home, x_payload(shape), hop)
+        if lm_head:
+            total += operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), compute, streaming)
+        return total
+
+    def step_seconds(self, plan: Plan, length: int, rows: int, lm_head: bool, around: bool) -> float:
+        """One step of `rows` tokens through all layers, with or without the source's own work around them."""
+        total = 0.0
+        for number, layer in enumerate(plan.layers):
+            total += sum(self.layer_seconds(plan.holder(number), layer, length, rows))
+        if around:
+            total += self.source_seconds(self.index[plan.holder(len(plan.layers))], rows, lm_head)
+        return total
+
+
+@lru_cache(maxsize=16)
+def cost_model(observation: Observation) -> CostModel:
+    """The compiled form of an observation; observations are immutable, so it is kept."""
+    return CostModel(observation)
+
+
+def as_plan(observation: Observation, placement: Placement | Plan) -> Plan:
+    """A plan as it is, a placement planned for this observation."""
+    return placement if isinstance(placement, Plan) else make_plan(observation, placement)
+
+
+def token_latency(observation: Observation, placement: Placement | Plan, length: int, lm_head: bool = True) -> float:
+    """Seconds for one decoded token that sees `length` positions.
+
+    The sum of its half-layers; with `lm_head` also what the source does around them: embedding, the way home
+    of the last x, and the LM head. Without it the figure is comparable between models of other vocabularies.
+    """
+    return cost_model(observation).step_seconds(as_plan(observation, placement), length, 1, True, lm_head)
+
+
+def half_layers(observation: Observation, placement: Placement | Plan, length: int) -> list[tuple[float, float]]:
+    """(attention, FFN) seconds of each layer for one decoded token."""
+    model, plan = cost_model(observation), as_plan(observation, placement)
+    return [model.layer_seconds(plan.holder(n), layer, length) for n, layer in enumerate(plan.layers)]
+
+
+def chunk_rows(prompt_tokens: int, chunk: int) -> tuple[int, ...]:
+    """Rows of each prefill chunk: full chunks, then what is left."""
+    full, rest = divmod(prompt_tokens, chunk)
+    return (chunk,) * full + ((rest,) if rest else ())
+
+
+def prefill_latency(observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int]) -> float:
+    """Seconds from the prompt to the first token: the chunks one after another, each through all layers.
+
+    `chunks` is the chunk size in tokens, or the rows of each chunk. A chunk ends when its last row is back at
+    the source; only the last chunk runs the LM head.
+    """
+    model, plan = cost_model(observation), as_plan(observation, placement)
+    rows = chunk_rows(observation.prompt_tokens, chunks) if isinstance(chunks, int) else tuple(chunks)
+    total, length = 0.0, 0
+    for number, count in enumerate(rows):
+        length += count
+        total += model.step_seconds(plan, length, count, number == len(rows) - 1, True)
+    return total
+
+
+# --- moving --------------------------------------------------------------------------------------------------
+
+
+def cached_length(observation: Observation) -> int:
+    """Positions that KV caches hold at this decision: nothing before prefill, then all but the next token's."""
+    return observation.length - 1 if observation.tokens_done > 0 else 0
+
+
+def moved_bytes(observation: Observation, block: Block, length: int) -> tuple[int, int]:
+    """(bytes over the network, bytes loaded from the receiver's storage) when `block` moves at `length`."""
+    shipped = observation.weights == "shipped"
+    weights = payload_bytes(observation.shape, block, 0, with_weights=True)
+    return payload_bytes(observation.shape, block, length, with_weights=shipped), 0 if shipped else weights
+
+
+def migrated_bytes(observation: Observation, old: Placement, new: Placement, length: int) -> int:
+    """Payload bytes that cross the network when `old` becomes `new` with `length` positions cached."""
+    return sum(moved_bytes(observation, block, length)[0] for block, _, _ in old.moves_to(new))
+
+
+def migration_delay(observation: Observation, old: Placement | None, new: Placement, length: int) -> float:
+    """Seconds from prepare to commit: the busiest uplink, downlink or storage, the longest path, the handshake.
+
+    `length` is the number of cached positions (`cached_length`). 0 when nothing moves or nothing is placed yet.
+    """
+    moves = old.moves_to(new) if old is not None else []
+    if not moves:
+        return 0.0
+    out: dict[str, int] = {}
+    into: dict[str, int] = {}
+    loaded: dict[str, int] = {}
+    path = 0.0
+    for block, source, target in moves:
+        sent, read = moved_bytes(observation, block, length)
+        out[source] = out.get(source, 0) + sent
+        into[target] = into.get(target, 0) + sent
+        loaded[target] = loaded.get(target, 0) + read
+        path = max(path, observation.links[source].up_delay_s + observation.links[target].down_delay_s)
+    links = observation.links
+    busiest = max(
+        max(size * BULK_WIRE_RATIO * 8 / max(links[device].up_bps, OUTAGE_BPS) for device, size in out.items()),
+        max(size * BULK_WIRE_RATIO * 8 / max(links[device].down_bps, OUTAGE_BPS) for device, size in into.items()),
+        max(size / max(observation.device(device).storage_Bps, STALLED_RATE) for device, size in loaded.items()),
+    )
+    return busiest + path + MIGRATION_HANDSHAKE_S
+
+
+def interval_cost(observation: Observation, old: Placement | None, new: Placement) -> float:
+    """Seconds of the coming interval: migration delay plus the latency of each of its tokens.
+
+    Tokens are counted at the mean of the first and the last: latency is a maximum of functions affine in the
+    length, so over an interval the error is far below 0.1 % (tested).
+    """
+    plan = make_plan(observation, new)
+    first = token_latency(observation, plan, observation.length)
+    last = token_latency(observation, plan, observation.final_length)
+    delay = migration_delay(observation, old, new, cached_length(observation))
+    return delay + observation.interval_tokens * (first + last) / 2

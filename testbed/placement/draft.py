@@ -1,0 +1,251 @@
+"""A placement in the making: predicted interval cost and memory, kept up to date move by move.
+
+Policies that search work on a `Draft`; what they return is a `Placement`. A block is a slot number (its place in
+`blocks_of`), a device its index. The figures are those of `costs` and `feasibility`, computed incrementally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from testbed.placement.blocks import Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.costs import (
+    BULK_WIRE_RATIO,
+    MIGRATION_HANDSHAKE_S,
+    CostModel,
+    cached_length,
+    cost_model,
+    moved_bytes,
+)
+from testbed.placement.feasibility import Infeasible
+from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.observation import Observation
+
+UNPLACED = -1
+Move = tuple[int, int]  # (slot, device)
+
+
+class Draft:
+    """Where each block would be after this decision, seen from where it is now.
+
+    `where[slot]` is a device index or UNPLACED; `end_bytes[device]` what the device would hold at the interval's
+    last token, `reserved_bytes[device]` at the length blocks must have room to grow to where they arrive: with
+    `reserve` the run's last token, so that growing caches do not chase blocks about, else the interval's.
+    """
+
+    def __init__(self, model: CostModel, placed: Placement | None, old: Placement | None, reserve: bool = True) -> None:
+        observation = model.observation
+        self.model = model
+        self.observation = observation
+        self.blocks = blocks_of(observation.shape, observation.partition)
+        self.heads = observation.shape.kv_heads
+        self.stride = self.heads + 2  # slots of one layer: its heads, proj, ffn
+        self.layers = observation.shape.layers
+        self.budgets = [view.available_bytes for view in observation.devices]
+        self.end_sizes = [resident_bytes(observation.shape, block, observation.final_length) for block in self.blocks]
+        grown = observation.final_length
+        if reserve:
+            grown = max(grown, observation.prompt_tokens + observation.tokens_max - 1)
+        self.reserved_sizes = [resident_bytes(observation.shape, block, grown) for block in self.blocks]
+        self.now_sizes = [resident_bytes(observation.shape, block, observation.length) for block in self.blocks]
+        cached = cached_length(observation)
+        self._moved = [moved_bytes(observation, block, cached) for block in self.blocks]
+        devices = len(self.budgets)
+        self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
+        self.epoch = old.epoch if old is not None else 0
+        pinned = [pinned_bytes(observation.shape) if device == model.source else 0 for device in range(devices)]
+        self.end_bytes = list(pinned)
+        self.reserved_bytes = list(pinned)
+        self.both_bytes = list(pinned)  # old blocks plus incoming ones, at the present length
+        for slot, device in enumerate(self.old):
+            self.both_bytes[device] += self.now_sizes[slot]
+        self.incoming = [0] * devices  # number of incoming blocks
+        self._out = [0] * devices
+        self._into = [0] * devices
+        self._loaded = [0] * devices
+        self._paths: dict[tuple[int, int], int] = {}
+        self._out_s, self._into_s, self._load_s = _migration_rates(observation)
+        self.where = [UNPLACED] * len(self.blocks)
+        self.counts = [[0] * devices for _ in range(self.layers)]
+        self.terms = [0.0] * (self.layers + 1)  # seconds per layer, and the way home
+        if placed is not None:
+            for slot, block in enumerate(self.blocks):
+                self._put(slot, model.index[placed.devices[block]])
+            self.refresh()
+
+    def kind(self, slot: int) -> int:
+        """0 for a head, 1 for proj, 2 for an FFN."""
+        return max(0, slot % self.stride - self.heads + 1)
+
+    # --- moving blocks about -------------------------------------------------------------------------------
+
+    def _put(self, slot: int, device: int) -> None:
+        before, size, reserved = self.where[slot], self.end_sizes[slot], self.reserved_sizes[slot]
+        self.where[slot] = device
+        is_head = slot % self.stride < self.heads
+        for place, sign in ((before, -1), (device, 1)):
+            if place == UNPLACED:
+                continue
+            self.end_bytes[place] += sign * size
+            self.reserved_bytes[place] += sign * reserved
+            if is_head:
+                self.counts[slot // self.stride][place] += sign
+            if self.old and place != self.old[slot]:
+                self._account(slot, self.old[slot], place, sign)
+
+    def _account(self, slot: int, source: int, target: int, sign: int) -> None:
+        sent, loaded = self._moved[slot]
+        self.both_bytes[target] += sign * self.now_sizes[slot]
+        self.incoming[target] += sign
+        self._out[source] += sign * sent
+        self._into[target] += sign * sent
+        self._loaded[target] += sign * loaded
+        path = (source, target)
+        left = self._paths.get(path, 0) + sign
+        if left:
+            self._paths[path] = left
+        else:
+            del self._paths[path]
+
+    def apply(self, moves: Iterable[Move]) -> list[Move]:
+        """Carry out moves; returns the moves that undo them. Only for drafts with every block placed."""
+        undo: list[Move] = []
+        stale: set[int] = set()
+        for slot, device in moves:
+            undo.append((slot, self.where[slot]))
+            self._put(slot, device)
+            layer, part = divmod(slot, self.stride)
+            stale.add(layer)
+            if part == self.stride - 1:
+                stale.add(layer + 1)
+        for layer in stale:
+            self.terms[layer] = self.term(layer)
+        undo.reverse()
+        return undo
+
+    def place(self, slot: int, device: int) -> None:
+        """Put one block somewhere without predicting anything; call `refresh` when all are placed."""
+        self._put(slot, device)
+
+    def clear(self) -> None:
+        """Take every block off again."""
+        for slot in range(len(self.blocks)):
+            self._put(slot, UNPLACED)
+
+    def refresh(self) -> None:
+        """Predict every layer anew."""
+        self.terms = [self.term(layer) for layer in range(self.layers + 1)]
+
+    # --- what it costs --------------------------------------------------------------------------------------
+
+    def holder(self, layer: int) -> int:
+        """The device that holds x when `layer` begins."""
+        return self.model.source if layer == 0 else self.where[layer * self.stride - 1]
+
+    def term(self, layer: int) -> float:
+        """Seconds of one layer of one token; for the layer after the last, the way home of x."""
+        if layer == self.layers:
+            return self.model.source_seconds(self.holder(layer), lm_head=False)
+        proj = self.where[layer * self.stride + self.heads]
+        ffn = self.where[layer * self.stride + self.heads + 1]
+        attention = self.model.attention(self.holder(layer), proj, tuple(self.counts[layer]))
+        return attention + self.model.ffn(proj, ffn)
+
+    @property
+    def latency(self) -> float:
+        """Mean token latency over the interval, without the LM head."""
+        return sum(self.terms)
+
+    @property
+    def migration(self) -> float:
+        """Seconds from prepare to commit of what this draft moves."""
+        if not self._paths:
+            return 0.0
+        links, names = self.observation.links, self.model.names
+        path = max(links[names[i]].up_delay_s + links[names[j]].down_delay_s for i, j in self._paths)
+        busiest = max(
+            max(size * rate for size, rate in zip(self._out, self._out_s, strict=True)),
+            max(size * rate for size, rate in zip(self._into, self._into_s, strict=True)),
+            max(size * rate for size, rate in zip(self._loaded, self._load_s, strict=True)),
+        )
+        return busiest + path + MIGRATION_HANDSHAKE_S
+
+    @property
+    def cost(self) -> float:
+        """Migration delay plus the latency of the interval's tokens, without the LM head."""
+        return self.migration + self.model.tokens * self.latency
+
+    # --- what fits ------------------------------------------------------------------------------------------
+
+    def fits(self, device: int) -> bool:
+        """Whether a device that receives blocks can hold what it would: double residency and room to grow."""
+        budget = self.budgets[device]
+        if self.reserved_bytes[device] > budget:
+            return False
+        return not self.incoming[device] or self.both_bytes[device] <= budget
+
+    def room_for(self, slot: int, device: int) -> bool:
+        """Whether a block that is elsewhere in this draft could go to `device`."""
+        budget = self.budgets[device]
+        if self.reserved_bytes[device] + self.reserved_sizes[slot] > budget:
+            return False
+        if not self.old or self.old[slot] == device:
+            return True
+        return self.both_bytes[device] + self.now_sizes[slot] <= budget
+
+    def room(self, device: int) -> int:
+        """Bytes that may still come to `device`, counting nothing that leaves it."""
+        free = self.budgets[device] - self.reserved_bytes[device]
+        return min(free, self.budgets[device] - self.both_bytes[device]) if self.old else free
+
+    def excess(self, device: int) -> int:
+        """Bytes by which a device would be over its budget at the interval's last token."""
+        return max(0, self.end_bytes[device] - self.budgets[device])
+
+    def overloaded(self) -> list[int]:
+        """Devices over their budget at the interval's last token."""
+        return [device for device in range(len(self.budgets)) if self.excess(device)]
+
+    def try_moves(self, moves: Sequence[Move]) -> list[Move] | None:
+        """Apply moves if every receiving device can hold them; returns the undo, or None when nothing changed."""
+        moves = [(slot, device) for slot, device in moves if self.where[slot] != device]
+        if not moves:
+            return None
+        undo = self.apply(moves)
+        if all(self.fits(device) for device in {device for _, device in moves}):
+            return undo
+        self.apply(undo)
+        return None
+
+    def placement(self, old: Placement | None) -> Placement:
+        """The finished placement, one epoch on; `old` itself when nothing moved. A controller may renumber it."""
+        if self.old and self.old == self.where:
+            assert old is not None
+            return old
+        names = self.model.names
+        devices = {block: names[device] for block, device in zip(self.blocks, self.where, strict=True)}
+        return Placement(devices, self.epoch + (1 if self.old else 0))
+
+
+def drafted(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
+    """The placement that `fill` makes of a draft of the present one; `old` itself when it moves nothing.
+
+    Tried with room for caches to grow to the run's end first; where that is Infeasible, to the interval's end.
+    """
+    model = cost_model(observation)
+    try:
+        draft = Draft(model, old, old)
+        fill(draft)
+    except Infeasible:
+        draft = Draft(model, old, old, reserve=False)
+        fill(draft)
+    return draft.placement(old)
+
+
+def _migration_rates(observation: Observation) -> tuple[list[float], list[float], list[float]]:
+    """Seconds per payload byte out, in and loaded, for each device."""
+    links = [observation.links[view.name] for view in observation.devices]
+    out = [BULK_WIRE_RATIO * 8 / max(link.up_bps, OUTAGE_BPS) for link in links]
+    into = [BULK_WIRE_RATIO * 8 / max(link.down_bps, OUTAGE_BPS) for link in links]
+    loaded = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
+    return out, into, loaded

@@ -1,0 +1,244 @@
+"""What fits: memory per device, double residency, the end of the interval, and proofs that nothing can fit.
+
+Bytes are whole pages, as a device's ledger shows them. This module knows budgets, not latencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from testbed.errors import RunFailed
+from testbed.placement.blocks import Block, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.observation import Observation
+from testbed.units import format_bytes
+
+DOUBLE_RESIDENCY = "double residency"
+END_OF_INTERVAL = "end of interval"
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """One device that cannot hold what a decision asks of it."""
+
+    device: str
+    need_bytes: int
+    budget_bytes: int
+    reason: str  # DOUBLE_RESIDENCY or END_OF_INTERVAL
+
+    def __str__(self) -> str:
+        need, budget = format_bytes(self.need_bytes), format_bytes(self.budget_bytes)
+        return f"device {self.device} needs {need} and has {budget} ({self.reason})"
+
+
+class Infeasible(RunFailed):
+    """A policy found no placement that fits; names a device, its need and its budget."""
+
+    def __init__(self, message: str, shortage: Shortage | None = None) -> None:
+        super().__init__(message)
+        self.shortage = shortage
+
+
+def check_complete(observation: Observation, placement: Placement) -> None:
+    """Raise RunFailed unless every block of the model is on a device of the observation, and nothing else is."""
+    known = {view.name for view in observation.devices}
+    for block in blocks_of(observation.shape, observation.partition):
+        where = placement.devices.get(block)
+        if where is None:
+            raise RunFailed(f"the placement leaves out {block}: every block needs a device")
+        if where not in known:
+            raise RunFailed(f"the placement puts {block} on {where!r}, which is not among {', '.join(sorted(known))}")
+    if len(placement.devices) != len(blocks_of(observation.shape, observation.partition)):
+        unknown = sorted(set(placement.devices) - set(blocks_of(observation.shape, observation.partition)))
+        raise RunFailed(f"the placement has {unknown[0]}, which is not a block of {observation.shape.name}")
+
+
+def device_needs(observation: Observation, placement: Placement | None, length: int) -> dict[str, int]:
+    """Bytes each device holds under `placement` (None: nothing placed) at sequence length `length`."""
+    needs = {view.name: 0 for view in observation.devices}
+    needs[observation.source] += pinned_bytes(observation.shape)
+    if placement is not None:
+        sizes = {kind: resident_bytes(observation.shape, Block(kind, 0), length) for kind in ("head", "proj", "ffn")}
+        for block, device in placement.devices.items():
+            needs[device] += sizes[block.kind]
+    return needs
+
+
+def device_need(observation: Observation, placement: Placement | None, device: str, length: int) -> int:
+    """Bytes one device holds under `placement` at `length`; the source's includes `pinned_bytes`."""
+    return device_needs(observation, placement, length)[device]
+
+
+def shortages(observation: Observation, old: Placement | None, new: Placement) -> list[Shortage]:
+    """Every device that cannot carry out the change from `old` (None: the first placement) to `new`.
+
+    Until commit a device that receives blocks holds all its old ones too, at the present length; after it the
+    placement must fit at the interval's last token. When less memory has been announced, `available_bytes` is
+    the smaller value already while old blocks may stay until commit, so a device that only loses blocks never
+    violates double residency.
+    """
+    found: list[Shortage] = []
+    budgets = {view.name: view.available_bytes for view in observation.devices}
+    if old is not None:
+        both = device_needs(observation, old, observation.length)
+        receiving = set()
+        for block, _, target in old.moves_to(new):
+            both[target] += resident_bytes(observation.shape, block, observation.length)
+            receiving.add(target)
+        found += [
+            Shortage(name, both[name], budget, DOUBLE_RESIDENCY)
+            for name, budget in budgets.items()
+            if name in receiving and both[name] > budget
+        ]
+    final = device_needs(observation, new, observation.final_length)
+    found += [
+        Shortage(name, final[name], budget, END_OF_INTERVAL) for name, budget in budgets.items() if final[name] > budget
+    ]
+    return found
+
+
+def refuse_shortages(observation: Observation, old: Placement | None, new: Placement, who: str) -> Placement:
+    """`new` if it can be carried out; raises Infeasible naming the first shortage otherwise."""
+    found = shortages(observation, old, new)
+    if found:
+        done = observation.tokens_done
+        raise Infeasible(f"{who} found no placement that fits after {done} tokens: {found[0]}", found[0])
+    return new
+
+
+# --- packing: blocks of a kind are alike, so it is a matter of counts ----------------------------------------
+
+Kinds = Sequence[tuple[int, int]]  # (bytes of one, how many), largest first
+
+
+def first_fit(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
+    """Counts per device and kind by first-fit decreasing, or None where that finds no packing.
+
+    If it finds one, then also after any single item went to a device where this packing has one of its kind.
+    """
+    free = list(rooms)
+    packed = [[0] * len(kinds) for _ in rooms]
+    for kind, (size, count) in enumerate(kinds):
+        for device, room in enumerate(free):
+            if count and room >= size:
+                taken = min(count, room // size)
+                packed[device][kind] = taken
+                free[device] -= taken * size
+                count -= taken
+        if count:
+            return None
+    return packed
+
+
+def pack(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
+    """Counts per device and kind that fit `rooms`, or None when there is no such packing: exact.
+
+    Dynamic programme over devices: for each number of large items placed so far, the most of the smallest kind
+    that fit beside them. Only reached when first-fit fails, which needs tight rooms.
+    """
+    quick = first_fit(rooms, kinds)
+    if quick is not None or sum(max(room, 0) for room in rooms) < sum(size * count for size, count in kinds):
+        return quick
+    large, (small_size, small_count) = kinds[:-1], kinds[-1]
+    best: dict[tuple[int, ...], int] = {tuple(0 for _ in large): 0}
+    choices: list[dict[tuple[int, ...], tuple[int, ...]]] = []
+    for room in rooms:
+        following: dict[tuple[int, ...], int] = {}
+        chosen: dict[tuple[int, ...], tuple[int, ...]] = {}
+        options = list(_loads(max(room, 0), large))
+        for state, small in best.items():
+            for load, left in options:
+                total = tuple(have + more for have, more in zip(state, load, strict=True))
+                if any(have > count for have, (_, count) in zip(total, large, strict=True)):
+                    continue
+                reached = small + left // small_size
+                if reached > following.get(total, -1):
+                    following[total], chosen[total] = reached, load
+        best = following
+        choices.append(chosen)
+    goal = tuple(count for _, count in large)
+    if best.get(goal, -1) < small_count:
+        return None
+    packed: list[list[int]] = []
+    for room, chosen in zip(reversed(rooms), reversed(choices), strict=True):
+        load = chosen[goal]
+        goal = tuple(have - more for have, more in zip(goal, load, strict=True))
+        used = sum(n * size for n, (size, _) in zip(load, large, strict=True))
+        small = min(small_count, (max(room, 0) - used) // small_size)
+        small_count -= small
+        packed.insert(0, [*load, small])
+    return packed
+
+
+def _loads(room: int, large: Kinds) -> list[tuple[tuple[int, ...], int]]:
+    """Every (counts of the large kinds, bytes left) that fits one room."""
+    found: list[tuple[tuple[int, ...], int]] = [((), room)]
+    for size, count in large:
+        found = [
+            ((*load, more), left - more * size) for load, left in found for more in range(min(count, left // size) + 1)
+        ]
+    return found
+
+
+def kinds_at(observation: Observation, length: int) -> tuple[tuple[str, int, int], ...]:
+    """(kind, bytes of one block at `length`, number of blocks), largest first."""
+    shape = observation.shape
+    counts = {"head": shape.layers * shape.kv_heads, "proj": shape.layers, "ffn": shape.layers}
+    sizes = {kind: resident_bytes(shape, Block(kind, 0), length) for kind in counts}  # type: ignore[arg-type]
+    return tuple((kind, sizes[kind], counts[kind]) for kind in sorted(counts, key=lambda kind: -sizes[kind]))
+
+
+def rooms_for(observation: Observation) -> list[int]:
+    """Bytes each device has for blocks: its budget, at the source less what is pinned there."""
+    pinned = pinned_bytes(observation.shape)
+    return [view.available_bytes - (pinned if view.name == observation.source else 0) for view in observation.devices]
+
+
+def any_placement(observation: Observation, length: int | None = None) -> Placement | None:
+    """Some placement that fits at `length` (default: the interval's last token), or None when none exists.
+
+    Blocks are taken in the order a token meets them and devices in index order. Ignores what is placed now.
+    """
+    kinds = kinds_at(observation, observation.final_length if length is None else length)
+    rooms = rooms_for(observation)
+    packed = pack(rooms, [(size, count) for _, size, count in kinds]) if min(rooms) >= 0 else None
+    if packed is None:
+        return None
+    devices: dict[Block, str] = {}
+    for number, (kind, _, _) in enumerate(kinds):
+        pairs = zip(observation.devices, packed, strict=True)
+        places = [view.name for view, counts in pairs for _ in range(counts[number])]
+        of_kind = [block for block in blocks_of(observation.shape, observation.partition) if block.kind == kind]
+        devices.update(zip(of_kind, places, strict=True))
+    return Placement(dict(sorted(devices.items())))
+
+
+def nothing_fits(observation: Observation, length: int | None = None) -> str | None:
+    """One sentence why no placement of any policy can fit at `length`, or None when one exists."""
+    length = observation.final_length if length is None else length
+    pinned, source = pinned_bytes(observation.shape), observation.device(observation.source)
+    if pinned > source.available_bytes:
+        return (
+            f"embedding and LM head need {format_bytes(pinned)} on the source {source.name}, "
+            f"whose budget is {format_bytes(source.available_bytes)}: give it more memory"
+        )
+    kinds, rooms = kinds_at(observation, length), rooms_for(observation)
+    kind, biggest, _ = kinds[0]
+    if biggest > max(rooms):
+        return (
+            f"one {kind} block needs {format_bytes(biggest)} at {length} tokens, and no device has more than "
+            f"{format_bytes(max(rooms))} for blocks: give one more memory"
+        )
+    need = pinned + sum(size * count for _, size, count in kinds)
+    budget = sum(view.available_bytes for view in observation.devices)
+    if need > budget:
+        return (
+            f"the model needs {format_bytes(need)} at {length} tokens, and all devices together have "
+            f"{format_bytes(budget)}: give them more memory or generate fewer tokens"
+        )
+    if pack(rooms, [(size, count) for _, size, count in kinds]) is None:
+        return (
+            f"the model's {format_bytes(need)} at {length} tokens cannot be divided into whole blocks over devices "
+            f"with {format_bytes(budget)} together: give them more memory"
+        )
+    return None

@@ -1,0 +1,83 @@
+"""What a policy is shown, and what it must be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from testbed.placement.blocks import Partition, Placement
+from testbed.shape import ModelShape
+
+
+@dataclass(frozen=True)
+class DeviceView:
+    """One device as the policy sees it."""
+
+    name: str
+    available_bytes: int  # all that our blocks may use, the present ones included
+    streaming_Bps: float  # B, memory bandwidth
+    compute_flops: float  # C
+    storage_Bps: float
+
+
+@dataclass(frozen=True)
+class LinkView:
+    """A device's access link; delays are one-way, per direction. Path i->j: up(i) then down(j)."""
+
+    up_bps: float
+    down_bps: float
+    up_delay_s: float
+    down_delay_s: float
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything a decision may depend on. The order of `devices` is their index in the plan."""
+
+    shape: ModelShape
+    partition: Partition
+    source: str
+    devices: tuple[DeviceView, ...]
+    links: Mapping[str, LinkView] = field(hash=False)
+    prompt_tokens: int
+    tokens_done: int
+    tokens_max: int
+    interval: int
+    weights: Literal["staged", "shipped"] = "staged"
+    hop_overhead_s: float = 0.0  # software time per network hop, calibrated
+    kind: Literal["oracle", "measured"] = "oracle"
+
+    @property
+    def length(self) -> int:
+        """Sequence length that the interval's first token sees (prompt, tokens so far, itself)."""
+        return self.prompt_tokens + max(self.tokens_done, 0)
+
+    @property
+    def interval_tokens(self) -> int:
+        """Tokens until the next decision, or until the end if that comes first."""
+        return max(1, min(self.interval, self.tokens_max - self.tokens_done))
+
+    @property
+    def final_length(self) -> int:
+        """Sequence length at the interval's last token; the placement must fit at it."""
+        return self.length + self.interval_tokens - 1
+
+    def device(self, name: str) -> DeviceView:
+        """The view of one device, by name."""
+        return next(view for view in self.devices if view.name == name)
+
+
+class Policy(Protocol):
+    """A placement policy: `reset(seed)` once per run, then `decide` at each boundary.
+
+    `decide(observation, None)` is the first placement; later calls get the present one and return the
+    wanted one (the same object when nothing should move). A policy may remember past observations and
+    never sees the future. It raises `Infeasible` when it finds no placement that fits.
+    """
+
+    name: str
+
+    def reset(self, seed: int) -> None: ...
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement: ...

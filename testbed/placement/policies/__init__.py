@@ -1,0 +1,72 @@
+"""The policies by name, and how to make one from an experiment's `policy`, `policy_options` and `placement`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import ConfigError
+from testbed.placement.observation import Policy
+from testbed.placement.policies.greedy import Greedy
+from testbed.placement.policies.resource_aware import ResourceAware
+from testbed.placement.policies.round_robin import RoundRobin
+from testbed.placement.policies.static import Static
+
+POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
+    "static": (Static, "places once, as the experiment says or as well as it can, and never moves anything"),
+    "round-robin": (RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits"),
+    "greedy": (Greedy, "each block, in token order, to the device that adds the least latency; again at each decision"),
+    "resource-aware": (ResourceAware, "the paper's: scores against residual capacity, moves what pays or must"),
+}
+
+
+def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, str] | None = None) -> Policy:
+    """The policy called `name` with its options; `placement` is a fixed block pattern table, for `static` only.
+
+    `name` may also be `path.py:Class`, a user's own. Raises ConfigError for unknown names and options.
+    """
+    factory = _user_policy(name) if ".py:" in name else _known_policy(name)
+    given = dict(options)
+    if placement is not None:
+        if factory is not Static:
+            raise ConfigError(f"policy {name} chooses its own placement: drop `placement`, or use policy static")
+        given["placement"] = placement
+    accepted = [key for key in inspect.signature(factory).parameters if key != "placement"]
+    for key in options:
+        if key not in accepted:
+            known = f"it knows {', '.join(accepted)}" if accepted else "it takes none"
+            raise ConfigError(f"policy {name} has no option {key!r}: {known}")
+    try:
+        return factory(**given)
+    except TypeError as error:
+        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {error}") from error
+
+
+def _known_policy(name: str) -> Callable[..., Policy]:
+    if name not in POLICIES:
+        near = difflib.get_close_matches(name, POLICIES, 1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = f"known are {', '.join(POLICIES)}, or your own path.py:Class"
+        raise ConfigError(f"there is no policy {name!r}: {hint}{known}")
+    return POLICIES[name][0]
+
+
+def _user_policy(name: str) -> Callable[..., Policy]:
+    path, _, class_name = name.rpartition(":")
+    file = Path(path)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if not file.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"policy file {path} does not exist: write policy: path.py:Class")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file raises is the user's to hear
+        raise ConfigError(f"policy file {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    found = getattr(module, class_name, None)
+    if not callable(found) or not (hasattr(found, "decide") and hasattr(found, "reset")):
+        raise ConfigError(f"policy file {path} has no class {class_name!r} with methods reset and decide")
+    return found  # type: ignore[no-any-return]

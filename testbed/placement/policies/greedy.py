@@ -1,0 +1,67 @@
+"""`greedy`: the least added latency, block by block."""
+
+from __future__ import annotations
+
+from testbed.placement.blocks import Placement
+from testbed.placement.draft import Draft, drafted
+from testbed.placement.feasibility import refuse_shortages
+from testbed.placement.observation import Observation
+from testbed.placement.policies.dealing import Seats
+from testbed.placement.search import WORTHWHILE_S, repair
+
+
+class Greedy:
+    """Each block, in token order, to the device that adds the least latency given what is placed so far.
+
+    While a layer's heads are placed its proj is not; they are judged by when their results would be back at the
+    device that holds x. Memory is respected, with a look ahead so that what is left still fits. At later
+    decisions what no longer fits moves first; then each block in token order goes where the predicted interval
+    cost is lowest, its migration included. Ties go to the device with the lower index.
+    """
+
+    name = "greedy"
+
+    def reset(self, seed: int) -> None:
+        """Nothing is remembered and nothing is random."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Place all, or repair and then reconsider each block once."""
+        wanted = drafted(observation, placement, self._place if placement is None else self._reconsider)
+        return refuse_shortages(observation, placement, wanted, self.name)
+
+    def _place(self, draft: Draft) -> None:
+        seats = Seats(draft, self.name)
+        devices = range(len(draft.budgets))
+        for slot in range(len(draft.blocks)):
+            added = sorted((_added_latency(draft, slot, device), device) for device in devices)
+            seats.take(slot, next(device for _, device in added if seats.can_take(slot, device)))
+        draft.refresh()
+
+    def _reconsider(self, draft: Draft) -> None:
+        repair(draft, self.name)
+        cost = draft.cost
+        for slot in range(len(draft.blocks)):
+            for device in range(len(draft.budgets)):
+                undo = draft.try_moves([(slot, device)])
+                if undo is None:
+                    continue
+                now = draft.cost
+                if now < cost - WORTHWHILE_S:
+                    cost = now
+                else:
+                    draft.apply(undo)
+
+
+def _added_latency(draft: Draft, slot: int, device: int) -> float:
+    """Seconds the token would take up to this block on that device, past what is the same for every device."""
+    model = draft.model
+    layer, part = divmod(slot, draft.stride)
+    holder = draft.holder(layer)
+    counts = list(draft.counts[layer])
+    if part < draft.heads:
+        counts[device] += 1
+        return model.attention(holder, holder, tuple(counts))
+    if part == draft.heads:
+        return model.attention(holder, device, tuple(counts))
+    home = model.source_seconds(device, lm_head=False) if layer + 1 == draft.layers else 0.0
+    return model.ffn(draft.where[slot - 1], device) + home

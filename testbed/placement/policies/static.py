@@ -1,0 +1,95 @@
+"""`static`: one placement for the whole run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from testbed.errors import ConfigError
+from testbed.placement.blocks import Block, Placement, blocks_of
+from testbed.placement.costs import interval_cost
+from testbed.placement.feasibility import Infeasible
+from testbed.placement.observation import Observation, Policy
+from testbed.placement.policies.greedy import Greedy
+from testbed.placement.policies.resource_aware import ResourceAware
+
+_PATTERN = re.compile(r"\*|head\((\*|\d+),(\*|\d+)\)|(?:proj|ffn)\((\*|\d+)\)")
+
+
+class Static:
+    """Places once and never moves: as `placement` says, else the better of `greedy` and `resource-aware`.
+
+    `placement` maps block patterns (`*`, `head(0,*)`, `ffn(*)`, exact names) to devices; later entries win and
+    every block must be covered. It is carried out as written: whether it fits is for the run to find out.
+    Without one, the placement fits at the run's last token where any does, since nothing will ever move.
+    """
+
+    name = "static"
+
+    def __init__(self, placement: Mapping[str, str] | None = None) -> None:
+        self._patterns = dict(placement) if placement is not None else None
+        for pattern in self._patterns or ():
+            _check_pattern(pattern)
+
+    def reset(self, seed: int) -> None:
+        """Nothing is remembered and nothing is random."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The first placement, and then always the present one."""
+        if placement is not None:
+            return placement
+        if self._patterns is not None:
+            return Placement(expand_patterns(observation, self._patterns))
+        whole = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
+        try:
+            return _better(whole)
+        except Infeasible:
+            return _better(observation)
+
+
+def _better(observation: Observation) -> Placement:
+    """The first placement of `greedy` or of `resource-aware`, whichever is predicted to be faster."""
+    policies: tuple[Policy, ...] = (Greedy(), ResourceAware())
+    found = [policy.decide(observation, None) for policy in policies]
+    return min(found, key=lambda placement: interval_cost(observation, None, placement))
+
+
+def expand_patterns(observation: Observation, patterns: Mapping[str, str]) -> dict[Block, str]:
+    """Block -> device from block patterns, later entries winning; raises ConfigError naming what is wrong."""
+    known = [view.name for view in observation.devices]
+    blocks = blocks_of(observation.shape, observation.partition)
+    devices: dict[Block, str] = {}
+    for pattern, device in patterns.items():
+        if device not in known:
+            raise ConfigError(f"placement {pattern!r} names the device {device!r}: known are {', '.join(known)}")
+        matched = [block for block in blocks if _matches(pattern, block)]
+        if not matched:
+            raise ConfigError(
+                f"placement {pattern!r} matches no block of {observation.shape.name}, which has "
+                f"{observation.shape.layers} layers of {observation.shape.kv_heads} heads"
+            )
+        devices.update(dict.fromkeys(matched, device))
+    for block in blocks:
+        if block not in devices:
+            raise ConfigError(f"placement leaves out {block}: add a pattern that covers it, such as '*'")
+    return {block: devices[block] for block in blocks}
+
+
+def _check_pattern(pattern: object) -> str:
+    text = str(pattern).replace(" ", "")
+    if _PATTERN.fullmatch(text) is None:
+        raise ConfigError(f"placement {pattern!r} is not a block pattern: write '*', head(0,*), head(0,3) or ffn(*)")
+    return text
+
+
+def _matches(pattern: str, block: Block) -> bool:
+    text = _check_pattern(pattern)
+    if text == "*":
+        return True
+    kind, _, rest = text.partition("(")
+    if kind != block.kind:
+        return False
+    wanted = rest.rstrip(")").split(",")
+    actual = [block.layer, block.index] if kind == "head" else [block.layer]
+    return all(want == "*" or int(want) == number for want, number in zip(wanted, actual, strict=True))

@@ -1,0 +1,312 @@
+"""The run folder: what is written, in which columns, and how it survives a crash.
+
+While a run goes on every table is a JSON-lines file that only grows; `RunLog.finish` turns each into
+parquet with the same columns. Times are emulated seconds since token 0, with the Unix time beside them as
+`wall_s`; sizes are bytes, rates bit/s. The tables' columns are in `testbed.tables`. This module knows
+nothing of who writes or reads; pyarrow is imported only to convert and pandas never.
+
+One process writes a folder at a time; its threads may share the `RunLog`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from testbed.errors import ConfigError
+from testbed.tables import ABORTED, COMMITTED, TABLES, Column, row_type
+
+__all__ = [
+    "ABORTED",
+    "COMMITTED",
+    "TABLES",
+    "Column",
+    "RunLog",
+    "arrow_batches",
+    "arrow_schema",
+    "find_table",
+    "is_run_folder",
+    "read_json",
+    "read_lines",
+    "read_rows",
+]
+
+MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
+EVENTS = "events.jsonl"
+
+FLUSH_SECONDS = 1.0  # the most that a killed controller loses
+FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans stays small in memory
+PARQUET_BATCH_ROWS = 50_000  # rows converted at a time; bounds memory for long runs
+
+
+def _plain(value: Any) -> Any:
+    """What msgspec cannot encode by itself: paths, blocks and the like go in by their name."""
+    return str(value)
+
+
+_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+_ROW_TYPES = {table: row_type(table) for table in TABLES}
+
+
+class RunLog:
+    """Writer of one run folder.
+
+    Rows are checked against `TABLES` and buffered; an event, a second gone by, or `flush` puts everything on
+    file in whole lines. Non-finite floats are stored as null.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open an existing folder for writing; raises ConfigError if it is missing or already finished."""
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise ConfigError(f"{self.folder} is not a run folder: no such folder")
+        if (self.folder / SUMMARY).exists():
+            raise ConfigError(f"{self.folder} is finished (it has a {SUMMARY}): a run is written only once")
+        self._buffers: dict[str, bytearray] = {}
+        self._files: dict[str, int] = {}
+        self._lock = threading.RLock()
+        self._flushed_at = time.monotonic()
+        self._closed = False
+
+    @classmethod
+    def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
+        """Make `<UTC time>-<experiment>-<policy>` under `parent` and open it; a number is added if it exists."""
+        parent = Path(parent)
+        parent.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+        stem = "-".join([stamp, *(re.sub(r"[^\w.-]+", "_", part) for part in (experiment_name, policy))])
+        attempt = 1
+        while True:
+            folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                attempt += 1
+                continue
+            log = cls(folder)
+            # So that a run that dies early can still be told apart; the controller replaces it.
+            log.write_manifest({"run": folder.name, "experiment_name": experiment_name, "policy": policy})
+            return log
+
+    # --- the JSON documents ---
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Replace manifest.json in one step."""
+        _write_json(self.folder / MANIFEST, manifest)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """manifest.json as it is now; raises ConfigError when missing or damaged."""
+        return read_json(self.folder / MANIFEST)
+
+    # --- rows ---
+
+    def event(self, kind: str, t_s: float | None = None, **fields: Any) -> None:
+        """Log that something happened at emulated time `t_s` (None: before token 0), and flush.
+
+        `value`, where given, is a number in SI units; other fields are free, `step`, `device`, `target` and
+        `quantity` by convention.
+        """
+        value = fields.get("value")
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise ValueError(f"event {kind!r}: value {value!r} must be a number in SI units")
+        line = _encode({"wall_s": time.time(), "t_s": t_s, "kind": kind, **fields})
+        with self._lock:
+            self._append(EVENTS, line)
+            self.flush()
+
+    def row(self, table: str, **values: Any) -> None:
+        """Add one row; raises ValueError for an unknown column, a missing required one or a wrong type."""
+        row = _checked(table, values)
+        if row.wall_s is None:
+            row.wall_s = time.time()
+        line = _encode(row)
+        with self._lock:
+            self._append(f"{table}.jsonl", line)
+            if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                self.flush()
+
+    def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add many rows of one table."""
+        for values in rows:
+            self.row(table, **values)
+
+    def flush(self) -> None:
+        """Put every buffered row on file, whole lines only."""
+        with self._lock:
+            for name, buffer in self._buffers.items():
+                if buffer:
+                    self._drain(name, buffer)
+            self._flushed_at = time.monotonic()
+
+    def close(self) -> None:
+        """Flush and close without finishing: the folder stays that of an unfinished run."""
+        with self._lock:
+            self.flush()
+            for descriptor in self._files.values():
+                os.close(descriptor)
+            self._files.clear()
+            self._closed = True
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Turn each table into parquet, then write summary.json; the log is closed afterwards."""
+        self.close()
+        for table in TABLES:
+            _to_parquet(self.folder, table)
+        _write_json(self.folder / SUMMARY, summary)
+
+    def _append(self, name: str, line: bytes) -> None:
+        if self._closed:
+            raise ValueError(f"{self.folder / name}: the run log is closed, nothing can be added")
+        buffer = self._buffers.setdefault(name, bytearray())
+        buffer += line
+        buffer += b"\n"
+        if len(buffer) >= FLUSH_BYTES:
+            self._drain(name, buffer)
+
+    def _drain(self, name: str, buffer: bytearray) -> None:
+        if name not in self._files:
+            self._files[name] = _open_for_append(self.folder / name)
+        while buffer:
+            written = os.write(self._files[name], buffer)
+            del buffer[:written]
+
+
+def _checked(table: str, values: Mapping[str, Any]) -> Any:
+    if table not in TABLES:
+        raise ValueError(f"{table!r} is no table of a run: one of {', '.join(TABLES)}")
+    try:
+        return msgspec.convert(values, _ROW_TYPES[table])
+    except msgspec.ValidationError as problem:
+        unknown = sorted(values.keys() - {column.name for column in TABLES[table]})
+        if unknown:
+            columns = ", ".join(column.name for column in TABLES[table])
+            raise ValueError(f"table {table} has no column {unknown[0]!r}: its columns are {columns}") from None
+        raise ValueError(f"table {table}: {problem}") from None
+
+
+def _open_for_append(path: Path) -> int:
+    """Open for appending; a half line that an earlier, killed writer left is cut off first."""
+    if path.exists():
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole != len(content):
+            os.truncate(path, whole)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(msgspec.json.format(_encode(dict(document)), indent=2) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+# --- reading back ----------------------------------------------------------------------------------------
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether the folder was made by a `RunLog`."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document; raises ConfigError when missing or damaged."""
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder") from None
+    except msgspec.DecodeError as problem:
+        raise ConfigError(f"{path} is not JSON: {problem}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a JSON object, not a {type(document).__name__}")
+    return document
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a JSON-lines file; nothing if it is missing, and a half-written last line is left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = msgspec.json.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+                if not line.endswith(b"\n"):
+                    return
+                raise ConfigError(f"{path} line {number} is not JSON: {problem}") from None
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path} line {number} must be a JSON object, not {line[:40]!r}")
+            yield row
+
+
+def find_table(folder: Path, table: str) -> Path | None:
+    """Where the table's rows are: its JSON lines while they exist, else its parquet file, else nowhere.
+
+    The lines are removed only after the parquet file is in place, so whenever they exist they are complete.
+    """
+    for path in (folder / f"{table}.jsonl", folder / f"{table}.parquet"):
+        if path.exists():
+            return path
+    return None
+
+
+def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
+    """All rows of one table as dictionaries with every column, missing values as None."""
+    path = find_table(folder, table)
+    if path is None:
+        return []
+    if path.suffix == ".jsonl":
+        rows: Iterable[dict[str, Any]] = read_lines(path)
+    else:
+        import pyarrow.parquet
+
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    return [{column.name: row.get(column.name) for column in TABLES[table]} for row in rows]
+
+
+def arrow_schema(table: str) -> Any:
+    """The table's pyarrow schema."""
+    import pyarrow
+
+    types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "str": pyarrow.string(), "bool": pyarrow.bool_()}
+    return pyarrow.schema([(column.name, types[column.dtype]) for column in TABLES[table]])
+
+
+def arrow_batches(path: Path, table: str) -> Iterator[Any]:
+    """The rows of a JSON-lines file as pyarrow record batches of the table's schema."""
+    import pyarrow
+
+    schema = arrow_schema(table)
+    batch: list[dict[str, Any]] = []
+    for row in read_lines(path):
+        batch.append(row)
+        if len(batch) == PARQUET_BATCH_ROWS:
+            yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
+            batch = []
+    yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
+
+
+def _to_parquet(folder: Path, table: str) -> None:
+    """Write the table's parquet file from its lines (an empty one if there are none), then drop the lines."""
+    import pyarrow.parquet
+
+    lines, target = folder / f"{table}.jsonl", folder / f"{table}.parquet"
+    if target.exists() and not lines.exists():
+        return
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with pyarrow.parquet.ParquetWriter(temporary, arrow_schema(table), compression="zstd") as writer:
+        for batch in arrow_batches(lines, table):
+            writer.write_batch(batch)
+    temporary.replace(target)
+    lines.unlink(missing_ok=True)

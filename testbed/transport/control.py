@@ -1,0 +1,97 @@
+"""The control plane's two sides: the controller's hub and each worker's line to it.
+
+Commands go ROUTER -> DEALER, so that a command for a worker that is gone is an error and never silently
+dropped; events come PUSH -> PULL. Sockets are `ipc://` paths, which cross network namespaces (abstract
+ones do not).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import zmq
+
+from testbed.errors import ConfigError, RunFailed
+from testbed.transport.messages import Command, Event, decode_command, decode_event, encode
+
+MAX_SOCKET_PATH = 107  # sun_path less its terminating zero, unix(7)
+LINGER_MS = 500
+
+
+def _endpoint(folder: Path, name: str) -> str:
+    path = folder / name
+    if len(str(path)) > MAX_SOCKET_PATH:
+        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} characters; use a shorter runtime folder")
+    return f"ipc://{path}"
+
+
+class ControlHub:
+    """The controller's side."""
+
+    def __init__(self, folder: Path) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._commands = self._context.socket(zmq.ROUTER)
+        self._commands.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._commands.setsockopt(zmq.LINGER, LINGER_MS)
+        self._commands.bind(_endpoint(folder, "commands"))
+        self._events = self._context.socket(zmq.PULL)
+        self._events.set_hwm(0)
+        self._events.bind(_endpoint(folder, "events"))
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when events may be waiting."""
+        return int(self._events.getsockopt(zmq.FD))
+
+    def send(self, device: str, command: Command) -> None:
+        """Send a command; raises RunFailed when that worker has no connection."""
+        try:
+            self._commands.send_multipart([device.encode(), encode(command)])
+        except zmq.ZMQError as error:
+            raise RunFailed(f"device {device} cannot be reached: {error}") from error
+
+    def poll(self, timeout_s: float) -> list[tuple[str, Event]]:
+        """All events waiting, or the first ones that come within the timeout."""
+        found: list[tuple[str, Event]] = []
+        if self._events.poll(max(0, round(timeout_s * 1000))):
+            while True:
+                try:
+                    device, body = self._events.recv_multipart(zmq.NOBLOCK)
+                except zmq.Again:
+                    break
+                found.append((device.decode(), decode_event(body)))
+        while self._commands.poll(0):  # greetings that made the ROUTER learn the worker's name
+            self._commands.recv_multipart()
+        return found
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._context.destroy(linger=LINGER_MS)
+
+
+class ControlLine:
+    """A worker's side: `receive` belongs to the receiving thread, `send` to the main one."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path, device: str) -> None:
+        self._name = device.encode()
+        self.inbound = context.socket(zmq.DEALER)
+        self.inbound.setsockopt(zmq.IDENTITY, self._name)
+        self.inbound.setsockopt(zmq.LINGER, LINGER_MS)
+        self.inbound.connect(_endpoint(folder, "commands"))
+        self.inbound.send(b"")  # a greeting, so that the ROUTER knows this name before Hello arrives
+        self._events = context.socket(zmq.PUSH)
+        self._events.set_hwm(0)
+        self._events.setsockopt(zmq.LINGER, LINGER_MS)
+        self._events.connect(_endpoint(folder, "events"))
+
+    def receive(self) -> Command:
+        """The next command waiting."""
+        return decode_command(self.inbound.recv())
+
+    def send(self, event: Event) -> None:
+        """Queue one event."""
+        self._events.send_multipart([self._name, encode(event)])
+
+    def close(self) -> None:
+        """Close both sockets; what is queued has half a second to leave."""
+        self.inbound.close()
+        self._events.close()

@@ -1,0 +1,103 @@
+"""Typed quantities at the edges, SI numbers inside.
+
+Inside the package every quantity is a float or int in seconds, bytes, bit/s, byte/s or FLOP/s. Files and
+options write them with a unit: `50 Mbit/s`, `2 ms`, `256 MiB`, `8 GFLOP/s`, `3 GB/s`. Bits and bytes
+never mix: a link rate in `MB/s` is refused, and so is a streaming rate in `Mbit/s`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+
+from testbed.errors import ConfigError
+
+_DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+
+RATE = {f"{p}bit/s": f for p, f in _DECIMAL.items()}
+BYTES = {f"{p}B": f for p, f in (_DECIMAL | _BINARY).items()}
+BANDWIDTH = {f"{p}B/s": f for p, f in (_DECIMAL | _BINARY).items()}
+COMPUTE = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
+DURATION = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
+FRACTION = {"": 1.0, "%": 0.01}
+
+_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
+
+
+def _parse(value: object, units: Mapping[str, float], kind: str, example: str) -> float:
+    text = str(value).strip()
+    match = _QUANTITY.fullmatch(text)
+    if isinstance(value, bool) or match is None or match.group(2) not in units:
+        raise ConfigError(f"{text!r} is not a {kind}: write it like {example!r}")
+    number = float(match.group(1)) * units[match.group(2)]
+    if not math.isfinite(number) or number < 0:
+        raise ConfigError(f"{text!r} is not a {kind}: it must be finite and not negative, like {example!r}")
+    return number
+
+
+def parse_rate(value: object) -> float:
+    """Link rate in bit/s from e.g. `50 Mbit/s`; raises ConfigError."""
+    return _parse(value, RATE, "link rate", "50 Mbit/s")
+
+
+def parse_duration(value: object) -> float:
+    """Time in seconds from e.g. `2 ms`; raises ConfigError."""
+    return _parse(value, DURATION, "duration", "2 ms")
+
+
+def parse_bytes(value: object) -> int:
+    """Size in bytes from e.g. `256 MiB`; raises ConfigError."""
+    return round(_parse(value, BYTES, "memory size", "256 MiB"))
+
+
+def parse_bandwidth(value: object) -> float:
+    """Memory or storage bandwidth in byte/s from e.g. `3 GB/s`; raises ConfigError."""
+    return _parse(value, BANDWIDTH, "streaming rate", "3 GB/s")
+
+
+def parse_compute(value: object) -> float:
+    """Compute rate in FLOP/s from e.g. `8 GFLOP/s`; raises ConfigError."""
+    return _parse(value, COMPUTE, "compute rate", "8 GFLOP/s")
+
+
+def parse_fraction(value: object) -> float:
+    """A share of one from e.g. `1 %` or `0.01`; raises ConfigError."""
+    fraction = _parse(value, FRACTION, "fraction", "1 %")
+    if fraction > 1:
+        raise ConfigError(f"{str(value)!r} is not a fraction: it must be at most 100 %")
+    return fraction
+
+
+def _format(value: float, steps: tuple[tuple[float, str], ...]) -> str:
+    for factor, unit in steps:
+        if abs(value) >= factor:
+            return f"{value / factor:.4g} {unit}"
+    factor, unit = steps[-1]
+    return f"{value / factor:.4g} {unit}"
+
+
+def format_rate(bps: float) -> str:
+    """`50 Mbit/s` from 5e7."""
+    return _format(bps, ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1, "bit/s")))
+
+
+def format_bytes(size: float) -> str:
+    """`256 MiB` from 268435456."""
+    return _format(size, ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"), (1, "B")))
+
+
+def format_bandwidth(Bps: float) -> str:
+    """`3 GB/s` from 3e9."""
+    return _format(Bps, ((1e9, "GB/s"), (1e6, "MB/s"), (1e3, "kB/s"), (1, "B/s")))
+
+
+def format_compute(flops: float) -> str:
+    """`8 GFLOP/s` from 8e9."""
+    return _format(flops, ((1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1, "FLOP/s")))
+
+
+def format_duration(seconds: float) -> str:
+    """`2 ms` from 0.002."""
+    return _format(seconds, ((1, "s"), (1e-3, "ms"), (1e-6, "us")))

@@ -1,0 +1,119 @@
+"""One queue for everything that reaches a worker, each data message held until its emulated arrival.
+
+A thread of its own receives, so that a message's receipt is stamped when it comes and not when the worker
+finds time. `transport` delay and, in the local fleet, link rates are imposed here: a message is due at its
+receipt plus the path's delay, and no earlier than the one before it from the same sender.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import zmq
+
+from testbed.placement.blocks import wire_bytes
+from testbed.transport.control import ControlLine
+from testbed.transport.data import DataHeader, DataPlane
+from testbed.transport.messages import Command, PathView
+
+
+@dataclass(frozen=True, order=True)
+class Delivery:
+    """Something for the main thread: a data message, or a command, or a note from a thread of our own."""
+
+    due_s: float
+    order: int
+    received_s: float = field(compare=False)
+    content: object = field(compare=False)  # (DataHeader, bytes) | Command | anything posted
+    is_data: bool = field(compare=False, default=False)
+
+
+class LinkClock:
+    """When the last byte of the last message leaves a link that is imposed in software."""
+
+    def __init__(self) -> None:
+        self.free_s = 0.0
+
+    def pass_through(self, first_byte_s: float, last_byte_s: float, size: float, rate_bps: float) -> float:
+        """Cut-through: occupy the link from the first byte on; returns when the last byte is through."""
+        start = max(first_byte_s, self.free_s)
+        self.free_s = max(last_byte_s, start + size * 8 / rate_bps)
+        return self.free_s
+
+
+class Inbox:
+    """`get` gives deliveries in the order they are due."""
+
+    def __init__(self, line: ControlLine, plane: DataPlane) -> None:
+        self._line, self._plane = line, plane
+        self._arrived: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        self._held: list[Delivery] = []
+        self._paths: Mapping[str, PathView] = {}
+        self._last_due: dict[str, float] = {}
+        self._downlink = LinkClock()
+        self._count = 0
+
+    def start(self) -> None:
+        """Begin receiving; called once, after all sockets are connected."""
+        threading.Thread(target=self._receive, name="receive", daemon=True).start()
+
+    def set_paths(self, paths: Mapping[str, PathView]) -> None:
+        """Use these delays and rates for messages received from now on."""
+        self._paths = dict(paths)
+
+    def post(self, note: object) -> None:
+        """Deliver a note from another thread of this worker, at once."""
+        self._put(time.monotonic(), time.monotonic(), note)
+
+    def get(self) -> Delivery:
+        """Wait for the next delivery that is due."""
+        while True:
+            now = time.monotonic()
+            if self._held and self._held[0].due_s <= now:
+                return heapq.heappop(self._held)
+            try:
+                timeout = self._held[0].due_s - now if self._held else None
+                heapq.heappush(self._held, self._arrived.get(timeout=timeout))
+            except queue.Empty:
+                continue
+            while not self._arrived.empty():
+                heapq.heappush(self._held, self._arrived.get_nowait())
+
+    def _put(self, due_s: float, received_s: float, content: object, is_data: bool = False) -> None:
+        self._count += 1
+        self._arrived.put(Delivery(due_s, self._count, received_s, content, is_data))
+
+    def _receive(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._plane.inbound, zmq.POLLIN)
+        poller.register(self._line.inbound, zmq.POLLIN)
+        try:
+            while True:
+                ready = dict(poller.poll())
+                now = time.monotonic()
+                if self._plane.inbound in ready:
+                    header, payload = self._plane.receive()
+                    self._put(self._due(header, len(payload), now), now, (header, payload), is_data=True)
+                if self._line.inbound in ready:
+                    command: Command = self._line.receive()
+                    self._put(now, now, command)
+        except zmq.ZMQError:
+            os._exit(1)  # the context is gone: so is the worker
+
+    def _due(self, header: DataHeader, size: int, received_s: float) -> float:
+        path = self._paths.get(header.sender)
+        if path is None:
+            return received_s
+        due = received_s + path.delay_s
+        if path.down_bps:
+            first, last = header.departs_s + path.delay_s, header.departed_s + path.delay_s
+            due = max(received_s, self._downlink.pass_through(first, last, wire_bytes(size), path.down_bps))
+        due = max(due, self._last_due.get(header.sender, 0.0))
+        self._last_due[header.sender] = due
+        return due

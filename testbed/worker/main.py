@@ -1,0 +1,446 @@
+"""A worker process from its first instruction to its last: stand up, then serve deliveries until told to stop.
+
+The order at the start matters: cgroup first, so that every page is charged to the device; then the Mininet
+host's network namespace; then torch's one thread and a warm-up block, so that the baseline is warm; then sockets.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import zmq
+
+from testbed.decoder.reference import chunk_bounds, use_one_thread
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import HuggingFaceWeights, RandomWeights, WeightSource
+from testbed.errors import RunFailed
+from testbed.placement.blocks import blocks_of, parse_block, resident_bytes
+from testbed.shape import ModelShape
+from testbed.transport.control import ControlLine
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, PingFrame, ProbeFrame
+from testbed.transport.messages import (
+    Abort,
+    Aborted,
+    Collect,
+    Collected,
+    Commit,
+    Committed,
+    Connect,
+    Decode,
+    Failed,
+    Hello,
+    Load,
+    Loaded,
+    OutOfBudget,
+    Ping,
+    Pinged,
+    Prefill,
+    Prepare,
+    Prepared,
+    Probe,
+    Probed,
+    Refused,
+    SetBudget,
+    SetDevice,
+    SetPaths,
+    Stop,
+    Token,
+    Transfer,
+)
+from testbed.worker.inbox import Delivery, Inbox
+from testbed.worker.outbox import Outbox
+from testbed.worker.pacing import Pacer, use_precise_timers
+from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.transfers import Receiver, Sender, WeightsReady
+
+_CLONE_NEWNET = 0x40000000  # setns(2)
+_PROBE_FRAME_BYTES = 16 * 1024
+_SWITCH_INTERVAL_S = 50e-6  # how soon the receiving thread gets the interpreter from a spinning main thread
+_MMAP_THRESHOLD = -3  # mallopt(3), M_MMAP_THRESHOLD
+_LARGE_ALLOCATION_BYTES = 128 * 1024
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """Everything a worker needs before its first command; travels over the forkserver's own pipe."""
+
+    device: str
+    shape: ModelShape
+    model_path: str | None  # a checkpoint directory, or None for seeded random weights
+    model_seed: int
+    positions: int  # longest sequence of the run
+    bind: str  # data address, e.g. tcp://10.0.0.1:5555
+    control: str  # folder of the control sockets
+    netns_pid: int | None  # a process in the Mininet host's network namespace
+    cgroup_procs: str | None  # file to write 0 to, to join the device's cgroup
+    paced: bool
+    dilation: float
+
+
+def weight_source(config_path: str | None, shape: ModelShape, seed: int) -> WeightSource:
+    """The checkpoint at a path, or seeded random weights."""
+    return RandomWeights(shape, seed) if config_path is None else HuggingFaceWeights(Path(config_path), shape)
+
+
+def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
+    """Process entry, in a child of the forkserver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _die_with_parent()
+    if config.cgroup_procs:
+        Path(config.cgroup_procs).write_text("0")
+        _write_quietly("/proc/self/oom_score_adj", "500")
+    if config.netns_pid is not None:
+        _enter_network(config.netns_pid)
+    use_one_thread()
+    use_precise_timers()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # A fixed threshold: large activations are mapped and unmapped, never kept in the heap.
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES)
+    _warm_up()
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    line = ControlLine(context, Path(config.control), config.device)
+    try:
+        Worker(config, context, line).serve()
+    except Exception as error:
+        line.send(Failed(f"device {config.device}: {error}", traceback.format_exc()))
+    finally:
+        line.close()
+        context.term()
+    os._exit(0)
+
+
+def _die_with_parent() -> None:
+    """End when the controller ends: the forkserver's pipe would keep this process alive otherwise.
+
+    PR_SET_PDEATHSIG would cover only the forkserver. The child also inherits the forkserver's alive pipe,
+    whose writing end keeps the forkserver up; closing it lets the forkserver go when the controller does.
+    """
+    from multiprocessing import forkserver, parent_process
+
+    inherited = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
+    if inherited is not None:
+        os.close(inherited)
+    parent = parent_process()
+    if parent is None:
+        raise RunFailed("a worker must be started by a controller")
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def _enter_network(pid: int) -> None:
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns to the network of process {pid}")
+    finally:
+        os.close(descriptor)
+    # Token messages are small and bursty: a window that closes after an idle second would be measured as delay.
+    _write_quietly("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "0")
+    _write_quietly("/proc/sys/net/ipv4/tcp_no_metrics_save", "1")
+
+
+def _write_quietly(path: str, value: str) -> None:
+    try:
+        Path(path).write_text(value)
+    except OSError:
+        return  # not permitted in this namespace; the doctor reports it
+
+
+def _warm_up() -> None:
+    """Touch what the first block would touch: kernels, allocator, and their private pages."""
+    shape = ModelShape("warm-up", 1, 64, 4, 4, 16, 256, 256, 64)
+    store = BlockStore(shape, RandomWeights(shape, 0), 64)
+    store.add_pinned()
+    for block in blocks_of(shape):
+        store.add(block)
+    for ids, position in (([1, 2, 3], 0), ([4], 3)):
+        x = store.embed(ids, position)
+        store.logits(store.ffn(0, store.proj(0, store.heads(0, range(4), x, position), x)))
+    torch.randn(1 << 16).sum()
+
+
+def runqueue_wait_s() -> float:
+    """Seconds this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
+    total = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            total += int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return total / 1e9
+
+
+class Worker:
+    """Dispatches deliveries to the program, the migration ends, and the answers."""
+
+    def __init__(self, config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]], line: ControlLine) -> None:
+        self.config = config
+        self._line = line
+        self._plane = DataPlane(context, config.bind)
+        self._inbox = Inbox(line, self._plane)
+        self._outbox = Outbox(config.device, self._plane)
+        self._pacer = Pacer(config.paced, config.dilation)
+        weights = weight_source(config.model_path, config.shape, config.model_seed)
+        self._store = BlockStore(config.shape, weights, config.positions)
+        self._program = Program(config.device, self._store, self._pacer, self._outbox)
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+        self._budget_bytes: int | None = None
+        self._length = 0  # tokens in the KV caches here
+        self._checked = -1  # last pass whose memory has been checked
+        self._passes: list[Pass] = []  # prefill chunks still to run, on the source
+        self._prompt_tokens = 0
+        self._tokens = 0
+        self._until = 0
+        self._last_token = 0
+        self._token_started_s = 0.0
+        self._step = 0
+        self._probe: tuple[float, int] | None = None
+        self._round_trips: list[float] = []
+
+    def serve(self) -> None:
+        """Handle deliveries until Stop."""
+        self._line.send(Hello(os.getpid(), self._plane.address))
+        self._inbox.start()
+        while True:
+            delivery = self._inbox.get()
+            if isinstance(delivery.content, Stop):
+                self._plane.close()
+                return
+            if delivery.is_data:
+                self._data(delivery)
+            else:
+                self._command(delivery)
+
+    # --- data ------------------------------------------------------------------------------------------
+
+    def _data(self, delivery: Delivery) -> None:
+        header: DataHeader
+        header, payload = delivery.content  # type: ignore[misc]
+        due_s = max(delivery.due_s, delivery.received_s)
+        if isinstance(header, Activation):
+            self._note_length(header.step, header.position + header.rows)
+            self._program.accept(header, payload, due_s)
+            self._advance()
+        elif isinstance(header, Chunk):
+            if self._receiver is None or header.epoch != self._receiver.epoch:
+                return  # of an epoch that was aborted
+            try:
+                self._receiver.accept(header, payload, due_s)
+            except RunFailed as error:
+                self._line.send(Refused(header.epoch, f"device {self.config.device}: {error}"))
+        elif isinstance(header, ChunkAck):
+            if self._sender is not None:
+                self._sender.acknowledge(header)
+        elif isinstance(header, ProbeFrame):
+            self._take_probe(header, len(payload), due_s)
+        else:
+            self._bounce(header, due_s)
+
+    def _note_length(self, step: int, length: int) -> None:
+        """Check the ledger against the budget once per pass, before its KV rows are written."""
+        if step <= self._checked:
+            return
+        self._checked, self._length = step, length
+        self._check_budget(length)
+
+    def _check_budget(self, length: int) -> None:
+        if self._budget_bytes is None:
+            return
+        need = self._store.held_bytes(length)
+        if need > self._budget_bytes:
+            self._line.send(OutOfBudget(length, need, self._budget_bytes))
+
+    def _advance(self) -> None:
+        result = self._program.advance()
+        if result is not None:
+            self._finish_pass(result)
+
+    # --- generating, on the source -----------------------------------------------------------------------
+
+    def _begin_prefill(self, command: Prefill) -> None:
+        self._until = command.until
+        self._prompt_tokens = len(command.prompt)
+        self._passes = [
+            Pass(step, start, tuple(command.prompt[start:end]))
+            for step, (start, end) in enumerate(chunk_bounds(len(command.prompt), command.chunk))
+        ]
+        self._step = len(self._passes)
+        self._token_started_s = time.monotonic()
+        self._begin(self._passes.pop(0), self._token_started_s)
+
+    def _begin(self, new: Pass, now_s: float) -> None:
+        self._note_length(new.step, new.position + len(new.ids))
+        self._program.begin(new, now_s)
+        self._advance()
+
+    def _finish_pass(self, result: PassResult) -> None:
+        """The LM head has run: the next prefill chunk, or a token and the next decode step."""
+        if self._passes:
+            self._inbox.post(self._passes.pop(0))
+            return
+        self._line.send(
+            Token(self._tokens, result.token_id, result.logits_digest, self._epoch(), self._token_started_s,
+                  result.end_s, result.compute_s, result.transfer_s)
+        )  # fmt: skip
+        self._last_token = result.token_id
+        self._tokens += 1
+        self._token_started_s = result.end_s
+        if self._tokens < self._until:
+            self._inbox.post(self._next_pass())
+
+    def _next_pass(self) -> Pass:
+        step, self._step = self._step, self._step + 1
+        return Pass(step, self._prompt_tokens + self._tokens - 1, (self._last_token,))
+
+    def _epoch(self) -> int:
+        return self._program.plan.epoch if self._program.plan else -1
+
+    # --- commands --------------------------------------------------------------------------------------
+
+    def _command(self, delivery: Delivery) -> None:
+        command = delivery.content
+        match command:
+            case Pass():
+                self._begin(command, time.monotonic())
+            case WeightsReady():
+                self._weights_ready(command)
+            case Decode():
+                self._until = command.until
+                self._token_started_s = time.monotonic()
+                self._begin(self._next_pass(), self._token_started_s)
+            case Prefill():
+                self._begin_prefill(command)
+            case SetDevice():
+                self._pacer.streaming_Bps, self._pacer.compute_flops = command.streaming_Bps, command.compute_flops
+            case SetBudget():
+                self._budget_bytes = command.budget_bytes
+                self._check_budget(self._length)
+            case SetPaths():
+                self._inbox.set_paths(command.paths)
+                self._outbox.up_bps = command.up_bps
+            case Load():
+                self._load(command)
+            case Prepare():
+                self._prepare(command)
+            case Transfer():
+                self._sender = Sender(command, self._store, self._outbox, self._line.send)
+                self._sender.begin()
+            case Commit():
+                self._commit(command)
+            case Abort():
+                self._abort(command)
+            case Probe():
+                self._send_probe(command)
+            case Ping():
+                self._send_ping(command.peer, command.count)
+            case Collect():
+                self._collect(command)
+            case Connect():
+                self._plane.connect(command.peers)
+            case _:
+                raise RunFailed(f"device {self.config.device}: no such command: {command!r}")
+
+    def _load(self, command: Load) -> None:
+        if command.pinned:
+            self._store.add_pinned()
+        for name in command.blocks:
+            self._store.add(parse_block(name))
+        self._line.send(Loaded(self._store.held_bytes(0)))
+
+    def _prepare(self, command: Prepare) -> None:
+        incoming = [parse_block(item.block) for item in command.incoming]
+        need = self._store.held_bytes(command.length)
+        need += sum(resident_bytes(self.config.shape, block, command.length) for block in incoming)
+        if self._budget_bytes is not None and need > self._budget_bytes:
+            reason = (
+                f"device {self.config.device} would need {need} bytes for its blocks and the {len(incoming)} incoming "
+                f"ones together, its budget is {self._budget_bytes}"
+            )
+            self._line.send(Refused(command.epoch, reason))
+            return
+        self._receiver = Receiver(
+            command, self._store, self._outbox, self._line.send, self._inbox.post, self.config.dilation
+        )
+        self._receiver.begin()
+        self._line.send(Prepared(command.epoch))
+        self._receiver.finish_what_is_complete()
+
+    def _weights_ready(self, note: WeightsReady) -> None:
+        if self._receiver is None or note.epoch != self._receiver.epoch:
+            return
+        try:
+            self._receiver.weights_ready(note)
+        except RunFailed as error:
+            self._line.send(Refused(note.epoch, f"device {self.config.device}: {error}"))
+
+    def _commit(self, command: Commit) -> None:
+        self._sender = self._receiver = None
+        for name in command.drop:
+            self._store.drop(parse_block(name))
+        self._program.switch(command.plan)
+        self._line.send(Committed(command.plan.epoch, self._store.held_bytes(self._length)))
+
+    def _abort(self, command: Abort) -> None:
+        self._sender = None
+        if self._receiver is not None:
+            self._receiver.forget()
+            self._receiver = None
+        self._line.send(Aborted(command.epoch))
+
+    def _collect(self, command: Collect) -> None:
+        spans, self._program.spans = self._program.spans, []
+        held = self._store.held_bytes(self._length)
+        self._line.send(Collected(command.request, spans, held, runqueue_wait_s()))
+
+    # --- probing ---------------------------------------------------------------------------------------
+
+    def _send_probe(self, command: Probe) -> None:
+        frames = -(-command.size // _PROBE_FRAME_BYTES)
+        payload = bytes(_PROBE_FRAME_BYTES)
+        self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, frames))
+        for left in reversed(range(frames)):
+            self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload)
+
+    def _take_probe(self, header: ProbeFrame, size: int, due_s: float) -> None:
+        if size == 0:
+            self._probe = (due_s, 0)
+            return
+        if self._probe is None:
+            return
+        self._probe = (self._probe[0], self._probe[1] + size)
+        if header.left == 0:
+            self._line.send(Probed(header.sender, self._probe[1], max(1e-9, due_s - self._probe[0])))
+            self._probe = None
+
+    def _send_ping(self, peer: str, count: int) -> None:
+        payload = bytes(self.config.shape.width * self.config.shape.activation_bytes)
+        self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False), payload)
+        self._ping_started_s = time.monotonic()
+
+    def _bounce(self, header: PingFrame, due_s: float) -> None:
+        if not header.back:
+            payload = bytes(self.config.shape.width * self.config.shape.activation_bytes)
+            self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True), payload)
+            return
+        self._round_trips.append(time.monotonic() - self._ping_started_s)
+        if header.count > 1:
+            self._send_ping(header.sender, header.count - 1)
+            return
+        trips, self._round_trips = self._round_trips, []
+        self._line.send(Pinged(header.sender, trips))
+

@@ -1,0 +1,47 @@
+"""Plain `mn` builds the star from a topology file. Needs root, Mininet and bridge-utils.
+
+`mn` runs in its own PID, mount and network namespace, with /proc/sys and /tmp read-only, because it rewrites host
+sysctls when it starts and cleans up by name pattern when it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+ADAPTER = REPOSITORY / "topologies" / "mininet_adapter.py"
+PRIVATE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount", "sh", "-euc"]
+READ_ONLY = "for d in /proc/sys /tmp; do mount --bind $d $d; mount -o remount,bind,ro $d; done; exec /usr/bin/mn"
+
+
+def run_mn(topology: str, script: Path, cwd: Path) -> str:
+    """What `mn` and the CLI commands in `script` print; fails the test if `mn` fails."""
+    assert os.geteuid() == 0, "mn needs root: run the emulation tests as root"
+    options = f"--custom {ADAPTER} --topo headroom,{topology} --switch lxbr --controller none --test none"
+    command = [*PRIVATE, f"{READ_ONLY} {options} --post {script}"]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("topology", ["topologies/star4.yaml", "star4"])
+def test_mn_builds_a_shaped_star_whose_devices_reach_each_other(tmp_path: Path, topology: str) -> None:
+    script = tmp_path / "commands"
+    script.write_text("b tc qdisc show dev b-eth0\nsh tc qdisc show dev s1-eth3\na ping -c 2 -W 3 d\nnet\n")
+    printed = run_mn(topology, script, REPOSITORY)
+    rates = re.findall(r"qdisc tbf \S+ root .*?rate (\S+)", printed)
+    assert sorted(rates) == ["100Mbit", "50Mbit"], printed  # c's downlink, b's uplink
+    assert " 0% packet loss" in printed
+    for device in "abcd":
+        assert f"{device} {device}-eth0:s1-eth" in printed
+
+
+def test_mn_finds_the_packages_from_any_folder(tmp_path: Path) -> None:
+    script = tmp_path / "commands"
+    script.write_text("nodes\n")
+    assert "a b c d s1" in run_mn("star4", script, Path("/"))

@@ -1,0 +1,96 @@
+"""Fleets, shapes and placements for the placement tests: random ones for properties, and the quickstart's."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.shape import PRESETS, ModelShape
+
+MIB = 2**20
+NAMES = "abcde"
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> ModelShape:
+    """Small models: 1-3 layers, 1-4 KV groups, with and without grouped queries, gates and biases."""
+    groups, per_group = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    head_dim = draw(st.sampled_from([4, 16]))
+    return ModelShape(
+        "small",
+        layers=draw(st.integers(1, 3)),
+        width=draw(st.sampled_from([8, 64])),
+        heads=groups * per_group,
+        kv_heads=groups,
+        head_dim=head_dim,
+        ffn_width=draw(st.sampled_from([16, 256])),
+        vocab=64,
+        positions=128,
+        gated_ffn=draw(st.booleans()),
+        biases=draw(st.booleans()),
+    )
+
+
+rates = st.floats(1e5, 1e9)
+delays = st.floats(0, 0.02)
+links = st.builds(LinkView, up_bps=rates, down_bps=rates, up_delay_s=delays, down_delay_s=delays)
+
+
+@st.composite
+def observations(draw: st.DrawFn, tightness: st.SearchStrategy[float] | None = None) -> Observation:
+    """A random fleet; with `tightness`, each budget is that multiple of the model's bytes over the fleet's size."""
+    shape = draw(shapes())
+    names = NAMES[: draw(st.integers(1, 5))]
+    whole = pinned_bytes(shape) + sum(resident_bytes(shape, block, 60) for block in blocks_of(shape))
+    budgets = [int(draw(tightness) * whole / len(names)) if tightness is not None else 2 * whole for _ in names]
+    devices = tuple(
+        DeviceView(name, budget, draw(st.floats(1e7, 1e10)), draw(st.floats(1e7, 1e11)), draw(st.floats(1e6, 1e9)))
+        for name, budget in zip(names, budgets, strict=True)
+    )
+    return Observation(
+        shape,
+        Partition(),
+        source=draw(st.sampled_from(names)),
+        devices=devices,
+        links={name: draw(links) for name in names},
+        prompt_tokens=draw(st.integers(1, 20)),
+        tokens_done=0,
+        tokens_max=40,
+        interval=8,
+        weights=draw(st.sampled_from(["staged", "shipped"])),
+        hop_overhead_s=draw(st.sampled_from([0.0, 1e-4])),
+    )
+
+
+@st.composite
+def placed(draw: st.DrawFn) -> tuple[Observation, Placement]:
+    """A random fleet with room for everything, and a random complete placement on it."""
+    observation = draw(observations())
+    names = [view.name for view in observation.devices]
+    return observation, draw(random_placements(observation, names))
+
+
+@st.composite
+def random_placements(draw: st.DrawFn, observation: Observation, names: list[str]) -> Placement:
+    blocks = blocks_of(observation.shape)
+    where = draw(st.lists(st.sampled_from(names), min_size=len(blocks), max_size=len(blocks)))
+    return Placement(dict(zip(blocks, where, strict=True)), draw(st.integers(0, 9)))
+
+
+def quickstart(tokens_done: int = 0, b_mib: int = 176, b_rate_bps: float = 1e8) -> Observation:
+    """The quickstart's fleet: four unequal devices, none of which holds the whole model."""
+    boards = (("a", 248, 1.9e9), ("b", b_mib, 2.2e9), ("c", 144, 1.5e9), ("d", 112, 1.2e9))
+    access = {"a": (2e8, 2e-4), "b": (b_rate_bps, 3e-4), "c": (1e8, 5e-4), "d": (5e7, 1e-3)}
+    return Observation(
+        PRESETS["gpt2"],
+        Partition(),
+        source="a",
+        devices=tuple(DeviceView(name, mib * MIB, rate, 12e9, 9e7) for name, mib, rate in boards),
+        links={name: LinkView(rate, rate, delay, delay) for name, (rate, delay) in access.items()},
+        prompt_tokens=24,
+        tokens_done=tokens_done,
+        tokens_max=96,
+        interval=8,
+        hop_overhead_s=1e-4,
+    )

@@ -1,0 +1,223 @@
+"""The half-layer schedule against a full event simulation that was written without it."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from placement_cases import placed, quickstart
+
+from testbed.placement.blocks import (
+    Block,
+    Placement,
+    block_flops,
+    block_read_bytes,
+    blocks_of,
+    embed_read_bytes,
+    lm_head_flops,
+    lm_head_read_bytes,
+    operation_seconds,
+    wire_bytes,
+)
+from testbed.placement.costs import half_layers, prefill_latency, token_latency
+from testbed.placement.latency import Work, half_layer_latency
+from testbed.placement.observation import LinkView, Observation
+from testbed.placement.plan import Plan, make_plan
+
+
+class EventSimulation:
+    """One step through all layers, event by event: uplinks, downlinks and processors are FIFO servers."""
+
+    def __init__(self, observation: Observation, plan: Plan, length: int, rows: int) -> None:
+        self.observation, self.plan, self.length, self.rows = observation, plan, length, rows
+        self.heap: list[tuple[float, int, Callable[[], None]]] = []
+        self.turn = itertools.count()
+        self.now = 0.0
+        self.uplink_free = dict.fromkeys(observation.links, 0.0)
+        self.downlink_free = dict.fromkeys(observation.links, 0.0)
+        self.processor_free = dict.fromkeys(observation.links, 0.0)
+        self.waiting: dict[int, int] = {}  # layer -> things proj still waits for
+        self.finished: float | None = None
+
+    def at(self, when: float, what: Callable[[], None]) -> None:
+        heapq.heappush(self.heap, (when, next(self.turn), what))
+
+    def run(self) -> float:
+        self.layer_begins(0)
+        while self.heap:
+            self.now, _, what = heapq.heappop(self.heap)
+            what()
+        assert self.finished is not None
+        return self.finished
+
+    def send(self, source: str, target: str, payload: float, then: Callable[[], None]) -> None:
+        """Hand a message to the uplink now; `then` runs when it can be used at the target."""
+        here, there = self.observation.links[source], self.observation.links[target]
+        bits = wire_bytes(payload) * 8
+        start = max(self.now, self.uplink_free[source])
+        self.uplink_free[source] = start + bits / here.up_bps
+
+        def first_byte() -> None:
+            begin = max(self.now, self.downlink_free[target])
+            self.downlink_free[target] = begin + bits / min(here.up_bps, there.down_bps)
+            self.at(self.downlink_free[target] + self.observation.hop_overhead_s, then)
+
+        self.at(start + here.up_delay_s + there.down_delay_s, first_byte)
+
+    def compute(self, device: str, block: Block, then: Callable[[], None]) -> None:
+        view, shape = self.observation.device(device), self.observation.shape
+        flops = block_flops(shape, block, self.length, self.rows)
+        seconds = max(flops / view.compute_flops, block_read_bytes(shape, block, self.length) / view.streaming_Bps)
+        self.processor_free[device] = max(self.now, self.processor_free[device]) + seconds
+        self.at(self.processor_free[device], then)
+
+    def layer_begins(self, number: int) -> None:
+        shape, x = self.observation.shape, self.rows * self.observation.shape.width * 4
+        holder = self.plan.source if number == 0 else self.plan.layers[number - 1].ffn
+        if number == len(self.plan.layers):
+            if holder == self.plan.source:
+                self.ends()
+            else:
+                self.send(holder, self.plan.source, shape.width * 4, self.ends)
+            return
+        layer = self.plan.layers[number]
+        self.waiting[number] = 1 + sum(len(groups) for groups in layer.heads.values())  # the residual and each head
+        for device in layer.x_order:
+            self.send(holder, device, x, partial(self.x_arrives, number, device))
+        self.x_arrives(number, holder)
+
+    def x_arrives(self, number: int, device: str) -> None:
+        layer, shape = self.plan.layers[number], self.observation.shape
+        groups = layer.heads.get(device, ())
+        left = [len(groups)]
+
+        def head_done() -> None:
+            left[0] -= 1
+            if left[0]:
+                return
+            if device == layer.proj:
+                self.proj_gets(number, len(groups))
+            else:
+                payload = self.rows * len(groups) * shape.queries_per_group * shape.head_dim * 4
+                self.send(device, layer.proj, payload, lambda: self.proj_gets(number, len(groups)))
+
+        for group in groups:
+            self.compute(device, Block("head", number, group), head_done)
+        if device == layer.proj:
+            self.proj_gets(number, 1)
+
+    def proj_gets(self, number: int, things: int) -> None:
+        self.waiting[number] -= things
+        if self.waiting[number]:
+            return
+        layer, y = self.plan.layers[number], self.rows * self.observation.shape.width * 4
+
+        def run_ffn() -> None:
+            self.compute(layer.ffn, Block("ffn", number), lambda: self.layer_begins(number + 1))
+
+        def proj_done() -> None:
+            if layer.ffn == layer.proj:
+                run_ffn()
+            else:
+                self.send(layer.proj, layer.ffn, y, run_ffn)
+
+        self.compute(layer.proj, Block("proj", number), proj_done)
+
+    def ends(self) -> None:
+        self.finished = self.now
+
+
+def source_work(observation: Observation, rows: int, lm_head: bool) -> float:
+    view, shape = observation.device(observation.source), observation.shape
+    embed = operation_seconds(0, embed_read_bytes(shape, rows), view.compute_flops, view.streaming_Bps)
+    head = operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), view.compute_flops, view.streaming_Bps)
+    return embed + (head if lm_head else 0)
+
+
+@settings(max_examples=300, deadline=None)
+@given(placed(), st.integers(0, 100))
+def test_half_layers_add_up_to_a_full_event_simulation_of_the_token(
+    case: tuple[Observation, Placement], more: int
+) -> None:
+    observation, placement = case
+    length = observation.length + more
+    plan = make_plan(observation, placement)
+    simulated = EventSimulation(observation, plan, length, 1).run() + source_work(observation, 1, True)
+    assert token_latency(observation, plan, length) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
+    assert token_latency(observation, placement, length) == token_latency(observation, plan, length)
+    halves = sum(map(sum, half_layers(observation, plan, length)))
+    assert token_latency(observation, plan, length, lm_head=False) == pytest.approx(halves, rel=1e-12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(placed(), st.lists(st.integers(1, 9), min_size=1, max_size=3))
+def test_prefill_chunks_add_up_to_event_simulations_of_each_chunk(
+    case: tuple[Observation, Placement], chunks: list[int]
+) -> None:
+    observation, placement = case
+    plan = make_plan(observation, placement)
+    simulated, length = 0.0, 0
+    for number, rows in enumerate(chunks):
+        length += rows
+        simulated += EventSimulation(observation, plan, length, rows).run()
+        simulated += source_work(observation, rows, number == len(chunks) - 1)
+    assert prefill_latency(observation, plan, chunks) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
+
+
+def test_a_lone_message_takes_its_bits_over_the_slower_link_plus_both_delays() -> None:
+    links = {"a": LinkView(1e6, 1e6, 0.010, 0.5), "b": LinkView(1e6, 2e5, 0.5, 0.020)}
+    seconds = half_layer_latency(links, 0.003, "a", ("b",), 1000, (), "b", 0.1)
+    assert seconds == pytest.approx(wire_bytes(1000) * 8 / 2e5 + 0.030 + 0.003 + 0.1)
+
+
+def test_a_result_queues_behind_the_x_messages_on_the_holders_uplink() -> None:
+    links = {name: LinkView(1e6, 1e9, 0, 0) for name in "abc"}
+    # a holds x and its heads finish at once; proj is on c: x goes to b, the residual to c, then a's result to c.
+    seconds = half_layer_latency(links, 0, "a", ("b", "c"), 1000, [Work("a", 0.0, 500.0)], "c", 0)
+    assert seconds == pytest.approx((2 * wire_bytes(1000) + wire_bytes(500)) * 8 / 1e6)
+
+
+def test_the_residual_and_the_results_share_the_downlink_of_projs_device() -> None:
+    links = {"a": LinkView(1e9, 1e9, 0, 0), "b": LinkView(1e9, 1e9, 0, 0), "c": LinkView(1e9, 1e6, 0, 0)}
+    work = [Work("a", 0.0, 500.0), Work("b", 0.0, 500.0)]
+    seconds = half_layer_latency(links, 0, "a", ("b", "c"), 1000, work, "c", 0)
+    occupied = (wire_bytes(1000) + 2 * wire_bytes(500)) * 8 / 1e6
+    assert occupied < seconds < occupied * 1.01
+
+
+def test_everything_on_one_device_costs_its_block_times_and_no_network() -> None:
+    observation = quickstart()
+    placement = Placement(dict.fromkeys(blocks_of(observation.shape), "a"))
+    view, shape = observation.device("a"), observation.shape
+    seconds = sum(
+        operation_seconds(
+            block_flops(shape, block, 50), block_read_bytes(shape, block, 50), view.compute_flops, view.streaming_Bps
+        )
+        for block in blocks_of(shape)
+    )
+    assert token_latency(observation, placement, 50, lm_head=False) == pytest.approx(seconds)
+
+
+def test_a_dead_link_makes_a_token_slow_and_finite() -> None:
+    observation = quickstart(b_rate_bps=0.0)
+    blocks = blocks_of(observation.shape)
+    placement = Placement({block: "ab"[block.layer % 2] for block in blocks})
+    assert 1e3 < token_latency(observation, placement, 50) < 1e9
+
+
+def test_a_token_of_twelve_layers_on_four_devices_is_predicted_within_a_millisecond() -> None:
+    observation = quickstart()
+    placement = Placement({b: "abcd"[i % 4] for i, b in enumerate(blocks_of(observation.shape))})
+    token_latency(observation, placement, 50)
+    times = []
+    for _ in range(20):
+        start = time.process_time()
+        token_latency(observation, placement, 50)
+        times.append(time.process_time() - start)
+    assert min(times) < 1e-3

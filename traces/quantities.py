@@ -1,0 +1,121 @@
+"""What a trace may change, in which unit, and how a value is written down.
+
+One table for the whole package. It must not know file formats or series.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from testbed import units
+from testbed.errors import ConfigError
+
+_TARGET = re.compile(r"(link|device)/[^\s,/\"'#]+")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One thing that a trace may change about a link or a device."""
+
+    parse: Callable[[object], float]  # typed text -> SI value
+    show: Callable[[float], str]  # SI value -> text for people, rounded
+    factors: Mapping[str, float]  # unit -> SI value of 1 unit
+    unit_order: tuple[str, ...]  # units the writer tries, largest first; the last one always works
+    zero_allowed: bool = True  # 0 bit/s is an outage and 0 bytes a full device; a device that computes nothing is not
+    most: float = math.inf
+
+
+def _show_fraction(value: float) -> str:
+    return f"{value * 100:.4g} %"
+
+
+_RATE = Quantity(units.parse_rate, units.format_rate, units.RATE, ("Gbit/s", "Mbit/s", "kbit/s", "bit/s"))
+_DELAY = Quantity(units.parse_duration, units.format_duration, units.DURATION, ("s", "ms", "us", "s"))
+_LOSS = Quantity(units.parse_fraction, _show_fraction, units.FRACTION, ("",), most=1.0)
+_MEMORY = Quantity(units.parse_bytes, units.format_bytes, units.BYTES, ("GiB", "MiB", "KiB", "B"))
+_COMPUTE = Quantity(
+    units.parse_compute,
+    units.format_compute,
+    units.COMPUTE,
+    ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"),
+    zero_allowed=False,
+)
+_STREAMING = Quantity(
+    units.parse_bandwidth, units.format_bandwidth, units.BANDWIDTH, ("GB/s", "MB/s", "kB/s", "B/s"), zero_allowed=False
+)
+
+QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
+    "link": {"up": _RATE, "down": _RATE, "up_delay": _DELAY, "down_delay": _DELAY, "loss": _LOSS},
+    "device": {"memory": _MEMORY, "compute": _COMPUTE, "streaming": _STREAMING},
+}
+# In files, one word for both directions of a link.
+PAIRS: Mapping[str, tuple[str, str]] = {"rate": ("up", "down"), "delay": ("up_delay", "down_delay")}
+DIRECTIONS: Mapping[str, tuple[str, ...]] = {"up": ("up",), "down": ("down",), "both": ("up", "down")}
+
+
+def kind_of(target: str) -> str:
+    """`link` or `device`; ConfigError when the target is neither `link/NAME` nor `device/NAME`."""
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        raise ConfigError(f"{target!r} is not a target: write link/DEVICE or device/DEVICE")
+    return match.group(1)
+
+
+def quantity_of(target: str, name: str) -> Quantity:
+    """The table's entry for a target's quantity; ConfigError naming those that exist."""
+    known = QUANTITIES[kind_of(target)]
+    if name not in known:
+        raise ConfigError(f"{target} has no quantity {name!r}: it has {', '.join(known)}")
+    return known[name]
+
+
+def file_quantities(target: str, name: str) -> tuple[str, ...]:
+    """The quantities that a file's word stands for: `rate` and `delay` of a link mean both directions."""
+    kind = kind_of(target)
+    if kind == "link" and name in PAIRS:
+        return PAIRS[name]
+    known = QUANTITIES[kind]
+    if name not in known:
+        words = [*PAIRS, *known] if kind == "link" else [*known]
+        raise ConfigError(f"{target} has no quantity {name!r}: it has {', '.join(words)}")
+    return (name,)
+
+
+def recorded_quantities(target: str, direction: str) -> tuple[str, ...]:
+    """The quantities a recorded bandwidth trace gives: it needs a link, and `up`, `down` or `both`."""
+    if kind_of(target) != "link":
+        raise ConfigError(f"a recorded bandwidth trace cannot drive {target!r}: its target must be link/DEVICE")
+    if direction not in DIRECTIONS:
+        raise ConfigError(f"{direction!r} is not a direction of a link: write up, down or both")
+    return DIRECTIONS[direction]
+
+
+def checked(target: str, name: str, value: float) -> float:
+    """The SI value as the model keeps it (memory in whole bytes); ConfigError when it is out of range."""
+    quantity = quantity_of(target, name)
+    if not math.isfinite(value) or value < 0 or value > quantity.most:
+        limit = "" if math.isinf(quantity.most) else f" and at most {quantity.most:g}"
+        raise ConfigError(f"{name} of {target} cannot be {value:g}: it must be finite, not negative{limit}")
+    if value == 0 and not quantity.zero_allowed:
+        raise ConfigError(f"{name} of {target} cannot be 0: a device that stops for good cannot be emulated")
+    return float(round(value)) if name == "memory" else float(value)
+
+
+def number_text(value: float) -> str:
+    """The shortest text that reads back as exactly this number: `40`, `0.25`, `1e-07`."""
+    text = repr(float(value))
+    return text.removesuffix(".0")
+
+
+def exact_text(target: str, name: str, value: float) -> str:
+    """Typed text that parses back to exactly `value`, in the largest unit that keeps it short."""
+    quantity = quantity_of(target, name)
+    for unit in quantity.unit_order:
+        number = value / quantity.factors[unit]
+        text = f"{number_text(number)} {unit}".strip()
+        if number >= 1 and len(number_text(number)) <= 8 and quantity.parse(text) == value:
+            return text
+    return f"{number_text(value)} {quantity.unit_order[-1]}".strip()

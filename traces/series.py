@@ -1,0 +1,95 @@
+"""One step-wise series in time: which value is in force when, and when it changes.
+
+A series is a list of (phase, value) steps, repeated every `period` if there is one. It must not know
+targets, units or files. `None` as a value means that nothing is in force.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+EndRule = Literal["hold", "loop", "stop"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Steps by strictly increasing phase; a phase is below the period where there is one."""
+
+    steps: tuple[tuple[float, float | None], ...]
+    period: float | None = None  # None: the steps happen once
+
+    def value_at(self, time: float) -> float | None:
+        """The value in force at `time`: that of the last step at or before it."""
+        if time < 0 or not self.steps:
+            return None
+        if self.period is None:
+            index = bisect_right(self.steps, time, key=lambda step: step[0])
+            return self.steps[index - 1][1] if index else None
+        lap = int(time // self.period)
+        # The quotient may be off by one where time is a rounded multiple of the period.
+        for candidate in (lap + 1, lap, lap - 1):
+            if candidate < 0:
+                continue
+            index = bisect_right(range(len(self.steps)), time, key=lambda i: self._time(candidate, i))
+            if index:
+                return self.steps[index - 1][1]
+        return None
+
+    def changes(self, after: float, until: float) -> Iterator[tuple[float, float | None]]:
+        """Every (time, value) in after < time <= until where the value in force becomes another one.
+
+        `until` must be finite for a looping series.
+        """
+        value = self.value_at(after)
+        for time in self._step_times(after):
+            if time > until:
+                return
+            before, value = value, self.value_at(time)
+            if value != before:
+                yield time, value
+
+    def next_change_after(self, time: float) -> float | None:
+        """When the value in force next becomes another one, or None if never again."""
+        # Two laps from here hold every step of a whole lap; more of them bring nothing new.
+        horizon = float("inf") if self.period is None else max(time, 0.0) + 2 * self.period
+        return next((moment for moment, _ in self.changes(time, horizon)), None)
+
+    def _time(self, lap: int, index: int) -> float:
+        """When step `index` of a lap happens; the one formula, so that a reported time finds its own step."""
+        phase = self.steps[index][0]
+        if self.period is None or lap == 0:
+            return phase
+        return min(lap * self.period + phase, (lap + 1) * self.period)
+
+    def _step_times(self, after: float) -> Iterator[float]:
+        """Distinct step times later than `after`, in order; endless for a looping series."""
+        if not self.steps:
+            return
+        lap = 0 if self.period is None else max(int(max(after, 0.0) // self.period) - 1, 0)
+        last = after
+        while True:
+            for index in range(len(self.steps)):
+                time = self._time(lap, index)
+                if time > last:
+                    last = time
+                    yield time
+            if self.period is None:
+                return
+            lap += 1
+
+
+def make_series(rows: Sequence[tuple[float, float]], end: EndRule, period: float | None) -> Series:
+    """A series from rows with strictly increasing times under an end rule (rules: `traces.model`)."""
+    if end == "hold" or period is None:
+        return Series(tuple(rows))
+    steps: list[tuple[float, float | None]] = [(time, value) for time, value in rows if time < period]
+    if end == "stop":
+        return Series((*steps, (period, None)))
+    if steps and steps[0][0] > 0:
+        steps.insert(0, (0.0, None))
+    if len({value for _, value in steps}) <= 1:
+        return Series(tuple(steps[:1]))  # every lap is the same constant: no need to walk through them
+    return Series(tuple(steps), period)
