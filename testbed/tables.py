@@ -84,6 +84,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _bytes("bytes", "read from memory by a block, or on the wire for a transfer", required=False),
         Column("flops", "float", "FLOP", "operations of a block", required=False),
         _flag("overrun", "the host could not finish in the emulated time", required=False),
+        _seconds("due_s", "how long the device model says a block takes", required=False),
         _WALL,
     ),
     "decisions": (

@@ -24,6 +24,7 @@ from analysis.plots.style import (
     marker_of,
     palette,
     paper,
+    plain_log_ticks,
     policies,
     run_names,
     say_empty,
@@ -72,6 +73,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             return drawing
         if max(decoded) > LOG_SPREAD * min(decoded) > 0:
             main.set_yscale("log")
+            plain_log_ticks(main.yaxis)
         else:
             main.set_ylim(0, 1.05 * max(decoded))
         main.set_ylabel("Token latency (ms)")
@@ -152,6 +154,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
             )
         if high > LOG_SPREAD * low:
             axes.set_xscale("log")
+            plain_log_ticks(axes.xaxis)
         axes.set_xlabel("Token latency (ms)")
         axes.set_ylabel("Share of decode tokens")
         axes.set_ylim(0, 1.02)

@@ -44,12 +44,13 @@ def memory(run: Run) -> Figure:
         panels[0].set_ylim(0, 1.08 * run.devices[["budget_bytes", "ledger_bytes"]].max().max() / MIB)
         drawing.supxlabel("Emulated time since token 0 (s)", fontsize=8)
         drawing.supylabel("Memory (MiB)", fontsize=8)
+        ballast = Patch(facecolor="white", edgecolor=GREY, hatch="////", label="ballast (co-located app)")
         drawing.legend(
             handles=[
                 Patch(facecolor="#777777", alpha=0.55, label="ledger (weights, KV)"),
                 Line2D([], [], color=DARK, linewidth=1.1, label="budget"),
                 Line2D([], [], color=DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
-                Patch(facecolor="white", edgecolor=GREY, hatch="////", label="ballast (co-located app)"),
+                *([ballast] if (run.devices["ballast_bytes"].fillna(0) > 0).any() else []),
                 *([trace_handle()] if changes else []),
                 *([Line2D([], [], color=ALARM, label=killed.text)] if killed else []),
             ],

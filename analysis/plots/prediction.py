@@ -19,6 +19,7 @@ from analysis.plots.style import (
     marker_of,
     palette,
     paper,
+    plain_log_ticks,
     policies,
     say_empty,
 )
@@ -61,6 +62,8 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         if high > LOG_SPREAD * low > 0:
             axes.set_xscale("log")
             axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                plain_log_ticks(axis)
         ends = np.array([low, high])
         axes.plot(ends, ends, color=DARK, linewidth=0.8, zorder=1, gid="diagonal")
         axes.fill_between(

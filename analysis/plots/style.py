@@ -15,8 +15,9 @@ from typing import Any
 import seaborn as sns
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import Locator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from analysis.load import AnalysisError, Run
 
@@ -136,6 +137,13 @@ def si(value: float, unit: str) -> str:
 def whole_numbers() -> Locator:
     """Ticks at whole numbers only."""
     return MaxNLocator(integer=True, nbins=9, steps=[1, 2, 4, 5, 10])
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as 10, 20, 50, 100 instead of powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def say_empty(axes: Axes, what: str) -> None:

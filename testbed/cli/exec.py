@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -30,11 +31,11 @@ def command(ctx: click.Context, run: Path, device: str, arguments: tuple[str, ..
     if device not in pids:
         raise ConfigError(f"{run} has no device {device!r}: it has {', '.join(pids)}")
     state = find_live(run.resolve())
-    if state is None:
+    if state is None or state.init is None:
         raise ConfigError(f"{run} is not up any more: its controller is gone; `testbed clean` removes what is left")
     # First into the capsule (its pids and mounts), then into the device's network by its pid there.
-    enter = ["nsenter", "-t", str(state.init.pid), "--user", "--preserve-credentials"] if state.user_namespace else [
-        "nsenter", "-t", str(state.init.pid)
-    ]  # fmt: skip
+    enter = ["nsenter", "-t", str(state.init.pid)]
+    if os.readlink(f"/proc/{state.init.pid}/ns/user") != os.readlink("/proc/self/ns/user"):
+        enter += ["--user", "--preserve-credentials"]
     inner = ["nsenter", "-t", str(pids[device]), "--net", "--", *arguments]
     ctx.exit(subprocess.run([*enter, "--pid", "--mount", "--", *inner], check=False).returncode)

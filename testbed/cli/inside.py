@@ -27,12 +27,14 @@ from testbed.summary import summarise
 LIVE = "live.json"  # device -> pid in the capsule, while a run is up
 
 
-def make_fleet(backend: str, experiment: Experiment, run_id: str, sockets: Path, positions: int) -> ProcessFleet:
+def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], positions: int) -> ProcessFleet:
     """The fleet of a backend; Mininet is imported only for its own."""
+    sockets = Path(options["sockets"])
     if backend == "mininet":
         from testbed.emulation.mininet_fleet import MininetFleet
+        from testbed.emulation.state import RunState
 
-        return MininetFleet(experiment, sockets, positions, run_id)
+        return MininetFleet(experiment, sockets, positions, state=RunState.attach(Path(options["state"])))
     from testbed.emulation.local_fleet import LocalFleet
 
     return LocalFleet(experiment, sockets, positions)
@@ -75,9 +77,7 @@ def run(folder: Path) -> int:
     experiment = Experiment.from_dict(manifest["experiment"])
     prompt = prompt_ids(experiment)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
-    fleet = make_fleet(
-        manifest["backend"], experiment, manifest["id"], Path(options["sockets"]), len(prompt) + experiment.tokens
-    )
+    fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
     base: dict[str, Any] = {
         "run": folder.name, "path": str(folder), "backend": manifest["backend"], "policy": experiment.policy,
         "experiment": experiment.name, "seed": experiment.seed,
@@ -116,7 +116,7 @@ def _summary(experiment: Experiment, controller: Controller, fleet: ProcessFleet
         kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
         charge_decision=experiment.charge_decision,
     )  # fmt: skip
-    faithful = verdict(kept["links"], kept["rates"], kept["spans"], fleet.facts(), experiment.compute == "paced")
+    faithful = verdict(kept, fleet.facts(), experiment.compute == "paced")
     return {
         "status": outcome.status,
         "error": str(outcome.error) if outcome.error else None,

@@ -12,17 +12,19 @@ import platform
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from testbed import __version__
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
 from testbed.runlog import SUMMARY, RunLog, read_json
+
+if TYPE_CHECKING:
+    from testbed.emulation.state import RunState
 
 Backend = Literal["mininet", "local"]
 Say = Callable[[str], None]
@@ -86,23 +88,28 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
 def carry_out(request: Request, say: Say) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
     from testbed.emulation.capsule import launch
-    from testbed.emulation.state import RunState, clean, host_lock
+    from testbed.emulation.state import ProcessId, RunState, clean, host_lock, take_away
 
     experiment = request.experiment
     clean()
     emulated = request.backend == "mininet" and not request.share_host
     with host_lock(say) if emulated else nullcontext():
         log = RunLog.create(request.out, experiment.name, experiment.policy)
-        run_id = uuid.uuid4().hex[:8]
-        with RunState.create(run_id, log.folder.resolve()) as state:
-            log.write_manifest(_manifest(request, log.folder, run_id, str(state.sockets)))
+        state = RunState.create(run_folder=log.folder.resolve())
+        try:
+            log.write_manifest(_manifest(request, log.folder, state))
             log.close()
-            arguments = [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())]
             code = launch(
-                arguments,
+                [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())],
                 capsule=request.backend == "mininet",
-                on_start=lambda process, init: state.record(init=init, processes=[process]),
+                on_start=lambda process, init: state.record(
+                    init=ProcessId.of(init), processes=[ProcessId.of(process)]
+                ),
             )
+        finally:
+            report = take_away(state)
+        for problem in report.failures:
+            say(f"Warning: {problem}.")
     return _outcome(log.folder, code)
 
 
@@ -136,11 +143,11 @@ def failure(summary: dict[str, Any], accept_unfaithful: bool) -> TestbedError | 
     return None
 
 
-def _manifest(request: Request, folder: Path, run_id: str, sockets: str) -> dict[str, Any]:
+def _manifest(request: Request, folder: Path, state: RunState) -> dict[str, Any]:
     experiment = request.experiment
     return {
         "run": folder.name,
-        "id": run_id,
+        "id": state.current.run_id,
         "testbed": __version__,
         "backend": request.backend,
         "experiment_name": experiment.name,
@@ -153,7 +160,8 @@ def _manifest(request: Request, folder: Path, run_id: str, sockets: str) -> dict
         },
         "options": {
             "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
-            "progress": request.progress and sys.stderr.isatty(), "sockets": sockets,
+            "progress": request.progress and sys.stderr.isatty(), "sockets": str(state.sockets),
+            "state": str(state.path),
         },
         "experiment": experiment.to_dict(),
     }  # fmt: skip

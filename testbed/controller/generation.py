@@ -289,7 +289,8 @@ class Controller:
             found = shortages(observation, placement, wanted)
             if found:
                 raise RunFailed(
-                    f"policy {self._policy.name} at token {self._done} asked for a placement that does not fit: {found[0]}"
+                    f"policy {self._policy.name} asked at token {self._done} for a placement that does not fit: "
+                    f"{found[0]}"
                 )
         return wanted, seconds, ""
 
@@ -404,7 +405,9 @@ class Controller:
                 links = self._conditions.target().links
                 outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
                 why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
-                raise RunFailed(f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._done}{why}")
+                raise RunFailed(
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._done}{why}"
+                )
             for sender, event in self._pump(max(0.0, deadline - time.monotonic())):
                 self._react(sender, event)
                 if isinstance(event, _ANSWERS):
@@ -443,8 +446,8 @@ class Controller:
         self._log.event("oom_kill", self._clock.now(), step=self._done, device=device)
         need = self._predicted_bytes()[device]
         raise OutOfMemory(
-            f"device {device} ran out of memory at token {self._done}: its blocks need {format_bytes(need)}, its budget "
-            f"is {format_bytes(self._conditions.enforced_memory(device))} (killed by the kernel)"
+            f"device {device} ran out of memory at token {self._done}: its blocks need {format_bytes(need)}, "
+            f"its budget is {format_bytes(self._conditions.enforced_memory(device))} (killed by the kernel)"
         )
 
     def _fail_if_lost(self, exchange: Exchange) -> None:

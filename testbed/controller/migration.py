@@ -1,7 +1,7 @@
-"""A change of placement as a state machine: events in, instructions out, no I/O.
+r"""A change of placement as a state machine: events in, instructions out, no I/O.
 
     idle -> preparing -> transferring -> committing -> done
-                 \\______________\\-> aborting -> aborted
+                 \______________\-> aborting -> aborted
 
 Until every block has arrived whole, the source owns it and any failure aborts: destinations forget what
 they took in and the old epoch goes on. Once the commit has been sent there is no way back, because some
@@ -177,4 +177,5 @@ class Migration:
     def _expect(self, event: str, *allowed: State) -> None:
         self._story.append(f"{event} in {self.state}")
         if self.state not in allowed:
-            raise RunFailed(f"migration to epoch {self.epoch}: {event!r} cannot happen now; so far: {'; '.join(self._story)}")
+            story = "; ".join(self._story)
+            raise RunFailed(f"migration to epoch {self.epoch}: {event!r} cannot happen now; so far: {story}")

@@ -64,6 +64,7 @@ class Recorder:
                 bytes=round(span.bytes),
                 flops=span.flops,
                 overrun=span.overrun,
+                due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
             )
 
     def decision(self, **values: Any) -> None:
@@ -98,7 +99,8 @@ class Recorder:
             first, last = min(t[0] for t in timings), max(t[1] for t in timings)
             size = sum(t[2] for t in timings)
             if last > first:
-                self.rate(first, last - first, source, destination, size, requested_bps[source, destination], "migration")
+                requested = requested_bps[source, destination]
+                self.rate(first, last - first, source, destination, size, requested, "migration")
 
     def rate(
         self, start_s: float, seconds: float, source: str, destination: str, size: int, requested_bps: float, how: str

@@ -127,8 +127,8 @@ class BlockStore:
     def ffn(self, layer: int, y: torch.Tensor) -> torch.Tensor:
         """Feed-forward network and residual: y (rows, D) -> x of the next layer (rows, D)."""
         weights = self._tensors[Block("ffn", layer)]
-        inner = F.gelu(torch.addmm(weights["in_bias"], self._norm(y, weights), weights["in_weight"]), approximate="tanh")
-        return y + torch.addmm(weights["out_bias"], inner, weights["out_weight"])  # inner (rows, F)
+        inner = torch.addmm(weights["in_bias"], self._norm(y, weights), weights["in_weight"])  # (rows, F)
+        return y + torch.addmm(weights["out_bias"], F.gelu(inner, approximate="tanh"), weights["out_weight"])
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Final norm and LM head for the last row of x (rows, D): (V,)."""

@@ -18,7 +18,9 @@ def prompt_ids(experiment: Experiment) -> list[int]:
         raise ConfigError(f"{experiment.name}: the prompt has no tokens; it needs at least one")
     outside = [token for token in ids if not 0 <= token < shape.vocab]
     if outside:
-        raise ConfigError(f"{experiment.name}: prompt token {outside[0]} is outside {shape.name}'s vocabulary of {shape.vocab}")
+        raise ConfigError(
+            f"{experiment.name}: prompt token {outside[0]} is outside {shape.name}'s vocabulary of {shape.vocab}"
+        )
     if len(ids) + experiment.tokens > shape.positions:
         raise ConfigError(
             f"{experiment.name}: {len(ids)} prompt tokens and {experiment.tokens} more are over "
@@ -35,7 +37,9 @@ def _encode(experiment: Experiment) -> list[int]:
         return list(text.encode())
     file = Path(experiment.model.path) / TOKENIZER
     if not file.exists():
-        raise ConfigError(f"{file} is missing: a text prompt needs the checkpoint's tokenizer; give `prompt: {{ids: […]}}`")
+        raise ConfigError(
+            f"{file} is missing: a text prompt needs the checkpoint's tokenizer; or give `prompt: {{ids: […]}}`"
+        )
     from tokenizers import Tokenizer
 
     return list(Tokenizer.from_file(str(file)).encode(text).ids)

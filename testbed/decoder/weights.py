@@ -26,7 +26,8 @@ _COPY_BYTES = 1 << 20  # read at a time; a device's limit has no room for a tens
 class WeightSource(Protocol):
     """Fills the tensors of a block: kind `head`, `proj`, `ffn` or the source's `embed`."""
 
-    def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None: ...
+    def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
+        """Fill the named tensors of one block in place."""
 
 
 class RandomWeights:

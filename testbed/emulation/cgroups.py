@@ -66,7 +66,9 @@ def detect() -> CgroupMode:
         return CgroupMode(None, f"{refusal}; cgroup v1 memory limits need root")
     v2_mount = next((mount for mount, kind, _ in mounts if kind == "cgroup2"), None)
     if v2_mount is None:
-        return CgroupMode(None, "no cgroup file system with a memory controller is mounted: mount cgroup2 at /sys/fs/cgroup")
+        return CgroupMode(
+            None, "no cgroup file system with a memory controller is mounted: mount cgroup2 at /sys/fs/cgroup"
+        )
     refusal = "no cgroup v2 folder at hand offers the memory controller"
     for root in _v2_candidates(v2_mount):
         if "memory" not in _words(root / "cgroup.controllers"):
@@ -167,7 +169,7 @@ class DeviceCgroup:
         return int(_read(self.memory_path / name))
 
     def anon(self) -> int:
-        """Anonymous memory: `rss` on v1 (it includes huge pages; adding `rss_huge` would count them twice), `anon` on v2.
+        """Anonymous memory: `rss` on v1 (huge pages included: `rss_huge` would count them twice), `anon` on v2.
 
         The kernel folds per-CPU counts in lazily: up to `anon_slack_bytes()` may be missing or still there, for at
         most two seconds after the last change.
@@ -238,6 +240,8 @@ def remove_ancestors(path: Path) -> None:
     for folder in (path.parent, path.parent.parent):
         try:
             folder.rmdir()
+        except FileNotFoundError:
+            continue
         except OSError:  # another device's or another run's group is in there
             return
 

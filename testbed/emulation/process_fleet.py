@@ -116,6 +116,7 @@ class ProcessFleet(ABC):
                 model_path=model.path,
                 model_seed=model.seed,
                 positions=self._positions,
+                prefill_chunk=self.experiment.prefill_chunk,
                 control=str(self._sockets),
                 paced=self.experiment.compute != "native",
                 dilation=self.experiment.dilation,
@@ -199,6 +200,10 @@ class ProcessFleet(ABC):
         if self._hub is not None:
             self._hub.close()
             self._hub = None
+
+    def network_pids(self) -> dict[str, int]:
+        """A process in each device's network namespace, for `testbed exec`."""
+        return dict(self._pids)
 
     # --- inside ------------------------------------------------------------------------------------------
 

@@ -255,6 +255,12 @@ def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:
     return rate_bps // 8, limit, burst
 
 
+def tbf_settings(rate_bps: float) -> dict[str, float]:
+    """A queue's settings by name, for showing them before anything is set."""
+    bytes_per_s, limit, burst = tbf_parameters(max(OUTAGE_BPS, round(rate_bps)))
+    return {"rate_bps": bytes_per_s * 8, "limit_bytes": limit, "burst_bytes": burst}
+
+
 def netem_limit_packets(rate_bps: float, delay_s: float) -> int:
     """Packets netem must be able to hold: 1.5 times what is in flight, and the queue of the rate before it."""
     queue_bytes = max(MIN_QUEUE_BYTES, rate_bps * QUEUE_S / 8)

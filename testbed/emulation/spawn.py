@@ -42,6 +42,11 @@ def forkserver() -> ForkServerContext:
 def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServerProcess:
     """Start one worker; it reports by `Hello` on the control plane."""
     process = context.Process(target=run, args=(config,), name=f"worker-{config.device}")
+    start_process(process)
+    return process
+
+
+def start_process(process: ForkServerProcess) -> None:
+    """Start a process of the forkserver's context."""
     with _plain_main():
         process.start()
-    return process

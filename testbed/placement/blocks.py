@@ -138,8 +138,8 @@ def _round_up(size: int, unit: int) -> int:
 @lru_cache(maxsize=4096)
 def weight_bytes(shape: ModelShape, kind: str) -> int:
     """Bytes of weights a block of this kind keeps resident, in whole pages. `embed` is the source's share."""
-    total = sum(_round_up(_elements(dims) * shape.weight_bytes, TENSOR_ALIGNMENT) for _, dims in tensors_of(shape, kind))
-    return _round_up(total, PAGE_BYTES)
+    sizes = (_elements(dims) * shape.weight_bytes for _, dims in tensors_of(shape, kind))
+    return _round_up(sum(_round_up(size, TENSOR_ALIGNMENT) for size in sizes), PAGE_BYTES)
 
 
 def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
@@ -148,7 +148,7 @@ def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
 
 
 def payload_bytes(shape: ModelShape, block: Block, length: int, with_weights: bool) -> int:
-    """Bytes that travel when the block migrates at sequence length `length`: its KV cache, and its weights if shipped."""
+    """Bytes that travel when the block migrates at length `length`: its KV cache, and its weights if shipped."""
     elements = sum(_elements(dims) for _, dims in tensors_of(shape, block.kind)) if with_weights else 0
     return elements * shape.weight_bytes + state_bytes(shape, block, length)
 

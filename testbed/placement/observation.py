@@ -78,6 +78,9 @@ class Policy(Protocol):
 
     name: str
 
-    def reset(self, seed: int) -> None: ...
+    def reset(self, seed: int) -> None:
+        """Begin a run."""
 
-    def decide(self, observation: Observation, placement: Placement | None) -> Placement: ...
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Decide where every block is to be during the coming interval."""
+        ...

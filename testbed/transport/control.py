@@ -21,7 +21,7 @@ LINGER_MS = 500
 def _endpoint(folder: Path, name: str) -> str:
     path = folder / name
     if len(str(path)) > MAX_SOCKET_PATH:
-        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} characters; use a shorter runtime folder")
+        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} characters; use a shorter folder")
     return f"ipc://{path}"
 
 

@@ -273,7 +273,7 @@ class Failed(Message, frozen=True):
 
 
 Command = (
-    Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode | Probe | Ping
+    """The worker met a bug or bad data and ends; `reason` has the traceback's last line."""
     | Collect | Stop
 )  # fmt: skip
 Event = (

@@ -6,28 +6,24 @@ host's network namespace; then torch's one thread and a warm-up block, so that t
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import zmq
 
 from testbed.decoder.reference import chunk_bounds, use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights, RandomWeights, WeightSource
 from testbed.errors import RunFailed
-from testbed.placement.blocks import blocks_of, parse_block, resident_bytes
+from testbed.placement.blocks import parse_block, resident_bytes
 from testbed.shape import ModelShape
 from testbed.transport.control import ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, PingFrame, ProbeFrame
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
 from testbed.transport.messages import (
     Abort,
     Aborted,
@@ -43,12 +39,10 @@ from testbed.transport.messages import (
     Loaded,
     OutOfBudget,
     Ping,
-    Pinged,
     Prefill,
     Prepare,
     Prepared,
     Probe,
-    Probed,
     Refused,
     SetBudget,
     SetDevice,
@@ -58,16 +52,21 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.worker.inbox import Delivery, Inbox
+from testbed.worker.lifeline import end_with_parent
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, use_precise_timers
+from testbed.worker.probing import Probing
 from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.startup import (
+    enter_network,
+    return_large_allocations,
+    runqueue_wait_s,
+    warm_up,
+    write_where_permitted,
+)
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
-_CLONE_NEWNET = 0x40000000  # setns(2)
-_PROBE_FRAME_BYTES = 16 * 1024
 _SWITCH_INTERVAL_S = 50e-6  # how soon the receiving thread gets the interpreter from a spinning main thread
-_MMAP_THRESHOLD = -3  # mallopt(3), M_MMAP_THRESHOLD
-_LARGE_ALLOCATION_BYTES = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -79,6 +78,7 @@ class WorkerConfig:
     model_path: str | None  # a checkpoint directory, or None for seeded random weights
     model_seed: int
     positions: int  # longest sequence of the run
+    prefill_chunk: int
     bind: str  # data address, e.g. tcp://10.0.0.1:5555
     control: str  # folder of the control sockets
     netns_pid: int | None  # a process in the Mininet host's network namespace
@@ -95,18 +95,17 @@ def weight_source(config_path: str | None, shape: ModelShape, seed: int) -> Weig
 def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     """Process entry, in a child of the forkserver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _die_with_parent()
+    end_with_parent()
     if config.cgroup_procs:
         Path(config.cgroup_procs).write_text("0")
-        _write_quietly("/proc/self/oom_score_adj", "500")
+        write_where_permitted("/proc/self/oom_score_adj", "500")
     if config.netns_pid is not None:
-        _enter_network(config.netns_pid)
+        enter_network(config.netns_pid)
     use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    # A fixed threshold: large activations are mapped and unmapped, never kept in the heap.
-    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES)
-    _warm_up()
+    return_large_allocations()
+    warm_up(config.shape, config.prefill_chunk)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     line = ControlLine(context, Path(config.control), config.device)
     try:
@@ -117,71 +116,6 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
         line.close()
         context.term()
     os._exit(0)
-
-
-def _die_with_parent() -> None:
-    """End when the controller ends: the forkserver's pipe would keep this process alive otherwise.
-
-    PR_SET_PDEATHSIG would cover only the forkserver. The child also inherits the forkserver's alive pipe,
-    whose writing end keeps the forkserver up; closing it lets the forkserver go when the controller does.
-    """
-    from multiprocessing import forkserver, parent_process
-
-    inherited = forkserver._forkserver._forkserver_alive_fd  # type: ignore[attr-defined]
-    if inherited is not None:
-        os.close(inherited)
-    parent = parent_process()
-    if parent is None:
-        raise RunFailed("a worker must be started by a controller")
-
-    def watch() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
-
-
-def _enter_network(pid: int) -> None:
-    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns to the network of process {pid}")
-    finally:
-        os.close(descriptor)
-    # Token messages are small and bursty: a window that closes after an idle second would be measured as delay.
-    _write_quietly("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "0")
-    _write_quietly("/proc/sys/net/ipv4/tcp_no_metrics_save", "1")
-
-
-def _write_quietly(path: str, value: str) -> None:
-    try:
-        Path(path).write_text(value)
-    except OSError:
-        return  # not permitted in this namespace; the doctor reports it
-
-
-def _warm_up() -> None:
-    """Touch what the first block would touch: kernels, allocator, and their private pages."""
-    shape = ModelShape("warm-up", 1, 64, 4, 4, 16, 256, 256, 64)
-    store = BlockStore(shape, RandomWeights(shape, 0), 64)
-    store.add_pinned()
-    for block in blocks_of(shape):
-        store.add(block)
-    for ids, position in (([1, 2, 3], 0), ([4], 3)):
-        x = store.embed(ids, position)
-        store.logits(store.ffn(0, store.proj(0, store.heads(0, range(4), x, position), x)))
-    torch.randn(1 << 16).sum()
-
-
-def runqueue_wait_s() -> float:
-    """Seconds this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
-    total = 0
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            total += int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    return total / 1e9
 
 
 class Worker:
@@ -209,8 +143,8 @@ class Worker:
         self._last_token = 0
         self._token_started_s = 0.0
         self._step = 0
-        self._probe: tuple[float, int] | None = None
-        self._round_trips: list[float] = []
+        row_bytes = config.shape.width * config.shape.activation_bytes
+        self._probing = Probing(self._outbox, line.send, row_bytes)
 
     def serve(self) -> None:
         """Handle deliveries until Stop."""
@@ -229,8 +163,8 @@ class Worker:
     # --- data ------------------------------------------------------------------------------------------
 
     def _data(self, delivery: Delivery) -> None:
-        header: DataHeader
-        header, payload = delivery.content  # type: ignore[misc]
+        content: tuple[DataHeader, bytes] = delivery.content  # type: ignore[assignment]
+        header, payload = content
         due_s = max(delivery.due_s, delivery.received_s)
         if isinstance(header, Activation):
             self._note_length(header.step, header.position + header.rows)
@@ -247,9 +181,9 @@ class Worker:
             if self._sender is not None:
                 self._sender.acknowledge(header)
         elif isinstance(header, ProbeFrame):
-            self._take_probe(header, len(payload), due_s)
+            self._probing.take(header, len(payload), due_s)
         else:
-            self._bounce(header, due_s)
+            self._probing.bounce(header)
 
     def _note_length(self, step: int, length: int) -> None:
         """Check the ledger against the budget once per pass, before its KV rows are written."""
@@ -345,9 +279,9 @@ class Worker:
             case Abort():
                 self._abort(command)
             case Probe():
-                self._send_probe(command)
+                self._probing.probe(command)
             case Ping():
-                self._send_ping(command.peer, command.count)
+                self._probing.ping(command.peer, command.count)
             case Collect():
                 self._collect(command)
             case Connect():
@@ -406,41 +340,3 @@ class Worker:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
         self._line.send(Collected(command.request, spans, held, runqueue_wait_s()))
-
-    # --- probing ---------------------------------------------------------------------------------------
-
-    def _send_probe(self, command: Probe) -> None:
-        frames = -(-command.size // _PROBE_FRAME_BYTES)
-        payload = bytes(_PROBE_FRAME_BYTES)
-        self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, frames))
-        for left in reversed(range(frames)):
-            self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload)
-
-    def _take_probe(self, header: ProbeFrame, size: int, due_s: float) -> None:
-        if size == 0:
-            self._probe = (due_s, 0)
-            return
-        if self._probe is None:
-            return
-        self._probe = (self._probe[0], self._probe[1] + size)
-        if header.left == 0:
-            self._line.send(Probed(header.sender, self._probe[1], max(1e-9, due_s - self._probe[0])))
-            self._probe = None
-
-    def _send_ping(self, peer: str, count: int) -> None:
-        payload = bytes(self.config.shape.width * self.config.shape.activation_bytes)
-        self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False), payload)
-        self._ping_started_s = time.monotonic()
-
-    def _bounce(self, header: PingFrame, due_s: float) -> None:
-        if not header.back:
-            payload = bytes(self.config.shape.width * self.config.shape.activation_bytes)
-            self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True), payload)
-            return
-        self._round_trips.append(time.monotonic() - self._ping_started_s)
-        if header.count > 1:
-            self._send_ping(header.sender, header.count - 1)
-            return
-        trips, self._round_trips = self._round_trips, []
-        self._line.send(Pinged(header.sender, trips))
-

@@ -114,7 +114,7 @@ class Program:
         plan = self._plan()
         if header.epoch != plan.epoch:
             raise RunFailed(
-                f"device {self.device}: a message of epoch {header.epoch} came from {header.sender} in epoch {plan.epoch}"
+                f"device {self.device}: a message of epoch {header.epoch} from {header.sender} in epoch {plan.epoch}"
             )
         columns = len(payload) // (header.rows * self.store.shape.activation_bytes)
         tensor = aligned_copy(payload, (header.rows, columns))

@@ -170,7 +170,7 @@ class Receiver:
         """Store one chunk and acknowledge it; raises RunFailed when it is not the one expected."""
         taking = self._taking.get(chunk.block)
         if taking is None or chunk.sequence != taking.next_sequence or chunk.offset != taking.received_bytes:
-            raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} at byte {chunk.offset} was not expected")
+            raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} at byte {chunk.offset} is out of turn")
         if checksum(payload) != chunk.checksum:
             raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} arrived damaged (checksum)")
         _write(taking.parts, chunk.offset, payload)

@@ -169,6 +169,20 @@ def test_link_rates_show_requested_read_back_and_every_timed_transfer(aware: Run
     assert f"11 transfers, median {share.median():.3f}" in texts(figure)
 
 
+def test_a_paths_transfer_is_shown_at_the_link_that_limits_it(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "e", "p")
+    for device, rate in (("a", 200e6), ("b", 50e6)):
+        for direction in ("up", "down"):
+            log.row("links", t_s=0.0, device=device, direction=direction, requested_bps=rate)
+    log.row(
+        "rates", t_s=1.0, device="a", direction="path", peer="b", requested_bps=50e6, achieved_bps=47e6, how="probe"
+    )
+    log.close()
+    (points,) = drawn(plots.link_rates(analysis.load(log.folder)), "achieved")
+    assert points.axes.get_title(loc="left") == "Link of b"
+    assert points.get_offsets().tolist() == [[1.0, 47.0]]
+
+
 def test_drawing_leaves_the_callers_matplotlib_settings_alone(aware: Run) -> None:
     before = dict(matplotlib.rcParams)
     plots.memory(aware)

@@ -1,0 +1,250 @@
+"""The capsule: a run's own PID, mount and network namespaces, and the supervisor that ends it whatever happens.
+
+The supervisor stays outside and starts the inner process, which is PID 1 of the capsule: when either dies, even by
+`kill -9`, the kernel ends everything in there and its interfaces go with it. Knows nothing of what runs inside.
+Made by util-linux `unshare`; see unshare(1), pid_namespaces(7), PR_SET_PDEATHSIG in prctl(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from testbed.errors import EnvironmentLacks
+
+GRACE_S = 10.0  # between the first Ctrl-C and SIGKILL: enough to remove twenty cgroups
+PROBE_TIMEOUT_S = 10.0
+CANNOT_START = 126  # exit code when the parent died before the child could tie itself to it, as in sh
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PR_SET_PDEATHSIG = 1
+_CAP_SYS_ADMIN = 21
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
+_FORK_WAIT_S = 5.0
+_KILL_WAIT_S = 5.0
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def launch(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    capsule: bool = True,
+    grace_s: float = GRACE_S,
+    cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
+    on_start: Callable[[int, int], None] | None = None,
+) -> int:
+    """Run `argv`, in a capsule or (capsule=False) as a plain process, and return its exit code (128+n for signal n).
+
+    Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process; it has
+    `grace_s` to end, a second signal ends it at once. `on_start` gets two pids as this host sees them: of the
+    process started, and of the inner one (the same without a capsule). The inner process dies with this one.
+    Only for the main thread: the kernel ties the child to its *thread*.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("launch() must be called from the main thread")
+    command = [*unshare_command(), *argv] if capsule else list(argv)
+    with _collected_signals() as (received, wakeup):
+        process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds)
+        inner = process.pid
+        try:
+            if capsule:
+                inner = _only_child(process) or process.pid
+            if on_start is not None:
+                on_start(process.pid, inner)
+            return _supervise(process, inner, received, wakeup, grace_s)
+        finally:
+            _end(process, inner)
+
+
+def unshare_command() -> list[str]:
+    """The command line that makes a capsule around what is appended to it; a user namespace only where needed."""
+    user = [] if _may_unshare() else ["--user", "--map-root-user"]
+    return ["unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--"]
+
+
+def can_make_capsule() -> str | None:
+    """None if a capsule can be made (by making one); else one sentence why not and what would help."""
+    if shutil.which("unshare") is None:
+        return "there is no `unshare` on the PATH: install util-linux"
+    try:
+        probe = subprocess.run(
+            [*unshare_command(), "true"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"`unshare` did not finish within {PROBE_TIMEOUT_S:g} s: run as root"
+    if probe.returncode == 0:
+        return None
+    answer = probe.stderr.strip() or f"exit code {probe.returncode}"
+    return f"a capsule cannot be made ({answer}): {_remedy()}"
+
+
+def prepare_inner() -> None:
+    """For the first thing the inner process does: signal handlers and the loopback interface.
+
+    The kernel drops signals that PID 1 has no handler for, so SIGINT and SIGTERM get one: KeyboardInterrupt.
+    Orphans in the capsule become children of PID 1; they are not reaped here (waiting for any child would take
+    exit codes away from `subprocess` and `multiprocessing`), and their zombies end with the capsule.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        (flags,) = struct.unpack_from("=H", fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", b"lo")), 16)
+        if flags & _IFF_UP:
+            return
+        try:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("=16sH22x", b"lo", flags | _IFF_UP))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"cannot bring the loopback interface up: {error.strerror}; the run is not inside a capsule of its own"
+            ) from error
+
+
+def _start(
+    command: list[str], *, env: Mapping[str, str] | None, cwd: Path | None, pass_fds: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    supervisor = os.getpid()
+
+    def die_with_supervisor() -> None:  # between fork and exec
+        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+        if os.getppid() != supervisor:  # it died before the line above
+            os._exit(CANNOT_START)
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    try:
+        return subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            pass_fds=tuple(pass_fds),
+            start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
+            preexec_fn=die_with_supervisor,
+        )
+    except FileNotFoundError as error:
+        raise EnvironmentLacks(
+            f"cannot start {command[0]}: no such program; install it (unshare: util-linux)"
+        ) from error
+
+
+def _supervise(
+    process: subprocess.Popen[bytes], inner: int, received: list[int], wakeup: socket.socket, grace_s: float
+) -> int:
+    """Wait for the end, passing the first signal on and killing at the second or when the grace is over."""
+    pidfd = os.pidfd_open(process.pid)
+    deadline: float | None = None
+    try:
+        while process.poll() is None:
+            if received and deadline is None:
+                deadline = time.monotonic() + grace_s
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(inner, signal.SIGINT)
+            if deadline is not None and (len(received) > 1 or time.monotonic() >= deadline):
+                _end(process, inner)
+                break
+            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            readable, _, _ = select.select([pidfd, wakeup.fileno()], [], [], timeout)
+            if wakeup.fileno() in readable:
+                wakeup.recv(64)
+    finally:
+        os.close(pidfd)
+    code = process.wait()
+    return 128 - code if code < 0 else code
+
+
+@contextlib.contextmanager
+def _collected_signals() -> Iterator[tuple[list[int], socket.socket]]:
+    """Gather the signals to forward in a list, waking whoever selects on the socket; the old handlers come back."""
+    received: list[int] = []
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    writer.setblocking(False)
+    previous_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    previous = {number: signal.signal(number, lambda signum, _: received.append(signum)) for number in _FORWARDED}
+    try:
+        yield received, reader
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        signal.set_wakeup_fd(previous_wakeup)
+        reader.close()
+        writer.close()
+
+
+def _only_child(process: subprocess.Popen[bytes]) -> int | None:
+    """The pid of `unshare`'s child as this host sees it; None if unshare ended without one."""
+    deadline = time.monotonic() + _FORK_WAIT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        for entry in os.scandir("/proc"):
+            if entry.name.isdigit() and _parent_of(entry.name) == process.pid:
+                return int(entry.name)
+        time.sleep(0.002)
+    return None
+
+
+def _parent_of(pid: str) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def _end(process: subprocess.Popen[bytes], inner: int) -> None:
+    """SIGKILL what still runs, and return when the inner process is gone too (with it goes the whole capsule).
+
+    `unshare` goes first and takes its child along (--kill-child); the other way round it complains on stderr.
+    """
+    if process.poll() is not None:
+        return
+    try:
+        pidfd = os.pidfd_open(inner)
+    except ProcessLookupError:
+        process.kill()
+    else:
+        process.kill()
+        select.select([pidfd], [], [], _KILL_WAIT_S)
+        os.close(pidfd)
+    process.wait()
+
+
+def _may_unshare() -> bool:
+    """Whether this process has CAP_SYS_ADMIN, see capabilities(7)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
+    return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+
+
+def _remedy() -> str:
+    if _may_unshare() or os.geteuid() == 0:
+        return "start the container it forbids this in with CAP_SYS_ADMIN, or use --backend local"
+    for path, bad, fix in (
+        ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=1"),
+        ("kernel/apparmor_restrict_unprivileged_userns", "1", "kernel.apparmor_restrict_unprivileged_userns=0"),
+        ("user/max_user_namespaces", "0", "user.max_user_namespaces=10000"),
+    ):
+        with contextlib.suppress(OSError):
+            if Path("/proc/sys", path).read_text().strip() == bad:
+                return f"run as root, or allow user namespaces with `sudo sysctl {fix}`"
+    return "run as root, or use --backend local"

@@ -1,0 +1,224 @@
+"""What this machine can emulate, found by trying it: a capsule, a shaped link, netem, a limit that kills, one core.
+
+Each trial makes what a run would make, in namespaces and groups of its own, and leaves nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+from testbed.errors import TestbedError
+from testbed.units import format_bandwidth, format_rate
+
+TRIAL_RATE_BPS = 20e6
+TRIAL_SECONDS = 0.5
+TCP_SHARE = 0.956
+VICTIM_BYTES = 96 * 2**20
+LIMIT_BYTES = 64 * 2**20
+STREAM_BYTES = 256 * 2**20
+STREAM_ROUNDS = 5
+SAFE_SHARE = 0.45  # of the measured rate: what the devices' streaming rates may add up to
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report."""
+
+    name: str
+    ok: bool
+    required: bool  # without it no mininet run can be made
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """All trials, in the order they build on each other."""
+    capsule = _capsule()
+    findings = [_mininet(), capsule]
+    findings += _inside() if capsule.ok else []
+    return [*findings, _memory(), *_streaming()]
+
+
+def _mininet() -> Finding:
+    import importlib.util
+    import shutil
+
+    missing = [name for name in ("mnexec", "brctl", "ip") if shutil.which(name, path=_path()) is None]
+    if importlib.util.find_spec("mininet") is None:
+        missing.insert(0, "the Python package mininet")
+    return Finding(
+        "Mininet", not missing, True,
+        f"{', '.join(missing)} missing" if missing else "mininet, mnexec, brctl and ip are here",
+        "apt-get install mininet bridge-utils iproute2, and a venv that sees system packages (script/setup)",
+    )  # fmt: skip
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+def _capsule() -> Finding:
+    from testbed.emulation.capsule import can_make_capsule
+
+    reason = can_make_capsule()
+    user = "" if os.geteuid() == 0 else " in a user namespace"
+    return Finding("capsule", reason is None, True, reason or f"own PID, mount and network namespace{user}",
+                   "allow user namespaces, or run as root")  # fmt: skip
+
+
+def _inside() -> list[Finding]:
+    """The trials that need a capsule, made in one."""
+    from testbed.emulation.capsule import unshare_command
+
+    trial = subprocess.run(
+        [*unshare_command(), sys.executable, "-m", "testbed.emulation.doctor"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    lines = trial.stdout.strip().splitlines()
+    if trial.returncode or not lines:
+        error = (trial.stderr.strip().splitlines() or ["no output"])[-1]
+        return [Finding("shaped link", False, True, error, "see the error; iproute2 and a kernel with TBF are needed")]
+    return [Finding(**line) for line in json.loads(lines[-1])]
+
+
+def _memory() -> Finding:
+    """A process that outgrows its limit must be killed, and the kernel must count it."""
+    from testbed.emulation.cgroups import DeviceCgroup, detect
+
+    mode = detect()
+    remedy = "run as root, or below a delegated cgroup v2 (systemd-run --user --scope -p Delegate=yes)"
+    if not mode.enforced:
+        return Finding("memory limit", False, False, mode.reason, remedy)
+    group = None
+    try:
+        group = DeviceCgroup.create(mode, f"doctor-{os.getpid()}", "victim")
+        group.set_limit(LIMIT_BYTES)
+        eat = f"open({str(group.memory_path / 'cgroup.procs')!r}, 'w').write('0'); b = bytearray({VICTIM_BYTES})"
+        ended = subprocess.run([sys.executable, "-c", eat], capture_output=True, timeout=30, check=False).returncode
+        kills = group.oom_kills()
+    except (TestbedError, OSError, subprocess.TimeoutExpired) as error:
+        return Finding("memory limit", False, False, str(error), remedy)
+    finally:
+        if group is not None:
+            group.kill_and_remove()
+    killed = ended == -9 and kills >= 1
+    fate = "killed and counted" if killed else f"not killed ({ended})"
+    detail = f"{mode.reason}; a process over its limit was {fate}"
+    return Finding("memory limit", killed, False, detail, "the kernel must enforce memory limits without swap")
+
+
+def _streaming() -> list[Finding]:
+    """What one core streams from memory in the matrix-vector products a decode step is made of."""
+    import torch
+
+    torch.set_num_threads(1)
+    matrix = torch.ones(STREAM_BYTES // 4 // 4096, 4096)
+    vector = torch.ones(4096)
+    best = float("inf")
+    for _ in range(STREAM_ROUNDS):
+        started = time.perf_counter()
+        matrix.mv(vector)
+        best = min(best, time.perf_counter() - started)
+    rate = STREAM_BYTES / best
+    limit = format_bandwidth(rate * SAFE_SHARE)
+    detail = f"{format_bandwidth(rate)} on one core: the devices' streaming rates should add up to at most {limit}"
+    return [Finding("streaming rate", True, False, detail)]
+
+
+# --- inside the capsule ------------------------------------------------------------------------------------
+
+
+def _trials() -> list[Finding]:
+    from mininet.log import setLogLevel
+    from mininet.net import Mininet
+    from mininet.nodelib import LinuxBridge
+    from mininet.topo import Topo
+
+    setLogLevel("critical")
+    Mininet.inited = True
+    topo = Topo()
+    topo.addSwitch("s1")
+    for name in ("x", "y"):
+        topo.addHost(name)
+        topo.addLink(name, "s1")
+    net = Mininet(topo, switch=LinuxBridge, controller=None)
+    net.start()
+    try:
+        return [_link(net), _netem(net)]
+    finally:
+        net.stop()
+
+
+def _link(net: object) -> Finding:
+    from testbed.emulation.shaping import Shaper
+
+    sender, receiver = net.get("x"), net.get("y")  # type: ignore[attr-defined]
+    with Shaper(sender.pid) as shaper:
+        shaper.install(sender.defaultIntf().name, TRIAL_RATE_BPS)
+        size = int(TRIAL_RATE_BPS / 8 * TRIAL_SECONDS)
+        goodput = _transfer(sender.pid, receiver.pid, receiver.IP(), size)
+    share = goodput / (TRIAL_RATE_BPS * TCP_SHARE)
+    detail = f"TBF at {format_rate(TRIAL_RATE_BPS)}: TCP got {format_rate(goodput)}, {100 * share:.1f} % of the ideal"
+    return Finding("shaped link", 0.9 < share < 1.05, True, detail, "a kernel with sch_tbf, a host not overloaded")
+
+
+def _transfer(sender: int, receiver: int, address: str, size: int) -> float:
+    """TCP goodput between two namespaces in bit/s, from the first to the last byte at the receiver."""
+    import socket
+    import threading
+
+    from testbed.emulation.shaping import in_netns
+
+    def listen() -> socket.socket:
+        listener = socket.create_server((address, 0))
+        listener.settimeout(10)
+        return listener
+
+    server = in_netns(receiver, listen)
+    port = server.getsockname()[1]
+
+    def send() -> None:
+        client = in_netns(sender, lambda: socket.create_connection((address, port), timeout=10))
+        client.sendall(bytes(size))
+        client.close()
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    connection, _ = server.accept()
+    connection.settimeout(10)
+    first = len(connection.recv(1 << 16))
+    started, received = time.monotonic(), 0
+    while received + first < size and (piece := connection.recv(1 << 16)):
+        received += len(piece)
+    seconds = time.monotonic() - started
+    thread.join()
+    connection.close()
+    server.close()
+    return received * 8 / seconds
+
+
+def _netem(net: object) -> Finding:
+    from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
+
+    remedy = "load sch_netem (modprobe sch_netem) or go without: `delay: auto` then lets receivers hold messages"
+    receiver = net.get("y")  # type: ignore[attr-defined]
+    try:
+        with Shaper(receiver.pid) as shaper:
+            shaper.install(receiver.defaultIntf().name, TRIAL_RATE_BPS, netem=Netem(0.005))
+    except ShapingFailed as error:
+        return Finding("netem", False, False, str(error), remedy)
+    return Finding("netem", True, False, "delays can be made by the kernel")
+
+
+if __name__ == "__main__":
+    from testbed.emulation.capsule import prepare_inner
+
+    prepare_inner()
+    print(json.dumps([asdict(finding) for finding in _trials()]))
+    sys.stdout.flush()
+

@@ -1,0 +1,241 @@
+"""The emulated fleet: each device is a Mininet host with a shaped link and a memory cgroup.
+
+Runs inside a capsule, whose end takes all of the network down; the cgroups lie outside it and are named in
+the run's state file before they are made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
+from testbed.emulation.ballast import Ballast, run_ballast
+from testbed.emulation.cgroups import DeviceCgroup, detect
+from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.emulation.settings import memory_limit_bytes, peak_memory_bytes, reserve_bytes
+from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
+from testbed.emulation.spawn import start_process
+from testbed.emulation.state import RunState
+from testbed.errors import EnvironmentLacks
+from testbed.placement.blocks import PAGE_BYTES
+from testbed.transport.data import DATA_PORT
+from testbed.transport.messages import PathView
+
+OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death
+
+
+class MininetFleet(ProcessFleet):
+    """Workers in Mininet hosts. `state` is the run's, attached, or None where no cgroup is to outlive anything."""
+
+    backend = "mininet"
+
+    def __init__(self, *args: Any, state: RunState, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._state = state
+        self._mode = detect()
+        self._cgroups: dict[str, DeviceCgroup] = {}
+        self._ballasts: dict[str, Ballast] = {}
+        self._baselines: dict[str, tuple[int, int]] = {}  # warm (anon, usage) bytes
+        self._limits: dict[str, tuple[int, int]] = {}  # (planned, read back)
+        self._shapers: dict[tuple[str, str], tuple[Shaper, str]] = {}  # (device, direction) -> queue
+        self._requested: dict[tuple[str, str], float] = {}
+        self._delays: dict[tuple[str, str], float] = {}
+        self._netem = False
+        self._net: Any = None
+        self._oom_kills = 0
+
+    # --- standing up -------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self._build_network()
+        if self._mode.enforced:
+            planned = [DeviceCgroup.planned(self._mode, self._state.current.run_id, name) for name in self.names]
+            self._state.record(cgroups=[path for group in planned for path in group.paths()])
+            for name in self.names:
+                self._cgroups[name] = DeviceCgroup.create(self._mode, self._state.current.run_id, name)
+
+    def _build_network(self) -> None:
+        from mininet.log import setLogLevel
+        from mininet.net import Mininet
+        from mininet.nodelib import LinuxBridge
+
+        from topologies.mininet_adapter import build_topo
+
+        setLogLevel("error")
+        Mininet.inited = True  # its fixLimits rewrites the host's sysctls
+        try:
+            self._net = Mininet(build_topo(self.experiment.topology), switch=LinuxBridge, controller=None)
+            self._net.start()
+        except Exception as error:
+            raise EnvironmentLacks(
+                f"Mininet could not build the network: {error}; `testbed doctor` tells what this machine lacks"
+            ) from error
+        ports = Shaper()
+        for name in self.names:
+            host = self._net.get(name)
+            link = host.defaultIntf().link
+            port = link.intf2 if link.intf1.node is host else link.intf1
+            self._shapers[name, "up"] = (Shaper(host.pid), host.defaultIntf().name)
+            self._shapers[name, "down"] = (ports, port.name)
+
+    def network_pids(self) -> dict[str, int]:
+        """A process in each device's network namespace, by its pid in the capsule."""
+        return {name: self._net.get(name).pid for name in self.names}
+
+    def _place(self, device: str) -> Mapping[str, Any]:
+        host = self._net.get(device)
+        group = self._cgroups.get(device)
+        return {
+            "bind": f"tcp://{host.IP()}:{DATA_PORT}",
+            "netns_pid": host.pid,
+            "cgroup_procs": str(group.memory_path / "cgroup.procs") if group else None,
+        }
+
+    def _started(self, device: str) -> None:
+        group = self._cgroups.get(device)
+        if group is None:
+            self._baselines[device] = (process_rss_bytes(self._pids[device]) or 0, 0)
+            return
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=run_ballast, args=(theirs, group), name=f"ballast-{device}")
+        start_process(process)
+        theirs.close()
+        self._ballasts[device] = Ballast(process, ours)
+        self._baselines[device] = _settled(group)
+        planned = self._baselines[device][1] + memory_limit_bytes(self.experiment, device)
+        planned -= planned % PAGE_BYTES
+        self._limits[device] = (planned, group.set_limit(planned))
+
+    # --- applying ----------------------------------------------------------------------------------------
+
+    def _apply_links(self, target: TargetState) -> list[LinkSample]:
+        if not self._requested:
+            self._netem = self._install(target)
+        changed: list[LinkSample] = []
+        for name, link in target.links.items():
+            for direction, rate, delay in (
+                ("up", link.up_bps, link.up_delay_s), ("down", link.down_bps, link.down_delay_s),
+            ):  # fmt: skip
+                key = (name, direction)
+                if self._requested.get(key) == rate and self._delays.get(key) == delay:
+                    continue
+                shaper, interface = self._shapers[key]
+                started = time.monotonic()
+                applied = shaper.change(interface, rate / self.experiment.dilation)
+                if self._netem and self._delays.get(key) != delay:
+                    shaper.change_netem(interface, Netem(delay * self.experiment.dilation))
+                self._requested[key], self._delays[key] = rate, delay
+                dilation = self.experiment.dilation
+                changed.append(
+                    LinkSample(
+                        name, direction, rate, applied.applied_bps * dilation, applied.readback_bps * dilation, delay,
+                        lag_s=self.clock.duration(applied.finished_s - started),
+                    )
+                )  # fmt: skip
+        return changed
+
+    def _install(self, target: TargetState) -> bool:
+        """Put a queue on every link; returns whether netem makes the delay."""
+        wanted = self.experiment.delay
+        netem = wanted in ("auto", "netem")
+        for (name, direction), (shaper, interface) in self._shapers.items():
+            link = target.links[name]
+            rate = (link.up_bps if direction == "up" else link.down_bps) / self.experiment.dilation
+            delay = (link.up_delay_s if direction == "up" else link.down_delay_s) * self.experiment.dilation
+            if netem:
+                try:
+                    shaper.install(interface, rate, netem=Netem(delay))
+                    continue
+                except ShapingFailed as error:
+                    if wanted == "netem":
+                        raise EnvironmentLacks(
+                            "delay: netem needs the kernel's netem, which is missing here: use delay: transport, load "
+                            f"sch_netem, or run in a VM ({error})"
+                        ) from error
+                    netem = False
+            shaper.install(interface, rate)
+        return netem
+
+    def _apply_memory(self, device: str, budget_bytes: int) -> None:
+        ballast = self._ballasts.get(device)
+        if ballast is not None:
+            ballast.resize(peak_memory_bytes(self.experiment, device) - budget_bytes)
+
+    def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
+        return PathView(0.0, 0.0) if self._netem else super()._path(target, sender, receiver)
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    def _sample_device(self, device: str, alive: bool) -> DeviceSample:
+        group, rss = self._cgroups.get(device), process_rss_bytes(self._pids.get(device, 0))
+        if group is None:
+            ledger = None if rss is None else max(0, rss - self._baselines.get(device, (0, 0))[0])
+            return DeviceSample(device, ledger, None, 0, rss, alive)
+        ballast = self._ballasts[device].held_bytes
+        ledger = max(0, group.anon() - self._baselines[device][0] - ballast) if alive else None
+        return DeviceSample(device, ledger, group.limit(), ballast, rss, alive)
+
+    def _sample_links(self) -> list[LinkSample]:
+        samples = []
+        dilation = self.experiment.dilation
+        for (name, direction), (shaper, interface) in self._shapers.items():
+            stats = shaper.stats(interface)
+            rate = self._requested[name, direction]
+            samples.append(
+                LinkSample(
+                    name, direction, rate, max(8.0, rate), stats.rate_bps * dilation, self._delays[name, direction],
+                    sent_bytes=stats.sent_bytes, dropped=stats.dropped, backlog=stats.backlog_bytes,
+                )
+            )  # fmt: skip
+        return samples
+
+    def _was_oom_killed(self, device: str) -> bool:
+        group = self._cgroups.get(device)
+        if group is None:
+            return False
+        deadline = time.monotonic() + OOM_PATIENCE_S
+        while not (killed := group.oom_kills()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self._oom_kills += killed
+        return killed > 0
+
+    def facts(self) -> dict[str, Any]:
+        """How this fleet emulates, as found while it stood."""
+        enforced = f"enforced by the kernel ({self._mode.reason})"
+        refused = f"not enforced by the kernel: {self._mode.reason}; the workers' own ledgers hold the budget instead"
+        return {
+            "backend": self.backend,
+            "rates": "TBF on every link, each direction",
+            "delay": "netem" if self._netem else "transport",
+            "memory": enforced if self._mode.enforced else refused,
+            "memory_limits": {name: list(limits) for name, limits in self._limits.items()},
+            "reserve_bytes": reserve_bytes(self.experiment),
+            "baseline_bytes": {name: baseline[0] for name, baseline in self._baselines.items()},
+        }
+
+    def oom_kills(self) -> int:
+        """Workers killed by the kernel's out-of-memory killer, from the cgroups' own counters."""
+        return self._oom_kills
+
+    def _release(self) -> None:
+        for ballast in self._ballasts.values():
+            ballast.stop()
+        self._ballasts = {}
+        for group in self._cgroups.values():
+            group.kill_and_remove()
+        self._cgroups = {}
+
+
+def _settled(group: DeviceCgroup, patience_s: float = 0.5) -> tuple[int, int]:
+    """(anon, usage) once two looks agree: the kernel folds its per-CPU counts in lazily."""
+    deadline = time.monotonic() + patience_s
+    found = (group.anon(), group.usage())
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        following = (group.anon(), group.usage())
+        if following == found:
+            break
+        found = following
+    return found

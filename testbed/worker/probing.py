@@ -1,0 +1,60 @@
+"""Timing a path before the run: a burst for its rate, bounced rows for the software's time per hop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from testbed.transport.data import PingFrame, ProbeFrame
+from testbed.transport.messages import Pinged, Probe, Probed
+from testbed.worker.outbox import Outbox
+
+_FRAME_BYTES = 16 * 1024
+
+
+class Probing:
+    """Both ends of probes and pings on one device; `row_bytes` is one token's row of the residual stream."""
+
+    def __init__(self, outbox: Outbox, report: Callable[[Probed | Pinged], None], row_bytes: int) -> None:
+        self._outbox, self._report = outbox, report
+        self._row = bytes(row_bytes)
+        self._probe: tuple[float, int] | None = None
+        self._round_trips: list[float] = []
+        self._ping_started_s = 0.0
+
+    def probe(self, command: Probe) -> None:
+        """Send an empty frame, from which the receiver counts, and then the payload."""
+        frames = -(-command.size // _FRAME_BYTES)
+        payload = bytes(_FRAME_BYTES)
+        self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, frames))
+        for left in reversed(range(frames)):
+            self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload)
+
+    def take(self, header: ProbeFrame, size: int, due_s: float) -> None:
+        """Count a frame; report after the last."""
+        if size == 0:
+            self._probe = (due_s, 0)
+            return
+        if self._probe is None:
+            return
+        self._probe = (self._probe[0], self._probe[1] + size)
+        if header.left == 0:
+            self._report(Probed(header.sender, self._probe[1], max(1e-9, due_s - self._probe[0])))
+            self._probe = None
+
+    def ping(self, peer: str, count: int) -> None:
+        """Send one row to be bounced, `count` times in all."""
+        self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False), self._row)
+        self._ping_started_s = time.monotonic()
+
+    def bounce(self, header: PingFrame) -> None:
+        """Send a row back, or take the time of one that came back."""
+        if not header.back:
+            self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True), self._row)
+            return
+        self._round_trips.append(time.monotonic() - self._ping_started_s)
+        if header.count > 1:
+            self.ping(header.sender, header.count - 1)
+            return
+        trips, self._round_trips = self._round_trips, []
+        self._report(Pinged(header.sender, trips))

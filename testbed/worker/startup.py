@@ -1,0 +1,71 @@
+"""How a worker stands up: its network namespace, a warm baseline, and what the kernel tells about it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import RandomWeights
+from testbed.placement.blocks import Block
+from testbed.shape import ModelShape
+
+_CLONE_NEWNET = 0x40000000  # setns(2)
+_MMAP_THRESHOLD = -3  # mallopt(3), M_MMAP_THRESHOLD
+_LARGE_ALLOCATION_BYTES = 128 * 1024
+
+
+def return_large_allocations() -> None:
+    """Map and unmap large activations instead of keeping them in the heap; the threshold stays where it is set."""
+    ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES)
+
+
+def enter_network(pid: int) -> None:
+    """Join the network namespace of a process, and keep idle TCP connections fast there; raises OSError."""
+    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns to the network of process {pid}")
+    finally:
+        os.close(descriptor)
+    # Token messages are small and bursty: a window that closes after an idle second would be measured as delay.
+    write_where_permitted("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "0")
+    write_where_permitted("/proc/sys/net/ipv4/tcp_no_metrics_save", "1")
+
+
+def write_where_permitted(path: str, value: str) -> None:
+    """Write a kernel knob that a user namespace may not have."""
+    try:
+        Path(path).write_text(value)
+    except OSError:
+        return  # not permitted in this namespace; the doctor reports it
+
+
+def warm_up(shape: ModelShape, chunk: int) -> None:
+    """Touch what the first blocks would touch: kernels, their packing buffers, the allocator, private pages.
+
+    One layer of the run's own width with a single head, on a prefill chunk and on a token; it is let go at once.
+    """
+    one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
+    store = BlockStore(one, RandomWeights(one, 0), one.positions)
+    for block in (Block("head", 0, 0), Block("proj", 0), Block("ffn", 0)):
+        store.add(block)
+    for rows, position in ((chunk, 0), (1, chunk)):
+        x = torch.zeros(rows, one.width)  # (rows, D)
+        store.heads(0, [0], x, position)
+        store.ffn(0, store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x))
+
+
+def runqueue_wait_s() -> float:
+    """Seconds this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
+    total = 0
+    try:
+        for thread in os.listdir("/proc/self/task"):
+            total += int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0.0
+    return total / 1e9

@@ -1,0 +1,282 @@
+"""Shaped links in network namespaces of the test's own: rates held, changed in place, woken up."""
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from testbed.emulation.shaping import Netem, Shaper, ShapingFailed, in_netns
+from testbed.errors import ConfigError
+
+PORT = 5201
+FAR = "10.77.0.2"
+CHUNK = bytes(65536)
+
+
+def _namespace() -> subprocess.Popen[bytes]:
+    """A process that holds a network namespace of its own and dies with the test."""
+    holder = subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 100"], stdout=subprocess.PIPE
+    )  # sleep keeps sh's pid, and unshare's
+    assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+    return holder
+
+
+def _ip(pid: int, *commands: str) -> None:
+    for command in commands:
+        subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[int, int]]:
+    """(sender, receiver): pids in two fresh namespaces joined by a veth pair `v0`."""
+    near, far = _namespace(), _namespace()
+    try:
+        _ip(near.pid, f"link add v0 type veth peer name v0 netns {far.pid}")
+        for pid, address in ((near.pid, "10.77.0.1/24"), (far.pid, f"{FAR}/24")):
+            _ip(pid, f"addr add {address} dev v0", "link set v0 up")
+        yield near.pid, far.pid
+    finally:
+        for holder in (near, far):
+            holder.kill()
+            holder.wait()
+            assert holder.stdout is not None
+            holder.stdout.close()
+
+
+@pytest.fixture
+def shaper(ends: tuple[int, int]) -> Iterator[Shaper]:
+    with Shaper(ends[0]) as made:
+        yield made
+
+
+class Transfer:
+    """A TCP transfer of `size` bytes from the first namespace to the second; times are the receiver's."""
+
+    def __init__(self, ends: tuple[int, int], size: int) -> None:
+        self.size, self.received = size, 0
+        self.arrivals: list[tuple[float, int]] = []
+        self._listener = in_netns(ends[1], lambda: socket.create_server((FAR, PORT)))
+        self._sender = in_netns(ends[0], lambda: socket.create_connection((FAR, PORT), timeout=10))
+        self._receiver, _ = self._listener.accept()
+        self._receiver.settimeout(20)
+        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        left = self.size
+        self._sender.settimeout(60)
+        while left:
+            left -= self._sender.send(CHUNK[: min(left, len(CHUNK))])
+
+    def _receive(self) -> None:
+        while self.received < self.size:
+            got = len(self._receiver.recv(65536))
+            if not got:
+                return
+            self.received += got
+            self.arrivals.append((time.monotonic(), self.received))
+
+    def wait_for(self, received: int) -> None:
+        deadline = time.monotonic() + 30
+        while self.received < received:
+            assert time.monotonic() < deadline, f"only {self.received} of {received} bytes arrived"
+            time.sleep(0.002)
+
+    def finish(self) -> None:
+        for thread in self._threads:
+            thread.join(60)
+        for each in (self._sender, self._receiver, self._listener):
+            each.close()
+        assert self.received == self.size
+
+    def goodput(self) -> float:
+        """Payload bit/s between the first and the last arrival."""
+        (start, first), (end, last) = self.arrivals[0], self.arrivals[-1]
+        return (last - first) * 8 / (end - start)
+
+
+def _datagrams(ends: tuple[int, int]) -> tuple[socket.socket, socket.socket]:
+    receiver = in_netns(ends[1], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    receiver.bind((FAR, PORT))
+    receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+    sender = in_netns(ends[0], lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+    sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 21)
+    sender.connect((FAR, PORT))
+    sender.send(b"neighbour discovery")
+    receiver.settimeout(5)
+    receiver.recv(100)
+    return sender, receiver
+
+
+def test_tcp_gets_what_headers_leave_of_the_rate(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 20e6)
+    transfer = Transfer(ends, 4 << 20)
+    transfer.finish()
+    assert 0.90 * 20e6 < transfer.goodput() < 0.97 * 20e6
+
+
+def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
+    ends: tuple[int, int], shaper: Shaper
+) -> None:
+    shaper.install("v0", 20e6)
+    transfer = Transfer(ends, 4 << 20)
+    transfer.wait_for(1 << 20)
+    before = shaper.stats("v0")
+    shaper.change("v0", 10e6)
+    after = shaper.stats("v0")
+    transfer.wait_for(transfer.received + 300_000)  # what was queued at 20 Mbit/s has left
+    changed, (settled_s, settled) = shaper.stats("v0"), transfer.arrivals[-1]
+    transfer.finish()
+    end_s, end = transfer.arrivals[-1]
+    assert before.handle == after.handle == changed.handle == "1:" and after.kind == "tbf"
+    assert before.sent_bytes <= after.sent_bytes < changed.sent_bytes
+    assert before.backlog_packets > 2  # there was something to lose
+    assert after.backlog_bytes + after.sent_bytes >= before.backlog_bytes + before.sent_bytes
+    assert after.dropped == before.dropped
+    assert 0.90 * 10e6 < (end - settled) * 8 / (end_s - settled_s) < 0.97 * 10e6
+
+
+def test_every_packet_that_was_queued_arrives_after_a_change(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 20e6)
+    sender, receiver = _datagrams(ends)
+    with sender, receiver:
+        shaper.change("v0", 1e6)
+        for number in range(40):
+            sender.send(number.to_bytes(2) + bytes(1200))
+        queued = shaper.stats("v0").backlog_packets
+        shaper.change("v0", 50e6)
+        arrived = [int.from_bytes(receiver.recv(2000)[:2]) for _ in range(40)]
+    assert queued >= 35
+    assert arrived == list(range(40))
+
+
+def test_a_queue_that_waits_for_a_slow_rate_wakes_up_when_the_rate_rises(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 10e6)
+    sender, receiver = _datagrams(ends)
+    with sender, receiver:
+        shaper.change("v0", 20e3)
+        for _ in range(4):
+            sender.send(bytes(1400))
+        receiver.recv(2000)  # the bucket's worth; the next frame would take 0.57 s
+        assert shaper.stats("v0").backlog_packets >= 2
+        raised = time.monotonic()
+        shaper.change("v0", 10e6)
+        for _ in range(3):
+            receiver.recv(2000)
+        assert time.monotonic() - raised < 0.05
+
+
+def test_an_outage_holds_everything_back_and_its_end_lets_it_through(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 10e6)
+    sender, receiver = _datagrams(ends)
+    with sender, receiver:
+        applied = shaper.change("v0", 0)
+        assert (applied.requested_bps, applied.applied_bps, applied.readback_bps) == (0, 8, 8)
+        for number in range(10):
+            sender.send(number.to_bytes(1) + bytes(1400))
+        receiver.settimeout(0.4)
+        early = [receiver.recv(2000)[0]]  # a full bucket lets one frame pass
+        with pytest.raises(TimeoutError):
+            receiver.recv(2000)
+        assert shaper.stats("v0").backlog_packets >= 9  # ours, and what IPv6 had to say
+        shaper.change("v0", 10e6)
+        late = [receiver.recv(2000)[0] for _ in range(9)]
+    assert early + late == list(range(10))
+
+
+def test_a_tcp_transfer_survives_an_outage(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 20e6)
+    transfer = Transfer(ends, 1 << 20)
+    transfer.wait_for(200_000)
+    shaper.change("v0", 0)
+    time.sleep(0.5)
+    shaper.change("v0", 20e6)
+    transfer.finish()
+
+
+@pytest.mark.parametrize("rate", [20e3, 64e3, 1e6, 3_141_592, 20e6, 123_456_784, 500e6, 1e9])
+def test_the_kernel_holds_the_rate_that_was_asked_for(ends: tuple[int, int], shaper: Shaper, rate: float) -> None:
+    shaper.install("v0", 10e6)
+    applied = shaper.change("v0", rate)
+    assert applied.applied_bps == applied.readback_bps == rate == shaper.stats("v0").rate_bps
+    assert applied.started_s <= applied.finished_s
+    shown = subprocess.run(
+        ["nsenter", "-t", str(ends[0]), "-n", "tc", "qdisc", "show", "dev", "v0"], capture_output=True, text=True
+    ).stdout
+    assert shown.startswith("qdisc tbf 1: root")
+
+
+def test_nothing_is_sent_when_the_rate_is_already_there(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 10e6)
+    before = shaper.stats("v0").sent_packets
+    for _ in range(5):
+        assert shaper.change("v0", 10e6).readback_bps == 10e6
+    assert shaper.stats("v0").sent_packets == before
+
+
+def test_a_change_costs_microseconds(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 10e6)
+    costs = sorted(
+        applied.finished_s - applied.started_s
+        for applied in (shaper.change("v0", 10e6 + 8 * number) for number in range(1, 200))
+    )
+    assert costs[len(costs) // 2] < 200e-6  # measured 4 µs; the bound leaves room for a busy host
+
+
+def test_installing_again_replaces_any_queue_that_is_there(ends: tuple[int, int], shaper: Shaper) -> None:
+    shaper.install("v0", 10e6)
+    shaper.install("v0", 5e6)
+    assert shaper.stats("v0").rate_bps == 5e6
+    enter = ["nsenter", "-t", str(ends[0]), "-n"]
+    subprocess.run([*enter, *["tc", "qdisc", "replace", "dev", "v0", "root", "handle", "1:", "pfifo"]], check=False)
+    subprocess.run([*enter, *["tc", "qdisc", "del", "dev", "v0", "root"]], check=True)
+    subprocess.run(
+        [*enter, *["tc", "qdisc", "add", "dev", "v0", "root", "handle", "1:", "pfifo", "limit", "10"]], check=True
+    )
+    shaper.install("v0", 7e6)
+    assert shaper.stats("v0").kind == "tbf"
+
+
+def test_refusals_name_the_interface_and_the_kernels_answer(ends: tuple[int, int], shaper: Shaper) -> None:
+    with pytest.raises(ShapingFailed, match=f"shape v9 in the network namespace of pid {ends[0]}.*No such device"):
+        shaper.install("v9", 1e6)
+    with pytest.raises(ShapingFailed, match="v0 .*has no queue of this shaper"):
+        shaper.change("v0", 1e6)
+    shaper.install("v0", 1e6)
+    with pytest.raises(ConfigError, match="v0 is -1 bit/s"):
+        shaper.change("v0", -1)
+    subprocess.run(["nsenter", "-t", str(ends[0]), "-n", *["tc", "qdisc", "del", "dev", "v0", "root"]], check=True)
+    with pytest.raises(ShapingFailed, match="change the rate of v0 .*to 2 Mbit/s: the kernel answers 'No such file"):
+        shaper.change("v0", 2e6)
+
+
+def test_a_namespace_that_is_gone_is_one_sentence() -> None:
+    with pytest.raises(ShapingFailed, match="network namespace of pid 4194304"):
+        Shaper(4194304)
+
+
+def test_a_delay_is_either_imposed_or_refused_with_the_way_out(ends: tuple[int, int], shaper: Shaper) -> None:
+    try:
+        shaper.install("v0", 10e6, netem=Netem(delay_s=0.03))
+    except ShapingFailed as refusal:  # a kernel without sch_netem
+        assert "delay: transport" in str(refusal)
+        return
+    sender, receiver = _datagrams(ends)
+    with sender, receiver:
+        started = time.monotonic()
+        sender.send(b"x")
+        receiver.recv(10)
+        assert 0.028 < time.monotonic() - started < 0.06
+
+
+def test_the_callers_own_namespace_is_never_left(ends: tuple[int, int]) -> None:
+    names = [name for _, name in socket.if_nameindex()]
+    with Shaper(ends[0]) as shaper:
+        shaper.install("v0", 1e6)
+    assert [name for _, name in socket.if_nameindex()] == names
+    assert in_netns(ends[0], lambda: "v0" in [name for _, name in socket.if_nameindex()])
