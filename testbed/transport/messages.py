@@ -273,7 +273,8 @@ class Failed(Message, frozen=True):
 
 
 Command = (
-    """The worker met a bug or bad data and ends; `reason` has the traceback's last line."""
+    Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode | Probe
+    | Ping
     | Collect | Stop
 )  # fmt: skip
 Event = (
