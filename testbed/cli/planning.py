@@ -4,40 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.controller.conditions import Conditions, observe
 from testbed.experiment import Experiment
-from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.observation import Observation
 
 
 def first_observation(experiment: Experiment, prompt_tokens: int) -> Observation:
     """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0."""
-    values = experiment.traces.at(0.0)
-
-    def value(target: str, quantity: str, base: float) -> float:
-        return values.get((target, quantity), base)
-
-    devices = tuple(
-        DeviceView(
-            device.name,
-            int(value(f"device/{device.name}", "memory", device.memory_bytes)),
-            value(f"device/{device.name}", "streaming", device.streaming_Bps),
-            value(f"device/{device.name}", "compute", device.compute_flops),
-            device.storage_Bps,
-        )
-        for device in experiment.topology.devices
-    )
-    links = {
-        device.name: LinkView(
-            value(f"link/{device.name}", "up", device.link.up_bps),
-            value(f"link/{device.name}", "down", device.link.down_bps),
-            value(f"link/{device.name}", "up_delay", device.link.up_delay_s),
-            value(f"link/{device.name}", "down_delay", device.link.down_delay_s),
-        )
-        for device in experiment.topology.devices
-    }
-    return Observation(
-        experiment.shape, experiment.partition, experiment.topology.source, devices, links,
-        prompt_tokens, 0, experiment.tokens, experiment.interval, experiment.weights,
-    )  # fmt: skip
+    conditions = Conditions(experiment)
+    conditions.begin()
+    return observe(experiment, conditions, prompt_tokens, 0)
 
 
 def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
 from testbed.experiment import Experiment
+from testbed.placement.observation import DeviceView, LinkView, Observation
 from traces.model import Change
 
 
@@ -112,3 +113,28 @@ class Conditions:
 
     def _wanted_memory(self, device: str) -> int:
         return int(self._values.get((f"device/{device}", "memory"), self._topology.device(device).memory_bytes))
+
+
+def observe(
+    experiment: Experiment, conditions: Conditions, prompt_tokens: int, tokens_done: int, hop_overhead_s: float = 0.0
+) -> Observation:
+    """What a policy is shown: rates as the traces say now, memory as announced."""
+    target = conditions.target()
+    devices = tuple(
+        DeviceView(
+            device.name,
+            conditions.visible_memory(device.name),
+            target.devices[device.name].streaming_Bps,
+            target.devices[device.name].compute_flops,
+            device.storage_Bps,
+        )
+        for device in experiment.topology.devices
+    )
+    links = {
+        name: LinkView(link.up_bps, link.down_bps, link.up_delay_s, link.down_delay_s)
+        for name, link in target.links.items()
+    }
+    return Observation(
+        experiment.shape, experiment.partition, experiment.topology.source, devices, links,
+        prompt_tokens, tokens_done, experiment.tokens, experiment.interval, experiment.weights, hop_overhead_s,
+    )  # fmt: skip

@@ -11,18 +11,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from testbed.controller.conditions import Announcement, Conditions
+from testbed.controller.calibration import Calibration
+from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.exchange import Exchange, carry_out
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, Samples
 from testbed.controller.migration import Migration, Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment import Experiment
-from testbed.placement.blocks import Placement, payload_bytes
+from testbed.placement.blocks import Placement, payload_bytes, resident_bytes
 from testbed.placement.costs import cached_length, migration_delay, prefill_latency, token_latency
 from testbed.placement.feasibility import Infeasible, check_complete, device_needs, shortages
-from testbed.placement.latency import transfer_seconds
-from testbed.placement.observation import DeviceView, LinkView, Observation, Policy
+from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
 from testbed.runlog import RunLog
 from testbed.transport.messages import (
@@ -33,10 +33,8 @@ from testbed.transport.messages import (
     Load,
     Loaded,
     OutOfBudget,
-    Ping,
     Pinged,
     Prefill,
-    Probe,
     Probed,
     Token,
 )
@@ -47,10 +45,6 @@ TOKEN_PATIENCE_S = 60.0  # wall seconds without a token before the run is given 
 START_PATIENCE_S = 300.0  # wall seconds for loading the first placement
 MIGRATION_PATIENCE = 5.0  # times the predicted delay, and at least:
 MIGRATION_PATIENCE_S = 30.0
-PING_COUNT = 8
-PROBE_SECONDS = 0.1  # of the link's rate, so that the bucket's first burst weighs little
-PROBE_LIMIT_BYTES = 2_000_000
-TCP_SHARE = 0.956  # payload share of a 1500-byte frame's rate
 
 _ANSWERS = (Loaded, Token, Pinged, Probed, Collected)
 
@@ -98,6 +92,7 @@ class Controller:
         self._sampled_s = 0.0
         self._boundary = 0
         self._epoch = 0
+        self._moving: list[Move] = []
         self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
 
     # --- the run ---------------------------------------------------------------------------------------
@@ -136,38 +131,17 @@ class Controller:
     # --- before token 0 ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
-        """Warm every connection and measure the software's time per hop; time a burst over each link."""
-        trips: list[float] = []
-        neighbours = list(zip(self._names, self._names[1:] + self._names[:1], strict=True))
-        pairs = [(a, b) for a in self._names for b in self._names if a != b]
-        for device, peer in pairs:
-            count = PING_COUNT if (device, peer) in neighbours else 1
-            self._fleet.send(device, Ping(peer, count))
-            answer = self._await(Pinged, device, START_PATIENCE_S)
-            if count > 1:
-                expected = self._path_seconds(device, peer) + self._path_seconds(peer, device)
-                trips += [(self._clock.duration(trip) - expected) / 2 for trip in answer.round_trips_s[1:]]
-        if trips:
-            self._hop_overhead_s = max(0.0, sorted(trips)[len(trips) // 2])
-        for device, peer in neighbours if len(self._names) > 1 else []:
-            rate = self._path_bps(device, peer)
-            size = round(min(PROBE_LIMIT_BYTES, max(32_768.0, rate / 8 * PROBE_SECONDS)))
-            if not rate:
-                continue
-            self._fleet.send(device, Probe(peer, size))
-            probed = self._await(Probed, peer, START_PATIENCE_S)
-            self.recorder.rate(0.0, probed.seconds, device, peer, probed.size, rate, "probe")
+        """Warm every connection, and learn what a hop costs in software."""
+        asking = Calibration(self._fleet, lambda kind, device: self._await(kind, device, START_PATIENCE_S), self._names)
+        self._hop_overhead_s = asking.hop_overhead_s(self._observation().links)
+        for probe in asking.probe_rates(self._path_bps):
+            path = (probe.sender, probe.receiver, probe.size, probe.requested_bps)
+            self.recorder.rate(0.0, probe.seconds, *path, "probe")
         self._log.event("calibrated", hop_overhead_s=self._hop_overhead_s)
 
     def _path_bps(self, device: str, peer: str) -> float:
         links = self._conditions.target().links
         return min(links[device].up_bps, links[peer].down_bps)
-
-    def _path_seconds(self, device: str, peer: str) -> float:
-        """Emulated seconds of one row of the residual stream from one device to another, without software."""
-        links = self._observation().links
-        row = float(self._experiment.shape.width * self._experiment.shape.activation_bytes)
-        return transfer_seconds(links[device], links[peer], row, 0.0)
 
     def _place_first(self) -> None:
         self._policy.reset(self._experiment.seed)
@@ -310,7 +284,9 @@ class Controller:
         self._log.event("migration_begin", self._clock.now(), step=self._done, epoch=epoch, blocks=len(moves))
         patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * self._experiment.dilation)
         requested = {(m.source, m.destination): self._path_bps(m.source, m.destination) for m in moves}
+        self._moving = moves
         exchange = self._exchange(Migration(epoch, self._names, moves), plan, observation, patience)
+        self._moving = []
         self.recorder.exchange(exchange, predicted, requested)
         state = exchange.migration.state
         self._log.event(f"migration_{state}", self._clock.now(), step=self._done, epoch=epoch,
@@ -354,27 +330,8 @@ class Controller:
             )  # fmt: skip
 
     def _observation(self) -> Observation:
-        """What a policy may see now: what the traces say, memory as announced."""
-        experiment, target = self._experiment, self._conditions.target()
-        devices = tuple(
-            DeviceView(
-                device.name,
-                self._conditions.visible_memory(device.name),
-                target.devices[device.name].streaming_Bps,
-                target.devices[device.name].compute_flops,
-                device.storage_Bps,
-            )
-            for device in experiment.topology.devices
-        )
-        links = {
-            name: LinkView(link.up_bps, link.down_bps, link.up_delay_s, link.down_delay_s)
-            for name, link in target.links.items()
-        }
-        return Observation(
-            experiment.shape, experiment.partition, experiment.topology.source, devices, links,
-            len(self._prompt), self._done, experiment.tokens, experiment.interval, experiment.weights,
-            self._hop_overhead_s,
-        )  # fmt: skip
+        """What a policy may see now."""
+        return observe(self._experiment, self._conditions, len(self._prompt), self._done, self._hop_overhead_s)
 
     # --- waiting ---------------------------------------------------------------------------------------
 
@@ -457,8 +414,13 @@ class Controller:
     # --- looking ---------------------------------------------------------------------------------------
 
     def _predicted_bytes(self) -> dict[str, int]:
+        """What every device's blocks should weigh now; while blocks move, their new devices hold them too."""
         observation = self._observation()
-        return device_needs(observation, self._placement, cached_length(observation))
+        length = cached_length(observation)
+        needs = device_needs(observation, self._placement, length)
+        for move in self._moving:
+            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
+        return needs
 
     def _look(self) -> Samples:
         self._sampled_s = time.monotonic()

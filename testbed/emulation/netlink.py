@@ -158,6 +158,19 @@ def parse_qdisc(message: bytes | memoryview) -> Qdisc:
     )  # fmt: skip
 
 
+def tbf_rate_Bps(message: bytes | memoryview) -> int:
+    """Only the rate from an RTM_NEWQDISC message, 0 if it is no TBF's; `parse_qdisc` for all of it."""
+    view = memoryview(message)[_HEADER.size + _TCMSG.size :]
+    for name, payload in attributes(view):
+        if name == TCA_KIND and bytes(payload) != b"tbf\0":
+            return 0
+        if name == TCA_OPTIONS:
+            for option, inner in attributes(payload):
+                if option == TCA_TBF_PARMS:
+                    return int(_RATESPEC.unpack_from(inner)[5])
+    return 0
+
+
 class RouteSocket:
     """A NETLINK_ROUTE socket; it talks to the network namespace of the thread that made it, whoever uses it."""
 

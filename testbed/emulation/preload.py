@@ -1,5 +1,6 @@
 """What the forkserver imports once, for every worker and ballast it will fork."""
 
+
 import torch
 
 import testbed.worker.main  # noqa: F401

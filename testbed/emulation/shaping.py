@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from testbed.emulation import netlink
-from testbed.emulation.netlink import NetlinkError, Qdisc, RouteSocket, TbfRequest
+from testbed.emulation.netlink import NetlinkError, RouteSocket, TbfRequest
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.units import format_rate
 
@@ -36,6 +36,7 @@ KICK_DESTINATION = bytes.fromhex("0180c200000e")  # link-local multicast: no bri
 KICK_BYTES = 60  # the shortest Ethernet frame, without its checksum
 ROOT_HANDLE, NETEM_HANDLE = 0x10000, 0x20000  # 1: and 2: in tc's writing
 
+_DOCTOR = "testbed doctor shows what this machine can do"
 _CLONE_NEWNET = 0x40000000
 _SIOCGIFINDEX, _SIOCGIFHWADDR = 0x8933, 0x8927  # linux/sockios.h
 _KICK_HARMLESS = {errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO}  # queue full (it runs all the same), or link down
@@ -113,20 +114,19 @@ class Shaper:
     def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None) -> Applied:
         """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there; netem below it."""
         sent = _sendable(ifname, rate_bps)
-        request = f"shape {ifname} in {self._where} to {format_rate(rate_bps)}"
         started = time.monotonic()
         try:
             ifindex, address = self._identify(ifname)
         except OSError as error:
             raise ShapingFailed(
-                f"cannot {request}: {error.strerror} (is the interface named {ifname!r} there?)"
+                f"cannot shape {ifname} in {self._where}: {error.strerror} (is the interface named {ifname!r} there?)"
             ) from error
         with contextlib.suppress(NetlinkError):  # ENOENT: it had only its default queue
             self._route.request(
                 netlink.qdisc_request(netlink.RTM_DELQDISC, netlink.NLM_F_ACK, ifindex, 0, netlink.TC_H_ROOT)
             )
         create = TbfRequest(netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, ifindex, ROOT_HANDLE)
-        self._ask(create.patch(*tbf_parameters(sent)), request)
+        self._ask(create.patch(*tbf_parameters(sent)), "shape", ifname, sent)
         link = self._links[ifname] = _Link(
             ifindex,
             TbfRequest(0, ifindex, ROOT_HANDLE),
@@ -151,10 +151,9 @@ class Shaper:
         sent = _sendable(ifname, rate_bps)
         started = finished = time.monotonic()
         if sent != link.applied_bps:
-            request = f"change the rate of {ifname} in {self._where} to {format_rate(rate_bps)}"
             message = link.request.patch(*tbf_parameters(sent))
             started = time.monotonic()
-            self._ask(message, request)
+            self._ask(message, "change the rate of", ifname, sent)
             finished = time.monotonic()
             rises, link.applied_bps = sent > link.applied_bps, sent
             if rises:
@@ -173,7 +172,7 @@ class Shaper:
 
     def stats(self, ifname: str) -> QueueStats:
         """The root queue's counters, from the kernel."""
-        qdisc = self._root(ifname, self._installed(ifname))
+        qdisc = netlink.parse_qdisc(self._ask(self._installed(ifname).query, "read the queue of", ifname))
         return QueueStats(
             f"{qdisc.handle >> 16:x}:",
             qdisc.kind,
@@ -222,20 +221,23 @@ class Shaper:
             loss=netem.loss,
             limit=netem_limit_packets(link.applied_bps, netem.delay_s),
         )
-        self._ask(message, f"put netem below {ifname} in {self._where}", "use delay: transport where it is missing")
+        remedy = "use delay: transport where netem is missing"
+        self._ask(message, "put netem below the queue of", ifname, remedy=remedy)
         link.netem = netem
 
-    def _ask(self, message: bytearray, request: str, remedy: str = "testbed doctor shows what it can do") -> memoryview:
+    def _ask(
+        self, message: bytearray, verb: str, ifname: str, rate_bps: int | None = None, *, remedy: str = _DOCTOR
+    ) -> memoryview:
         try:
             return self._route.request(message)
         except OSError as error:
-            raise ShapingFailed(f"cannot {request}: the kernel answers {error.strerror!r}; {remedy}") from error
-
-    def _root(self, ifname: str, link: _Link) -> Qdisc:
-        return netlink.parse_qdisc(self._ask(link.query, f"read the queue of {ifname} in {self._where}"))
+            to_rate = "" if rate_bps is None else f" to {format_rate(rate_bps)}"
+            raise ShapingFailed(
+                f"cannot {verb} {ifname} in {self._where}{to_rate}: the kernel answers {error.strerror!r}; {remedy}"
+            ) from error
 
     def _rate_now(self, ifname: str, link: _Link) -> int:
-        return self._root(ifname, link).rate_Bps * 8
+        return netlink.tbf_rate_Bps(self._ask(link.query, "read the queue of", ifname)) * 8
 
     def _kick(self, ifname: str, link: _Link) -> None:
         try:

@@ -179,7 +179,7 @@ class RunState:
 
     def record(self, **changes: Any) -> None:
         """Replace fields of the record and write it: `cgroups` (paths), and, as pids of this host, `init` (PID 1 of
-        the capsule) and `processes` (all others to end). Raises ProcessLookupError for a pid that is gone."""
+        the capsule) and `processes` (all others to end). A pid that is gone already is left out."""
         self.current = replace(_load(self.path), **{name: _recordable(name, value) for name, value in changes.items()})
         self._write()
 
@@ -378,9 +378,10 @@ def _try_lock(path: Path, *, create: bool) -> int | None:
 def _recordable(name: str, value: Any) -> Any:
     """What callers hand over, as the record holds it: pids become processes, paths become text."""
     if isinstance(value, list | tuple):
-        return tuple(_recordable(name, each) for each in value)
+        return tuple(found for each in value if (found := _recordable(name, each)) is not None)
     if name in ("init", "processes") and isinstance(value, int):
-        return ProcessId.of(value)
+        status = _status(value)
+        return None if status is None else ProcessId(value, status[1])
     return str(value) if isinstance(value, Path) else value
 
 

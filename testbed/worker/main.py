@@ -143,8 +143,7 @@ class Worker:
         self._last_token = 0
         self._token_started_s = 0.0
         self._step = 0
-        row_bytes = config.shape.width * config.shape.activation_bytes
-        self._probing = Probing(self._outbox, line.send, row_bytes)
+        self._probing = Probing(self._outbox, line.send)
 
     def serve(self) -> None:
         """Handle deliveries until Stop."""

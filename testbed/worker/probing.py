@@ -1,4 +1,4 @@
-"""Timing a path before the run: a burst for its rate, bounced rows for the software's time per hop."""
+"""Timing a path before the run: a burst for its rate, bounced empty messages for the software's time per hop."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ _FRAME_BYTES = 16 * 1024
 
 
 class Probing:
-    """Both ends of probes and pings on one device; `row_bytes` is one token's row of the residual stream."""
+    """Both ends of probes and pings on one device."""
 
-    def __init__(self, outbox: Outbox, report: Callable[[Probed | Pinged], None], row_bytes: int) -> None:
+    def __init__(self, outbox: Outbox, report: Callable[[Probed | Pinged], None]) -> None:
         self._outbox, self._report = outbox, report
-        self._row = bytes(row_bytes)
         self._probe: tuple[float, int] | None = None
         self._round_trips: list[float] = []
         self._ping_started_s = 0.0
@@ -43,14 +42,14 @@ class Probing:
             self._probe = None
 
     def ping(self, peer: str, count: int) -> None:
-        """Send one row to be bounced, `count` times in all."""
-        self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False), self._row)
+        """Send a message to be bounced, `count` times in all."""
+        self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False))
         self._ping_started_s = time.monotonic()
 
     def bounce(self, header: PingFrame) -> None:
-        """Send a row back, or take the time of one that came back."""
+        """Send a message back, or take the time of one that came back."""
         if not header.back:
-            self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True), self._row)
+            self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True))
             return
         self._round_trips.append(time.monotonic() - self._ping_started_s)
         if header.count > 1:

@@ -7,10 +7,11 @@ whole module, is turned into a failure with its reason.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from running import Place, short_place
 
 NOT_SKIPPED = "an emulation test may not be skipped, this machine must be able to run it"
 
@@ -20,6 +21,13 @@ def needs_root() -> None:
     """Fail in one sentence where the test could only fail in many."""
     if os.geteuid() != 0:
         pytest.fail("emulation tests need root: run `sudo .venv/bin/python -m pytest tests/emulation`", pytrace=False)
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    """Folders of its own for a test's runs."""
+    with short_place() as made:
+        yield made
 
 
 @pytest.hookimpl(wrapper=True)

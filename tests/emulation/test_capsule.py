@@ -1,11 +1,15 @@
 """Capsules on the real kernel: what dies with whom, exit codes, signals, and that the host keeps nothing."""
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from testbed.emulation.capsule import can_make_capsule, launch
 from testbed.errors import EnvironmentLacks
 
 ROOT = Path(__file__).parents[2]
+PYTHON = os.path.realpath(sys.executable)  # everyone may run it, wherever this checkout and its venv are
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 SUPERVISOR = (
     "import sys; from testbed.emulation.capsule import launch\n"
@@ -34,13 +39,27 @@ WAITING = (
 USERS = pytest.mark.parametrize("user", [[], NOBODY], ids=["root", "nobody"])
 
 
+@cache
+def _readable_copy() -> Path:
+    """The modules under test where an unprivileged user can read them (a checkout may be in root's home)."""
+    copy = Path(tempfile.mkdtemp(prefix="headroom-capsule-"))
+    atexit.register(shutil.rmtree, copy)
+    for name in ("__init__.py", "errors.py", "emulation/__init__.py", "emulation/capsule.py"):
+        target = copy / "testbed" / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "testbed" / name, target)
+    for path in (copy, *copy.rglob("*")):
+        path.chmod(0o755)
+    return copy
+
+
 def _supervise(
     program: str, *, user: Sequence[str] = (), kind: str = "capsule", grace_s: float = 5
 ) -> subprocess.Popen:
     return subprocess.Popen(
-        [*user, sys.executable, "-c", SUPERVISOR, program, kind, str(grace_s)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
+        [*user, PYTHON, "-c", SUPERVISOR, program, kind, str(grace_s)],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": str(_readable_copy()), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -60,11 +79,11 @@ def _carrying(marker: str) -> list[int]:
     return found
 
 
-def _await_carriers(marker: str, count: int, timeout: float = 2) -> None:
+def _await(condition: Callable[[], bool], timeout: float = 2) -> None:
     deadline = time.monotonic() + timeout
-    while len(_carrying(marker)) != count and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline, f"not true within {timeout} s"
         time.sleep(0.01)
-    assert len(_carrying(marker)) == count
 
 
 def _run(program: str, *, user: Sequence[str] = ()) -> tuple[int, str]:
@@ -81,7 +100,13 @@ def marker() -> str:
 def test_this_machine_can_make_capsules_with_and_without_root() -> None:
     assert can_make_capsule() is None
     probe = "from testbed.emulation.capsule import can_make_capsule as can; print(can())"
-    answer = subprocess.run([*NOBODY, sys.executable, "-B", "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        [*NOBODY, PYTHON, "-B", "-c", probe],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": str(_readable_copy())},
+        capture_output=True,
+        text=True,
+    )
     assert answer.stdout == "None\n", answer.stderr
 
 
@@ -116,9 +141,9 @@ def test_death_by_a_signal_becomes_128_plus_its_number(kind: str) -> None:
 def test_kill_9_of_the_supervisor_ends_everything_inside_within_two_seconds(user: list[str], marker: str) -> None:
     supervisor = _supervise(WAITING.format(marker=marker), user=user)
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
-    _await_carriers(marker, 1)
+    _await(lambda: len(_carrying(marker)) > 0)
     supervisor.kill()
-    _await_carriers(marker, 0)
+    _await(lambda: not _carrying(marker))
     supervisor.communicate(timeout=5)  # the pipe's other ends, held inside, are closed too
 
 

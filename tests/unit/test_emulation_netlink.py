@@ -25,6 +25,7 @@ def test_a_patched_message_says_the_new_rate_and_limit_and_keeps_its_length(rate
     qdisc = parse_qdisc(message)
     assert (qdisc.ifindex, qdisc.handle, qdisc.kind) == (7, 0x10000, "tbf")
     assert (qdisc.rate_Bps, qdisc.limit) == (rate, limit)
+    assert netlink.tbf_rate_Bps(message) == rate
     assert len(message) == length == struct.unpack_from("=I", message)[0]
 
 

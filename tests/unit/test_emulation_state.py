@@ -92,6 +92,14 @@ def test_a_second_process_can_add_to_the_record_without_losing_the_first_ones_pa
     assert take_away(owner).failures == []
 
 
+def test_a_process_that_ended_before_it_could_be_recorded_is_left_out(folder: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with RunState.create("r1", folder=folder) as state:
+        state.record(init=ended.pid, processes=[ended.pid])
+        assert (state.current.init, state.current.processes) == (None, ())
+
+
 def test_a_living_run_is_found_by_its_folder_and_left_alone(folder: Path) -> None:
     state = RunState.create("r1", Path("/runs/x"), folder=folder)
     found = find_live(Path("/runs/x"), folder)

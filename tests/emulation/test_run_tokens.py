@@ -1,0 +1,85 @@
+"""A whole run through the command line gives the right tokens: on Mininet and on loopback, whoever places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from running import QUICKSTART, TINY, UNJUDGED, Place, interfaces, rows, save_checkpoint, topology, write_experiment
+
+QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
+LONG_S = 380.0
+
+
+@QUEUED
+def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
+    before = interfaces()
+    ended = place.replay(
+        QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=LONG_S
+    )  # fmt: skip
+    assert ended.code == 0, ended.err
+    summary = ended.summary
+    assert (summary["status"], summary["backend"], summary["verified"]) == ("done", "mininet", "bitwise")
+    assert summary["verdict"]["ok"] is True and summary["migrations"] >= 1 and summary["oom_kills"] == 0
+    assert len(summary["tokens"]) == 96
+    assert [row["token_id"] for row in rows(ended.folder, "tokens")] == summary["tokens"]
+    assert place.left_behind() == [] and interfaces() <= before
+
+
+@QUEUED
+def test_the_quickstarts_static_placement_is_killed_by_the_kernel_when_the_squeeze_is_enforced(place: Place) -> None:
+    ended = place.replay(QUICKSTART, "--backend", "mininet", "--policy", "static", timeout=LONG_S)
+    assert ended.code == 5
+    summary = ended.summary
+    assert (summary["status"], summary["oom_kills"], len(summary["tokens"])) == ("oom", 1, 48)
+    assert ended.sentence.startswith("device b ran out of memory at token 48: its blocks need ")
+    assert "its budget is 72 MiB" in ended.sentence and "killed by the kernel" in ended.sentence
+    assert place.left_behind() == []
+
+
+def test_loopback_and_mininet_give_the_same_tokens_under_every_policy(place: Place) -> None:
+    runs = [
+        place.done(QUICKSTART, *TINY, "--tokens", "24", "--backend", backend, "--policy", policy).summary
+        for backend, policy in [
+            ("local", "resource-aware"), ("mininet", "resource-aware"), ("mininet", "round-robin"), ("mininet", "greedy"),
+        ]
+    ]  # fmt: skip
+    assert [(run["backend"], run["policy"]) for run in runs] == [
+        ("local", "resource-aware"), ("mininet", "resource-aware"), ("mininet", "round-robin"), ("mininet", "greedy"),
+    ]  # fmt: skip
+    assert all(run["tokens"] == runs[0]["tokens"] for run in runs)
+    assert len(set(runs[0]["tokens"])) > 3  # not one token over and over, which any bug might give too
+
+
+@QUEUED
+def test_the_quickstart_gives_the_same_tokens_on_loopback(place: Place) -> None:
+    local = place.done(QUICKSTART, "--backend", "local", "--tokens", "16", "--set", "traces=[]").summary
+    emulated = place.done(
+        QUICKSTART, "--backend", "mininet", "--tokens", "16", "--set", "traces=[]", "--policy", "round-robin"
+    ).summary  # fmt: skip
+    assert local["tokens"] == emulated["tokens"]
+
+
+@pytest.mark.parametrize("weights", ["staged", "shipped"])
+def test_a_checkpoint_saved_by_transformers_decodes_as_there_over_four_devices(
+    weights: str, place: Place, tmp_path: Path
+) -> None:
+    import torch
+
+    prompt = [3, 141, 59, 26, 53, 58, 97, 93, 23, 84, 62, 64]
+    model = save_checkpoint(tmp_path / "gpt2", layers=4, width=96, heads=6, positions=64, vocab=211)
+    wanted = model.generate(torch.tensor([prompt]), max_new_tokens=32, min_new_tokens=32, do_sample=False)[0, 12:]
+    experiment = write_experiment(
+        tmp_path,
+        model={"path": str(tmp_path / "gpt2")},
+        prompt={"ids": prompt},
+        tokens=32,
+        policy="round-robin",
+        weights=weights,
+        topology=topology(),
+    )
+    ended = place.done(experiment, "--backend", "mininet")
+    assert ended.summary["tokens"] == wanted.tolist()
+    assert len(set(wanted.tolist())) > 5
+    first = [row["device"] for row in rows(ended.folder, "placements") if row["epoch"] == 0]
+    assert set(first) == set("abcd")

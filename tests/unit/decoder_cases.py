@@ -1,0 +1,88 @@
+"""Small models for the decoder's, worker's and transport's tests, and what memory this process holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hypothesis import strategies as st
+
+from testbed.decoder.reference import use_one_thread
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import RandomWeights, Tensors, WeightSource
+from testbed.placement.blocks import Block, blocks_of
+from testbed.shape import ModelShape
+
+SEED = 7
+SMALL = ModelShape("small", 2, 32, 4, 4, 8, 64, 64, 64)
+ODD = ModelShape("odd", 3, 36, 3, 3, 12, 84, 61, 64)  # rows that do not start on cache lines
+WIDE = ModelShape("wide", 1, 768, 12, 12, 64, 3072, 128, 64)  # one layer with gpt2's own matrices
+
+Where = dict[Block, str]
+
+use_one_thread()
+
+
+class Ones:
+    """A weight source that is quicker than random numbers."""
+
+    def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
+        for tensor in tensors.values():
+            tensor.fill_(1.0)
+
+
+def stores_for(shape: ModelShape, where: Where, source: str = "a", weights: WeightSource | None = None) -> dict[
+    str, BlockStore
+]:  # fmt: skip
+    """One store per device, each with its own blocks and its own random weights; the source's has the embedding."""
+    stores = {}
+    for device in sorted({source, *where.values()}):
+        stores[device] = BlockStore(shape, weights or RandomWeights(shape, SEED), shape.positions)
+        for block in sorted(where):
+            if where[block] == device:
+                stores[device].add(block)
+    stores[source].add_pinned()
+    return stores
+
+
+def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[int], position: int) -> torch.Tensor:
+    """Logits (V,) of a pass in which every device calls the kernel once for its heads of a layer, in any grouping."""
+    shape = stores[source].shape
+    d = shape.head_dim
+    x = stores[source].embed(ids, position)
+    for layer in range(shape.layers):
+        outputs: dict[int, torch.Tensor] = {}
+        for device in sorted(stores):
+            groups = [g for g in range(shape.kv_heads) if where[Block("head", layer, g)] == device]
+            if groups:
+                out = stores[device].heads(layer, groups, x.clone(), position)
+                outputs |= {group: out[:, slot * d : (slot + 1) * d] for slot, group in enumerate(groups)}
+        attended = torch.cat([outputs[group] for group in range(shape.kv_heads)], dim=1)
+        y = stores[where[Block("proj", layer)]].proj(layer, attended, x)
+        x = stores[where[Block("ffn", layer)]].ffn(layer, y)
+    return stores[source].logits(x)
+
+
+def placements(shape: ModelShape, devices: str = "abc") -> st.SearchStrategy[Where]:
+    """Any device for any block."""
+    blocks = blocks_of(shape)
+    names = st.lists(st.sampled_from(devices), min_size=len(blocks), max_size=len(blocks))
+    return names.map(lambda where: dict(zip(blocks, where, strict=True)))
+
+
+def move(block: Block, source: BlockStore, target: BlockStore, length: int, with_weights: bool) -> None:
+    """What a migration does, without a network: reserve, load or copy, drop."""
+    target.reserve(block)
+    if not with_weights:
+        target.fill(block)
+    sent = source.payload(block, length, with_weights)
+    taken = target.payload(block, length, with_weights)
+    for here, there in zip(sent, taken, strict=True):
+        there[:] = bytes(here)
+    source.drop(block)
+
+
+def anonymous_bytes() -> int:
+    """This process's resident anonymous memory (RssAnon), proc(5)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024

@@ -1,0 +1,108 @@
+"""Block memory: it is resident only where touched, and dropping a block gives it back to the kernel."""
+
+from __future__ import annotations
+
+import mmap
+
+import torch
+from decoder_cases import WIDE, Ones, anonymous_bytes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.decoder.memory import KvCache, aligned_copy, anonymous_map, map_tensors
+from testbed.decoder.store import BlockStore
+from testbed.placement.blocks import PAGE_BYTES, TENSOR_ALIGNMENT, Block, resident_bytes, weight_bytes
+from testbed.shape import ModelShape
+
+NOISE_BYTES = 4 * 2**20  # what the interpreter and torch may take or give meanwhile
+LONG = ModelShape("long", 1, 768, 12, 12, 64, 3072, 128, 8192)
+
+
+def test_dropping_blocks_gives_their_memory_back_to_the_kernel() -> None:
+    store = BlockStore(WIDE, Ones(), WIDE.positions)
+    blocks = [Block("ffn", layer) for layer in range(4)]
+    before = anonymous_bytes()
+    for block in blocks:
+        store.add(block)
+    each = weight_bytes(WIDE, "ffn")
+    held = anonymous_bytes() - before
+    assert 4 * each <= held + NOISE_BYTES and held <= 4 * each + NOISE_BYTES
+    for block in blocks[:3]:
+        store.drop(block)
+    assert abs(anonymous_bytes() - before - each) < NOISE_BYTES
+    assert store.blocks == [blocks[3]]
+    assert store.held_bytes(0) == each
+
+
+def test_a_reserved_block_weighs_nothing_until_it_is_filled() -> None:
+    store = BlockStore(WIDE, Ones(), WIDE.positions)
+    before = anonymous_bytes()
+    for layer in range(4):
+        store.reserve(Block("ffn", layer))
+    assert anonymous_bytes() - before < NOISE_BYTES
+
+
+def test_a_kv_cache_grows_with_the_sequence_as_the_cost_model_says_and_leaves_with_its_head() -> None:
+    store = BlockStore(LONG, Ones(), LONG.positions)
+    blocks = [Block("head", 0, group) for group in range(12)]
+    for block in blocks:
+        store.add(block)
+    at_zero = anonymous_bytes()
+    for length in (1000, 8000):
+        for block in blocks:
+            for part in store.payload(block, length, with_weights=False):
+                part[:] = b"\x01" * len(part)
+        grown = anonymous_bytes() - at_zero
+        counted = sum(resident_bytes(LONG, block, length) - resident_bytes(LONG, block, 0) for block in blocks)
+        assert abs(grown - counted) < NOISE_BYTES
+    for block in blocks:
+        store.drop(block)
+    assert anonymous_bytes() < at_zero + NOISE_BYTES
+
+
+def test_held_bytes_counts_weights_whole_pages_of_kv_and_the_pinned_embedding() -> None:
+    store = BlockStore(WIDE, Ones(), WIDE.positions)
+    head, proj = Block("head", 0, 3), Block("proj", 0)
+    store.add(head)
+    store.add(proj)
+    without = resident_bytes(WIDE, head, 17) + resident_bytes(WIDE, proj, 17)
+    assert store.held_bytes(17) == without
+    assert resident_bytes(WIDE, head, 17) == weight_bytes(WIDE, "head") + 2 * 2 * PAGE_BYTES  # 17·64·4 = 4352 bytes
+    store.add_pinned()
+    assert store.held_bytes(17) == without + weight_bytes(WIDE, "embed")
+
+
+@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=2), min_size=1, max_size=5))
+def test_tensors_of_one_map_start_on_cache_lines_and_do_not_overlap(dims: list[list[int]]) -> None:
+    layout = tuple((str(index), tuple(shape)) for index, shape in enumerate(dims))
+    tensors = map_tensors(layout)
+    for index, tensor in enumerate(tensors.values()):
+        assert tensor.shape == torch.Size(dims[index])
+        assert tensor.data_ptr() % TENSOR_ALIGNMENT == 0
+        tensor.fill_(float(index))
+    for index, tensor in enumerate(tensors.values()):
+        assert bool((tensor == float(index)).all())
+
+
+def test_a_map_is_private_whole_pages_and_zero() -> None:
+    pages = anonymous_map(PAGE_BYTES + 1)
+    assert isinstance(pages, mmap.mmap) and len(pages) == 2 * PAGE_BYTES
+    assert not any(pages[:])
+
+
+def test_a_message_lands_where_torch_would_have_put_it_whatever_its_address() -> None:
+    values = torch.arange(30, dtype=torch.float32)
+    frame = b"\0" + values.numpy().tobytes()
+    tensor = aligned_copy(memoryview(frame)[1:], (5, 6))
+    assert tensor.data_ptr() % TENSOR_ALIGNMENT == 0
+    assert torch.equal(tensor.flatten(), values)
+
+
+def test_a_caches_payload_is_its_first_rows_keys_then_values() -> None:
+    cache = KvCache(8, 4)
+    cache.keys.copy_(torch.arange(32.0).view(8, 4))
+    cache.values.copy_(-torch.arange(32.0).view(8, 4))
+    keys, values = cache.payload(3)
+    assert bytes(keys) == torch.arange(12.0).numpy().tobytes()
+    assert bytes(values) == (-torch.arange(12.0)).numpy().tobytes()
+    assert [len(part) for part in cache.payload(0)] == [0, 0]
