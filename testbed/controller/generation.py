@@ -194,9 +194,9 @@ class Controller:
         self._log.flush()
 
     def _predict(self) -> float:
-        """The cost model's latency of the next token under the present conditions."""
+        """The cost model's latency of the next token under the present conditions and this host's time per hop."""
         assert self._plan is not None
-        observation = self._observation()
+        observation = replace(self._observation(), hop_overhead_s=self._hop_overhead_s)
         if not self._done:
             return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
         return token_latency(observation, self._plan, observation.length)
@@ -330,8 +330,8 @@ class Controller:
             )  # fmt: skip
 
     def _observation(self) -> Observation:
-        """What a policy may see now."""
-        return observe(self._experiment, self._conditions, len(self._prompt), self._done, self._hop_overhead_s)
+        """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
+        return observe(self._experiment, self._conditions, len(self._prompt), self._done)
 
     # --- waiting ---------------------------------------------------------------------------------------
 

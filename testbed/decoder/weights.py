@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
@@ -33,12 +36,13 @@ class WeightSource(Protocol):
 class RandomWeights:
     """Seeded random weights: each tensor depends on the seed and its own name, not on what else is loaded.
 
-    Scales are wider than GPT-2's initialisation (0.02), so that greedy decoding does not settle on one
-    token and a wrong bit anywhere shows in the token ids.
+    Matrices are scaled so that attention is peaked and the blocks outweigh the residual they add to. With
+    GPT-2's own initialisation (0.02) a tied embedding repeats the token it was given, whatever a head computes.
     """
 
-    SCALE = {"qkv_weight": 0.06, "weight": 0.06, "in_weight": 0.06, "out_weight": 0.06, "tokens": 0.05, "lm_head": 0.05}
-    DEFAULT_SCALE = 0.05  # biases, norm shifts and positions
+    MATRICES = ("qkv_weight", "weight", "in_weight", "out_weight")
+    GAIN = 2.5  # times 1/sqrt(rows); greedy tokens then follow from every earlier one, at any width
+    SCALE = 0.05  # embeddings, biases and norms
 
     def __init__(self, shape: ModelShape, seed: int) -> None:
         self.shape = shape
@@ -50,7 +54,8 @@ class RandomWeights:
             owner = 0 if name.startswith("norm") else index
             key = f"{self.seed}/{kind}/{layer}/{owner}/{name}".encode()
             seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-            tensor.normal_(0.0, self.SCALE.get(name, self.DEFAULT_SCALE), generator=torch.Generator().manual_seed(seed))
+            scale = self.GAIN / math.sqrt(tensor.shape[0]) if name in self.MATRICES else self.SCALE
+            tensor.normal_(0.0, scale, generator=torch.Generator().manual_seed(seed))
             if name == "norm_weight":
                 tensor.add_(1.0)
 
@@ -78,7 +83,7 @@ class HuggingFaceWeights:
         single = self.path / self.SINGLE
         if not single.exists():
             raise ConfigError(f"{self.path}: has neither {self.SINGLE} nor {self.INDEX}")
-        with safe_open(single, framework="pt") as tensors:
+        with _opened(single) as tensors:
             return dict.fromkeys(tensors.keys(), self.SINGLE)
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
@@ -94,7 +99,7 @@ class HuggingFaceWeights:
         if name not in self._file_of:
             raise ConfigError(f"{self.path}: has no tensor {name!r}; a GPT-2 checkpoint has one")
         file = self.path / self._file_of[name]
-        with safe_open(file, framework="pt") as tensors:
+        with _opened(file) as tensors:
             piece = tensors.get_slice(name)
             found = list(piece.get_shape())
             wanted = list(tensor.shape)
@@ -142,3 +147,13 @@ class HuggingFaceWeights:
         else:
             module = "mlp.c_fc" if name.startswith("in") else "mlp.c_proj"
         return f"{self._prefix}h.{layer}.{module}.{part}"
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """A safetensors file open for reading; raises ConfigError for one that is damaged or lacks what is asked of it."""
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except SafetensorError as error:
+        raise ConfigError(f"{file}: this is not the safetensors file that the checkpoint needs: {error}") from error

@@ -18,12 +18,12 @@ from testbed.emulation.settings import memory_limit_bytes, peak_memory_bytes, re
 from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
 from testbed.emulation.spawn import start_process
 from testbed.emulation.state import RunState
-from testbed.errors import EnvironmentLacks
+from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.placement.blocks import PAGE_BYTES
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
 
-OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death
+OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
 
 
 class MininetFleet(ProcessFleet):
@@ -161,7 +161,13 @@ class MininetFleet(ProcessFleet):
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
         ballast = self._ballasts.get(device)
         if ballast is not None:
-            ballast.resize(peak_memory_bytes(self.experiment, device) - budget_bytes)
+            try:
+                ballast.resize(peak_memory_bytes(self.experiment, device) - budget_bytes)
+            except RunFailed:
+                # While the worker it squeezed out is still dying, the kernel may take the ballast as well.
+                self._processes[device].join(OOM_PATIENCE_S)
+                if self._alive(device) or not self._cgroups[device].oom_kills():
+                    raise
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
         return PathView(0.0, 0.0) if self._netem else super()._path(target, sender, receiver)
@@ -198,7 +204,7 @@ class MininetFleet(ProcessFleet):
         deadline = time.monotonic() + OOM_PATIENCE_S
         while not (killed := group.oom_kills()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._oom_kills += killed
+        self._oom_kills += killed > 0  # the group's own count may include its ballast
         return killed > 0
 
     def facts(self) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     end_with_parent()
     if config.cgroup_procs:
         Path(config.cgroup_procs).write_text("0")
-        write_where_permitted("/proc/self/oom_score_adj", "500")
+        # First to be killed in its group: the ballast beside it may not be able to protect itself.
+        write_where_permitted("/proc/self/oom_score_adj", "1000")
     if config.netns_pid is not None:
         enter_network(config.netns_pid)
     use_one_thread()

@@ -127,11 +127,19 @@ def test_greedy_generation_is_repeatable_and_its_digest_tells_one_changed_bit() 
     assert logits_digest(logits) == logits_digest(logits.clone()) != logits_digest(changed)
 
 
-def test_the_tiny_preset_does_not_settle_on_one_token() -> None:
+@pytest.mark.parametrize("seed", range(4))
+def test_a_presets_tokens_vary_and_follow_from_the_whole_prompt(seed: int) -> None:
     """Otherwise a wrong bit could not show in the token ids."""
     shape = PRESETS["tiny"]
-    ids = [token.token_id for token in Reference(shape, RandomWeights(shape, 7), 80).generate(PROMPT, 40, 8)]
-    assert len(set(ids)) > 10
+
+    def generate(prompt: list[int]) -> list[int]:
+        reference = Reference(shape, RandomWeights(shape, seed), 80)
+        return [token.token_id for token in reference.generate(prompt, 40, 8)]
+
+    ids = generate(PROMPT)
+    assert len(set(ids)) > 8
+    others = generate([200, *PROMPT[1:]])
+    assert sum(one != other for one, other in zip(ids, others, strict=True)) > 20
 
 
 # --- random weights ------------------------------------------------------------------------------------
@@ -178,9 +186,7 @@ def test_all_heads_of_a_layer_share_its_norm_and_layers_differ() -> None:
 # --- payloads ------------------------------------------------------------------------------------------
 
 
-@given(
-    block=st.sampled_from(blocks_of(SMALL)), length=st.integers(0, SMALL.positions), with_weights=st.booleans()
-)
+@given(block=st.sampled_from(blocks_of(SMALL)), length=st.integers(0, SMALL.positions), with_weights=st.booleans())
 def test_a_payload_has_exactly_the_bytes_the_cost_model_counts(block: Block, length: int, with_weights: bool) -> None:
     store = BlockStore(SMALL, RandomWeights(SMALL, SEED), SMALL.positions)
     store.add(block)

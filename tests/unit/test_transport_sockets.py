@@ -1,0 +1,228 @@
+"""The sockets: nothing is dropped silently, paths are short enough, and headers weigh what the cost model says."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from testbed.errors import ConfigError, RunFailed
+from testbed.placement.blocks import MESSAGE_HEADER_BYTES
+from testbed.transport.control import MAX_SOCKET_PATH, ControlHub, ControlLine
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane
+from testbed.transport.messages import Collect, Decode, Loaded, Stop
+
+Contexts = Callable[[], "zmq.Context[zmq.Socket[bytes]]"]
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[ControlHub]:
+    made = ControlHub(tmp_path)
+    yield made
+    made.close()
+
+
+def greet(hub: ControlHub, line: ControlLine) -> None:
+    """Wait until the hub knows the worker."""
+    line.send(Loaded(0))
+    assert poll_until(hub, 1) == [(line._name.decode(), Loaded(0))]
+
+
+def poll_until(hub: ControlHub, count: int) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    deadline = time.monotonic() + 10
+    while len(found) < count and time.monotonic() < deadline:
+        found += hub.poll(0.2)
+    return found
+
+
+# --- control -------------------------------------------------------------------------------------------
+
+
+def test_commands_reach_the_device_they_are_for_in_order(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    lines = {name: ControlLine(context, tmp_path, name) for name in ("a", "b", "device-ä")}
+    for line in lines.values():
+        greet(hub, line)
+    for count in range(200):
+        for name in lines:
+            hub.send(name, Decode(count) if name != "b" else Collect(count))
+    for name, line in lines.items():
+        assert [line.receive() for _ in range(200)] == [(Collect if name == "b" else Decode)(n) for n in range(200)]
+
+
+def test_events_arrive_with_their_senders_name_and_in_each_senders_order(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    lines = [ControlLine(context, tmp_path, name) for name in ("a", "b")]
+    for count in range(3000):  # more than a default high-water mark
+        for line in lines:
+            line.send(Loaded(count))
+    found = poll_until(hub, 6000)
+    for name in ("a", "b"):
+        assert [event for sender, event in found if sender == name] == [Loaded(count) for count in range(3000)]
+
+
+def test_a_command_for_a_device_that_never_came_is_an_error_that_names_it(hub: ControlHub) -> None:
+    with pytest.raises(RunFailed, match="device ghost cannot be reached"):
+        hub.send("ghost", Stop())
+
+
+def test_a_command_for_a_device_that_has_gone_is_an_error(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    line = ControlLine(context, tmp_path, "a")
+    greet(hub, line)
+    hub.send("a", Decode(1))
+    assert line.receive() == Decode(1)
+    line.close()
+    deadline = time.monotonic() + 5
+    with pytest.raises(RunFailed, match="device a cannot be reached"):
+        while time.monotonic() < deadline:
+            hub.send("a", Decode(2))
+            time.sleep(0.01)
+
+
+def test_an_event_sent_just_before_the_line_closes_still_arrives(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    line = ControlLine(context, tmp_path, "a")
+    line.send(Loaded(1))
+    line.close()
+    assert poll_until(hub, 1) == [("a", Loaded(1))]
+
+
+def test_polling_without_events_returns_after_the_timeout(hub: ControlHub) -> None:
+    started = time.monotonic()
+    assert hub.poll(0.05) == []
+    assert 0.04 < time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_a_socket_path_that_the_kernel_would_cut_is_refused(tmp_path: Path, letter: str) -> None:
+    """sun_path has room for 107 bytes, not characters."""
+    room = MAX_SOCKET_PATH - len(str(tmp_path)) - 1 - len("/commands")
+    fits = tmp_path / ("x" * room)
+    fits.mkdir()
+    ControlHub(fits).close()
+    size = len(letter.encode())
+    too_long = tmp_path / (letter * (room // size + 1))
+    with pytest.raises(ConfigError, match="at most 107") as caught:
+        ControlHub(too_long)
+    assert str(too_long) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# --- data ----------------------------------------------------------------------------------------------
+
+
+def activation(sender: str = "a") -> Activation:
+    now = time.monotonic()
+    return Activation(sender, now, now, now, 3, 40, 11, "x", 300, 1, 0.0123, 0.0045)
+
+
+def test_messages_of_one_sender_keep_their_order_and_their_bytes(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    here.connect({"b": there.address})
+    sent = []
+    for size in [0, 1, 255, 256, 65536, *range(100, 2000)]:
+        sent.append((Chunk("a", 0.0, 0.0, 0.0, 1, "head(0,0)", len(sent), size, 0), bytes([size % 251]) * size))
+        here.send("b", *sent[-1])
+    assert [there.receive() for _ in sent] == sent
+
+
+def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    plane = DataPlane(context, "tcp://127.0.0.1:*")
+    with pytest.raises(RunFailed, match="'c' has no connection"):
+        plane.send("c", activation())
+
+
+def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Activations and KV pages are reused at once; a message must not see what comes after."""
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    here.connect({"b": there.address})
+    buffer = bytearray(b"\x01" * 500_000)
+    here.send("b", activation(), memoryview(buffer))
+    buffer[:] = b"\x02" * len(buffer)
+    assert there.receive()[1] == b"\x01" * len(buffer)
+
+
+class Tap:
+    """A TCP proxy that counts the bytes of one direction."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.removeprefix("tcp://").split(":")
+        self._target = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.forward_bytes = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        client, _ = self._server.accept()
+        server = socket.create_connection(self._target)
+        threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+        self._pump(client, server, True)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.forward_bytes += len(data) if counted else 0
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize("sender", ["a", "edge-15", "raspberry-pi-10"])
+@pytest.mark.parametrize("payload", [768 * 4, 12 * 768 * 4])
+def test_headers_on_the_wire_weigh_what_the_cost_model_says(
+    context: zmq.Context[zmq.Socket[bytes]], sender: str, payload: int
+) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    tap = Tap(there.address)
+    here.connect({"b": tap.address})
+    here.send("b", activation(sender), bytes(payload))
+    there.receive()  # the handshake is over
+    before, count = tap.forward_bytes, 50
+    for _ in range(count):
+        here.send("b", activation(sender), bytes(payload))
+    for _ in range(count):
+        there.receive()
+    tap.close()
+    header = (tap.forward_bytes - before) / count - payload
+    assert MESSAGE_HEADER_BYTES - 24 <= header <= MESSAGE_HEADER_BYTES, f"one header weighs {header} bytes"
+
+
+@pytest.mark.parametrize("header", [
+    Chunk("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536 * 70, 2**32 - 1),
+    ChunkAck("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536),
+])  # fmt: skip
+def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(
+    context: zmq.Context[zmq.Socket[bytes]], header: Chunk | ChunkAck
+) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    tap = Tap(there.address)
+    here.connect({"b": tap.address})
+    here.send("b", header)
+    there.receive()
+    before = tap.forward_bytes
+    here.send("b", header)
+    there.receive()
+    assert 0 < tap.forward_bytes - before <= MESSAGE_HEADER_BYTES
+    tap.close()
