@@ -103,7 +103,7 @@ class Experiment(_Strict):
     seed: int = Field(default=0, ge=0)
     grace: int = Field(default=2, ge=0)  # intervals between announcing and enforcing a memory decrease
     prefill_chunk: int = Field(default=32, ge=1)  # tokens
-    observation: Literal["oracle", "measured"] = "oracle"
+    observation: Literal["oracle"] = "oracle"  # what the traces say now
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge"] = "linuxbridge"
     charge_decision: bool = False

@@ -51,10 +51,14 @@ def check_experiment(experiment: Experiment) -> list[int]:
     from testbed.decoder.tokens import prompt_ids
     from testbed.placement.feasibility import nothing_fits
     from testbed.placement.policies import make_policy
+    from testbed.placement.policies.static import expand_patterns
 
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     prompt = prompt_ids(experiment)
-    impossible = nothing_fits(first_observation(experiment, len(prompt)))
+    observation = first_observation(experiment, len(prompt))
+    if experiment.placement is not None:
+        expand_patterns(observation, experiment.placement)
+    impossible = nothing_fits(observation)
     if impossible:
         raise ConfigError(f"{experiment.name}: no placement can fit: {impossible}")
     return prompt
@@ -87,6 +91,10 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
 
 def carry_out(request: Request, say: Say) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
+    if request.backend == "local":
+        for key, value in (("compute", "quota"), ("delay", "netem")):
+            if getattr(request.experiment, key) == value:
+                raise ConfigError(f"{request.experiment.name}: {key}: {value} needs the mininet backend")
     from testbed.emulation.capsule import launch
     from testbed.emulation.state import ProcessId, RunState, clean, host_lock, take_away
 

@@ -12,41 +12,32 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from testbed.controller.calibration import Calibration
-from testbed.controller.conditions import Announcement, Conditions, observe
+from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, Samples
+from testbed.controller.fleet import Fleet
 from testbed.controller.migration import Migration, Move
 from testbed.controller.recorder import Recorder
+from testbed.controller.watch import Watch
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment import Experiment
-from testbed.placement.blocks import Placement, payload_bytes, resident_bytes
+from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.costs import cached_length, migration_delay, prefill_latency, token_latency
-from testbed.placement.feasibility import Infeasible, check_complete, device_needs, shortages
+from testbed.placement.feasibility import Infeasible, check_complete, shortages
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
 from testbed.runlog import RunLog
 from testbed.transport.messages import (
-    Collect,
-    Collected,
     Decode,
-    Failed,
     Load,
     Loaded,
-    OutOfBudget,
-    Pinged,
     Prefill,
-    Probed,
     Token,
 )
-from testbed.units import format_bytes
 
-SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 TOKEN_PATIENCE_S = 60.0  # wall seconds without a token before the run is given up, on top of ten times the prediction
 START_PATIENCE_S = 300.0  # wall seconds for loading the first placement
 MIGRATION_PATIENCE = 5.0  # times the predicted delay, and at least:
 MIGRATION_PATIENCE_S = 30.0
-
-_ANSWERS = (Loaded, Token, Pinged, Probed, Collected)
 
 Status = Literal["done", "oom", "failed"]
 
@@ -83,17 +74,11 @@ class Controller:
         self._conditions = Conditions(experiment)
         chunks = -(-len(self._prompt) // experiment.prefill_chunk)
         self.recorder = Recorder(log, self._clock, chunks)
+        self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log)
         self.outcome = Outcome()
-        self._placement: Placement | None = None
         self._plan: Plan | None = None
         self._hop_overhead_s = 0.0
-        self._waits: dict[str, float] = {}
-        self._requests = 0
-        self._sampled_s = 0.0
-        self._boundary = 0
         self._epoch = 0
-        self._moving: list[Move] = []
-        self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -113,12 +98,12 @@ class Controller:
                 if self.outcome.tokens:
                     self._cross_boundary()
                 self._generate_interval()
-            self._collect()
+            self._watch.collect()
             self.outcome.status = "done"
         except OutOfMemory as error:
             self.outcome.status, self.outcome.error = "oom", error
             self._log.event("status", self._clock.now(), status="oom", reason=str(error), step=self._done)
-            self._look()
+            self._watch.look()
         except RunFailed as error:
             self.outcome.error = error
             self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=self._done)
@@ -126,14 +111,18 @@ class Controller:
 
     @property
     def _done(self) -> int:
-        return len(self.outcome.tokens)
+        return self._watch.tokens_done
 
     # --- before token 0 ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
         """Warm every connection, and learn what a hop costs in software."""
-        asking = Calibration(self._fleet, lambda kind, device: self._await(kind, device, START_PATIENCE_S), self._names)
-        self._hop_overhead_s = asking.hop_overhead_s(self._observation().links)
+
+        def answer(kind: type[Any], device: str) -> Any:
+            return self._watch.answer(kind, device, START_PATIENCE_S)
+
+        asking = Calibration(self._fleet, answer, self._names)
+        self._hop_overhead_s = asking.hop_overhead_s(self._watch.observation().links)
         for probe in asking.probe_rates(self._path_bps):
             path = (probe.sender, probe.receiver, probe.size, probe.requested_bps)
             self.recorder.rate(0.0, probe.seconds, *path, "probe")
@@ -145,41 +134,41 @@ class Controller:
 
     def _place_first(self) -> None:
         self._policy.reset(self._experiment.seed)
-        observation = self._observation()
+        observation = self._watch.observation()
         wanted, decision_s, reason = self._ask_policy(observation, None)
         if wanted is None:
             raise RunFailed(f"policy {self._policy.name} has no first placement: {reason}")
-        self._placement = replace(wanted, epoch=0)
-        self._plan = make_plan(observation, self._placement)
-        found = shortages(observation, None, self._placement)
+        self._watch.placement = replace(wanted, epoch=0)
+        self._plan = make_plan(observation, self._watch.placement)
+        found = shortages(observation, None, self._watch.placement)
         self.recorder.decision(
             epoch=0, step=0, policy=self._policy.name, decision_s=decision_s, moved=0,
             predicted_after_s=token_latency(observation, self._plan, observation.final_length),
             feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0,
         )  # fmt: skip
         for device in self._names:
-            blocks = [str(block) for block in self._placement.on(device)]
-            self._fleet.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
+            blocks = [str(block) for block in self._watch.placement.on(device)]
+            self._watch.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
         for device in self._names:
-            self._await(Loaded, device, START_PATIENCE_S)
+            self._watch.answer(Loaded, device, START_PATIENCE_S)
         exchange = self._exchange(Migration(0, self._names, ()), self._plan, observation, START_PATIENCE_S)
         self._fail_if_lost(exchange)
-        self.recorder.placement(self._placement, 0)
-        self._look()
+        self.recorder.placement(self._watch.placement, 0)
+        self._watch.look()
 
     # --- an interval -----------------------------------------------------------------------------------
 
     def _generate_interval(self) -> None:
         """λ tokens; returns when the last has been reported."""
         experiment, source = self._experiment, self._experiment.topology.source
-        until = min((self._boundary + 1) * experiment.interval, experiment.tokens)
+        until = min((self._watch.boundary + 1) * experiment.interval, experiment.tokens)
         if not self._done:
-            self._fleet.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
+            self._watch.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
         else:
-            self._fleet.send(source, Decode(until))
+            self._watch.send(source, Decode(until))
         while self._done < until:
             predicted = self._predict()
-            token = self._await(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
+            token = self._watch.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
             assert self._plan is not None
             rows = [1] if token.step else [
                 min(experiment.prefill_chunk, len(self._prompt) - start)
@@ -187,16 +176,17 @@ class Controller:
             ]  # fmt: skip
             wire = sum(plan_wire_bytes(experiment.shape, self._plan, count) for count in rows)
             self.recorder.token(token, predicted, wire)
+            self._watch.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
             self.outcome.digests.append(token.logits_digest)
             self._progress(self._done)
-        self._boundary += 1
+        self._watch.boundary += 1
         self._log.flush()
 
     def _predict(self) -> float:
         """The cost model's latency of the next token under the present conditions and this host's time per hop."""
         assert self._plan is not None
-        observation = replace(self._observation(), hop_overhead_s=self._hop_overhead_s)
+        observation = replace(self._watch.observation(), hop_overhead_s=self._hop_overhead_s)
         if not self._done:
             return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
         return token_latency(observation, self._plan, observation.length)
@@ -204,13 +194,13 @@ class Controller:
     # --- a boundary ------------------------------------------------------------------------------------
 
     def _cross_boundary(self) -> None:
-        assert self._placement is not None and self._plan is not None
+        assert self._watch.placement is not None and self._plan is not None
         started = time.monotonic()
         if self._experiment.trace_clock == "token":
-            self._advance_traces(float(self._done))
-        self._collect()
-        observation = self._observation()
-        old = self._placement
+            self._watch.advance_traces(float(self._done))
+        self._watch.collect()
+        observation = self._watch.observation()
+        old = self._watch.placement
         self._clock.pause()
         wanted, decision_s, reason = self._ask_policy(observation, old)
         self._clock.resume()
@@ -228,19 +218,19 @@ class Controller:
             if plan != self._plan:
                 self._epoch += 1
                 self._plan = replace(plan, epoch=self._epoch)
-                self._placement = replace(old, epoch=self._epoch)
+                self._watch.placement = replace(old, epoch=self._epoch)
                 self._exchange(Migration(self._epoch, self._names, ()), self._plan, observation, MIGRATION_PATIENCE_S)
-                self.recorder.placement(self._placement, self._done)
-        found = shortages(observation, None, self._placement)
+                self.recorder.placement(self._watch.placement, self._done)
+        found = shortages(observation, None, self._watch.placement)
         stall = self._clock.duration(time.monotonic() - started) - decision_s if moves else 0.0
         self.recorder.decision(
-            epoch=self._placement.epoch, step=self._done, policy=self._policy.name, decision_s=decision_s,
-            moved=len(moves), predicted_before_s=before,
+            epoch=self._watch.placement.epoch, step=self._done, policy=self._policy.name,
+            decision_s=decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(observation, self._plan, observation.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
         )  # fmt: skip
-        self._enforce(self._conditions.enforce(self._boundary, committed))
-        self._look()
+        self._watch.enforce(self._conditions.enforce(self._watch.boundary, committed))
+        self._watch.look()
 
     def _ask_policy(
         self, observation: Observation, placement: Placement | None
@@ -269,8 +259,8 @@ class Controller:
         return wanted, seconds, ""
 
     def _migrate(self, observation: Observation, wanted: Placement) -> Exchange:
-        assert self._placement is not None
-        old, length = self._placement, cached_length(observation)
+        assert self._watch.placement is not None
+        old, length = self._watch.placement, cached_length(observation)
         epoch = self._epoch + 1
         self._epoch = epoch
         wanted = replace(wanted, epoch=epoch)
@@ -284,157 +274,31 @@ class Controller:
         self._log.event("migration_begin", self._clock.now(), step=self._done, epoch=epoch, blocks=len(moves))
         patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * self._experiment.dilation)
         requested = {(m.source, m.destination): self._path_bps(m.source, m.destination) for m in moves}
-        self._moving = moves
+        self._watch.moving = moves
         exchange = self._exchange(Migration(epoch, self._names, moves), plan, observation, patience)
-        self._moving = []
+        self._watch.moving = []
         self.recorder.exchange(exchange, predicted, requested)
         state = exchange.migration.state
         self._log.event(f"migration_{state}", self._clock.now(), step=self._done, epoch=epoch,
                         reason=exchange.migration.reason or None)  # fmt: skip
         if state == "done":
-            self._placement, self._plan = wanted, plan
+            self._watch.placement, self._plan = wanted, plan
             self.recorder.placement(wanted, self._done)
         return exchange
 
     def _exchange(self, migration: Migration, plan: Plan, observation: Observation, patience_s: float) -> Exchange:
         storage = {device.name: device.storage_Bps for device in observation.devices}
-        return carry_out(
-            self._fleet, migration, plan,
-            length=cached_length(observation), shipped=self._experiment.weights == "shipped",
-            storage_Bps=storage, timeout_s=patience_s, wait=self._pump_migration,
-        )  # fmt: skip
-
-    def _enforce(self, due: Sequence[Announcement]) -> None:
-        """Squeeze memory now: a ballast grows in the device's cgroup, whatever that does to the worker."""
-        if not due:
-            return
-        self.recorder.links(self._fleet.apply(self._conditions.target()))
-        for news in due:
-            self._log.event(
-                "memory_enforced", self._clock.now(), step=self._done, target=f"device/{news.device}",
-                quantity="memory", value=news.memory_bytes,
+        try:
+            return carry_out(
+                self._fleet, migration, plan,
+                length=cached_length(observation), shipped=self._experiment.weights == "shipped",
+                storage_Bps=storage, timeout_s=patience_s, wait=self._watch.migration_events,
             )  # fmt: skip
-
-    # --- conditions ------------------------------------------------------------------------------------
-
-    def _advance_traces(self, until: float) -> None:
-        changes, announced = self._conditions.advance(until, self._boundary)
-        if not changes:
-            return
-        self.recorder.links(self._fleet.apply(self._conditions.target()))
-        for change in changes:
-            news = change.quantity == "memory" and any(f"device/{a.device}" == change.target for a in announced)
-            self._log.event(
-                "memory_announced" if news else "trace_applied", self._clock.now(), step=self._done,
-                target=change.target, quantity=change.quantity, value=change.value,
-            )  # fmt: skip
-
-    def _observation(self) -> Observation:
-        """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
-        return observe(self._experiment, self._conditions, len(self._prompt), self._done)
-
-    # --- waiting ---------------------------------------------------------------------------------------
-
-    def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Events within a while; traces on the time clock are replayed and memory is sampled meanwhile."""
-        if self._experiment.trace_clock == "time":
-            following = self._conditions.next_change_s()
-            if following is not None:
-                left = (following - self._clock.trace_now()) * self._clock.dilation
-                if left <= 0:
-                    self._advance_traces(self._clock.trace_now())
-                    left = 0.0
-                timeout_s = min(timeout_s, left)
-        events = self._fleet.events(min(timeout_s, SAMPLE_INTERVAL_S))
-        if time.monotonic() - self._sampled_s > SAMPLE_INTERVAL_S and self._placement is not None:
-            self._look()
-        return events
-
-    def _await(self, kind: type[Any], device: str, patience_s: float) -> Any:
-        """The next event of a kind from a device; raises RunFailed or OutOfMemory for what ends the run."""
-        deadline = time.monotonic() + patience_s
-        while True:
-            for index, (sender, event) in enumerate(self._inbox):
-                if sender == device and isinstance(event, kind):
-                    del self._inbox[index]
-                    return event
-            if time.monotonic() >= deadline:
-                links = self._conditions.target().links
-                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
-                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
-                raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._done}{why}"
-                )
-            for sender, event in self._pump(max(0.0, deadline - time.monotonic())):
-                self._react(sender, event)
-                if isinstance(event, _ANSWERS):
-                    self._inbox.append((sender, event))
-
-    def _pump_migration(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which takes note of lost devices itself."""
-        events = self._pump(timeout_s)
-        for sender, event in events:
-            if not isinstance(event, DeviceLost):
-                self._react(sender, event)
-        return events
-
-    def _react(self, device: str, event: FleetEvent) -> None:
-        match event:
-            case DeviceLost():
-                self._lost(device, event)
-            case OutOfBudget():
-                self._log.event("out_of_budget", self._clock.now(), step=self._done, device=device,
-                                need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
-                raise OutOfMemory(
-                    f"device {device} ran out of memory at token {self._done}: its blocks need "
-                    f"{format_bytes(event.need_bytes)}, its budget is {format_bytes(event.budget_bytes)}"
-                )
-            case Failed():
-                self._log.event("worker_failed", self._clock.now(), device=device, reason=event.reason,
-                                traceback=event.traceback)  # fmt: skip
-                raise RunFailed(event.reason)
-            case Collected():
-                self.recorder.spans(event.spans)
-                self._waits[device] = self._clock.duration(event.runqueue_wait_s)
-
-    def _lost(self, device: str, event: DeviceLost) -> None:
-        if not event.oom_killed:
-            raise RunFailed(f"device {device}: its worker ended with code {event.exit_code} at token {self._done}")
-        self._log.event("oom_kill", self._clock.now(), step=self._done, device=device)
-        need = self._predicted_bytes()[device]
-        raise OutOfMemory(
-            f"device {device} ran out of memory at token {self._done}: its blocks need {format_bytes(need)}, "
-            f"its budget is {format_bytes(self._conditions.enforced_memory(device))} (killed by the kernel)"
-        )
+        except RunFailed:
+            self._watch.tell_losses()
+            raise
 
     def _fail_if_lost(self, exchange: Exchange) -> None:
         if exchange.lost is not None:
-            self._lost(*exchange.lost)
-
-    # --- looking ---------------------------------------------------------------------------------------
-
-    def _predicted_bytes(self) -> dict[str, int]:
-        """What every device's blocks should weigh now; while blocks move, their new devices hold them too."""
-        observation = self._observation()
-        length = cached_length(observation)
-        needs = device_needs(observation, self._placement, length)
-        for move in self._moving:
-            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
-        return needs
-
-    def _look(self) -> Samples:
-        self._sampled_s = time.monotonic()
-        samples = self._fleet.observe()
-        budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
-        self.recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
-        return samples
-
-    def _collect(self) -> None:
-        """Have every worker hand over its spans, and look at memory and queues."""
-        self._requests += 1
-        for device in self._names:
-            self._fleet.send(device, Collect(self._requests))
-        for device in self._names:
-            self._await(Collected, device, TOKEN_PATIENCE_S)
-        self._look()
+            self._watch.lost(*exchange.lost)
 

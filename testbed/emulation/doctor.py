@@ -20,8 +20,6 @@ TRIAL_SECONDS = 0.5
 TCP_SHARE = 0.956
 VICTIM_BYTES = 96 * 2**20
 LIMIT_BYTES = 64 * 2**20
-STREAM_BYTES = 256 * 2**20
-STREAM_ROUNDS = 5
 SAFE_SHARE = 0.45  # of the measured rate: what the devices' streaming rates may add up to
 
 
@@ -113,18 +111,9 @@ def _memory() -> Finding:
 
 
 def _streaming() -> list[Finding]:
-    """What one core streams from memory in the matrix-vector products a decode step is made of."""
-    import torch
+    from testbed.emulation.host import streaming_Bps
 
-    torch.set_num_threads(1)
-    matrix = torch.ones(STREAM_BYTES // 4 // 4096, 4096)
-    vector = torch.ones(4096)
-    best = float("inf")
-    for _ in range(STREAM_ROUNDS):
-        started = time.perf_counter()
-        matrix.mv(vector)
-        best = min(best, time.perf_counter() - started)
-    rate = STREAM_BYTES / best
+    rate = streaming_Bps()
     limit = format_bandwidth(rate * SAFE_SHARE)
     detail = f"{format_bandwidth(rate)} on one core: the devices' streaming rates should add up to at most {limit}"
     return [Finding("streaming rate", True, False, detail)]

@@ -10,9 +10,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
+from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, TargetState
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
+from testbed.emulation.host import streaming_Bps
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.settings import memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
@@ -23,6 +24,12 @@ from testbed.placement.blocks import PAGE_BYTES
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
 
+QUOTA_PERIOD_S = 0.01  # short against a token, so that a burst at full speed is short too
+QUOTA_NOTE = (
+    "compute: quota lets an operation run at this host's full speed until the period's quota is used: short operations "
+    "are not slowed; use compute: paced for latencies"
+)
+LEAST_QUOTA_S = 1.05e-3  # the kernel takes no quota under a millisecond
 OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
 
 
@@ -42,6 +49,8 @@ class MininetFleet(ProcessFleet):
         self._shapers: dict[tuple[str, str], tuple[Shaper, str]] = {}  # (device, direction) -> queue
         self._requested: dict[tuple[str, str], float] = {}
         self._delays: dict[tuple[str, str], float] = {}
+        self._quota = self.experiment.compute == "quota"
+        self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
         self._netem = False
         self._net: Any = None
         self._oom_kills = 0
@@ -51,10 +60,15 @@ class MininetFleet(ProcessFleet):
     def _prepare(self) -> None:
         self._build_network()
         if self._mode.enforced:
-            planned = [DeviceCgroup.planned(self._mode, self._state.current.run_id, name) for name in self.names]
+            run_id = self._state.current.run_id
+            planned = [DeviceCgroup.planned(self._mode, run_id, name, quota=self._quota) for name in self.names]
             self._state.record(cgroups=[path for group in planned for path in group.paths()])
             for name in self.names:
-                self._cgroups[name] = DeviceCgroup.create(self._mode, self._state.current.run_id, name)
+                self._cgroups[name] = DeviceCgroup.create(self._mode, run_id, name, quota=self._quota)
+        elif self._quota:
+            raise EnvironmentLacks(f"compute: quota needs cgroups, and {self._mode.reason}; use compute: paced")
+        if self._quota:
+            self._host_Bps = streaming_Bps()
 
     def _build_network(self) -> None:
         from mininet.log import setLogLevel
@@ -158,6 +172,12 @@ class MininetFleet(ProcessFleet):
             shaper.install(interface, rate)
         return netem
 
+    def _apply_compute(self, device: str, target: DeviceTarget) -> None:
+        """A quota is the device's share of what one core of this host streams from memory."""
+        if self._quota:
+            share = target.streaming_Bps / self._host_Bps / self.experiment.dilation
+            self._cgroups[device].set_quota(share, max(QUOTA_PERIOD_S, LEAST_QUOTA_S / share))
+
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
         ballast = self._ballasts.get(device)
         if ballast is not None:
@@ -219,6 +239,7 @@ class MininetFleet(ProcessFleet):
             "memory_limits": {name: list(limits) for name, limits in self._limits.items()},
             "reserve_bytes": reserve_bytes(self.experiment),
             "baseline_bytes": {name: baseline[0] for name, baseline in self._baselines.items()},
+            "notes": [QUOTA_NOTE] if self._quota else [],
         }
 
     def oom_kills(self) -> int:

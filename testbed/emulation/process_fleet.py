@@ -8,15 +8,25 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed.clock import EmulatedClock
-from testbed.controller.fleet import DeviceLost, DeviceSample, FleetEvent, LinkSample, Samples, TargetState
+from testbed.controller.fleet import (
+    DeviceLost,
+    DeviceSample,
+    DeviceTarget,
+    FleetEvent,
+    LinkSample,
+    Samples,
+    TargetState,
+)
 from testbed.emulation.spawn import forkserver, start_worker
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
+    Collect,
+    Collected,
     Command,
     Connect,
     Failed,
@@ -31,6 +41,8 @@ from testbed.worker.main import WorkerConfig
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+
+Answer = TypeVar("Answer", Hello, Collected)
 
 
 class ProcessFleet(ABC):
@@ -77,6 +89,10 @@ class ProcessFleet(ABC):
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
         """Make the device's memory so, by whatever enforces it, before its worker is told."""
 
+    def _apply_compute(self, device: str, target: DeviceTarget) -> None:
+        """Set what makes the device slow besides its worker's pacing; nothing by default."""
+        return
+
     @abstractmethod
     def _sample_device(self, device: str, alive: bool) -> DeviceSample:
         """The device's memory now."""
@@ -118,18 +134,29 @@ class ProcessFleet(ABC):
                 positions=self._positions,
                 prefill_chunk=self.experiment.prefill_chunk,
                 control=str(self._sockets),
-                paced=self.experiment.compute != "native",
+                paced=self.experiment.compute == "paced",
                 dilation=self.experiment.dilation,
                 **self._place(name),
             )
             self._processes[name] = start_worker(self._context, config)
-        addresses: dict[str, str] = {}
+        hellos = self._gather(Hello)
+        self._pids = {name: hello.pid for name, hello in hellos.items()}
+        for name in self.names:
+            self._started(name)
+            self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
+        # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
+        for name in self.names:
+            self.send(name, Collect(0))
+        self._gather(Collected)
+
+    def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
+        """One event of a kind from every device, while starting; raises what keeps a worker from starting."""
+        found: dict[str, Answer] = {}
         deadline = time.monotonic() + START_PATIENCE_S
-        while len(addresses) < len(self.names):
+        while len(found) < len(self.names):
             for name, event in self.events(0.5):
-                if isinstance(event, Hello):
-                    addresses[name] = event.address
-                    self._pids[name] = event.pid
+                if isinstance(event, kind):
+                    found[name] = event
                 elif isinstance(event, Failed):
                     raise RunFailed(event.reason)
                 elif isinstance(event, DeviceLost):
@@ -138,11 +165,9 @@ class ProcessFleet(ABC):
                         "`testbed doctor` tells what this machine lacks"
                     )
             if time.monotonic() > deadline:
-                missing = ", ".join(sorted(set(self.names) - set(addresses)))
+                missing = ", ".join(sorted(set(self.names) - set(found)))
                 raise EnvironmentLacks(f"the workers of {missing} did not start within {START_PATIENCE_S:.0f} s")
-        for name in self.names:
-            self._started(name)
-            self.send(name, Connect({peer: address for peer, address in addresses.items() if peer != name}))
+        return found
 
     def apply(self, target: TargetState) -> list[LinkSample]:
         """Links first, then devices; memory through whatever enforces it, then the worker's own ledger."""
@@ -154,6 +179,7 @@ class ProcessFleet(ABC):
         for name, device in target.devices.items():
             old = before.devices[name] if before is not None else None
             if old is None or (old.streaming_Bps, old.compute_flops) != (device.streaming_Bps, device.compute_flops):
+                self._apply_compute(name, device)
                 self._tell(name, SetDevice(device.streaming_Bps, device.compute_flops))
             if old is None or old.memory_bytes != device.memory_bytes:
                 self._apply_memory(name, device.memory_bytes)

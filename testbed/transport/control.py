@@ -7,6 +7,7 @@ ones do not).
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import zmq
@@ -20,8 +21,8 @@ LINGER_MS = 500
 
 def _endpoint(folder: Path, name: str) -> str:
     path = folder / name
-    if len(str(path)) > MAX_SOCKET_PATH:
-        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} characters; use a shorter folder")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} bytes; use a shorter folder")
     return f"ipc://{path}"
 
 
@@ -29,14 +30,15 @@ class ControlHub:
     """The controller's side."""
 
     def __init__(self, folder: Path) -> None:
+        commands, events = _endpoint(folder, "commands"), _endpoint(folder, "events")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._commands = self._context.socket(zmq.ROUTER)
         self._commands.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._commands.setsockopt(zmq.LINGER, LINGER_MS)
-        self._commands.bind(_endpoint(folder, "commands"))
+        self._commands.bind(commands)
         self._events = self._context.socket(zmq.PULL)
         self._events.set_hwm(0)
-        self._events.bind(_endpoint(folder, "events"))
+        self._events.bind(events)
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when events may be waiting."""

@@ -7,7 +7,9 @@ receipt plus the path's delay, and no earlier than the one before it from the sa
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import itertools
 import os
 import queue
 import threading
@@ -57,7 +59,7 @@ class Inbox:
         self._paths: Mapping[str, PathView] = {}
         self._last_due: dict[str, float] = {}
         self._downlink = LinkClock()
-        self._count = 0
+        self._count = itertools.count()  # one step of it cannot be torn apart by another thread
 
     def start(self) -> None:
         """Begin receiving; called once, after all sockets are connected."""
@@ -74,20 +76,17 @@ class Inbox:
     def get(self) -> Delivery:
         """Wait for the next delivery that is due."""
         while True:
+            while not self._arrived.empty():
+                heapq.heappush(self._held, self._arrived.get_nowait())
             now = time.monotonic()
             if self._held and self._held[0].due_s <= now:
                 return heapq.heappop(self._held)
-            try:
-                timeout = self._held[0].due_s - now if self._held else None
+            timeout = self._held[0].due_s - now if self._held else None
+            with contextlib.suppress(queue.Empty):
                 heapq.heappush(self._held, self._arrived.get(timeout=timeout))
-            except queue.Empty:
-                continue
-            while not self._arrived.empty():
-                heapq.heappush(self._held, self._arrived.get_nowait())
 
     def _put(self, due_s: float, received_s: float, content: object, is_data: bool = False) -> None:
-        self._count += 1
-        self._arrived.put(Delivery(due_s, self._count, received_s, content, is_data))
+        self._arrived.put(Delivery(due_s, next(self._count), received_s, content, is_data))
 
     def _receive(self) -> None:
         poller = zmq.Poller()

@@ -65,7 +65,9 @@ class Sender:
         self._report_if_done()
 
     def acknowledge(self, ack: ChunkAck) -> None:
-        """A chunk has been stored by its receiver: the next may leave."""
+        """A chunk has been stored by its receiver: the next may leave. One of an aborted epoch opens no window."""
+        if ack.epoch != self._command.epoch:
+            return
         self._in_flight[ack.sender] -= ack.size
         self._unacknowledged -= 1
         self._push(ack.sender)

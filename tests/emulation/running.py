@@ -222,6 +222,10 @@ def mentioning(word: str) -> list[str]:
     return [Path(f"/proc/{found.pid}/cmdline").read_text().replace("\0", " ") for found in processes(belongs)]
 
 
+def _namespace(pid: int, kind: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{kind}")
+
+
 def alive_after(members: set[ProcessId], seconds: float) -> set[ProcessId]:
     """Those that still run so many seconds from now; returns as soon as none does."""
     deadline = time.monotonic() + seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, TINY, UNJUDGED, Place, interfaces, rows, save_checkpoint, topology, write_experiment
+from running import QUICKSTART, TINY, Place, interfaces, rows, save_checkpoint, topology, write_experiment
 
 QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
 LONG_S = 380.0
@@ -38,15 +38,17 @@ def test_the_quickstarts_static_placement_is_killed_by_the_kernel_when_the_squee
 
 
 def test_loopback_and_mininet_give_the_same_tokens_under_every_policy(place: Place) -> None:
+    wanted = [
+        ("local", "resource-aware"),
+        ("mininet", "resource-aware"),
+        ("mininet", "round-robin"),
+        ("mininet", "greedy"),
+    ]
     runs = [
         place.done(QUICKSTART, *TINY, "--tokens", "24", "--backend", backend, "--policy", policy).summary
-        for backend, policy in [
-            ("local", "resource-aware"), ("mininet", "resource-aware"), ("mininet", "round-robin"), ("mininet", "greedy"),
-        ]
-    ]  # fmt: skip
-    assert [(run["backend"], run["policy"]) for run in runs] == [
-        ("local", "resource-aware"), ("mininet", "resource-aware"), ("mininet", "round-robin"), ("mininet", "greedy"),
-    ]  # fmt: skip
+        for backend, policy in wanted
+    ]
+    assert [(run["backend"], run["policy"]) for run in runs] == wanted
     assert all(run["tokens"] == runs[0]["tokens"] for run in runs)
     assert len(set(runs[0]["tokens"])) > 3  # not one token over and over, which any bug might give too
 

@@ -18,7 +18,17 @@ import testbed.transport
 from testbed.placement.plan import LayerPlan, Plan
 from testbed.transport import messages
 from testbed.transport.data import Activation, Chunk, DataHeader, PingFrame
-from testbed.transport.messages import Command, Commit, Decode, Event, Hello, Token, decode_command, decode_event, encode
+from testbed.transport.messages import (
+    Command,
+    Commit,
+    Decode,
+    Event,
+    Hello,
+    Token,
+    decode_command,
+    decode_event,
+    encode,
+)
 
 COMMANDS, EVENTS = get_args(Command), get_args(Event)
 

@@ -1,0 +1,219 @@
+"""What goes on between commands: answers awaited, traces replayed on the time clock, memory watched, losses told.
+
+Everything the main loop waits for, it waits for here, so that no trace row is late because of a long wait and
+a device that dies ends the run with its reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from testbed.controller.conditions import Announcement, Conditions, observe
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, Samples
+from testbed.controller.migration import Move
+from testbed.controller.recorder import Recorder
+from testbed.errors import OutOfMemory, RunFailed
+from testbed.experiment import Experiment
+from testbed.placement.blocks import Placement, resident_bytes
+from testbed.placement.costs import cached_length
+from testbed.placement.feasibility import device_needs
+from testbed.placement.observation import Observation
+from testbed.runlog import RunLog
+from testbed.transport.messages import (
+    Collect,
+    Collected,
+    Command,
+    Failed,
+    Loaded,
+    OutOfBudget,
+    Pinged,
+    Probed,
+    Token,
+)
+from testbed.units import format_bytes
+
+SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
+COLLECT_PATIENCE_S = 60.0  # wall seconds for a worker to hand over its spans
+LOSS_PATIENCE_S = 1.0  # wall seconds for the loss of a device that cannot be reached to be told
+
+_ANSWERS = (Loaded, Token, Pinged, Probed, Collected)
+
+
+class Watch:
+    """The run as it stands, and all that happens while the main loop waits.
+
+    The main loop keeps `tokens_done`, `boundary`, `placement` and `moving` up to date.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        prompt_tokens: int,
+        fleet: Fleet,
+        conditions: Conditions,
+        recorder: Recorder,
+        log: RunLog,
+    ) -> None:
+        self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
+        self._conditions, self._recorder, self._log = conditions, recorder, log
+        self._clock = fleet.clock
+        self._names = [device.name for device in experiment.topology.devices]
+        self.tokens_done = 0
+        self.boundary = 0
+        self.placement: Placement | None = None
+        self.moving: Sequence[Move] = ()
+        self._waits: dict[str, float] = {}
+        self._requests = 0
+        self._sampled_s = 0.0
+        self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
+
+    # --- conditions ------------------------------------------------------------------------------------
+
+    def observation(self) -> Observation:
+        """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
+        return observe(self._experiment, self._conditions, self._prompt_tokens, self.tokens_done)
+
+    def advance_traces(self, until: float) -> None:
+        """Apply what the traces change up to `until` on their clock; memory decreases are only announced."""
+        changes, announced = self._conditions.advance(until, self.boundary)
+        if not changes:
+            return
+        self._recorder.links(self._fleet.apply(self._conditions.target()))
+        for change in changes:
+            news = change.quantity == "memory" and any(f"device/{a.device}" == change.target for a in announced)
+            self._log.event(
+                "memory_announced" if news else "trace_applied", self._clock.now(), step=self.tokens_done,
+                target=change.target, quantity=change.quantity, value=change.value,
+            )  # fmt: skip
+
+    def enforce(self, due: Sequence[Announcement]) -> None:
+        """Squeeze memory now: a ballast grows in the device's cgroup, whatever that does to the worker."""
+        if not due:
+            return
+        self._recorder.links(self._fleet.apply(self._conditions.target()))
+        for news in due:
+            self._log.event(
+                "memory_enforced", self._clock.now(), step=self.tokens_done, target=f"device/{news.device}",
+                quantity="memory", value=news.memory_bytes,
+            )  # fmt: skip
+
+    # --- waiting ---------------------------------------------------------------------------------------
+
+    def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Events within a while; traces on the time clock are replayed and memory is sampled meanwhile."""
+        if self._experiment.trace_clock == "time":
+            following = self._conditions.next_change_s()
+            if following is not None:
+                left = (following - self._clock.trace_now()) * self._clock.dilation
+                if left <= 0:
+                    self.advance_traces(self._clock.trace_now())
+                    left = 0.0
+                timeout_s = min(timeout_s, left)
+        events = self._fleet.events(min(timeout_s, SAMPLE_INTERVAL_S))
+        if time.monotonic() - self._sampled_s > SAMPLE_INTERVAL_S and self.placement is not None:
+            self.look()
+        return events
+
+    def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
+        """The next event of a kind from a device; raises RunFailed or OutOfMemory for what ends the run."""
+        deadline = time.monotonic() + patience_s
+        while True:
+            for index, (sender, event) in enumerate(self._inbox):
+                if sender == device and isinstance(event, kind):
+                    del self._inbox[index]
+                    return event
+            if time.monotonic() >= deadline:
+                links = self._conditions.target().links
+                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
+                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+                raise RunFailed(
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
+                )
+            for sender, event in self._pump(max(0.0, deadline - time.monotonic())):
+                self._react(sender, event)
+                if isinstance(event, _ANSWERS):
+                    self._inbox.append((sender, event))
+
+    def send(self, device: str, command: Command) -> None:
+        """Send a command; for a device that is gone, raises what became of it."""
+        try:
+            self._fleet.send(device, command)
+        except RunFailed:
+            self.tell_losses()
+            raise
+
+    def tell_losses(self) -> None:
+        """Raise what became of a device that could not be reached, if the fleet knows."""
+        for sender, event in self._fleet.events(LOSS_PATIENCE_S):
+            self._react(sender, event)
+
+    def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Like `_pump`, for a migration, which takes note of lost devices itself."""
+        events = self._pump(timeout_s)
+        for sender, event in events:
+            if not isinstance(event, DeviceLost):
+                self._react(sender, event)
+        return events
+
+    def _react(self, device: str, event: FleetEvent) -> None:
+        match event:
+            case DeviceLost():
+                self.lost(device, event)
+            case OutOfBudget():
+                self._log.event("out_of_budget", self._clock.now(), step=self.tokens_done, device=device,
+                                need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
+                raise OutOfMemory(
+                    f"device {device} ran out of memory at token {self.tokens_done}: its blocks need "
+                    f"{format_bytes(event.need_bytes)}, its budget is {format_bytes(event.budget_bytes)}"
+                )
+            case Failed():
+                self._log.event("worker_failed", self._clock.now(), device=device, reason=event.reason,
+                                traceback=event.traceback)  # fmt: skip
+                raise RunFailed(event.reason)
+            case Collected():
+                self._recorder.spans(event.spans)
+                self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+
+    def lost(self, device: str, event: DeviceLost) -> None:
+        """Raise OutOfMemory or RunFailed for a device whose worker has ended."""
+        if not event.oom_killed:
+            ended = f"its worker ended with code {event.exit_code} at token {self.tokens_done}"
+            raise RunFailed(f"device {device}: {ended}")
+        self._log.event("oom_kill", self._clock.now(), step=self.tokens_done, device=device)
+        need = self._predicted_bytes()[device]
+        raise OutOfMemory(
+            f"device {device} ran out of memory at token {self.tokens_done}: its blocks need "
+            f"{format_bytes(need)}, its budget is {format_bytes(self._conditions.enforced_memory(device))} "
+            "(killed by the kernel)"
+        )
+
+    # --- looking ---------------------------------------------------------------------------------------
+
+    def _predicted_bytes(self) -> dict[str, int]:
+        """What every device's blocks should weigh now; while blocks move, their new devices hold them too."""
+        observation = self.observation()
+        length = cached_length(observation)
+        needs = device_needs(observation, self.placement, length)
+        for move in self.moving:
+            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
+        return needs
+
+    def look(self) -> Samples:
+        """Record every device's memory and every link's queue as they are now."""
+        self._sampled_s = time.monotonic()
+        samples = self._fleet.observe()
+        budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
+        self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
+        return samples
+
+    def collect(self) -> None:
+        """Have every worker hand over its spans, and look at memory and queues."""
+        self._requests += 1
+        for device in self._names:
+            self.send(device, Collect(self._requests))
+        for device in self._names:
+            self.answer(Collected, device, COLLECT_PATIENCE_S)
+        self.look()
+

@@ -1,0 +1,24 @@
+"""What this host's own memory can do, for setting devices beside it."""
+
+from __future__ import annotations
+
+import time
+
+STREAM_BYTES = 256 * 2**20
+STREAM_ROUNDS = 5
+STREAM_WIDTH = 4096
+
+
+def streaming_Bps() -> float:
+    """Bytes per second that one core streams in the matrix-vector products a decode step is made of (best of five)."""
+    import torch
+
+    torch.set_num_threads(1)
+    matrix = torch.ones(STREAM_BYTES // 4 // STREAM_WIDTH, STREAM_WIDTH)
+    vector = torch.ones(STREAM_WIDTH)
+    best = float("inf")
+    for _ in range(STREAM_ROUNDS):
+        started = time.perf_counter()
+        matrix.mv(vector)
+        best = min(best, time.perf_counter() - started)
+    return STREAM_BYTES / best

@@ -1,0 +1,235 @@
+"""However a run ends, its processes end with it, and what it made outside its capsule is taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from running import (
+    ROOT,
+    UNJUDGED,
+    Place,
+    alive_after,
+    control_groups,
+    interfaces,
+    mentioning,
+    topology,
+    write_experiment,
+)
+
+from testbed.emulation.cgroups import detect
+from testbed.runlog import read_json
+
+BACKENDS = pytest.mark.parametrize("backend", ["mininet", "local"])
+WITHIN_S = 2.0
+
+
+@pytest.fixture
+def long_run(tmp_path: Path) -> Path:
+    """An experiment that would go on for a minute or more: every hop takes 20 ms."""
+    slow = {name: {"link": {"rate": "100 Mbit/s", "delay": "10 ms"}} for name in "abcd"}
+    return write_experiment(
+        tmp_path, "long", tokens=400, interval=2, policy="round-robin", topology=topology(**slow), delay="transport"
+    )  # fmt: skip
+
+
+@pytest.fixture
+def medium_run(tmp_path: Path) -> Path:
+    """An experiment that takes about ten seconds."""
+    slow = {name: {"link": {"rate": "100 Mbit/s", "delay": "10 ms"}} for name in "abcd"}
+    return write_experiment(
+        tmp_path, "medium", tokens=24, interval=2, policy="round-robin", topology=topology(**slow), delay="transport"
+    )  # fmt: skip
+
+
+@contextmanager
+def things_made_by_hand() -> Iterator[None]:
+    """A veth pair, a bridge and a control group on this host, which must be untouched at the end of the block."""
+    tag = f"{os.getpid() % 100000}"
+    ends, bridge = (f"hand{tag}a", f"hand{tag}b"), f"handbr{tag}"
+    root = detect().memory_root
+    assert root is not None
+    groups = [root / f"hand-made-{tag}", root / "headroom" / f"hand-made-{tag}" / "a"]
+    with ExitStack() as undo:
+        for name, arguments in (
+            (ends[0], ["type", "veth", "peer", "name", ends[1]]),
+            (bridge, ["type", "bridge"]),
+        ):
+            subprocess.run(["ip", "link", "add", name, *arguments], check=True)
+            undo.callback(subprocess.run, ["ip", "link", "delete", name], check=True)
+        for group in groups:
+            group.mkdir(parents=True)
+        undo.callback(lambda: [(root / "headroom").rmdir() for _ in "a" if not any((root / "headroom").glob("*/"))])
+        undo.callback(lambda: groups[1].parent.rmdir())
+        for group in groups:
+            undo.callback(group.rmdir)
+        with subprocess.Popen(["sleep", "600"]) as sleeper:
+            undo.callback(sleeper.wait)
+            undo.callback(sleeper.kill)
+            (groups[1] / "cgroup.procs").write_text(str(sleeper.pid))
+            yield
+            assert sleeper.poll() is None
+            assert {*ends, bridge} <= interfaces()
+            assert all(group.is_dir() for group in groups)
+            assert (groups[1] / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
+            undo.close()
+
+
+def run_id(folder: Path) -> str:
+    """The id that a run's control groups and sockets are named by."""
+    return str(read_json(folder / "manifest.json")["id"])
+
+
+def assert_nothing_is_left(place: Place, folder: Path) -> None:
+    """No process, control group, socket folder or state file of the run."""
+    assert mentioning(str(folder)) == []
+    assert control_groups(run_id(folder)) == []
+    assert [name for name in place.left_behind() if name.startswith(run_id(folder))] == []
+
+
+@pytest.mark.timeout(240)
+@BACKENDS
+@pytest.mark.parametrize("victim", ["started by the user", "inside"])
+def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_left(
+    backend: str, victim: str, place: Place, long_run: Path, medium_run: Path
+) -> None:
+    with (
+        things_made_by_hand(),
+        place.started(long_run, "--backend", backend, *UNJUDGED) as doomed,
+        place.started(medium_run, "--backend", backend, "--verify", *UNJUDGED) as other,
+    ):
+        folder = doomed.until_token(2)
+        other.record()
+        members = doomed.members()
+        # Inner process, forkserver, resource tracker, four workers; Mininet's shells and the ballasts in the capsule.
+        assert len(members) >= (15 if backend == "mininet" else 6), members
+        if backend == "mininet":
+            assert control_groups(run_id(folder))
+
+        init = doomed.record().init
+        assert init is not None and init in members
+        os.kill(doomed.process.pid if victim == "started by the user" else init.pid, signal.SIGKILL)
+        assert alive_after(members, WITHIN_S) == set()
+
+        ended = doomed.end()
+        if victim == "started by the user":
+            assert ended.code == -signal.SIGKILL
+            cleaned = place.testbed("clean")
+            assert cleaned.code == 0, cleaned.err
+            assert f"Removed what run {run_id(folder)} left." in cleaned.out
+            assert f"Left run {run_id(other.folder())} alone: it is going on." in cleaned.out
+        else:
+            assert ended.code == 5 and "ended with code 137" in ended.sentence
+        assert_nothing_is_left(place, folder)
+        assert other.process.poll() is None, "the second run ended too early to say anything"
+
+        finished = other.end()
+        assert finished.code == 0, finished.err
+        assert finished.summary["verified"] == "bitwise" and len(finished.summary["tokens"]) == 24
+    assert place.left_behind() == []
+
+
+@BACKENDS
+@pytest.mark.parametrize("moment", ["while it starts", "while it generates"])
+def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, long_run: Path) -> None:
+    before = interfaces()
+    with place.started(long_run, "--backend", backend, *UNJUDGED) as going:
+        if moment == "while it generates":
+            going.until_token(2)
+            members = going.members()
+            assert len(members) >= 6
+        else:
+            members = {init} if (init := going.record().init) else set()
+            time.sleep(1.0)  # in the middle of making the network or of loading torch
+        going.process.send_signal(signal.SIGINT)
+        ended = going.end()
+        assert ended.code == 130, (ended.code, ended.err)
+        assert "Interrupted." in ended.err and "Traceback" not in ended.err
+        assert alive_after(members, WITHIN_S) == set()
+        assert_nothing_is_left(place, going.folder())
+    assert place.left_behind() == [] and interfaces() <= before
+    if moment == "while it generates":
+        summary = read_json(going.folder() / "summary.json")
+        assert summary["status"] == "interrupted" and len(summary["tokens"]) >= 2
+
+
+@pytest.mark.timeout(300)
+def test_two_replays_started_together_queue_and_both_finish_right(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, policy="round-robin")
+    arguments = ("--backend", "mininet", "--verify", "--accept-unfaithful")
+    with place.started(experiment, *arguments) as one, place.started(experiment, *arguments) as two:
+        ended = [one.end(), two.end()]
+    assert [end.code for end in ended] == [0, 0], [end.err for end in ended]
+    first, second = (end.summary for end in ended)
+    assert first["path"] != second["path"] and first["tokens"] == second["tokens"]
+    assert first["verified"] == second["verified"] == "bitwise"
+    waited = [end for end in ended if "waiting for another emulated run on this host to finish" in end.err]
+    assert waited, "both ran at once, or a stranger's run ended between the two"
+    assert place.left_behind() == []
+
+
+def test_a_held_run_takes_commands_in_its_devices_until_ctrl_c(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path)
+    with place.started(experiment, "--backend", "mininet", "--hold", *UNJUDGED) as going:
+        folder = going.folder()
+        going.wait(lambda: (folder / "live.json").exists() or None, "a network that is held")
+        address = place.testbed("exec", folder, "b", "--", "ip", "-o", "-4", "addr")
+        assert address.code == 0, address.err
+        assert "b-eth0" in address.out and "10.0.0.2/" in address.out
+        pinged = place.testbed("exec", folder, "b", "--", "ping", "-c", "1", "-W", "5", "10.0.0.1")
+        assert pinged.code == 0, pinged.out + pinged.err
+        assert place.testbed("exec", folder, "b", "--", "sh", "-c", "exit 7").code == 7
+        unknown = place.testbed("exec", folder, "z", "--", "true")
+        assert unknown.code == 2 and "'z'" in unknown.sentence
+
+        members = going.members()
+        going.process.send_signal(signal.SIGINT)
+        ended = going.end()
+        assert ended.code == 0, ended.err
+        assert ended.summary["status"] == "done" and len(ended.summary["tokens"]) == 12
+        assert alive_after(members, WITHIN_S) == set()
+        assert_nothing_is_left(place, folder)
+    over = place.testbed("exec", folder, "b", "--", "true")
+    assert over.code == 2 and "is not up" in over.sentence
+
+
+def ways_to(folder: Path) -> list[Path]:
+    """A folder and all above it."""
+    return [folder, *folder.parents]
+
+
+def test_a_user_without_privileges_runs_on_mininet_and_is_told_that_memory_limits_are_not_enforced(
+    place: Place, tmp_path: Path
+) -> None:
+    closed = [str(folder) for folder in ways_to(ROOT) if not folder.stat().st_mode & 0o001]
+    assert not closed, f"a user without privileges cannot read this project: {', '.join(closed)} is closed to others"
+    place.base.chmod(0o777)
+    runtime = place.base / "nobody"
+    experiment = write_experiment(place.base, policy="round-robin")
+    experiment.chmod(0o644)
+    ended = place.done(
+        experiment,
+        "--backend",
+        "mininet",
+        prefix=["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+        env={
+            "PATH": os.environ["PATH"],
+            "TESTBED_RUNTIME_DIR": str(runtime),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "MPLCONFIGDIR": str(place.base / "mpl"),
+        },
+    )  # fmt: skip
+    summary = ended.summary
+    assert summary["backend"] == "mininet"
+    assert "not enforced" in summary["memory_enforcement"]
+    assert any("memory limits are not enforced" in note for note in summary["verdict"]["notes"])
+    assert list(runtime.iterdir()) == []
+    manifest = read_json(ended.folder / "manifest.json")
+    assert manifest["host"]["uid"] == 65534
+    assert manifest["facts"]["rates"].startswith("TBF")

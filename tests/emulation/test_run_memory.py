@@ -1,0 +1,126 @@
+"""A device holds what the model of its memory says, and a placement that it cannot hold ends the run in one sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import (
+    UNJUDGED,
+    Place,
+    control_groups,
+    events,
+    interfaces,
+    mentioning,
+    rows,
+    topology,
+    write_experiment,
+)
+
+from testbed.runlog import read_json
+
+MIB = 2**20
+SHARE, SLACK = 0.10, 4 * MIB
+
+POLICY = """
+from testbed.placement.blocks import Placement, blocks_of
+
+
+class HalfMoves:
+    '''Blocks dealt over b, c and d, or layer by layer; every second one moves on at the first boundary.'''
+
+    name = "half-moves"
+
+    def __init__(self, by_layer=False):
+        self.by_layer = by_layer
+
+    def reset(self, seed):
+        self.moved = False
+
+    def decide(self, observation, placement):
+        blocks = blocks_of(observation.shape, observation.partition)
+        if placement is None:
+            turn = [block.layer if self.by_layer else number for number, block in enumerate(blocks)]
+            return Placement({block: "bcd"[number % 3] for block, number in zip(blocks, turn)})
+        if self.moved:
+            return placement
+        self.moved = True
+        following = {"b": "c", "c": "d", "d": "b"}
+        return placement.with_moves((block, following[placement.devices[block]]) for block in blocks[::2])
+"""
+
+
+@pytest.mark.parametrize("by_layer", [False, True], ids=["blocks dealt in turn", "layer by layer"])
+def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them_have_moved(
+    by_layer: bool, place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.py").write_text(POLICY)
+    roomy = {name: {"memory": "420 MiB"} for name in "abcd"}
+    ended = place.replay(
+        write_experiment(
+            tmp_path,
+            model={"preset": "gpt2", "seed": 7},
+            prompt={"ids": [(7 * i) % 50257 for i in range(160)]},
+            tokens=16,
+            interval=8,
+            topology=topology(**roomy),
+            policy=f"{tmp_path / 'policy.py'}:HalfMoves",
+            policy_options={"by_layer": by_layer},
+        ),
+        "--backend",
+        "mininet",
+        *UNJUDGED,
+    )
+    assert ended.code == 0, ended.err
+    moved = rows(ended.folder, "migrations")
+    assert len(moved) == 12 * 14 // 2
+    begun, done = moved[0]["start_s"], max(row["t_s"] for row in rows(ended.folder, "decisions"))
+    samples = [row for row in rows(ended.folder, "devices") if not begun <= row["t_s"] <= done]
+    for moment in (before := at_rest(samples, until=begun)), (after := at_rest(samples, since=done)):
+        assert set(moment) == set("abcd")
+        for device, row in moment.items():
+            assert row["ledger_bytes"] == pytest.approx(row["predicted_bytes"], rel=SHARE, abs=SLACK), (device, row)
+    # It did hold and move something worth measuring.
+    assert min(before[device]["predicted_bytes"] for device in "bcd") > 80 * MIB
+    assert {device: row["predicted_bytes"] for device, row in before.items()} != {
+        device: row["predicted_bytes"] for device, row in after.items()
+    } or not by_layer
+    assert sum(row["weights_bytes_loaded"] for row in moved) > 100 * MIB
+
+
+def at_rest(samples: list[dict[str, Any]], until: float = 1e9, since: float = -1.0) -> dict[str, dict[str, Any]]:
+    """The last sample of each device in a span of time."""
+    return {row["device"]: row for row in samples if since < row["t_s"] < until}
+
+
+def overloaded(folder: Path, preset: str, budget: str) -> Path:
+    """A fixed placement that puts everything on b, which has too little memory for it."""
+    return write_experiment(
+        folder,
+        model={"preset": preset, "seed": 7},
+        tokens=8,
+        topology=topology(b={"memory": budget}, a={"memory": "420 MiB"}, c={"memory": "420 MiB"}),
+        policy="static",
+        placement={"*": "b"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "preset", "budget"),
+    [("mininet", "gpt2", "96 MiB"), ("mininet", "tiny", "512 KiB"), ("local", "tiny", "512 KiB")],
+    ids=["killed by the kernel", "refused by the ledger", "on loopback"],
+)
+def test_a_fixed_placement_that_a_device_cannot_hold_ends_the_run_and_leaves_nothing(
+    backend: str, preset: str, budget: str, place: Place, tmp_path: Path
+) -> None:
+    before = interfaces()
+    ended = place.replay(overloaded(tmp_path, preset, budget), "--backend", backend, *UNJUDGED)
+    assert ended.code == 5
+    assert ended.sentence.startswith("device b ran out of memory at token 0: its blocks need ")
+    assert f"its budget is {budget}" in ended.sentence
+    assert ended.summary["status"] == "oom" and ended.summary["tokens"] == []
+    assert ended.summary["oom_kills"] == (1 if preset == "gpt2" else 0)
+    assert len(events(ended.folder, "oom_kill")) == ended.summary["oom_kills"]
+    assert place.left_behind() == [] and interfaces() <= before and mentioning(str(ended.folder)) == []
+    assert control_groups(read_json(ended.folder / "manifest.json")["id"]) == []
