@@ -15,6 +15,7 @@ from testbed.controller.migration import (
     PrepareOn,
     TransferFrom,
 )
+from testbed.errors import RunFailed
 from testbed.placement.plan import Plan
 from testbed.transport.messages import (
     Abort,
@@ -58,7 +59,8 @@ def carry_out(
 ) -> Exchange:
     """Run a migration to its end: done, aborted, or a device lost. `length` is the number of cached positions.
 
-    Transfers that take longer than `timeout_s` wall seconds are aborted; the old epoch goes on.
+    Transfers that take longer than `timeout_s` wall seconds are aborted; the old epoch goes on. Raises RunFailed
+    when a worker then does not answer the abort, or the commit, for as long again.
     """
     exchange = Exchange(migration, started_s=time.monotonic())
     deadline = exchange.started_s + timeout_s
@@ -78,6 +80,7 @@ def carry_out(
                     fleet.send(device, Abort(migration.epoch))
 
     send(migration.begin())
+    state = migration.state
     while not migration.over:
         for device, event in wait(max(0.0, deadline - time.monotonic())):
             match event:
@@ -98,8 +101,15 @@ def carry_out(
                     send(migration.committed(device))
         if exchange.lost is not None:
             break
-        if time.monotonic() >= deadline and migration.state in ("preparing", "transferring"):
-            send(migration.abort(f"the transfers took longer than {timeout_s:.0f} s"))
-            deadline = time.monotonic() + timeout_s
+        if migration.state != state and migration.state != "transferring":
+            state, deadline = migration.state, time.monotonic() + timeout_s
+        if time.monotonic() < deadline or migration.over:
+            continue
+        if migration.state not in ("preparing", "transferring"):
+            raise RunFailed(
+                f"migration to epoch {migration.epoch}: {', '.join(migration.silent)} gave no answer while "
+                f"{migration.state} for {timeout_s:.0f} s"
+            )
+        send(migration.abort(f"the transfers took longer than {timeout_s:.0f} s"))
     exchange.finished_s = time.monotonic()
     return exchange

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 from testbed.errors import RunFailed
 from testbed.placement.blocks import Block
@@ -74,6 +74,7 @@ class Migration:
     state: State = "idle"
     reason: str = ""
     _waiting: set[str] = field(default_factory=set)  # answers still to come in this state
+    _early: set[str] = field(default_factory=set)  # arrivals from before all others were prepared
     _story: list[str] = field(default_factory=list)
 
     def begin(self) -> list[Instruction]:
@@ -90,8 +91,7 @@ class Migration:
         """A destination has made room."""
         if self.state == "aborting":
             return []  # it crossed our Abort
-        self._expect(f"prepared by {device}", "preparing")
-        self._waiting.discard(device)
+        self._take(device, f"prepared by {device}", "preparing")
         if self._waiting:
             return []
         self.state = "transferring"
@@ -110,6 +110,7 @@ class Migration:
     def arrived(self, device: str) -> list[Instruction]:
         """A destination has all its blocks whole. One without payload may be whole before others are prepared."""
         if self.state == "preparing":
+            self._expect_early(device)
             self._early.add(f"arrived {device}")
             return []
         return self._answered(f"arrived {device}")
@@ -130,16 +131,14 @@ class Migration:
 
     def aborted(self, device: str) -> list[Instruction]:
         """A device has forgotten the epoch."""
-        self._expect(f"aborted by {device}", "aborting")
-        self._waiting.discard(device)
+        self._take(device, f"aborted by {device}", "aborting")
         if not self._waiting:
             self.state = "aborted"
         return []
 
     def committed(self, device: str) -> list[Instruction]:
         """A device runs the new plan."""
-        self._expect(f"committed by {device}", "committing")
-        self._waiting.discard(device)
+        self._take(device, f"committed by {device}", "committing")
         if not self._waiting:
             self.state = "done"
         return []
@@ -149,13 +148,15 @@ class Migration:
         """Done or aborted."""
         return self.state in ("done", "aborted")
 
-    _early: set[str] = field(default_factory=set)
+    @property
+    def silent(self) -> list[str]:
+        """The answers still to come, for example `sent b`; a bare device has yet to prepare, commit or abort."""
+        return sorted(self._waiting)
 
     def _answered(self, what: str) -> list[Instruction]:
         if self.state == "aborting":
             return []
-        self._expect(what, "transferring")
-        self._waiting.discard(what)
+        self._take(what, what, "transferring")
         return self._commit_when_whole()
 
     def _commit_when_whole(self) -> list[Instruction]:
@@ -174,8 +175,25 @@ class Migration:
             grouped[device] = (*grouped.get(device, ()), move)
         return grouped
 
+    def _take(self, answer: str, event: str, allowed: State) -> None:
+        """Cross an awaited answer off; one that nobody waits for cannot happen."""
+        self._expect(event, allowed)
+        if answer not in self._waiting:
+            self._refuse(event)
+        self._waiting.discard(answer)
+
+    def _expect_early(self, device: str) -> None:
+        """A destination that is prepared may have everything at once: not one that is not, nor one twice."""
+        event = f"arrived {device}"
+        self._expect(event, "preparing")
+        if device in self._waiting or event in self._early or device not in self._by("destination"):
+            self._refuse(event)
+
     def _expect(self, event: str, *allowed: State) -> None:
         self._story.append(f"{event} in {self.state}")
         if self.state not in allowed:
-            story = "; ".join(self._story)
-            raise RunFailed(f"migration to epoch {self.epoch}: {event!r} cannot happen now; so far: {story}")
+            self._refuse(event)
+
+    def _refuse(self, event: str) -> NoReturn:
+        story = "; ".join(self._story)
+        raise RunFailed(f"migration to epoch {self.epoch}: {event!r} cannot happen now; so far: {story}")

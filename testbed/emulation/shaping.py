@@ -27,7 +27,7 @@ from testbed.units import format_rate
 OUTAGE_BPS = 8  # TBF cannot hold at 0; one byte per second lets no frame through for 25 minutes
 MAX_RATE_BPS = 8 * 0xFFFFFFFF  # TCA_TBF_PARMS counts byte/s in 32 bits
 MIN_BURST_BYTES = 1600  # one full Ethernet frame with room for tags
-BURST_S = 1e-3  # the bucket holds one millisecond of rate
+BURST_S = 0.25e-3  # of rate: small, because what the bucket holds passes an idle link at once (docs/adr/0007)
 MIN_QUEUE_BYTES = 64_000
 QUEUE_S = 0.1  # the queue holds 100 ms of rate
 MTU_BYTES = 1500

@@ -305,7 +305,7 @@ def planes() -> Iterator[dict[str, DataPlane]]:
 
 @pytest.mark.parametrize("shipped", [True, False])
 def test_blocks_that_migrate_over_tcp_go_on_with_the_same_bits(planes: dict[str, DataPlane], shipped: bool) -> None:
-    prompt = list(range(40, 40 + LENGTH))
+    prompt = list(range(20, 20 + LENGTH))
     home = dict.fromkeys(blocks_of(SMALL), "a")
     stores, undisturbed = stores_for(SMALL, home), stores_for(SMALL, home)
     stores["b"] = BlockStore(SMALL, RandomWeights(SMALL, SEED if not shipped else 99), SMALL.positions)

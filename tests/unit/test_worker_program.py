@@ -1,0 +1,251 @@
+"""A plan carried out by several workers' programs gives the reference's bits, wherever the blocks are."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from decoder_cases import ODD, SEED, SMALL, Where, move, placements
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from testbed.decoder.reference import Reference, ReferenceToken, chunk_bounds
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import RandomWeights
+from testbed.errors import RunFailed
+from testbed.placement.blocks import (
+    Block,
+    Partition,
+    Placement,
+    block_flops,
+    blocks_of,
+    lm_head_flops,
+    parse_block,
+)
+from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.plan import Plan, make_plan, plan_messages
+from testbed.shape import ModelShape
+from testbed.transport.data import Activation
+from testbed.worker.pacing import Pacer
+from testbed.worker.program import Pass, PassResult, Program
+
+PROMPT = [3, 1, 4, 1, 5, 9, 2]
+TOKENS = 5
+DEVICES = "abc"
+
+
+class Wire:
+    """Messages on their way: each ordered pair of devices keeps its order, and chance decides between pairs."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self._queues: dict[tuple[str, str], deque[tuple[Activation, bytes]]] = defaultdict(deque)
+        self.sizes: list[tuple[str, str, int]] = []
+
+    def outbox(self, sender: str) -> Any:
+        return _Outbox(self, sender)
+
+    def put(self, sender: str, peer: str, header: Activation, payload: bytes) -> None:
+        assert sender != peer, "blocks of one device hand over by reference"
+        self._queues[sender, peer].append((header, payload))
+        self.sizes.append((sender, peer, len(payload)))
+
+    def take(self) -> tuple[str, Activation, bytes] | None:
+        waiting = sorted(pair for pair, queue in self._queues.items() if queue)
+        if not waiting:
+            return None
+        pair = self._chance.choice(waiting)
+        return (pair[1], *self._queues[pair].popleft())
+
+
+class _Outbox:
+    def __init__(self, wire: Wire, sender: str) -> None:
+        self._wire, self._sender = wire, sender
+
+    def send(self, peer: str, header: Activation, payload: memoryview | bytes = b"") -> float:
+        self._wire.put(self._sender, peer, msgspec.structs.replace(header, sender=self._sender), bytes(payload))
+        return 0.0
+
+
+class Fleet:
+    """Programs of several devices in this process."""
+
+    def __init__(self, shape: ModelShape, where: Where, source: str, seed: int = 0) -> None:
+        self.shape, self.where, self.source = shape, dict(where), source
+        self.wire = Wire(seed)
+        self.programs = {
+            name: Program(
+                name, BlockStore(shape, RandomWeights(shape, SEED), shape.positions), Pacer(False, 1.0),
+                self.wire.outbox(name),
+            )
+            for name in DEVICES
+        }  # fmt: skip
+        for block, device in where.items():
+            self.programs[device].store.add(block)
+        self.programs[source].store.add_pinned()
+        self.epoch = -1
+        self.switch()
+
+    def plan(self) -> Plan:
+        view = [DeviceView(name, 2**30, 1e9, 1e10, 1e8) for name in DEVICES]
+        links = dict.fromkeys(DEVICES, LinkView(1e8, 1e8, 1e-3, 1e-3))
+        observation = Observation(self.shape, Partition(), self.source, tuple(view), links, 7, 0, 5, 8)
+        return make_plan(observation, Placement(self.where, self.epoch))
+
+    def switch(self) -> None:
+        self.epoch += 1
+        plan = self.plan()
+        for program in self.programs.values():
+            program.switch(plan)
+
+    def migrate(self, block: Block, target: str, length: int) -> None:
+        move(block, self.programs[self.where[block]].store, self.programs[target].store, length, with_weights=False)
+        self.where[block] = target
+
+    def run(self, step: int, position: int, ids: list[int]) -> PassResult:
+        program = self.programs[self.source]
+        program.begin(Pass(step, position, tuple(ids)), 0.0)
+        result = program.advance()
+        while (message := self.wire.take()) is not None:
+            peer, header, payload = message
+            self.programs[peer].accept(header, payload, 0.0)
+            found = self.programs[peer].advance()
+            assert found is None or (result is None and peer == self.source)
+            result = result or found
+        assert result is not None, "the pass came to a halt"
+        assert result.step == step
+        return result
+
+    def generate(self, chunk: int, between: Any = lambda fleet, length: None) -> list[ReferenceToken]:
+        bounds = chunk_bounds(len(PROMPT), chunk)
+        for step, (start, end) in enumerate(bounds):
+            result = self.run(step, start, PROMPT[start:end])
+        tokens = [ReferenceToken(result.token_id, result.logits_digest)]
+        for number in range(1, TOKENS):
+            length = len(PROMPT) + number - 1
+            between(self, length)
+            result = self.run(len(bounds) + number - 1, length, [tokens[-1].token_id])
+            tokens.append(ReferenceToken(result.token_id, result.logits_digest))
+        return tokens
+
+
+def reference_tokens(shape: ModelShape, chunk: int) -> list[ReferenceToken]:
+    reference = Reference(shape, RandomWeights(shape, SEED), shape.positions)
+    return list(reference.generate(PROMPT, TOKENS, chunk))
+
+
+@given(data=st.data(), shape=st.sampled_from([SMALL, ODD]), source=st.sampled_from(DEVICES), chunk=st.integers(1, 8),
+       seed=st.integers(0, 999))  # fmt: skip
+@settings(max_examples=60)
+def test_every_placement_and_order_of_arrival_gives_the_references_tokens_bit_for_bit(
+    data: st.DataObject, shape: ModelShape, source: str, chunk: int, seed: int
+) -> None:
+    fleet = Fleet(shape, data.draw(placements(shape)), source, seed)
+    assert fleet.generate(chunk) == reference_tokens(shape, chunk)
+
+
+@given(data=st.data(), seed=st.integers(0, 999))
+@settings(max_examples=40)
+def test_blocks_that_move_between_tokens_change_no_bit(data: st.DataObject, seed: int) -> None:
+    fleet = Fleet(SMALL, data.draw(placements(SMALL)), "a", seed)
+
+    def shuffle(fleet: Fleet, length: int) -> None:
+        moving = data.draw(st.lists(st.sampled_from(blocks_of(SMALL)), max_size=4, unique=True))
+        for block in moving:
+            fleet.migrate(block, data.draw(st.sampled_from([n for n in DEVICES if n != fleet.where[block]])), length)
+        fleet.switch()
+
+    assert fleet.generate(3, shuffle) == reference_tokens(SMALL, 3)
+
+
+@given(data=st.data(), chunk=st.integers(1, 8))
+@settings(max_examples=25)
+def test_the_messages_sent_are_the_ones_the_cost_model_counts(data: st.DataObject, chunk: int) -> None:
+    fleet = Fleet(SMALL, data.draw(placements(SMALL)), "b")
+    fleet.run(0, 0, PROMPT[:chunk])
+    rows = len(PROMPT[:chunk])
+    counted = [(a, b, int(size)) for a, b, size in plan_messages(SMALL, fleet.plan(), rows)]
+    assert sorted(fleet.wire.sizes) == sorted(counted)
+
+
+def test_every_block_is_computed_once_a_pass_and_its_cost_is_recorded() -> None:
+    blocks = blocks_of(SMALL)
+    fleet = Fleet(SMALL, {block: DEVICES[index % 3] for index, block in enumerate(blocks)}, "a")
+    fleet.run(0, 0, PROMPT)
+    for program in fleet.programs.values():
+        program.spans.clear()
+    fleet.run(1, len(PROMPT), [5])
+    spans = [span for program in fleet.programs.values() for span in program.spans if span.kind == "block"]
+    length = len(PROMPT) + 1
+    total = sum(block_flops(SMALL, block, length, 1) for block in blocks) + lm_head_flops(SMALL)
+    assert sum(span.flops for span in spans) == pytest.approx(total)
+    computed = []
+    for span in spans:
+        if span.block.startswith("head"):  # head(0,1,2): several groups of one device
+            layer, *groups = span.block.removeprefix("head(").removesuffix(")").split(",")
+            computed += [(Block("head", int(layer), int(group)), span.device) for group in groups]
+        elif span.block not in ("embed", "lm_head"):
+            computed.append((parse_block(span.block), span.device))
+    assert sorted(computed) == sorted(fleet.where.items())
+    assert {(span.step, span.overrun) for span in spans} == {(1, False)}
+
+
+def test_a_plan_cannot_be_switched_in_the_middle_of_a_pass() -> None:
+    fleet = Fleet(SMALL, dict.fromkeys(blocks_of(SMALL), "b"), "a")
+    fleet.programs["a"].begin(Pass(0, 0, (1, 2)), 0.0)
+    with pytest.raises(RunFailed, match=r"device a: epoch 1 was committed in the middle of a pass"):
+        fleet.programs["a"].switch(replace(fleet.plan(), epoch=1))
+
+
+def test_a_message_of_another_epoch_is_refused() -> None:
+    fleet = Fleet(SMALL, dict.fromkeys(blocks_of(SMALL), "b"), "a")
+    fleet.programs["a"].begin(Pass(0, 0, (1, 2)), 0.0)
+    fleet.programs["a"].advance()
+    message = fleet.wire.take()
+    assert message is not None
+    fleet.programs["b"].switch(replace(fleet.plan(), epoch=7))
+    with pytest.raises(RunFailed, match=r"device b: a message of epoch 0 from a in epoch 7"):
+        fleet.programs["b"].accept(message[1], message[2], 0.0)
+
+
+def test_work_before_a_plan_is_refused() -> None:
+    program = Program("c", BlockStore(SMALL, RandomWeights(SMALL, SEED), 8), Pacer(False, 1.0), Wire(0).outbox("c"))
+    with pytest.raises(RunFailed, match="device c was given work before a plan"):
+        program.accept(Activation("a", 0.0, 0.0, 0.0, 0, 0, 0, "x", 0, 1, 0.0, 0.0), bytes(128), 0.0)
+
+
+def test_a_device_without_blocks_takes_no_part() -> None:
+    fleet = Fleet(SMALL, dict.fromkeys(blocks_of(SMALL), "b"), "a")
+    fleet.generate(4)
+    assert not fleet.programs["c"].spans
+    assert not any("c" in pair[:2] for pair in fleet.wire.sizes)
+
+
+def test_times_add_up_along_the_critical_path() -> None:
+    """The source hears of the compute and transfer seconds of the path that made the token late."""
+    fleet = Fleet(SMALL, dict.fromkeys(blocks_of(SMALL), "b"), "a")
+    source, other = fleet.programs["a"], fleet.programs["b"]
+    source.begin(Pass(0, 0, tuple(PROMPT)), 0.0)
+    assert source.advance() is None
+    message = fleet.wire.take()
+    assert message is not None
+    _, there, payload = message
+    other.accept(msgspec.structs.replace(there, sent_s=1.0), payload, 1.25)  # 0.25 s on its way
+    assert other.advance() is None
+    message = fleet.wire.take()
+    assert message is not None
+    _, back, payload = message
+    assert back.transfer_s == pytest.approx(0.25)
+    on_b = sum(span.end_s - span.start_s for span in other.spans if span.kind == "block")
+    assert back.compute_s == pytest.approx(there.compute_s + on_b)
+    assert back.rows == 1, "only the last row goes back to the source"
+    source.accept(msgspec.structs.replace(back, sent_s=2.0), payload, 2.5)
+    result = source.advance()
+    assert result is not None
+    assert result.transfer_s == pytest.approx(0.75)
+    lm_head = source.spans[-1]
+    assert result.compute_s == pytest.approx(back.compute_s + lm_head.end_s - lm_head.start_s)
