@@ -152,6 +152,7 @@ class Experiment(_Strict):
             raise _config_error(error, names) from error
         experiment._check_model(names)
         experiment._check_placement(names)
+        experiment._check_emulation(names)
         return experiment
 
     def to_dict(self) -> dict[str, Any]:
@@ -179,6 +180,18 @@ class Experiment(_Strict):
             return len(self.prompt.ids)
         return len(str(self.prompt.text).encode()) if self.model.preset else None  # presets: one token per byte
 
+    @cached_property
+    def needs_netem(self) -> str | None:
+        """A link that loses or scatters packets, in the topology or by a trace; None where there is none."""
+        for cable in self.topology.links:
+            if cable.link.needs_netem:
+                return cable.name
+        for trace in self.traces.traces:
+            for (target, quantity), rows in trace.rows.items():
+                if quantity == "loss" and any(value for _, value in rows):
+                    return target.removeprefix("link/")
+        return None
+
     def _check_model(self, names: _Names) -> None:
         """The checkpoint is there, and prompt and tokens are within what the model can take."""
         if self.model.path is not None:
@@ -193,6 +206,20 @@ class Experiment(_Strict):
             raise ConfigError(
                 f"{names.of('tokens')}: prompt and tokens make {length} positions, but the model "
                 f"{self.shape.name} can take at most {self.shape.positions}"
+            )
+
+    def _check_emulation(self, names: _Names) -> None:
+        """What is asked of links and devices can be emulated together."""
+        if self.delay == "transport" and self.needs_netem:
+            raise ConfigError(
+                f"{names.of('delay')}: link {self.needs_netem} has loss or jitter, which delay: transport cannot make; "
+                "use delay: auto or netem"
+            )
+        paused = [target for trace in self.traces.traces for target, quantity in trace.rows if quantity == "pause"]
+        if paused and self.trace_clock == "token":
+            raise ConfigError(
+                f"{names.of('trace_clock')}: a trace pauses {paused[0]}, which would never end on the token clock, "
+                "because a paused device generates no token; use trace_clock: time"
             )
 
     def _check_placement(self, names: _Names) -> None:
@@ -277,12 +304,17 @@ def _traces(entries: object, topology: Topology, origin: str) -> TraceSet:
         raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
     traces = [_trace(entry, f"{origin}: traces.{index}") for index, entry in enumerate(entries)]
     devices = [device.name for device in topology.devices]
+    known = {"device": ("devices", devices), "link": ("links", [cable.name for cable in topology.links])}
+    if topology.shape == "star":  # its links have the devices' names
+        known["link"] = known["device"]
     for trace in traces:
         for target in sorted({target for target, _ in trace.rows}):
-            if target.partition("/")[2] not in devices:
+            kind, _, name = target.partition("/")
+            what, names = known[kind]
+            if name not in names:
                 raise ConfigError(
                     f"{origin}: trace {trace.name} drives {target}, but topology {topology.name} has only the "
-                    f"devices {', '.join(devices)}"
+                    f"{what} {', '.join(names)}"
                 )
     try:
         return TraceSet(tuple(traces))

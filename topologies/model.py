@@ -1,4 +1,4 @@
-"""The topology: devices, their access links, and which device the prompt enters at.
+"""The topology: devices, the links between them, and which device the prompt enters at.
 
 One YAML file describes it; the same file gives the emulated network, the simulated one and a plain Mininet
 `Topo`. This module needs the standard library and PyYAML only, because `mn` loads it with the system's Python.
@@ -8,10 +8,11 @@ It does not know what runs on a device or how a link is shaped.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
@@ -19,18 +20,32 @@ from testbed.units import (
     format_bandwidth,
     format_bytes,
     format_compute,
-    format_duration,
-    format_rate,
     parse_bandwidth,
     parse_bytes,
     parse_compute,
-    parse_duration,
-    parse_rate,
 )
 from topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
+from topologies.fields import exact, positive, refuse_missing
+from topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
+from topologies.routes import Routes, routes_between
+from topologies.shapes import (
+    BACKHAUL,
+    RANDOM,
+    SHAPE_KEYS,
+    SHAPES,
+    SWITCHED,
+    Clusters,
+    Shape,
+    backhaul_cables,
+    mesh_cables,
+    random_cables,
+    read_clusters,
+    ring_cables,
+    switches_of,
+)
 
-Shape = Literal["star"]
-SHAPES: tuple[str, ...] = get_args(Shape)
+__all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "find_topology", "list_bundled"]
+
 SWITCH = "s1"  # the star's centre; no device may have its name
 
 # Linux interface names hold 15 characters (IFNAMSIZ - 1); Mininet appends "-eth0" to the device's name.
@@ -39,18 +54,7 @@ _NAME = re.compile(rf"[A-Za-z][A-Za-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 _TOPOLOGY_KEYS = ("name", "shape", "source", "devices")
 _DEVICE_KEYS = ("catalogue", *DEVICE_QUANTITIES, "link")
-_LINK_KEYS = ("rate", "up", "down", "delay", "delay_up", "delay_down")
 BUNDLED_FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Link:
-    """A device's access link to the switch. Path i->j takes up_delay_s(i) + down_delay_s(j)."""
-
-    up_bps: float
-    down_bps: float
-    up_delay_s: float
-    down_delay_s: float
 
 
 @dataclass(frozen=True)
@@ -62,18 +66,20 @@ class Device:
     compute_flops: float
     memory_bytes: int
     storage_Bps: float
-    link: Link
+    link: Link | None  # to its switch; None where links join devices directly
     catalogue: str | None = None
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices around one switch; their order is their index everywhere else."""
+    """Devices and the links between them; the devices' order is their index everywhere else."""
 
     name: str
     shape: Shape
     source: str
     devices: tuple[Device, ...]
+    cables: tuple[Cable, ...] = ()  # the links beside the devices' own to their switches
+    clusters: Clusters = ()  # of a two-tier network
 
     @classmethod
     def load(cls, path: str | Path) -> Topology:
@@ -84,31 +90,69 @@ class Topology:
     def from_dict(cls, mapping: Mapping[str, Any], origin: str = "topology") -> Topology:
         """The topology that `mapping` (the YAML's form) describes; `origin` names it in errors."""
         fields = require_mapping(mapping, origin, "a topology")
-        refuse_unknown_keys(fields, _TOPOLOGY_KEYS, origin, "a topology")
-        _refuse_missing(fields, ("source", "devices"), origin, "")
         shape = fields.get("shape", "star")
         if shape not in SHAPES:
             raise ConfigError(f"{origin}: shape is {shown(shape)}, but only {', '.join(SHAPES)} can be built")
+        refuse_unknown_keys(fields, (*_TOPOLOGY_KEYS, *SHAPE_KEYS[shape]), origin, f"a {shape} topology")
+        refuse_missing(fields, ("source", "devices"), origin, "")
         entries = require_mapping(fields["devices"], origin, "devices")
         if not entries:
             raise ConfigError(f"{origin}: devices is empty, but a topology needs at least one device")
-        devices = tuple(_device(name, entry, origin) for name, entry in entries.items())
+        devices = tuple(_device(name, entry, shape, origin) for name, entry in entries.items())
         if not isinstance(fields["source"], str) or fields["source"] not in entries:
             hint = suggest(fields["source"], entries)
             raise ConfigError(f"{origin}: source is {shown(fields['source'])}, which is none of the devices{hint}")
         name = fields.get("name", Path(origin).stem)
         if not isinstance(name, str):
             raise ConfigError(f"{origin}: name is {shown(name)}, but it must be text")
-        return cls(name=name, shape="star", source=fields["source"], devices=devices)
+        cables, clusters = _cables(shape, fields, list(entries), origin)
+        return cls(name, "mesh" if shape == RANDOM else shape, fields["source"], devices, cables, clusters)
 
     def to_dict(self) -> dict[str, Any]:
         """The same form as the YAML, complete and exact: `from_dict` gives an equal topology."""
-        return {
+        whole: dict[str, Any] = {
             "name": self.name,
             "shape": self.shape,
             "source": self.source,
             "devices": {device.name: _device_entry(device) for device in self.devices},
         }
+        if self.shape == "two-tier":
+            whole["clusters"] = {name: list(members) for name, members in self.clusters}
+            whole[BACKHAUL] = link_entry(self.cables[0].link)
+        elif self.shape != "star":
+            whole["links"] = [cable_entry(cable) for cable in self.cables]
+        return whole
+
+    @cached_property
+    def links(self) -> tuple[Cable, ...]:
+        """Every link: the devices' own to their switches, which have the devices' names, then the others."""
+        own = (
+            Cable(device.name, (device.name, self.switch_of(device.name)), device.link)
+            for device in self.devices
+            if device.link is not None
+        )
+        return (*own, *self.cables)
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The switches; none where links join devices directly."""
+        return switches_of(self.clusters) if self.shape in SWITCHED else ()
+
+    def switch_of(self, device: str) -> str:
+        """The switch that a device's own link leads to."""
+        numbers = [number for number, (_, members) in enumerate(self.clusters) if device in members]
+        return self.switches[numbers[0] if numbers else 0]
+
+    @cached_property
+    def routes(self) -> Routes | None:
+        """The links on the way between any two devices; None for a star, where it is up one and down the other."""
+        if self.shape == "star":
+            return None
+        return routes_between([device.name for device in self.devices], self.links)
+
+    def route(self, source: str, target: str) -> tuple[Hop, ...]:
+        """The directed links from one device to another, in order."""
+        return ((source, UP), (target, DOWN)) if self.routes is None else self.routes[source, target]
 
     def device(self, name: str) -> Device:
         """One device by name; raises ConfigError for an unknown one."""
@@ -165,11 +209,9 @@ def describe(topology: Topology) -> dict[str, Any]:
             "compute_flops": device.compute_flops,
             "memory_bytes": device.memory_bytes,
             "storage_Bps": device.storage_Bps,
-            "up_bps": device.link.up_bps,
-            "down_bps": device.link.down_bps,
-            "up_delay_s": device.link.up_delay_s,
-            "down_delay_s": device.link.down_delay_s,
         }
+        if device.link is not None:
+            row |= {name: getattr(device.link, name) for name in ("up_bps", "down_bps", "up_delay_s", "down_delay_s")}
         if device.catalogue is not None:
             row["value_sources"] = dict(boards()[device.catalogue].sources)
         devices.append(row)
@@ -178,6 +220,7 @@ def describe(topology: Topology) -> dict[str, Any]:
         "shape": topology.shape,
         "source": topology.source,
         "devices": devices,
+        "links": [{"name": link.name, "ends": list(link.ends)} | asdict(link.link) for link in topology.links],
         "memory_bytes": sum(device.memory_bytes for device in topology.devices),
         "streaming_Bps": sum(device.streaming_Bps for device in topology.devices),
     }
@@ -186,7 +229,23 @@ def describe(topology: Topology) -> dict[str, Any]:
 # --- from YAML --------------------------------------------------------------------------------------------
 
 
-def _device(name: object, entry: object, origin: str) -> Device:
+def _cables(
+    shape: str, fields: Mapping[str, Any], devices: list[str], origin: str
+) -> tuple[tuple[Cable, ...], Clusters]:
+    """What the shape's own keys say: its links beside the devices' own, and its clusters."""
+    if shape == "star":
+        return (), ()
+    if shape == "two-tier":
+        refuse_missing(fields, ("clusters", BACKHAUL), origin, "")
+        clusters = read_clusters(fields["clusters"], devices, origin)
+        return backhaul_cables(clusters, fields[BACKHAUL], origin), clusters
+    if shape == RANDOM:
+        refuse_missing(fields, ("links",), origin, "")
+        return random_cables(fields["links"], devices, origin), ()
+    return (ring_cables if shape == "ring" else mesh_cables)(fields, devices, origin), ()
+
+
+def _device(name: object, entry: object, shape: str, origin: str) -> Device:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name == SWITCH:
         raise ConfigError(
             f"{origin}: {shown(name)} cannot be a device's name: use at most {MAX_NAME_LENGTH} letters, digits "
@@ -201,87 +260,30 @@ def _device(name: object, entry: object, origin: str) -> Device:
             hint = suggest(catalogue, boards())
             raise ConfigError(f"{origin}: {where}.catalogue is {shown(catalogue)}, which the catalogue lacks{hint}")
         fields = {**boards()[catalogue].values, **fields}
-    _refuse_missing(fields, (*DEVICE_QUANTITIES, "link"), origin, f"{where}.")
-    values = {key: _positive(fields[key], parse, origin, f"{where}.{key}") for key, parse in DEVICE_QUANTITIES.items()}
+    if shape not in SWITCHED and "link" in fields:
+        raise ConfigError(
+            f"{origin}: {where} has a link, but in a {shape} topology links join devices: say it beside devices"
+        )
+    refuse_missing(fields, (*DEVICE_QUANTITIES, *(["link"] if shape in SWITCHED else [])), origin, f"{where}.")
+    values = {key: positive(fields[key], parse, origin, f"{where}.{key}") for key, parse in DEVICE_QUANTITIES.items()}
     return Device(
         name=name,
         streaming_Bps=values["streaming"],
         compute_flops=values["compute"],
         memory_bytes=int(values["memory"]),
         storage_Bps=values["storage"],
-        link=_link(fields["link"], origin, f"{where}.link"),
+        link=read_link(fields["link"], origin, f"{where}.link") if shape in SWITCHED else None,
         catalogue=catalogue,
     )
 
 
-def _link(entry: object, origin: str, where: str) -> Link:
-    fields = require_mapping(entry, origin, where)
-    refuse_unknown_keys(fields, _LINK_KEYS, origin, where)
-    _refuse_mixture(fields, "rate", ("up", "down"), origin, where)
-    _refuse_mixture(fields, "delay", ("delay_up", "delay_down"), origin, where)
-    if "rate" not in fields:
-        _refuse_missing(fields, ("up", "down"), origin, f"{where}.", " (or give rate for both directions)")
-    if ("delay_up" in fields) != ("delay_down" in fields):
-        _refuse_missing(fields, ("delay_up", "delay_down"), origin, f"{where}.", " (or give delay for both directions)")
-
-    def rate(key: str) -> float:
-        key = "rate" if "rate" in fields else key
-        return _positive(fields[key], parse_rate, origin, f"{where}.{key}")
-
-    def delay(key: str) -> float:
-        key = "delay" if "delay" in fields else key
-        return _parsed(fields[key], parse_duration, origin, f"{where}.{key}") if key in fields else 0.0
-
-    return Link(rate("up"), rate("down"), delay("delay_up"), delay("delay_down"))
-
-
-def _refuse_missing(fields: Mapping[str, Any], keys: tuple[str, ...], origin: str, prefix: str, hint: str = "") -> None:
-    for key in keys:
-        if key not in fields:
-            raise ConfigError(f"{origin}: the key {prefix + key!r} is missing{hint}")
-
-
-def _refuse_mixture(fields: Mapping[str, Any], both: str, each: tuple[str, str], origin: str, where: str) -> None:
-    for key in each:
-        if both in fields and key in fields:
-            raise ConfigError(f"{origin}: {where} has both {both} and {key}; give {both}, or {each[0]} and {each[1]}")
-
-
-def _parsed(value: object, parse: Callable[[object], float], origin: str, where: str) -> float:
-    try:
-        return parse(value)
-    except ConfigError as error:
-        raise ConfigError(f"{origin}: {where}: {error}") from error
-
-
-def _positive(value: object, parse: Callable[[object], float], origin: str, where: str) -> float:
-    number = _parsed(value, parse, origin, where)
-    if number <= 0:
-        raise ConfigError(f"{origin}: {where} is {shown(value)}, but it must be more than zero")
-    return number
-
-
-# --- to YAML's form ---------------------------------------------------------------------------------------
-
-
 def _device_entry(device: Device) -> dict[str, Any]:
-    link = device.link
+    """The YAML's form of a device."""
     entry: dict[str, Any] = {} if device.catalogue is None else {"catalogue": device.catalogue}
-    return entry | {
-        "streaming": _exact(device.streaming_Bps, format_bandwidth, parse_bandwidth, "B/s"),
-        "compute": _exact(device.compute_flops, format_compute, parse_compute, "FLOP/s"),
-        "memory": _exact(device.memory_bytes, format_bytes, parse_bytes, "B"),
-        "storage": _exact(device.storage_Bps, format_bandwidth, parse_bandwidth, "B/s"),
-        "link": {
-            "up": _exact(link.up_bps, format_rate, parse_rate, "bit/s"),
-            "down": _exact(link.down_bps, format_rate, parse_rate, "bit/s"),
-            "delay_up": _exact(link.up_delay_s, format_duration, parse_duration, "s"),
-            "delay_down": _exact(link.down_delay_s, format_duration, parse_duration, "s"),
-        },
+    entry |= {
+        "streaming": exact(device.streaming_Bps, format_bandwidth, parse_bandwidth, "B/s"),
+        "compute": exact(device.compute_flops, format_compute, parse_compute, "FLOP/s"),
+        "memory": exact(device.memory_bytes, format_bytes, parse_bytes, "B"),
+        "storage": exact(device.storage_Bps, format_bandwidth, parse_bandwidth, "B/s"),
     }
-
-
-def _exact(value: float, render: Callable[[float], str], parse: Callable[[object], float], unit: str) -> str:
-    """`value` in a readable unit where that reads back as exactly the same number, else in the SI unit."""
-    text = render(value)
-    return text if parse(text) == value else f"{value!r} {unit}"
+    return entry if device.link is None else entry | {"link": link_entry(device.link)}

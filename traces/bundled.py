@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from testbed.errors import ConfigError
@@ -27,16 +27,25 @@ class Recipe:
     make: Callable[[], Trace]
 
 
+def _from_topology(trace: Trace) -> Trace:
+    """Without the rows at time 0: until the first change, what the topology says holds."""
+    return replace(trace, changes=tuple(change for change in trace.changes if change.time_s > 0))
+
+
 RECIPES: Mapping[str, Recipe] = {
     "link-collapse": Recipe(
-        "the link of c falls from 100 to 20 Mbit/s at 40 and comes back to 50 Mbit/s at 72",
-        lambda: generate.link_collapse(
-            "link/c", rate_bps=100 * MBIT, fraction=0.2, at=40, recover_at=72, recover_fraction=0.5
+        "the link of c falls to 20 Mbit/s at 40 and comes back to 50 Mbit/s at 72",
+        lambda: _from_topology(
+            generate.link_collapse(
+                "link/c", rate_bps=100 * MBIT, fraction=0.2, at=40, recover_at=72, recover_fraction=0.5
+            )
         ),
     ),
     "memory-squeeze": Recipe(
-        "an app on b takes 104 of 176 MiB at 48 and keeps it",
-        lambda: generate.memory_squeeze("device/b", memory_bytes=176 * MIB, taken_bytes=104 * MIB, at=48),
+        "an app on b leaves 72 MiB at 48 and keeps the rest",
+        lambda: _from_topology(
+            generate.memory_squeeze("device/b", memory_bytes=176 * MIB, taken_bytes=104 * MIB, at=48)
+        ),
     ),
     "cellular-walk": Recipe(
         "the link of b wanders between about 10 and 100 Mbit/s, a step every 8",

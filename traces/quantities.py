@@ -32,6 +32,15 @@ def _show_fraction(value: float) -> str:
     return f"{value * 100:.4g} %"
 
 
+def _parse_switch(value: object) -> float:
+    text = str(value).strip()
+    if text not in _SWITCH:
+        raise ConfigError(f"{text!r} is neither on nor off: write on or off, or 1 or 0")
+    return _SWITCH[text]
+
+
+_SWITCH = {"on": 1.0, "off": 0.0, "1": 1.0, "0": 0.0}
+
 _RATE = Quantity(units.parse_rate, units.format_rate, units.RATE, ("Gbit/s", "Mbit/s", "kbit/s", "bit/s"))
 _DELAY = Quantity(units.parse_duration, units.format_duration, units.DURATION, ("s", "ms", "us", "s"))
 _LOSS = Quantity(units.parse_fraction, _show_fraction, units.FRACTION, ("",), most=1.0)
@@ -46,10 +55,11 @@ _COMPUTE = Quantity(
 _STREAMING = Quantity(
     units.parse_bandwidth, units.format_bandwidth, units.BANDWIDTH, ("GB/s", "MB/s", "kB/s", "B/s"), zero_allowed=False
 )
+_PAUSE = Quantity(_parse_switch, lambda value: "on" if value else "off", units.FRACTION, ("",), most=1.0)
 
 QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
     "link": {"up": _RATE, "down": _RATE, "up_delay": _DELAY, "down_delay": _DELAY, "loss": _LOSS},
-    "device": {"memory": _MEMORY, "compute": _COMPUTE, "streaming": _STREAMING},
+    "device": {"memory": _MEMORY, "compute": _COMPUTE, "streaming": _STREAMING, "pause": _PAUSE},
 }
 # In files, one word for both directions of a link.
 PAIRS: Mapping[str, tuple[str, str]] = {"rate": ("up", "down"), "delay": ("up_delay", "down_delay")}
@@ -60,7 +70,7 @@ def kind_of(target: str) -> str:
     """`link` or `device`; ConfigError when the target is neither `link/NAME` nor `device/NAME`."""
     match = _TARGET.fullmatch(target)
     if match is None:
-        raise ConfigError(f"{target!r} is not a target: write link/DEVICE or device/DEVICE")
+        raise ConfigError(f"{target!r} is not a target: write link/NAME or device/NAME")
     return match.group(1)
 
 
@@ -99,6 +109,8 @@ def checked(target: str, name: str, value: float) -> float:
     if not math.isfinite(value) or value < 0 or value > quantity.most:
         limit = "" if math.isinf(quantity.most) else f" and at most {quantity.most:g}"
         raise ConfigError(f"{name} of {target} cannot be {value:g}: it must be finite, not negative{limit}")
+    if name == "pause" and value not in (0, 1):
+        raise ConfigError(f"pause of {target} cannot be {value:g}: it is 1 (paused) or 0")
     if value == 0 and not quantity.zero_allowed:
         raise ConfigError(f"{name} of {target} cannot be 0: a device that stops for good cannot be emulated")
     return float(round(value)) if name == "memory" else float(value)

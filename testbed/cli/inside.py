@@ -1,4 +1,4 @@
-"""The process that carries out one run: `python -m testbed.cli.inside RUN_FOLDER`.
+"""What the process that carries out one run does, once `testbed.cli.entry` has started it.
 
 It reads everything from the folder's manifest, puts a fleet, a policy and a controller together, and leaves a
 complete run folder. For the mininet backend it is the first process of a capsule: when it ends, all ends.
@@ -7,6 +7,7 @@ complete run folder. For the mininet backend it is the first process of a capsul
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,7 +87,7 @@ def run(folder: Path) -> int:
     recorder = None
     try:
         with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
-            controller = Controller(experiment, prompt, fleet, policy, log, progress)
+            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"])
             recorder = controller.recorder
             outcome = controller.run()
         summary = base | _summary(experiment, controller, fleet, outcome)
@@ -102,7 +103,11 @@ def run(folder: Path) -> int:
         code = 130
         tokens = [row["token_id"] for row in recorder.kept["tokens"]] if recorder else []
         summary = base | {"status": "interrupted", "tokens": tokens, "exit_code": code, "error": "interrupted"}
+    except Exception as error:
+        summary["error"] = f"a bug in testbed: {type(error).__name__}: {error}"
+        raise
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left must be written and taken down
         fleet.stop()
         manifest["facts"] = fleet.facts()
         log.write_manifest(manifest)
@@ -112,20 +117,22 @@ def run(folder: Path) -> int:
 
 def _summary(experiment: Experiment, controller: Controller, fleet: ProcessFleet, outcome: Outcome) -> dict[str, Any]:
     kept = controller.recorder.kept
+    facts = fleet.facts()
     figures = summarise(
         kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
         charge_decision=experiment.charge_decision,
     )  # fmt: skip
-    faithful = verdict(kept, fleet.facts(), experiment.compute == "paced")
+    faithful = verdict(kept, facts, controller.calibrated, experiment.compute == "paced")
     return {
         "status": outcome.status,
         "error": str(outcome.error) if outcome.error else None,
+        "error_kind": type(outcome.error).__name__ if outcome.error else None,
         "exit_code": outcome.error.exit_code if outcome.error else 0,
         "tokens": outcome.tokens,
         "verified": None,
         **figures,
         "oom_kills": fleet.oom_kills(),
-        "memory_enforcement": fleet.facts()["memory"],
+        "memory_enforcement": facts["memory"],
         "verdict": faithful,
     }
 
@@ -141,15 +148,3 @@ def _hold(folder: Path, fleet: ProcessFleet) -> None:
         return
     finally:
         (folder / LIVE).unlink(missing_ok=True)
-
-
-def main() -> None:
-    """Entry point inside the capsule, or a plain child for the local backend."""
-    from testbed.emulation.capsule import prepare_inner
-
-    prepare_inner()
-    sys.exit(run(Path(sys.argv[1])))
-
-
-if __name__ == "__main__":
-    main()

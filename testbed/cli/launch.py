@@ -1,6 +1,6 @@
 """One run from the outside: check everything, prepare its folder, carry it out in a process of its own, clean up.
 
-The process that computes is `testbed.cli.inside`, in a capsule for the mininet backend. This side imports no
+The process that computes is `testbed.cli.entry`, in a capsule for the mininet backend. This side imports no
 torch: it waits, forwards Ctrl-C, and removes what the run leaves, however it ended.
 """
 
@@ -42,6 +42,7 @@ class Request:
     verify: bool = False
     hold: bool = False
     share_host: bool = False
+    calibrate: str = "quick"
     progress: bool = True
 
 
@@ -108,7 +109,7 @@ def carry_out(request: Request, say: Say) -> dict[str, Any]:
             log.write_manifest(_manifest(request, log.folder, state))
             log.close()
             code = launch(
-                [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())],
+                [sys.executable, "-m", "testbed.cli.entry", str(log.folder.resolve())],
                 capsule=request.backend == "mininet",
                 on_start=lambda process, init: state.record(
                     init=ProcessId.of(init), processes=[ProcessId.of(process)]
@@ -168,6 +169,7 @@ def _manifest(request: Request, folder: Path, state: RunState) -> dict[str, Any]
         },
         "options": {
             "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
+            "calibrate": request.calibrate,
             "progress": request.progress and sys.stderr.isatty(), "sockets": str(state.sockets),
             "state": str(state.path),
         },

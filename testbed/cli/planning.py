@@ -33,9 +33,17 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     placement = policy.decide(observation, None)
     plan = make_plan(observation, placement)
     needs = device_needs(observation, placement, prompt_tokens + experiment.tokens - 1)
+    links = {
+        name: {
+            "up": queue_settings(link.up_bps / experiment.dilation),
+            "down": queue_settings(link.down_bps / experiment.dilation),
+            "up_delay_s": link.up_delay_s,
+            "down_delay_s": link.down_delay_s,
+        }
+        for name, link in observation.links.items()
+    }
     devices: dict[str, Any] = {}
     for view in observation.devices:
-        link = observation.links[view.name]
         blocks = placement.on(view.name)
         devices[view.name] = {
             "blocks": [str(block) for block in blocks],
@@ -45,10 +53,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
             "need_bytes": needs[view.name],
             "budget_bytes": view.available_bytes,
             "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),
-            "up": queue_settings(link.up_bps / experiment.dilation),
-            "down": queue_settings(link.down_bps / experiment.dilation),
-            "up_delay_s": link.up_delay_s,
-            "down_delay_s": link.down_delay_s,
+            **links.get(view.name, {}),  # of its own link, where it has one
             "streaming_Bps": view.streaming_Bps,
             "compute_flops": view.compute_flops,
         }
@@ -60,6 +65,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "tokens": experiment.tokens,
         "source": experiment.topology.source,
         "devices": devices,
+        "links": {name: link for name, link in links.items() if name not in devices},
         "feasible": not shortages(observation, None, placement),
         "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,

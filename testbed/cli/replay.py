@@ -15,6 +15,12 @@ BACKEND = click.option(
     "--backend", type=click.Choice(["mininet", "local"]), help="Default: mininet where it can run, else local."
 )
 SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
+CALIBRATE = click.option(
+    "--calibrate",
+    type=click.Choice(["off", "quick", "full"]),
+    default="quick",
+    help="How thoroughly links and host are measured before token 0.",
+)
 ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
 
 
@@ -43,6 +49,7 @@ def say(message: str) -> None:
 @click.option("--hold", is_flag=True, help="Keep the network up at the end, for `testbed exec`.")
 @click.option("--dry-run", is_flag=True, help="Show the plan; start nothing. Needs neither root nor Mininet.")
 @SHARE
+@CALIBRATE
 @ACCEPT
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, last and alone on standard output.")
 @click.pass_context
@@ -59,6 +66,7 @@ def command(
     hold: bool,
     dry_run: bool,
     share_host: bool,
+    calibrate: str,
     accept_unfaithful: bool,
     as_json: bool,
 ) -> None:
@@ -76,7 +84,7 @@ def command(
         _show_plan(plan(loaded, len(prompt)), as_json)
         return
     chosen = launch.choose_backend(backend, say)
-    request = launch.Request(loaded, chosen, out, verify, hold, share_host, progress=not as_json)
+    request = launch.Request(loaded, chosen, out, verify, hold, share_host, calibrate, progress=not as_json)
     summary = launch.carry_out(request, say)
     if as_json:
         print_json(summary)
@@ -149,7 +157,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    from testbed.units import format_bytes, format_rate
+    from testbed.units import format_bytes
 
     click.echo(
         f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
@@ -164,17 +172,29 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
             "need": format_bytes(device["need_bytes"]),
             "budget": format_bytes(device["budget_bytes"]),
             "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",
-            "up": format_rate(device["up"]["rate_bps"]),
-            "down": format_rate(device["down"]["rate_bps"]),
-            "burst": f"{device['up']['burst_bytes']} B",
-            "queue": format_bytes(device["up"]["limit_bytes"]),
+            **(_queues(device) if "up" in device else {}),
         }
         for name, device in plan["devices"].items()
     ]
     print_table({key: key for key in rows[0]}, rows)
+    if plan["links"]:
+        links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
+        print_table({key: key for key in links[0]}, links)
     click.echo(
         f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
     )
     for warning in plan["warnings"]:
         click.echo(f"Warning: {warning}.", err=True)
+
+
+def _queues(link: dict[str, Any]) -> dict[str, str]:
+    """A link's rates, and its uplink's token bucket."""
+    from testbed.units import format_bytes, format_rate
+
+    return {
+        "up": format_rate(link["up"]["rate_bps"]),
+        "down": format_rate(link["down"]["rate_bps"]),
+        "burst": f"{link['up']['burst_bytes']} B",
+        "queue": format_bytes(link["up"]["limit_bytes"]),
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from testbed.cli.show import json_option, print_json, print_table
@@ -56,19 +58,40 @@ def show_topology(topology: str, as_json: bool) -> None:
             "streaming": format_bandwidth(device["streaming_Bps"]),
             "compute": format_compute(device["compute_flops"]),
             "storage": format_bandwidth(device["storage_Bps"]),
-            "up": format_rate(device["up_bps"]),
-            "down": format_rate(device["down_bps"]),
-            "delay": _delays(device["up_delay_s"], device["down_delay_s"]),
         }
         for device in description["devices"]
     ]
+    own = {link["name"]: _link_row(link) for link in description["links"]}
+    others = [own.pop(name) for name in list(own) if name not in {device["name"] for device in description["devices"]}]
     headings = {"name": "device", "board": "board"}
-    headings |= {key: key for key in ("memory", "streaming", "compute", "storage", "up", "down")}
-    print_table(headings | {"delay": "one-way delay"}, rows)
-    total = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
-    click.echo(f"{description['name']}: a {description['shape']}; in all {total[0]} of memory, {total[1]} streaming.")
+    headings |= {key: key for key in ("memory", "streaming", "compute", "storage")}
+    if own:
+        rows = [own[device["name"]] | row for device, row in zip(description["devices"], rows, strict=True)]
+        headings |= _link_headings([*own.values()])
+    print_table(headings, rows)
+    if others:
+        print_table({"name": "link", "ends": "from - to (up)"} | _link_headings(others), others)
+    memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
+    click.echo(f"{description['name']}: shape {description['shape']}; in all {memory} of memory, {streaming} streaming.")
 
 
-def _delays(up_s: float, down_s: float) -> str:
-    up, down = format_duration(up_s), format_duration(down_s)
+def _link_row(link: dict[str, Any]) -> dict[str, str]:
+    """A link's values as text; jitter and loss are empty where there is none."""
+    row = {"name": link["name"], "ends": " - ".join(link["ends"])}
+    row |= {"up": format_rate(link["up_bps"]), "down": format_rate(link["down_bps"])}
+    row["delay"] = _both(format_duration(link["up_delay_s"]), format_duration(link["down_delay_s"]))
+    if link["up_jitter_s"] or link["down_jitter_s"]:
+        row["jitter"] = _both(format_duration(link["up_jitter_s"]), format_duration(link["down_jitter_s"]))
+    if link["up_loss"] or link["down_loss"]:
+        row["loss"] = _both(f"{link['up_loss']:.4g}", f"{link['down_loss']:.4g}")
+    return row
+
+
+def _link_headings(rows: list[dict[str, str]]) -> dict[str, str]:
+    """The columns of links: jitter and loss only where some link has any."""
+    headings = {"up": "up", "down": "down", "delay": "one-way delay"}
+    return headings | {key: key for key in ("jitter", "loss") if any(key in row for row in rows)}
+
+
+def _both(up: str, down: str) -> str:
     return up if up == down else f"{up} up, {down} down"

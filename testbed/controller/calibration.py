@@ -1,25 +1,36 @@
-"""Before token 0: every connection is warmed, the software's time per hop measured, and each link's rate probed."""
+"""Before token 0: connections are warmed, and what this host adds is measured, so that a run is judged where it runs.
+
+Measured are the software's time per hop, each link's rate and delay, how late a paced operation ends, and how much of
+the time workers wait for a core although nothing else is wanted of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from testbed.controller.fleet import Fleet
 from testbed.placement.latency import transfer_seconds
-from testbed.placement.observation import LinkView
-from testbed.transport.messages import Ping, Pinged, Probe, Probed
+from testbed.placement.observation import Observation
+from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pinged, Probe, Probed
 
-PING_COUNT = 8  # per neighbouring pair; the first warms the connection and is not counted
-PROBE_SECONDS = 0.1  # of the link's rate, so that the bucket's first burst weighs little
+Effort = Literal["off", "quick", "full"]
+Answer = Callable[[type[Any], str], Any]  # waits for the next event of a kind from a device
+
+PING_COUNT = 8  # per probed pair; the first warms the connection and is not counted
+PROBE_SECONDS = {"quick": 0.1, "full": 0.5}  # of the link's rate, so that the bucket's first burst weighs little
 PROBE_LEAST_BYTES = 32 * 1024
-PROBE_MOST_BYTES = 2_000_000
+PROBE_MOST_BYTES = {"quick": 2_000_000, "full": 10_000_000}
+PACE_COUNT = {"quick": 10, "full": 50}
+PACE_SECONDS = 1e-3
+PACED_DEVICES = {"quick": 4, "full": 1_000}  # a hundred devices share the same few cores
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One burst from neighbour to neighbour; wall seconds from its first to its last payload byte."""
+    """One burst from device to device; wall seconds from its first to its last payload byte."""
 
     sender: str
     receiver: str
@@ -28,40 +39,114 @@ class ProbeResult:
     requested_bps: float
 
 
-class Calibration:
-    """Asks workers to bounce and to send; `answer(kind, device)` waits for the next event of a kind from a device."""
+@dataclass(frozen=True)
+class DelayResult:
+    """One-way delay between two devices, emulated seconds: asked for, and measured less the software's time."""
 
-    def __init__(self, fleet: Fleet, answer: Callable[[type[Any], str], Any], names: Sequence[str]) -> None:
-        self._fleet, self._answer, self._names = fleet, answer, names
-        # Around a ring every device's uplink and every device's downlink carries one probe.
-        self._ring = list(zip(names, [*names[1:], names[0]], strict=True)) if len(names) > 1 else []
+    sender: str
+    receiver: str
+    expected_s: float
+    measured_s: float
 
-    def hop_overhead_s(self, links: Mapping[str, LinkView]) -> float:
-        """Median emulated seconds that one message takes beyond what the cost model says of its path.
 
-        Every pair is pinged once, so that no connection is cold at token 0; neighbours more often.
-        """
-        excess: list[float] = []
-        for device in self._names:
-            for peer in self._names:
-                if device == peer:
-                    continue
-                count = PING_COUNT if (device, peer) in self._ring else 1
-                self._fleet.send(device, Ping(peer, count))
-                answer: Pinged = self._answer(Pinged, device)
-                there = transfer_seconds(links[device], links[peer], 0.0, 0.0)
-                back = transfer_seconds(links[peer], links[device], 0.0, 0.0)
-                trips = [self._fleet.clock.duration(trip) for trip in answer.round_trips_s[1:]]
-                excess += [(trip - there - back) / 2 for trip in trips]
-        return max(0.0, sorted(excess)[len(excess) // 2]) if excess else 0.0
+@dataclass(frozen=True)
+class Calibrated:
+    """What was measured; with effort `off` only the defaults."""
 
-    def probe_rates(self, path_bps: Callable[[str, str], float]) -> Iterator[ProbeResult]:
-        """Time one burst over every uplink and downlink; a path at rate 0 is left out."""
-        for device, peer in self._ring:
-            requested = path_bps(device, peer)
-            if not requested:
-                continue
-            size = round(min(PROBE_MOST_BYTES, max(PROBE_LEAST_BYTES, requested / 8 * PROBE_SECONDS)))
-            self._fleet.send(device, Probe(peer, size))
-            probed: Probed = self._answer(Probed, peer)
-            yield ProbeResult(device, peer, probed.size, probed.seconds, requested)
+    effort: Effort = "off"
+    hop_overhead_s: float | None = None  # median emulated seconds a message takes beyond the cost model's path
+    pacing_floor_s: float = 0.0  # 95th percentile of how late a paced operation ends, wall seconds
+    wait_share: float = 0.0  # of the time, that a worker waited for a core during calibration; median over devices
+    probes: Sequence[ProbeResult] = field(default_factory=tuple)
+    delays: Sequence[DelayResult] = field(default_factory=tuple)
+
+
+def calibrate(effort: Effort, fleet: Fleet, answer: Answer, observation: Observation) -> Calibrated:
+    """Measure with the effort asked for: `quick` around a ring of devices, `full` for every pair and longer."""
+    names = [view.name for view in observation.devices]
+    every_pair = [(a, b) for a in names for b in names if a != b]
+    if effort == "off":
+        _ping(fleet, answer, every_pair, 1)
+        return Calibrated()
+    # Around a ring every device's uplink and every device's downlink carries one probe.
+    ring = list(zip(names, [*names[1:], names[0]], strict=True)) if len(names) > 1 else []
+    chosen = ring if effort == "quick" else every_pair
+    waited, started = _waits(fleet, answer, names), time.monotonic()
+    trips = _ping(fleet, answer, every_pair, 1) | _ping(fleet, answer, chosen, PING_COUNT)
+    hop = _hop_overhead(trips, observation, fleet)
+    probes = [_probe(effort, fleet, answer, pair, observation) for pair in chosen]
+    waits = _waits(fleet, answer, names)
+    shares = [(waits[name] - waited[name]) / (time.monotonic() - started) for name in names]
+    return Calibrated(
+        effort,
+        max(0.0, hop),
+        _pacing_floor(effort, fleet, answer, names),
+        _median(shares),
+        [probe for probe in probes if probe is not None],
+        [
+            DelayResult(a, b, _delay(observation, a, b), _median(trips[a, b]) / 2 - max(0.0, hop))
+            for a, b in chosen
+        ],
+    )
+
+
+def _ping(
+    fleet: Fleet, answer: Answer, pairs: Sequence[tuple[str, str]], count: int
+) -> dict[tuple[str, str], list[float]]:
+    """Round trips of an empty message per pair, emulated seconds, the first left out where there are more."""
+    trips = {}
+    for device, peer in pairs:
+        fleet.send(device, Ping(peer, count))
+        found: Pinged = answer(Pinged, device)
+        trips[device, peer] = [fleet.clock.duration(trip) for trip in found.round_trips_s][min(1, count - 1) :]
+    return trips
+
+
+def _hop_overhead(trips: Mapping[tuple[str, str], list[float]], observation: Observation, fleet: Fleet) -> float:
+    excess = []
+    for (a, b), found in trips.items():
+        if len(found) > 1:
+            there = transfer_seconds(observation.path(a, b), 0.0)
+            back = transfer_seconds(observation.path(b, a), 0.0)
+            excess += [(trip - there - back) / 2 for trip in found]
+    return _median(excess)
+
+
+def _delay(observation: Observation, a: str, b: str) -> float:
+    """Mean of the two directions' delays: all that a round trip can tell."""
+    return sum(leg.delay_s for path in (observation.path(a, b), observation.path(b, a)) for leg in path) / 2
+
+
+def _probe(
+    effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, pair: tuple[str, str], observation: Observation
+) -> ProbeResult | None:
+    """Time one burst; None for a path at rate 0."""
+    sender, receiver = pair
+    requested = min(leg.rate_bps for leg in observation.path(sender, receiver))
+    if not requested:
+        return None
+    wanted = requested / 8 * PROBE_SECONDS[effort]
+    size = round(min(PROBE_MOST_BYTES[effort], max(PROBE_LEAST_BYTES, wanted)))
+    fleet.send(sender, Probe(receiver, size))
+    probed: Probed = answer(Probed, receiver)
+    return ProbeResult(sender, receiver, probed.size, probed.seconds, requested)
+
+
+def _pacing_floor(effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, names: Sequence[str]) -> float:
+    late: list[float] = []
+    for name in names[: PACED_DEVICES[effort]]:
+        fleet.send(name, Pace(PACE_COUNT[effort], PACE_SECONDS))
+        paced: Paced = answer(Paced, name)
+        late += paced.late_s
+    return sorted(late)[int(0.95 * (len(late) - 1))]
+
+
+def _waits(fleet: Fleet, answer: Answer, names: Sequence[str]) -> dict[str, float]:
+    for name in names:
+        fleet.send(name, Collect(0))
+    found: dict[str, Collected] = {name: answer(Collected, name) for name in names}
+    return {name: collected.runqueue_wait_s for name, collected in found.items()}
+
+
+def _median(values: Sequence[float]) -> float:
+    return sorted(values)[len(values) // 2] if values else 0.0

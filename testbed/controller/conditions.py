@@ -7,6 +7,7 @@ keeps that bookkeeping and applies nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
@@ -17,6 +18,13 @@ from traces.model import Change
 # What a message costs in software on its way, as measured on a two-core host (0.10-0.12 ms, ZeroMQ and Python).
 # Policies see this and not the run's own measurement, so that the same experiment is decided the same way again.
 NOMINAL_HOP_S = 1e-4
+
+
+# What a trace's quantity sets of a link.
+_LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "up": ("up_bps",), "down": ("down_bps",), "up_delay": ("up_delay_s",), "down_delay": ("down_delay_s",),
+    "loss": ("up_loss", "down_loss"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,12 +76,14 @@ class Conditions:
         return changes, announced
 
     def _hear(self, device: str, boundary: int) -> Announcement | None:
+        """A memory row: the device's new budget, at once or announced; a second decrease keeps the first one's day."""
         wanted = self._wanted_memory(device)
-        self._announced.pop(device, None)
+        earlier = self._announced.pop(device, None)
         if wanted >= self._memory[device] or self._grace == 0:
             self._memory[device] = wanted
             return None
-        self._announced[device] = Announcement(device, wanted, boundary)
+        since = boundary if earlier is None else earlier.boundary
+        self._announced[device] = Announcement(device, wanted, since)
         return self._announced[device]
 
     def enforce(self, boundary: int, committed: bool) -> list[Announcement]:
@@ -97,21 +107,22 @@ class Conditions:
 
     def target(self) -> TargetState:
         """What the fleet should be now."""
-        links, devices = {}, {}
+        links: dict[str, LinkTarget] = {}
+        devices: dict[str, DeviceTarget] = {}
+        for cable in self._topology.links:
+            changed = {
+                name: self._values[f"link/{cable.name}", quantity]
+                for quantity, names in _LINK_FIELDS.items()
+                if (f"link/{cable.name}", quantity) in self._values
+                for name in names
+            }
+            links[cable.name] = replace(cable.link, **changed) if changed else cable.link
         for device in self._topology.devices:
-            link = LinkTarget(
-                device.link.up_bps, device.link.down_bps, device.link.up_delay_s, device.link.down_delay_s
-            )
-            fields = {"up": "up_bps", "down": "down_bps", "up_delay": "up_delay_s", "down_delay": "down_delay_s"}
-            for quantity, name in (*fields.items(), ("loss", "loss")):
-                value = self._values.get((f"link/{device.name}", quantity))
-                if value is not None:
-                    link = replace(link, **{name: value})
-            links[device.name] = link
             devices[device.name] = DeviceTarget(
                 self._values.get((f"device/{device.name}", "streaming"), device.streaming_Bps),
                 self._values.get((f"device/{device.name}", "compute"), device.compute_flops),
                 self._memory[device.name],
+                bool(self._values.get((f"device/{device.name}", "pause"), 0.0)),
             )
         return TargetState(links, devices)
 
@@ -141,4 +152,5 @@ def observe(
     return Observation(
         experiment.shape, experiment.partition, experiment.topology.source, devices, links,
         prompt_tokens, tokens_done, experiment.tokens, experiment.interval, experiment.weights, NOMINAL_HOP_S,
+        routes=experiment.topology.routes,
     )  # fmt: skip

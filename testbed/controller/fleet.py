@@ -8,17 +8,9 @@ from typing import Any, Protocol
 
 from testbed.clock import EmulatedClock
 from testbed.transport.messages import Command, Event
+from topologies.links import UP, Hop, Link
 
-
-@dataclass(frozen=True)
-class LinkTarget:
-    """What a device's link should be, in emulated units; rate 0 is an outage."""
-
-    up_bps: float
-    down_bps: float
-    up_delay_s: float
-    down_delay_s: float
-    loss: float = 0.0
+LinkTarget = Link  # what a link should be, in emulated units; rate 0 is an outage
 
 
 @dataclass(frozen=True)
@@ -28,21 +20,32 @@ class DeviceTarget:
     streaming_Bps: float
     compute_flops: float
     memory_bytes: int
+    paused: bool = False
 
 
 @dataclass(frozen=True)
 class TargetState:
-    """What the whole fleet should be."""
+    """What the whole fleet should be; links by name, which in a star are their devices'."""
 
     links: Mapping[str, LinkTarget]
     devices: Mapping[str, DeviceTarget]
+
+    def rate_bps(self, route: Sequence[Hop]) -> float:
+        """The least rate along a route."""
+        directions = [(self.links[name], way) for name, way in route]
+        return min(link.up_bps if way == UP else link.down_bps for link, way in directions)
+
+    def delay_s(self, route: Sequence[Hop]) -> float:
+        """The sum of the delays along a route."""
+        directions = [(self.links[name], way) for name, way in route]
+        return sum(link.up_delay_s if way == UP else link.down_delay_s for link, way in directions)
 
 
 @dataclass(frozen=True)
 class LinkSample:
     """One direction of one link as found: what was asked, what was sent to the kernel, what it answered."""
 
-    device: str
+    device: str  # the link's name
     direction: str  # up | down
     requested_bps: float
     applied_bps: float

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from testbed.controller.calibration import Calibration
+from testbed.controller.calibration import Calibrated, Effort, calibrate
 from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
 from testbed.controller.fleet import Fleet
@@ -55,7 +55,8 @@ class Outcome:
 class Controller:
     """Runs one experiment with one policy on one fleet.
 
-    `prompt` is the tokenised prompt. `progress(done)` is called after every token.
+    `prompt` is the tokenised prompt, `effort` how thoroughly the host is calibrated first. `progress(done)` is called
+    after every token.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Controller:
         policy: Policy,
         log: RunLog,
         progress: Callable[[int], None] = lambda done: None,
+        effort: Effort = "quick",
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
@@ -77,7 +79,8 @@ class Controller:
         self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log)
         self.outcome = Outcome()
         self._plan: Plan | None = None
-        self._hop_overhead_s = 0.0
+        self._effort: Effort = effort
+        self.calibrated = Calibrated()
         self._epoch = 0
 
     # --- the run ---------------------------------------------------------------------------------------
@@ -116,28 +119,31 @@ class Controller:
     # --- before token 0 ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
-        """Warm every connection, and learn what a hop costs in software."""
+        """Warm every connection, and learn what this host adds."""
 
         def answer(kind: type[Any], device: str) -> Any:
             return self._watch.answer(kind, device, START_PATIENCE_S)
 
-        asking = Calibration(self._fleet, answer, self._names)
-        self._hop_overhead_s = asking.hop_overhead_s(self._watch.observation().links)
-        for probe in asking.probe_rates(self._path_bps):
+        self.calibrated = calibrate(self._effort, self._fleet, answer, self._watch.observation())
+        for probe in self.calibrated.probes:
             path = (probe.sender, probe.receiver, probe.size, probe.requested_bps)
             self.recorder.rate(0.0, probe.seconds, *path, "probe")
-        self._log.event("calibrated", hop_overhead_s=self._hop_overhead_s)
+        found = self.calibrated
+        self._log.event(
+            "calibrated", effort=found.effort, hop_overhead_s=found.hop_overhead_s,
+            pacing_floor_s=found.pacing_floor_s, wait_share=found.wait_share,
+            delays=[[d.sender, d.receiver, d.expected_s, d.measured_s] for d in found.delays],
+        )  # fmt: skip
 
     def _path_bps(self, device: str, peer: str) -> float:
-        links = self._conditions.target().links
-        return min(links[device].up_bps, links[peer].down_bps)
+        return self._conditions.target().rate_bps(self._experiment.topology.route(device, peer))
 
     def _place_first(self) -> None:
         self._policy.reset(self._experiment.seed)
         observation = self._watch.observation()
         wanted, decision_s, reason = self._ask_policy(observation, None)
         if wanted is None:
-            raise RunFailed(f"policy {self._policy.name} has no first placement: {reason}")
+            raise Infeasible(f"policy {self._policy.name} has no first placement: {reason}")
         self._watch.placement = replace(wanted, epoch=0)
         self._plan = make_plan(observation, self._watch.placement)
         found = shortages(observation, None, self._watch.placement)
@@ -154,14 +160,16 @@ class Controller:
         exchange = self._exchange(Migration(0, self._names, ()), self._plan, observation, START_PATIENCE_S)
         self._fail_if_lost(exchange)
         self.recorder.placement(self._watch.placement, 0)
-        self._watch.look()
+        self._watch.collect()
 
     # --- an interval -----------------------------------------------------------------------------------
 
     def _generate_interval(self) -> None:
         """λ tokens; returns when the last has been reported."""
         experiment, source = self._experiment, self._experiment.topology.source
-        until = min((self._watch.boundary + 1) * experiment.interval, experiment.tokens)
+        self._watch.boundary += 1
+        until = min(self._watch.boundary * experiment.interval, experiment.tokens)
+        self._refuse_standstill()
         if not self._done:
             self._watch.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
         else:
@@ -180,13 +188,26 @@ class Controller:
             self.outcome.tokens.append(token.token_id)
             self.outcome.digests.append(token.logits_digest)
             self._progress(self._done)
-        self._watch.boundary += 1
         self._log.flush()
+
+    def _refuse_standstill(self) -> None:
+        """On the token clock an outage of a link in use would never end, because no token would come."""
+        assert self._plan is not None
+        devices = self._plan.devices()
+        links = self._conditions.target().links
+        out = [name for name in sorted(devices) if name in links and not links[name].up_bps * links[name].down_bps]
+        if self._experiment.trace_clock == "token" and len(devices) > 1 and out:
+            raise RunFailed(
+                f"device {out[0]} computes at token {self._done} and its link is at 0 bit/s: on the token clock that "
+                "would never end; use trace_clock: time, or a policy that leaves the device before"
+            )
 
     def _predict(self) -> float:
         """The cost model's latency of the next token under the present conditions and this host's time per hop."""
         assert self._plan is not None
-        observation = replace(self._watch.observation(), hop_overhead_s=self._hop_overhead_s)
+        observation = self._watch.observation()
+        if self.calibrated.hop_overhead_s is not None:
+            observation = replace(observation, hop_overhead_s=self.calibrated.hop_overhead_s)
         if not self._done:
             return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
         return token_latency(observation, self._plan, observation.length)
@@ -219,7 +240,10 @@ class Controller:
                 self._epoch += 1
                 self._plan = replace(plan, epoch=self._epoch)
                 self._watch.placement = replace(old, epoch=self._epoch)
-                self._exchange(Migration(self._epoch, self._names, ()), self._plan, observation, MIGRATION_PATIENCE_S)
+                exchange = self._exchange(
+                    Migration(self._epoch, self._names, ()), self._plan, observation, MIGRATION_PATIENCE_S
+                )
+                self._fail_if_lost(exchange)
                 self.recorder.placement(self._watch.placement, self._done)
         found = shortages(observation, None, self._watch.placement)
         stall = self._clock.duration(time.monotonic() - started) - decision_s if moves else 0.0
@@ -277,6 +301,8 @@ class Controller:
         self._watch.moving = moves
         exchange = self._exchange(Migration(epoch, self._names, moves), plan, observation, patience)
         self._watch.moving = []
+        for path, before in requested.items():  # on the time clock a rate may have risen meanwhile
+            requested[path] = max(before, self._path_bps(*path))
         self.recorder.exchange(exchange, predicted, requested)
         state = exchange.migration.state
         self._log.event(f"migration_{state}", self._clock.now(), step=self._done, epoch=epoch,

@@ -20,9 +20,8 @@ class Recorder:
         self.log = log
         self._clock = clock
         self._chunks = prefill_chunks
-        self.kept: dict[str, list[dict[str, Any]]] = {
-            "tokens": [], "migrations": [], "decisions": [], "devices": [], "spans": [], "rates": [], "links": [],
-        }  # fmt: skip
+        tables = ("tokens", "migrations", "decisions", "devices", "spans", "rates", "links", "waits")
+        self.kept: dict[str, list[dict[str, Any]]] = {table: [] for table in tables}
 
     def _row(self, table: str, **values: Any) -> None:
         self.log.row(table, **values)
@@ -140,6 +139,11 @@ class Recorder:
                 dropped=sample.dropped,
                 backlog=sample.backlog,
             )
+
+    def wait(self, device: str, first: int, last: int, wait_s: float, span_s: float) -> None:
+        """How long a device waited for the host's CPU while tokens first-last were generated; for the verdict."""
+        row = {"device": device, "first": first, "last": last, "wait_s": wait_s, "span_s": span_s}
+        self.kept["waits"].append(row)
 
     def samples(
         self,

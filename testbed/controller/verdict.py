@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from testbed.units import format_rate
+from testbed.controller.calibration import Calibrated
+from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]
 
@@ -19,20 +20,33 @@ READBACK_TOLERANCE = 1e-3
 SHAPED_AT_MOST = 1.03  # of TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
 PROBED_AT_LEAST = 0.75  # of TCP_SHARE; a probe is short, so this only catches a link that is badly off
-OVERRUN_SHARE = 0.05  # of a device's operations may be late,
-OVERRUNS_ALLOWED = 4  # or so many, on a device that has few
-PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run
+DELAY_TOLERANCE_S = 1e-3  # between a measured and a wanted delay,
+DELAY_TOLERANCE = 0.2  # or this share of it
+EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model
+PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run,
+FLOORS_PER_OPERATION = 20  # and so do operations of fewer pacing floors than this
+WAIT_SHARE = 0.10  # of an interval, that a device may wait for the host's CPU,
+WAIT_FLOORS = 3  # or this many times what it waited during calibration,
+WAIT_MOST = 0.20  # but never more
 SOFTWARE_SHARE = 0.10  # of the decode time; beyond it the figures say more about this testbed than about the devices
 
 
-def verdict(kept: Mapping[str, Sequence[Row]], facts: Mapping[str, Any], paced: bool) -> dict[str, Any]:
-    """`{ok, reasons, notes}` from a run's rows by table; `paced` is false for compute that paces nothing."""
-    reasons = [*_shaping(kept["links"]), *_rates(kept["rates"]), *(_overruns(kept["spans"]) if paced else ())]
+def verdict(
+    kept: Mapping[str, Sequence[Row]], facts: Mapping[str, Any], calibrated: Calibrated, paced: bool
+) -> dict[str, Any]:
+    """`{ok, reasons, notes}` from a run's rows by table; `paced` is false for compute that paces nothing.
+
+    `kept["waits"]` has one row per device and interval: first, last (token), wait_s, span_s (both emulated).
+    """
+    floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
+    reasons = [*_shaping(kept["links"]), *_rates(kept["rates"]), *_delays(calibrated)]
+    if paced:
+        reasons += [*_overruns(kept["spans"], floor_s), *_waits(kept["waits"], calibrated)]
     for device, (planned, found) in facts.get("memory_limits", {}).items():
         if planned != found:
             reasons.append(f"device {device}: the memory limit was set to {planned} bytes and the kernel says {found}")
     notes = [f"memory limits are {facts['memory']}"] if str(facts.get("memory", "")).startswith("not enforced") else []
-    notes += [*_software(kept["tokens"], kept["spans"]), *facts.get("notes", ())]
+    notes += [*_software(kept["tokens"], kept["spans"], floor_s), *facts.get("notes", ())]
     return {"ok": not reasons, "reasons": reasons, "notes": notes}
 
 
@@ -69,26 +83,54 @@ def _rates(rates: Iterable[Row]) -> list[str]:
     return reasons
 
 
-def _overruns(spans: Iterable[Row]) -> list[str]:
-    late: dict[str, int] = defaultdict(int)
-    total: dict[str, int] = defaultdict(int)
-    for row in spans:
-        if row["kind"] == "block" and row["due_s"] >= PACED_FROM_S:
-            total[row["device"]] += 1
-            late[row["device"]] += bool(row.get("overrun"))
+def _delays(calibrated: Calibrated) -> list[str]:
     return [
-        f"device {device}: {late[device]} of {count} operations took longer on this host than on the emulated device: "
-        "use slower devices, fewer of them, or `dilation: 2`"
-        for device, count in sorted(total.items())
-        if late[device] > max(OVERRUNS_ALLOWED, OVERRUN_SHARE * count)
+        f"path {row.sender} to {row.receiver}: a delay of {format_duration(row.measured_s)} was measured where "
+        f"{format_duration(row.expected_s)} is wanted: this host is too busy to keep delays"
+        for row in calibrated.delays
+        if abs(row.measured_s - row.expected_s) > max(DELAY_TOLERANCE_S, DELAY_TOLERANCE * row.expected_s)
     ]
 
 
-def _software(tokens: Iterable[Row], spans: Sequence[Row]) -> list[str]:
+def _overruns(spans: Iterable[Row], floor_s: float) -> list[str]:
+    late: dict[str, int] = defaultdict(int)
+    count: dict[str, int] = defaultdict(int)
+    excess_s: dict[str, float] = defaultdict(float)
+    due_s: dict[str, float] = defaultdict(float)
+    for row in spans:
+        if row["kind"] == "block" and row["due_s"] >= floor_s:
+            count[row["device"]] += 1
+            due_s[row["device"]] += row["due_s"]
+            late[row["device"]] += bool(row.get("overrun"))
+            excess_s[row["device"]] += max(0.0, row["end_s"] - row["start_s"] - row["due_s"])
+    return [
+        f"device {device}: its operations took {100 * excess_s[device] / due_s[device]:.0f} % longer on this host than "
+        f"on the emulated device ({late[device]} of {count[device]} were late): use slower devices, fewer of them, or "
+        "`dilation: 2`"
+        for device in sorted(count)
+        if excess_s[device] > EXCESS_SHARE * due_s[device]
+    ]
+
+
+def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
+    allowed = max(WAIT_SHARE, min(WAIT_MOST, WAIT_FLOORS * calibrated.wait_share))
+    worst: dict[str, tuple[float, Row]] = {}
+    for row in waits:
+        share = row["wait_s"] / row["span_s"] if row["span_s"] else 0.0
+        if share > allowed and share > worst.get(row["device"], (0.0, row))[0]:
+            worst[row["device"]] = (share, row)
+    return [
+        f"device {device} waited {100 * share:.0f} % of tokens {row['first']}-{row['last']} for the host's CPU: "
+        "stop what else runs here, use fewer devices, slower ones, or `dilation: 2`"
+        for device, (share, row) in sorted(worst.items())
+    ]
+
+
+def _software(tokens: Iterable[Row], spans: Sequence[Row], floor_s: float) -> list[str]:
     """A note where blocks are too small for this testbed to pace them and hop between them unnoticed."""
     decoded = [row for row in tokens if not row["prefill"]]
     spent = sum(row["latency_s"] for row in decoded)
-    short = [row for row in spans if row["kind"] == "block" and row["due_s"] < PACED_FROM_S]
+    short = [row for row in spans if row["kind"] == "block" and row["due_s"] < floor_s]
     late = sum(row["end_s"] - row["start_s"] - row["due_s"] for row in short if row.get("overrun") and row["step"])
     software = sum(row["software_s"] or 0.0 for row in decoded) + late
     if not spent or software <= SOFTWARE_SHARE * spent:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, Samples
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
-from testbed.errors import OutOfMemory, RunFailed
+from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment import Experiment
 from testbed.placement.blocks import Placement, resident_bytes
 from testbed.placement.costs import cached_length
@@ -28,6 +29,7 @@ from testbed.transport.messages import (
     Failed,
     Loaded,
     OutOfBudget,
+    Paced,
     Pinged,
     Probed,
     Token,
@@ -38,13 +40,14 @@ SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while
 COLLECT_PATIENCE_S = 60.0  # wall seconds for a worker to hand over its spans
 LOSS_PATIENCE_S = 1.0  # wall seconds for the loss of a device that cannot be reached to be told
 
-_ANSWERS = (Loaded, Token, Pinged, Probed, Collected)
+_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected)
 
 
 class Watch:
     """The run as it stands, and all that happens while the main loop waits.
 
-    The main loop keeps `tokens_done`, `boundary`, `placement` and `moving` up to date.
+    The main loop keeps `tokens_done`, `boundary` (index of the coming decision, or of the one being made),
+    `placement` and `moving` up to date.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Watch:
         self.placement: Placement | None = None
         self.moving: Sequence[Move] = ()
         self._waits: dict[str, float] = {}
+        self._collected: dict[str, tuple[float, int, float]] = {}  # device -> (when, tokens done, waited) at the last
         self._requests = 0
         self._sampled_s = 0.0
         self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
@@ -80,7 +84,11 @@ class Watch:
         changes, announced = self._conditions.advance(until, self.boundary)
         if not changes:
             return
-        self._recorder.links(self._fleet.apply(self._conditions.target()))
+        changed = self._fleet.apply(self._conditions.target())
+        if self._experiment.trace_clock == "time":  # late by when it was done, against when the trace has it
+            lag_s = self._clock.trace_now() - min(change.time_s for change in changes)
+            changed = [replace(sample, lag_s=lag_s) for sample in changed]
+        self._recorder.links(changed)
         for change in changes:
             news = change.quantity == "memory" and any(f"device/{a.device}" == change.target for a in announced)
             self._log.event(
@@ -171,10 +179,18 @@ class Watch:
             case Failed():
                 self._log.event("worker_failed", self._clock.now(), device=device, reason=event.reason,
                                 traceback=event.traceback)  # fmt: skip
-                raise RunFailed(event.reason)
+                raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
             case Collected():
                 self._recorder.spans(event.spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+                if not event.request:
+                    return  # asked for by the calibration, before token 0
+                begun_s, step, waited_s = self._collected.get(device, (0.0, 0, 0.0))
+                now_s = self._clock.now()
+                if self.tokens_done > step:
+                    last = self.tokens_done - 1
+                    self._recorder.wait(device, step, last, self._waits[device] - waited_s, now_s - begun_s)
+                self._collected[device] = (now_s, self.tokens_done, self._waits[device])
 
     def lost(self, device: str, event: DeviceLost) -> None:
         """Raise OutOfMemory or RunFailed for a device whose worker has ended."""

@@ -6,6 +6,7 @@ what it frees. Each block has maps of its own; dropping the last tensor of a map
 
 from __future__ import annotations
 
+import errno
 import mmap
 
 import numpy as np
@@ -21,7 +22,11 @@ def anonymous_map(size: int) -> mmap.mmap:
     """A private anonymous map of at least `size` bytes, in small pages, resident only where touched."""
     rounded = max(PAGE_BYTES, -(-size // PAGE_BYTES) * PAGE_BYTES)
     pages = mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    pages.madvise(mmap.MADV_NOHUGEPAGE)
+    try:
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a kernel without huge pages (User-Mode Linux) does not know the word
+            raise
     return pages
 
 

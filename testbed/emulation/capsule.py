@@ -59,7 +59,7 @@ def launch(
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("launch() must be called from the main thread")
     command = [*unshare_command(), *argv] if capsule else list(argv)
-    with _collected_signals() as (received, wakeup):
+    with collected_signals() as (received, wakeup):
         process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds)
         inner = process.pid
         try:
@@ -176,7 +176,7 @@ def _supervise(
 
 
 @contextlib.contextmanager
-def _collected_signals() -> Iterator[tuple[list[int], socket.socket]]:
+def collected_signals() -> Iterator[tuple[list[int], socket.socket]]:
     """Gather the signals to forward in a list, waking whoever selects on the socket; the old handlers come back."""
     received: list[int] = []
     reader, writer = socket.socketpair()

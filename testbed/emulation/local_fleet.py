@@ -12,6 +12,7 @@ from typing import Any
 
 from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.errors import ConfigError
 from testbed.transport.messages import PathView
 
 OUTAGE_BPS = 8.0  # as on the emulated network: TBF cannot hold at 0
@@ -23,6 +24,17 @@ class LocalFleet(ProcessFleet):
     backend = "local"
 
     def _prepare(self) -> None:
+        topology = self.experiment.topology
+        if topology.shape != "star":
+            raise ConfigError(
+                f"topology {topology.name} has the shape {topology.shape}, but the local backend imposes links in "
+                "software and can only do so for a star; use --backend mininet"
+            )
+        if self.experiment.needs_netem:
+            raise ConfigError(
+                f"link {self.experiment.needs_netem} has loss or jitter, which the local backend cannot make; use "
+                "--backend mininet where the kernel has netem"
+            )
         self._baselines: dict[str, int] = {}
 
     def _place(self, device: str) -> Mapping[str, Any]:

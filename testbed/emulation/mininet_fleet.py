@@ -1,4 +1,4 @@
-"""The emulated fleet: each device is a Mininet host with a shaped link and a memory cgroup.
+"""The emulated fleet: each device is a Mininet host with shaped links and a memory cgroup.
 
 Runs inside a capsule, whose end takes all of the network down; the cgroups lie outside it and are named in
 the run's state file before they are made.
@@ -23,6 +23,7 @@ from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.placement.blocks import PAGE_BYTES
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
+from topologies.links import UP, Hop, Link
 
 QUOTA_PERIOD_S = 0.01  # short against a token, so that a burst at full speed is short too
 QUOTA_NOTE = (
@@ -30,6 +31,10 @@ QUOTA_NOTE = (
     "are not slowed; use compute: paced for latencies"
 )
 LEAST_QUOTA_S = 1.05e-3  # the kernel takes no quota under a millisecond
+_LACKS_NETEM = (
+    "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
+    "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
+)
 OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
 
 
@@ -46,9 +51,8 @@ class MininetFleet(ProcessFleet):
         self._ballasts: dict[str, Ballast] = {}
         self._baselines: dict[str, tuple[int, int]] = {}  # warm (anon, usage) bytes
         self._limits: dict[str, tuple[int, int]] = {}  # (planned, read back)
-        self._shapers: dict[tuple[str, str], tuple[Shaper, str]] = {}  # (device, direction) -> queue
-        self._requested: dict[tuple[str, str], float] = {}
-        self._delays: dict[tuple[str, str], float] = {}
+        self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of each link
+        self._shaped: dict[Hop, tuple[float, Netem]] = {}  # what it was last asked to be, in emulated units
         self._quota = self.experiment.compute == "quota"
         self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
         self._netem = False
@@ -75,24 +79,22 @@ class MininetFleet(ProcessFleet):
         from mininet.net import Mininet
         from mininet.nodelib import LinuxBridge
 
-        from topologies.mininet_adapter import build_topo
+        from topologies.mininet_adapter import build_topo, interfaces
 
         setLogLevel("error")
         Mininet.inited = True  # its fixLimits rewrites the host's sysctls
+        topology = self.experiment.topology
         try:
-            self._net = Mininet(build_topo(self.experiment.topology), switch=LinuxBridge, controller=None)
+            self._net = Mininet(build_topo(topology), switch=LinuxBridge, controller=None)
             self._net.start()
         except Exception as error:
             raise EnvironmentLacks(
                 f"Mininet could not build the network: {error}; `testbed doctor` tells what this machine lacks"
             ) from error
-        ports = Shaper()
-        for name in self.names:
-            host = self._net.get(name)
-            link = host.defaultIntf().link
-            port = link.intf2 if link.intf1.node is host else link.intf1
-            self._shapers[name, "up"] = (Shaper(host.pid), host.defaultIntf().name)
-            self._shapers[name, "down"] = (ports, port.name)
+        inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
+        ports = Shaper()  # of the switches, which are here
+        for hop, (node, interface) in interfaces(topology).items():
+            self._shapers[hop] = (inside.get(node, ports), interface)
 
     def network_pids(self) -> dict[str, int]:
         """A process in each device's network namespace, by its pid in the capsule."""
@@ -125,49 +127,50 @@ class MininetFleet(ProcessFleet):
     # --- applying ----------------------------------------------------------------------------------------
 
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
-        if not self._requested:
+        if not self._shaped:
             self._netem = self._install(target)
         changed: list[LinkSample] = []
-        for name, link in target.links.items():
-            for direction, rate, delay in (
-                ("up", link.up_bps, link.up_delay_s), ("down", link.down_bps, link.down_delay_s),
-            ):  # fmt: skip
-                key = (name, direction)
-                if self._requested.get(key) == rate and self._delays.get(key) == delay:
-                    continue
-                shaper, interface = self._shapers[key]
-                started = time.monotonic()
-                applied = shaper.change(interface, rate / self.experiment.dilation)
-                if self._netem and self._delays.get(key) != delay:
-                    shaper.change_netem(interface, Netem(delay * self.experiment.dilation))
-                self._requested[key], self._delays[key] = rate, delay
-                dilation = self.experiment.dilation
-                changed.append(
-                    LinkSample(
-                        name, direction, rate, applied.applied_bps * dilation, applied.readback_bps * dilation, delay,
-                        lag_s=self.clock.duration(applied.finished_s - started),
-                    )
-                )  # fmt: skip
+        dilation = self.experiment.dilation
+        for hop, (shaper, interface) in self._shapers.items():
+            rate, netem = wanted = _direction(target, hop)
+            before = self._shaped.get(hop)
+            if before == wanted:
+                continue
+            started = time.monotonic()
+            applied = shaper.change(interface, rate / dilation)
+            if before is None or before[1] != netem:
+                if self._netem:
+                    shaper.change_netem(interface, self._dilated(netem))
+                elif netem.jitter_s or netem.loss:
+                    raise EnvironmentLacks(_LACKS_NETEM.format(f"the loss or jitter of link {hop[0]}"))
+            self._shaped[hop] = wanted
+            changed.append(
+                LinkSample(
+                    *hop, rate, applied.applied_bps * dilation, applied.readback_bps * dilation, netem.delay_s,
+                    lag_s=self.clock.duration(applied.finished_s - started),
+                )
+            )  # fmt: skip
         return changed
+
+    def _dilated(self, netem: Netem) -> Netem:
+        dilation = self.experiment.dilation
+        return Netem(netem.delay_s * dilation, netem.jitter_s * dilation, netem.loss)
 
     def _install(self, target: TargetState) -> bool:
         """Put a queue on every link; returns whether netem makes the delay."""
-        wanted = self.experiment.delay
+        wanted, needed = self.experiment.delay, self.experiment.needs_netem
         netem = wanted in ("auto", "netem")
-        for (name, direction), (shaper, interface) in self._shapers.items():
-            link = target.links[name]
-            rate = (link.up_bps if direction == "up" else link.down_bps) / self.experiment.dilation
-            delay = (link.up_delay_s if direction == "up" else link.down_delay_s) * self.experiment.dilation
+        for hop, (shaper, interface) in self._shapers.items():
+            rate, below = _direction(target, hop)
+            rate /= self.experiment.dilation
             if netem:
                 try:
-                    shaper.install(interface, rate, netem=Netem(delay))
+                    shaper.install(interface, rate, netem=self._dilated(below))
                     continue
                 except ShapingFailed as error:
-                    if wanted == "netem":
-                        raise EnvironmentLacks(
-                            "delay: netem needs the kernel's netem, which is missing here: use delay: transport, load "
-                            f"sch_netem, or run in a VM ({error})"
-                        ) from error
+                    if wanted == "netem" or needed:
+                        what = f"the loss or jitter of {needed}" if needed else "delay: netem"
+                        raise EnvironmentLacks(f"{_LACKS_NETEM.format(what)} ({error})") from error
                     netem = False
             shaper.install(interface, rate)
         return netem
@@ -206,12 +209,12 @@ class MininetFleet(ProcessFleet):
     def _sample_links(self) -> list[LinkSample]:
         samples = []
         dilation = self.experiment.dilation
-        for (name, direction), (shaper, interface) in self._shapers.items():
+        for hop, (shaper, interface) in self._shapers.items():
             stats = shaper.stats(interface)
-            rate = self._requested[name, direction]
+            rate, netem = self._shaped[hop]
             samples.append(
                 LinkSample(
-                    name, direction, rate, max(8.0, rate), stats.rate_bps * dilation, self._delays[name, direction],
+                    *hop, rate, max(8.0, rate), stats.rate_bps * dilation, netem.delay_s,
                     sent_bytes=stats.sent_bytes, dropped=stats.dropped, backlog=stats.backlog_bytes,
                 )
             )  # fmt: skip
@@ -266,3 +269,11 @@ def _settled(group: DeviceCgroup, patience_s: float = 0.5) -> tuple[int, int]:
             break
         found = following
     return found
+
+
+def _direction(target: TargetState, hop: Hop) -> tuple[float, Netem]:
+    """What one direction of a link should be, in emulated units: its rate, and what netem adds below it."""
+    link: Link = target.links[hop[0]]
+    if hop[1] == UP:
+        return link.up_bps, Netem(link.up_delay_s, link.up_jitter_s, link.up_loss)
+    return link.down_bps, Netem(link.down_delay_s, link.down_jitter_s, link.down_loss)

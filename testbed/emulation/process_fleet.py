@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -21,14 +24,13 @@ from testbed.controller.fleet import (
     TargetState,
 )
 from testbed.emulation.spawn import forkserver, start_worker
-from testbed.errors import EnvironmentLacks, RunFailed
+from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
-    Collect,
-    Collected,
     Command,
     Connect,
+    Connected,
     Failed,
     Hello,
     PathView,
@@ -42,7 +44,7 @@ from testbed.worker.main import WorkerConfig
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
 
-Answer = TypeVar("Answer", Hello, Collected)
+Answer = TypeVar("Answer", Hello, Connected)
 
 
 class ProcessFleet(ABC):
@@ -145,9 +147,7 @@ class ProcessFleet(ABC):
             self._started(name)
             self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
         # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
-        for name in self.names:
-            self.send(name, Collect(0))
-        self._gather(Collected)
+        self._gather(Connected)
 
     def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
         """One event of a kind from every device, while starting; raises what keeps a worker from starting."""
@@ -158,7 +158,7 @@ class ProcessFleet(ABC):
                 if isinstance(event, kind):
                     found[name] = event
                 elif isinstance(event, Failed):
-                    raise RunFailed(event.reason)
+                    raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
                 elif isinstance(event, DeviceLost):
                     raise EnvironmentLacks(
                         f"the worker of device {name} ended with code {event.exit_code} while starting; "
@@ -184,6 +184,8 @@ class ProcessFleet(ABC):
             if old is None or old.memory_bytes != device.memory_bytes:
                 self._apply_memory(name, device.memory_bytes)
                 self._tell(name, SetBudget(device.memory_bytes))
+            if device.paused != (old is not None and old.paused):
+                self._signal(name, signal.SIGSTOP if device.paused else signal.SIGCONT)
         return changed
 
     def send(self, device: str, command: Command) -> None:
@@ -214,7 +216,10 @@ class ProcessFleet(ABC):
     def stop(self) -> None:
         """End every worker, then what it lived in."""
         for name in self._processes:
-            self._tell(name, Stop())
+            with contextlib.suppress(RunFailed):  # it never came up, or is gone
+                self.send(name, Stop())
+            if self._target is not None and self._target.devices[name].paused:
+                self._signal(name, signal.SIGCONT)
         deadline = time.monotonic() + STOP_PATIENCE_S
         for process in self._processes.values():
             process.join(max(0.0, deadline - time.monotonic()))
@@ -232,6 +237,12 @@ class ProcessFleet(ABC):
         return dict(self._pids)
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _signal(self, device: str, number: signal.Signals) -> None:
+        """Stop or continue a worker; one that has died is left alone, its loss is reported as an event."""
+        if self._alive(device):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pids[device], number)
 
     def _alive(self, device: str) -> bool:
         return device in self._processes and device not in self._lost and self._processes[device].is_alive()
@@ -256,7 +267,7 @@ class ProcessFleet(ABC):
             self._tell(name, SetPaths(paths, up_bps))
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
-        delay = target.links[sender].up_delay_s + target.links[receiver].down_delay_s
+        delay = target.delay_s(self.experiment.topology.route(sender, receiver))
         return PathView(delay * self.experiment.dilation, 0.0)
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:

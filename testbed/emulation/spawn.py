@@ -47,6 +47,7 @@ def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServer
 
 
 def start_process(process: ForkServerProcess) -> None:
-    """Start a process of the forkserver's context."""
+    """Start a process of the forkserver's context; it is ended with this one at the latest."""
+    process.daemon = True
     with _plain_main():
         process.start()

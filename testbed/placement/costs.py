@@ -28,7 +28,7 @@ from testbed.placement.latency import (
     half_layer_latency,
     transfer_seconds,
 )
-from testbed.placement.observation import Observation
+from testbed.placement.observation import Leg, Observation
 from testbed.placement.plan import LayerPlan, Plan, make_plan, result_payload, send_order, x_payload
 
 # Prepare, ready, commit and release travel out of band over local sockets: four messages of about a millisecond
@@ -81,15 +81,21 @@ class CostModel:
             for device, groups in layer.heads.items()
         ]
         proj = self.seconds("proj", length, rows)[self.index[layer.proj]]
-        links, hop, x = self.observation.links, self.observation.hop_overhead_s, x_payload(self.shape, rows)
-        attention = half_layer_latency(links, hop, holder, layer.x_order, x, work, layer.proj, proj)
+        attention = self._half_layer(holder, layer.x_order, x_payload(self.shape, rows), work, layer.proj, proj)
         return attention, self._ffn_seconds(layer.proj, layer.ffn, length, rows)
 
     def _ffn_seconds(self, proj: str, ffn: str, length: int, rows: int) -> float:
         order = () if proj == ffn else (ffn,)
         seconds = self.seconds("ffn", length, rows)[self.index[ffn]]
-        links, hop = self.observation.links, self.observation.hop_overhead_s
-        return half_layer_latency(links, hop, proj, order, x_payload(self.shape, rows), (), ffn, seconds)
+        return self._half_layer(proj, order, x_payload(self.shape, rows), (), ffn, seconds)
+
+    def _half_layer(
+        self, holder: str, x_order: Sequence[str], x: float, work: Sequence[Work], target: str, seconds: float
+    ) -> float:
+        seen = self.observation
+        return half_layer_latency(
+            seen.links, seen.hop_overhead_s, holder, x_order, x, work, target, seconds, seen.paths
+        )
 
     def attention(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
         """Mean over the interval's first and last token of the attention half with `counts` heads per device."""
@@ -100,7 +106,7 @@ class CostModel:
         return found
 
     def _attention_mean(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
-        names, links, hop = self.names, self.observation.links, self.observation.hop_overhead_s
+        names = self.names
         held = [(device, count) for device, count in enumerate(counts) if count]
         tails = [(names[device], self._tail(device, count, proj)) for device, count in held]
         order = send_order(names[holder], names[proj], tails)
@@ -110,7 +116,7 @@ class CostModel:
             head = self.seconds("head", length)
             work = [Work(names[device], head[device] * n, result_payload(self.shape, n)) for device, n in held]
             proj_s = self.seconds("proj", length)[proj]
-            total += half_layer_latency(links, hop, names[holder], order, x, work, last, proj_s)
+            total += self._half_layer(names[holder], order, x, work, last, proj_s)
         return total / len(self.lengths)
 
     def _tail(self, device: int, count: int, proj: int) -> float:
@@ -119,11 +125,13 @@ class CostModel:
         if found is None:
             found = self.seconds("head", self.lengths[0])[device] * count
             if device != proj:
-                links, payload = self.observation.links, result_payload(self.shape, count)
-                hop = self.observation.hop_overhead_s
-                found += transfer_seconds(links[self.names[device]], links[self.names[proj]], payload, hop)
+                found += self._transfer(device, proj, result_payload(self.shape, count))
             self._tails[key] = found
         return found
+
+    def _transfer(self, source: int, target: int, payload: float) -> float:
+        path = self.observation.path(self.names[source], self.names[target])
+        return transfer_seconds(path, payload, self.observation.hop_overhead_s)
 
     def ffn(self, proj: int, ffn: int) -> float:
         """The FFN half: from proj's device to the FFN's, in seconds; it does not depend on the length."""
@@ -139,9 +147,7 @@ class CostModel:
         compute, streaming = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
         total = operation_seconds(0.0, embed_read_bytes(shape, rows), compute, streaming)
         if last_ffn != self.source:
-            links, hop = self.observation.links, self.observation.hop_overhead_s
-            home = links[self.observation.source]
-            total += transfer_seconds(links[self.names[last_ffn]], home, x_payload(shape), hop)
+            total += self._transfer(last_ffn, self.source, x_payload(shape))
         if lm_head:
             total += operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), compute, streaming)
         return total
@@ -224,30 +230,28 @@ def migrated_bytes(observation: Observation, old: Placement, new: Placement, len
 
 
 def migration_delay(observation: Observation, old: Placement | None, new: Placement, length: int) -> float:
-    """Seconds from prepare to commit: the busiest uplink, downlink or storage, the longest path, the handshake.
+    """Seconds from prepare to commit: the busiest link or storage, the longest path's delay, the handshake.
 
     `length` is the number of cached positions (`cached_length`). 0 when nothing moves or nothing is placed yet.
     """
     moves = old.moves_to(new) if old is not None else []
     if not moves:
         return 0.0
-    out: dict[str, int] = {}
-    into: dict[str, int] = {}
+    carried: dict[Leg, int] = {}
     loaded: dict[str, int] = {}
-    path = 0.0
+    delay = 0.0
     for block, source, target in moves:
         sent, read = moved_bytes(observation, block, length)
-        out[source] = out.get(source, 0) + sent
-        into[target] = into.get(target, 0) + sent
+        path = observation.path(source, target)
+        for leg in path:
+            carried[leg] = carried.get(leg, 0) + sent
         loaded[target] = loaded.get(target, 0) + read
-        path = max(path, observation.links[source].up_delay_s + observation.links[target].down_delay_s)
-    links = observation.links
+        delay = max(delay, sum(leg.delay_s for leg in path))
     busiest = max(
-        max(size * BULK_WIRE_RATIO * 8 / max(links[device].up_bps, OUTAGE_BPS) for device, size in out.items()),
-        max(size * BULK_WIRE_RATIO * 8 / max(links[device].down_bps, OUTAGE_BPS) for device, size in into.items()),
+        max(size * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS) for leg, size in carried.items()),
         max(size / max(observation.device(device).storage_Bps, STALLED_RATE) for device, size in loaded.items()),
     )
-    return busiest + path + MIGRATION_HANDSHAKE_S
+    return busiest + delay + MIGRATION_HANDSHAKE_S
 
 
 def interval_cost(observation: Observation, old: Placement | None, new: Placement) -> float:

@@ -60,11 +60,11 @@ class Draft:
         for slot, device in enumerate(self.old):
             self.both_bytes[device] += self.now_sizes[slot]
         self.incoming = [0] * devices  # number of incoming blocks
-        self._out = [0] * devices
-        self._into = [0] * devices
         self._loaded = [0] * devices
+        self._load_s = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
+        self._ways = _Ways(observation)
+        self._carried = [0] * len(self._ways.seconds_per_byte)
         self._paths: dict[tuple[int, int], int] = {}
-        self._out_s, self._into_s, self._load_s = _migration_rates(observation)
         self.where = [UNPLACED] * len(self.blocks)
         self.counts = [[0] * devices for _ in range(self.layers)]
         self.terms = [0.0] * (self.layers + 1)  # seconds per layer, and the way home
@@ -97,10 +97,11 @@ class Draft:
         sent, loaded = self._moved[slot]
         self.both_bytes[target] += sign * self.now_sizes[slot]
         self.incoming[target] += sign
-        self._out[source] += sign * sent
-        self._into[target] += sign * sent
         self._loaded[target] += sign * loaded
         path = (source, target)
+        if sent:
+            for link in self._ways.links(path):
+                self._carried[link] += sign * sent
         left = self._paths.get(path, 0) + sign
         if left:
             self._paths[path] = left
@@ -161,14 +162,12 @@ class Draft:
         """Seconds from prepare to commit of what this draft moves."""
         if not self._paths:
             return 0.0
-        links, names = self.observation.links, self.model.names
-        path = max(links[names[i]].up_delay_s + links[names[j]].down_delay_s for i, j in self._paths)
+        delay = max(self._ways.delay_s(path) for path in self._paths)
         busiest = max(
-            max(size * rate for size, rate in zip(self._out, self._out_s, strict=True)),
-            max(size * rate for size, rate in zip(self._into, self._into_s, strict=True)),
+            max(size * rate for size, rate in zip(self._carried, self._ways.seconds_per_byte, strict=True)),
             max(size * rate for size, rate in zip(self._loaded, self._load_s, strict=True)),
         )
-        return busiest + path + MIGRATION_HANDSHAKE_S
+        return busiest + delay + MIGRATION_HANDSHAKE_S
 
     @property
     def cost(self) -> float:
@@ -242,10 +241,30 @@ def drafted(observation: Observation, old: Placement | None, fill: Callable[[Dra
     return draft.placement(old)
 
 
-def _migration_rates(observation: Observation) -> tuple[list[float], list[float], list[float]]:
-    """Seconds per payload byte out, in and loaded, for each device."""
-    links = [observation.links[view.name] for view in observation.devices]
-    out = [BULK_WIRE_RATIO * 8 / max(link.up_bps, OUTAGE_BPS) for link in links]
-    into = [BULK_WIRE_RATIO * 8 / max(link.down_bps, OUTAGE_BPS) for link in links]
-    loaded = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
-    return out, into, loaded
+class _Ways:
+    """Paths between device numbers as numbers of directed links; each is looked up once."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+        self._names = [view.name for view in observation.devices]
+        hops = [(name, direction) for name in observation.links for direction in ("up", "down")]
+        self._numbers = {hop: number for number, hop in enumerate(hops)}
+        rates = [rate for link in observation.links.values() for rate in (link.up_bps, link.down_bps)]
+        self.seconds_per_byte = [BULK_WIRE_RATIO * 8 / max(rate, OUTAGE_BPS) for rate in rates]  # of payload
+        self._found: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
+
+    def links(self, pair: tuple[int, int]) -> tuple[int, ...]:
+        """The directed links on the way from one device to another."""
+        return self._look_up(pair)[0]
+
+    def delay_s(self, pair: tuple[int, int]) -> float:
+        """The sum of their delays."""
+        return self._look_up(pair)[1]
+
+    def _look_up(self, pair: tuple[int, int]) -> tuple[tuple[int, ...], float]:
+        found = self._found.get(pair)
+        if found is None:
+            path = self._observation.path(self._names[pair[0]], self._names[pair[1]])
+            links = tuple(self._numbers[leg.hop] for leg in path)
+            found = self._found[pair] = (links, sum(leg.delay_s for leg in path))
+        return found

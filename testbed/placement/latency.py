@@ -7,12 +7,14 @@ simulator, the policies and the predictions all call it. This module knows rates
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from testbed.placement.blocks import Block, block_flops, block_read_bytes, operation_seconds, wire_bytes
-from testbed.placement.observation import DeviceView, LinkView
+from testbed.placement.observation import DeviceView, Hop, LinkView, Path
 from testbed.shape import ModelShape
 
 OUTAGE_BPS = 8.0  # a rate of zero is emulated as 8 bit/s (DESIGN §5), so it is predicted as that too
@@ -35,10 +37,12 @@ def block_time(shape: ModelShape, block: Block, device: DeviceView, length: int,
     )
 
 
-def transfer_seconds(source: LinkView, target: LinkView, payload_bytes: float, hop_overhead_s: float = 0.0) -> float:
-    """Seconds from handing a message to an idle uplink until it can be used at the other end."""
-    rate = max(min(source.up_bps, target.down_bps), OUTAGE_BPS)
-    return message_bits(payload_bytes) / rate + source.up_delay_s + target.down_delay_s + hop_overhead_s
+def transfer_seconds(path: Path, payload_bytes: float, hop_overhead_s: float = 0.0) -> float:
+    """Seconds from handing a message to an idle path until it can be used at the other end."""
+    seconds = message_bits(payload_bytes) / max(min(leg.rate_bps for leg in path), OUTAGE_BPS)
+    for leg in path:
+        seconds += leg.delay_s
+    return seconds + hop_overhead_s
 
 
 class Work(NamedTuple):
@@ -58,25 +62,31 @@ def half_layer_latency(
     work: Sequence[Work],
     target: str,
     target_seconds: float,
+    paths: Mapping[tuple[str, str], Path] | None = None,
 ) -> float:
     """Seconds from "x is complete at `holder`, all else idle" to "the target's block is done".
 
     The attention half has one `Work` per device with heads, and proj's device as target; the FFN half has no
     `Work`, x is y, and x_order is the FFN's device alone, or nothing when proj is there too.
 
-    - `holder` queues one x message per device of `x_order` on its uplink at time 0, in that order. Its own
-      blocks start at time 0 too; its result message queues behind the x messages.
-    - A message of W bits from i to j that starts on i's uplink at s occupies it until s + W / up(i). Its first
-      byte is at j's port at s + up_delay(i) + down_delay(j); from then, or from when the messages that came to
-      that port earlier are through, it occupies j's downlink for W / min(up(i), down(j)): cut-through, never
-      done before the last byte has left and travelled. It can be used `hop_overhead_s` after that. Messages whose
-      first bytes reach a port together go through x first, then in the order of `work`.
+    - `holder` queues one x message per device of `x_order` on the first links of their paths at time 0, in that
+      order. Its own blocks start at time 0 too; its result message queues behind the x messages.
+    - A message of W bits occupies every directed link of its path, one message at a time in the order in which
+      their first bytes come to it. Starting on the k-th link at s it occupies that link for W / (the least rate of
+      the first k links), and its first byte is at the next link at s + the k-th link's delay: cut-through, on no
+      link done before its last byte has come. From its end on the last link plus that link's delay it has arrived,
+      and can be used `hop_overhead_s` later. Messages whose first bytes reach a link together go through x first
+      (in send order), then in the order of `work`.
     - A device starts its work when its x can be used. The target's block starts when x, every result and the
       target's own work are there.
 
     Payloads in bytes; devices of `work` other than `holder` must be in `x_order`, and so must `target` unless
-    it is the holder.
+    it is the holder. `paths` has the path of every pair; without it the network is a star with one link of
+    `links` per device, whose schedule needs no events: only the holder's uplink and the target's downlink ever
+    have a queue. Tested to be the same.
     """
+    if paths is not None:
+        return _over_paths(paths, hop_overhead_s, holder, x_order, x_payload_bytes, work, target, target_seconds)
     there = links[target]
     target_down, target_delay = max(there.down_bps, OUTAGE_BPS), there.down_delay_s
     at_target: list[tuple[float, int, float]] = []  # (first byte at the target's port, turn, downlink occupancy)
@@ -114,3 +124,50 @@ def half_layer_latency(
         if turn < 0:
             x_there = through + hop_overhead_s
     return max(x_there + own_seconds, through + hop_overhead_s) + target_seconds
+
+
+def _over_paths(
+    paths: Mapping[tuple[str, str], Path],
+    hop_overhead_s: float,
+    holder: str,
+    x_order: Sequence[str],
+    x_payload_bytes: float,
+    work: Sequence[Work],
+    target: str,
+    target_seconds: float,
+) -> float:
+    """The same schedule event by event: a message's first byte comes to a link. x messages have negative turns."""
+    sends = {
+        turn: (paths[item.device, target], message_bits(item.payload_bytes))
+        for turn, item in enumerate(work)
+        if item.device != target
+    }
+    turns = {work[turn].device: turn for turn in sends}
+    coming: list[tuple[float, int, int, float]] = []  # (when, turn, links passed, least rate so far)
+    x_bits = message_bits(x_payload_bytes) if x_order else 0.0
+    for turn, device in enumerate(x_order, -len(x_order)):
+        sends[turn] = (paths[holder, device], x_bits)
+        coming.append((0.0, turn, 0, math.inf))
+    if holder in turns:
+        heappush(coming, (work[turns[holder]].seconds, turns[holder], 0, math.inf))
+    free: dict[Hop, float] = {}
+    x_there = all_there = 0.0
+    while coming:
+        when, turn, passed, rate = heappop(coming)
+        path, bits = sends[turn]
+        hop, rate_bps, delay = path[passed]
+        rate = min(rate, max(rate_bps, OUTAGE_BPS))
+        start = max(when, free.get(hop, 0.0))
+        free[hop] = through = start + bits / rate
+        if passed + 1 < len(path):
+            heappush(coming, (start + delay, turn, passed + 1, rate))
+            continue
+        usable = through + delay + hop_overhead_s
+        receiver = target if turn >= 0 else x_order[turn]
+        if receiver == target:
+            all_there = max(all_there, usable)
+            x_there = usable if turn < 0 else x_there
+        elif receiver in turns:
+            heappush(coming, (usable + work[turns[receiver]].seconds, turns[receiver], 0, math.inf))
+    own_seconds = next((item.seconds for item in work if item.device == target), 0.0)
+    return max(x_there + own_seconds, all_there) + target_seconds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Literal, NamedTuple, Protocol
 
 from testbed.placement.blocks import Partition, Placement
 from testbed.shape import ModelShape
@@ -23,7 +24,7 @@ class DeviceView:
 
 @dataclass(frozen=True)
 class LinkView:
-    """A device's access link; delays are one-way, per direction. Path i->j: up(i) then down(j)."""
+    """A link as the policy sees it; delays are one-way. A device's own link goes up to the network, down to it."""
 
     up_bps: float
     down_bps: float
@@ -31,9 +32,27 @@ class LinkView:
     down_delay_s: float
 
 
+Hop = tuple[str, str]  # (link, "up" or "down"): one direction of one link
+
+
+class Leg(NamedTuple):
+    """One direction of one link on a message's way."""
+
+    hop: Hop
+    rate_bps: float
+    delay_s: float
+
+
+Path = tuple[Leg, ...]
+
+
 @dataclass(frozen=True)
 class Observation:
-    """Everything a decision may depend on. The order of `devices` is their index in the plan."""
+    """Everything a decision may depend on. The order of `devices` is their index in the plan.
+
+    `links` by name. Without `routes` the network is a star: each device has the link of its name, and the path i->j is
+    up that of i and down that of j. Else `routes` has the directed links of the path between any two devices.
+    """
 
     shape: ModelShape
     partition: Partition
@@ -47,6 +66,7 @@ class Observation:
     weights: Literal["staged", "shipped"] = "staged"
     hop_overhead_s: float = 0.0  # software time per network hop, calibrated
     kind: Literal["oracle", "measured"] = "oracle"
+    routes: Mapping[tuple[str, str], tuple[Hop, ...]] | None = field(default=None, hash=False)
 
     @property
     def length(self) -> int:
@@ -66,6 +86,24 @@ class Observation:
     def device(self, name: str) -> DeviceView:
         """The view of one device, by name."""
         return next(view for view in self.devices if view.name == name)
+
+    @cached_property
+    def paths(self) -> Mapping[tuple[str, str], Path] | None:
+        """The path between any two devices; None for a star, where `path` tells it."""
+        if self.routes is None:
+            return None
+        return {pair: tuple(map(self._leg, route)) for pair, route in self.routes.items()}
+
+    def path(self, source: str, target: str) -> Path:
+        """The directed links from one device to another, in order, as they are now."""
+        if self.paths is not None:
+            return self.paths[source, target]
+        return self._leg((source, "up")), self._leg((target, "down"))
+
+    def _leg(self, hop: Hop) -> Leg:
+        link = self.links[hop[0]]
+        up = hop[1] == "up"
+        return Leg(hop, link.up_bps if up else link.down_bps, link.up_delay_s if up else link.down_delay_s)
 
 
 class Policy(Protocol):

@@ -66,8 +66,8 @@ def tail_seconds(observation: Observation, device: str, heads: int, proj: str) -
     compute = heads * block_time(shape, Block("head", 0), observation.device(device), observation.length)
     if device == proj:
         return compute
-    links, payload = observation.links, result_payload(shape, heads)
-    return compute + transfer_seconds(links[device], links[proj], payload, observation.hop_overhead_s)
+    path = observation.path(device, proj)
+    return compute + transfer_seconds(path, result_payload(shape, heads), observation.hop_overhead_s)
 
 
 def make_plan(observation: Observation, placement: Placement) -> Plan:

@@ -80,7 +80,9 @@ class ControlLine:
         self.inbound.setsockopt(zmq.LINGER, LINGER_MS)
         self.inbound.connect(_endpoint(folder, "commands"))
         self.inbound.send(b"")  # a greeting, so that the ROUTER knows this name before Hello arrives
-        self._events = context.socket(zmq.PUSH)
+        # In a context of its own, so that closing can wait until a worker's last words have left.
+        self._own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._events = self._own.socket(zmq.PUSH)
         self._events.set_hwm(0)
         self._events.setsockopt(zmq.LINGER, LINGER_MS)
         self._events.connect(_endpoint(folder, "events"))
@@ -94,6 +96,7 @@ class ControlLine:
         self._events.send_multipart([self._name, encode(event)])
 
     def close(self) -> None:
-        """Close both sockets; what is queued has half a second to leave."""
-        self.inbound.close()
+        """Wait, at most half a second, until what is queued has left; then close both sockets."""
         self._events.close()
+        self._own.term()
+        self.inbound.close()

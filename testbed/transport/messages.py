@@ -125,6 +125,13 @@ class Ping(Message, frozen=True):
     count: int
 
 
+class Pace(Message, frozen=True):
+    """Run `count` empty operations of `seconds` each and tell how late each ended."""
+
+    count: int
+    seconds: float
+
+
 class Collect(Message, frozen=True):
     """Hand over the spans recorded so far and the ledger."""
 
@@ -143,6 +150,10 @@ class Hello(Message, frozen=True):
 
     pid: int
     address: str
+
+
+class Connected(Message, frozen=True):
+    """Answer to Connect: messages for any peer can leave."""
 
 
 class Loaded(Message, frozen=True):
@@ -232,6 +243,12 @@ class Probed(Message, frozen=True):
     seconds: float
 
 
+class Paced(Message, frozen=True):
+    """Answer to Pace: how late each operation ended, wall seconds."""
+
+    late_s: list[float]
+
+
 class Pinged(Message, frozen=True):
     """Round-trip times of a Ping, wall seconds."""
 
@@ -270,15 +287,17 @@ class Failed(Message, frozen=True):
 
     reason: str
     traceback: str
+    configuration: bool = False  # the user's files are at fault
 
 
 Command = (
     Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode | Probe
-    | Ping
+    | Ping | Pace
     | Collect | Stop
 )  # fmt: skip
 Event = (
     Hello | Loaded | Prepared | Refused | Arrived | Sent | Committed | Aborted | Token | OutOfBudget | Probed | Pinged
+    | Paced | Connected
     | Collected | Failed
 )  # fmt: skip
 

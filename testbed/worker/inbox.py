@@ -10,19 +10,23 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import zmq
 
 from testbed.placement.blocks import wire_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import DataHeader, DataPlane
 from testbed.transport.messages import Command, PathView
+
+OUTAGE_BPS = 8.0  # what a link at 0 is held at, in emulated units or slower: nothing passes until it is back
 
 
 @dataclass(frozen=True, order=True)
@@ -59,6 +63,7 @@ class Inbox:
         self._paths: Mapping[str, PathView] = {}
         self._last_due: dict[str, float] = {}
         self._downlink = LinkClock()
+        self._lock = threading.Lock()  # both threads work out when a message is due
         self._count = itertools.count()  # one step of it cannot be torn apart by another thread
 
     def start(self) -> None:
@@ -66,8 +71,20 @@ class Inbox:
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
 
     def set_paths(self, paths: Mapping[str, PathView]) -> None:
-        """Use these delays and rates for messages received from now on."""
-        self._paths = dict(paths)
+        """Use these delays and rates for messages received from now on, and for those that an outage held."""
+        now = time.monotonic()
+        with self._lock:
+            self._paths = dict(paths)
+            self._last_due = {sender: due for sender, due in self._last_due.items() if due < math.inf}
+            self._take_arrived()
+            stranded = sorted(one for one in self._held if one.due_s == math.inf)
+            self._held = [one for one in self._held if one.due_s < math.inf]
+            for one in stranded:
+                content: tuple[DataHeader, bytes] = one.content  # type: ignore[assignment]
+                header, payload = content
+                begun = msgspec.structs.replace(header, departs_s=now, departed_s=now)
+                self._held.append(replace(one, due_s=self._due(begun, len(payload), now)))
+            heapq.heapify(self._held)
 
     def post(self, note: object) -> None:
         """Deliver a note from another thread of this worker, at once."""
@@ -76,14 +93,18 @@ class Inbox:
     def get(self) -> Delivery:
         """Wait for the next delivery that is due."""
         while True:
-            while not self._arrived.empty():
-                heapq.heappush(self._held, self._arrived.get_nowait())
+            self._take_arrived()
             now = time.monotonic()
             if self._held and self._held[0].due_s <= now:
                 return heapq.heappop(self._held)
-            timeout = self._held[0].due_s - now if self._held else None
+            waits = self._held and self._held[0].due_s < math.inf
+            timeout = self._held[0].due_s - now if waits else None
             with contextlib.suppress(queue.Empty):
                 heapq.heappush(self._held, self._arrived.get(timeout=timeout))
+
+    def _take_arrived(self) -> None:
+        while not self._arrived.empty():
+            heapq.heappush(self._held, self._arrived.get_nowait())
 
     def _put(self, due_s: float, received_s: float, content: object, is_data: bool = False) -> None:
         self._arrived.put(Delivery(due_s, next(self._count), received_s, content, is_data))
@@ -98,19 +119,24 @@ class Inbox:
                 now = time.monotonic()
                 if self._plane.inbound in ready:
                     header, payload = self._plane.receive()
-                    self._put(self._due(header, len(payload), now), now, (header, payload), is_data=True)
+                    with self._lock:
+                        self._put(self._due(header, len(payload), now), now, (header, payload), is_data=True)
                 if self._line.inbound in ready:
                     command: Command = self._line.receive()
                     self._put(now, now, command)
         except zmq.ZMQError:
             os._exit(1)  # the context is gone: so is the worker
+        except Exception as error:  # a frame that cannot be understood: the main thread tells and ends
+            self.post(error)
 
     def _due(self, header: DataHeader, size: int, received_s: float) -> float:
         path = self._paths.get(header.sender)
         if path is None:
             return received_s
         due = received_s + path.delay_s
-        if path.down_bps:
+        if 0 < path.down_bps <= OUTAGE_BPS:
+            due = math.inf  # until the link is back
+        elif path.down_bps:
             first, last = header.departs_s + path.delay_s, header.departed_s + path.delay_s
             due = max(received_s, self._downlink.pass_through(first, last, wire_bytes(size), path.down_bps))
         due = max(due, self._last_due.get(header.sender, 0.0))

@@ -19,7 +19,7 @@ import zmq
 from testbed.decoder.reference import chunk_bounds, use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights, RandomWeights, WeightSource
-from testbed.errors import RunFailed
+from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import parse_block, resident_bytes
 from testbed.shape import ModelShape
 from testbed.transport.control import ControlLine
@@ -32,12 +32,15 @@ from testbed.transport.messages import (
     Commit,
     Committed,
     Connect,
+    Connected,
     Decode,
     Failed,
     Hello,
     Load,
     Loaded,
     OutOfBudget,
+    Pace,
+    Paced,
     Ping,
     Prefill,
     Prepare,
@@ -112,7 +115,8 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     try:
         Worker(config, context, line).serve()
     except Exception as error:
-        line.send(Failed(f"device {config.device}: {error}", traceback.format_exc()))
+        configuration = isinstance(error, ConfigError)
+        line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
     finally:
         line.close()
         context.term()
@@ -152,6 +156,8 @@ class Worker:
         self._inbox.start()
         while True:
             delivery = self._inbox.get()
+            if isinstance(delivery.content, Exception):
+                raise delivery.content
             if isinstance(delivery.content, Stop):
                 self._plane.close()
                 return
@@ -266,7 +272,7 @@ class Worker:
                 self._check_budget(self._length)
             case SetPaths():
                 self._inbox.set_paths(command.paths)
-                self._outbox.up_bps = command.up_bps
+                self._outbox.set_rate(command.up_bps)
             case Load():
                 self._load(command)
             case Prepare():
@@ -282,10 +288,13 @@ class Worker:
                 self._probing.probe(command)
             case Ping():
                 self._probing.ping(command.peer, command.count)
+            case Pace():
+                self._line.send(Paced(self._pacer.lateness(command.count, command.seconds)))
             case Collect():
                 self._collect(command)
             case Connect():
                 self._plane.connect(command.peers)
+                self._line.send(Connected())
             case _:
                 raise RunFailed(f"device {self.config.device}: no such command: {command!r}")
 
@@ -297,6 +306,7 @@ class Worker:
         self._line.send(Loaded(self._store.held_bytes(0)))
 
     def _prepare(self, command: Prepare) -> None:
+        self._length = max(self._length, command.length)
         incoming = [parse_block(item.block) for item in command.incoming]
         need = self._store.held_bytes(command.length)
         need += sum(resident_bytes(self.config.shape, block, command.length) for block in incoming)

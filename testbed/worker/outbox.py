@@ -8,7 +8,7 @@ import msgspec
 
 from testbed.placement.blocks import wire_bytes
 from testbed.transport.data import DataHeader, DataPlane
-from testbed.worker.inbox import LinkClock
+from testbed.worker.inbox import OUTAGE_BPS, LinkClock
 
 
 class Outbox:
@@ -18,15 +18,27 @@ class Outbox:
         self.device = device
         self._plane = plane
         self._uplink = LinkClock()
-        self.up_bps = 0.0  # 0: the link itself limits the rate
+        self._up_bps = 0.0  # 0: the link itself limits the rate
+        self._stranded: list[tuple[str, DataHeader, bytes]] = []  # held by an outage
+
+    def set_rate(self, up_bps: float) -> None:
+        """Impose this rate from now on (0: the link itself does it); what an outage held leaves when it is over."""
+        self._up_bps = up_bps
+        if not 0 < up_bps <= OUTAGE_BPS:
+            stranded, self._stranded = self._stranded, []
+            for peer, header, payload in stranded:
+                self.send(peer, header, payload)
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> float:
         """Send one message now; returns the time it was stamped with (monotonic seconds)."""
         now = time.monotonic()
+        if 0 < self._up_bps <= OUTAGE_BPS:
+            self._stranded.append((peer, header, bytes(payload)))
+            return now
         departs = departed = now
-        if self.up_bps:
+        if self._up_bps:
             departs = max(now, self._uplink.free_s)
-            departed = self._uplink.pass_through(now, now, wire_bytes(len(payload)), self.up_bps)
+            departed = self._uplink.pass_through(now, now, wire_bytes(len(payload)), self._up_bps)
         stamped = msgspec.structs.replace(
             header, sender=self.device, sent_s=now, departs_s=departs, departed_s=departed
         )

@@ -68,6 +68,16 @@ class Pacer:
         return result, Timing(started, ended, due, overrun)
 
 
+    def lateness(self, count: int, seconds: float) -> list[float]:
+        """How late `count` empty operations of `seconds` wall seconds each end here: the floor of pacing."""
+        late = []
+        for _ in range(count):
+            target = time.monotonic() + seconds
+            _wait_until(target)
+            late.append(time.monotonic() - target)
+        return late
+
+
 def _wait_until(target: float) -> None:
     while (left := target - time.monotonic()) > 0:
         if left > _SPIN_S:

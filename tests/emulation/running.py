@@ -116,7 +116,7 @@ class Place:
             self.command("replay", experiment, "--out", self.out, "--json", *arguments),
             cwd=ROOT, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
-        going = Going(self, process, before)
+        going = Going(self, process, experiment.stem, before)
         try:
             yield going
         finally:
@@ -142,14 +142,16 @@ class Going:
 
     place: Place
     process: subprocess.Popen[str]
+    experiment: str
     before: set[Path]
 
     def folder(self) -> Path:
         """Its run folder, once it has one with a manifest."""
 
         def find() -> Path | None:
-            found = set(self.place.run_folders()) - self.before
-            return next((path for path in found if (path / "manifest.json").exists()), None)
+            new = [path for path in self.place.run_folders() if path not in self.before]
+            mine = [path for path in new if f"-{self.experiment}-" in path.name]
+            return next((path for path in mine if (path / "manifest.json").exists()), None)
 
         return self.wait(find, "a run folder")
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -63,22 +63,25 @@ def things_made_by_hand() -> Iterator[None]:
         ):
             subprocess.run(["ip", "link", "add", name, *arguments], check=True)
             undo.callback(subprocess.run, ["ip", "link", "delete", name], check=True)
+        undo.callback(_remove_where_empty, root / "headroom")
         for group in groups:
             group.mkdir(parents=True)
-        undo.callback(lambda: [(root / "headroom").rmdir() for _ in "a" if not any((root / "headroom").glob("*/"))])
-        undo.callback(lambda: groups[1].parent.rmdir())
-        for group in groups:
-            undo.callback(group.rmdir)
-        with subprocess.Popen(["sleep", "600"]) as sleeper:
-            undo.callback(sleeper.wait)
-            undo.callback(sleeper.kill)
-            (groups[1] / "cgroup.procs").write_text(str(sleeper.pid))
-            yield
-            assert sleeper.poll() is None
-            assert {*ends, bridge} <= interfaces()
-            assert all(group.is_dir() for group in groups)
-            assert (groups[1] / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
-            undo.close()
+        for folder in (groups[1].parent, groups[1], groups[0]):
+            undo.callback(folder.rmdir)
+        sleeper = subprocess.Popen(["sleep", "600"])
+        undo.callback(sleeper.wait)
+        undo.callback(sleeper.kill)
+        (groups[1] / "cgroup.procs").write_text(str(sleeper.pid))
+        yield
+        assert sleeper.poll() is None
+        assert {*ends, bridge} <= interfaces()
+        assert all(group.is_dir() for group in groups)
+        assert (groups[1] / "cgroup.procs").read_text().split() == [str(sleeper.pid)]
+
+
+def _remove_where_empty(folder: Path) -> None:
+    with suppress(OSError):  # another run has its groups in there
+        folder.rmdir()
 
 
 def run_id(folder: Path) -> str:
@@ -125,7 +128,9 @@ def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_l
             assert f"Removed what run {run_id(folder)} left." in cleaned.out
             assert f"Left run {run_id(other.folder())} alone: it is going on." in cleaned.out
         else:
-            assert ended.code == 5 and "ended with code 137" in ended.sentence
+            assert ended.code == 5
+            last = ended.err.splitlines()[-1]  # `unshare` may say before it that its child was killed
+            assert last.startswith("Error: ") and "before it could write its summary" in last
         assert_nothing_is_left(place, folder)
         assert other.process.poll() is None, "the second run ended too early to say anything"
 
@@ -136,22 +141,22 @@ def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_l
 
 
 @BACKENDS
-@pytest.mark.parametrize("moment", ["while it starts", "while it generates"])
+@pytest.mark.parametrize("moment", ["while it loads", "while it builds", "while it generates"])
 def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, long_run: Path) -> None:
     before = interfaces()
     with place.started(long_run, "--backend", backend, *UNJUDGED) as going:
-        if moment == "while it generates":
-            going.until_token(2)
-            members = going.members()
-            assert len(members) >= 6
+        going.record()
+        if moment == "while it loads":
+            time.sleep(0.8)  # in the middle of importing torch
+        elif moment == "while it builds":
+            going.wait(lambda: len(going.members()) >= 5 or None, "Mininet's shells, or a forkserver and workers")
         else:
-            members = {init} if (init := going.record().init) else set()
-            time.sleep(1.0)  # in the middle of making the network or of loading torch
+            going.until_token(2)
+        members = going.members()
         going.process.send_signal(signal.SIGINT)
         ended = going.end()
-        assert ended.code == 130, (ended.code, ended.err)
-        assert "Interrupted." in ended.err and "Traceback" not in ended.err
-        assert alive_after(members, WITHIN_S) == set()
+        assert (ended.code, ended.err.strip()) == (130, "Interrupted.")
+        assert members and alive_after(members, WITHIN_S) == set()
         assert_nothing_is_left(place, going.folder())
     assert place.left_behind() == [] and interfaces() <= before
     if moment == "while it generates":

@@ -1,4 +1,4 @@
-"""A device holds what the model of its memory says, and a placement that it cannot hold ends the run in one sentence."""
+"""A device holds what its memory model says; a placement that it cannot hold ends the run in one sentence."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from testbed.placement.blocks import Placement, blocks_of
 
 
 class HalfMoves:
-    '''Blocks dealt over b, c and d, or layer by layer; every second one moves on at the first boundary.'''
+    '''Blocks dealt over b, c and d, or layer by layer; half of them move on at the first boundary.'''
 
     name = "half-moves"
 
@@ -46,8 +46,9 @@ class HalfMoves:
         if self.moved:
             return placement
         self.moved = True
-        following = {"b": "c", "c": "d", "d": "b"}
-        return placement.with_moves((block, following[placement.devices[block]]) for block in blocks[::2])
+        half = [block for number, block in enumerate(blocks) if number % 4 < 2]  # heads, projections and FFNs
+        following = {"b": "c", "c": "d", "d": "c"}
+        return placement.with_moves((block, following[placement.devices[block]]) for block in half)
 """
 
 
@@ -83,10 +84,8 @@ def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them
             assert row["ledger_bytes"] == pytest.approx(row["predicted_bytes"], rel=SHARE, abs=SLACK), (device, row)
     # It did hold and move something worth measuring.
     assert min(before[device]["predicted_bytes"] for device in "bcd") > 80 * MIB
-    assert {device: row["predicted_bytes"] for device, row in before.items()} != {
-        device: row["predicted_bytes"] for device, row in after.items()
-    } or not by_layer
-    assert sum(row["weights_bytes_loaded"] for row in moved) > 100 * MIB
+    grown = {device: after[device]["predicted_bytes"] - before[device]["predicted_bytes"] for device in "bcd"}
+    assert grown["b"] < -20 * MIB and grown["c"] > 20 * MIB, grown
 
 
 def at_rest(samples: list[dict[str, Any]], until: float = 1e9, since: float = -1.0) -> dict[str, dict[str, Any]]:

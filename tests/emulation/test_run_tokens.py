@@ -55,9 +55,9 @@ def test_loopback_and_mininet_give_the_same_tokens_under_every_policy(place: Pla
 
 @QUEUED
 def test_the_quickstart_gives_the_same_tokens_on_loopback(place: Place) -> None:
-    local = place.done(QUICKSTART, "--backend", "local", "--tokens", "16", "--set", "traces=[]").summary
+    local = place.done(QUICKSTART, "--backend", "local", "--tokens", "6", "--set", "traces=[]").summary
     emulated = place.done(
-        QUICKSTART, "--backend", "mininet", "--tokens", "16", "--set", "traces=[]", "--policy", "round-robin"
+        QUICKSTART, "--backend", "mininet", "--tokens", "6", "--set", "traces=[]", "--policy", "round-robin"
     ).summary  # fmt: skip
     assert local["tokens"] == emulated["tokens"]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.shape import PRESETS, ModelShape
+from topologies.links import Cable, Link
+from topologies.routes import routes_between
 
 MIB = 2**20
 NAMES = "abcde"
@@ -69,6 +73,33 @@ def placed(draw: st.DrawFn) -> tuple[Observation, Placement]:
     observation = draw(observations())
     names = [view.name for view in observation.devices]
     return observation, draw(random_placements(observation, names))
+
+
+@st.composite
+def networked(draw: st.DrawFn) -> tuple[Observation, Placement]:
+    """The same on a random connected network: devices with several links, and perhaps switches in between.
+
+    No two links are quite alike, so that no two messages come to a link at the same time.
+    """
+    observation, placement = draw(placed())
+    nodes = [view.name for view in observation.devices]
+    nodes += ["s1", "s2"][: draw(st.integers(0, 2))]
+    pairs = [(draw(st.sampled_from(nodes[:n])), nodes[n]) for n in range(1, len(nodes))]
+    if len(nodes) > 2:
+        extra = draw(st.lists(st.tuples(st.sampled_from(nodes), st.sampled_from(nodes)), max_size=3))
+        pairs += [pair for pair in extra if pair[0] != pair[1]]
+    cables = []
+    for number, ends in enumerate(pairs):
+        odd = 1 + 0.618034 * (number + 1) % 1 / 100
+        one, back = draw(rates) * odd, draw(rates) * odd
+        link = Link(one, back, draw(delays) * odd + 1e-5 * odd, draw(delays) * odd + 1.1e-5 * odd)
+        cables.append(Cable(f"{number}", ends, link))
+    views = {
+        cable.name: LinkView(cable.link.up_bps, cable.link.down_bps, cable.link.up_delay_s, cable.link.down_delay_s)
+        for cable in cables
+    }
+    names = [view.name for view in observation.devices]
+    return replace(observation, links=views, routes=routes_between(names, cables)), placement
 
 
 @st.composite

@@ -124,7 +124,9 @@ def test_transfers_that_take_too_long_are_aborted_and_the_run_goes_on() -> None:
     assert 0.2 <= time.monotonic() - started < 2
 
 
-@pytest.mark.parametrize(("deaf_to", "told"), [(Commit, "b gave no answer while committing"), (Abort, "while aborting")])
+@pytest.mark.parametrize(
+    ("deaf_to", "told"), [(Commit, "b gave no answer while committing"), (Abort, "while aborting")]
+)
 def test_a_worker_that_answers_neither_commit_nor_abort_ends_the_run_with_its_name(deaf_to: type, told: str) -> None:
     def deaf(device: str, command: Any) -> Sequence[tuple[str, Any]]:
         if isinstance(command, deaf_to) and device == "b":

@@ -59,9 +59,7 @@ class World:
         self.chance, self.trouble = random.Random(seed), trouble
         self.moves = moves
         self.migration = Migration(1, DEVICES, moves)
-        self.devices = {
-            name: Device(name, {move.block for move in moves if move.source == name}) for name in DEVICES
-        }
+        self.devices = {name: Device(name, {move.block for move in moves if move.source == name}) for name in DEVICES}
         self.told: dict[str, deque[Instruction]] = defaultdict(deque)
         self.said: dict[str, deque[tuple[str, str]]] = defaultdict(deque)
         self.travelling: list[Move] = []
@@ -218,7 +216,9 @@ def test_events_that_cannot_happen_raise_with_the_story_and_never_commit(
             else:
                 instructions += getattr(migration, kind)(device, *(["no"] if kind == "refused" else []))
         except RunFailed as error:
-            assert str(error).startswith("migration to epoch 3: ") and "cannot happen now; so far: begin in idle" in str(error)
+            assert str(error).startswith(
+                "migration to epoch 3: "
+            ) and "cannot happen now; so far: begin in idle" in str(error)
             break
         heard.append(f"{kind} {device}")
     if any(isinstance(instruction, CommitOn) for instruction in instructions):

@@ -169,7 +169,7 @@ def test_a_manifest_replays_without_the_files_it_came_from(folder: Path) -> None
             "seed": st.integers(0, 2**63),
             "grace": st.integers(0, 9),
             "prefill_chunk": st.integers(1, 999),
-            "observation": st.sampled_from(["oracle", "measured"]),
+            "observation": st.just("oracle"),
             "compute": st.sampled_from(["paced", "native", "quota"]),
             "charge_decision": st.booleans(),
         },
@@ -278,6 +278,37 @@ def test_a_trace_for_a_device_that_is_not_there_names_both(folder: Path) -> None
     (folder / "traces" / "slow.csv").write_text(TRACE.replace("link/b", "link/e"))
     message = error_of(write(folder))
     assert "trace slow drives link/e" in message and "topology two has only the devices a, b" in message
+
+
+@pytest.mark.parametrize(("target", "fine"), [("link/b", False), ("link/b-c", True), ("device/b", True)])
+def test_in_a_ring_a_trace_drives_a_link_by_its_name(target: str, fine: bool) -> None:
+    device = {"streaming": "1 GB/s", "compute": "1 GFLOP/s", "memory": "64 MiB", "storage": "1 GB/s"}
+    ring = {"shape": "ring", "source": "a", "devices": dict.fromkeys("abc", device), "link": {"rate": "1 Mbit/s"}}
+    quantity = "up" if target.startswith("link") else "memory"
+    trace = {"name": "t", "end": "hold", "period": None, "changes": [[0, target, quantity, 1e6]]}
+    mapping = {"model": {"preset": "tiny"}, "prompt": "x", "tokens": 1, "topology": ring, "traces": [trace]}
+    if fine:
+        assert Experiment.from_dict(mapping).traces.targets() == (target,)
+    else:
+        with pytest.raises(ConfigError, match="link/b, but topology .* has only the links a-b, b-c, c-a"):
+            Experiment.from_dict(mapping)
+
+
+def test_loss_or_jitter_and_receivers_that_hold_messages_exclude_each_other(folder: Path) -> None:
+    (folder / "traces" / "slow.csv").write_text("time,target,quantity,value\n8,link/b,loss,1 %\n")
+    assert Experiment.load(write(folder)).needs_netem == "b"
+    assert "link b has loss or jitter" in error_of(write(folder, delay="transport"))
+    (folder / "traces" / "slow.csv").write_text("time,target,quantity,value\n8,link/b,loss,0 %\n")
+    assert Experiment.load(write(folder, delay="transport")).needs_netem is None
+
+
+def test_a_pause_needs_the_clock_of_seconds(folder: Path) -> None:
+    (folder / "traces" / "slow.csv").write_text("time,target,quantity,value\n8,device/b,pause,on\n9,device/b,pause,0\n")
+    assert "never end on the token clock" in error_of(write(folder))
+    experiment = Experiment.load(write(folder, trace_clock="time"))
+    assert [experiment.traces.at(time)["device/b", "pause"] for time in (8, 9)] == [1.0, 0.0]
+    (folder / "traces" / "slow.csv").write_text("time,target,quantity,value\n8,device/b,pause,half\n")
+    assert "'half' is neither on nor off" in error_of(write(folder, trace_clock="time"))
 
 
 def test_a_key_written_twice_is_refused(folder: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import observations, placed, quickstart, random_placements
+from placement_cases import networked, observations, placed, quickstart, random_placements
 
 from testbed.placement.blocks import Block, Placement, blocks_of, payload_bytes, state_bytes
 from testbed.placement.costs import (
@@ -91,7 +91,7 @@ def test_the_mean_of_first_and_last_token_stands_for_the_interval(
 
 
 @settings(max_examples=150, deadline=None)
-@given(observations(), st.data())
+@given(st.one_of(observations(), networked().map(lambda case: case[0])), st.data())
 def test_a_draft_agrees_with_the_plain_functions_after_any_moves(observation: Observation, data: st.DataObject) -> None:
     observation = replace(observation, tokens_done=data.draw(st.sampled_from([0, 8, 16])))
     names = [view.name for view in observation.devices]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import placed, quickstart
+from placement_cases import networked, placed, quickstart
 
 from testbed.placement.blocks import (
     Block,
@@ -32,7 +35,7 @@ from testbed.placement.plan import Plan, make_plan
 
 
 class EventSimulation:
-    """One step through all layers, event by event: uplinks, downlinks and processors are FIFO servers."""
+    """One step through all layers, event by event: links (one per direction) and processors are FIFO servers."""
 
     def __init__(self, observation: Observation, plan: Plan, length: int, rows: int) -> None:
         self.observation, self.plan, self.length, self.rows = observation, plan, length, rows
@@ -41,7 +44,8 @@ class EventSimulation:
         self.now = 0.0
         self.uplink_free = dict.fromkeys(observation.links, 0.0)
         self.downlink_free = dict.fromkeys(observation.links, 0.0)
-        self.processor_free = dict.fromkeys(observation.links, 0.0)
+        self.link_free: dict[tuple[str, str], float] = defaultdict(float)
+        self.processor_free = {view.name: 0.0 for view in observation.devices}
         self.waiting: dict[int, int] = {}  # layer -> things proj still waits for
         self.finished: float | None = None
 
@@ -58,6 +62,9 @@ class EventSimulation:
 
     def send(self, source: str, target: str, payload: float, then: Callable[[], None]) -> None:
         """Hand a message to the uplink now; `then` runs when it can be used at the target."""
+        if self.observation.routes is not None:
+            self.send_along(self.observation.routes[source, target], wire_bytes(payload) * 8, math.inf, then)
+            return
         here, there = self.observation.links[source], self.observation.links[target]
         bits = wire_bytes(payload) * 8
         start = max(self.now, self.uplink_free[source])
@@ -69,6 +76,21 @@ class EventSimulation:
             self.at(self.downlink_free[target] + self.observation.hop_overhead_s, then)
 
         self.at(start + here.up_delay_s + there.down_delay_s, first_byte)
+
+    def send_along(
+        self, route: tuple[tuple[str, str], ...], bits: float, rate: float, then: Callable[[], None]
+    ) -> None:
+        """The message's first byte is at the first link of the route that is left, now."""
+        (name, way), *rest = route
+        link = self.observation.links[name]
+        rate = min(rate, link.up_bps if way == "up" else link.down_bps)
+        delay = link.up_delay_s if way == "up" else link.down_delay_s
+        start = max(self.now, self.link_free[name, way])
+        self.link_free[name, way] = start + bits / rate
+        if rest:
+            self.at(start + delay, partial(self.send_along, tuple(rest), bits, rate, then))
+        else:
+            self.at(self.link_free[name, way] + delay + self.observation.hop_overhead_s, then)
 
     def compute(self, device: str, block: Block, then: Callable[[], None]) -> None:
         view, shape = self.observation.device(device), self.observation.shape
@@ -168,6 +190,52 @@ def test_prefill_chunks_add_up_to_event_simulations_of_each_chunk(
         simulated += EventSimulation(observation, plan, length, rows).run()
         simulated += source_work(observation, rows, number == len(chunks) - 1)
     assert prefill_latency(observation, plan, chunks) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(networked(), st.integers(1, 9))
+def test_on_any_network_half_layers_add_up_to_a_full_event_simulation(
+    case: tuple[Observation, Placement], rows: int
+) -> None:
+    observation, placement = case
+    plan = make_plan(observation, placement)
+    length = observation.length + rows
+    simulated = EventSimulation(observation, plan, length, 1).run() + source_work(observation, 1, True)
+    assert token_latency(observation, plan, length) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
+    simulated = EventSimulation(observation, plan, rows, rows).run() + source_work(observation, rows, True)
+    assert prefill_latency(observation, plan, [rows]) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(placed())
+def test_a_star_said_by_its_routes_costs_the_same(case: tuple[Observation, Placement]) -> None:
+    observation, placement = case
+    links = {
+        name: replace(link, up_bps=link.up_bps * (1 + n / 997), down_delay_s=link.down_delay_s + n / 1e6)
+        for n, (name, link) in enumerate(observation.links.items())
+    }
+    star = replace(observation, links=links)
+    routed = replace(star, routes={(a, b): ((a, "up"), (b, "down")) for a in links for b in links if a != b})
+    assert make_plan(routed, placement) == make_plan(star, placement)
+    assert token_latency(routed, placement, 50) == pytest.approx(token_latency(star, placement, 50), rel=1e-12)
+
+
+def test_two_messages_share_a_backhaul_one_after_the_other() -> None:
+    # a and b are on one side of a link of 1 Mbit/s, c and d on the other; a holds x, its work and b's go to c.
+    links = {name: LinkView(1e9, 1e9, 0.001, 0.001) for name in "abcd"} | {"backhaul": LinkView(1e6, 1e6, 0.01, 0.01)}
+    routes = {
+        (i, j): ((i, "up"), ("backhaul", "up" if i in "ab" else "down"), (j, "down")) if (i in "ab") != (j in "ab")
+        else ((i, "up"), (j, "down"))
+        for i in "abcd" for j in "abcd" if i != j
+    }  # fmt: skip
+    observation = replace(quickstart(), links=links, routes=routes)
+    work = [Work("a", 0.0, 500.0), Work("b", 0.0, 500.0)]
+    seconds = half_layer_latency(links, 0, "a", ("b", "c"), 1000, work, "c", 0, observation.paths)
+    shared = (wire_bytes(1000) + 2 * wire_bytes(500)) * 8 / 1e6
+    assert shared + 0.012 < seconds < shared + 0.013
+    # Between neighbours nothing is shared.
+    seconds = half_layer_latency(links, 0, "a", ("b",), 1000, (), "b", 0, observation.paths)
+    assert seconds == pytest.approx(wire_bytes(1000) * 8 / 1e9 + 0.002)
 
 
 def test_a_lone_message_takes_its_bits_over_the_slower_link_plus_both_delays() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import MIB, observations, quickstart
+from placement_cases import MIB, networked, observations, quickstart
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Placement, blocks_of, resident_bytes
@@ -37,6 +37,21 @@ def test_a_first_placement_is_complete_and_fits_exactly_when_one_exists(observat
         return
     check_complete(observation, placement)
     assert shortages(observation, None, placement) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(networked().map(lambda case: case[0]), st.sampled_from(NAMES))
+def test_every_policy_decides_on_any_network(observation: Observation, name: str) -> None:
+    policy = make_policy(name, {})
+    policy.reset(1)
+    placement = policy.decide(observation, None)
+    check_complete(observation, placement)
+    slower = {link: replace(view, up_bps=view.up_bps / 50) for link, view in observation.links.items()}
+    later = replace(observation, tokens_done=8, links=slower)
+    following = policy.decide(later, placement)
+    assert shortages(later, placement, following) == []
+    if name in ("greedy", "resource-aware"):
+        assert interval_cost(later, placement, following) <= interval_cost(later, placement, placement) + 1e-9
 
 
 @settings(max_examples=120, deadline=None)

@@ -139,7 +139,7 @@ def test_delay_may_differ_by_direction_and_is_zero_when_left_out() -> None:
         (changed("devices", "1a", value=GOOD["devices"]["a"]), ["'1a'", "letter"]),
         (changed("devices", "s1", value=GOOD["devices"]["a"]), ["'s1'", "name"]),
         (changed("devices", True, value=GOOD["devices"]["a"]), ["True", "name"]),  # type: ignore[arg-type]
-        (changed("shape", value="mesh"), ["shape is 'mesh'", "star"]),
+        (changed("shape", value="tree"), ["shape is 'tree'", "star", "two-tier", "ring", "mesh", "random"]),
         (changed("name", value=3), ["name is 3", "text"]),
         ([], ["mapping"]),
     ],
@@ -231,10 +231,12 @@ def test_the_demo_topology_is_tight_but_holds_the_model() -> None:
 
 def test_bundled_topologies_are_listed_and_described() -> None:
     rows = list_bundled()
-    assert [row["name"] for row in rows] == ["star4"]
-    shown = json.loads(json.dumps(describe(Topology.load(rows[0]["path"]))))
-    assert shown["memory_bytes"] == rows[0]["memory_bytes"] == sum(row["memory_bytes"] for row in shown["devices"])
-    assert [row["name"] for row in shown["devices"] if row["source"]] == ["a"]
+    assert [row["name"] for row in rows] == ["mesh4", "ring5", "star4", "two-tier6"]
+    for row in rows:
+        shown = json.loads(json.dumps(describe(Topology.load(row["path"]))))
+        assert shown["memory_bytes"] == row["memory_bytes"] == sum(each["memory_bytes"] for each in shown["devices"])
+        assert [each["name"] for each in shown["devices"] if each["source"]] == ["a"]
+        assert len(shown["links"]) == {"mesh4": 5, "ring5": 5, "star4": 4, "two-tier6": 7}[row["name"]]
 
 
 def test_a_described_catalogue_device_says_where_its_values_are_from() -> None:
@@ -259,6 +261,15 @@ def test_the_model_needs_only_the_standard_library_and_yaml() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["mesh4", "ring5", "two-tier6"])
+def test_the_other_bundled_topologies_hold_the_gpt2_preset_and_no_device_does(name: str) -> None:
+    topology, shape = Topology.load(find_topology(name)), PRESETS["gpt2"]
+    model = sum(resident_bytes(shape, block, 128) for block in blocks_of(shape)) + pinned_bytes(shape)
+    assert 1.3 < sum(device.memory_bytes for device in topology.devices) / model < 1.5
+    assert topology.device(topology.source).memory_bytes > pinned_bytes(shape)
+    assert sum(device.streaming_Bps for device in topology.devices) <= 7e9 * (1 + 1e-9)
 
 
 def test_the_mininet_topo_is_a_star_with_plain_links() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -104,6 +106,25 @@ def test_an_event_sent_just_before_the_line_closes_still_arrives(
     line.send(Loaded(1))
     line.close()
     assert poll_until(hub, 1) == [("a", Loaded(1))]
+
+
+def test_a_workers_last_words_arrive_even_if_its_process_ends_at_once(hub: ControlHub, tmp_path: Path) -> None:
+    """What went wrong on a device must not be lost with it."""
+    code = f"""
+import os, zmq
+from pathlib import Path
+from testbed.transport.control import ControlLine
+from testbed.transport.messages import Failed
+context = zmq.Context()
+for count in range(20):
+    line = ControlLine(context, Path({str(tmp_path)!r}), f"device-{{count}}")
+    line.send(Failed("why", "x" * 3_000_000))
+    line.close()
+os._exit(1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    found = poll_until(hub, 20)
+    assert {name for name, _ in found} == {f"device-{count}" for count in range(20)}
 
 
 def test_polling_without_events_returns_after_the_timeout(hub: ControlHub) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -14,11 +15,11 @@ from hypothesis import strategies as st
 
 from testbed.placement.blocks import wire_bytes
 from testbed.placement.latency import transfer_seconds
-from testbed.placement.observation import LinkView
+from testbed.placement.observation import Leg
 from testbed.transport.control import ControlHub, ControlLine
 from testbed.transport.data import DataPlane, PingFrame
 from testbed.transport.messages import Decode, Loaded, PathView
-from testbed.worker.inbox import Delivery, Inbox, LinkClock
+from testbed.worker.inbox import OUTAGE_BPS, Delivery, Inbox, LinkClock
 from testbed.worker.outbox import Outbox
 
 _ALIVE: list[object] = []  # a worker's receiving thread ends its process when its sockets go: they stay until we end
@@ -191,40 +192,74 @@ class Nowhere:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, PingFrame]] = []
+        self.payloads: list[bytes] = []
 
-    def send(self, peer: str, header: PingFrame, payload: bytes) -> None:
+    def send(self, peer: str, header: PingFrame, payload: memoryview | bytes) -> None:
         self.sent.append((peer, header))
+        self.payloads.append(bytes(payload))
 
 
-@given(
-    up=st.floats(1e5, 1e9), down=st.floats(1e5, 1e9), delay=st.floats(0, 0.05), payload=st.integers(0, 100_000)
-)
+@given(up=st.floats(1e5, 1e9), down=st.floats(1e5, 1e9), delay=st.floats(0, 0.05), payload=st.integers(0, 100_000))
 def test_one_message_over_two_software_links_takes_what_the_cost_model_says(
     quiet: tuple[ControlLine, DataPlane], up: float, down: float, delay: float, payload: int
 ) -> None:
     plane, inbox = Nowhere(), Inbox(*quiet)
     outbox = Outbox("b", plane)  # type: ignore[arg-type]
-    outbox.up_bps = up
+    outbox.set_rate(up)
     sent_s = outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, 1, False), bytes(payload))
     [(peer, header)] = plane.sent
     assert (peer, header.sender, header.sent_s) == ("a", "b", sent_s)
     inbox.set_paths({"b": PathView(delay, min(up, down))})
     due = inbox._due(header, payload, sent_s)
-    links = LinkView(up, down, delay, 0.0), LinkView(up, down, 0.0, 0.0)
-    assert due - sent_s == pytest.approx(transfer_seconds(*links, float(payload), 0.0), abs=1e-7)
+    path = Leg(("b", "up"), up, delay), Leg(("a", "down"), down, 0.0)
+    assert due - sent_s == pytest.approx(transfer_seconds(path, float(payload)), abs=1e-7)
 
 
 def test_messages_sent_at_once_leave_one_after_another_at_the_uplinks_rate() -> None:
     plane = Nowhere()
     outbox = Outbox("b", plane)  # type: ignore[arg-type]
-    outbox.up_bps = 1e6
+    outbox.set_rate(1e6)
     for _ in range(5):
         outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, 1, False), bytes(10_000))
     headers = [header for _, header in plane.sent]
     each = wire_bytes(10_000) * 8 / 1e6
     assert headers[-1].departed_s - headers[0].sent_s == pytest.approx(5 * each, rel=1e-6)
-    for before, after in zip(headers, headers[1:], strict=False):
+    for before, after in pairwise(headers):
         assert after.departs_s == before.departed_s
+
+
+def test_what_an_uplinks_outage_holds_leaves_in_order_when_it_is_over() -> None:
+    plane = Nowhere()
+    outbox = Outbox("b", plane)  # type: ignore[arg-type]
+    outbox.set_rate(OUTAGE_BPS)
+    buffer = bytearray(b"\x01" * 10)
+    for count in range(3):
+        outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, count, False), memoryview(buffer))
+    buffer[:] = b"\x02" * 10  # the sender goes on with its buffer
+    assert not plane.sent
+    over = time.monotonic()
+    outbox.set_rate(1e6)
+    outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, 3, False))
+    assert [header.count for _, header in plane.sent] == [0, 1, 2, 3]
+    assert all(header.departs_s >= over for _, header in plane.sent)
+    assert plane.payloads[:3] == [b"\x01" * 10] * 3
+
+
+def test_what_a_downlinks_outage_holds_arrives_in_order_when_it_is_over(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first = bench.count + 1
+    bench.inbox.set_paths({"b": PathView(0.0, OUTAGE_BPS), "c": PathView(0.0, 0.0)})
+    for _ in range(3):
+        bench.send("b")
+    time.sleep(0.02)
+    bench.send("c")  # another path goes on
+    assert number(bench.inbox.get()) == first + 3
+    over = time.monotonic()
+    bench.inbox.set_paths({"b": PathView(0.01, 1e8), "c": PathView(0.0, 0.0)})
+    bench.send("b")
+    found = [bench.inbox.get() for _ in range(4)]
+    assert [number(delivery) for delivery in found] == [first, first + 1, first + 2, first + 4]
+    assert all(delivery.due_s >= over + 0.01 for delivery in found)
 
 
 def test_an_outbox_without_a_rate_stamps_the_present() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from statistics import median
 
 import pytest
@@ -62,9 +63,9 @@ def test_a_device_that_is_never_idle_is_not_slowed_by_our_own_work_between_block
         until = time.monotonic() + 50e-6  # the interpreter's own time between two blocks
         while time.monotonic() < until:
             continue
-    chained = [after.start_s == before.end_s for before, after in zip(timings, timings[1:], strict=False)]
+    chained = [after.start_s == before.end_s for before, after in pairwise(timings)]
     assert sum(chained) > 40
-    gaps = [after.end_s - before.end_s for before, after in zip(timings, timings[1:], strict=False)]
+    gaps = [after.end_s - before.end_s for before, after in pairwise(timings)]
     assert median(gaps) == pytest.approx(1e-3, rel=0.02)
 
 

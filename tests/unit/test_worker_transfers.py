@@ -155,7 +155,12 @@ class Taking:
         incoming = [Incoming(name, "a", payload_bytes(SMALL, parse_block(name), LENGTH, shipped)) for name in names]
         command = Prepare(4, LENGTH, incoming, shipped, storage_Bps)
         self.receiver = Receiver(
-            command, self.store, self.outbox, self.reports.append, self.notes.put, 1.0  # type: ignore[arg-type]
+            command,
+            self.store,
+            self.outbox,
+            self.reports.append,
+            self.notes.put,
+            1.0,  # type: ignore[arg-type]
         )
         self.receiver.begin()
 
@@ -277,7 +282,12 @@ def test_an_aborted_epoch_leaves_nothing_behind() -> None:
     notes: list[WeightsReady] = []
     incoming = [Incoming(f"ffn({layer})", "a", 0) for layer in range(3)]
     receiver = Receiver(
-        Prepare(4, 0, incoming, False, 1e6), store, outbox, lambda arrived: None, notes.append, 1.0  # type: ignore[arg-type]
+        Prepare(4, 0, incoming, False, 1e6),
+        store,
+        outbox,
+        lambda arrived: None,
+        notes.append,
+        1.0,  # type: ignore[arg-type]
     )
     receiver.begin()
     assert len(store.blocks) == 4
@@ -285,6 +295,7 @@ def test_an_aborted_epoch_leaves_nothing_behind() -> None:
     deadline = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert threading.active_count() == threads, "still loading"
     del receiver
     assert store.blocks == [kept] and not notes
     assert anonymous_bytes() - before < 4 * 2**20
@@ -318,7 +329,12 @@ def test_blocks_that_migrate_over_tcp_go_on_with_the_same_bits(planes: dict[str,
     sent, arrived = list[Sent](), list[Arrived]()
     notes: queue.SimpleQueue[WeightsReady] = queue.SimpleQueue()
     receiver = Receiver(
-        Prepare(1, LENGTH, incoming, shipped, 1e9), stores["b"], Outbox("b", planes["b"]), arrived.append, notes.put, 1.0
+        Prepare(1, LENGTH, incoming, shipped, 1e9),
+        stores["b"],
+        Outbox("b", planes["b"]),
+        arrived.append,
+        notes.put,
+        1.0,
     )
     sender = Sender(Transfer(1, LENGTH, outgoing, shipped), stores["a"], Outbox("a", planes["a"]), sent.append)
     receiver.begin()

@@ -168,8 +168,9 @@ class _Scores:
         if found is None:
             observation, names = self.model.observation, self.model.names
             payload = result_payload(self.model.shape, 1) if head_result else x_payload(self.model.shape)
-            links, hop = observation.links, observation.hop_overhead_s
-            found = transfer_seconds(links[names[source]], links[names[target]], payload, hop)
+            found = transfer_seconds(
+                observation.path(names[source], names[target]), payload, observation.hop_overhead_s
+            )
             self._transfers[key] = found
         return found
 

@@ -1,0 +1,196 @@
+"""Runs on networks other than a star, and with links that go down and devices that stop for a while."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Place, events, rows, topology, write_experiment
+
+TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
+BACKHAUL_BPS = 4e6
+BARE = {"streaming": "2 GB/s", "compute": "10 GFLOP/s", "memory": "64 MiB", "storage": "2 GB/s"}
+FAST = {"rate": "200 Mbit/s", "delay": "0.2 ms"}
+
+POLICY = """
+from testbed.placement.blocks import Block, Placement, blocks_of
+
+
+class Cross:
+    '''At the first boundary the FFNs of layers 0 and 1 go from a to c, those of 2 and 3 from b to d.'''
+
+    name = "cross"
+
+    def reset(self, seed):
+        pass
+
+    def decide(self, observation, placement):
+        if placement is None:
+            where = {block: "a" for block in blocks_of(observation.shape, observation.partition)}
+            return Placement(where | {Block("ffn", 2): "b", Block("ffn", 3): "b"})
+        return placement.with_moves((Block("ffn", layer), "ccdd"[layer]) for layer in range(4))
+"""
+
+
+def bare(names: str) -> dict[str, Any]:
+    return {"source": names[0], "devices": {name: dict(BARE) for name in names}}
+
+
+def two_tier(clusters: dict[str, list[str]], **backhaul: str) -> dict[str, Any]:
+    return topology() | {"shape": "two-tier", "clusters": clusters, "backhaul": backhaul}
+
+
+HALVES = {"left": ["a", "b"], "right": ["c", "d"]}
+SHAPES: dict[str, dict[str, Any]] = {
+    "two-tier": two_tier(HALVES, rate="50 Mbit/s", delay="1 ms"),
+    "three clusters": two_tier({"one": ["a"], "two": ["b", "c"], "three": ["d"]}, rate="50 Mbit/s", delay="1 ms"),
+    "ring": {"shape": "ring", "link": FAST, **bare("abcde")},
+    "mesh": {
+        "shape": "mesh", **bare("abcd"), "link": FAST,
+        "links": [{"ends": ["a", "b"]}, {"ends": ["b", "c"], "up": "20 Mbit/s", "down": "80 Mbit/s"}, {"ends": ["c", "d"]}],
+    },
+    "random": {
+        "shape": "random", **bare("abcdef"),
+        "links": {"degree": 2.5, "seed": 3, "rate": ["50 Mbit/s", "200 Mbit/s"], "delay": ["0.2 ms", "1 ms"]},
+    },
+}  # fmt: skip
+
+
+def has_netem() -> bool:
+    """Whether this kernel can lose and scatter packets."""
+    tried = "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"
+    return subprocess.run(["unshare", "--net", "sh", "-c", tried], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_run_on_any_shape_gives_the_references_bits_over_shaped_links(
+    shape: str, place: Place, tmp_path: Path
+) -> None:
+    experiment = write_experiment(tmp_path, topology=SHAPES[shape], policy="round-robin")
+    ended = place.done(experiment, "--backend", "mininet")
+    links = rows(ended.folder, "links")
+    names = [*SHAPES[shape]["devices"]]
+    wanted = {
+        "two-tier": [*names, "backhaul"],
+        "three clusters": [*names, "backhaul-one", "backhaul-two", "backhaul-three"],
+        "ring": ["a-b", "b-c", "c-d", "d-e", "e-a"],
+        "mesh": ["a-b", "b-c", "c-d"],
+    }.get(shape, {row["device"] for row in links})
+    assert {(row["device"], row["direction"]) for row in links} == {(n, way) for n in wanted for way in ("up", "down")}
+    assert all(row["readback_bps"] == pytest.approx(row["requested_bps"], abs=8) for row in links)
+    crossed = {row["device"] for row in links if row["sent_bytes"] and row["sent_bytes"] > 1000}
+    assert crossed == set(wanted)
+
+
+def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "policy.py").write_text(POLICY)
+    experiment = write_experiment(
+        tmp_path, topology=two_tier(HALVES, up="4 Mbit/s", down="40 Mbit/s", delay="1 ms"), weights="shipped",
+        policy=f"{tmp_path / 'policy.py'}:Cross",
+    )  # fmt: skip
+    folder = place.done(experiment, "--backend", "mininet").folder
+    moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
+    assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
+    seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
+    ideal = sum(row["bytes"] for row in moved) * 8 / (BACKHAUL_BPS * TCP_SHARE)
+    assert ideal * 0.97 < seconds < ideal * 1.15
+    assert moved[0]["predicted_s"] == pytest.approx(seconds, rel=0.15)
+    probes = {(row["device"], row["peer"]): row for row in rows(folder, "rates") if row["how"] == "probe"}
+    assert probes["b", "c"]["requested_bps"] == BACKHAUL_BPS
+    assert probes["b", "c"]["achieved_bps"] == pytest.approx(BACKHAUL_BPS * TCP_SHARE, rel=0.15)
+    assert probes["d", "a"]["requested_bps"] == 10 * BACKHAUL_BPS
+    assert probes["a", "b"]["requested_bps"] == 200e6
+
+
+def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate(place: Place, tmp_path: Path) -> None:
+    chain = {
+        "shape": "mesh", **bare("abc"),
+        "links": [{"ends": ["a", "b"], "rate": "50 Mbit/s", "delay": "8 ms"},
+                  {"ends": ["b", "c"], "rate": "20 Mbit/s", "delay": "4 ms"}],
+    }  # fmt: skip
+    placement = {"*": "a", "ffn(*)": "c"}
+    experiment = write_experiment(tmp_path, topology=chain, placement=placement, delay="transport")
+    ended = place.done(experiment, "--backend", "mininet")
+    tokens = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
+    # Four layers, each to c and back: eight ways of 12 ms.
+    assert all(0.096 < row["latency_s"] < 0.125 for row in tokens)
+    assert ended.summary["prediction_error"] < 0.1
+    probes = {(row["device"], row["peer"]): row for row in rows(ended.folder, "rates") if row["how"] == "probe"}
+    assert probes["c", "a"]["requested_bps"] == 20e6
+    assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)
+
+
+def test_tokens_wait_while_a_backhaul_is_down_and_go_on_after_it(place: Place, tmp_path: Path) -> None:
+    outage = tmp_path / "outage.csv"
+    outage.write_text("time,target,quantity,value\n0.5,link/backhaul,rate,0 bit/s\n2,link/backhaul,rate,50 Mbit/s\n")
+    experiment = write_experiment(
+        tmp_path, topology=two_tier(HALVES, rate="50 Mbit/s", delay="5 ms"), tokens=40, policy="round-robin",
+        traces=[str(outage)], trace_clock="time",
+    )  # fmt: skip
+    folder = place.done(experiment, "--backend", "mininet").folder
+    tokens = [row for row in rows(folder, "tokens") if not row["prefill"]]
+    slow = [row for row in tokens if row["latency_s"] > 1]
+    assert len(slow) == 1
+    assert 0.3 < slow[0]["start_s"] < 0.6 and 2 < slow[0]["start_s"] + slow[0]["latency_s"] < 2.8
+    applied = [(row["target"], row["value"]) for row in events(folder, "trace_applied")]
+    assert ("link/backhaul", 0.0) in applied
+
+
+@pytest.mark.parametrize("backend", ["local", "mininet"])
+def test_a_paused_device_holds_the_token_up_until_it_goes_on(backend: str, place: Place, tmp_path: Path) -> None:
+    pause = tmp_path / "pause.csv"
+    pause.write_text("time,target,quantity,value\n0.4,device/b,pause,on\n1.9,device/b,pause,off\n")
+    slow = {"link": {"rate": "100 Mbit/s", "delay": "4 ms"}}
+    experiment = write_experiment(
+        tmp_path, topology=topology(b=slow), tokens=40, policy="round-robin", traces=[str(pause)], trace_clock="time"
+    )
+    folder = place.done(experiment, "--backend", backend).folder
+    held = [row for row in rows(folder, "tokens") if row["latency_s"] > 1]
+    assert len(held) == 1
+    assert 1.9 < held[0]["start_s"] + held[0]["latency_s"] < 2.3
+
+
+def test_a_run_that_ends_while_a_device_is_paused_leaves_nothing(place: Place, tmp_path: Path) -> None:
+    pause = tmp_path / "pause.csv"
+    pause.write_text("time,target,quantity,value\n0,device/d,pause,on\n60,device/d,pause,off\n")
+    experiment = write_experiment(tmp_path, "paused", tokens=40, traces=[str(pause)], trace_clock="time")
+    with place.started(experiment, "--share-host", "--backend", "local") as going:
+        going.record()
+        members = going.wait(lambda: stopped if (stopped := _stopped(going.members())) else None, "a stopped worker")
+        going.process.kill()
+        going.process.wait()
+    assert not _alive_after(members)
+
+
+def _stopped(members: Any) -> set[Any]:
+    def state(pid: int) -> str:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    return {member for member in members if member.alive() and state(member.pid) == "T"}
+
+
+def _alive_after(members: set[Any]) -> set[Any]:
+    from running import alive_after
+
+    return alive_after(members, 3.0)
+
+
+def test_loss_and_jitter_need_netem_and_are_never_left_out(place: Place, tmp_path: Path) -> None:
+    lossy = topology(b={"link": {"rate": "50 Mbit/s", "delay": "2 ms", "jitter": "0.5 ms", "loss": "1 %"}})
+    experiment = write_experiment(tmp_path, topology=lossy, policy="round-robin")
+    if has_netem():
+        assert place.done(experiment, "--backend", "mininet").summary["verified"] == "bitwise"
+    else:
+        ended = place.replay(experiment, "--backend", "mininet", "--share-host")
+        assert ended.code == 3
+        assert "loss or jitter of b" in ended.sentence and "sandbox" in ended.sentence
+    ended = place.replay(experiment, "--backend", "local", "--share-host")
+    assert ended.code == 2 and "link b has loss or jitter" in ended.sentence
+
+
+def test_the_local_backend_refuses_what_is_not_a_star(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, topology=SHAPES["ring"])
+    ended = place.replay(experiment, "--backend", "local", "--share-host")
+    assert ended.code == 2 and "has the shape ring" in ended.sentence and "--backend mininet" in ended.sentence

@@ -1,0 +1,79 @@
+"""The emulated clock: dilation slows it, pauses stop only the traces' clock, and nothing runs before the start."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed import clock as clock_module
+from testbed.clock import EmulatedClock
+
+
+class Wall:
+    """A wall clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
+    made = Wall()
+    monkeypatch.setattr(clock_module, "time", made)
+    return made
+
+
+def test_time_is_zero_before_the_start(wall: Wall) -> None:
+    clock = EmulatedClock(2.0)
+    wall.now += 50
+    assert (clock.now(), clock.trace_now(), clock.at(5.0)) == (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("dilation", [1.0, 4.0])
+def test_an_emulated_second_takes_dilation_wall_seconds(wall: Wall, dilation: float) -> None:
+    clock = EmulatedClock(dilation)
+    clock.start()
+    wall.now += 12
+    assert clock.now() == clock.trace_now() == pytest.approx(12 / dilation)
+    assert clock.duration(2.0) == pytest.approx(2 / dilation)
+    assert clock.at(1004.0) == pytest.approx(4 / dilation)
+
+
+def test_a_pause_stops_the_trace_clock_and_no_other(wall: Wall) -> None:
+    clock = EmulatedClock(2.0)
+    clock.start()
+    wall.now += 4
+    clock.pause()
+    wall.now += 10
+    assert clock.trace_now() == pytest.approx(2.0), "standing still while paused"
+    assert clock.now() == pytest.approx(7.0)
+    clock.resume()
+    assert clock.trace_now() == pytest.approx(2.0), "going on from where it stood"
+    wall.now += 6
+    assert clock.trace_now() == pytest.approx(5.0)
+    assert clock.now() == pytest.approx(10.0)
+
+
+def test_pauses_add_up_and_a_second_pause_or_resume_changes_nothing(wall: Wall) -> None:
+    clock = EmulatedClock()
+    clock.start()
+    clock.resume()
+    for _ in range(3):
+        wall.now += 1
+        clock.pause()
+        wall.now += 1
+        clock.pause()
+        wall.now += 1
+        clock.resume()
+        clock.resume()
+    assert clock.trace_now() == pytest.approx(3.0)
+    assert clock.now() == pytest.approx(9.0)
+
+
+def test_a_wall_time_before_the_start_is_negative_and_traces_never_see_it(wall: Wall) -> None:
+    clock = EmulatedClock()
+    clock.start()
+    assert clock.at(999.0) == pytest.approx(-1.0)
+    assert clock.trace_now() == 0.0
