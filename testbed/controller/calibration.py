@@ -19,6 +19,7 @@ from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pi
 Effort = Literal["off", "quick", "full"]
 Answer = Callable[[type[Any], str], Any]  # waits for the next event of a kind from a device
 
+WARM_EVERY_PAIR_UP_TO = 12  # devices; in larger fleets the connections around the ring are warmed
 PING_COUNT = 8  # per probed pair; the first warms the connection and is not counted
 PROBE_SECONDS = {"quick": 0.1, "full": 0.5}  # of the link's rate, so that the bucket's first burst weighs little
 PROBE_LEAST_BYTES = 32 * 1024
@@ -65,14 +66,15 @@ def calibrate(effort: Effort, fleet: Fleet, answer: Answer, observation: Observa
     """Measure with the effort asked for: `quick` around a ring of devices, `full` for every pair and longer."""
     names = [view.name for view in observation.devices]
     every_pair = [(a, b) for a in names for b in names if a != b]
-    if effort == "off":
-        _ping(fleet, answer, every_pair, 1)
-        return Calibrated()
     # Around a ring every device's uplink and every device's downlink carries one probe.
     ring = list(zip(names, [*names[1:], names[0]], strict=True)) if len(names) > 1 else []
+    warmed = every_pair if len(names) <= WARM_EVERY_PAIR_UP_TO else ring
+    if effort == "off":
+        _ping(fleet, answer, warmed, 1)
+        return Calibrated()
     chosen = ring if effort == "quick" else every_pair
     waited, started = _waits(fleet, answer, names), time.monotonic()
-    trips = _ping(fleet, answer, every_pair, 1) | _ping(fleet, answer, chosen, PING_COUNT)
+    trips = _ping(fleet, answer, warmed, 1) | _ping(fleet, answer, chosen, PING_COUNT)
     hop = _hop_overhead(trips, observation, fleet)
     probes = [_probe(effort, fleet, answer, pair, observation) for pair in chosen]
     waits = _waits(fleet, answer, names)

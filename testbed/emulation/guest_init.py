@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -304,13 +305,19 @@ class Command:
 
 def run_command(console: Console, job: dict[str, Any]) -> int:
     """Start the command and stay with it; what cannot be started ends like in a shell."""
+    program, path = job["argv"][0], job["env"].get("PATH", os.defpath)
+    if "/" not in program and shutil.which(program, path=path) is None:  # exec would blame a folder it may not enter
+        return _refuse(console, program, errno.ENOENT)
     try:
         command = Command(console, job)
     except OSError as error:
-        program = job["argv"][0]
-        console.send(STDERR, f"testbed sandbox: {program}: {error.strerror}\n".encode())
-        return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+        return _refuse(console, program, error.errno or errno.EACCES)
     return command.run()
+
+
+def _refuse(console: Console, program: str, code: int) -> int:
+    console.send(STDERR, f"testbed sandbox: {program}: {os.strerror(code)}\n".encode())
+    return _NOT_FOUND if code == errno.ENOENT else _NOT_EXECUTABLE
 
 
 def power_off() -> NoReturn:

@@ -40,8 +40,8 @@ class LocalFleet(ProcessFleet):
     def _place(self, device: str) -> Mapping[str, Any]:
         return {"bind": "tcp://127.0.0.1:*", "netns_pid": None, "cgroup_procs": None}
 
-    def _started(self, device: str) -> None:
-        self._baselines[device] = process_rss_bytes(self._pids[device]) or 0
+    def _all_started(self) -> None:
+        self._baselines = {device: process_rss_bytes(pid) or 0 for device, pid in self._pids.items()}
 
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
         self._links = target.links

@@ -15,7 +15,7 @@ from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
-from testbed.emulation.settings import memory_limit_bytes, peak_memory_bytes, reserve_bytes
+from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
 from testbed.emulation.spawn import start_process
 from testbed.emulation.state import RunState
@@ -109,20 +109,22 @@ class MininetFleet(ProcessFleet):
             "cgroup_procs": str(group.memory_path / "cgroup.procs") if group else None,
         }
 
-    def _started(self, device: str) -> None:
-        group = self._cgroups.get(device)
-        if group is None:
-            self._baselines[device] = (process_rss_bytes(self._pids[device]) or 0, 0)
-            return
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=run_ballast, args=(theirs, group), name=f"ballast-{device}")
-        start_process(process)
-        theirs.close()
-        self._ballasts[device] = Ballast(process, ours)
-        self._baselines[device] = _settled(group)
-        planned = self._baselines[device][1] + memory_limit_bytes(self.experiment, device)
-        planned -= planned % PAGE_BYTES
-        self._limits[device] = (planned, group.set_limit(planned))
+    def _all_started(self) -> None:
+        pipes = {}
+        for device, group in self._cgroups.items():
+            if memory_changes(self.experiment, device):
+                ours, theirs = self._context.Pipe()
+                process = self._context.Process(target=run_ballast, args=(theirs, group), name=f"ballast-{device}")
+                start_process(process)
+                theirs.close()
+                pipes[device] = (process, ours)
+        self._ballasts = {device: Ballast(process, ours) for device, (process, ours) in pipes.items()}
+        self._baselines = {device: (process_rss_bytes(pid) or 0, 0) for device, pid in self._pids.items()}
+        self._baselines |= _settled(self._cgroups)
+        for device, group in self._cgroups.items():
+            planned = self._baselines[device][1] + memory_limit_bytes(self.experiment, device)
+            planned -= planned % PAGE_BYTES
+            self._limits[device] = (planned, group.set_limit(planned))
 
     # --- applying ----------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class MininetFleet(ProcessFleet):
         if group is None:
             ledger = None if rss is None else max(0, rss - self._baselines.get(device, (0, 0))[0])
             return DeviceSample(device, ledger, None, 0, rss, alive)
-        ballast = self._ballasts[device].held_bytes
+        ballast = self._ballasts[device].held_bytes if device in self._ballasts else 0
         ledger = max(0, group.anon() - self._baselines[device][0] - ballast) if alive else None
         return DeviceSample(device, ledger, group.limit(), ballast, rss, alive)
 
@@ -258,13 +260,13 @@ class MininetFleet(ProcessFleet):
         self._cgroups = {}
 
 
-def _settled(group: DeviceCgroup, patience_s: float = 0.5) -> tuple[int, int]:
-    """(anon, usage) once two looks agree: the kernel folds its per-CPU counts in lazily."""
+def _settled(groups: Mapping[str, DeviceCgroup], patience_s: float = 0.5) -> dict[str, tuple[int, int]]:
+    """(anon, usage) of every group once two looks agree: the kernel folds its per-CPU counts in lazily."""
     deadline = time.monotonic() + patience_s
-    found = (group.anon(), group.usage())
-    while time.monotonic() < deadline:
+    found = {device: (group.anon(), group.usage()) for device, group in groups.items()}
+    while groups and time.monotonic() < deadline:
         time.sleep(0.05)
-        following = (group.anon(), group.usage())
+        following = {device: (group.anon(), group.usage()) for device, group in groups.items()}
         if following == found:
             break
         found = following

@@ -80,8 +80,8 @@ class ProcessFleet(ABC):
         """WorkerConfig fields of one device: bind, netns_pid, cgroup_procs."""
 
     @abstractmethod
-    def _started(self, device: str) -> None:
-        """Called when the device's worker stands and is warm, before it holds anything."""
+    def _all_started(self) -> None:
+        """Called when every worker stands and is warm, before any holds anything."""
 
     @abstractmethod
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
@@ -144,10 +144,10 @@ class ProcessFleet(ABC):
         hellos = self._gather(Hello)
         self._pids = {name: hello.pid for name, hello in hellos.items()}
         for name in self.names:
-            self._started(name)
             self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
         # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
         self._gather(Connected)
+        self._all_started()
 
     def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
         """One event of a kind from every device, while starting; raises what keeps a worker from starting."""

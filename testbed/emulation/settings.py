@@ -27,6 +27,12 @@ def peak_memory_bytes(experiment: Experiment, device: str) -> int:
     return max(experiment.topology.device(device).memory_bytes, *(int(value) for _, value in rows), 0)
 
 
+def memory_changes(experiment: Experiment, device: str) -> bool:
+    """Whether a trace drives this device's memory, so that it needs a ballast."""
+    return f"device/{device}" in {target for trace in experiment.traces.traces for target, quantity in trace.rows
+                                  if quantity == "memory"}  # fmt: skip
+
+
 def memory_limit_bytes(experiment: Experiment, device: str) -> int:
     """The device's memory limit, over the warm baseline measured at the start of the run."""
     return reserve_bytes(experiment) + peak_memory_bytes(experiment, device)

@@ -1,0 +1,39 @@
+"""Emulated runs in the sandbox, as a user without rights: delays by netem, memory limits by cgroup v2."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Sandbox
+
+QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
+
+
+@pytest.mark.timeout(300)
+def test_an_unprivileged_run_has_netem_enforced_memory_and_the_references_bits(sandbox: Sandbox) -> None:
+    out = sandbox.home / "runs"
+    done = sandbox.run(
+        sys.executable, "-m", "testbed", "replay", QUICKSTART, "--set", "model.preset=tiny", "--set", "traces=[]",
+        "--tokens", "16", "--set", "delay=netem", "--out", out, "--verify", "--json", "--accept-unfaithful",
+        options=["--timeout", "4 min"],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    summary = json.loads(done.stdout)
+    assert (summary["status"], summary["verified"], len(summary["tokens"])) == ("done", "bitwise", 16)
+    assert summary["memory_enforcement"].startswith("enforced by the kernel (cgroup v2")
+    folder = Path(summary["path"])
+    facts = json.loads((folder / "manifest.json").read_text())["facts"]
+    assert (facts["backend"], facts["delay"]) == ("mininet", "netem")
+    assert all(planned == held for planned, held in facts["memory_limits"].values())
+    kept = [folder, *folder.iterdir()]
+    assert len(kept) > 5 and {path.stat().st_uid for path in kept} == {sandbox.uid}
+
+
+@pytest.mark.timeout(300)
+def test_the_emulation_tests_of_groups_and_queues_pass_on_cgroup_v2_with_netem(sandbox: Sandbox) -> None:
+    done = sandbox.run(
+        sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/emulation/test_cgroups.py",
+        "tests/emulation/test_shaping.py", options=["--memory", "2G", "--timeout", "4 min"],
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
