@@ -17,16 +17,11 @@ import time
 from pathlib import Path
 
 from testbed.emulation.local_fleet import LocalFleet
+from testbed.emulation.process_fleet import private_bytes
 from testbed.experiment import Experiment
 
 DEVICES = 20
 FRESH = "import sys, torch, zmq, msgspec; torch.set_num_threads(1); print('ready', flush=True); sys.stdin.read()"
-
-
-def private_bytes(pid: int) -> int:
-    """Private pages of a process, from /proc/<pid>/smaps_rollup."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
-    return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
 
 
 def experiment(devices: int) -> Experiment:

@@ -1,4 +1,4 @@
-"""What the process that carries out one run does, once `testbed.cli.entry` has started it.
+"""The process that carries out one run: `python -m testbed.cli.inside RUN_FOLDER`.
 
 It reads everything from the folder's manifest, puts a fleet, a policy and a controller together, and leaves a
 complete run folder. For the mininet backend it is the first process of a capsule: when it ends, all ends.
@@ -109,7 +109,7 @@ def run(folder: Path) -> int:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left must be written and taken down
         fleet.stop()
-        manifest["facts"] = fleet.facts()
+        manifest["facts"] = fleet.facts() | {"idle_private_bytes": fleet.idle_private_bytes}
         log.write_manifest(manifest)
         log.finish(summary)
     return code
@@ -148,3 +148,20 @@ def _hold(folder: Path, fleet: ProcessFleet) -> None:
         return
     finally:
         (folder / LIVE).unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Entry point inside the capsule, or a plain child for the local backend."""
+    from testbed.cli import INTERRUPTED
+    from testbed.emulation.capsule import prepare_inner
+
+    try:
+        prepare_inner()  # a Ctrl-C that came while everything above was loaded is delivered here
+        code = run(Path(sys.argv[1]))
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

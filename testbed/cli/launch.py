@@ -1,6 +1,6 @@
 """One run from the outside: check everything, prepare its folder, carry it out in a process of its own, clean up.
 
-The process that computes is `testbed.cli.entry`, in a capsule for the mininet backend. This side imports no
+The process that computes is `testbed.cli.inside`, in a capsule for the mininet backend. This side imports no
 torch: it waits, forwards Ctrl-C, and removes what the run leaves, however it ended.
 """
 
@@ -109,8 +109,9 @@ def carry_out(request: Request, say: Say) -> dict[str, Any]:
             log.write_manifest(_manifest(request, log.folder, state))
             log.close()
             code = launch(
-                [sys.executable, "-m", "testbed.cli.entry", str(log.folder.resolve())],
+                [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())],
                 capsule=request.backend == "mininet",
+                hold_signals=True,
                 on_start=lambda process, init: state.record(
                     init=ProcessId.of(init), processes=[ProcessId.of(process)]
                 ),

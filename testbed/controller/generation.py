@@ -90,7 +90,9 @@ class Controller:
 
         A failure of the run (a lost device, a misbehaving policy) is in the outcome; a failure to start is raised.
         """
+        started = time.monotonic()
         self._fleet.start()
+        self._log.event("fleet_started", seconds=time.monotonic() - started)
         self._conditions.begin()
         self.recorder.links(self._fleet.apply(self._conditions.target()))
         self._calibrate()

@@ -25,6 +25,7 @@ DELAY_TOLERANCE = 0.2  # or this share of it
 EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model
 PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run,
 FLOORS_PER_OPERATION = 20  # and so do operations of fewer pacing floors than this
+JUDGED_SPAN_S = 0.5  # shorter intervals say little about waiting
 WAIT_SHARE = 0.10  # of an interval, that a device may wait for the host's CPU,
 WAIT_FLOORS = 3  # or this many times what it waited during calibration,
 WAIT_MOST = 0.20  # but never more
@@ -116,7 +117,9 @@ def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
     allowed = max(WAIT_SHARE, min(WAIT_MOST, WAIT_FLOORS * calibrated.wait_share))
     worst: dict[str, tuple[float, Row]] = {}
     for row in waits:
-        share = row["wait_s"] / row["span_s"] if row["span_s"] else 0.0
+        if row["span_s"] < JUDGED_SPAN_S:
+            continue
+        share = row["wait_s"] / row["span_s"]
         if share > allowed and share > worst.get(row["device"], (0.0, row))[0]:
             worst[row["device"]] = (share, row)
     return [

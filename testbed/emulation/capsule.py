@@ -31,6 +31,7 @@ PROBE_TIMEOUT_S = 10.0
 CANNOT_START = 126  # exit code when the parent died before the child could tie itself to it, as in sh
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_HELD = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _CAP_SYS_ADMIN = 21
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
@@ -48,19 +49,22 @@ def launch(
     cwd: Path | None = None,
     pass_fds: Sequence[int] = (),
     on_start: Callable[[int, int], None] | None = None,
+    hold_signals: bool = False,
 ) -> int:
     """Run `argv`, in a capsule or (capsule=False) as a plain process, and return its exit code (128+n for signal n).
 
     Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process; it has
     `grace_s` to end, a second signal ends it at once. `on_start` gets two pids as this host sees them: of the
     process started, and of the inner one (the same without a capsule). The inner process dies with this one.
+    `hold_signals` is for a program that calls `prepare_inner`: an earlier SIGINT waits for that, instead of being
+    dropped (PID 1 has no handler yet) or of hitting an interpreter that is still starting.
     Only for the main thread: the kernel ties the child to its *thread*.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("launch() must be called from the main thread")
     command = [*unshare_command(), *argv] if capsule else list(argv)
     with collected_signals() as (received, wakeup):
-        process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds)
+        process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds, hold_signals=hold_signals)
         inner = process.pid
         try:
             if capsule:
@@ -111,6 +115,7 @@ def prepare_inner() -> None:
 
     signal.signal(signal.SIGINT, interrupt)
     signal.signal(signal.SIGTERM, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         (flags,) = struct.unpack_from("=H", fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16s24x", b"lo")), 16)
         if flags & _IFF_UP:
@@ -124,11 +129,18 @@ def prepare_inner() -> None:
 
 
 def _start(
-    command: list[str], *, env: Mapping[str, str] | None, cwd: Path | None, pass_fds: Sequence[int]
+    command: list[str],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    pass_fds: Sequence[int],
+    hold_signals: bool,
 ) -> subprocess.Popen[bytes]:
     supervisor = os.getpid()
 
     def die_with_supervisor() -> None:  # between fork and exec
+        if hold_signals:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
         _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != supervisor:  # it died before the line above
             os._exit(CANNOT_START)

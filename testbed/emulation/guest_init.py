@@ -38,7 +38,7 @@ READY, STDOUT, STDERR, TAKEN, EXIT, LACKS = b"R", b"O", b"E", b"T", b"X", b"L"
 # From the host: input for the command (empty: its end); a signal for the command's process group.
 STDIN, SIGNAL = b"I", b"S"
 
-MODULE_ROOTS = ("/usr/lib/uml/modules", "/lib/modules")
+MODULE_ROOT = "/usr/lib/uml/modules"
 MODULES = ("veth", "bridge", "sch_tbf", "sch_netem", "sch_htb", "openvswitch")
 HIDDEN = ("/dev", "/proc", "/run", "/sys", "/var/run")  # host folders in whose place the guest has its own
 TEMPORARY = "/run/tmp"
@@ -110,10 +110,9 @@ def make_machine() -> None:
 
 def load_modules(wanted: Iterable[str], version: str) -> None:
     """Load kernel modules and what they depend on, in the order of modules.dep, without kmod; see finit_module(2)."""
-    folder = next((root for root in MODULE_ROOTS if Path(root, version, "modules.dep").exists()), None)
-    if folder is None:
-        raise GuestLacks(f"no kernel modules of User-Mode Linux {version} in {' or '.join(MODULE_ROOTS)}")
-    base = Path(folder, version)
+    base = Path(MODULE_ROOT, version)
+    if not (base / "modules.dep").exists():
+        raise GuestLacks(f"there is no {base}/modules.dep: kernel and modules must be of one version")
     for path in load_order((base / "modules.dep").read_text(), wanted):
         descriptor = os.open(base / path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -121,8 +120,8 @@ def load_modules(wanted: Iterable[str], version: str) -> None:
                 raise GuestLacks(f"the kernel module {base / path} does not load: {os.strerror(ctypes.get_errno())}")
         finally:
             os.close(descriptor)
-    if folder != "/lib/modules" and os.path.isdir("/lib/modules"):  # for modprobe, where the host has one
-        _mount("hostfs", "/lib/modules", folder)
+    if os.path.isdir("/lib/modules"):  # for modprobe, where the host has one
+        _mount("hostfs", "/lib/modules", MODULE_ROOT)
 
 
 def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:

@@ -66,6 +66,7 @@ class ProcessFleet(ABC):
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
+        self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
         self._target: TargetState | None = None
         self._pending: list[tuple[str, FleetEvent]] = []
 
@@ -148,6 +149,7 @@ class ProcessFleet(ABC):
         # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
         self._gather(Connected)
         self._all_started()
+        self.idle_private_bytes = [private_bytes(pid) for pid in self._pids.values()]
 
     def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
         """One event of a kind from every device, while starting; raises what keeps a worker from starting."""
@@ -272,6 +274,16 @@ class ProcessFleet(ABC):
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:
         return 0.0
+
+
+def private_bytes(pid: int) -> int:
+    """Private pages of a process, clean and dirty, from /proc/<pid>/smaps_rollup; 0 where that cannot be read."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    except OSError:
+        return 0
+    fields = dict(line.split(":", 1) for line in lines)
+    return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
 
 
 def process_rss_bytes(pid: int) -> int | None:

@@ -1,8 +1,8 @@
-"""The sandbox: one command in a User-Mode Linux guest on the host's own file system, with netem, cgroup v2 and OVS.
+"""The sandbox: one command in a User-Mode Linux guest on the host's own files, with netem, cgroup v2 and Open vSwitch.
 
-The guest is an ordinary process of the caller: it needs no root, has only the caller's rights on files, and when it ends
-its interfaces, namespaces and groups are gone. Knows nothing of runs. `guest_init` is the guest's first process; the two
-talk in frames over the guest's second console. See Documentation/virt/uml in the kernel's tree and linux.uml(1).
+The guest is an ordinary process of the caller: it needs no root, has only the caller's rights on files, and when it
+ends its interfaces, namespaces and groups are gone. Knows nothing of runs. `guest_init` is the guest's first process;
+the two talk in frames over the guest's second console. See Documentation/virt/uml in the kernel's tree, linux.uml(1).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def lacking() -> str | None:
     """One sentence on why no guest can be started here and what to install, or None. Starts nothing."""
     if shutil.which(KERNEL) is None:
         return f"the sandbox needs User-Mode Linux, and there is no `{KERNEL}` on the PATH: {REMEDY}"
-    if not any(Path(root).is_dir() for root in guest_init.MODULE_ROOTS[:1]):
-        return f"the sandbox's kernel has no modules in {guest_init.MODULE_ROOTS[0]}: {REMEDY}"
+    if not Path(guest_init.MODULE_ROOT).is_dir():
+        return f"the sandbox's kernel has no modules in {guest_init.MODULE_ROOT}: {REMEDY}"
     return None
 
 
@@ -145,7 +145,7 @@ class _Guest:
         self._folder, self._memory_bytes = folder, memory_bytes
         self._streams, self._received, self._wakeup = streams, received, wakeup
         self._frames = Frames()
-        self._ready = False
+        self._ready = self._console_closed = False
         self._code: int | None = None
         self._input_open = streams.stdin is not None
         self._unsent = b""  # frames that the console had no room for
@@ -241,8 +241,6 @@ class _Guest:
         if self._code is None:
             raise KeyboardInterrupt
         return self._code
-
-    _console_closed = False
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Wait for something to do on any stream, and do it."""

@@ -1,12 +1,12 @@
 """The data plane: one header and at most one raw buffer per message, device to device over TCP.
 
 A device binds one PULL socket on its address in the emulated network and connects one PUSH socket to each
-peer, so there is one TCP connection per ordered pair of devices and order holds on each.
+peer it sends to, so there is one TCP connection per ordered pair of devices and order holds on each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 import zmq
@@ -90,23 +90,32 @@ class DataPlane:
         else:
             self.inbound.bind(address)
             self.address = address
+        self._addresses: dict[str, str] = {}
         self._outbound: dict[str, zmq.Socket[bytes]] = {}
 
-    def connect(self, peers: Mapping[str, str]) -> None:
-        """Connect to each peer's address."""
-        for name, address in peers.items():
-            socket = self._context.socket(zmq.PUSH)
-            socket.set_hwm(0)
-            socket.setsockopt(zmq.LINGER, LINGER_MS)
-            socket.connect(address)
-            self._outbound[name] = socket
+    def know(self, peers: Mapping[str, str]) -> None:
+        """Learn the peers' addresses; each is connected when it is first needed."""
+        self._addresses = dict(peers)
 
-    def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> None:
-        """Queue one message; raises RunFailed for a peer that was never connected."""
+    def connect(self, peers: Iterable[str]) -> None:
+        """Connect to these peers now, so that their first message finds the connection there."""
+        for peer in peers:
+            self._socket(peer)
+
+    def _socket(self, peer: str) -> zmq.Socket[bytes]:
         socket = self._outbound.get(peer)
         if socket is None:
-            raise RunFailed(f"a message for device {peer!r} has no connection")
-        socket.send_multipart([_encode(header), payload], copy=True)
+            if peer not in self._addresses:
+                raise RunFailed(f"a message for device {peer!r} has no connection")
+            socket = self._outbound[peer] = self._context.socket(zmq.PUSH)
+            socket.set_hwm(0)
+            socket.setsockopt(zmq.LINGER, LINGER_MS)
+            socket.connect(self._addresses[peer])
+        return socket
+
+    def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> None:
+        """Queue one message; raises RunFailed for a peer without an address."""
+        self._socket(peer).send_multipart([_encode(header), payload], copy=True)
 
     def receive(self) -> tuple[DataHeader, bytes]:
         """The next message waiting on the inbound socket."""

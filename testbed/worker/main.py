@@ -293,7 +293,7 @@ class Worker:
             case Collect():
                 self._collect(command)
             case Connect():
-                self._plane.connect(command.peers)
+                self._plane.know(command.peers)
                 self._line.send(Connected())
             case _:
                 raise RunFailed(f"device {self.config.device}: no such command: {command!r}")
@@ -337,6 +337,7 @@ class Worker:
         for name in command.drop:
             self._store.drop(parse_block(name))
         self._program.switch(command.plan)
+        self._plane.connect(self._program.receivers())
         self._line.send(Committed(command.plan.epoch, self._store.held_bytes(self._length)))
 
     def _abort(self, command: Abort) -> None:

@@ -101,6 +101,22 @@ class Program:
             stages.append(("logits", len(plan.layers)))
         self._stages = stages
 
+    def receivers(self) -> list[str]:
+        """The devices that this one sends to under the plan, in index order of first use."""
+        plan = self._plan()
+        found: dict[str, None] = {}
+        for number, layer in enumerate(plan.layers):
+            if plan.holder(number) == self.device:
+                found |= dict.fromkeys(layer.x_order)
+            if self.device in layer.heads:
+                found[layer.proj] = None
+            if layer.proj == self.device:
+                found[layer.ffn] = None
+        if plan.holder(len(plan.layers)) == self.device:
+            found[plan.source] = None
+        found.pop(self.device, None)
+        return list(found)
+
     # --- input -----------------------------------------------------------------------------------------
 
     def begin(self, new: Pass, now_s: float) -> None:

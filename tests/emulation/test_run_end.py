@@ -141,7 +141,7 @@ def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_l
 
 
 @BACKENDS
-@pytest.mark.parametrize("moment", ["while it loads", "while it builds", "while it generates"])
+@pytest.mark.parametrize("moment", ["at once", "while it loads", "while it builds", "while it generates"])
 def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, long_run: Path) -> None:
     before = interfaces()
     with place.started(long_run, "--backend", backend, *UNJUDGED) as going:
@@ -162,6 +162,23 @@ def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, lon
     if moment == "while it generates":
         summary = read_json(going.folder() / "summary.json")
         assert summary["status"] == "interrupted" and len(summary["tokens"]) >= 2
+
+
+def test_a_device_that_is_paused_when_the_controller_is_killed_ends_too(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "pause.csv").write_text("time,target,quantity,value\n0,device/b,pause,0\n0.5,device/b,pause,1\n")
+    experiment = write_experiment(
+        tmp_path, "paused", tokens=200, policy="round-robin", traces=["pause.csv"], trace_clock="time"
+    )
+    with place.started(experiment, "--backend", "local", *UNJUDGED) as going:
+        members = going.wait(lambda: {each for each in going.members() if stopped(each.pid)} or None, "a paused device")
+        assert len(members) == 1
+        going.process.kill()
+        assert alive_after(members, WITHIN_S) == set()
+
+
+def stopped(pid: int) -> bool:
+    """Whether the process has been stopped by a signal."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @pytest.mark.timeout(300)

@@ -49,7 +49,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "ring": {"shape": "ring", "link": FAST, **bare("abcde")},
     "mesh": {
         "shape": "mesh", **bare("abcd"), "link": FAST,
-        "links": [{"ends": ["a", "b"]}, {"ends": ["b", "c"], "up": "20 Mbit/s", "down": "80 Mbit/s"}, {"ends": ["c", "d"]}],
+        "links": [{"ends": ["a", "b"]}, {"ends": ["b", "c"], "up": "20 Mbit/s", "down": "80 Mbit/s"},
+                  {"ends": ["c", "d"]}],
     },
     "random": {
         "shape": "random", **bare("abcdef"),

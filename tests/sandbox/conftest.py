@@ -1,77 +1,21 @@
 """Sandbox tests need User-Mode Linux and nothing else, root least of all: here they run or they fail.
 
-As root they run the sandbox as the user nobody, so that what is shown holds for everyone; a skip is a failure.
+As root they run the sandbox as another user, so that what is shown holds for everyone; a skip is a failure.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from unprivileged import Sandbox, user
 
-ROOT = Path(__file__).parents[2]
-NOBODY = 65534
-PATIENCE_S = 240.0  # one core, and others' work on it
 NOT_SKIPPED = "a sandbox test may not be skipped, User-Mode Linux must be here (script/setup test installs it)"
-
-
-@dataclass(frozen=True)
-class Sandbox:
-    """The command `testbed sandbox` as a user without rights, with a home of its own."""
-
-    home: Path
-
-    @property
-    def env(self) -> dict[str, str]:
-        """The environment of its commands; no byte code, which root could leave in the tree."""
-        return os.environ | {"HOME": str(self.home), "TMPDIR": str(self.home), "PYTHONDONTWRITEBYTECODE": "1"}
-
-    @property
-    def uid(self) -> int:
-        """Whose rights the commands have."""
-        return NOBODY if os.geteuid() == 0 else os.geteuid()
-
-    def command(self, options: Sequence[str], arguments: Sequence[str | Path]) -> list[str]:
-        """The command line; as root, through setpriv."""
-        unprivileged = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--"]
-        testbed = [sys.executable, "-m", "testbed", "sandbox", "--share-host", *options, "--", *map(str, arguments)]
-        return [*(unprivileged if os.geteuid() == 0 else []), *testbed]
-
-    def start(self, *arguments: str | Path, options: Sequence[str] = ("--memory", "512M")) -> subprocess.Popen[bytes]:
-        """Start a command in a guest; its streams are pipes."""
-        return subprocess.Popen(
-            self.command(options, arguments), cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    def run(
-        self, *arguments: str | Path, options: Sequence[str] = ("--memory", "512M"), input: bytes = b"",
-        cwd: Path = ROOT, env: dict[str, str] | None = None,
-    ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
-        """Run a command in a guest to its end."""
-        return subprocess.run(
-            self.command(options, arguments), cwd=cwd, env=self.env | (env or {}), input=input, capture_output=True,
-            timeout=PATIENCE_S,
-        )  # fmt: skip
-
-    def left_behind(self) -> list[str]:
-        """Files in its folder for temporary things, and host processes of guests that were started from it."""
-        guests = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_of_a_guest(entry)]
-        return [path.name for path in (*self.home.glob("headroom-sandbox-*"), *guests)]
-
-    def _is_of_a_guest(self, process: Path) -> bool:
-        try:
-            return f"init={self.home}/".encode() in (process / "cmdline").read_bytes()
-        except OSError:
-            return False
 
 
 @pytest.fixture
@@ -79,8 +23,7 @@ def sandbox() -> Iterator[Sandbox]:
     """A sandbox with a fresh home, which must be empty of its traces in the end."""
     home = Path(tempfile.mkdtemp(prefix="hr-sandbox-"))
     home.chmod(0o755)
-    if os.geteuid() == 0:
-        os.chown(home, NOBODY, NOBODY)
+    os.chown(home, user(), user() if user() != os.geteuid() else -1)
     made = Sandbox(home)
     yield made
     left = made.left_behind()

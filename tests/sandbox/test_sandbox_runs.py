@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Sandbox
+from unprivileged import ROOT, Sandbox, user
 
 QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
 
@@ -27,7 +27,7 @@ def test_an_unprivileged_run_has_netem_enforced_memory_and_the_references_bits(s
     assert (facts["backend"], facts["delay"]) == ("mininet", "netem")
     assert all(planned == held for planned, held in facts["memory_limits"].values())
     kept = [folder, *folder.iterdir()]
-    assert len(kept) > 5 and {path.stat().st_uid for path in kept} == {sandbox.uid}
+    assert len(kept) > 5 and {path.stat().st_uid for path in kept} == {user()}
 
 
 @pytest.mark.timeout(300)

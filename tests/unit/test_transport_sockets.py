@@ -157,7 +157,7 @@ def activation(sender: str = "a") -> Activation:
 
 def test_messages_of_one_sender_keep_their_order_and_their_bytes(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
-    here.connect({"b": there.address})
+    here.know({"b": there.address})
     sent = []
     for size in [0, 1, 255, 256, 65536, *range(100, 2000)]:
         sent.append((Chunk("a", 0.0, 0.0, 0.0, 1, "head(0,0)", len(sent), size, 0), bytes([size % 251]) * size))
@@ -176,7 +176,7 @@ def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it(
 def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent(context: zmq.Context[zmq.Socket[bytes]]) -> None:
     """Activations and KV pages are reused at once; a message must not see what comes after."""
     here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
-    here.connect({"b": there.address})
+    here.know({"b": there.address})
     buffer = bytearray(b"\x01" * 500_000)
     here.send("b", activation(), memoryview(buffer))
     buffer[:] = b"\x02" * len(buffer)
@@ -217,7 +217,7 @@ def test_headers_on_the_wire_weigh_what_the_cost_model_says(
 ) -> None:
     here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
     tap = Tap(there.address)
-    here.connect({"b": tap.address})
+    here.know({"b": tap.address})
     here.send("b", activation(sender), bytes(payload))
     there.receive()  # the handshake is over
     before, count = tap.forward_bytes, 50
@@ -239,7 +239,7 @@ def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(
 ) -> None:
     here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
     tap = Tap(there.address)
-    here.connect({"b": tap.address})
+    here.know({"b": tap.address})
     here.send("b", header)
     there.receive()
     before = tap.forward_bytes

@@ -36,7 +36,7 @@ class Bench:
         self.peers: dict[str, DataPlane] = {}
         for name in peers:
             self.peers[name] = DataPlane(context, "tcp://127.0.0.1:*")
-            self.peers[name].connect({"a": self.plane.address})
+            self.peers[name].know({"a": self.plane.address})
         self.inbox = Inbox(self.line, self.plane)
         _ALIVE.append((self, context))
         self.inbox.start()

@@ -309,7 +309,7 @@ def planes() -> Iterator[dict[str, DataPlane]]:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     made = {name: DataPlane(context, "tcp://127.0.0.1:*") for name in "ab"}
     for name, plane in made.items():
-        plane.connect({other: made[other].address for other in made if other != name})
+        plane.know({other: made[other].address for other in made if other != name})
     yield made
     context.destroy(linger=0)
 
