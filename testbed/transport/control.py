@@ -8,6 +8,7 @@ ones do not).
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import zmq
@@ -17,6 +18,7 @@ from testbed.transport.messages import Command, Event, decode_command, decode_ev
 
 MAX_SOCKET_PATH = 107  # sun_path less its terminating zero, unix(7)
 LINGER_MS = 500
+GREETING_PATIENCE_S = 1.0  # it was sent before the event that came first
 
 
 def _endpoint(folder: Path, name: str) -> str:
@@ -39,6 +41,7 @@ class ControlHub:
         self._events = self._context.socket(zmq.PULL)
         self._events.set_hwm(0)
         self._events.bind(events)
+        self._greeted: set[str] = set()
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when events may be waiting."""
@@ -61,9 +64,19 @@ class ControlHub:
                 except zmq.Again:
                     break
                 found.append((device.decode(), decode_event(body)))
-        while self._commands.poll(0):  # greetings that made the ROUTER learn the worker's name
-            self._commands.recv_multipart()
+        # The two sockets are no queue together: a worker's Hello may be here before its greeting, without which the
+        # ROUTER would not know it yet.
+        self._hear_greetings({device for device, _ in found})
         return found
+
+    def _hear_greetings(self, awaited: set[str]) -> None:
+        """Take the greetings that are there, and wait for those of workers that have been heard already."""
+        deadline = time.monotonic() + GREETING_PATIENCE_S
+        while True:
+            left = max(0.0, deadline - time.monotonic()) if awaited - self._greeted else 0.0
+            if not self._commands.poll(round(left * 1000)):
+                return
+            self._greeted.add(self._commands.recv_multipart()[0].decode())
 
     def close(self) -> None:
         """Close the sockets."""

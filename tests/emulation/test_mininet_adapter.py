@@ -1,7 +1,7 @@
-"""Plain `mn` builds the star from a topology file. Needs root, Mininet and bridge-utils.
+"""Plain `mn` builds the network from a topology file. Needs root, Mininet and bridge-utils.
 
-`mn` runs in its own PID, mount and network namespace, with /proc/sys and /tmp read-only, because it rewrites host
-sysctls when it starts and cleans up by name pattern when it fails.
+`mn` runs in its own PID, mount and network namespace, with host-wide sysctls and /tmp read-only, because it rewrites
+sysctls when it starts and cleans up by name pattern when it fails. Those under /proc/sys/net are the namespace's own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 ADAPTER = REPOSITORY / "topologies" / "mininet_adapter.py"
 PRIVATE = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--net", "--mount", "sh", "-euc"]
-READ_ONLY = "for d in /proc/sys /tmp; do mount --bind $d $d; mount -o remount,bind,ro $d; done; exec /usr/bin/mn"
+READ_ONLY = (
+    "for d in $(find /proc/sys -mindepth 1 -maxdepth 1 ! -name net) /tmp; do "
+    "mount --bind $d $d; mount -o remount,bind,ro $d; done; exec /usr/bin/mn"
+)
 
 
 def run_mn(topology: str, script: Path, cwd: Path) -> str:
@@ -45,3 +48,21 @@ def test_mn_finds_the_packages_from_any_folder(tmp_path: Path) -> None:
     script = tmp_path / "commands"
     script.write_text("nodes\n")
     assert "a b c d s1" in run_mn("star4", script, Path("/"))
+
+
+def test_in_a_ring_devices_pass_on_what_is_for_others(tmp_path: Path) -> None:
+    script = tmp_path / "commands"
+    script.write_text("a ping -c 2 -W 3 d\na ping -c 1 -W 3 -t 1 d\na ip route\nd tc qdisc show dev d-eth0\n")
+    printed = run_mn("ring5", script, REPOSITORY)
+    assert " 0% packet loss" in printed, printed
+    assert "Time to live exceeded" in printed  # so d is not a neighbour
+    assert re.search(r"10\.0\.0\.4 via 10\.0\.0\.5 dev a-eth1", printed), printed
+    assert "30Mbit" in printed
+
+
+def test_two_clusters_reach_each_other_over_the_backhaul(tmp_path: Path) -> None:
+    script = tmp_path / "commands"
+    script.write_text("a ping -c 2 -W 3 f\nsh tc qdisc show dev s1-eth4\nnet\n")
+    printed = run_mn("two-tier6", script, REPOSITORY)
+    assert " 0% packet loss" in printed and "40Mbit" in printed, printed
+    assert "s1-eth4:s2-eth4" in printed

