@@ -29,7 +29,7 @@ VERBS = {
     "policies": "List the placement policies.",
     "runs": "List the runs in a folder.",
     "exec": "Run a command inside a device of a run that is up.",
-    "sandbox": "Run a command on a kernel with netem and cgroup v2, without root.",
+    "sandbox": "Run a command on a kernel of its own, with netem; no root.",
     "clean": "Remove what runs that died have left on this machine.",
 }
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""

@@ -29,6 +29,7 @@ JUDGED_SPAN_S = 0.5  # shorter intervals say little about waiting
 WAIT_SHARE = 0.10  # of an interval, that a device may wait for the host's CPU,
 WAIT_FLOORS = 3  # or this many times what it waited during calibration,
 WAIT_MOST = 0.20  # but never more
+DEVICES_TOLD = 4  # in one reason
 SOFTWARE_SHARE = 0.10  # of the decode time; beyond it the figures say more about this testbed than about the devices
 
 
@@ -104,12 +105,17 @@ def _overruns(spans: Iterable[Row], floor_s: float) -> list[str]:
             due_s[row["device"]] += row["due_s"]
             late[row["device"]] += bool(row.get("overrun"))
             excess_s[row["device"]] += max(0.0, row["end_s"] - row["start_s"] - row["due_s"])
-    return [
-        f"device {device}: its operations took {100 * excess_s[device] / due_s[device]:.0f} % longer on this host than "
-        f"on the emulated device ({late[device]} of {count[device]} were late): use slower devices, fewer of them, or "
-        "`dilation: 2`"
-        for device in sorted(count)
+    shares = {
+        device: (excess_s[device] / due_s[device], f"{late[device]} of {count[device]} late")
+        for device in count
         if excess_s[device] > EXCESS_SHARE * due_s[device]
+    }
+    if not shares:
+        return []
+    told = _worst({device: (share, f"{100 * share:.0f} % ({what})") for device, (share, what) in shares.items()})
+    return [
+        f"operations took longer on this host than on the emulated device: {told}: use slower devices, fewer of them, "
+        "or `dilation: 2`"
     ]
 
 
@@ -122,11 +128,24 @@ def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
         share = row["wait_s"] / row["span_s"]
         if share > allowed and share > worst.get(row["device"], (0.0, row))[0]:
             worst[row["device"]] = (share, row)
+    if not worst:
+        return []
+    told = _worst(
+        {
+            device: (share, f"waited {100 * share:.0f} % of tokens {row['first']}-{row['last']}")
+            for device, (share, row) in worst.items()
+        }
+    )
     return [
-        f"device {device} waited {100 * share:.0f} % of tokens {row['first']}-{row['last']} for the host's CPU: "
-        "stop what else runs here, use fewer devices, slower ones, or `dilation: 2`"
-        for device, (share, row) in sorted(worst.items())
+        f"{told} for the host's CPU: stop what else runs here, use fewer devices, slower ones, or `dilation: 2`"
     ]
+
+
+def _worst(found: Mapping[str, tuple[float, str]]) -> str:
+    """`device b 14 %, device a 6 %`: the worst first, and no more than a reader takes in."""
+    order = sorted(found, key=lambda device: (-found[device][0], device))
+    told = ", ".join(f"device {device} {found[device][1]}" for device in order[:DEVICES_TOLD])
+    return told if len(order) <= DEVICES_TOLD else f"{told} and {len(order) - DEVICES_TOLD} more"
 
 
 def _software(tokens: Iterable[Row], spans: Sequence[Row], floor_s: float) -> list[str]:

@@ -7,14 +7,13 @@ receipt plus the path's delay, and no earlier than the one before it from the sa
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import math
 import os
-import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -58,7 +57,9 @@ class Inbox:
 
     def __init__(self, line: ControlLine, plane: DataPlane) -> None:
         self._line, self._plane = line, plane
-        self._arrived: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+        # Not queue.SimpleQueue: in CPython 3.11 its get() with a short timeout now and then waits until the next put().
+        self._arrived: deque[Delivery] = deque()
+        self._news = threading.Condition()
         self._held: list[Delivery] = []
         self._paths: Mapping[str, PathView] = {}
         self._last_due: dict[str, float] = {}
@@ -92,22 +93,23 @@ class Inbox:
 
     def get(self) -> Delivery:
         """Wait for the next delivery that is due."""
-        while True:
-            self._take_arrived()
-            now = time.monotonic()
-            if self._held and self._held[0].due_s <= now:
-                return heapq.heappop(self._held)
-            waits = self._held and self._held[0].due_s < math.inf
-            timeout = self._held[0].due_s - now if waits else None
-            with contextlib.suppress(queue.Empty):
-                heapq.heappush(self._held, self._arrived.get(timeout=timeout))
+        with self._news:
+            while True:
+                self._take_arrived()
+                now = time.monotonic()
+                if self._held and self._held[0].due_s <= now:
+                    return heapq.heappop(self._held)
+                waits = self._held and self._held[0].due_s < math.inf
+                self._news.wait(self._held[0].due_s - now if waits else None)
 
     def _take_arrived(self) -> None:
-        while not self._arrived.empty():
-            heapq.heappush(self._held, self._arrived.get_nowait())
+        while self._arrived:
+            heapq.heappush(self._held, self._arrived.popleft())
 
     def _put(self, due_s: float, received_s: float, content: object, is_data: bool = False) -> None:
-        self._arrived.put(Delivery(due_s, next(self._count), received_s, content, is_data))
+        with self._news:
+            self._arrived.append(Delivery(due_s, next(self._count), received_s, content, is_data))
+            self._news.notify()
 
     def _receive(self) -> None:
         poller = zmq.Poller()

@@ -85,7 +85,7 @@ def test_operations_that_took_over_two_per_cent_longer_are_a_reason_that_names_t
     fine = [span(2e-3, index < 50, took_s=2.07e-3 if index < 50 else None) for index in range(100)]  # 1.75 %
     assert judged(spans=fine)["ok"]
     [reason] = judged(spans=[*fine, span(2e-3, True, took_s=4e-3), span(2e-3, False, "a")])["reasons"]
-    assert reason.startswith("device b: its operations took 3 % longer") and "51 of 101 were late" in reason
+    assert "operations took longer" in reason and "device b 3 % (51 of 101 late)" in reason and "device a" not in reason
     assert "dilation" in reason
     assert judged(spans=[*fine, span(2e-3, True, took_s=4e-3)], paced=False)["ok"]
 
@@ -167,3 +167,12 @@ def test_a_device_that_waits_for_the_hosts_cpu_is_a_reason_with_its_worst_interv
     assert found["ok"] == ok
     assert ok or found["reasons"][0].startswith(f"device b waited {100 * share:.0f} % of tokens 8-15 ")
     assert judged(waits=rows, paced=False)["ok"]
+
+
+def test_a_reason_names_the_worst_devices_and_counts_the_rest() -> None:
+    waits = [
+        {"device": f"d{index}", "first": 0, "last": 7, "span_s": 1.0, "wait_s": 0.2 + index / 100} for index in range(7)
+    ]
+    [reason] = judged(waits=waits)["reasons"]
+    assert reason.startswith("device d6 waited 26 %") and "and 3 more for the host's CPU" in reason
+    assert "d2" not in reason
