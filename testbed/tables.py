@@ -130,8 +130,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "links": (
         _seconds("t_s", "when the sample was taken or the change was made"),
-        _text("device", "device whose access link this is"),
-        _text("direction", "up: from the device; down: to it", choices=("up", "down")),
+        _text("device", "name of the link: the device whose own link it is, or as the topology says"),
+        _text("direction", "up: from the device, or from the link's first end; down: to it", choices=("up", "down")),
         _rate("requested_bps", "what the trace or topology asks for"),
         _rate("applied_bps", "what was sent to the kernel", required=False),
         _rate("readback_bps", "what the kernel says is in force", required=False),

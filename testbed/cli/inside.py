@@ -17,11 +17,11 @@ from typing import Any
 
 from testbed.controller.generation import Controller, Outcome
 from testbed.controller.verdict import verdict
-from testbed.decoder.tokens import prompt_ids
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.errors import TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
+from testbed.prompt import prompt_ids
 from testbed.runlog import RunLog
 from testbed.summary import summarise
 

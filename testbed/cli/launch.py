@@ -49,10 +49,10 @@ class Request:
 def check_experiment(experiment: Experiment) -> list[int]:
     """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError."""
     from testbed.cli.planning import first_observation
-    from testbed.decoder.tokens import prompt_ids
     from testbed.placement.feasibility import nothing_fits
     from testbed.placement.policies import make_policy
     from testbed.placement.policies.static import expand_patterns
+    from testbed.prompt import prompt_ids
 
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     prompt = prompt_ids(experiment)

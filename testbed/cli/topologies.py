@@ -72,7 +72,8 @@ def show_topology(topology: str, as_json: bool) -> None:
     if others:
         print_table({"name": "link", "ends": "from - to (up)"} | _link_headings(others), others)
     memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
-    click.echo(f"{description['name']}: shape {description['shape']}; in all {memory} of memory, {streaming} streaming.")
+    kind = f"{description['name']}: shape {description['shape']}"
+    click.echo(f"{kind}; in all {memory} of memory, {streaming} streaming.")
 
 
 def _link_row(link: dict[str, Any]) -> dict[str, str]:

@@ -32,10 +32,13 @@ WITHIN_S = 2.0
 
 @pytest.fixture
 def long_run(tmp_path: Path) -> Path:
-    """An experiment that would go on for a minute or more: every hop takes 20 ms."""
+    """An experiment that would go on for a minute or more: every hop takes 20 ms. Its trace gives b a ballast."""
     slow = {name: {"link": {"rate": "100 Mbit/s", "delay": "10 ms"}} for name in "abcd"}
+    squeeze = "time,target,quantity,value\n0,device/b,memory,64 MiB\n300,device/b,memory,48 MiB\n"
+    (tmp_path / "squeeze.csv").write_text(squeeze)
     return write_experiment(
-        tmp_path, "long", tokens=400, interval=2, policy="round-robin", topology=topology(**slow), delay="transport"
+        tmp_path, "long", tokens=400, interval=2, policy="round-robin", topology=topology(**slow), delay="transport",
+        traces=["squeeze.csv"],
     )  # fmt: skip
 
 

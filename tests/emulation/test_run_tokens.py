@@ -14,9 +14,12 @@ LONG_S = 380.0
 @QUEUED
 def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
     before = interfaces()
-    ended = place.replay(
-        QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=LONG_S
-    )  # fmt: skip
+    for _ in range(2):  # a second time only where this host was too busy to emulate, which the verdict must see
+        ended = place.replay(
+            QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=LONG_S
+        )  # fmt: skip
+        if ended.code != 4:
+            break
     assert ended.code == 0, ended.err
     summary = ended.summary
     assert (summary["status"], summary["backend"], summary["verified"]) == ("done", "mininet", "bitwise")

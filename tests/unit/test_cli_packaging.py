@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -95,7 +96,10 @@ def test_a_skipped_emulation_test_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "test_two.py").write_text("import pytest\npytest.skip('no mininet', allow_module_level=True)\n")
     arguments = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]
     arguments.append("--continue-on-collection-errors")
-    done = subprocess.run([sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests/emulation")},  # what the conftest imports
+    )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "1 failed, 1 passed, 1 xfailed, 2 errors" in done.stdout, done.stdout
     assert "may not be skipped" in done.stdout and "no netem" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from itertools import pairwise
@@ -197,6 +198,25 @@ class Nowhere:
     def send(self, peer: str, header: PingFrame, payload: memoryview | bytes) -> None:
         self.sent.append((peer, header))
         self.payloads.append(bytes(payload))
+
+
+@pytest.mark.timeout(20)
+def test_what_is_due_in_a_moment_comes_even_while_another_thread_computes(
+    quiet: tuple[ControlLine, DataPlane],
+) -> None:
+    inbox, done = Inbox(*quiet), threading.Event()
+
+    def compute() -> None:
+        while not done.is_set():
+            sum(range(2000))
+
+    busy = threading.Thread(target=compute, daemon=True)
+    busy.start()
+    for turn in range(300):
+        inbox._put(time.monotonic() + 2e-6, 0.0, turn)
+        assert inbox.get().content == turn
+    done.set()
+    busy.join()
 
 
 @given(up=st.floats(1e5, 1e9), down=st.floats(1e5, 1e9), delay=st.floats(0, 0.05), payload=st.integers(0, 100_000))
