@@ -14,6 +14,7 @@ import pytest
 from running import (
     ROOT,
     UNJUDGED,
+    Going,
     Place,
     alive_after,
     control_groups,
@@ -24,6 +25,7 @@ from running import (
 )
 
 from testbed.emulation.cgroups import detect
+from testbed.emulation.state import ProcessId
 from testbed.runlog import read_json
 
 BACKENDS = pytest.mark.parametrize("backend", ["mininet", "local"])
@@ -99,11 +101,20 @@ def assert_nothing_is_left(place: Place, folder: Path) -> None:
     assert [name for name in place.left_behind() if name.startswith(run_id(folder))] == []
 
 
+def all_members(going: Going, backend: str) -> set[ProcessId]:
+    """The processes of a run that generates."""
+    members = going.members()
+    # Inner process, forkserver, four workers; in the capsule also five shells of Mininet's, and the ballast.
+    assert len(members) >= (12 if backend == "mininet" else 6), members
+    init = going.record().init
+    assert init is not None and init in members
+    return members
+
+
 @pytest.mark.timeout(240)
 @BACKENDS
-@pytest.mark.parametrize("victim", ["started by the user", "inside"])
-def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_left(
-    backend: str, victim: str, place: Place, long_run: Path, medium_run: Path
+def test_killing_what_the_user_started_ends_the_run_and_clean_takes_away_only_what_it_left(
+    backend: str, place: Place, long_run: Path, medium_run: Path
 ) -> None:
     with (
         things_made_by_hand(),
@@ -112,34 +123,39 @@ def test_killing_the_controller_ends_the_run_and_clean_takes_away_only_what_it_l
     ):
         folder = doomed.until_token(2)
         other.record()
-        members = doomed.members()
-        # Inner process, forkserver, resource tracker, four workers; in the capsule also Mininet's shells.
-        assert len(members) >= (11 if backend == "mininet" else 6), members
-        if backend == "mininet":
-            assert control_groups(run_id(folder))
-
-        init = doomed.record().init
-        assert init is not None and init in members
-        os.kill(doomed.process.pid if victim == "started by the user" else init.pid, signal.SIGKILL)
+        members = all_members(doomed, backend)
+        assert bool(control_groups(run_id(folder))) is (backend == "mininet")
+        doomed.process.kill()
         assert alive_after(members, WITHIN_S) == set()
 
-        ended = doomed.end()
-        if victim == "started by the user":
-            assert ended.code == -signal.SIGKILL
-            cleaned = place.testbed("clean")
-            assert cleaned.code == 0, cleaned.err
-            assert f"Removed what run {run_id(folder)} left." in cleaned.out
-            assert f"Left run {run_id(other.folder())} alone: it is going on." in cleaned.out
-        else:
-            assert ended.code == 5
-            last = ended.err.splitlines()[-1]  # `unshare` may say before it that its child was killed
-            assert last.startswith("Error: ") and "before it could write its summary" in last
+        cleaned = place.testbed("clean")
+        assert cleaned.code == 0, cleaned.err
+        assert f"Removed what run {run_id(folder)} left." in cleaned.out
+        assert f"Left run {run_id(other.folder())} alone: it is going on." in cleaned.out
         assert_nothing_is_left(place, folder)
         assert other.process.poll() is None, "the second run ended too early to say anything"
 
         finished = other.end()
         assert finished.code == 0, finished.err
         assert finished.summary["verified"] == "bitwise" and len(finished.summary["tokens"]) == 24
+    assert place.left_behind() == []
+
+
+@BACKENDS
+def test_killing_the_process_inside_ends_the_run_which_says_so_and_cleans_up(
+    backend: str, place: Place, long_run: Path
+) -> None:
+    with place.started(long_run, "--backend", backend, *UNJUDGED) as going:
+        folder = going.until_token(2)
+        members = all_members(going, backend)
+        init = going.record().init
+        assert init is not None and init.kill()
+        assert alive_after(members, WITHIN_S) == set()
+        ended = going.end()
+    assert ended.code == 5
+    last = ended.err.splitlines()[-1]  # `unshare` may say before it that its child was killed
+    assert last.startswith("Error: ") and "before it could write its summary" in last
+    assert_nothing_is_left(place, folder)
     assert place.left_behind() == []
 
 
