@@ -28,7 +28,8 @@ from testbed.runlog import read_lines, read_rows
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
 TINY = ("--set", "model.preset=tiny", "--set", "traces=[]")
-# Runs that share the host with others, or whose blocks are too small to be paced, are not judged by their timing.
+# Runs that share the host with others, or whose blocks are too small to be paced, are not judged by their timing,
+# and need not measure links and host first.
 UNJUDGED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
 PATIENCE_S = 110.0
 

@@ -91,7 +91,7 @@ def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp
         tmp_path, topology=two_tier(HALVES, up="4 Mbit/s", down="40 Mbit/s", delay="1 ms"), weights="shipped",
         policy=f"{tmp_path / 'policy.py'}:Cross",
     )  # fmt: skip
-    folder = place.done(experiment, "--backend", "mininet").folder
+    folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
     moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
     assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
     seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
@@ -113,7 +113,7 @@ def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate
     }  # fmt: skip
     placement = {"*": "a", "ffn(*)": "c"}
     experiment = write_experiment(tmp_path, topology=chain, placement=placement, delay="transport")
-    ended = place.done(experiment, "--backend", "mininet")
+    ended = place.done(experiment, "--backend", "mininet", "--calibrate", "quick")
     tokens = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
     # Four layers, each to c and back: eight ways of 12 ms.
     assert all(0.096 < row["latency_s"] < 0.125 for row in tokens)

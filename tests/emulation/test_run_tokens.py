@@ -14,7 +14,7 @@ LONG_S = 380.0
 @QUEUED
 def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
     before = interfaces()
-    for _ in range(2):  # a second time only where this host was too busy to emulate, which the verdict must see
+    for _ in range(3):  # again only where this host was too busy to emulate truly, as the verdict says
         ended = place.replay(
             QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=LONG_S
         )  # fmt: skip
