@@ -7,6 +7,17 @@ link of r bit/s is shaped to r/k, and every report is in emulated time.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ClockState:
+    """All that is needed to tell a running clock's time elsewhere on this host; in monotonic wall seconds."""
+
+    zero_s: float
+    paused_total_s: float  # of pauses that are over
+    paused_at_s: float | None  # None while it goes
 
 
 class EmulatedClock:
@@ -17,10 +28,23 @@ class EmulatedClock:
         self._zero_s: float | None = None
         self._paused_at_s: float | None = None
         self._paused_total_s = 0.0
+        self._followers: list[Callable[[ClockState], None]] = []
+
+    def follow(self, told: Callable[[ClockState], None]) -> None:
+        """Call `told` whenever the clock starts, is paused or goes on; at once if it has started."""
+        self._followers.append(told)
+        self._tell([told])
+
+    def _tell(self, followers: list[Callable[[ClockState], None]]) -> None:
+        if self._zero_s is not None:
+            state = ClockState(self._zero_s, self._paused_total_s, self._paused_at_s)
+            for told in followers:
+                told(state)
 
     def start(self) -> None:
         """Now is emulated time 0."""
         self._zero_s = time.monotonic()
+        self._tell(self._followers)
 
     def now(self) -> float:
         """Emulated seconds since the start, pauses included; 0 before it."""
@@ -39,12 +63,14 @@ class EmulatedClock:
         """Stop the trace clock."""
         if self._paused_at_s is None:
             self._paused_at_s = time.monotonic()
+            self._tell(self._followers)
 
     def resume(self) -> None:
         """Let the trace clock go on."""
         if self._paused_at_s is not None:
             self._paused_total_s += time.monotonic() - self._paused_at_s
             self._paused_at_s = None
+            self._tell(self._followers)
 
     def duration(self, wall_s: float) -> float:
         """Emulated seconds of a wall duration."""

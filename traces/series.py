@@ -39,9 +39,9 @@ class Series:
         return None
 
     def changes(self, after: float, until: float) -> Iterator[tuple[float, float | None]]:
-        """Every (time, value) in after < time <= until where the value in force becomes another one.
+        """Every (time, value) in after < time <= until where the value in force becomes another one, lazily.
 
-        `until` must be finite for a looping series.
+        With an infinite `until` a looping series never ends.
         """
         value = self.value_at(after)
         for time in self._step_times(after):
@@ -69,16 +69,17 @@ class Series:
         if not self.steps:
             return
         lap = 0 if self.period is None else max(int(max(after, 0.0) // self.period) - 1, 0)
+        first = bisect_right(range(len(self.steps)), after, key=lambda index: self._time(lap, index))
         last = after
         while True:
-            for index in range(len(self.steps)):
+            for index in range(first, len(self.steps)):
                 time = self._time(lap, index)
                 if time > last:
                     last = time
                     yield time
             if self.period is None:
                 return
-            lap += 1
+            lap, first = lap + 1, 0
 
 
 def make_series(rows: Sequence[tuple[float, float]], end: EndRule, period: float | None) -> Series:

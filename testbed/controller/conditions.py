@@ -7,13 +7,13 @@ keeps that bookkeeping and applies nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
 from testbed.experiment import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from traces.model import Change
+from traces.model import Change, SeriesKey, TraceSet
 
 # What a message costs in software on its way, as measured on a two-core host (0.10-0.12 ms, ZeroMQ and Python).
 # Policies see this and not the run's own measurement, so that the same experiment is decided the same way again.
@@ -37,11 +37,12 @@ class Announcement:
 
 
 class Conditions:
-    """The target state at each moment of a run."""
+    """The target state at each moment of a run; `replayed` is what somebody else applies at its time."""
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Experiment, replayed: Container[SeriesKey] = ()) -> None:
         self._topology = experiment.topology
         self._traces = experiment.traces
+        self._awaited = _without(experiment.traces, replayed)
         self._grace = experiment.grace
         self._values: dict[tuple[str, str], float] = {}
         self._memory = {device.name: device.memory_bytes for device in self._topology.devices}
@@ -55,8 +56,8 @@ class Conditions:
             self._memory[name] = self._wanted_memory(name)
 
     def next_change_s(self) -> float | None:
-        """When the traces change next, on their own clock."""
-        return self._traces.next_change_after(self.time)
+        """When the traces next change what is not replayed by somebody else, on their own clock."""
+        return self._awaited.next_change_after(self.time)
 
     def advance(self, until: float, boundary: int) -> tuple[list[Change], list[Announcement]]:
         """Move to trace time `until`; returns the changes on the way and the memory decreases announced."""
@@ -128,6 +129,16 @@ class Conditions:
 
     def _wanted_memory(self, device: str) -> int:
         return int(self._values.get((f"device/{device}", "memory"), self._topology.device(device).memory_bytes))
+
+
+def _without(traces: TraceSet, keys: Container[SeriesKey]) -> TraceSet:
+    """The traces less these series; laps and ends stay as they are."""
+    kept = []
+    for trace in traces.traces:
+        rows = tuple(change for change in trace.changes if (change.target, change.quantity) not in keys)
+        if rows:
+            kept.append(replace(trace, changes=rows))
+    return TraceSet(tuple(kept))
 
 
 def observe(

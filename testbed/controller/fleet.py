@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from testbed.clock import EmulatedClock
 from testbed.transport.messages import Command, Event
 from topologies.links import UP, Hop, Link
+from traces.model import SeriesKey
 
 LinkTarget = Link  # what a link should be, in emulated units; rate 0 is an outage
 
@@ -52,6 +53,7 @@ class LinkSample:
     readback_bps: float | None  # None where no kernel shapes the link
     delay_s: float
     lag_s: float = 0.0
+    t_s: float | None = None  # emulated time it is of; None: now
     sent_bytes: int | None = None
     dropped: int | None = None
     backlog: int | None = None
@@ -92,12 +94,19 @@ class Fleet(Protocol):
     """The running devices behind one interface."""
 
     clock: EmulatedClock
+    replayed: frozenset[SeriesKey]  # what of the traces the fleet replays by itself on `clock`; `apply` leaves it alone
 
     def start(self) -> None:
         """Bring up every device, connected and warm; raises EnvironmentLacks."""
 
     def apply(self, target: TargetState) -> list[LinkSample]:
         """Make links and devices so; returns the links that changed."""
+
+    def replay_reports(self) -> list[LinkSample]:
+        """What the fleet has replayed by itself since the last call; raises what keeps it from going on."""
+
+    def end_replay(self) -> list[LinkSample]:
+        """Replay nothing more; returns the last reports."""
 
     def send(self, device: str, command: Command) -> None:
         """Send a command; raises RunFailed when the device is gone."""

@@ -73,7 +73,7 @@ class Controller:
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
-        self._conditions = Conditions(experiment)
+        self._conditions = Conditions(experiment, fleet.replayed)
         chunks = -(-len(self._prompt) // experiment.prefill_chunk)
         self.recorder = Recorder(log, self._clock, chunks)
         self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log)
@@ -104,6 +104,7 @@ class Controller:
                     self._cross_boundary()
                 self._generate_interval()
             self._watch.collect()
+            self._watch.end_replay()
             self.outcome.status = "done"
         except OutOfMemory as error:
             self.outcome.status, self.outcome.error = "oom", error
@@ -138,7 +139,7 @@ class Controller:
         )  # fmt: skip
 
     def _path_bps(self, device: str, peer: str) -> float:
-        return self._conditions.target().rate_bps(self._experiment.topology.route(device, peer))
+        return self._watch.target().rate_bps(self._experiment.topology.route(device, peer))
 
     def _place_first(self) -> None:
         self._policy.reset(self._experiment.seed)

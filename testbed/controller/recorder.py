@@ -127,7 +127,7 @@ class Recorder:
         for sample in samples:
             self._row(
                 "links",
-                t_s=self._clock.now(),
+                t_s=self._clock.now() if sample.t_s is None else sample.t_s,
                 device=sample.device,
                 direction=sample.direction,
                 requested_bps=sample.requested_bps,

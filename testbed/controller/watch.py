@@ -6,13 +6,14 @@ a device that dies ends the run with its reason.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, Samples
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
@@ -77,11 +78,30 @@ class Watch:
 
     def observation(self) -> Observation:
         """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
+        self._catch_up()
         return observe(self._experiment, self._conditions, self._prompt_tokens, self.tokens_done)
 
+    def target(self) -> TargetState:
+        """What the fleet should be now."""
+        self._catch_up()
+        return self._conditions.target()
+
+    def _catch_up(self) -> None:
+        """Take note of what the fleet should have replayed by itself meanwhile; what is to be applied here waits."""
+        if not self._fleet.replayed:
+            return
+        now, following = self._clock.trace_now(), self._conditions.next_change_s()
+        until = now if following is None else min(now, math.nextafter(following, -math.inf))
+        if until > self._conditions.time:
+            self._conditions.advance(until, self.boundary)
+
     def advance_traces(self, until: float) -> None:
-        """Apply what the traces change up to `until` on their clock; memory decreases are only announced."""
+        """Apply what the traces change up to `until` on their clock; memory decreases are only announced.
+
+        What the fleet replays by itself is only taken note of.
+        """
         changes, announced = self._conditions.advance(until, self.boundary)
+        changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
         if not changes:
             return
         changed = self._fleet.apply(self._conditions.target())
@@ -95,6 +115,18 @@ class Watch:
                 "memory_announced" if news else "trace_applied", self._clock.now(), step=self.tokens_done,
                 target=change.target, quantity=change.quantity, value=change.value,
             )  # fmt: skip
+
+    def _record_replayed(self, samples: Sequence[LinkSample]) -> None:
+        self._recorder.links(samples)
+        for sample in samples:
+            self._log.event(
+                "trace_applied", sample.t_s, step=self.tokens_done, target=f"link/{sample.device}",
+                quantity=sample.direction, value=sample.requested_bps,
+            )  # fmt: skip
+
+    def end_replay(self) -> None:
+        """Have the fleet replay nothing more, and record the last of it."""
+        self._record_replayed(self._fleet.end_replay())
 
     def enforce(self, due: Sequence[Announcement]) -> None:
         """Squeeze memory now: a ballast grows in the device's cgroup, whatever that does to the worker."""
@@ -120,6 +152,7 @@ class Watch:
                     left = 0.0
                 timeout_s = min(timeout_s, left)
         events = self._fleet.events(min(timeout_s, SAMPLE_INTERVAL_S))
+        self._record_replayed(self._fleet.replay_reports())
         if time.monotonic() - self._sampled_s > SAMPLE_INTERVAL_S and self.placement is not None:
             self.look()
         return events
@@ -133,7 +166,7 @@ class Watch:
                     del self._inbox[index]
                     return event
             if time.monotonic() >= deadline:
-                links = self._conditions.target().links
+                links = self.target().links
                 outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
                 why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
                 raise RunFailed(

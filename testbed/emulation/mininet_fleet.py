@@ -7,7 +7,7 @@ the run's state file before they are made.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, TargetState
@@ -15,15 +15,18 @@ from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
-from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
+from testbed.emulation.shaping import OUTAGE_BPS, Netem, Shaper, ShapingFailed
 from testbed.emulation.spawn import start_process
 from testbed.emulation.state import RunState
 from testbed.errors import EnvironmentLacks, RunFailed
+from testbed.experiment import Experiment
 from testbed.placement.blocks import PAGE_BYTES
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
-from topologies.links import UP, Hop, Link
+from topologies.links import DOWN, UP, Hop, Link
+from traces.series import Series
 
 QUOTA_PERIOD_S = 0.01  # short against a token, so that a burst at full speed is short too
 QUOTA_NOTE = (
@@ -35,6 +38,7 @@ _LACKS_NETEM = (
     "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
 )
+SAMPLED_LATE_S = 1.0  # a look at a replayed link may find what the trace had so long ago: on a busy host, changes wait
 OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
 
 
@@ -53,6 +57,10 @@ class MininetFleet(ProcessFleet):
         self._limits: dict[str, tuple[int, int]] = {}  # (planned, read back)
         self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of each link
         self._shaped: dict[Hop, tuple[float, Netem]] = {}  # what it was last asked to be, in emulated units
+        self._series = _rate_series(self.experiment)
+        self.replayed = frozenset((f"link/{name}", direction) for name, direction in self._series)
+        self._replayed_links: dict[Hop, ReplayedLink] = {}
+        self._replayer: Replayer | None = None
         self._quota = self.experiment.compute == "quota"
         self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
         self._netem = False
@@ -93,8 +101,13 @@ class MininetFleet(ProcessFleet):
             ) from error
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
         ports = Shaper()  # of the switches, which are here
+        cables = {cable.name: cable.link for cable in topology.links}
         for hop, (node, interface) in interfaces(topology).items():
             self._shapers[hop] = (inside.get(node, ports), interface)
+            if hop in self._series:
+                pid = self._net.get(node).pid if node in inside else None
+                rate = cables[hop[0]].up_bps if hop[1] == UP else cables[hop[0]].down_bps
+                self._replayed_links[hop] = ReplayedLink(hop, pid, interface, self._series[hop], rate)
 
     def network_pids(self) -> dict[str, int]:
         """A process in each device's network namespace, by its pid in the capsule."""
@@ -129,30 +142,57 @@ class MininetFleet(ProcessFleet):
     # --- applying ----------------------------------------------------------------------------------------
 
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
-        if not self._shaped:
+        first = not self._shaped
+        if first:
             self._netem = self._install(target)
         changed: list[LinkSample] = []
         dilation = self.experiment.dilation
         for hop, (shaper, interface) in self._shapers.items():
             rate, netem = wanted = _direction(target, hop)
             before = self._shaped.get(hop)
+            replayed = before is not None and hop in self._replayed_links
+            if before is not None and replayed:
+                rate, netem = wanted = before[0], netem  # its rate is the replayer's business
             if before == wanted:
                 continue
-            started = time.monotonic()
-            applied = shaper.change(interface, rate / dilation)
+            started = finished = time.monotonic()
+            applied_bps, readback_bps = max(float(OUTAGE_BPS), rate), None
+            if not replayed:
+                applied = shaper.change(interface, rate / dilation)
+                finished = applied.finished_s
+                applied_bps, readback_bps = applied.applied_bps * dilation, applied.readback_bps * dilation
             if before is None or before[1] != netem:
                 if self._netem:
                     shaper.change_netem(interface, self._dilated(netem))
                 elif netem.jitter_s or netem.loss:
                     raise EnvironmentLacks(_LACKS_NETEM.format(f"the loss or jitter of link {hop[0]}"))
             self._shaped[hop] = wanted
-            changed.append(
+            lag_s = self.clock.duration(finished - started)
+            changed.append(LinkSample(*hop, rate, applied_bps, readback_bps, netem.delay_s, lag_s))
+        if first and self._replayed_links:
+            self._replayer = Replayer(self._context, list(self._replayed_links.values()), self.clock)
+        return changed
+
+    def replay_reports(self) -> list[LinkSample]:
+        """The rates that were replayed since the last call."""
+        return self._replayed(self._replayer.reports()) if self._replayer else []
+
+    def end_replay(self) -> list[LinkSample]:
+        """Leave all rates as they are from now on."""
+        return self._replayed(self._replayer.end()) if self._replayer else []
+
+    def _replayed(self, changes: Sequence[Replayed]) -> list[LinkSample]:
+        samples = []
+        for made in changes:
+            netem = self._shaped[made.hop][1]
+            self._shaped[made.hop] = (made.requested_bps, netem)
+            samples.append(
                 LinkSample(
-                    *hop, rate, applied.applied_bps * dilation, applied.readback_bps * dilation, netem.delay_s,
-                    lag_s=self.clock.duration(applied.finished_s - started),
+                    *made.hop, made.requested_bps, made.applied_bps, made.readback_bps, netem.delay_s,
+                    lag_s=self.clock.duration(made.late_s), t_s=self.clock.at(made.applied_s),
                 )
             )  # fmt: skip
-        return changed
+        return samples
 
     def _dilated(self, netem: Netem) -> Netem:
         dilation = self.experiment.dilation
@@ -167,7 +207,9 @@ class MininetFleet(ProcessFleet):
             rate /= self.experiment.dilation
             if netem:
                 try:
-                    shaper.install(interface, rate, netem=self._dilated(below))
+                    link = self._replayed_links.get(hop)
+                    most = link.most_bps / self.experiment.dilation if link else 0.0
+                    shaper.install(interface, rate, netem=self._dilated(below), most_bps=most)
                     continue
                 except ShapingFailed as error:
                     if wanted == "netem" or needed:
@@ -214,13 +256,25 @@ class MininetFleet(ProcessFleet):
         for hop, (shaper, interface) in self._shapers.items():
             stats = shaper.stats(interface)
             rate, netem = self._shaped[hop]
+            found = stats.rate_bps * dilation
+            rate = self._rate_found(hop, found, rate)
             samples.append(
                 LinkSample(
-                    *hop, rate, max(8.0, rate), stats.rate_bps * dilation, netem.delay_s,
+                    *hop, rate, max(float(OUTAGE_BPS), rate), found, netem.delay_s,
                     sent_bytes=stats.sent_bytes, dropped=stats.dropped, backlog=stats.backlog_bytes,
                 )
             )  # fmt: skip
         return samples
+
+    def _rate_found(self, hop: Hop, found_bps: float, known_bps: float) -> float:
+        """The rate that a link was asked for when it was found so: a change just made may not be reported yet."""
+        link, now = self._replayed_links.get(hop), self.clock.trace_now()
+        if link is not None:
+            nearest = 8 * self.experiment.dilation  # a queue counts whole bytes per second, and at least one
+            for rate in link.rates(now - SAMPLED_LATE_S, now):
+                if abs(max(float(OUTAGE_BPS), rate) - found_bps) <= nearest:
+                    return rate
+        return known_bps
 
     def _was_oom_killed(self, device: str) -> bool:
         group = self._cgroups.get(device)
@@ -239,6 +293,7 @@ class MininetFleet(ProcessFleet):
         return {
             "backend": self.backend,
             "rates": "TBF on every link, each direction",
+            "replay": self._replayer.facts() if self._replayer else "by the controller",
             "delay": "netem" if self._netem else "transport",
             "memory": enforced if self._mode.enforced else refused,
             "memory_limits": {name: list(limits) for name, limits in self._limits.items()},
@@ -252,12 +307,26 @@ class MininetFleet(ProcessFleet):
         return self._oom_kills
 
     def _release(self) -> None:
+        if self._replayer is not None:
+            self._replayer.stop()
         for ballast in self._ballasts.values():
             ballast.stop()
         self._ballasts = {}
         for group in self._cgroups.values():
             group.kill_and_remove()
         self._cgroups = {}
+
+
+def _rate_series(experiment: Experiment) -> dict[Hop, Series]:
+    """What traces on the time clock make of links' rates."""
+    if experiment.trace_clock != "time":
+        return {}
+    return {
+        (target.removeprefix("link/"), quantity): series
+        for trace in experiment.traces.traces
+        for (target, quantity), series in trace.series.items()
+        if quantity in (UP, DOWN)
+    }
 
 
 def _settled(groups: Mapping[str, DeviceCgroup], patience_s: float = 0.5) -> dict[str, tuple[int, int]]:

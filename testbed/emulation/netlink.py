@@ -101,13 +101,17 @@ def qdisc_request(message: int, flags: int, ifindex: int, handle: int, parent: i
 
 
 class TbfRequest:
-    """A TBF qdisc message packed once; `patch` rewrites rate, limit and burst in place."""
+    """A TBF qdisc message packed once; `patch` rewrites rate, limit and burst in place.
+
+    With NLM_F_ECHO in `flags` the kernel answers with the queue as it then is, else with an acknowledgement.
+    """
 
     def __init__(self, flags: int, ifindex: int, handle: int) -> None:
         options = attribute(TCA_TBF_PARMS, bytes(_TBF_PARMS_BYTES)) + attribute(TCA_TBF_BURST, bytes(4))
         kind = attribute(TCA_KIND, b"tbf\0")
         body = kind + attribute(TCA_OPTIONS | NLA_F_NESTED, options)
-        self.message = qdisc_request(RTM_NEWQDISC, flags | NLM_F_ACK, ifindex, handle, TC_H_ROOT, body)
+        flags |= 0 if flags & NLM_F_ECHO else NLM_F_ACK
+        self.message = qdisc_request(RTM_NEWQDISC, flags, ifindex, handle, TC_H_ROOT, body)
         self._parms = _HEADER.size + _TCMSG.size + len(kind) + 2 * _ATTR.size
         self._burst = self._parms + _TBF_PARMS_BYTES + _ATTR.size
 

@@ -40,6 +40,7 @@ from testbed.transport.messages import (
     Stop,
 )
 from testbed.worker.main import WorkerConfig
+from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
@@ -54,6 +55,7 @@ class ProcessFleet(ABC):
     """
 
     backend: str
+    replayed: frozenset[SeriesKey] = frozenset()
 
     def __init__(self, experiment: Experiment, sockets: Path, positions: int) -> None:
         self.experiment = experiment
@@ -189,6 +191,14 @@ class ProcessFleet(ABC):
             if device.paused != (old is not None and old.paused):
                 self._signal(name, signal.SIGSTOP if device.paused else signal.SIGCONT)
         return changed
+
+    def replay_reports(self) -> list[LinkSample]:
+        """See `Fleet.replay_reports`; nothing by default."""
+        return []
+
+    def end_replay(self) -> list[LinkSample]:
+        """See `Fleet.end_replay`; nothing by default."""
+        return []
 
     def send(self, device: str, command: Command) -> None:
         """See `Fleet.send`."""

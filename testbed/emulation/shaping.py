@@ -97,7 +97,8 @@ class _Link:
     query: bytearray
     kick: bytes
     applied_bps: int
-    netem: Netem | None
+    netem: Netem | None = None
+    most_bps: float = 0.0  # netem must hold what this rate needs, though another shaper may set it
 
 
 class Shaper:
@@ -118,56 +119,60 @@ class Shaper:
             ) from error
         self._links: dict[str, _Link] = {}
 
-    def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None) -> Applied:
-        """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there; netem below it."""
+    def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None, most_bps: float = 0.0) -> Applied:
+        """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there; netem below it.
+
+        `most_bps` is the greatest rate that another shaper, which adopts the queue, will give it.
+        """
         sent = _sendable(ifname, rate_bps)
         started = time.monotonic()
-        try:
-            ifindex, address = self._identify(ifname)
-        except OSError as error:
-            raise ShapingFailed(
-                f"cannot shape {ifname} in {self._where}: {error.strerror} (is the interface named {ifname!r} there?)"
-            ) from error
+        ifindex, address = self._identify(ifname)
         with contextlib.suppress(NetlinkError):  # ENOENT: it had only its default queue
             self._route.request(
                 netlink.qdisc_request(netlink.RTM_DELQDISC, netlink.NLM_F_ACK, ifindex, 0, netlink.TC_H_ROOT)
             )
         create = TbfRequest(netlink.NLM_F_CREATE | netlink.NLM_F_EXCL, ifindex, ROOT_HANDLE)
         self._ask(create.patch(*tbf_parameters(sent)), "shape", ifname, sent)
-        link = self._links[ifname] = _Link(
-            ifindex,
-            TbfRequest(0, ifindex, ROOT_HANDLE),
-            netlink.qdisc_request(netlink.RTM_GETQDISC, netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE, netlink.TC_H_ROOT),
-            kick_frame(address),
-            sent,
-            None,
-        )
+        link = self._links[ifname] = _link(ifindex, address, sent)
+        link.most_bps = most_bps
         if netem is not None:
             self._put_netem(ifname, link, netem, netlink.NLM_F_CREATE | netlink.NLM_F_EXCL)
         return Applied(rate_bps, sent, self._rate_now(ifname, link), started, time.monotonic())
+
+    def adopt(self, ifname: str) -> None:
+        """Be able to `change` the queue that another shaper installed; netem below it stays the other's business.
+
+        From then on the other one must leave the rate alone: each sends only what differs from what it sent last.
+        """
+        link = _link(*self._identify(ifname), 0)
+        link.applied_bps = self._rate_now(ifname, link)
+        if not link.applied_bps:
+            raise ShapingFailed(f"cannot take over {ifname} in {self._where}: it has no token-bucket queue")
+        self._links[ifname] = link
 
     def change(self, ifname: str, rate_bps: float) -> Applied:
         """Change the rate in place: the queue, its handle and its counters stay. Rate 0 is an outage.
 
         Nothing is sent when the link already has this rate. `started_s` and `finished_s` enclose the request and
-        the kernel's acknowledgement; the read-back follows them. Each change refills the bucket (kernel's doing),
-        so up to one burst passes at once. After a rise one small frame goes out, because the queue's watchdog
+        the kernel's answer, which is the queue as it is after the change: the read-back. Each change refills the
+        bucket (kernel's doing), so up to one burst passes at once. After a rise one small frame goes out, because the queue's watchdog
         still sleeps for the old rate; after a fall it wakes early enough by itself.
         """
         link = self._installed(ifname)
         sent = _sendable(ifname, rate_bps)
-        started = finished = time.monotonic()
-        if sent != link.applied_bps:
-            message = link.request.patch(*tbf_parameters(sent))
-            started = time.monotonic()
-            self._ask(message, "change the rate of", ifname, sent)
-            finished = time.monotonic()
-            rises, link.applied_bps = sent > link.applied_bps, sent
-            if rises:
-                self._kick(ifname, link)
-            if link.netem is not None:
-                self._put_netem(ifname, link, link.netem, 0)  # its packet limit follows the rate
-        return Applied(rate_bps, sent, self._rate_now(ifname, link), started, finished)
+        if sent == link.applied_bps:
+            now = time.monotonic()
+            return Applied(rate_bps, sent, self._rate_now(ifname, link), now, now)
+        message = link.request.patch(*tbf_parameters(sent))
+        started = time.monotonic()
+        answer = self._ask(message, "change the rate of", ifname, sent)
+        finished = time.monotonic()
+        rises, link.applied_bps = sent > link.applied_bps, sent
+        if rises:
+            self._kick(ifname, link)
+        if link.netem is not None:
+            self._put_netem(ifname, link, link.netem, 0)  # its packet limit follows the rate
+        return Applied(rate_bps, sent, netlink.tbf_rate_Bps(answer) * 8, started, finished)
 
     def change_netem(self, ifname: str, netem: Netem) -> None:
         """Change delay and loss in place; only for links installed with netem."""
@@ -213,8 +218,13 @@ class Shaper:
     def _identify(self, ifname: str) -> tuple[int, bytes]:
         """(interface index, hardware address) as this namespace sees them."""
         name = struct.pack("16s24x", os.fsencode(ifname)[:15])
-        index = fcntl.ioctl(self._packet, _SIOCGIFINDEX, name)
-        address = fcntl.ioctl(self._packet, _SIOCGIFHWADDR, name)
+        try:
+            index = fcntl.ioctl(self._packet, _SIOCGIFINDEX, name)
+            address = fcntl.ioctl(self._packet, _SIOCGIFHWADDR, name)
+        except OSError as error:
+            raise ShapingFailed(
+                f"cannot shape {ifname} in {self._where}: {error.strerror} (is the interface named {ifname!r} there?)"
+            ) from error
         return struct.unpack_from("=i", index, 16)[0], address[18:24]
 
     def _put_netem(self, ifname: str, link: _Link, netem: Netem, flags: int) -> None:
@@ -226,7 +236,7 @@ class Shaper:
             delay_s=netem.delay_s,
             jitter_s=netem.jitter_s,
             loss=netem.loss,
-            limit=netem_limit_packets(link.applied_bps, netem.delay_s),
+            limit=netem_limit_packets(max(link.applied_bps, link.most_bps), netem.delay_s),
         )
         remedy = "use delay: transport where netem is missing"
         self._ask(message, "put netem below the queue of", ifname, remedy=remedy)
@@ -255,6 +265,12 @@ class Shaper:
                     f"cannot send a frame out of {ifname} in {self._where} to wake its queue: {error.strerror}; "
                     "the link may stall after a rise of its rate"
                 ) from error
+
+
+def _link(ifindex: int, address: bytes, applied_bps: int) -> _Link:
+    query = netlink.qdisc_request(netlink.RTM_GETQDISC, netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE, netlink.TC_H_ROOT)
+    change = TbfRequest(netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE)
+    return _Link(ifindex, change, query, kick_frame(address), applied_bps)
 
 
 def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import clock as clock_module
-from testbed.clock import EmulatedClock
+from testbed.clock import ClockState, EmulatedClock
 
 
 class Wall:
@@ -77,3 +77,20 @@ def test_a_wall_time_before_the_start_is_negative_and_traces_never_see_it(wall: 
     clock.start()
     assert clock.at(999.0) == pytest.approx(-1.0)
     assert clock.trace_now() == 0.0
+
+
+def test_whoever_follows_the_clock_can_tell_its_time_elsewhere(wall: Wall) -> None:
+    clock = EmulatedClock(2.0)
+    early: list[ClockState] = []
+    clock.follow(early.append)
+    assert early == [], "it does not run yet"
+    clock.start()
+    wall.now += 4
+    clock.pause()
+    late: list[ClockState] = []
+    clock.follow(late.append)
+    wall.now += 3
+    clock.resume()
+    standing, again = ClockState(1000.0, 0.0, 1004.0), ClockState(1000.0, 3.0, None)
+    assert early == [ClockState(1000.0, 0.0, None), standing, again]
+    assert late == [standing, again]

@@ -28,10 +28,12 @@ def memory(*rows: tuple[float, float], device: str = "b") -> list[Change]:
     return [Change(time, f"device/{device}", "memory", mib * MIB) for time, mib in rows]
 
 
-def conditions(*changes: Change, grace: int = 2, end: Any = "hold", period: float | None = None) -> Conditions:
+def conditions(
+    *changes: Change, grace: int = 2, end: Any = "hold", period: float | None = None, replayed: Any = ()
+) -> Conditions:
     traces = TraceSet((Trace(tuple(changes), end, period),)) if changes else TraceSet()
     experiment = Experiment.from_dict(BASE | {"grace": grace}).model_copy(update={"traces": traces})
-    made = Conditions(experiment)
+    made = Conditions(experiment, replayed)
     made.begin()
     return made
 
@@ -203,3 +205,19 @@ def test_enforced_memory_only_falls_to_what_had_been_announced_and_in_the_end_fo
         before = enforced
     now.enforce(len(steps) + grace, committed=False)
     assert budgets(now) == (mib, mib)
+
+
+def test_what_somebody_else_replays_is_known_at_its_time_but_never_waited_for() -> None:
+    now = conditions(
+        Change(1, "link/b", "up", 1e6), Change(2, "link/b", "up_delay", 0.02), Change(3, "link/b", "up", 2e6),
+        end="loop", period=4.0, replayed={("link/b", "up")},
+    )  # fmt: skip
+    assert now.next_change_s() == 2
+    now.advance(1.5, 0)
+    assert now.target().links["b"].up_bps == 1e6
+    now.advance(3.5, 0)
+    assert now.target().links["b"].up_bps == 2e6
+    assert now.next_change_s() == 4, "the delay goes back to the topology's with the lap"
+    assert now.advance(4.0, 0)[0] == [
+        Change(4, "link/b", "up", None), Change(4, "link/b", "up_delay", None),
+    ]  # fmt: skip

@@ -1,0 +1,307 @@
+"""Link rates replayed on the time clock by a process of their own, so that each change comes at its time.
+
+The process knows the whole schedule and has sockets of its own in every network namespace; the controller tells it
+only how the clock stands. It applies, reads back, and reports in batches. What else traces change (delays, compute,
+memory, pauses) and what a change means for a run is the controller's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import heapq
+import math
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from typing import Any
+
+from testbed.clock import ClockState, EmulatedClock
+from testbed.emulation.shaping import Shaper, ShapingFailed
+from testbed.emulation.spawn import start_process
+from testbed.errors import RunFailed, TestbedError
+from testbed.worker.lifeline import end_with_parent
+from topologies.links import Hop
+from traces.series import Series
+
+REPORT_INTERVAL_S = 0.1  # between batches, while there is something to report
+MOST_IN_A_BATCH = 1000  # reports: well below what a local socket takes at once
+# Between two rounds of changes: on a two-core virtual machine a change alone after a sleep cost 35-60 us of CPU time, one
+# right after another 12 us. A change that follows another closely is late by up to this much.
+LEAST_PAUSE_S = 2e-3
+FIFO_PRIORITY = 1  # the lowest that still comes before every ordinary process
+NICE = -10  # where real-time scheduling is not permitted
+START_PATIENCE_S = 60.0  # for a process of the forkserver, which may be loading torch
+END_PATIENCE_S = 5.0
+
+# A message is one packet: a letter, then a fixed struct, a text or several structs. No pickle.
+_CLOCK, _END = b"C", b"E"  # to the process
+_READY, _REPORTS, _USED, _FAILED = b"A", b"R", b"U", b"F"  # from it
+_CLOCK_STATE = struct.Struct("=ddd")  # ClockState; NaN: not paused
+_REPORT = struct.Struct("=Iddddd")  # index of the link, then the fields of Replayed after `hop`
+_SECONDS = struct.Struct("=d")  # of CPU time since the clock started
+_PACKET_BYTES = 1 << 17
+
+
+@dataclass(frozen=True)
+class ReplayedLink:
+    """One direction of a link whose queue stands already; rates in emulated bit/s."""
+
+    hop: Hop
+    netns_pid: int | None  # a process in the queue's network namespace; None: this one
+    interface: str
+    series: Series
+    otherwise_bps: float  # where the series says nothing
+
+    @property
+    def most_bps(self) -> float:
+        """The greatest rate it ever has."""
+        return max([self.otherwise_bps, *(value for _, value in self.series.steps if value is not None)])
+
+    def rates(self, after: float, until: float) -> Iterator[float]:
+        """What it should be at some time in after ≤ time ≤ until, all of them."""
+        value = self.series.value_at(after)
+        yield self.otherwise_bps if value is None else value
+        for _, value in self.series.changes(after, until):
+            yield self.otherwise_bps if value is None else value
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One change as made: monotonic wall times, emulated rates."""
+
+    hop: Hop
+    due_s: float
+    applied_s: float  # when the kernel had acknowledged it
+    requested_bps: float
+    applied_bps: float
+    readback_bps: float
+
+    @property
+    def late_s(self) -> float:
+        """Wall seconds from the time it was due until it was in force."""
+        return self.applied_s - self.due_s
+
+
+class Replayer:
+    """The controller's end. Follows `clock` from the start on; nothing is replayed before that has started.
+
+    Raises ShapingFailed for what the kernel refuses, RunFailed when the process is gone.
+    """
+
+    def __init__(self, context: ForkServerContext, links: Sequence[ReplayedLink], clock: EmulatedClock) -> None:
+        self._hops = [link.hop for link in links]
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = (theirs, tuple(links), clock.dilation)
+        self.process = context.Process(target=run_replayer, args=arguments, name="replayer")
+        start_process(self.process)
+        theirs.close()
+        self._late_s = array("d")
+        self._cpu_s: float | None = None
+        self._begun_s = math.nan
+        self._ended_s = math.nan
+        self.priority = self._started()
+        clock.follow(self._tell)
+
+    def reports(self) -> list[Replayed]:
+        """Changes made since the last call, in order; without waiting."""
+        self._channel.setblocking(False)
+        found: list[Replayed] = []
+        with contextlib.suppress(BlockingIOError):
+            while not math.isfinite(self._ended_s):
+                found += self._take(self._channel.recv(_PACKET_BYTES))
+        return found
+
+    def end(self) -> list[Replayed]:
+        """Have it change nothing more, and end; returns the last reports."""
+        found: list[Replayed] = []
+        if not math.isfinite(self._ended_s):
+            with contextlib.suppress(OSError):  # it has failed: its last words tell why
+                self._channel.setblocking(True)
+                self._channel.send(_END)
+            self._channel.settimeout(END_PATIENCE_S)
+            try:
+                while self._cpu_s is None:
+                    found += self._take(self._channel.recv(_PACKET_BYTES))
+            except TimeoutError as error:
+                raise RunFailed(f"the replayer (pid {self.process.pid}) does not end: it is stuck") from error
+            self._ended_s = time.monotonic()
+        self.stop()
+        return found
+
+    def stop(self) -> None:
+        """End the process at once; safe to call twice."""
+        self._channel.close()
+        if self.process.is_alive():
+            self.process.kill()
+        self.process.join()
+
+    def facts(self) -> dict[str, Any]:
+        """How it went so far; seconds are of wall time."""
+        late = sorted(self._late_s)
+        facts: dict[str, Any] = {"process": "its own", "priority": self.priority, "changes": len(late)}
+        if late:
+            facts |= {"late_median_s": _share(late, 0.5), "late_p99_s": _share(late, 0.99), "late_max_s": late[-1]}
+        if self._cpu_s is not None and self._ended_s > self._begun_s:
+            facts["core_share"] = self._cpu_s / (self._ended_s - self._begun_s)
+        return facts
+
+    def _started(self) -> str:
+        self._channel.settimeout(START_PATIENCE_S)
+        try:
+            packet = self._channel.recv(_PACKET_BYTES)
+            if packet[:1] != _READY:
+                self._take(packet)
+        except TimeoutError as error:
+            self.stop()
+            raise RunFailed(f"the replayer did not start within {START_PATIENCE_S:.0f} s") from error
+        except TestbedError:
+            self.stop()
+            raise
+        return packet[1:].decode()
+
+    def _tell(self, state: ClockState) -> None:
+        if math.isnan(self._begun_s):
+            self._begun_s = time.monotonic()
+        paused_at = math.nan if state.paused_at_s is None else state.paused_at_s
+        with contextlib.suppress(OSError):  # it has ended; if it should not have, its reports tell
+            self._channel.setblocking(True)
+            self._channel.send(_CLOCK + _CLOCK_STATE.pack(state.zero_s, state.paused_total_s, paused_at))
+
+    def _take(self, packet: bytes) -> list[Replayed]:
+        kind, body = packet[:1], packet[1:]
+        if kind == _REPORTS:
+            found = [Replayed(self._hops[index], *fields) for index, *fields in _REPORT.iter_unpack(body)]
+            self._late_s.extend(change.late_s for change in found)
+            return found
+        if kind == _USED:
+            (self._cpu_s,) = _SECONDS.unpack(body)
+            return []
+        if kind == _FAILED:
+            raise ShapingFailed(body.decode())
+        self.process.join(1.0)
+        raise RunFailed(
+            f"the replayer (pid {self.process.pid}), which changes the links' rates, ended with code "
+            f"{self.process.exitcode} in the middle of the run"
+        )
+
+
+def run_replayer(channel: socket.socket, links: Sequence[ReplayedLink], dilation: float) -> None:
+    """The process: say ready, then follow the clock that the channel tells until it says to end, or is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which then ends us in order
+    end_with_parent()
+    gc.freeze()  # a collection over all that the forkserver has loaded takes tens of milliseconds
+    gc.disable()
+    with contextlib.suppress(ConnectionError):  # nobody listens any more
+        try:
+            _Replay(channel, links, dilation).follow()
+        except TestbedError as error:
+            channel.setblocking(True)
+            channel.send(_FAILED + str(error).encode())
+
+
+def schedule(links: Sequence[ReplayedLink]) -> Iterator[tuple[float, int, float]]:
+    """Every change after time 0 as (trace time, index of the link, emulated bit/s), in order, found when asked for."""
+
+    def of(index: int, link: ReplayedLink) -> Iterator[tuple[float, int, float]]:
+        for due, value in link.series.changes(0.0, math.inf):
+            yield due, index, link.otherwise_bps if value is None else value
+
+    return heapq.merge(*(of(index, link) for index, link in enumerate(links)))
+
+
+def raise_priority() -> str:
+    """Come before ordinary processes, as far as this host permits; returns what was got, for the reader of a run."""
+    try:
+        policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(FIFO_PRIORITY))
+    except OSError:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, NICE)
+        except OSError as error:
+            return f"normal (higher is not permitted: {error.strerror})"
+        return f"nice {NICE} (real-time is not permitted)"
+    return f"real-time (SCHED_FIFO {FIFO_PRIORITY})"
+
+
+class _Replay:
+    """The process's own state; times are monotonic wall seconds but for the schedule's."""
+
+    def __init__(self, channel: socket.socket, links: Sequence[ReplayedLink], dilation: float) -> None:
+        self._channel = channel
+        self._dilation = dilation
+        self._clock: ClockState | None = None
+        self._begun_cpu_s = 0.0
+        self._reports = bytearray()
+        self._report_s = math.inf  # when the next batch is to go
+        self._rested_s = 0.0  # when the next round of changes may be
+        shapers = {pid: Shaper(pid) for pid in dict.fromkeys(link.netns_pid for link in links)}
+        self._queues = [(shapers[link.netns_pid], link.interface) for link in links]
+        for shaper, interface in self._queues:
+            shaper.adopt(interface)
+        self._schedule = schedule(links)
+        self._following = next(self._schedule, None)
+        self._channel.send(_READY + raise_priority().encode())
+
+    def follow(self) -> None:
+        """Apply each change at its time, until told to end."""
+        self._channel.setblocking(False)
+        while True:
+            now = time.monotonic()
+            self._apply(now)
+            if now >= self._report_s:
+                self._send_reports(now)
+            timeout = min(max(self._next_due_s(), self._rested_s), self._report_s) - time.monotonic()
+            # select, because it waits by the microsecond where poll rounds up to the next millisecond
+            if select.select([self._channel], [], [], None if timeout == math.inf else max(0.0, timeout))[0]:
+                packet = self._channel.recv(_PACKET_BYTES)
+                if packet[:1] != _CLOCK:
+                    break
+                if self._clock is None:
+                    self._begun_cpu_s = time.process_time()
+                zero_s, paused_total_s, paused_at_s = _CLOCK_STATE.unpack(packet[1:])
+                self._clock = ClockState(zero_s, paused_total_s, None if math.isnan(paused_at_s) else paused_at_s)
+        self._channel.setblocking(True)
+        while self._reports:
+            self._send_reports(0.0)
+        self._channel.send(_USED + _SECONDS.pack(time.process_time() - self._begun_cpu_s))
+
+    def _next_due_s(self) -> float:
+        """When the next change is due as the clock stands; never while it is paused or nothing follows."""
+        if self._following is None or self._clock is None or self._clock.paused_at_s is not None:
+            return math.inf
+        return self._clock.zero_s + self._clock.paused_total_s + self._following[0] * self._dilation
+
+    def _apply(self, now: float) -> None:
+        dilation = self._dilation
+        if self._next_due_s() > now or now < self._rested_s:
+            return
+        self._rested_s = now + LEAST_PAUSE_S
+        while (due := self._next_due_s()) <= now:
+            assert self._following is not None
+            _, index, rate_bps = self._following
+            shaper, interface = self._queues[index]
+            applied = shaper.change(interface, rate_bps / dilation)
+            rates = (rate_bps, applied.applied_bps * dilation, applied.readback_bps * dilation)
+            self._reports += _REPORT.pack(index, due, applied.finished_s, *rates)
+            self._report_s = min(self._report_s, now + REPORT_INTERVAL_S)
+            self._following = next(self._schedule, None)
+
+    def _send_reports(self, now: float) -> None:
+        """Hand over a batch; one that the controller has no room for yet is kept."""
+        batch = self._reports[: MOST_IN_A_BATCH * _REPORT.size]
+        with contextlib.suppress(BlockingIOError):
+            self._channel.send(_REPORTS + batch)
+            del self._reports[: len(batch)]
+        self._report_s = now + REPORT_INTERVAL_S if self._reports else math.inf
+
+
+def _share(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
