@@ -155,8 +155,8 @@ class Shaper:
 
         Nothing is sent when the link already has this rate. `started_s` and `finished_s` enclose the request and
         the kernel's answer, which is the queue as it is after the change: the read-back. Each change refills the
-        bucket (kernel's doing), so up to one burst passes at once. After a rise one small frame goes out, because the queue's watchdog
-        still sleeps for the old rate; after a fall it wakes early enough by itself.
+        bucket (kernel's doing), so up to one burst passes at once. After a rise one small frame goes out, because
+        the queue's watchdog still sleeps for the old rate; after a fall it wakes early enough by itself.
         """
         link = self._installed(ifname)
         sent = _sendable(ifname, rate_bps)
