@@ -33,8 +33,8 @@ from traces.series import Series
 
 REPORT_INTERVAL_S = 0.1  # between batches, while there is something to report
 MOST_IN_A_BATCH = 1000  # reports: well below what a local socket takes at once
-# Between two rounds of changes: on a two-core virtual machine a change after a sleep cost 35-60 us of CPU time, one right
-# after another 12 us. A change that follows another closely is late by up to this much.
+# Between two rounds of changes: on a two-core virtual machine a change after a sleep cost 35-60 us of CPU time, one
+# right after another 12 us. A change that follows another closely is late by up to this much.
 LEAST_PAUSE_S = 2e-3
 FIFO_PRIORITY = 1  # the lowest that still comes before every ordinary process
 NICE = -10  # where real-time scheduling is not permitted
