@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-NAMES = ("shaping", "spawn", "scale")
+NAMES = ("shaping", "replay", "spawn", "scale")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
