@@ -118,7 +118,8 @@ class OpenVSwitch:
 
     def _ask(self, name: str, *arguments: str) -> str:
         """Run one of its programs to its end and return its answer; raises EnvironmentLacks with its complaint."""
-        done = subprocess.run([str(_program(name)), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        command = [str(_program(name)), *arguments]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
             complaint = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
             raise EnvironmentLacks(f"`{name} {' '.join(arguments)}` failed: {complaint}; {_OTHERWISE}")
