@@ -53,7 +53,7 @@ def test_links_keep_their_rates_through_open_vswitch(place: Place, tmp_path: Pat
     experiment = write_experiment(tmp_path, topology=slow)
     shares: list[float] = []
     for _ in range(ATTEMPTS):
-        ended = place.done(experiment, *OPENVSWITCH)
+        ended = place.done(experiment, *OPENVSWITCH, "--calibrate", "quick")
         probes = [row for row in rows(Path(ended.summary["path"]), "rates") if row["how"] == "probe"]
         ideal = RATE_BPS * TCP_SHARE
         shares = [row["achieved_bps"] / ideal for row in probes if "b" in (row["device"], row["peer"])]
