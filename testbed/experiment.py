@@ -105,7 +105,7 @@ class Experiment(_Strict):
     prefill_chunk: int = Field(default=32, ge=1)  # tokens
     observation: Literal["oracle"] = "oracle"  # what the traces say now
     compute: Literal["paced", "native", "quota"] = "paced"
-    switch: Literal["linuxbridge"] = "linuxbridge"
+    switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
 
     @classmethod

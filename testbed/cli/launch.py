@@ -93,7 +93,7 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
 def carry_out(request: Request, say: Say) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
     if request.backend == "local":
-        for key, value in (("compute", "quota"), ("delay", "netem")):
+        for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
             if getattr(request.experiment, key) == value:
                 raise ConfigError(f"{request.experiment.name}: {key}: {value} needs the mininet backend")
     from testbed.emulation.capsule import launch

@@ -9,10 +9,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from testbed.errors import TestbedError
+from testbed.errors import EnvironmentLacks, TestbedError
 from testbed.units import format_bandwidth, format_rate
 
 TRIAL_RATE_BPS = 20e6
@@ -138,7 +140,7 @@ def _trials() -> list[Finding]:
     net = Mininet(topo, switch=LinuxBridge, controller=None)
     net.start()
     try:
-        return [_link(net), _netem(net)]
+        return [_link(net), _netem(net), _open_vswitch()]
     finally:
         net.stop()
 
@@ -202,6 +204,20 @@ def _netem(net: object) -> Finding:
     except ShapingFailed as error:
         return Finding("netem", False, False, str(error), remedy)
     return Finding("netem", True, False, "delays can be made by the kernel")
+
+
+def _open_vswitch() -> Finding:
+    from testbed.emulation.ovs import PACKAGE, OpenVSwitch
+
+    with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
+        ovs = OpenVSwitch(Path(folder, "ovs"))
+        try:
+            ovs.start()
+            return Finding("Open vSwitch", True, False, ovs.facts())
+        except EnvironmentLacks as error:
+            return Finding("Open vSwitch", False, False, str(error), f"apt-get install {PACKAGE}, only for that switch")
+        finally:
+            ovs.stop()
 
 
 if __name__ == "__main__":

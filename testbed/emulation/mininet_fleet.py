@@ -6,6 +6,7 @@ the run's state file before they are made.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
+from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
@@ -65,6 +67,8 @@ class MininetFleet(ProcessFleet):
         self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
         self._netem = False
         self._net: Any = None
+        self._ovs: OpenVSwitch | None = None
+        self._switch = "Linux bridge"
         self._oom_kills = 0
 
     # --- standing up -------------------------------------------------------------------------------------
@@ -85,20 +89,22 @@ class MininetFleet(ProcessFleet):
     def _build_network(self) -> None:
         from mininet.log import setLogLevel
         from mininet.net import Mininet
-        from mininet.nodelib import LinuxBridge
 
         from topologies.mininet_adapter import build_topo, interfaces
 
         setLogLevel("error")
         Mininet.inited = True  # its fixLimits rewrites the host's sysctls
         topology = self.experiment.topology
+        switch = self._switch_class()
         try:
-            self._net = Mininet(build_topo(topology), switch=LinuxBridge, controller=None)
+            self._net = Mininet(build_topo(topology), switch=switch, controller=None)
             self._net.start()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # Mininet exits where it finds no Open vSwitch
             raise EnvironmentLacks(
                 f"Mininet could not build the network: {error}; `testbed doctor` tells what this machine lacks"
             ) from error
+        if self._ovs is not None:
+            self._finish_openvswitch(self._ovs)
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
         ports = Shaper()  # of the switches, which are here
         cables = {cable.name: cable.link for cable in topology.links}
@@ -108,6 +114,29 @@ class MininetFleet(ProcessFleet):
                 pid = self._net.get(node).pid if node in inside else None
                 rate = cables[hop[0]].up_bps if hop[1] == UP else cables[hop[0]].down_bps
                 self._replayed_links[hop] = ReplayedLink(hop, pid, interface, self._series[hop], rate)
+
+    def _switch_class(self) -> Any:
+        """What Mininet makes switches of, its daemons started; raises EnvironmentLacks."""
+        from mininet.node import OVSBridge
+        from mininet.nodelib import LinuxBridge
+
+        if self.experiment.switch == "linuxbridge" or not self.experiment.topology.switches:
+            return LinuxBridge
+        self._ovs = OpenVSwitch(self._sockets / "ovs")
+        self._ovs.start()
+        self._switch = self._ovs.facts()
+        return functools.partial(OVSBridge, datapath=self._ovs.datapath)
+
+    def _finish_openvswitch(self, ovs: OpenVSwitch) -> None:
+        ovs.check(self.experiment.topology.switches)
+        if ovs.datapath == "user":  # it passes on frames as they are, so they must be whole: checksums and segments
+            for name in self.names:
+                complaint = self._net.get(name).cmd(f"ethtool -K {name}-eth0 tx off >/dev/null || echo it failed")
+                if complaint.strip():
+                    raise EnvironmentLacks(
+                        f"the checksum offload of {name}-eth0 cannot be switched off, which Open vSwitch needs here "
+                        f"(ethtool: {' '.join(complaint.split())}); use switch: linuxbridge"
+                    )
 
     def network_pids(self) -> dict[str, int]:
         """A process in each device's network namespace, by its pid in the capsule."""
@@ -290,16 +319,19 @@ class MininetFleet(ProcessFleet):
         """How this fleet emulates, as found while it stood."""
         enforced = f"enforced by the kernel ({self._mode.reason})"
         refused = f"not enforced by the kernel: {self._mode.reason}; the workers' own ledgers hold the budget instead"
+        notes = [QUOTA_NOTE] if self._quota else []
+        notes += [USERSPACE_NOTE] if self._ovs is not None and self._ovs.datapath == "user" else []
         return {
             "backend": self.backend,
             "rates": "TBF on every link, each direction",
             "replay": self._replayer.facts() if self._replayer else "by the controller",
             "delay": "netem" if self._netem else "transport",
+            "switch": self._switch,
             "memory": enforced if self._mode.enforced else refused,
             "memory_limits": {name: list(limits) for name, limits in self._limits.items()},
             "reserve_bytes": reserve_bytes(self.experiment),
             "baseline_bytes": {name: baseline[0] for name, baseline in self._baselines.items()},
-            "notes": [QUOTA_NOTE] if self._quota else [],
+            "notes": notes,
         }
 
     def oom_kills(self) -> int:
@@ -315,6 +347,8 @@ class MininetFleet(ProcessFleet):
         for group in self._cgroups.values():
             group.kill_and_remove()
         self._cgroups = {}
+        if self._ovs is not None:
+            self._ovs.stop()
 
 
 def _rate_series(experiment: Experiment) -> dict[Hop, Series]:

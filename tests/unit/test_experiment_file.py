@@ -200,7 +200,7 @@ def test_to_dict_survives_json_whatever_the_settings(changes: dict[str, Any]) ->
         ({"dilation": float("inf")}, ["dilation is inf", "finite"]),
         ({"trace_clock": "tokens"}, ["trace_clock is 'tokens'", "'token' or 'time'"]),
         ({"policy": 3}, ["policy is 3"]),
-        ({"switch": "ovs"}, ["switch is 'ovs'", "linuxbridge"]),
+        ({"switch": "ovs"}, ["switch is 'ovs'", "'linuxbridge' or 'openvswitch'"]),
         ({"partition": {"ffn_shards": 2}}, ["partition.ffn_shards is 2", "only 1"]),
         ({"partition": {"shards": 1}}, ["'shards'", "did you mean 'ffn_shards'"]),
         ({"model": {"preset": "gpt3"}}, ["model", "'gpt3'", "did you mean 'gpt2'"]),

@@ -1,0 +1,131 @@
+"""Runs whose switches are Open vSwitch: its daemons belong to the run, and a host's own are left alone.
+
+They need the package openvswitch-switch (script/setup test installs it), and the kernel's datapath or /dev/net/tun.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from running import Ended, Place, alive_after, mentioning, rows, topology, write_experiment
+
+OPENVSWITCH = ("--set", "switch=openvswitch")
+TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
+RATE_BPS = 20e6
+LEAST_SHARE = 0.75  # what a run's verdict asks of a probe; this host is shared
+ATTEMPTS = 3
+TWO_TIER = topology() | {
+    "shape": "two-tier",
+    "clusters": {"left": ["a", "b"], "right": ["c", "d"]},
+    "backhaul": {"rate": "50 Mbit/s", "delay": "1 ms"},
+}
+
+
+def hidden(replacement: str, program: str) -> list[str]:
+    """A prefix for commands that see another file in a program's place, in a mount namespace of their own."""
+    return ["unshare", "--mount", "sh", "-c", f'mount --bind {replacement} {program} && exec "$@"', "sh"]
+
+
+def facts(ended: Ended) -> dict[str, object]:
+    """What the run's fleet said of itself."""
+    manifest = json.loads((Path(ended.summary["path"]) / "manifest.json").read_text())
+    return dict(manifest["facts"])
+
+
+@pytest.mark.parametrize("shape", ["star", "two-tier"])
+def test_a_run_on_open_vswitch_gives_the_references_bits_and_leaves_nothing(
+    shape: str, place: Place, tmp_path: Path
+) -> None:
+    experiment = write_experiment(tmp_path, topology=topology() if shape == "star" else TWO_TIER)
+    ended = place.done(experiment, *OPENVSWITCH)
+    assert str(facts(ended)["switch"]).startswith("Open vSwitch ")
+    assert place.left_behind() == [] and mentioning(str(place.runtime)) == []
+
+
+def test_links_keep_their_rates_through_open_vswitch(place: Place, tmp_path: Path) -> None:
+    slow = topology(b={"link": {"rate": f"{RATE_BPS / 1e6:g} Mbit/s", "delay": "0.2 ms"}})
+    experiment = write_experiment(tmp_path, topology=slow)
+    shares: list[float] = []
+    for _ in range(ATTEMPTS):
+        ended = place.done(experiment, *OPENVSWITCH, "--calibrate", "quick")
+        probes = [row for row in rows(Path(ended.summary["path"]), "rates") if row["how"] == "probe"]
+        ideal = RATE_BPS * TCP_SHARE
+        shares = [row["achieved_bps"] / ideal for row in probes if "b" in (row["device"], row["peer"])]
+        assert len(shares) >= 2 and max(shares) < 1.03, shares
+        if min(shares) > LEAST_SHARE:
+            return
+    pytest.fail(f"no attempt reached {LEAST_SHARE} of the rate; the last had {shares}", pytrace=False)
+
+
+def test_a_killed_run_takes_its_switch_daemons_along(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, tokens=200, interval=50)
+    with place.started(experiment, *OPENVSWITCH, "--share-host") as going:
+        going.until_token(1)
+        programs = [Path(line.partition(" ")[0]).name for line in mentioning(str(place.runtime))]
+        assert {"ovsdb-server", "ovs-vswitchd"} <= set(programs)
+        members = going.members()
+        going.process.kill()
+        assert alive_after(members, 5.0) == set()
+    assert [line for line in mentioning(str(place.runtime)) if "ovs" in line] == []
+
+
+def test_the_hosts_own_open_vswitch_is_left_alone(place: Place, tmp_path: Path) -> None:
+    with hosts_open_vswitch(place.base / "host") as socket:
+        before = bridges(socket)
+        assert before == ["s1"]  # a name that Mininet would take, by deleting what has it
+        place.done(write_experiment(tmp_path), *OPENVSWITCH, env=place.env | {"OVS_RUNDIR": str(socket.parent)})
+        assert bridges(socket) == before
+
+
+@contextmanager
+def hosts_open_vswitch(folder: Path) -> Iterator[Path]:
+    """A database as a host might have it, with a bridge s1 that nobody forwards for; yields its socket."""
+    folder.mkdir(parents=True)
+    socket = folder / "db.sock"
+    subprocess.run(["ovsdb-tool", "create", folder / "conf.db"], check=True)
+    options = [f"--remote=punix:{socket}", f"--unixctl={folder / 'ctl'}", "-vconsole:off"]
+    server = subprocess.Popen(["ovsdb-server", folder / "conf.db", *options])
+    try:
+        while not socket.exists() and server.poll() is None:
+            time.sleep(0.01)
+        subprocess.run(["ovs-vsctl", f"--db=unix:{socket}", "--no-wait", "add-br", "s1"], check=True)
+        yield socket
+    finally:
+        server.kill()
+        server.wait()
+
+
+def bridges(socket: Path) -> list[str]:
+    command = ["ovs-vsctl", f"--db=unix:{socket}", "--no-wait", "list-br"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_without_its_programs_the_package_is_named(place: Place, tmp_path: Path) -> None:
+    ended = place.replay(
+        write_experiment(tmp_path), *OPENVSWITCH, "--share-host", prefix=hidden("/dev/null", "/usr/sbin/ovsdb-server")
+    )
+    assert ended.code == 3, ended.err
+    assert "needs ovsdb-server: apt-get install openvswitch-switch" in ended.sentence
+    assert "or use switch: linuxbridge" in ended.sentence and place.left_behind() == []
+
+
+def test_without_a_datapath_the_module_and_the_sandbox_are_named(place: Place, tmp_path: Path) -> None:
+    nowhere = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh"]
+    ended = place.replay(
+        write_experiment(tmp_path), *OPENVSWITCH, "--share-host",
+        prefix=[*nowhere, *hidden("/bin/false", "/usr/bin/ovs-dpctl")],
+    )  # fmt: skip
+    assert ended.code == 3, ended.err
+    assert all(way in ended.sentence for way in ("modprobe openvswitch", "testbed sandbox --", "switch: linuxbridge"))
+    assert place.left_behind() == [] and mentioning(str(place.runtime)) == []
+
+
+def test_the_local_backend_has_no_switches(place: Place, tmp_path: Path) -> None:
+    ended = place.replay(write_experiment(tmp_path), *OPENVSWITCH, "--backend", "local")
+    assert ended.code == 2 and "switch: openvswitch needs the mininet backend" in ended.sentence
