@@ -1,33 +1,56 @@
-"""`testbed doctor`: what this machine can emulate."""
+"""`testbed doctor`: what this machine can emulate, and with `--full` how well."""
 
 from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import click
 
 from testbed.cli.show import json_option, print_json
-from testbed.errors import EnvironmentLacks
+from testbed.errors import EnvironmentLacks, FidelityError
+
+if TYPE_CHECKING:
+    from testbed.emulation.doctor import Finding
 
 
 @click.command()
+@click.option("--full", is_flag=True, help="Also measure rates, steps and paced compute; takes about a minute.")
+@click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host before measuring.")
 @json_option
-def command(as_json: bool) -> None:
+def command(full: bool, share_host: bool, as_json: bool) -> None:
     """Try what a run needs (capsule, shaped link, netem, memory limit, streaming rate), each line with its remedy.
 
-    Exit code 3 when something is missing that every emulated run needs. Example: testbed doctor --json
+    Exit code 3 when something is missing that every emulated run needs, 4 when --full finds that this machine does
+    not keep rates or paces (docs/fidelity.md says how well it must). Example: testbed doctor --full --json
     """
     from dataclasses import asdict
 
-    from testbed.emulation.doctor import examine
+    from testbed.emulation.doctor import examine, measure
+    from testbed.emulation.state import host_lock
 
     findings = examine()
+    missing = [finding.name for finding in findings if finding.required and not finding.ok]
+    if not as_json:
+        _show(findings)
+    if full and not missing:
+        with nullcontext() if share_host else host_lock(lambda message: click.echo(message, err=True)):
+            measured = measure()
+        if not as_json:
+            _show(measured)
+        findings += measured
     if as_json:
         print_json([asdict(finding) for finding in findings])
-    else:
-        for finding in findings:
-            mark = "ok     " if finding.ok else "MISSING" if finding.required else "without"
-            click.echo(f"{mark}  {finding.name}: {finding.detail}")
-            if not finding.ok and finding.remedy:
-                click.echo(f"         remedy: {finding.remedy}")
-    missing = [finding.name for finding in findings if finding.required and not finding.ok]
     if missing:
         raise EnvironmentLacks(f"emulated runs need {', '.join(missing)}, missing here; `--backend local` works")
+    off = [finding.name for finding in findings if finding.fidelity and not finding.ok]
+    if off:
+        raise FidelityError(f"this machine does not keep {'; '.join(off)}: stop what else runs here and measure again")
+
+
+def _show(findings: list[Finding]) -> None:
+    for finding in findings:
+        lacking = "OFF    " if finding.fidelity else "MISSING" if finding.required else "without"
+        click.echo(f"{'ok     ' if finding.ok else lacking}  {finding.name}: {finding.detail}")
+        if not finding.ok and finding.remedy:
+            click.echo(f"         remedy: {finding.remedy}")

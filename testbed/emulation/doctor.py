@@ -1,4 +1,5 @@
 """What this machine can emulate, found by trying it: a capsule, a shaped link, netem, a limit that kills, one core.
+In full also how well: rates, steps and paced compute, against what is promised (`bench_link`, `bench_compute`).
 
 Each trial makes what a run would make, in namespaces and groups of its own, and leaves nothing.
 """
@@ -11,17 +12,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from testbed.errors import EnvironmentLacks, TestbedError
-from testbed.units import format_bandwidth, format_rate
+from testbed.errors import TestbedError
+from testbed.units import format_bandwidth, format_duration, format_rate
+
+if TYPE_CHECKING:
+    from testbed.emulation.bench_compute import ComputeMeasured
+    from testbed.emulation.bench_link import RateMeasured, StepMeasured
 
 TRIAL_RATE_BPS = 20e6
 TRIAL_SECONDS = 0.5
 TCP_SHARE = 0.956
 VICTIM_BYTES = 96 * 2**20
 LIMIT_BYTES = 64 * 2**20
+OPEN_BPS = 10e9  # faster than any measurement
+BUSY_REMEDY = "stop what else runs here and measure again; runs that do not need this are judged by their own verdict"
+TRIALS_PATIENCE_S = {"quick": 60.0, "full": 300.0}
 SAFE_SHARE = 0.45  # of the measured rate: what the devices' streaming rates may add up to
 
 
@@ -34,6 +45,8 @@ class Finding:
     required: bool  # without it no mininet run can be made
     detail: str
     remedy: str = ""
+    fidelity: bool = False  # whether it says how well this machine emulates, not what it can
+    measured: dict[str, float] = field(default_factory=dict)  # figures behind `detail`; SI units, in the names
 
 
 def examine() -> list[Finding]:
@@ -42,6 +55,13 @@ def examine() -> list[Finding]:
     findings = [_mininet(), capsule]
     findings += _inside() if capsule.ok else []
     return [*findings, _memory(), *_streaming()]
+
+
+def measure() -> list[Finding]:
+    """How well this machine emulates: every rate and step in both directions, and paced compute. Takes a minute."""
+    from testbed.emulation.bench_compute import DUE_S, measure_compute
+
+    return [*_inside("full"), *(_pace_finding(measure_compute(due_s)) for due_s in DUE_S)]
 
 
 def _mininet() -> Finding:
@@ -71,13 +91,13 @@ def _capsule() -> Finding:
                    "allow user namespaces, or run as root")  # fmt: skip
 
 
-def _inside() -> list[Finding]:
+def _inside(effort: str = "quick") -> list[Finding]:
     """The trials that need a capsule, made in one."""
     from testbed.emulation.capsule import unshare_command
 
     trial = subprocess.run(
-        [*unshare_command(), sys.executable, "-m", "testbed.emulation.doctor"],
-        capture_output=True, text=True, timeout=60, check=False,
+        [*unshare_command(), sys.executable, "-m", "testbed.emulation.doctor", effort],
+        capture_output=True, text=True, timeout=TRIALS_PATIENCE_S[effort], check=False,
     )  # fmt: skip
     lines = trial.stdout.strip().splitlines()
     if trial.returncode or not lines:
@@ -124,7 +144,9 @@ def _streaming() -> list[Finding]:
 # --- inside the capsule ------------------------------------------------------------------------------------
 
 
-def _trials() -> list[Finding]:
+@contextmanager
+def two_hosts() -> Iterator[Any]:
+    """A Mininet network of two hosts, x and y, on one switch; only for the first process of a capsule."""
     from mininet.log import setLogLevel
     from mininet.net import Mininet
     from mininet.nodelib import LinuxBridge
@@ -140,9 +162,63 @@ def _trials() -> list[Finding]:
     net = Mininet(topo, switch=LinuxBridge, controller=None)
     net.start()
     try:
-        return [_link(net), _netem(net), _open_vswitch()]
+        yield net
     finally:
         net.stop()
+
+
+def _trials() -> list[Finding]:
+    with two_hosts() as net:
+        return [_link(net), _netem(net), _open_vswitch()]
+
+
+def _measurements() -> list[Finding]:
+    """Every rate and step, up (shaped at the host's end of its link) and down (at the switch's)."""
+    from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
+    from testbed.emulation.shaping import Shaper
+
+    findings = []
+    with two_hosts() as net, Shaper(net.get("x").pid) as host, Shaper() as switch:
+        sender, receiver, address = net.get("x").pid, net.get("y").pid, net.get("y").IP()
+        paths = {
+            "up": Path(sender, receiver, address, host, "x-eth0", None, "s1-eth1"),
+            "down": Path(sender, receiver, address, switch, "s1-eth2", receiver, "y-eth0"),
+        }
+        for direction, path in paths.items():
+            findings += [_rate_finding(direction, measure_rate(path, rate)) for rate in RATES_BPS]
+            findings += [_step_finding(direction, measure_step(path, *step)) for step in STEPS_BPS]
+            path.shaper.install(path.interface, OPEN_BPS)
+    return findings
+
+
+def _rate_finding(direction: str, found: RateMeasured) -> Finding:
+    from testbed.emulation.bench_link import WINDOW_S
+
+    detail = (
+        f"TCP got {100 * found.share:.1f} % of the ideal {format_rate(round(found.rate_bps * TCP_SHARE))}; at most "
+        f"{found.window_bytes} bytes in {format_duration(WINDOW_S)}, of {found.window_allowed_bytes:.0f} allowed"
+    )
+    name = f"rate {direction} {format_rate(found.rate_bps)}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found) | {"share": found.share})
+
+
+def _step_finding(direction: str, found: StepMeasured) -> Finding:
+    before = format_rate(found.before_bps) if found.before_bps else "an outage"
+    detail = (
+        f"at most {found.ahead_bytes:.0f} bytes ahead of the new rate and {found.behind_bytes:.0f} behind, of "
+        f"{found.allowed_bytes:.0f} allowed"
+    )
+    name = f"step {direction} from {before} to {format_rate(found.after_bps)}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+
+
+def _pace_finding(found: ComputeMeasured) -> Finding:
+    detail = (
+        f"mean {100 * found.mean_error:+.2f} % off the device model, 95 % of {found.count} blocks within "
+        f"{100 * found.p95_error:.2f} %"
+    )
+    name = f"compute, blocks of {format_duration(round(found.due_s, 4))}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
 
 
 def _link(net: object) -> Finding:
@@ -224,6 +300,5 @@ if __name__ == "__main__":
     from testbed.emulation.capsule import prepare_inner
 
     prepare_inner()
-    print(json.dumps([asdict(finding) for finding in _trials()]))
+    print(json.dumps([asdict(finding) for finding in (_measurements if "full" in sys.argv[1:] else _trials)()]))
     sys.stdout.flush()
-

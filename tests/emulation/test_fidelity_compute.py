@@ -1,0 +1,46 @@
+"""Paced blocks take as long as the device model says, measured from outside the pacer and in a run's own log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from running import QUICKSTART, Place, rows
+
+from testbed.emulation.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
+
+TRIES = 3  # others may be using the host
+FROM_S = 1e-3
+
+
+@pytest.mark.parametrize("due_s", DUE_S)
+def test_a_paced_operation_takes_as_long_as_the_device_model_says(due_s: float) -> None:
+    measured = measure_compute(due_s, attempts=8)
+    assert measured.due_s == pytest.approx(due_s, rel=1e-3)
+    assert abs(measured.mean_error) < 0.02 and measured.p95_error < 0.05
+
+
+@pytest.mark.timeout(300)
+def test_the_blocks_of_a_run_take_as_long_as_the_device_model_says(place: Place) -> None:
+    found: ComputeMeasured | None = None
+    for _ in range(TRIES):
+        ended = place.done(QUICKSTART, "--tokens", "6", "--set", "traces=[]", "--policy", "static")
+        found = _of_run(ended.folder)
+        if found.ok:
+            break
+    assert found is not None
+    assert abs(found.mean_error) < 0.02 and found.p95_error < 0.05
+
+
+def _of_run(folder: Path) -> ComputeMeasured:
+    """Block times of a run as shares of what they should be, after the first token (its chunks warm the caches)."""
+    blocks = [row for row in rows(folder, "spans") if row["kind"] == "block" and row["due_s"] > FROM_S and row["step"]]
+    assert len(blocks) > 100
+    return compare([(row["end_s"] - row["start_s"]) / row["due_s"] for row in blocks], 1.0)
+
+
+def test_blocks_that_are_late_now_and_then_or_all_a_little_are_found_out() -> None:
+    assert compare([10e-3] * 100, 10e-3).ok
+    assert not compare([10e-3] * 90 + [10.6e-3] * 10, 10e-3).ok  # the 95th percentile
+    assert not compare([10.25e-3] * 100, 10e-3).ok  # the mean
+    assert not compare([9.7e-3] * 100, 10e-3).ok  # too fast is wrong as well

@@ -1,0 +1,149 @@
+"""Links keep their rates and change them at once: so says `testbed doctor --full`, and it would notice if not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from running import Place, short_place
+
+from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
+from testbed.emulation.capture import Capture
+from testbed.emulation.shaping import Applied, Netem, Shaper, bucket, tbf_parameters
+from testbed.errors import EnvironmentLacks
+from testbed.units import format_rate
+
+FAR = "10.78.0.2"
+GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
+IN_GUEST = bucket()[0] > 1600
+DIRECTIONS = ("up", "down")
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, dict[str, Any]]:
+    """What `testbed doctor --full --json` found, by name."""
+    with short_place() as place:
+        ended = place.testbed("doctor", "--full", "--share-host", "--json", timeout=280)
+    assert ended.code in (0, 4), ended.err
+    return {finding["name"]: finding for finding in json.loads(ended.out)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("rate", [rate for rate in RATES_BPS if not IN_GUEST or rate <= GUEST_FASTEST_BPS])
+def test_a_link_lets_through_its_rate_and_in_no_tenth_of_a_second_more(
+    rate: float, direction: str, report: dict[str, dict[str, Any]]
+) -> None:
+    finding = report[f"rate {direction} {format_rate(rate)}"]
+    measured = finding["measured"]
+    assert measured["rate_bps"] == rate
+    assert 0.97 * 0.956 * rate < measured["goodput_bps"] < 1.03 * 0.956 * rate, finding["detail"]
+    allowed = rate / 8 * 0.1 + tbf_parameters(round(rate))[2] + 1500
+    assert rate / 8 * 0.09 < measured["window_bytes"] <= allowed, finding["detail"]
+    assert finding["ok"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("before, after", STEPS_BPS)
+def test_after_a_step_the_link_has_its_new_rate_at_once(
+    before: float, after: float, direction: str, report: dict[str, dict[str, Any]]
+) -> None:
+    name = f"step {direction} from {format_rate(before) if before else 'an outage'} to {format_rate(after)}"
+    measured = report[name]["measured"]
+    allowed = max(3 * 1514, after / 8 * 0.05)
+    assert measured["ahead_bytes"] <= allowed and measured["behind_bytes"] <= allowed, report[name]["detail"]
+    assert report[name]["ok"]
+
+
+def test_what_is_off_is_named_with_exit_code_4(report: dict[str, dict[str, Any]]) -> None:
+    fidelity = [finding for finding in report.values() if finding["fidelity"]]
+    assert len(fidelity) == 2 * (len(RATES_BPS) + len(STEPS_BPS)) + 3  # and three lengths of blocks
+    assert all(finding["measured"] and finding["remedy"] for finding in fidelity)
+
+
+# --- and it would notice ------------------------------------------------------------------------------------
+
+
+class TooFast(Shaper):
+    """A shaper that gives five per cent more than it is asked for."""
+
+    def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None) -> Applied:
+        return super().install(ifname, 1.05 * rate_bps, netem=netem)
+
+
+class Sleeping(Shaper):
+    """A shaper that wakes no queue after a rise of its rate."""
+
+    def _kick(self, ifname: str, link: object) -> None:
+        return
+
+
+@pytest.fixture
+def namespaces() -> Iterator[tuple[int, int]]:
+    """Pids in two network namespaces joined by a pair of interfaces `v0`."""
+    command = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 100"]
+    near, far = holders = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for holder in holders:
+            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+        _ip(near.pid, f"link add v0 type veth peer name v0 netns {far.pid}")
+        for pid, address in ((near.pid, "10.78.0.1/24"), (far.pid, f"{FAR}/24")):
+            _ip(pid, f"addr add {address} dev v0")
+            _ip(pid, "link set v0 up")
+        yield near.pid, far.pid
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.communicate()
+
+
+def _ip(pid: int, command: str) -> None:
+    subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+
+
+def test_a_link_that_is_five_per_cent_too_fast_is_found_out(namespaces: tuple[int, int]) -> None:
+    near, far = namespaces
+    with TooFast(near) as shaper:
+        measured = measure_rate(Path(near, far, FAR, shaper, "v0", far, "v0"), 20e6, attempts=2)
+    assert not measured.ok
+    assert 1.03 < measured.share < 1.06 and measured.window_bytes > measured.window_allowed_bytes
+
+
+def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(namespaces: tuple[int, int]) -> None:
+    near, far = namespaces
+    with Sleeping(near) as shaper:
+        measured = measure_step(Path(near, far, FAR, shaper, "v0", far, "v0"), 20e3, 10e6, attempts=2)
+    assert not measured.ok and measured.behind_bytes > 100_000
+
+
+def test_a_capture_of_an_interface_that_is_not_there_is_one_sentence(namespaces: tuple[int, int]) -> None:
+    with pytest.raises(EnvironmentLacks, match=f"cannot capture at v9 in the network namespace of pid {namespaces[0]}"):
+        Capture(namespaces[0], "v9")
+
+
+def test_a_capture_that_overflows_says_so_instead_of_counting_less(namespaces: tuple[int, int]) -> None:
+    near, far = namespaces
+    capture = Capture(far, "v0", frames=512)
+    _ping_flood(near, 700)
+    with pytest.raises(EnvironmentLacks, match="frames did not fit into a capture of 512"):
+        capture.stop()
+
+
+def _ping_flood(pid: int, count: int) -> None:
+    import socket
+
+    from testbed.emulation.shaping import in_netns
+
+    with in_netns(pid, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
+        for _ in range(count):
+            sender.sendto(b"x", (FAR, 9))
+
+
+def test_places_are_left_clean_by_the_doctor(place: Place) -> None:
+    before = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
+    assert place.testbed("doctor", "--json").code == 0
+    assert subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout == before
