@@ -8,6 +8,7 @@ admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -150,9 +151,8 @@ class DeviceCgroup:
             present = self.limit()
             rises = limit_bytes == UNLIMITED or UNLIMITED < present < limit_bytes
             order = [with_swap, plain] if rises else [plain, with_swap]
-        remedy = "lower the use first (a squeeze is a ballast, not a lower limit)"
         for path in order:
-            _write(path, value, remedy)
+            _write(path, value, when_busy="lower the use first (a squeeze is a ballast, not a lower limit)")
         return self.limit()
 
     def limit(self) -> int:
@@ -321,7 +321,9 @@ def _hand_down(folder: Path, *, cpu: bool) -> None:
         _write(folder / "cgroup.subtree_control", " ".join(f"+{name}" for name in missing), remedy)
 
 
-def _write(path: Path, value: str, remedy: str = "testbed doctor shows what this machine can do") -> None:
+def _write(
+    path: Path, value: str, remedy: str = "testbed doctor shows what this machine can do", when_busy: str = ""
+) -> None:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -333,6 +335,8 @@ def _write(path: Path, value: str, remedy: str = "testbed doctor shows what this
             raise
         raise CgroupUnavailable(f"cannot write {value} to {path}: No such file or directory; {remedy}") from None
     except OSError as error:
+        if error.errno == errno.EBUSY and when_busy:
+            remedy = when_busy
         raise CgroupUnavailable(f"cannot write {value} to {path}: {error.strerror}; {remedy}") from error
 
 

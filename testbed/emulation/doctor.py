@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.errors import TestbedError
+from testbed.errors import EnvironmentLacks, TestbedError
 from testbed.units import format_bandwidth, format_duration, format_rate
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
+from testbed.emulation.mininet_checks import check_bridge, try_mnexec
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
@@ -97,11 +98,16 @@ class MininetFleet(ProcessFleet):
         topology = self.experiment.topology
         switch = self._switch_class()
         try:
+            try_mnexec()
             self._net = Mininet(build_topo(topology), switch=switch, controller=None)
             self._net.start()
+            if self._ovs is None:
+                for each in self._net.switches:
+                    check_bridge(each.name, set(each.intfNames()) - {"lo"})
         except (Exception, SystemExit) as error:  # Mininet exits where it finds no Open vSwitch
             raise EnvironmentLacks(
-                f"Mininet could not build the network: {error}; `testbed doctor` tells what this machine lacks"
+                f"Mininet could not build the network: {' '.join(str(error).split())}; `testbed doctor` tells what "
+                "this machine lacks"
             ) from error
         if self._ovs is not None:
             self._finish_openvswitch(self._ovs)
