@@ -15,8 +15,8 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
-from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.mininet_checks import check_bridge, try_mnexec
+from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
