@@ -116,7 +116,7 @@ class Replayer:
         found: list[Replayed] = []
         with contextlib.suppress(BlockingIOError):
             while not math.isfinite(self._ended_s):
-                found += self._take(self._channel.recv(_PACKET_BYTES))
+                found += self._take(self._receive())
         return found
 
     def end(self) -> list[Replayed]:
@@ -129,7 +129,7 @@ class Replayer:
             self._channel.settimeout(END_PATIENCE_S)
             try:
                 while self._cpu_s is None:
-                    found += self._take(self._channel.recv(_PACKET_BYTES))
+                    found += self._take(self._receive())
             except TimeoutError as error:
                 raise RunFailed(f"the replayer (pid {self.process.pid}) does not end: it is stuck") from error
             self._ended_s = time.monotonic()
@@ -156,7 +156,7 @@ class Replayer:
     def _started(self) -> str:
         self._channel.settimeout(START_PATIENCE_S)
         try:
-            packet = self._channel.recv(_PACKET_BYTES)
+            packet = self._receive()
             if packet[:1] != _READY:
                 self._take(packet)
         except TimeoutError as error:
@@ -166,6 +166,13 @@ class Replayer:
             self.stop()
             raise
         return packet[1:].decode()
+
+    def _receive(self) -> bytes:
+        """The next packet; empty when the process is gone, also where it left something of ours unread."""
+        try:
+            return self._channel.recv(_PACKET_BYTES)
+        except ConnectionResetError:
+            return b""
 
     def _tell(self, state: ClockState) -> None:
         if math.isnan(self._begun_s):
