@@ -10,12 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from testbed.controller.calibration import Calibrated
+from testbed.controller.calibration import TCP_SHARE, Calibrated
 from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]
 
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 READBACK_TOLERANCE = 1e-3
 SHAPED_AT_MOST = 1.03  # of TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
