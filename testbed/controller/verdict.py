@@ -21,7 +21,7 @@ JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burs
 PROBED_AT_LEAST = 0.75  # of TCP_SHARE; a probe is short, so this only catches a link that is badly off
 DELAY_TOLERANCE_S = 1e-3  # between a measured and a wanted delay,
 DELAY_TOLERANCE = 0.2  # or this share of it
-EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model
+EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model, or a pacing floor for each
 PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run,
 FLOORS_PER_OPERATION = 20  # and so do operations of fewer pacing floors than this
 JUDGED_SPAN_S = 0.5  # shorter intervals say little about waiting
@@ -42,7 +42,7 @@ def verdict(
     floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
     reasons = [*_shaping(kept["links"]), *_rates(kept["rates"]), *_delays(calibrated)]
     if paced:
-        reasons += [*_overruns(kept["spans"], floor_s), *_waits(kept["waits"], calibrated)]
+        reasons += [*_overruns(kept["spans"], floor_s, calibrated.pacing_floor_s), *_waits(kept["waits"], calibrated)]
     for device, (planned, found) in facts.get("memory_limits", {}).items():
         if planned != found:
             reasons.append(f"device {device}: the memory limit was set to {planned} bytes and the kernel says {found}")
@@ -93,21 +93,24 @@ def _delays(calibrated: Calibrated) -> list[str]:
     ]
 
 
-def _overruns(spans: Iterable[Row], floor_s: float) -> list[str]:
+def _overruns(spans: Iterable[Row], from_s: float, pacing_floor_s: float) -> list[str]:
+    """An operation may be as late as the larger of its share and of what an empty one is here (1/20 of it at most)."""
     late: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
     excess_s: dict[str, float] = defaultdict(float)
     due_s: dict[str, float] = defaultdict(float)
+    allowed_s: dict[str, float] = defaultdict(float)
     for row in spans:
-        if row["kind"] == "block" and row["due_s"] >= floor_s:
+        if row["kind"] == "block" and row["due_s"] >= from_s:
             count[row["device"]] += 1
             due_s[row["device"]] += row["due_s"]
+            allowed_s[row["device"]] += max(EXCESS_SHARE * row["due_s"], pacing_floor_s)
             late[row["device"]] += bool(row.get("overrun"))
             excess_s[row["device"]] += max(0.0, row["end_s"] - row["start_s"] - row["due_s"])
     shares = {
         device: (excess_s[device] / due_s[device], f"{late[device]} of {count[device]} late")
         for device in count
-        if excess_s[device] > EXCESS_SHARE * due_s[device]
+        if excess_s[device] > allowed_s[device]
     }
     if not shares:
         return []
