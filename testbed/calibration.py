@@ -47,14 +47,17 @@ class HostCalibration:
         """The inverse of `to_dict`; raises ConfigError naming `origin`."""
         version = document.get("version")
         if version != VERSION:
-            raise ConfigError(f"{origin} has version {version!r}, this testbed reads {VERSION}: run `testbed calibrate`")
+            raise ConfigError(f"{origin} has version {version!r} and not {VERSION}: run `testbed calibrate` again")
         values = {key: value for key, value in document.items() if key != "version"}
         unknown = sorted(values.keys() - {one.name for one in fields(cls)})
         hop = values.get("hop_overhead_s")
         if unknown or isinstance(hop, bool) or not isinstance(hop, int | float) or not 0 <= hop < 1:
-            what = f"the unknown key {unknown[0]!r}" if unknown else f"hop_overhead_s {hop!r}, which is no time under 1 s"
+            what = f"the unknown key {unknown[0]!r}" if unknown else f"hop_overhead_s {hop!r}, no time below 1 s"
             raise ConfigError(f"{origin} has {what}: run `testbed calibrate` again, or delete the file")
         return cls(**values)
+
+
+NOMINAL = HostCalibration()
 
 
 def calibration_path() -> Path:
@@ -70,7 +73,7 @@ def host_calibration() -> HostCalibration:
     """This host's calibration, or the nominal one where there is none; raises ConfigError for a damaged file."""
     path = calibration_path()
     if not path.exists():
-        return HostCalibration()
+        return NOMINAL
     from testbed.runlog import read_json
 
     return HostCalibration.from_dict(read_json(path), str(path))

@@ -16,16 +16,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from testbed import __version__
 from testbed.calibration import HostCalibration, host_calibration
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
 from testbed.runlog import SUMMARY, RunLog, read_json
-
-if TYPE_CHECKING:
-    from testbed.emulation.state import RunState
 
 Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]

@@ -16,7 +16,6 @@ from testbed.experiment import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from traces.model import Change, SeriesKey, TraceSet
 
-
 # What a trace's quantity sets of a link.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
     "up": ("up_bps",), "down": ("down_bps",), "up_delay": ("up_delay_s",), "down_delay": ("down_delay_s",),

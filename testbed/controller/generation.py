@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from testbed.calibration import HostCalibration
+from testbed.calibration import NOMINAL, HostCalibration
 from testbed.controller.calibration import Calibrated, Effort, calibrate
 from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
@@ -69,7 +69,7 @@ class Controller:
         log: RunLog,
         progress: Callable[[int], None] = lambda done: None,
         effort: Effort = "quick",
-        host: HostCalibration = HostCalibration(),
+        host: HostCalibration = NOMINAL,
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress

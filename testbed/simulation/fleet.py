@@ -235,7 +235,7 @@ class SimFleet:
         self._generation.job = Job(self._token_seconds(), self._wall())
 
     def _token_seconds(self) -> float:
-        """What the present token takes in all under the present conditions; infinite while a device in use is paused."""
+        """What the present token takes in all under these conditions; infinite while a device in use is paused."""
         assert self._plan is not None and self._target is not None and self._observation is not None
         assert self._generation is not None
         if any(self._target.devices[name].paused for name in self._plan.devices()):
