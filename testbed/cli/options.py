@@ -11,7 +11,7 @@ from testbed.errors import ConfigError
 from testbed.units import parse_duration
 
 
-class Seconds(click.ParamType):
+class Seconds(click.ParamType[float]):
     """Seconds from a typed duration like `500 ms`, or from a bare number of seconds."""
 
     name = "duration"
