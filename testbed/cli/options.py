@@ -11,7 +11,7 @@ from testbed.errors import ConfigError
 from testbed.units import parse_duration
 
 
-class Seconds(click.ParamType[float]):
+class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
     """Seconds from a typed duration like `500 ms`, or from a bare number of seconds."""
 
     name = "duration"

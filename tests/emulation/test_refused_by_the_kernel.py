@@ -7,13 +7,14 @@ name, an interface name that is taken by taking it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from running import Ended, Place, control_groups, interfaces, mentioning, write_experiment
+from running import Ended, Place, control_groups, interfaces, mentioning, topology, write_experiment
 
 from testbed.emulation.cgroups import detect
 from testbed.runlog import MANIFEST, read_json
@@ -41,6 +42,12 @@ os.open = refusing
 TAKING_IP = """#!/bin/sh
 nsenter -t 1 --net {ip} link add {name} type {kind} 2>/dev/null
 exec {ip} "$@"
+"""
+# `unshare`, in whose namespaces no sysctl can be written.
+FREEZING_UNSHARE = """#!/bin/bash
+while [ "$1" != -- ]; do options+=("$1"); shift; done; shift
+freeze='mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec "$@"'
+exec {unshare} "${{options[@]}}" -- sh -ec "$freeze" sh "$@"
 """
 
 
@@ -116,11 +123,40 @@ def test_a_switchs_name_that_is_taken_is_named(place: Place, tmp_path: Path) -> 
 
 
 def _taking(place: Place, name: str, kind: str) -> dict[str, str]:
+    return _shim(place, "ip", TAKING_IP.format(ip=shutil.which("ip", path=_path()), name=name, kind=kind))
+
+
+def _shim(place: Place, program: str, script: str) -> dict[str, str]:
+    """An environment in which a script is found before a program."""
     (place.base / "bin").mkdir()
-    shim = place.base / "bin" / "ip"
-    shim.write_text(TAKING_IP.format(ip=shutil.which("ip", path=_path()), name=name, kind=kind))
+    shim = place.base / "bin" / program
+    shim.write_text(script)
     shim.chmod(0o755)
     return {"PATH": f"{place.base}/bin:{_path()}"}
+
+
+def _frozen_sysctls(place: Place) -> dict[str, str]:
+    return _shim(place, "unshare", FREEZING_UNSHARE.format(unshare=shutil.which("unshare")))
+
+
+def test_sysctls_that_cannot_be_written_are_noted_by_a_run_and_told_by_the_doctor(place: Place, tmp_path: Path) -> None:
+    env = place.env | _frozen_sysctls(place)
+    ended = place.done(write_experiment(tmp_path), "--backend", "mininet", env=env)
+    (note,) = [note for note in ended.summary["verdict"]["notes"] if "tcp_slow_start_after_idle" in note]
+    assert note.startswith("on a, b, c, d ") and "stays 1 (Read-only file system)" in note
+    assert note in read_json(ended.folder / MANIFEST)["facts"]["notes"]
+    told = place.testbed("doctor", "--json", env=env)
+    (finding,) = [each for each in json.loads(told.out) if each["name"] == "sysctls"]
+    assert not finding["ok"] and "tcp_slow_start_after_idle stays 1" in finding["detail"] and finding["remedy"]
+
+
+def test_sysctls_in_the_way_of_devices_that_forward_are_told_with_their_file(place: Place, tmp_path: Path) -> None:
+    ring = {"shape": "ring", "source": "a", "link": {"rate": "50 Mbit/s"}, "devices": topology()["devices"]}
+    for device in ring["devices"].values():
+        del device["link"]
+    sentence = refused(place, write_experiment(tmp_path, topology=ring), env=_frozen_sysctls(place))
+    assert "cannot forward" in sentence and "/proc/sys/net/ipv4/ip_forward: Read-only file system" in sentence
+    assert "testbed doctor" in sentence
 
 
 def _without_user_namespaces() -> list[str]:
