@@ -82,7 +82,9 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 
     Times are in the unit of the experiment's trace clock: seconds, or tokens.
 
-    Example: testbed traces show att.up.mahimahi --target link/b --direction up
+    Example: testbed traces show memory-squeeze
+
+    A recorded file of yours: testbed traces show att.up --target link/b --direction up
     """
     _print_trace(_read(_find(trace), reading), as_json)
 
@@ -95,7 +97,7 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 def import_trace(file: Path, out: Path, as_json: bool, **reading: Any) -> None:
     """Read a recorded trace and write it as native CSV.
 
-    Example: testbed traces import att.up.mahimahi --target link/b --direction up --out att.csv
+    Example: testbed traces import att.up --target link/b --direction up --out att.csv, where att.up is a file of yours
     """
     _save(_read(file, reading), out, as_json)
 

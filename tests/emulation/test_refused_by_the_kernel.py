@@ -19,6 +19,7 @@ from running import Ended, Place, control_groups, interfaces, mentioning, topolo
 from testbed.emulation.cgroups import detect
 from testbed.runlog import MANIFEST, read_json
 
+PROGRAMS = [("mnexec", "mininet"), ("brctl", "bridge-utils"), ("ip", "iproute2"), ("unshare", "util-linux")]
 PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
 RENAMED_QDISC = """
 import socket
@@ -55,18 +56,23 @@ def refused(
     place: Place, experiment: Path, *arguments: str, prefix: Sequence[str] = (), env: dict[str, str] | None = None
 ) -> str:
     """The sentence that ends a run with exit code 3; the host has nothing afterwards that it had not before."""
-    before = interfaces()
+    before, named = interfaces(), named_namespaces()
     ended = place.replay(
         experiment, "--backend", "mininet", "--share-host", *arguments, prefix=prefix, env=place.env | (env or {}),
         timeout=60,
     )  # fmt: skip
     assert ended.code == 3, (ended.code, ended.out, ended.err)
     assert ended.out == ""
-    assert place.left_behind() == [] and interfaces() <= before
+    assert place.left_behind() == [] and interfaces() <= before and named_namespaces() <= named
     run_ids = [read_json(folder / MANIFEST)["id"] for folder in place.run_folders()]
     assert [group for run_id in run_ids for group in control_groups(run_id)] == []
     assert mentioning(str(place.base)) == []
     return ended.sentence
+
+
+def named_namespaces() -> set[str]:
+    """Network namespaces that outlive their processes, as iproute2 keeps them."""
+    return set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set()
 
 
 def instead_of(program: str, other: str) -> list[str]:
@@ -86,7 +92,7 @@ def patched(place: Place, program: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("program, package", [("mnexec", "mininet"), ("brctl", "bridge-utils"), ("ip", "iproute2")])
+@pytest.mark.parametrize("program, package", PROGRAMS)
 def test_a_program_that_is_missing_is_named_with_its_package(
     program: str, package: str, place: Place, tmp_path: Path
 ) -> None:
