@@ -168,11 +168,9 @@ class Watch:
                     del self._inbox[index]
                     return event
             if self._clock.wall() >= deadline:
-                links = self.target().links
-                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
-                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
                 raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}"
+                    f"{_standing(self.target())}"
                 )
             for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
@@ -275,3 +273,12 @@ class Watch:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
         self.look()
 
+
+def _standing(target: TargetState) -> str:
+    """`; the link of b is at 0 bit/s; device c is paused`: what the traces hold up now, or nothing."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told
