@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.generation import Controller, Outcome
-from testbed.controller.verdict import verdict
+from testbed.controller.verdict import Asked, verdict
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.errors import TestbedError
 from testbed.experiment import Experiment
@@ -90,7 +90,7 @@ def run(folder: Path) -> int:
             controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"])
             recorder = controller.recorder
             outcome = controller.run()
-        summary = base | _summary(experiment, controller, fleet, outcome)
+        summary = base | _summary(experiment, controller, fleet, outcome, options["share_host"])
         if options["hold"] and outcome.status == "done":
             _hold(folder, fleet)
         fleet.stop()
@@ -115,14 +115,23 @@ def run(folder: Path) -> int:
     return code
 
 
-def _summary(experiment: Experiment, controller: Controller, fleet: ProcessFleet, outcome: Outcome) -> dict[str, Any]:
+def _asked(experiment: Experiment, shared_host: bool) -> Asked:
+    lossy = {cable.name for cable in experiment.topology.links if cable.link.up_loss or cable.link.down_loss}
+    for trace in experiment.traces.traces:
+        lossy |= {target.removeprefix("link/") for target, quantity in trace.series if quantity == "loss"}
+    return Asked(experiment.compute == "paced", experiment.trace_clock == "time", shared_host, lossy)
+
+
+def _summary(
+    experiment: Experiment, controller: Controller, fleet: ProcessFleet, outcome: Outcome, shared_host: bool
+) -> dict[str, Any]:
     kept = controller.recorder.kept
     facts = fleet.facts()
     figures = summarise(
         kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
         charge_decision=experiment.charge_decision,
     )  # fmt: skip
-    faithful = verdict(kept, facts, controller.calibrated, experiment.compute == "paced")
+    faithful = verdict(kept, facts, controller.calibrated, _asked(experiment, shared_host))
     return {
         "status": outcome.status,
         "error": str(outcome.error) if outcome.error else None,
