@@ -83,6 +83,11 @@ class Run:
         return str((self.summary or {}).get("status", "unfinished"))
 
     @property
+    def simulated(self) -> bool:
+        """Whether its times are the cost model's, and not a measurement."""
+        return bool(self.said("provenance") == "simulated" or self.said("backend") == "sim")
+
+    @property
     def seed(self) -> int | None:
         """The experiment's seed, if known."""
         seed = self.said("seed")

@@ -63,7 +63,7 @@ _WALL = _seconds("wall_s", "Unix time at which the row was written", required=Fa
 TABLES: dict[str, tuple[Column, ...]] = {
     "tokens": (
         _STEP,
-        _integer("token_id", "id of the generated token"),
+        _integer("token_id", "id of the generated token; null in a simulation", required=False),
         _integer("epoch", "placement under which it was generated"),
         _flag("prefill", "true for token 0, whose latency is the time to first token"),
         _seconds("start_s", "when its generation began"),

@@ -10,20 +10,19 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from testbed.calibration import HostCalibration
+from testbed.cli.outcome import run_summary, summary_base
+from testbed.cli.show import progress_bar
 from testbed.controller.generation import Controller, Outcome
-from testbed.controller.verdict import Asked, verdict
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.errors import TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
 from testbed.prompt import prompt_ids
 from testbed.runlog import RunLog
-from testbed.summary import summarise
 
 LIVE = "live.json"  # device -> pid in the capsule, while a run is up
 
@@ -39,21 +38,6 @@ def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], po
     from testbed.emulation.local_fleet import LocalFleet
 
     return LocalFleet(experiment, sockets, positions)
-
-
-@contextmanager
-def progress_bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over tokens on standard error, where that is a terminal."""
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
@@ -79,18 +63,16 @@ def run(folder: Path) -> int:
     prompt = prompt_ids(experiment)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
-    base: dict[str, Any] = {
-        "run": folder.name, "path": str(folder), "backend": manifest["backend"], "policy": experiment.policy,
-        "experiment": experiment.name, "seed": experiment.seed,
-    }  # fmt: skip
+    host = HostCalibration.from_dict(manifest["calibration"], str(folder))
+    base = summary_base(folder, manifest["backend"], experiment)
     code, summary = 0, base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
     recorder = None
     try:
         with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
-            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"])
+            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
             recorder = controller.recorder
             outcome = controller.run()
-        summary = base | _summary(experiment, controller, fleet, outcome, options["share_host"])
+        summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
         if options["hold"] and outcome.status == "done":
             _hold(folder, fleet)
         fleet.stop()
@@ -113,37 +95,6 @@ def run(folder: Path) -> int:
         log.write_manifest(manifest)
         log.finish(summary)
     return code
-
-
-def _asked(experiment: Experiment, shared_host: bool) -> Asked:
-    lossy = {cable.name for cable in experiment.topology.links if cable.link.up_loss or cable.link.down_loss}
-    for trace in experiment.traces.traces:
-        lossy |= {target.removeprefix("link/") for target, quantity in trace.series if quantity == "loss"}
-    return Asked(experiment.compute == "paced", experiment.trace_clock == "time", shared_host, lossy)
-
-
-def _summary(
-    experiment: Experiment, controller: Controller, fleet: ProcessFleet, outcome: Outcome, shared_host: bool
-) -> dict[str, Any]:
-    kept = controller.recorder.kept
-    facts = fleet.facts()
-    figures = summarise(
-        kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
-        charge_decision=experiment.charge_decision,
-    )  # fmt: skip
-    faithful = verdict(kept, facts, controller.calibrated, _asked(experiment, shared_host))
-    return {
-        "status": outcome.status,
-        "error": str(outcome.error) if outcome.error else None,
-        "error_kind": type(outcome.error).__name__ if outcome.error else None,
-        "exit_code": outcome.error.exit_code if outcome.error else 0,
-        "tokens": outcome.tokens,
-        "verified": None,
-        **figures,
-        "oom_kills": fleet.oom_kills(),
-        "memory_enforcement": facts["memory"],
-        "verdict": faithful,
-    }
 
 
 def _hold(folder: Path, fleet: ProcessFleet) -> None:

@@ -12,7 +12,9 @@ from testbed.cli.show import print_json, print_table
 SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
 OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for run folders.")
 BACKEND = click.option(
-    "--backend", type=click.Choice(["mininet", "local"]), help="Default: mininet where it can run, else local."
+    "--backend",
+    type=click.Choice(["mininet", "local", "sim"]),
+    help="Default: mininet where it can run, else local. sim: in virtual time, nothing computed.",
 )
 SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
 CALIBRATE = click.option(
@@ -136,7 +138,6 @@ def table_row(summary: dict[str, Any]) -> dict[str, Any]:
     """One run as a row of `TABLE`."""
     latency = summary.get("token_latency_ms") or {}
     error = summary.get("prediction_error")
-    verdict = summary.get("verdict")
     return {
         "policy": summary["policy"],
         "backend": summary["backend"],
@@ -149,8 +150,15 @@ def table_row(summary: dict[str, Any]) -> dict[str, Any]:
         "stall_s": summary.get("stall_s"),
         "oom_kills": summary.get("oom_kills"),
         "error_percent": None if error is None else 100 * error,
-        "verdict": None if verdict is None else "faithful" if verdict["ok"] else "not faithful",
+        "verdict": _verdict(summary),
     }
+
+
+def _verdict(summary: dict[str, Any]) -> str | None:
+    if summary.get("provenance") == "simulated":
+        return "simulated"
+    verdict = summary.get("verdict")
+    return None if verdict is None else "faithful" if verdict["ok"] else "not faithful"
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:

@@ -108,6 +108,7 @@ class Fleet(Protocol):
     """The running devices behind one interface."""
 
     clock: EmulatedClock
+    sample_interval_s: float  # wall seconds between looks while something goes on; inf: only where something changes
     replayed: frozenset[SeriesKey]  # what of the traces the fleet replays by itself on `clock`; `apply` leaves it alone
 
     def start(self) -> None:

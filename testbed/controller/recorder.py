@@ -30,7 +30,10 @@ class Recorder:
     def token(self, token: Token, predicted_s: float, wire: float) -> None:
         """One generated token with its prediction and its traffic."""
         latency = self._clock.duration(token.end_s - token.start_s)
-        compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
+        spent: dict[str, float | None] = {"compute_s": None, "transfer_s": None, "software_s": None}
+        if token.compute_s is not None and token.transfer_s is not None:
+            compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
+            spent = {"compute_s": compute, "transfer_s": transfer, "software_s": latency - compute - transfer}
         self._row(
             "tokens",
             step=token.step,
@@ -40,9 +43,7 @@ class Recorder:
             start_s=self._clock.at(token.start_s),
             latency_s=latency,
             predicted_s=predicted_s,
-            compute_s=compute,
-            transfer_s=transfer,
-            software_s=latency - compute - transfer,
+            **spent,
             wire_bytes=round(wire),
             logits_digest=token.logits_digest,
         )

@@ -7,7 +7,6 @@ a device that dies ends the run with its reason.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from testbed.placement.feasibility import device_needs
 from testbed.placement.observation import Observation
 from testbed.runlog import RunLog
 from testbed.transport.messages import (
+    Arrived,
     Collect,
     Collected,
     Command,
@@ -37,7 +37,6 @@ from testbed.transport.messages import (
 )
 from testbed.units import format_bytes
 
-SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 COLLECT_PATIENCE_S = 60.0  # wall seconds for a worker to hand over its spans
 LOSS_PATIENCE_S = 1.0  # wall seconds for the loss of a device that cannot be reached to be told
 
@@ -59,8 +58,10 @@ class Watch:
         conditions: Conditions,
         recorder: Recorder,
         log: RunLog,
+        hop_overhead_s: float,
     ) -> None:
         self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
+        self._hop_overhead_s = hop_overhead_s
         self._conditions, self._recorder, self._log = conditions, recorder, log
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
@@ -78,9 +79,10 @@ class Watch:
     # --- conditions ------------------------------------------------------------------------------------
 
     def observation(self) -> Observation:
-        """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
+        """What a policy may see now; the software's time per hop is the host's known one, so that decisions repeat."""
         self._catch_up()
-        return observe(self._experiment, self._conditions, self._prompt_tokens, self.tokens_done)
+        done = self.tokens_done
+        return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
 
     def target(self) -> TargetState:
         """What the fleet should be now."""
@@ -152,28 +154,28 @@ class Watch:
                     self.advance_traces(self._clock.trace_now())
                     left = 0.0
                 timeout_s = min(timeout_s, left)
-        events = self._fleet.events(min(timeout_s, SAMPLE_INTERVAL_S))
+        events = self._fleet.events(min(timeout_s, self._fleet.sample_interval_s))
         self._record_replayed(self._fleet.replay_reports())
-        if time.monotonic() - self._sampled_s > SAMPLE_INTERVAL_S and self.placement is not None:
+        if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self.placement is not None:
             self.look()
         return events
 
     def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
         """The next event of a kind from a device; raises RunFailed or OutOfMemory for what ends the run."""
-        deadline = time.monotonic() + patience_s
+        deadline = self._clock.wall() + patience_s
         while True:
             for index, (sender, event) in enumerate(self._inbox):
                 if sender == device and isinstance(event, kind):
                     del self._inbox[index]
                     return event
-            if time.monotonic() >= deadline:
+            if self._clock.wall() >= deadline:
                 links = self.target().links
                 outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
                 why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
                 raise RunFailed(
                     f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
                 )
-            for sender, event in self._pump(max(0.0, deadline - time.monotonic())):
+            for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
                 if isinstance(event, _ANSWERS):
                     self._inbox.append((sender, event))
@@ -192,8 +194,13 @@ class Watch:
             self._react(sender, event)
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which takes note of lost devices itself."""
+        """Like `_pump`, for a migration, which takes note of lost devices itself.
+
+        Where nobody looks every so often, it is when blocks have arrived that memory is fullest.
+        """
         events = self._pump(timeout_s)
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
+            self.look()
         for sender, event in events:
             if not isinstance(event, DeviceLost):
                 self._react(sender, event)
@@ -252,7 +259,7 @@ class Watch:
 
     def look(self) -> Samples:
         """Record every device's memory and every link's queue as they are now."""
-        self._sampled_s = time.monotonic()
+        self._sampled_s = self._clock.wall()
         samples = self._fleet.observe()
         budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)

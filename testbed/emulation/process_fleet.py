@@ -45,6 +45,7 @@ from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
 Answer = TypeVar("Answer", Hello, Connected)
 
@@ -57,6 +58,7 @@ class ProcessFleet(ABC):
 
     backend: str
     replayed: frozenset[SeriesKey] = frozenset()
+    sample_interval_s = SAMPLE_INTERVAL_S
 
     def __init__(self, experiment: Experiment, sockets: Path, positions: int) -> None:
         self.experiment = experiment

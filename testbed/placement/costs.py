@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from testbed.placement.blocks import (
     SEGMENT_HEADER_BYTES,
@@ -28,7 +29,7 @@ from testbed.placement.latency import (
     half_layer_latency,
     transfer_seconds,
 )
-from testbed.placement.observation import Leg, Observation
+from testbed.placement.observation import Hop, Leg, Observation
 from testbed.placement.plan import LayerPlan, Plan, make_plan, result_payload, send_order, x_payload
 
 # Prepare, ready, commit and release travel out of band over local sockets: four messages of about a millisecond
@@ -229,29 +230,44 @@ def migrated_bytes(observation: Observation, old: Placement, new: Placement, len
     return sum(moved_bytes(observation, block, length)[0] for block, _, _ in old.moves_to(new))
 
 
-def migration_delay(observation: Observation, old: Placement | None, new: Placement, length: int) -> float:
-    """Seconds from prepare to commit: the busiest link or storage, the longest path's delay, the handshake.
+class Load(NamedTuple):
+    """What a migration asks of one direction of one link, or of one device's storage."""
 
-    `length` is the number of cached positions (`cached_length`). 0 when nothing moves or nothing is placed yet.
-    """
-    moves = old.moves_to(new) if old is not None else []
-    if not moves:
-        return 0.0
+    where: Hop | str  # a link's direction, or the device whose storage it is
+    seconds: float  # if nothing else delays it
+
+
+def migration_loads(
+    observation: Observation, old: Placement, new: Placement, length: int
+) -> tuple[list[Load], float]:
+    """Every load of turning `old` into `new`, and the longest path delay among the moves in seconds."""
     carried: dict[Leg, int] = {}
     loaded: dict[str, int] = {}
     delay = 0.0
-    for block, source, target in moves:
+    for block, source, target in old.moves_to(new):
         sent, read = moved_bytes(observation, block, length)
         path = observation.path(source, target)
         for leg in path:
             carried[leg] = carried.get(leg, 0) + sent
         loaded[target] = loaded.get(target, 0) + read
         delay = max(delay, sum(leg.delay_s for leg in path))
-    busiest = max(
-        max(size * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS) for leg, size in carried.items()),
-        max(size / max(observation.device(device).storage_Bps, STALLED_RATE) for device, size in loaded.items()),
-    )
-    return busiest + delay + MIGRATION_HANDSHAKE_S
+    loads = [
+        Load(leg.hop, size * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS)) for leg, size in carried.items()
+    ]
+    for device, size in loaded.items():
+        loads.append(Load(device, size / max(observation.device(device).storage_Bps, STALLED_RATE)))
+    return loads, delay
+
+
+def migration_delay(observation: Observation, old: Placement | None, new: Placement, length: int) -> float:
+    """Seconds from prepare to commit: the busiest link or storage, the longest path's delay, the handshake.
+
+    `length` is the number of cached positions (`cached_length`). 0 when nothing moves or nothing is placed yet.
+    """
+    loads, delay = migration_loads(observation, old, new, length) if old is not None else ([], 0.0)
+    if not loads:
+        return 0.0
+    return max(load.seconds for load in loads) + delay + MIGRATION_HANDSHAKE_S
 
 
 def interval_cost(observation: Observation, old: Placement | None, new: Placement) -> float:
