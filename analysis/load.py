@@ -60,6 +60,7 @@ class Run:
     migrations: pd.DataFrame
     devices: pd.DataFrame
     links: pd.DataFrame
+    host: pd.DataFrame
     placements: pd.DataFrame
     rates: pd.DataFrame
 
@@ -80,6 +81,11 @@ class Run:
     def status(self) -> str:
         """`done`, `oom` or `failed`; `unfinished` without a summary."""
         return str((self.summary or {}).get("status", "unfinished"))
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its times are the cost model's, and not a measurement."""
+        return bool(self.said("provenance") == "simulated" or self.said("backend") == "sim")
 
     @property
     def seed(self) -> int | None:

@@ -77,6 +77,8 @@ def _number(value: float, how: str) -> str:
 
 
 def _verdict(run: Run) -> str:
+    if run.simulated:
+        return "simulated"
     verdict = run.said("verdict")
     if not isinstance(verdict, Mapping):
         return "none"
@@ -86,6 +88,8 @@ def _verdict(run: Run) -> str:
 def _provenance(run: Run) -> list[str]:
     """One line on where a run was made, and one per reason to doubt it."""
     parts = [f"backend {run.said('backend', 'unknown')}"]
+    if run.simulated:
+        parts = ["simulated in virtual time, nothing was measured"]
     name = run.said("name", run.said("experiment_name"))
     if name:
         parts.append(f"experiment {name}")

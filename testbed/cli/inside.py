@@ -10,20 +10,19 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from testbed.calibration import HostCalibration
+from testbed.cli.outcome import run_summary, summary_base
+from testbed.cli.show import progress_bar
 from testbed.controller.generation import Controller, Outcome
-from testbed.controller.verdict import verdict
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.errors import TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
 from testbed.prompt import prompt_ids
 from testbed.runlog import RunLog
-from testbed.summary import summarise
 
 LIVE = "live.json"  # device -> pid in the capsule, while a run is up
 
@@ -41,28 +40,14 @@ def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], po
     return LocalFleet(experiment, sockets, positions)
 
 
-@contextmanager
-def progress_bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over tokens on standard error, where that is a terminal."""
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
 def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
     """Compare every token's logits with the single-process reference: (`bitwise` or `different`, one sentence)."""
     from testbed.decoder.reference import Reference
     from testbed.worker.main import weight_source
 
-    weights = weight_source(experiment.model.path, experiment.shape, experiment.model.seed)
-    reference = Reference(experiment.shape, weights, len(prompt) + experiment.tokens)
+    shape, partition = experiment.shape, experiment.partition
+    weights = weight_source(experiment.model.path, shape, experiment.model.seed, partition)
+    reference = Reference(shape, weights, len(prompt) + experiment.tokens, partition)
     expected = reference.generate(prompt, len(outcome.tokens), experiment.prefill_chunk)
     for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
         if (token, digest) != (wanted.token_id, wanted.logits_digest):
@@ -79,18 +64,16 @@ def run(folder: Path) -> int:
     prompt = prompt_ids(experiment)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
-    base: dict[str, Any] = {
-        "run": folder.name, "path": str(folder), "backend": manifest["backend"], "policy": experiment.policy,
-        "experiment": experiment.name, "seed": experiment.seed,
-    }  # fmt: skip
+    host = HostCalibration.from_dict(manifest["calibration"], str(folder))
+    base = summary_base(folder, manifest["backend"], experiment)
     code, summary = 0, base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
     recorder = None
     try:
         with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
-            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"])
+            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
             recorder = controller.recorder
             outcome = controller.run()
-        summary = base | _summary(experiment, controller, fleet, outcome)
+        summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
         if options["hold"] and outcome.status == "done":
             _hold(folder, fleet)
         fleet.stop()
@@ -113,28 +96,6 @@ def run(folder: Path) -> int:
         log.write_manifest(manifest)
         log.finish(summary)
     return code
-
-
-def _summary(experiment: Experiment, controller: Controller, fleet: ProcessFleet, outcome: Outcome) -> dict[str, Any]:
-    kept = controller.recorder.kept
-    facts = fleet.facts()
-    figures = summarise(
-        kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
-        charge_decision=experiment.charge_decision,
-    )  # fmt: skip
-    faithful = verdict(kept, facts, controller.calibrated, experiment.compute == "paced")
-    return {
-        "status": outcome.status,
-        "error": str(outcome.error) if outcome.error else None,
-        "error_kind": type(outcome.error).__name__ if outcome.error else None,
-        "exit_code": outcome.error.exit_code if outcome.error else 0,
-        "tokens": outcome.tokens,
-        "verified": None,
-        **figures,
-        "oom_kills": fleet.oom_kills(),
-        "memory_enforcement": facts["memory"],
-        "verdict": faithful,
-    }
 
 
 def _hold(folder: Path, fleet: ProcessFleet) -> None:

@@ -16,17 +16,15 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from testbed import __version__
+from testbed.calibration import HostCalibration, host_calibration
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
 from testbed.runlog import SUMMARY, RunLog, read_json
 
-if TYPE_CHECKING:
-    from testbed.emulation.state import RunState
-
-Backend = Literal["mininet", "local"]
+Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]
 
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
@@ -79,8 +77,8 @@ def lacking_for_mininet() -> str | None:
 
 def choose_backend(wanted: str | None, say: Say) -> Backend:
     """The backend asked for, or mininet where it can run, else local; raises EnvironmentLacks."""
-    if wanted == "local":
-        return "local"
+    if wanted == "local" or wanted == "sim":
+        return wanted  # type: ignore[return-value]
     lacking = lacking_for_mininet()
     if lacking is None:
         return "mininet"
@@ -92,6 +90,12 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
 
 def carry_out(request: Request, say: Say) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
+    host = host_calibration()
+    if request.backend == "sim":
+        from testbed.cli.simulated import refuse_what_is_not_simulated, simulate
+
+        refuse_what_is_not_simulated(request.experiment, request.verify, request.hold)
+        return simulate(request.experiment, request.out, _manifest(request, host), host)
     if request.backend == "local":
         for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
             if getattr(request.experiment, key) == value:
@@ -106,7 +110,9 @@ def carry_out(request: Request, say: Say) -> dict[str, Any]:
         log = RunLog.create(request.out, experiment.name, experiment.policy)
         state = RunState.create(run_folder=log.folder.resolve())
         try:
-            log.write_manifest(_manifest(request, log.folder, state))
+            manifest = _manifest(request, host) | {"run": log.folder.name, "id": state.current.run_id}
+            manifest["options"] |= {"sockets": str(state.sockets), "state": str(state.path)}
+            log.write_manifest(manifest)
             log.close()
             code = launch(
                 [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())],
@@ -153,11 +159,10 @@ def failure(summary: dict[str, Any], accept_unfaithful: bool) -> TestbedError | 
     return None
 
 
-def _manifest(request: Request, folder: Path, state: RunState) -> dict[str, Any]:
+def _manifest(request: Request, host: HostCalibration) -> dict[str, Any]:
+    """What is known of a run before it has a folder."""
     experiment = request.experiment
     return {
-        "run": folder.name,
-        "id": state.current.run_id,
         "testbed": __version__,
         "backend": request.backend,
         "experiment_name": experiment.name,
@@ -168,11 +173,10 @@ def _manifest(request: Request, folder: Path, state: RunState) -> dict[str, Any]
             "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),
             "uid": os.getuid(),
         },
+        "calibration": host.to_dict(),
         "options": {
             "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
-            "calibrate": request.calibrate,
-            "progress": request.progress and sys.stderr.isatty(), "sockets": str(state.sockets),
-            "state": str(state.path),
+            "calibrate": request.calibrate, "progress": request.progress and sys.stderr.isatty(),
         },
         "experiment": experiment.to_dict(),
     }  # fmt: skip

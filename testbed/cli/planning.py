@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from testbed.calibration import host_calibration
 from testbed.controller.conditions import Conditions, observe
 from testbed.experiment import Experiment
 from testbed.placement.observation import Observation
@@ -13,7 +14,8 @@ def first_observation(experiment: Experiment, prompt_tokens: int) -> Observation
     """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0."""
     conditions = Conditions(experiment)
     conditions.begin()
-    return observe(experiment, conditions, prompt_tokens, 0)
+    hop_s = host_calibration().hop_overhead_s / experiment.dilation
+    return observe(experiment, conditions, prompt_tokens, 0, hop_s)
 
 
 def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
@@ -48,8 +50,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         devices[view.name] = {
             "blocks": [str(block) for block in blocks],
             "heads": sum(block.kind == "head" for block in blocks),
-            "proj": sum(block.kind == "proj" for block in blocks),
-            "ffn": sum(block.kind == "ffn" for block in blocks),
+            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum")},
             "need_bytes": needs[view.name],
             "budget_bytes": view.available_bytes,
             "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),

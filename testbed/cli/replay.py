@@ -8,17 +8,22 @@ from typing import Any
 import click
 
 from testbed.cli.show import print_json, print_table
+from testbed.errors import FidelityError
 
 SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
-OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for run folders.")
+OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                   help="Folder for run folders.")  # fmt: skip
 BACKEND = click.option(
-    "--backend", type=click.Choice(["mininet", "local"]), help="Default: mininet where it can run, else local."
+    "--backend",
+    type=click.Choice(["mininet", "local", "sim"]),
+    help="Default: mininet where it can run, else local. sim: in virtual time, nothing computed.",
 )
 SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
 CALIBRATE = click.option(
     "--calibrate",
     type=click.Choice(["off", "quick", "full"]),
     default="quick",
+    show_default=True,
     help="How thoroughly links and host are measured before token 0.",
 )
 ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
@@ -86,17 +91,17 @@ def command(
     chosen = launch.choose_backend(backend, say)
     request = launch.Request(loaded, chosen, out, verify, hold, share_host, calibrate, progress=not as_json)
     summary = launch.carry_out(request, say)
+    failed = launch.failure(summary, accept_unfaithful)
     if as_json:
         print_json(summary)
     else:
-        show_summary(summary)
-    failed = launch.failure(summary, accept_unfaithful)
+        show_summary(summary, reasons=not isinstance(failed, FidelityError))
     if failed is not None:
         raise failed
 
 
-def show_summary(summary: dict[str, Any]) -> None:
-    """The summary for a person."""
+def show_summary(summary: dict[str, Any], reasons: bool) -> None:
+    """The summary for a person; without the verdict's reasons where the error that follows gives them."""
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)
     print_table(TABLE, [row])
@@ -110,7 +115,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         click.echo(f"Verified: {summary['verified']}: {summary['verification']}.")
     for note in (summary.get("verdict") or {}).get("notes", []):
         click.echo(f"Note: {note}.")
-    for reason in (summary.get("verdict") or {}).get("reasons", []):
+    for reason in (summary.get("verdict") or {}).get("reasons", []) if reasons else ():
         click.echo(f"Not faithful: {reason}.")
     click.echo(f"Run folder: {summary['path']}")
 
@@ -136,7 +141,6 @@ def table_row(summary: dict[str, Any]) -> dict[str, Any]:
     """One run as a row of `TABLE`."""
     latency = summary.get("token_latency_ms") or {}
     error = summary.get("prediction_error")
-    verdict = summary.get("verdict")
     return {
         "policy": summary["policy"],
         "backend": summary["backend"],
@@ -149,8 +153,15 @@ def table_row(summary: dict[str, Any]) -> dict[str, Any]:
         "stall_s": summary.get("stall_s"),
         "oom_kills": summary.get("oom_kills"),
         "error_percent": None if error is None else 100 * error,
-        "verdict": None if verdict is None else "faithful" if verdict["ok"] else "not faithful",
+        "verdict": _verdict(summary),
     }
+
+
+def _verdict(summary: dict[str, Any]) -> str | None:
+    if summary.get("provenance") == "simulated":
+        return "simulated"
+    verdict = summary.get("verdict")
+    return None if verdict is None else "faithful" if verdict["ok"] else "not faithful"
 
 
 def _show_plan(plan: dict[str, Any], as_json: bool) -> None:

@@ -1,13 +1,14 @@
 """How a verb prints: a table for people, one JSON document for programs.
 
-It knows nothing of what it prints. rich is loaded only when a table is drawn.
+It knows nothing of what it prints. rich is loaded only when a table or a bar is drawn.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -58,3 +59,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+@contextmanager
+def progress_bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar over tokens on standard error, where that is a terminal."""
+    if not shown:
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)

@@ -6,7 +6,6 @@ the time workers wait for a core although nothing else is wanted of them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -76,12 +75,12 @@ def calibrate(effort: Effort, fleet: Fleet, answer: Answer, observation: Observa
         _ping(fleet, answer, warmed, 1)
         return Calibrated()
     chosen = ring if effort == "quick" else every_pair
-    waited, started = _waits(fleet, answer, names), time.monotonic()
+    waited, started = _waits(fleet, answer, names), fleet.clock.wall()
     trips = _ping(fleet, answer, warmed, 1) | _ping(fleet, answer, chosen, PING_COUNT)
     hop = _hop_overhead(trips, observation, fleet)
     probes = [_best_probe(effort, fleet, answer, pair, observation) for pair in chosen]
     waits = _waits(fleet, answer, names)
-    shares = [(waits[name] - waited[name]) / (time.monotonic() - started) for name in names]
+    shares = [(waits[name] - waited[name]) / (fleet.clock.wall() - started) for name in names]
     return Calibrated(
         effort,
         max(0.0, hop),

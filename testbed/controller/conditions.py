@@ -10,15 +10,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
+from testbed.calibration import NOMINAL_HOP_S
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
 from testbed.experiment import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from traces.model import Change, SeriesKey, TraceSet
-
-# What a message costs in software on its way, as measured on a two-core host (0.10-0.12 ms, ZeroMQ and Python).
-# Policies see this and not the run's own measurement, so that the same experiment is decided the same way again.
-NOMINAL_HOP_S = 1e-4
-
 
 # What a trace's quantity sets of a link.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -142,14 +138,30 @@ def _without(traces: TraceSet, keys: Container[SeriesKey]) -> TraceSet:
 
 
 def observe(
-    experiment: Experiment, conditions: Conditions, prompt_tokens: int, tokens_done: int
+    experiment: Experiment,
+    conditions: Conditions,
+    prompt_tokens: int,
+    tokens_done: int,
+    hop_overhead_s: float = NOMINAL_HOP_S,
 ) -> Observation:
-    """What a policy is shown: rates as the traces say now, memory as announced, a nominal time per hop."""
-    target = conditions.target()
+    """What a policy is shown: rates as the traces say now, memory as announced, this host's time per hop as known."""
+    memory = {device.name: conditions.visible_memory(device.name) for device in experiment.topology.devices}
+    return observation_of(experiment, conditions.target(), memory, prompt_tokens, tokens_done, hop_overhead_s)
+
+
+def observation_of(
+    experiment: Experiment,
+    target: TargetState,
+    memory: Mapping[str, int],
+    prompt_tokens: int,
+    tokens_done: int,
+    hop_overhead_s: float,
+) -> Observation:
+    """A fleet in its target state as an observation; `memory` has each device's bytes for blocks."""
     devices = tuple(
         DeviceView(
             device.name,
-            conditions.visible_memory(device.name),
+            memory[device.name],
             target.devices[device.name].streaming_Bps,
             target.devices[device.name].compute_flops,
             device.storage_Bps,
@@ -162,6 +174,6 @@ def observe(
     }
     return Observation(
         experiment.shape, experiment.partition, experiment.topology.source, devices, links,
-        prompt_tokens, tokens_done, experiment.tokens, experiment.interval, experiment.weights, NOMINAL_HOP_S,
+        prompt_tokens, tokens_done, experiment.tokens, experiment.interval, experiment.weights, hop_overhead_s,
         routes=experiment.topology.routes,
     )  # fmt: skip

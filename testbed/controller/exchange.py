@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -62,7 +61,7 @@ def carry_out(
     Transfers that take longer than `timeout_s` wall seconds are aborted; the old epoch goes on. Raises RunFailed
     when a worker then does not answer the abort, or the commit, for as long again.
     """
-    exchange = Exchange(migration, started_s=time.monotonic())
+    exchange = Exchange(migration, started_s=fleet.clock.wall())
     deadline = exchange.started_s + timeout_s
 
     def send(instructions: list[Instruction]) -> None:
@@ -82,7 +81,7 @@ def carry_out(
     send(migration.begin())
     state = migration.state
     while not migration.over:
-        for device, event in wait(max(0.0, deadline - time.monotonic())):
+        for device, event in wait(max(0.0, deadline - fleet.clock.wall())):
             match event:
                 case DeviceLost():
                     exchange.lost = (device, event)
@@ -102,8 +101,8 @@ def carry_out(
         if exchange.lost is not None:
             break
         if migration.state != state and migration.state != "transferring":
-            state, deadline = migration.state, time.monotonic() + timeout_s
-        if time.monotonic() < deadline or migration.over:
+            state, deadline = migration.state, fleet.clock.wall() + timeout_s
+        if fleet.clock.wall() < deadline or migration.over:
             continue
         if migration.state not in ("preparing", "transferring"):
             raise RunFailed(
@@ -111,5 +110,5 @@ def carry_out(
                 f"{migration.state} for {timeout_s:.0f} s"
             )
         send(migration.abort(f"the transfers took longer than {timeout_s:.0f} s"))
-    exchange.finished_s = time.monotonic()
+    exchange.finished_s = fleet.clock.wall()
     return exchange

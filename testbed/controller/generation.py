@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from testbed.calibration import NOMINAL, HostCalibration
 from testbed.controller.calibration import Calibrated, Effort, calibrate
 from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
@@ -47,16 +48,16 @@ class Outcome:
     """How a run ended."""
 
     status: Status = "failed"
-    tokens: list[int] = field(default_factory=list)
-    digests: list[str] = field(default_factory=list)
+    tokens: list[int | None] = field(default_factory=list)  # None: simulated
+    digests: list[str | None] = field(default_factory=list)
     error: TestbedError | None = None
 
 
 class Controller:
     """Runs one experiment with one policy on one fleet.
 
-    `prompt` is the tokenised prompt, `effort` how thoroughly the host is calibrated first. `progress(done)` is called
-    after every token.
+    `prompt` is the tokenised prompt, `effort` how thoroughly links and host are measured before token 0, `host` what is
+    known of the host for good. `progress(done)` is called after every token.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Controller:
         log: RunLog,
         progress: Callable[[int], None] = lambda done: None,
         effort: Effort = "quick",
+        host: HostCalibration = NOMINAL,
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
@@ -76,7 +78,9 @@ class Controller:
         self._conditions = Conditions(experiment, fleet.replayed)
         chunks = -(-len(self._prompt) // experiment.prefill_chunk)
         self.recorder = Recorder(log, self._clock, chunks)
-        self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log)
+        self._host = host
+        hop_s = host.hop_overhead_s / experiment.dilation
+        self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log, hop_s)
         self.outcome = Outcome()
         self._plan: Plan | None = None
         self._effort: Effort = effort
@@ -185,7 +189,7 @@ class Controller:
                 min(experiment.prefill_chunk, len(self._prompt) - start)
                 for start in range(0, len(self._prompt), experiment.prefill_chunk)
             ]  # fmt: skip
-            wire = sum(plan_wire_bytes(experiment.shape, self._plan, count) for count in rows)
+            wire = sum(plan_wire_bytes(experiment.shape, self._plan, count, experiment.partition) for count in rows)
             self.recorder.token(token, predicted, wire)
             self._watch.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
@@ -206,10 +210,13 @@ class Controller:
             )
 
     def _predict(self) -> float:
-        """The cost model's latency of the next token under the present conditions and this host's time per hop."""
+        """The cost model's latency of the next token under the present conditions and this host's time per hop.
+
+        For a host that has not been calibrated, that time is what was measured before token 0.
+        """
         assert self._plan is not None
         observation = self._watch.observation()
-        if self.calibrated.hop_overhead_s is not None:
+        if not self._host.measured and self.calibrated.hop_overhead_s is not None:
             observation = replace(observation, hop_overhead_s=self.calibrated.hop_overhead_s)
         if not self._done:
             return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
@@ -219,7 +226,7 @@ class Controller:
 
     def _cross_boundary(self) -> None:
         assert self._watch.placement is not None and self._plan is not None
-        started = time.monotonic()
+        started_s = self._clock.trace_now()  # which stands still while the policy decides
         if self._experiment.trace_clock == "token":
             self._watch.advance_traces(float(self._done))
         self._watch.collect()
@@ -249,7 +256,7 @@ class Controller:
                 self._fail_if_lost(exchange)
                 self.recorder.placement(self._watch.placement, self._done)
         found = shortages(observation, None, self._watch.placement)
-        stall = self._clock.duration(time.monotonic() - started) - decision_s if moves else 0.0
+        stall = self._clock.trace_now() - started_s if moves else 0.0
         self.recorder.decision(
             epoch=self._watch.placement.epoch, step=self._done, policy=self._policy.name,
             decision_s=decision_s, moved=len(moves), predicted_before_s=before,
@@ -293,8 +300,9 @@ class Controller:
         wanted = replace(wanted, epoch=epoch)
         plan = make_plan(observation, wanted)
         shipped = self._experiment.weights == "shipped"
+        shape, partition = self._experiment.shape, self._experiment.partition
         moves = [
-            Move(block, source, target, payload_bytes(self._experiment.shape, block, length, shipped))
+            Move(block, source, target, payload_bytes(shape, block, length, shipped, partition))
             for block, source, target in old.moves_to(wanted)
         ]
         predicted = migration_delay(observation, old, wanted, length)

@@ -7,13 +7,12 @@ a device that dies ends the run with its reason.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, LinkSample, Samples, TargetState
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
@@ -24,6 +23,7 @@ from testbed.placement.feasibility import device_needs
 from testbed.placement.observation import Observation
 from testbed.runlog import RunLog
 from testbed.transport.messages import (
+    Arrived,
     Collect,
     Collected,
     Command,
@@ -37,7 +37,6 @@ from testbed.transport.messages import (
 )
 from testbed.units import format_bytes
 
-SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 COLLECT_PATIENCE_S = 60.0  # wall seconds for a worker to hand over its spans
 LOSS_PATIENCE_S = 1.0  # wall seconds for the loss of a device that cannot be reached to be told
 
@@ -59,8 +58,10 @@ class Watch:
         conditions: Conditions,
         recorder: Recorder,
         log: RunLog,
+        hop_overhead_s: float,
     ) -> None:
         self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
+        self._hop_overhead_s = hop_overhead_s
         self._conditions, self._recorder, self._log = conditions, recorder, log
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
@@ -70,6 +71,7 @@ class Watch:
         self.moving: Sequence[Move] = ()
         self._waits: dict[str, float] = {}
         self._collected: dict[str, tuple[float, int, float]] = {}  # device -> (when, tokens done, waited) at the last
+        self._host: tuple[int, HostUsage] | None = None  # (tokens done, what had been used) at the last
         self._requests = 0
         self._sampled_s = 0.0
         self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
@@ -77,9 +79,10 @@ class Watch:
     # --- conditions ------------------------------------------------------------------------------------
 
     def observation(self) -> Observation:
-        """What a policy may see now; the software's time per hop is nominal, so that decisions repeat exactly."""
+        """What a policy may see now; the software's time per hop is the host's known one, so that decisions repeat."""
         self._catch_up()
-        return observe(self._experiment, self._conditions, self._prompt_tokens, self.tokens_done)
+        done = self.tokens_done
+        return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
 
     def target(self) -> TargetState:
         """What the fleet should be now."""
@@ -151,28 +154,26 @@ class Watch:
                     self.advance_traces(self._clock.trace_now())
                     left = 0.0
                 timeout_s = min(timeout_s, left)
-        events = self._fleet.events(min(timeout_s, SAMPLE_INTERVAL_S))
+        events = self._fleet.events(min(timeout_s, self._fleet.sample_interval_s))
         self._record_replayed(self._fleet.replay_reports())
-        if time.monotonic() - self._sampled_s > SAMPLE_INTERVAL_S and self.placement is not None:
+        if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self.placement is not None:
             self.look()
         return events
 
     def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
         """The next event of a kind from a device; raises RunFailed or OutOfMemory for what ends the run."""
-        deadline = time.monotonic() + patience_s
+        deadline = self._clock.wall() + patience_s
         while True:
             for index, (sender, event) in enumerate(self._inbox):
                 if sender == device and isinstance(event, kind):
                     del self._inbox[index]
                     return event
-            if time.monotonic() >= deadline:
-                links = self.target().links
-                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
-                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+            if self._clock.wall() >= deadline:
                 raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}"
+                    f"{_standing(self.target())}"
                 )
-            for sender, event in self._pump(max(0.0, deadline - time.monotonic())):
+            for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
                 if isinstance(event, _ANSWERS):
                     self._inbox.append((sender, event))
@@ -191,8 +192,13 @@ class Watch:
             self._react(sender, event)
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which takes note of lost devices itself."""
+        """Like `_pump`, for a migration, which takes note of lost devices itself.
+
+        Where nobody looks every so often, it is when blocks have arrived that memory is fullest.
+        """
         events = self._pump(timeout_s)
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
+            self.look()
         for sender, event in events:
             if not isinstance(event, DeviceLost):
                 self._react(sender, event)
@@ -246,12 +252,14 @@ class Watch:
         length = cached_length(observation)
         needs = device_needs(observation, self.placement, length)
         for move in self.moving:
-            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
+            needs[move.destination] += resident_bytes(
+                self._experiment.shape, move.block, length, self._experiment.partition
+            )
         return needs
 
     def look(self) -> Samples:
         """Record every device's memory and every link's queue as they are now."""
-        self._sampled_s = time.monotonic()
+        self._sampled_s = self._clock.wall()
         samples = self._fleet.observe()
         budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
@@ -264,5 +272,18 @@ class Watch:
             self.send(device, Collect(self._requests))
         for device in self._names:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.look()
+        used = self.look().host
+        if used is not None:
+            if self._host is not None and self.tokens_done > self._host[0]:
+                self._recorder.host(self._host[0], self.tokens_done - 1, self._host[1], used)
+            self._host = (self.tokens_done, used)
 
+
+def _standing(target: TargetState) -> str:
+    """`; the link of b is at 0 bit/s; device c is paused`: what the traces hold up now, or nothing."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told

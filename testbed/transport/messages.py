@@ -146,10 +146,14 @@ class Stop(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """The worker stands: namespace, cgroup, sockets and warm-up are done. Pids are those of its own namespace."""
+    """The worker stands: namespace, cgroup, sockets and warm-up are done. Pids are those of its own namespace.
+
+    `refused`: kernel knobs that could not be set, each with what it stays at and why.
+    """
 
     pid: int
     address: str
+    refused: list[str] = []
 
 
 class Connected(Message, frozen=True):
@@ -215,16 +219,16 @@ class Aborted(Message, frozen=True):
 
 
 class Token(Message, frozen=True):
-    """One generated token. Times are wall (monotonic) seconds."""
+    """One generated token. Times are wall (monotonic) seconds. None: a simulation does not know."""
 
     step: int
-    token_id: int
-    logits_digest: str
+    token_id: int | None
+    logits_digest: str | None
     epoch: int
     start_s: float
     end_s: float
-    compute_s: float  # along the critical path, wall
-    transfer_s: float
+    compute_s: float | None  # along the critical path, wall
+    transfer_s: float | None
 
 
 class OutOfBudget(Message, frozen=True):

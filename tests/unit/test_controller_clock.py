@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed import clock as clock_module
-from testbed.clock import ClockState, EmulatedClock
+from testbed.clock import ClockState, EmulatedClock, VirtualTime
 
 
 class Wall:
@@ -14,26 +13,24 @@ class Wall:
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
-def wall(monkeypatch: pytest.MonkeyPatch) -> Wall:
-    made = Wall()
-    monkeypatch.setattr(clock_module, "time", made)
-    return made
+def wall() -> Wall:
+    return Wall()
 
 
 def test_time_is_zero_before_the_start(wall: Wall) -> None:
-    clock = EmulatedClock(2.0)
+    clock = EmulatedClock(2.0, wall)
     wall.now += 50
     assert (clock.now(), clock.trace_now(), clock.at(5.0)) == (0.0, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("dilation", [1.0, 4.0])
 def test_an_emulated_second_takes_dilation_wall_seconds(wall: Wall, dilation: float) -> None:
-    clock = EmulatedClock(dilation)
+    clock = EmulatedClock(dilation, wall)
     clock.start()
     wall.now += 12
     assert clock.now() == clock.trace_now() == pytest.approx(12 / dilation)
@@ -42,7 +39,7 @@ def test_an_emulated_second_takes_dilation_wall_seconds(wall: Wall, dilation: fl
 
 
 def test_a_pause_stops_the_trace_clock_and_no_other(wall: Wall) -> None:
-    clock = EmulatedClock(2.0)
+    clock = EmulatedClock(2.0, wall)
     clock.start()
     wall.now += 4
     clock.pause()
@@ -57,7 +54,7 @@ def test_a_pause_stops_the_trace_clock_and_no_other(wall: Wall) -> None:
 
 
 def test_pauses_add_up_and_a_second_pause_or_resume_changes_nothing(wall: Wall) -> None:
-    clock = EmulatedClock()
+    clock = EmulatedClock(wall=wall)
     clock.start()
     clock.resume()
     for _ in range(3):
@@ -73,14 +70,14 @@ def test_pauses_add_up_and_a_second_pause_or_resume_changes_nothing(wall: Wall) 
 
 
 def test_a_wall_time_before_the_start_is_negative_and_traces_never_see_it(wall: Wall) -> None:
-    clock = EmulatedClock()
+    clock = EmulatedClock(wall=wall)
     clock.start()
     assert clock.at(999.0) == pytest.approx(-1.0)
     assert clock.trace_now() == 0.0
 
 
 def test_whoever_follows_the_clock_can_tell_its_time_elsewhere(wall: Wall) -> None:
-    clock = EmulatedClock(2.0)
+    clock = EmulatedClock(2.0, wall)
     early: list[ClockState] = []
     clock.follow(early.append)
     assert early == [], "it does not run yet"
@@ -94,3 +91,14 @@ def test_whoever_follows_the_clock_can_tell_its_time_elsewhere(wall: Wall) -> No
     standing, again = ClockState(1000.0, 0.0, 1004.0), ClockState(1000.0, 3.0, None)
     assert early == [ClockState(1000.0, 0.0, None), standing, again]
     assert late == [standing, again]
+
+
+def test_virtual_time_passes_as_far_as_it_is_told_and_never_back() -> None:
+    time = VirtualTime()
+    clock = EmulatedClock(wall=time)
+    time.advance(3.0)
+    clock.start()
+    time.advance(7.5)
+    assert clock.now() == clock.trace_now() == 4.5
+    time.advance(5.0)
+    assert time() == 7.5

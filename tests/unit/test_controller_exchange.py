@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from testbed.clock import EmulatedClock
 from testbed.controller.exchange import Exchange, carry_out
 from testbed.controller.fleet import DeviceLost
 from testbed.controller.migration import Migration, Move
@@ -59,6 +60,7 @@ class Scripted:
         self._answers = answers
         self.commands: list[tuple[str, Any]] = []
         self.waiting: list[tuple[str, Any]] = []
+        self.clock = EmulatedClock()
 
     def send(self, device: str, command: Any) -> None:
         self.commands.append((device, command))

@@ -1,0 +1,312 @@
+"""The simulated fleet: commands in, events out, in virtual time.
+
+What the source generates and what moves are jobs that end at a time; `events` lets time pass to the next end. What a
+policy is shown, the plan, the migration's steps and the run's tables all come from the same controller that drives
+the emulation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.clock import EmulatedClock, VirtualTime
+from testbed.controller.conditions import observation_of
+from testbed.controller.fleet import DeviceSample, FleetEvent, LinkSample, Samples, TargetState
+from testbed.errors import RunFailed
+from testbed.experiment import Experiment
+from testbed.placement.blocks import parse_block
+from testbed.placement.costs import chunk_rows, prefill_latency, token_latency
+from testbed.placement.latency import transfer_seconds
+from testbed.placement.observation import Observation
+from testbed.placement.plan import Plan
+from testbed.simulation.jobs import Job
+from testbed.simulation.memory import Memory
+from testbed.simulation.transfers import Transfers
+from testbed.transport.messages import (
+    Abort,
+    Aborted,
+    Arrived,
+    Collect,
+    Collected,
+    Command,
+    Commit,
+    Committed,
+    Decode,
+    Load,
+    Loaded,
+    OutOfBudget,
+    Pace,
+    Paced,
+    Ping,
+    Pinged,
+    Prefill,
+    Prepare,
+    Prepared,
+    Probe,
+    Probed,
+    Refused,
+    Sent,
+    Token,
+    Transfer,
+)
+from testbed.units import format_bytes
+from traces.model import SeriesKey
+
+SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time is the cost model's"
+
+
+@dataclass
+class Generation:
+    """What the source is asked for, and the token it is at."""
+
+    until: int  # tokens in all
+    started_s: float
+    chunk: int = 0  # of the prefill
+    job: Job | None = None
+
+
+class SimFleet:
+    """All devices of an experiment, in virtual time. `hop_overhead_s` is the emulation's software time per message."""
+
+    backend = "sim"
+    replayed: frozenset[SeriesKey] = frozenset()
+    sample_interval_s = math.inf
+
+    def __init__(self, experiment: Experiment, prompt_tokens: int, hop_overhead_s: float) -> None:
+        self.experiment = experiment
+        self._wall = VirtualTime()
+        self.clock = EmulatedClock(wall=self._wall)
+        self.names = [device.name for device in experiment.topology.devices]
+        self._prompt_tokens = prompt_tokens
+        self._hop_overhead_s = hop_overhead_s
+        self._memory = Memory(experiment.shape, experiment.partition, self.names)
+        self._pending: list[tuple[str, FleetEvent]] = []
+        self._target: TargetState | None = None
+        self._observation: Observation | None = None
+        self._plan: Plan | None = None
+        self._tokens = 0
+        self._length = 0  # positions in the caches
+        self._generation: Generation | None = None
+        self._transfers: Transfers | None = None
+
+    # --- Fleet -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Nothing to bring up."""
+
+    def apply(self, target: TargetState) -> list[LinkSample]:
+        """Change the conditions; what is under way goes on under the new ones."""
+        before, self._target = self._target, target
+        budgets = {name: device.memory_bytes for name, device in target.devices.items()}
+        self._observation = observation_of(
+            self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
+        )
+        if self._generation is not None and self._generation.job is not None:
+            self._generation.job.change(self._wall(), self._token_seconds())
+        if self._transfers is not None:
+            self._transfers.proceed(self._wall(), self._observation)
+        for name, budget in budgets.items():
+            if before is None or budget != before.devices[name].memory_bytes:
+                self._check_budget(name, self._length)
+        return [
+            sample
+            for name, link in target.links.items()
+            if before is None or before.links[name] != link
+            for sample in (
+                LinkSample(name, "up", link.up_bps, link.up_bps, None, link.up_delay_s),
+                LinkSample(name, "down", link.down_bps, link.down_bps, None, link.down_delay_s),
+            )
+        ]
+
+    def replay_reports(self) -> list[LinkSample]:
+        """Nothing is replayed here; the controller does it, in time."""
+        return []
+
+    def end_replay(self) -> list[LinkSample]:
+        """See `replay_reports`."""
+        return []
+
+    def send(self, device: str, command: Command) -> None:
+        """Carry out a command; what it answers is for `events` to tell."""
+        match command:
+            case Load():
+                if command.pinned:
+                    self._memory.pin(device)
+                self._memory.take(device, map(parse_block, command.blocks))
+                self._tell(device, Loaded(self._memory.held_bytes(device, 0)))
+            case Prepare():
+                self._prepare(device, command)
+            case Transfer():
+                assert self._transfers is not None
+                self._transfers.senders.append(device)
+            case Commit():
+                self._memory.drop(device, map(parse_block, command.drop))
+                self._plan, self._transfers = command.plan, None
+                self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
+            case Abort():
+                if self._transfers is not None:
+                    self._memory.drop(device, self._transfers.blocks(device))
+                self._tell(device, Aborted(command.epoch))
+            case Prefill():
+                self._begin(Generation(command.until, self._wall(), command.chunk))
+            case Decode():
+                self._begin(Generation(command.until, self._wall()))
+            case Collect():
+                held = self._memory.held_bytes(device, self._length)
+                self._tell(device, Collected(command.request, [], held, 0.0))
+            case Ping() | Probe() | Pace():
+                self._measure(device, command)
+            case _:
+                raise RunFailed(f"device {device}: a simulated fleet has no {type(command).__name__}")
+
+    def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Answers that are there, or else time passes until something ends, at most `timeout_s` virtual seconds."""
+        if not self._pending and timeout_s > 0:
+            self._pass_time(self._wall() + timeout_s)
+        found, self._pending = self._pending, []
+        return found
+
+    def observe(self) -> Samples:
+        """What every device holds; links have no queues to look at."""
+        held = {name: self._memory.held_bytes(name, self._length) for name in self.names}
+        return Samples([DeviceSample(name, size, None, 0, None, True) for name, size in held.items()], [])
+
+    def facts(self) -> dict[str, Any]:
+        """How this was simulated."""
+        lossy = self.experiment.needs_netem
+        notes = [SIMULATED_NOTE]
+        if lossy:
+            notes.append(f"link {lossy} has loss or jitter, which is not simulated")
+        return {
+            "backend": self.backend,
+            "provenance": "simulated",
+            "rates": "the cost model's",
+            "delay": "the cost model's",
+            "memory": "simulated: the sum over each device's blocks, against its budget",
+            "hop_overhead_s": self._hop_overhead_s,
+            "notes": notes,
+        }
+
+    def oom_kills(self) -> int:
+        """There is no kernel here."""
+        return 0
+
+    def stop(self) -> None:
+        """Nothing to take down."""
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    def _tell(self, device: str, event: FleetEvent) -> None:
+        self._pending.append((device, event))
+
+    def _pass_time(self, until_s: float) -> None:
+        """Go on to what ends next, or to `until_s` if that is sooner."""
+        job = self._generation.job if self._generation is not None else None
+        token_end = job.end_s if job is not None else math.inf
+        transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
+        if min(token_end, transfers_end) > until_s:
+            self._wall.advance(max(until_s, math.nextafter(self._wall(), math.inf)))
+        elif transfers_end <= token_end:
+            self._wall.advance(transfers_end)
+            self._finish_transfers()
+        else:
+            self._wall.advance(token_end)
+            self._finish_token()
+
+    # --- generating --------------------------------------------------------------------------------------
+
+    def _begin(self, generation: Generation) -> None:
+        self._generation = generation
+        self._begin_token()
+
+    def _begin_token(self) -> None:
+        """The next token's job, unless a device cannot hold what it needs for it."""
+        assert self._generation is not None
+        rows = chunk_rows(self._prompt_tokens, self._generation.chunk) if self._generation.chunk else (1,)
+        for count in rows:
+            self._length += count
+            for name in self.names:
+                if not self._check_budget(name, self._length):
+                    self._generation.job = None
+                    return
+        self._generation.started_s = self._wall()
+        self._generation.job = Job(self._token_seconds(), self._wall())
+
+    def _token_seconds(self) -> float:
+        """What the present token takes in all under these conditions; infinite while a device in use is paused."""
+        assert self._plan is not None and self._target is not None and self._observation is not None
+        assert self._generation is not None
+        if any(self._target.devices[name].paused for name in self._plan.devices()):
+            return math.inf
+        if self._generation.chunk:
+            return prefill_latency(self._observation, self._plan, self._generation.chunk)
+        return token_latency(self._observation, self._plan, self._length)
+
+    def _finish_token(self) -> None:
+        generation, plan = self._generation, self._plan
+        assert generation is not None and plan is not None
+        token = Token(self._tokens, None, None, plan.epoch, generation.started_s, self._wall(), None, None)
+        self._tell(plan.source, token)
+        self._tokens += 1
+        generation.chunk = 0
+        if self._tokens < generation.until:
+            self._begin_token()
+        else:
+            self._generation = None
+
+    def _check_budget(self, device: str, length: int) -> bool:
+        """Whether a device can hold its blocks at this length; if not, it says so."""
+        assert self._target is not None
+        need, budget = self._memory.held_bytes(device, length), self._target.devices[device].memory_bytes
+        if need > budget:
+            self._tell(device, OutOfBudget(length, need, budget))
+        return need <= budget
+
+    # --- moving ------------------------------------------------------------------------------------------
+
+    def _prepare(self, device: str, command: Prepare) -> None:
+        assert self._target is not None and self._observation is not None
+        if self._transfers is None or self._transfers.epoch != command.epoch:
+            self._transfers = Transfers(command.epoch, command.length, self._wall())
+        self._length = max(self._length, command.length)
+        blocks = [parse_block(item.block) for item in command.incoming]
+        self._memory.take(device, blocks)
+        need, budget = self._memory.held_bytes(device, command.length), self._target.devices[device].memory_bytes
+        if need > budget:
+            self._memory.drop(device, blocks)
+            reason = (
+                f"device {device} would need {format_bytes(need)} for its blocks and the {len(blocks)} incoming ones "
+                f"together, its budget is {format_bytes(budget)}"
+            )
+            self._tell(device, Refused(command.epoch, reason))
+            return
+        self._transfers.incoming[device] = command.incoming
+        self._transfers.proceed(self._wall(), self._observation)
+        self._tell(device, Prepared(command.epoch))
+
+    def _finish_transfers(self) -> None:
+        transfers = self._transfers
+        assert transfers is not None and self._observation is not None
+        for sender in transfers.senders:
+            self._tell(sender, Sent(transfers.epoch))
+        for receiver in transfers.incoming:
+            self._tell(receiver, Arrived(transfers.epoch, transfers.arrivals(receiver, self._observation)))
+        transfers.loads.clear()
+
+    # --- measuring: there is nothing here but the model -----------------------------------------------------
+
+    def _measure(self, device: str, command: Ping | Probe | Pace) -> None:
+        """Answer as a fleet would that is exactly as the model says."""
+        assert self._observation is not None
+        match command:
+            case Ping():
+                paths = [self._observation.path(*pair) for pair in ((device, command.peer), (command.peer, device))]
+                trip = sum(transfer_seconds(path, 0.0, self._hop_overhead_s) for path in paths)
+                self._tell(device, Pinged(command.peer, [trip] * command.count))
+            case Probe():
+                seconds = transfer_seconds(self._observation.path(device, command.peer), command.size)
+                self._tell(command.peer, Probed(device, command.size, seconds))
+            case Pace():
+                self._tell(device, Paced([0.0] * command.count))

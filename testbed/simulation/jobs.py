@@ -1,0 +1,31 @@
+"""Things that take a while, under conditions that change meanwhile.
+
+The rule: the share that is done stays done, and the rest takes its share of what the whole would take under the new
+conditions. A total of infinity stands still. This module knows only numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Job:
+    """Something that would take `total_s` seconds in all under the present conditions."""
+
+    total_s: float
+    since_s: float  # when the present conditions, or the job, began
+    left: float = 1.0  # share that was left then
+
+    @property
+    def end_s(self) -> float:
+        """When it ends if nothing changes any more."""
+        return self.since_s + self.left * self.total_s if self.left else self.since_s
+
+    def change(self, now_s: float, total_s: float) -> None:
+        """From now on the whole would take `total_s`."""
+        if self.total_s > 0:
+            self.left = max(0.0, self.left - (now_s - self.since_s) / self.total_s)
+        else:
+            self.left = 0.0
+        self.since_s, self.total_s = now_s, total_s

@@ -1,0 +1,52 @@
+"""What every device holds: the same sum of whole pages as a worker's ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from testbed.placement.blocks import Block, Partition, pinned_bytes, resident_bytes
+from testbed.shape import ModelShape
+
+
+class Memory:
+    """Blocks by device. A block that moves is on both devices from `take` at the new one to `drop` at the old one."""
+
+    def __init__(self, shape: ModelShape, partition: Partition, names: Sequence[str]) -> None:
+        self._shape, self._partition = shape, partition
+        self._held: dict[str, set[Block]] = {name: set() for name in names}
+        self._kinds: dict[str, Counter[str]] = {name: Counter() for name in names}
+        self._pinned: set[str] = set()
+        self._sizes: tuple[int, dict[str, int]] = (-1, {})  # (length, kind -> bytes of a block) last asked for
+
+    def pin(self, device: str) -> None:
+        """Embedding and LM head live here."""
+        self._pinned.add(device)
+
+    def take(self, device: str, blocks: Iterable[Block]) -> None:
+        """The device holds these blocks from now on."""
+        for block in blocks:
+            if block not in self._held[device]:
+                self._held[device].add(block)
+                self._kinds[device][block.kind] += 1
+
+    def drop(self, device: str, blocks: Iterable[Block]) -> None:
+        """The device lets go of these blocks."""
+        for block in blocks:
+            if block in self._held[device]:
+                self._held[device].discard(block)
+                self._kinds[device][block.kind] -= 1
+
+    def held_bytes(self, device: str, length: int) -> int:
+        """Bytes of everything on the device with `length` positions cached."""
+        pinned = pinned_bytes(self._shape, self._partition) if device in self._pinned else 0
+        return pinned + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
+
+    def _size(self, kind: str, length: int) -> int:
+        if self._sizes[0] != length:
+            self._sizes = (length, {})
+        sizes = self._sizes[1]
+        if kind not in sizes:
+            block = Block(kind, 0)  # type: ignore[arg-type]
+            sizes[kind] = resident_bytes(self._shape, block, length, self._partition)
+        return sizes[kind]

@@ -1,0 +1,65 @@
+"""A migration on its way: each link and each storage works off its own load, whatever changes meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from testbed.placement.blocks import Block, Placement, parse_block
+from testbed.placement.costs import MIGRATION_HANDSHAKE_S, migration_loads, moved_bytes
+from testbed.placement.observation import Hop, Observation
+from testbed.simulation.jobs import Job
+from testbed.transport.messages import Arrival, Incoming
+
+
+@dataclass
+class Transfers:
+    """The blocks of one epoch, from the first Prepare on.
+
+    It ends when every load has been worked off, and one path delay and the handshake have passed: under conditions
+    that do not change that is `migration_delay`.
+    """
+
+    epoch: int
+    length: int  # positions in the caches
+    begun_s: float
+    incoming: dict[str, list[Incoming]] = field(default_factory=dict)  # receiver -> its blocks
+    senders: list[str] = field(default_factory=list)  # in the order they were told to send
+    loads: dict[Hop | str, Job] = field(default_factory=dict)
+    delay_s: float = 0.0
+
+    def blocks(self, device: str) -> list[Block]:
+        """What is on its way to a device."""
+        return [parse_block(item.block) for item in self.incoming.get(device, ())]
+
+    @property
+    def end_s(self) -> float:
+        """When all has arrived, if nothing changes any more."""
+        return max((job.end_s for job in self.loads.values()), default=self.begun_s) + self.delay_s
+
+    def proceed(self, now_s: float, observation: Observation) -> None:
+        """Go on under these conditions; the first call begins."""
+        moves = [(item, receiver) for receiver, items in self.incoming.items() for item in items]
+        old = Placement({parse_block(item.block): item.source for item, _ in moves})
+        new = Placement({parse_block(item.block): receiver for item, receiver in moves})
+        loads, delay = migration_loads(observation, old, new, self.length)
+        self.delay_s = delay + MIGRATION_HANDSHAKE_S
+        for load in loads:
+            if load.where in self.loads:
+                self.loads[load.where].change(now_s, load.seconds)
+            else:
+                self.loads[load.where] = Job(load.seconds, now_s)
+
+    def arrivals(self, receiver: str, observation: Observation) -> list[Arrival]:
+        """What a receiver reports in the end: each block's payload over its path, and its weights."""
+        found = []
+        for item in self.incoming[receiver]:
+            path = observation.path(item.source, receiver)
+            last = max(self.loads[leg.hop].end_s for leg in path)
+            first = min(last, self.begun_s + sum(leg.delay_s for leg in path))
+            if not item.payload_bytes:
+                first = last = self.begun_s
+            _, weights = moved_bytes(observation, parse_block(item.block), self.length)
+            found.append(
+                Arrival(item.block, item.source, item.payload_bytes, weights, self.begun_s, first, last, self.end_s)
+            )
+        return found
