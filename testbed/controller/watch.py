@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, LinkSample, Samples, TargetState
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
@@ -71,6 +71,7 @@ class Watch:
         self.moving: Sequence[Move] = ()
         self._waits: dict[str, float] = {}
         self._collected: dict[str, tuple[float, int, float]] = {}  # device -> (when, tokens done, waited) at the last
+        self._host: tuple[int, HostUsage] | None = None  # (tokens done, what had been used) at the last
         self._requests = 0
         self._sampled_s = 0.0
         self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
@@ -271,7 +272,11 @@ class Watch:
             self.send(device, Collect(self._requests))
         for device in self._names:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.look()
+        used = self.look().host
+        if used is not None:
+            if self._host is not None and self.tokens_done > self._host[0]:
+                self._recorder.host(self._host[0], self.tokens_done - 1, self._host[1], used)
+            self._host = (self.tokens_done, used)
 
 
 def _standing(target: TargetState) -> str:

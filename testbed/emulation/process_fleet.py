@@ -23,6 +23,7 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
+from testbed.emulation.host_usage import host_usage
 from testbed.emulation.spawn import forkserver, start_worker
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
@@ -228,8 +229,9 @@ class ProcessFleet(ABC):
         return found
 
     def observe(self) -> Samples:
-        """Memory and queues as they are now."""
-        return Samples([self._sample_device(name, self._alive(name)) for name in self.names], self._sample_links())
+        """Memory, queues and the host's cores as they are now."""
+        devices = [self._sample_device(name, self._alive(name)) for name in self.names]
+        return Samples(devices, self._sample_links(), host_usage())
 
     def stop(self) -> None:
         """End every worker, then what it lived in."""
