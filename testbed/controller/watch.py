@@ -169,11 +169,9 @@ class Watch:
                     del self._inbox[index]
                     return event
             if self._clock.wall() >= deadline:
-                links = self.target().links
-                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
-                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
                 raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}"
+                    f"{_standing(self.target())}"
                 )
             for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
@@ -254,7 +252,9 @@ class Watch:
         length = cached_length(observation)
         needs = device_needs(observation, self.placement, length)
         for move in self.moving:
-            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
+            needs[move.destination] += resident_bytes(
+                self._experiment.shape, move.block, length, self._experiment.partition
+            )
         return needs
 
     def look(self) -> Samples:
@@ -278,3 +278,12 @@ class Watch:
                 self._recorder.host(self._host[0], self.tokens_done - 1, self._host[1], used)
             self._host = (self.tokens_done, used)
 
+
+def _standing(target: TargetState) -> str:
+    """`; the link of b is at 0 bit/s; device c is paused`: what the traces hold up now, or nothing."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told

@@ -11,7 +11,7 @@ import torch
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
-from testbed.placement.blocks import Block
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of
 from testbed.shape import ModelShape
 
 _CLONE_NEWNET = 0x40000000  # setns(2)
@@ -25,39 +25,36 @@ def return_large_allocations() -> None:
 
 
 def enter_network(pid: int) -> None:
-    """Join the network namespace of a process, and keep idle TCP connections fast there; raises OSError."""
+    """Join the network namespace of a process; raises OSError."""
     descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
     try:
         if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"setns to the network of process {pid}")
     finally:
         os.close(descriptor)
-    # Token messages are small and bursty: a window that closes after an idle second would be measured as delay.
-    write_where_permitted("/proc/sys/net/ipv4/tcp_slow_start_after_idle", "0")
-    write_where_permitted("/proc/sys/net/ipv4/tcp_no_metrics_save", "1")
 
 
-def write_where_permitted(path: str, value: str) -> None:
-    """Write a kernel knob that a user namespace may not have."""
-    try:
-        Path(path).write_text(value)
-    except OSError:
-        return  # not permitted in this namespace; the doctor reports it
-
-
-def warm_up(shape: ModelShape, chunk: int) -> None:
+def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None:
     """Touch what the first blocks would touch: kernels, their packing buffers, the allocator, private pages.
 
     One layer of the run's own width with a single head, on a prefill chunk and on a token; it is let go at once.
     """
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
-    store = BlockStore(one, RandomWeights(one, 0), one.positions)
-    for block in (Block("head", 0, 0), Block("proj", 0), Block("ffn", 0)):
-        store.add(block)
+    store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
+    for block in blocks_of(one, partition):
+        if block.index == 0 or block.kind == "sum":
+            store.add(block)
     for rows, position in ((chunk, 0), (1, chunk)):
         x = torch.zeros(rows, one.width)  # (rows, D)
-        store.heads(0, [0], x, position)
-        store.ffn(0, store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x))
+        out = store.heads(0, [0], x, position)
+        if partition.proj_rows:
+            store.sum_up(0, ATTENTION, [[0]], [out], x)
+        else:
+            store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x)
+        if partition.ffn_shards > 1:
+            store.sum_up(0, FFN, [[0]], [store.ffn_shards(0, [0], x)], x)
+        else:
+            store.ffn(0, x)
 
 
 def runqueue_wait_s() -> float:
