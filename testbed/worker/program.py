@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
+from testbed.decoder.choice import best_choice, logits_digest
 from testbed.decoder.memory import aligned_copy
-from testbed.decoder.reference import logits_digest
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
 from testbed.placement.blocks import (
@@ -32,11 +32,13 @@ from testbed.transport.messages import Span
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, Timing
 
-StageKind = Literal["embed", "work", "meet", "logits"]
+# The LM head is "logits" on the source where it is whole; else "norm" there, "vocab" on devices with shards, "choose".
+StageKind = Literal["embed", "work", "meet", "logits", "norm", "vocab", "choose"]
 Stage = tuple[StageKind, int, int]  # what, layer, half of it
 Key = tuple[str, int, str]  # message kind, layer, sender
 INPUT = ("x", "y")  # message kind of what a half begins with, by half
 RESULT = ("o", "p")  # and of what its heads or shards send to its target
+ROW, CHOICE = "v", "c"  # what goes to shards of the LM head, and comes back
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,13 @@ class Program:
                     stages.append(("work", number, which))
                 if half.target == self.device:
                     stages.append(("meet", number, which))
+        end = len(plan.layers)
         if plan.source == self.device:
-            stages.append(("logits", len(plan.layers), ATTENTION))
+            stages.append(("logits" if plan.vocab is None else "norm", end, ATTENTION))
+        if plan.vocab is not None and self.device in plan.vocab.work:
+            stages.append(("vocab", end, ATTENTION))
+        if plan.vocab is not None and plan.source == self.device:
+            stages.append(("choose", end, ATTENTION))
         self._stages = stages
 
     def receivers(self) -> list[str]:
@@ -118,8 +125,10 @@ class Program:
                 if self.device in half.work:
                     found[half.target] = None
                 holder = half.target
-        if holder == self.device:
+        if holder == self.device or (plan.vocab is not None and self.device in plan.vocab.work):
             found[plan.source] = None
+        if plan.vocab is not None and plan.source == self.device:
+            found |= dict.fromkeys(plan.vocab.x_order)
         found.pop(self.device, None)
         return list(found)
 
@@ -181,6 +190,10 @@ class Program:
         wanted: list[Key] = [(INPUT[which], layer, holder)]
         if kind == "embed":
             wanted = [("ids", 0, self.device)]
+        elif kind == "vocab":
+            wanted = [(ROW, layer, plan.source)]
+        elif kind == "choose" and plan.vocab is not None:
+            wanted = [(CHOICE, layer, device) for device in plan.vocab.work]
         elif kind == "meet":
             wanted += [(RESULT[which], layer, device) for device in self._half(layer, which).work]
         values = [self._values.get((step, key)) for key in wanted]
@@ -196,7 +209,13 @@ class Program:
         if kind == "embed":
             self._embed(inputs[0].tensor, last)
         elif kind == "logits":
-            self._choose(inputs[0].tensor, layer, last)
+            self._lm_head(inputs[0].tensor, layer, last)
+        elif kind == "norm":
+            self._norm(inputs[0].tensor, layer, last)
+        elif kind == "vocab":
+            self._vocab(inputs[0].tensor, layer, last)
+        elif kind == "choose":
+            self._choose([value.tensor for value in inputs], last)
         elif kind == "work":
             self._work(layer, which, inputs[0].tensor, last)
         else:
@@ -209,7 +228,7 @@ class Program:
         self._finish(timing, 0, "embed", costs)
         self._send_on(0, ATTENTION, x, timing, last)
 
-    def _choose(self, x: torch.Tensor, layer: int, last: Value) -> None:
+    def _lm_head(self, x: torch.Tensor, layer: int, last: Value) -> None:
         """The LM head: the pass is over."""
         costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
 
@@ -219,8 +238,37 @@ class Program:
 
         (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
         self._finish(timing, layer, "lm_head", costs)
+        self._end(token, digest, timing, last)
+
+    def _end(self, token: int, digest: str, timing: Timing, last: Value) -> None:
         compute = last.compute_s + timing.end_s - timing.start_s
         self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
+
+    def _norm(self, x: torch.Tensor, layer: int, last: Value) -> None:
+        """On the source: what every shard of the LM head needs, the last row after the final norm."""
+        vocab = self._vocab_plan()
+        row, timing = self._pacer.run(lambda: self.store.final_row(x), [], last.ready_s)
+        local = [self.device] if self.device in vocab.work else []
+        self._send(ROW, layer, [*vocab.x_order, *local], row, timing, last)
+
+    def _vocab(self, row: torch.Tensor, layer: int, last: Value) -> None:
+        """This device's shards of the LM head: what each would choose."""
+        plan, shards = self._plan(), self._vocab_plan().work[self.device]
+        costs = [self._cost(Block("vocab", 0, shard)) for shard in shards]
+        choices, timing = self._pacer.run(lambda: self.store.choices(shards, row), costs, last.ready_s)
+        self._finish(timing, layer, f"vocab({','.join(map(str, shards))})", costs)
+        self._send(CHOICE, layer, [plan.source], choices, timing, last)
+
+    def _choose(self, choices: list[torch.Tensor], last: Value) -> None:
+        """On the source: the best of all shards' choices. The pass is over."""
+        held = list(self._vocab_plan().work.values())
+        (token, digest), timing = self._pacer.run(lambda: best_choice(held, choices), [], last.ready_s)
+        self._end(token, digest, timing, last)
+
+    def _vocab_plan(self) -> HalfPlan:
+        vocab = self._plan().vocab
+        assert vocab is not None
+        return vocab
 
     def _work(self, layer: int, which: int, x: torch.Tensor, last: Value) -> None:
         """This device's heads, or its shards of the FFN."""
@@ -241,6 +289,7 @@ class Program:
     def _meet(self, layer: int, which: int, inputs: list[Value], last: Value) -> None:
         """Where a half ends: proj, a sum, or a whole FFN."""
         half, kind = self._half(layer, which), self._halves[which].target
+        assert kind is not None
         block = Block(kind, layer, which if kind == "sum" else 0)
         x, results = inputs[0].tensor, [value.tensor for value in inputs[1:]]
 
