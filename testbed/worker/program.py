@@ -58,11 +58,12 @@ class Pass:
     step: int
     position: int
     ids: tuple[int, ...]  # known on the source only
+    ends: bool = True  # with a token; only the last chunk of a prefill does
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What the source has at the end of a pass."""
+    """What the source has at the end of a pass; without a token after a chunk that is not the last."""
 
     step: int
     token_id: int
@@ -87,6 +88,7 @@ class Program:
         self._step = 0
         self._position = 0
         self._rows = 0
+        self._ends = True
         self._values: dict[tuple[int, Key], Value] = {}
         self._result: PassResult | None = None
 
@@ -136,7 +138,7 @@ class Program:
 
     def begin(self, new: Pass, now_s: float) -> None:
         """On the source: start a pass by making its token ids available to the embedding."""
-        self._step, self._position, self._rows = new.step, new.position, len(new.ids)
+        self._step, self._position, self._rows, self._ends = new.step, new.position, len(new.ids), new.ends
         ids = torch.tensor(new.ids)
         self._values[new.step, ("ids", 0, self.device)] = Value(ids, now_s, 0.0, 0.0)
 
@@ -152,6 +154,9 @@ class Program:
         value = Value(tensor, due_s, header.compute_s, header.transfer_s + due_s - header.sent_s)
         self._values[header.step, (header.kind, header.layer, header.sender)] = value
         if header.step > self._step or not self._rows:
+            if self._cursor:  # the pass before was a chunk without an LM head, and no row for its shards ever comes
+                self._cursor = 0
+                self._forget(self._step)
             self._step, self._position, self._rows = header.step, header.position, header.rows
         size = float(len(payload))
         label = f"{header.kind}({header.layer})"
@@ -173,9 +178,12 @@ class Program:
             self._run(stage, inputs)
         if self._stages and self._rows and self._cursor == len(self._stages):
             self._cursor, self._rows = 0, 0
-            self._values = {key: value for key, value in self._values.items() if key[0] > self._step}
+            self._forget(self._step)
         result, self._result = self._result, None
         return result
+
+    def _forget(self, step: int) -> None:
+        self._values = {key: value for key, value in self._values.items() if key[0] > step}
 
     def _plan(self) -> Plan:
         if self.plan is None:
@@ -208,6 +216,9 @@ class Program:
         last = max(inputs, key=lambda value: value.ready_s)
         if kind == "embed":
             self._embed(inputs[0].tensor, last)
+        elif kind in ("logits", "norm") and not self._ends:
+            self._result = PassResult(self._step, -1, "", last.ready_s, last.compute_s, last.transfer_s)
+            self._cursor = len(self._stages)
         elif kind == "logits":
             self._lm_head(inputs[0].tensor, layer, last)
         elif kind == "norm":
