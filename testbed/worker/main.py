@@ -221,7 +221,7 @@ class Worker:
         self._until = command.until
         self._prompt_tokens = len(command.prompt)
         self._passes = [
-            Pass(step, start, tuple(command.prompt[start:end]))
+            Pass(step, start, tuple(command.prompt[start:end]), end == len(command.prompt))
             for step, (start, end) in enumerate(chunk_bounds(len(command.prompt), command.chunk))
         ]
         self._step = len(self._passes)
@@ -234,7 +234,7 @@ class Worker:
         self._advance()
 
     def _finish_pass(self, result: PassResult) -> None:
-        """The LM head has run: the next prefill chunk, or a token and the next decode step."""
+        """The next prefill chunk; or the LM head has run: a token and the next decode step."""
         if self._passes:
             self._inbox.post(self._passes.pop(0))
             return
