@@ -204,7 +204,7 @@ class Controller:
     def _wire_bytes(self, rows: int) -> float:
         assert self._plan is not None
         if rows not in self._wire:
-            self._wire[rows] = plan_wire_bytes(self._experiment.shape, self._plan, rows)
+            self._wire[rows] = plan_wire_bytes(self._experiment.shape, self._plan, rows, self._experiment.partition)
         return self._wire[rows]
 
     def _refuse_standstill(self) -> None:
@@ -314,8 +314,9 @@ class Controller:
         wanted = replace(wanted, epoch=epoch)
         plan = make_plan(observation, wanted)
         shipped = self._experiment.weights == "shipped"
+        shape, partition = self._experiment.shape, self._experiment.partition
         moves = [
-            Move(block, source, target, payload_bytes(self._experiment.shape, block, length, shipped))
+            Move(block, source, target, payload_bytes(shape, block, length, shipped, partition))
             for block, source, target in old.moves_to(wanted)
         ]
         predicted = migration_delay(observation, old, wanted, length)
