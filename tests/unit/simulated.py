@@ -1,4 +1,4 @@
-"""Simulated runs for the tests: an experiment as keys over the quick start, and the fleet with its ledgers written down."""
+"""Simulated runs for the tests: keys over the quick start, and a fleet that writes its ledgers down."""
 
 from __future__ import annotations
 
