@@ -55,6 +55,7 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.worker.inbox import Delivery, Inbox
+from testbed.worker.knobs import keep_idle_connections_fast, set_knob
 from testbed.worker.lifeline import end_with_parent
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, use_precise_timers
@@ -66,7 +67,6 @@ from testbed.worker.startup import (
     return_large_allocations,
     runqueue_wait_s,
     warm_up,
-    write_where_permitted,
 )
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
@@ -103,12 +103,14 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     """Process entry, in a child of the forkserver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    refused: list[str | None] = []
     if config.cgroup_procs:
         Path(config.cgroup_procs).write_text("0")
         # First to be killed in its group: the ballast beside it may not be able to protect itself.
-        write_where_permitted("/proc/self/oom_score_adj", "1000")
+        refused.append(set_knob("/proc/self/oom_score_adj", "1000"))
     if config.netns_pid is not None:
         enter_network(config.netns_pid)
+        refused += keep_idle_connections_fast()
     use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -119,7 +121,7 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     for thread in transport_threads():
         put_first(thread)
     try:
-        Worker(config, context, line).serve()
+        Worker(config, context, line).serve([why for why in refused if why is not None])
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
@@ -156,9 +158,9 @@ class Worker:
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
 
-    def serve(self) -> None:
-        """Handle deliveries until Stop."""
-        self._line.send(Hello(os.getpid(), self._plane.address))
+    def serve(self, refused: list[str]) -> None:
+        """Say that it stands, and which knobs the kernel refused; then handle deliveries until Stop."""
+        self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
         while True:
             delivery = self._inbox.get()
