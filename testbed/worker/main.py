@@ -61,6 +61,7 @@ from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, use_precise_timers
 from testbed.worker.probing import Probing
 from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.scheduling import put_first, transport_threads
 from testbed.worker.startup import (
     enter_network,
     return_large_allocations,
@@ -117,6 +118,8 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     warm_up(config.shape, config.prefill_chunk, config.partition)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     line = ControlLine(context, Path(config.control), config.device)
+    for thread in transport_threads():
+        put_first(thread)
     try:
         Worker(config, context, line).serve([why for why in refused if why is not None])
     except Exception as error:
