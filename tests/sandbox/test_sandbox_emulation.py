@@ -25,7 +25,8 @@ TEST_S = 240.0  # for one test: a run's start alone takes a guest 10 s, of the h
 TOKENS, MIGRATION = "emulation/test_run_tokens.py", "emulation/test_run_migration.py"
 TESTS = {
     "linuxbridge": (
-        TOKENS, MIGRATION, "emulation/test_cgroups.py", "emulation/test_shaping.py", "unit/test_emulation_state.py",
+        TOKENS, MIGRATION, "emulation/test_cgroups.py", "emulation/test_shaping.py",
+        "unit/test_emulation_state.py::test_a_leader_that_is_gone_while_its_session_goes_on_is_not_there_to_be_killed",
     ),
     "openvswitch": (
         TOKENS, f"{MIGRATION}::test_a_move_that_cannot_be_completed_is_aborted_and_no_token_is_lost",
