@@ -90,7 +90,7 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     return "local"
 
 
-def at_this_hosts_pace(experiment: Experiment, backend: Backend | None) -> Experiment:
+def at_this_hosts_pace(experiment: Experiment, backend: str | None) -> Experiment:
     """The experiment, `dilation: 2` where it leaves that open and User-Mode Linux is to carry it out."""
     from testbed.emulation.host import in_user_mode_linux
 
