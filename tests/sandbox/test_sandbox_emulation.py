@@ -22,15 +22,19 @@ from unprivileged import Sandbox, user
 ATTEMPTS = 3  # the guests share the host's cores, and a core that others have for milliseconds costs a link rate
 GUEST_S = 420.0  # for all attempts in guests with one switch
 TEST_S = 240.0  # for one test: a run's start alone takes a guest 10 s, of the host half a minute when it is busy
-TOKENS, MIGRATION = "emulation/test_run_tokens.py", "emulation/test_run_migration.py"
+TOKENS, MIGRATION, NETEM = (f"emulation/test_{name}.py" for name in ("run_tokens", "run_migration", "fidelity_netem"))
+CHECKPOINT = f"{TOKENS}::test_a_checkpoint_saved_by_transformers_decodes_as_there_over_four_devices"
+HELD = f"{NETEM}::test_held_messages_agree_with_netem_token_by_token"  # delay: transport as well
+KILLED = "test_killing_what_the_user_started_ends_the_run_and_clean_takes_away_only_what_it_left[mininet]"
 TESTS = {
     "linuxbridge": (
-        TOKENS, MIGRATION, "emulation/test_cgroups.py", "emulation/test_shaping.py",
+        MIGRATION, TOKENS, HELD, "emulation/test_run_memory.py", f"emulation/test_run_end.py::{KILLED}",
+        "emulation/test_cgroups.py", "emulation/test_shaping.py",
         "unit/test_emulation_state.py::test_a_leader_that_is_gone_while_its_session_goes_on_is_not_there_to_be_killed",
     ),
     "openvswitch": (
-        TOKENS, f"{MIGRATION}::test_a_move_that_cannot_be_completed_is_aborted_and_no_token_is_lost",
-        "emulation/test_fidelity_netem.py",
+        MIGRATION, CHECKPOINT, NETEM, "emulation/test_run_shapes.py",
+        "emulation/test_openvswitch.py::test_without_a_datapath_the_module_and_the_sandbox_are_named",
     ),
 }  # fmt: skip
 
