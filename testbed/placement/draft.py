@@ -54,6 +54,7 @@ class Draft:
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
         pinned = [pinned_bytes(observation.shape) if device == model.source else 0 for device in range(devices)]
+        self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
         self.both_bytes = list(pinned)  # old blocks plus incoming ones, at the present length

@@ -42,8 +42,11 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
             raise ConfigError(f"policy {name} has no option {key!r}: {known}")
     try:
         return factory(**given)
-    except TypeError as error:
-        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        why = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {why}") from error
 
 
 def _known_policy(name: str) -> Callable[..., Policy]:
