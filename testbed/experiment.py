@@ -10,8 +10,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, 
 from testbed.errors import ConfigError
 from testbed.hf_config import check_checkpoint, read_shape
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Partition, blocks_of
+from testbed.placement.blocks import Block, Partition, blocks_of, matches
 from testbed.shape import PRESETS, ModelShape
 from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.units import parse_duration
@@ -155,6 +154,7 @@ class Experiment(_Strict):
         except ValidationError as error:
             raise _config_error(error, names) from error
         experiment._check_model(names)
+        experiment._check_partition(names)
         experiment._check_placement(names)
         experiment._check_emulation(names)
         return experiment
@@ -166,7 +166,7 @@ class Experiment(_Strict):
             "name": self.name,
             "model": self.model.model_dump(exclude_none=True),
             "prompt": self.prompt.model_dump(mode="json", exclude_none=True),
-            "partition": {"ffn_shards": self.partition.ffn_shards},
+            "partition": asdict(self.partition),
             "topology": self.topology.to_dict(),
             "traces": self.traces.to_dict(),
             **copy.deepcopy(written),
@@ -212,6 +212,15 @@ class Experiment(_Strict):
                 f"{self.shape.name} can take at most {self.shape.positions}"
             )
 
+    def _check_partition(self, names: _Names) -> None:
+        """Every FFN can be cut into so many equal shards."""
+        width, shards = self.shape.ffn_width, self.partition.ffn_shards
+        if width % shards:
+            raise ConfigError(
+                f"{names.of('partition', 'ffn_shards')}: partition.ffn_shards is {shards}, which does not divide "
+                f"{width}, the FFN width of {self.shape.name}"
+            )
+
     def _check_emulation(self, names: _Names) -> None:
         """What is asked of links and devices can be emulated together."""
         if self.delay == "transport" and self.needs_netem:
@@ -229,16 +238,17 @@ class Experiment(_Strict):
     def _check_placement(self, names: _Names) -> None:
         """Every entry of a fixed placement means some block and an existing device."""
         devices = [device.name for device in self.topology.devices]
-        blocks = [str(block) for block in blocks_of(self.shape, self.partition)]
+        blocks = blocks_of(self.shape, self.partition)
         for pattern, device in (self.placement or {}).items():
             where = names.of("placement", pattern)
             if device not in devices:
                 hint = suggest(device, devices)
                 raise ConfigError(f"{where}: placement puts {pattern} on {device!r}, which is no device{hint}")
-            if not any(fnmatchcase(block, pattern.replace(" ", "")) for block in blocks):
+            if not any(matches(pattern, block) for block in blocks):
+                known = ", ".join(("head(layer,index)", *dict.fromkeys(map(_form, blocks[self.shape.kv_heads :]))))
                 raise ConfigError(
-                    f"{where}: placement has {pattern!r}, which is no block of {self.shape.name}; "
-                    "write head(layer,index), proj(layer), ffn(layer) or a pattern like 'head(0,*)'"
+                    f"{where}: placement has {pattern!r}, which is no block of {self.shape.name} in this partition; "
+                    f"write {known} or a pattern like 'head(0,*)'"
                 )
 
 
@@ -294,13 +304,24 @@ def _drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
         raw[key[0]] = {name: value for name, value in raw[key[0]].items() if name not in choices}
 
 
+def _form(block: Block) -> str:
+    """How blocks of this kind are written."""
+    kind, _, rest = str(block).partition("(")
+    _, comma, index = rest[:-1].partition(",")
+    return f"{kind}(layer{comma}{'index' if index.isdigit() else index})"
+
+
 def _partition(entry: object, origin: str) -> Partition:
     fields = require_mapping(entry, origin, "partition")
-    refuse_unknown_keys(fields, ("ffn_shards",), origin, "partition")
-    shards = fields.get("ffn_shards", 1)
-    if type(shards) is not int or shards != 1:
-        raise ConfigError(f"{origin}: partition.ffn_shards is {shown(shards)}, but only 1 can be computed so far")
-    return Partition(ffn_shards=1)
+    refuse_unknown_keys(fields, ("ffn_shards", "proj_rows"), origin, "partition")
+    shards, rows = fields.get("ffn_shards", 1), fields.get("proj_rows", False)
+    if type(shards) is not int or shards < 1 or shards & (shards - 1):
+        raise ConfigError(
+            f"{origin}: partition.ffn_shards is {shown(shards)}, but it must be a power of two, such as 1, 2 or 4"
+        )
+    if not isinstance(rows, bool):
+        raise ConfigError(f"{origin}: partition.proj_rows is {shown(rows)}, but it must be true or false")
+    return Partition(shards, rows)
 
 
 def _duration(text: str, where: str) -> float:

@@ -45,8 +45,9 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
     from testbed.decoder.reference import Reference
     from testbed.worker.main import weight_source
 
-    weights = weight_source(experiment.model.path, experiment.shape, experiment.model.seed)
-    reference = Reference(experiment.shape, weights, len(prompt) + experiment.tokens)
+    shape, partition = experiment.shape, experiment.partition
+    weights = weight_source(experiment.model.path, shape, experiment.model.seed, partition)
+    reference = Reference(shape, weights, len(prompt) + experiment.tokens, partition)
     expected = reference.generate(prompt, len(outcome.tokens), experiment.prefill_chunk)
     for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
         if (token, digest) != (wanted.token_id, wanted.logits_digest):

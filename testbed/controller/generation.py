@@ -190,7 +190,7 @@ class Controller:
                 min(experiment.prefill_chunk, len(self._prompt) - start)
                 for start in range(0, len(self._prompt), experiment.prefill_chunk)
             ]  # fmt: skip
-            wire = sum(plan_wire_bytes(experiment.shape, self._plan, count) for count in rows)
+            wire = sum(plan_wire_bytes(experiment.shape, self._plan, count, experiment.partition) for count in rows)
             self.recorder.token(token, predicted, wire)
             self._watch.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
@@ -292,8 +292,9 @@ class Controller:
         wanted = replace(wanted, epoch=epoch)
         plan = make_plan(observation, wanted)
         shipped = self._experiment.weights == "shipped"
+        shape, partition = self._experiment.shape, self._experiment.partition
         moves = [
-            Move(block, source, target, payload_bytes(self._experiment.shape, block, length, shipped))
+            Move(block, source, target, payload_bytes(shape, block, length, shipped, partition))
             for block, source, target in old.moves_to(wanted)
         ]
         predicted = migration_delay(observation, old, wanted, length)

@@ -253,7 +253,9 @@ class Watch:
         length = cached_length(observation)
         needs = device_needs(observation, self.placement, length)
         for move in self.moving:
-            needs[move.destination] += resident_bytes(self._experiment.shape, move.block, length)
+            needs[move.destination] += resident_bytes(
+                self._experiment.shape, move.block, length, self._experiment.partition
+            )
         return needs
 
     def look(self) -> Samples:

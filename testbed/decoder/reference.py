@@ -11,7 +11,7 @@ import torch
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import WeightSource
-from testbed.placement.blocks import blocks_of
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of
 from testbed.shape import ModelShape
 
 
@@ -40,24 +40,38 @@ def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
 
 
 class Reference:
-    """Every block in one process, greedy decoding."""
+    """Every block of a partition in one process, greedy decoding."""
 
-    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int) -> None:
+    def __init__(
+        self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE
+    ) -> None:
         use_one_thread()
         self.shape = shape
-        self.store = BlockStore(shape, weights, positions)
+        self.partition = partition
+        self.store = BlockStore(shape, weights, positions, partition)
         self.store.add_pinned()
-        for block in blocks_of(shape):
+        for block in blocks_of(shape, partition):
             self.store.add(block)
 
     def forward(self, ids: Sequence[int], position: int) -> torch.Tensor:
         """Logits (V,) after these ids, which start at `position`; updates the KV caches."""
         x = self.store.embed(ids, position)  # (rows, D)
-        groups = range(self.shape.kv_heads)
         for layer in range(self.shape.layers):
-            y = self.store.proj(layer, self.store.heads(layer, groups, x, position), x)
-            x = self.store.ffn(layer, y)
+            x = self._ffn(layer, self._attention(layer, x, position))
         return self.store.logits(x)
+
+    def _attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
+        groups = range(self.shape.kv_heads)
+        out = self.store.heads(layer, groups, x, position)
+        if self.partition.proj_rows:
+            return self.store.sum_up(layer, ATTENTION, [groups], [out], x)
+        return self.store.proj(layer, out, x)
+
+    def _ffn(self, layer: int, y: torch.Tensor) -> torch.Tensor:
+        shards = range(self.partition.ffn_shards)
+        if len(shards) == 1:
+            return self.store.ffn(layer, y)
+        return self.store.sum_up(layer, FFN, [shards], [self.store.ffn_shards(layer, shards, y)], y)
 
     def generate(self, prompt: Sequence[int], tokens: int, chunk: int) -> Iterator[ReferenceToken]:
         """`tokens` greedy tokens after the prompt, prefilled in chunks of `chunk`."""

@@ -13,8 +13,17 @@ import torch
 import torch.nn.functional as F
 
 from testbed.decoder.memory import KvCache, map_tensors
+from testbed.decoder.partial import add_complete, add_up
 from testbed.decoder.weights import WeightSource
-from testbed.placement.blocks import Block, resident_bytes, state_bytes, tensors_of, weight_bytes
+from testbed.placement.blocks import (
+    WHOLE,
+    Block,
+    Partition,
+    resident_bytes,
+    state_bytes,
+    tensors_of,
+    weight_bytes,
+)
 from testbed.shape import ModelShape
 
 
@@ -25,8 +34,11 @@ class BlockStore:
     space and become resident as they are written.
     """
 
-    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int) -> None:
+    def __init__(
+        self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE
+    ) -> None:
         self.shape = shape
+        self.partition = partition
         self.positions = positions
         self._weights = weights
         self._tensors: dict[Block, dict[str, torch.Tensor]] = {}
@@ -44,7 +56,7 @@ class BlockStore:
         """Map memory for a block; nothing is resident until it is filled."""
         if block in self._tensors:
             raise ValueError(f"{block} is already here")
-        self._tensors[block] = map_tensors(tensors_of(self.shape, block.kind))
+        self._tensors[block] = map_tensors(tensors_of(self.shape, block.kind, self.partition))
         if block.kind == "head":
             self._caches[block] = KvCache(self.positions, self.shape.head_dim)
 
@@ -59,7 +71,7 @@ class BlockStore:
 
     def add_pinned(self) -> None:
         """Load embedding, final norm and LM head: this device is the source."""
-        self._embed = map_tensors(tensors_of(self.shape, "embed"))
+        self._embed = map_tensors(tensors_of(self.shape, "embed", self.partition))
         self._weights.fill("embed", 0, 0, self._embed)
 
     def drop(self, block: Block) -> None:
@@ -69,8 +81,8 @@ class BlockStore:
 
     def held_bytes(self, length: int) -> int:
         """Bytes of everything held at sequence length `length`, in whole pages."""
-        pinned = weight_bytes(self.shape, "embed") if self._embed else 0
-        return pinned + sum(resident_bytes(self.shape, block, length) for block in self._tensors)
+        pinned = weight_bytes(self.shape, "embed", self.partition) if self._embed else 0
+        return pinned + sum(resident_bytes(self.shape, block, length, self.partition) for block in self._tensors)
 
     # --- moving ----------------------------------------------------------------------------------------
 
@@ -98,10 +110,17 @@ class BlockStore:
         return x
 
     def heads(self, layer: int, groups: Sequence[int], x: torch.Tensor, position: int) -> torch.Tensor:
-        """Attention of some KV groups for the rows of x (rows, D) starting at `position`: (rows, n·r·d)."""
-        first = self._tensors[Block("head", layer, groups[0])]
-        normed = self._norm(x, first)  # (rows, D); the layer's norm, which every head carries
-        return torch.cat([self._attend(Block("head", layer, g), normed, position) for g in groups], dim=1)
+        """Attention of some KV groups for the rows of x (rows, D) starting at `position`: (rows, n·r·d).
+
+        Where heads carry their rows of proj, the roots of their partial sums instead: (rows, roots·D).
+        """
+        blocks = [Block("head", layer, group) for group in groups]
+        normed = self._norm(x, self._tensors[blocks[0]])  # (rows, D); the layer's norm, which every head carries
+        outputs = [self._attend(block, normed, position) for block in blocks]  # each (rows, r·d)
+        if not self.partition.proj_rows:
+            return torch.cat(outputs, dim=1)
+        projected = [out @ self._tensors[block]["proj_weight"] for block, out in zip(blocks, outputs, strict=True)]
+        return add_complete(groups, projected)
 
     def _attend(self, block: Block, normed: torch.Tensor, position: int) -> torch.Tensor:
         weights, cache = self._tensors[block], self._caches[block]
@@ -129,6 +148,26 @@ class BlockStore:
         weights = self._tensors[Block("ffn", layer)]
         inner = torch.addmm(weights["in_bias"], self._norm(y, weights), weights["in_weight"])  # (rows, F)
         return y + torch.addmm(weights["out_bias"], F.gelu(inner, approximate="tanh"), weights["out_weight"])
+
+    def ffn_shards(self, layer: int, shards: Sequence[int], y: torch.Tensor) -> torch.Tensor:
+        """Some shards of a feed-forward network for y (rows, D): the roots of their partial sums (rows, roots·D)."""
+        weights = [self._tensors[Block("ffn", layer, shard)] for shard in shards]
+        normed = self._norm(y, weights[0])  # (rows, D); every shard carries the norm
+        partial = []
+        for own in weights:
+            inner = torch.addmm(own["in_bias"], normed, own["in_weight"])  # (rows, F/K)
+            partial.append(F.gelu(inner, approximate="tanh") @ own["out_weight"])  # (rows, D)
+        return add_complete(shards, partial)
+
+    def sum_up(
+        self, layer: int, half: int, held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], x: torch.Tensor
+    ) -> torch.Tensor:
+        """What a half ends with: all partial sums along the tree, the bias, and the residual x (rows, D).
+
+        `results` has the roots (rows, roots·D) of each device, `held` the heads or shards it has.
+        """
+        total = add_up(held, results, self.shape.width)
+        return x + (total + self._tensors[Block("sum", layer, half)]["bias"])
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Final norm and LM head for the last row of x (rows, D): (V,)."""

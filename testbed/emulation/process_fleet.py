@@ -140,6 +140,7 @@ class ProcessFleet(ABC):
                 model_seed=model.seed,
                 positions=self._positions,
                 prefill_chunk=self.experiment.prefill_chunk,
+                partition=self.experiment.partition,
                 control=str(self._sockets),
                 paced=self.experiment.compute == "paced",
                 dilation=self.experiment.dilation,

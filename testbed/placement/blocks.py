@@ -19,54 +19,106 @@ from testbed.shape import ModelShape
 PAGE_BYTES = 4096  # what the kernel hands out; huge pages are switched off for block memory
 TENSOR_ALIGNMENT = 64  # bytes; tensors inside one block's map start on cache lines
 
-Kind = Literal["head", "proj", "ffn"]
-_KIND_ORDER = {"head": 0, "proj": 1, "ffn": 2}
-_BLOCK = re.compile(r"(head|proj|ffn)\((\d+)(?:,(\d+))?\)")
+Kind = Literal["head", "proj", "ffn", "sum"]
+ATTENTION, FFN = 0, 1  # the halves of a layer; the index of the block that adds up a half's partial sums
+_HALF_NAMES = ("attn", "ffn")
+_BLOCK = re.compile(r"(head|proj|ffn|sum)\((\d+)(?:,(\d+|attn|ffn))?\)")
+_PATTERN = re.compile(
+    r"(head)\((\*|\d+),(\*|\d+)\)|(proj)\((\*|\d+)\)|(ffn)\((\*|\d+)(?:,(\*|\d+))?\)|(sum)\((\*|\d+),(\*|attn|ffn)\)"
+)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """How the model is cut; the same for every policy and for the reference of one experiment."""
+    """How the model is cut; the same for every policy and for the reference of one experiment.
 
-    ffn_shards: int = 1
+    With `ffn_shards` over 1 each FFN is that many column shards, whose partial sums meet at `sum(l,ffn)`. With
+    `proj_rows` each head carries its rows of proj(l), whose partial sums meet at `sum(l,attn)`.
+    """
+
+    ffn_shards: int = 1  # a power of two that divides F
+    proj_rows: bool = False
+
+
+WHOLE = Partition()
 
 
 @dataclass(frozen=True)
 class Block:
-    """One unit of placement: `head(l,g)`, `proj(l)` or `ffn(l)`."""
+    """One unit of placement: `head(l,g)`, `proj(l)`, `ffn(l)` or its shard `ffn(l,k)`, `sum(l,attn)`, `sum(l,ffn)`."""
 
     kind: Kind
     layer: int
-    index: int = 0  # KV group for heads, else 0
+    index: int = 0  # KV group of a head, number of a shard, half of a sum; else 0
+    part: bool = field(default=False, compare=False)  # a shard, not the whole: nothing but its name differs
 
     def __str__(self) -> str:
-        return f"head({self.layer},{self.index})" if self.kind == "head" else f"{self.kind}({self.layer})"
+        if self.kind == "sum":
+            return f"sum({self.layer},{_HALF_NAMES[self.index]})"
+        if self.kind == "head" or self.part or self.index:
+            return f"{self.kind}({self.layer},{self.index})"
+        return f"{self.kind}({self.layer})"
 
     def __lt__(self, other: Block) -> bool:
         return self.sort_key < other.sort_key
 
     @property
     def sort_key(self) -> tuple[int, int, int]:
-        """Layer, then heads before proj before ffn, then index: the order a token meets them."""
-        return (self.layer, _KIND_ORDER[self.kind], self.index)
+        """Layer, then heads, what they meet at, the FFN, what its shards meet at: the order a token meets them."""
+        step = 1 + 2 * self.index if self.kind == "sum" else {"head": 0, "proj": 1, "ffn": 2}[self.kind]
+        return (self.layer, step, self.index)
 
 
 def parse_block(text: str) -> Block:
-    """The block named e.g. `head(3,7)` or `ffn(0)`; raises ConfigError."""
+    """The block named e.g. `head(3,7)`, `ffn(0)` or `sum(2,attn)`; raises ConfigError."""
     match = _BLOCK.fullmatch(text.replace(" ", ""))
-    if match is None or (match.group(1) == "head") != (match.group(3) is not None):
-        raise ConfigError(f"{text!r} is not a block: write head(layer,index), proj(layer) or ffn(layer)")
-    return Block(match.group(1), int(match.group(2)), int(match.group(3) or 0))  # type: ignore[arg-type]
+    kind, layer, index = match.groups() if match else ("", "", None)
+    halves = index in _HALF_NAMES
+    wrong = {"head": index is None or halves, "proj": index is not None, "ffn": halves, "sum": not halves}
+    if match is None or wrong[kind]:
+        raise ConfigError(
+            f"{text!r} is not a block: write head(layer,index), proj(layer), ffn(layer), ffn(layer,index), "
+            "sum(layer,attn) or sum(layer,ffn)"
+        )
+    number = _HALF_NAMES.index(str(index)) if halves else int(index or 0)
+    return Block(kind, int(layer), number, part=kind == "ffn" and index is not None)  # type: ignore[arg-type]
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text is a pattern of blocks: `*`, a block's name, or one with `*` for a number."""
+    text = text.replace(" ", "")
+    return text == "*" or _PATTERN.fullmatch(text) is not None
+
+
+def matches(pattern: str, block: Block) -> bool:
+    """Whether a pattern means this block: `*`, `head(0,*)`, `ffn(*)` (its shards too), `ffn(2,1)`, `sum(*,ffn)`."""
+    text = pattern.replace(" ", "")
+    if text == "*":
+        return True
+    if _PATTERN.fullmatch(text) is None:
+        return False
+    kind, _, rest = text[:-1].partition("(")
+    wanted, actual = rest.split(","), str(block)[:-1].partition("(")[2].split(",")
+    if kind != block.kind or len(wanted) > len(actual):
+        return False
+    return all(want in ("*", have) for want, have in zip(wanted, actual, strict=False))
 
 
 @lru_cache(maxsize=64)
-def blocks_of(shape: ModelShape, partition: Partition = Partition()) -> tuple[Block, ...]:
+def layer_blocks(shape: ModelShape, partition: Partition, layer: int) -> tuple[Block, ...]:
+    """The blocks of one layer in the order a token meets them."""
+    found = [Block("head", layer, group) for group in range(shape.kv_heads)]
+    found.append(Block("sum", layer, ATTENTION) if partition.proj_rows else Block("proj", layer))
+    if partition.ffn_shards == 1:
+        return (*found, Block("ffn", layer))
+    found += [Block("ffn", layer, shard, part=True) for shard in range(partition.ffn_shards)]
+    return (*found, Block("sum", layer, FFN))
+
+
+@lru_cache(maxsize=64)
+def blocks_of(shape: ModelShape, partition: Partition = WHOLE) -> tuple[Block, ...]:
     """Every placeable block of the model, in the order a token meets them."""
-    found: list[Block] = []
-    for layer in range(shape.layers):
-        found += [Block("head", layer, group) for group in range(shape.kv_heads)]
-        found += [Block("proj", layer), Block("ffn", layer)]
-    return tuple(found)
+    return tuple(block for layer in range(shape.layers) for block in layer_blocks(shape, partition, layer))
 
 
 @dataclass(frozen=True)
@@ -97,24 +149,30 @@ class Placement:
 
 
 @lru_cache(maxsize=4096)
-def tensors_of(shape: ModelShape, kind: str) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def tensors_of(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Names and shapes of the weight tensors of a block of this kind, or of the pinned `embed`.
 
-    The worker allocates exactly these, so weight bytes here and in memory cannot drift apart.
+    The worker allocates exactly these, so weight bytes here and in memory cannot drift apart. A sum holds the bias
+    that is added once, after its partial sums.
     """
     D, d, r = shape.width, shape.head_dim, shape.queries_per_group
-    F, V = shape.ffn_width, shape.vocab
+    V, K = shape.vocab, partition.ffn_shards
+    F = shape.ffn_width // K
     norm = [("norm_weight", (D,))] + ([("norm_bias", (D,))] if shape.biases else [])
     found: list[tuple[str, tuple[int, ...]]]
     if kind == "head":
         found = [*norm, ("qkv_weight", (D, (r + 2) * d))]
         found += [("qkv_bias", ((r + 2) * d,))] if shape.biases else []
+        found += [("proj_weight", (r * d, D))] if partition.proj_rows else []
     elif kind == "proj":
         found = [("weight", (shape.heads * d, D))] + ([("bias", (D,))] if shape.biases else [])
     elif kind == "ffn":
         inner = 2 * F if shape.gated_ffn else F
         found = [*norm, ("in_weight", (D, inner)), ("out_weight", (F, D))]
-        found += [("in_bias", (inner,)), ("out_bias", (D,))] if shape.biases else []
+        found += [("in_bias", (inner,))] if shape.biases else []
+        found += [("out_bias", (D,))] if shape.biases and K == 1 else []
+    elif kind == "sum":
+        found = [("bias", (D,))] if shape.biases else []
     elif kind == "embed":
         found = [*norm, ("tokens", (V, D))]
         found += [("positions", (shape.positions, D))] if shape.learned_positions else []
@@ -136,10 +194,15 @@ def _round_up(size: int, unit: int) -> int:
 
 
 @lru_cache(maxsize=4096)
-def weight_bytes(shape: ModelShape, kind: str) -> int:
+def weight_bytes(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> int:
     """Bytes of weights a block of this kind keeps resident, in whole pages. `embed` is the source's share."""
-    sizes = (_elements(dims) * shape.weight_bytes for _, dims in tensors_of(shape, kind))
+    sizes = (_elements(dims) * shape.weight_bytes for _, dims in tensors_of(shape, kind, partition))
     return _round_up(sum(_round_up(size, TENSOR_ALIGNMENT) for size in sizes), PAGE_BYTES)
+
+
+@lru_cache(maxsize=4096)
+def _weight_payload(shape: ModelShape, kind: str, partition: Partition) -> int:
+    return sum(_elements(dims) for _, dims in tensors_of(shape, kind, partition)) * shape.weight_bytes
 
 
 def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
@@ -147,43 +210,51 @@ def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
     return 2 * shape.head_dim * length * shape.kv_bytes if block.kind == "head" else 0
 
 
-def payload_bytes(shape: ModelShape, block: Block, length: int, with_weights: bool) -> int:
+def payload_bytes(
+    shape: ModelShape, block: Block, length: int, with_weights: bool, partition: Partition = WHOLE
+) -> int:
     """Bytes that travel when the block migrates at length `length`: its KV cache, and its weights if shipped."""
-    elements = sum(_elements(dims) for _, dims in tensors_of(shape, block.kind)) if with_weights else 0
-    return elements * shape.weight_bytes + state_bytes(shape, block, length)
+    weights = _weight_payload(shape, block.kind, partition) if with_weights else 0
+    return weights + state_bytes(shape, block, length)
 
 
-def resident_bytes(shape: ModelShape, block: Block, length: int) -> int:
+def resident_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> int:
     """Bytes a device's ledger shows for this block at sequence length `length`: weights + whole KV pages."""
     pages = 0
     if block.kind == "head":
         pages = 2 * _round_up(shape.head_dim * length * shape.kv_bytes, PAGE_BYTES)
-    return weight_bytes(shape, block.kind) + pages
+    return weight_bytes(shape, block.kind, partition) + pages
 
 
-def pinned_bytes(shape: ModelShape) -> int:
+def pinned_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:
     """Bytes of embedding, positions, final norm and LM head, which stay at the source."""
-    return weight_bytes(shape, "embed")
+    return weight_bytes(shape, "embed", partition)
 
 
 # --- what a block does for `rows` new tokens that end at sequence length `length` ------------------------
 
 
-def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1) -> float:
-    """FLOPs for `rows` new tokens, the last one seeing `length` positions (a multiply-accumulate is 2)."""
+def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, partition: Partition = WHOLE) -> float:
+    """FLOPs for `rows` new tokens, the last one seeing `length` positions (a multiply-accumulate is 2).
+
+    Adding up partial sums is not counted, as biases and norms are not, but at a sum, which does nothing else:
+    D each for bias and residual.
+    """
     D, d, r, F = shape.width, shape.head_dim, shape.queries_per_group, shape.ffn_width
     if block.kind == "head":
         seen = rows * length - rows * (rows - 1) / 2  # causal: row i of the chunk sees length-rows+1+i
-        return 2.0 * D * (r + 2) * d * rows + 4.0 * r * d * seen
+        own_rows_of_proj = 2.0 * r * d * D * rows if partition.proj_rows else 0.0
+        return 2.0 * D * (r + 2) * d * rows + 4.0 * r * d * seen + own_rows_of_proj
     if block.kind == "proj":
         return 2.0 * shape.heads * d * D * rows
-    return 2.0 * (3 if shape.gated_ffn else 2) * D * F * rows
+    if block.kind == "sum":
+        return 2.0 * D * rows
+    return 2.0 * (3 if shape.gated_ffn else 2) * D * (F // partition.ffn_shards) * rows
 
 
-def block_read_bytes(shape: ModelShape, block: Block, length: int) -> float:
+def block_read_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> float:
     """Bytes streamed from memory: the weights once per chunk, and the KV cache."""
-    elements = sum(_elements(dims) for _, dims in tensors_of(shape, block.kind))
-    return float(elements * shape.weight_bytes + state_bytes(shape, block, length))
+    return float(_weight_payload(shape, block.kind, partition) + state_bytes(shape, block, length))
 
 
 def embed_read_bytes(shape: ModelShape, rows: int = 1) -> float:

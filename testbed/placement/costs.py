@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from testbed.placement.blocks import (
+    ATTENTION,
+    FFN,
     SEGMENT_HEADER_BYTES,
     SEGMENT_PAYLOAD_BYTES,
     Block,
@@ -30,7 +32,20 @@ from testbed.placement.latency import (
     transfer_seconds,
 )
 from testbed.placement.observation import Hop, Leg, Observation
-from testbed.placement.plan import LayerPlan, Plan, make_plan, result_payload, send_order, x_payload
+from testbed.placement.plan import (
+    HalfKind,
+    HalfPlan,
+    LayerPlan,
+    Plan,
+    halves_of,
+    make_plan,
+    partial_payload,
+    result_payload,
+    send_order,
+    work_payload,
+    x_payload,
+)
+from testbed.placement.tree import aligned_roots
 
 # Prepare, ready, commit and release travel out of band over local sockets: four messages of about a millisecond
 # each on a busy two-core host. An estimate; a run's migrations log shows the measured time beside it.
@@ -41,28 +56,35 @@ BULK_WIRE_RATIO = (SEGMENT_PAYLOAD_BYTES + SEGMENT_HEADER_BYTES) / SEGMENT_PAYLO
 
 def block_seconds(observation: Observation, device: str, block: Block, length: int, rows: int = 1) -> float:
     """Seconds `device` needs for `rows` new tokens of `block`, the last one seeing `length` positions."""
-    return block_time(observation.shape, block, observation.device(device), length, rows)
+    return block_time(observation.shape, block, observation.device(device), length, rows, observation.partition)
+
+
+Counts = tuple[int, ...]  # by device index
+_HalfKey = tuple[int, int, Counts, Counts | None]  # holder, target, heads or shards, roots
 
 
 class CostModel:
     """One observation, compiled: devices are indices, and half-layers are remembered by what they depend on.
 
-    `tokens` is the interval's number of tokens. The heads of a layer are alike, so an attention half-layer
-    depends on the holder, proj's device and the number of heads on each device.
+    `tokens` is the interval's number of tokens. The heads of a layer are alike, and so are the shards of an FFN; so a
+    half-layer depends on the holder, the target (the device where results meet) and the number of heads or shards on
+    each device. Where results are partial sums it depends on the number of roots each device sends as well, which is
+    taken to be that of aligned leaves (`tree.align`) unless it is given.
     """
 
     def __init__(self, observation: Observation) -> None:
         self.observation = observation
         self.shape = observation.shape
+        self.partition = observation.partition
         self.names = tuple(view.name for view in observation.devices)
         self.index = {name: number for number, name in enumerate(self.names)}
         self.source = self.index[observation.source]
         self.tokens = observation.interval_tokens
         self.lengths = (observation.length, observation.final_length)
+        self.halves = halves_of(observation.partition)
         self._seconds: dict[tuple[str, int, int], tuple[float, ...]] = {}
-        self._attention: dict[tuple[int, int, tuple[int, ...]], float] = {}
-        self._ffn: dict[tuple[int, int], float] = {}
-        self._tails: dict[tuple[int, int, int], float] = {}
+        self._half: tuple[dict[_HalfKey, float], dict[_HalfKey, float]] = ({}, {})
+        self._tails: dict[tuple[str, int, int, float, int], float] = {}
 
     def seconds(self, kind: str, length: int, rows: int = 1) -> tuple[float, ...]:
         """Block time on each device, in index order."""
@@ -70,25 +92,27 @@ class CostModel:
         found = self._seconds.get(key)
         if found is None:
             block = Block(kind, 0)  # type: ignore[arg-type]
-            found = tuple(block_time(self.shape, block, view, length, rows) for view in self.observation.devices)
+            views = self.observation.devices
+            found = tuple(block_time(self.shape, block, view, length, rows, self.partition) for view in views)
             self._seconds[key] = found
         return found
 
     def layer_seconds(self, holder: str, layer: LayerPlan, length: int, rows: int = 1) -> tuple[float, float]:
         """(attention half, FFN half) of one planned layer, in seconds."""
-        head = self.seconds("head", length, rows)
-        work = [
-            Work(device, head[self.index[device]] * len(groups), result_payload(self.shape, len(groups), rows))
-            for device, groups in layer.heads.items()
-        ]
-        proj = self.seconds("proj", length, rows)[self.index[layer.proj]]
-        attention = self._half_layer(holder, layer.x_order, x_payload(self.shape, rows), work, layer.proj, proj)
-        return attention, self._ffn_seconds(layer.proj, layer.ffn, length, rows)
+        attention, ffn = self.halves
+        first = self._planned(attention, holder, layer.attention, length, rows)
+        return first, self._planned(ffn, layer.attention.target, layer.ffn, length, rows)
 
-    def _ffn_seconds(self, proj: str, ffn: str, length: int, rows: int) -> float:
-        order = () if proj == ffn else (ffn,)
-        seconds = self.seconds("ffn", length, rows)[self.index[ffn]]
-        return self._half_layer(proj, order, x_payload(self.shape, rows), (), ffn, seconds)
+    def _planned(self, kind: HalfKind, holder: str, half: HalfPlan, length: int, rows: int) -> float:
+        work: list[Work] = []
+        if kind.work is not None:
+            each = self.seconds(kind.work, length, rows)
+            work = [
+                Work(device, each[self.index[device]] * len(parts), work_payload(self.shape, kind, parts, rows))
+                for device, parts in half.work.items()
+            ]
+        seconds = self.seconds(kind.target, length, rows)[self.index[half.target]]
+        return self._half_layer(holder, half.x_order, x_payload(self.shape, rows), work, half.target, seconds)
 
     def _half_layer(
         self, holder: str, x_order: Sequence[str], x: float, work: Sequence[Work], target: str, seconds: float
@@ -98,35 +122,58 @@ class CostModel:
             seen.links, seen.hop_overhead_s, holder, x_order, x, work, target, seconds, seen.paths
         )
 
-    def attention(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
+    def attention(self, holder: int, target: int, counts: Counts, roots: Counts | None = None) -> float:
         """Mean over the interval's first and last token of the attention half with `counts` heads per device."""
-        key = (holder, proj, counts)
-        found = self._attention.get(key)
+        return self._remembered(ATTENTION, holder, target, counts, roots)
+
+    def ffn(self, holder: int, target: int, counts: Counts = (), roots: Counts | None = None) -> float:
+        """The FFN half, in seconds, with `counts` shards per device; none where the FFN is whole, on `target`."""
+        return self._remembered(FFN, holder, target, counts, roots)
+
+    def _remembered(self, half: int, holder: int, target: int, counts: Counts, roots: Counts | None) -> float:
+        key = (holder, target, counts, roots)
+        found = self._half[half].get(key)
         if found is None:
-            found = self._attention[key] = self._attention_mean(holder, proj, counts)
+            found = self._half[half][key] = self._mean(self.halves[half], holder, target, counts, roots)
         return found
 
-    def _attention_mean(self, holder: int, proj: int, counts: tuple[int, ...]) -> float:
-        names = self.names
+    def _mean(self, kind: HalfKind, holder: int, target: int, counts: Counts, roots: Counts | None) -> float:
+        names, work_kind = self.names, kind.work
+        if work_kind is None:
+            counts = ()
         held = [(device, count) for device, count in enumerate(counts) if count]
-        tails = [(names[device], self._tail(device, count, proj)) for device, count in held]
-        order = send_order(names[holder], names[proj], tails)
-        x, last = x_payload(self.shape), names[proj]
+        payloads = [self._payload(kind, count, roots[device] if roots else None) for device, count in held]
+        tails = [
+            (names[device], self._tail(kind, device, count, payload, target))
+            for (device, count), payload in zip(held, payloads, strict=True)
+        ]
+        order = send_order(names[holder], names[target], tails)
+        x, last = x_payload(self.shape), names[target]
         total = 0.0
-        for length in self.lengths:
-            head = self.seconds("head", length)
-            work = [Work(names[device], head[device] * n, result_payload(self.shape, n)) for device, n in held]
-            proj_s = self.seconds("proj", length)[proj]
-            total += self._half_layer(names[holder], order, x, work, last, proj_s)
-        return total / len(self.lengths)
+        lengths = self.lengths if work_kind == "head" else self.lengths[:1]  # an FFN does not depend on it
+        for length in lengths:
+            each = self.seconds(work_kind, length) if work_kind is not None else ()
+            work = [
+                Work(names[device], each[device] * n, payload)
+                for (device, n), payload in zip(held, payloads, strict=True)
+            ]
+            seconds = self.seconds(kind.target, length)[target]
+            total += self._half_layer(names[holder], order, x, work, last, seconds)
+        return total / len(lengths)
 
-    def _tail(self, device: int, count: int, proj: int) -> float:
-        key = (device, count, proj)
+    def _payload(self, kind: HalfKind, count: int, roots: int | None) -> float:
+        if not kind.partial:
+            return result_payload(self.shape, count)
+        return partial_payload(self.shape, aligned_roots(count) if roots is None else roots)
+
+    def _tail(self, kind: HalfKind, device: int, count: int, payload: float, target: int) -> float:
+        assert kind.work is not None
+        key = (kind.work, device, count, payload, target)
         found = self._tails.get(key)
         if found is None:
-            found = self.seconds("head", self.lengths[0])[device] * count
-            if device != proj:
-                found += self._transfer(device, proj, result_payload(self.shape, count))
+            found = self.seconds(kind.work, self.lengths[0])[device] * count
+            if device != target:
+                found += self._transfer(device, target, payload)
             self._tails[key] = found
         return found
 
@@ -134,21 +181,16 @@ class CostModel:
         path = self.observation.path(self.names[source], self.names[target])
         return transfer_seconds(path, payload, self.observation.hop_overhead_s)
 
-    def ffn(self, proj: int, ffn: int) -> float:
-        """The FFN half: from proj's device to the FFN's, in seconds; it does not depend on the length."""
-        key = (proj, ffn)
-        found = self._ffn.get(key)
-        if found is None:
-            found = self._ffn[key] = self._ffn_seconds(self.names[proj], self.names[ffn], self.lengths[0], 1)
-        return found
+    def source_seconds(self, last: int, rows: int = 1, lm_head: bool = True) -> float:
+        """The source's own work around the layers: embedding, the way home of the last x, and the LM head.
 
-    def source_seconds(self, last_ffn: int, rows: int = 1, lm_head: bool = True) -> float:
-        """The source's own work around the layers: embedding, the way home of the last x, and the LM head."""
+        `last` is the device where the last layer ends.
+        """
         view, shape = self.observation.devices[self.source], self.shape
         compute, streaming = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
         total = operation_seconds(0.0, embed_read_bytes(shape, rows), compute, streaming)
-        if last_ffn != self.source:
-            total += self._transfer(last_ffn, self.source, x_payload(shape))
+        if last != self.source:
+            total += self._transfer(last, self.source, x_payload(shape))
         if lm_head:
             total += operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), compute, streaming)
         return total
@@ -221,8 +263,9 @@ def cached_length(observation: Observation) -> int:
 def moved_bytes(observation: Observation, block: Block, length: int) -> tuple[int, int]:
     """(bytes over the network, bytes loaded from the receiver's storage) when `block` moves at `length`."""
     shipped = observation.weights == "shipped"
-    weights = payload_bytes(observation.shape, block, 0, with_weights=True)
-    return payload_bytes(observation.shape, block, length, with_weights=shipped), 0 if shipped else weights
+    shape, partition = observation.shape, observation.partition
+    weights = payload_bytes(shape, block, 0, True, partition)
+    return payload_bytes(shape, block, length, shipped, partition), 0 if shipped else weights
 
 
 def migrated_bytes(observation: Observation, old: Placement, new: Placement, length: int) -> int:

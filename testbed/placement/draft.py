@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from testbed.placement.blocks import Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.costs import (
     BULK_WIRE_RATIO,
     MIGRATION_HANDSHAKE_S,
@@ -20,6 +20,7 @@ from testbed.placement.costs import (
 from testbed.placement.feasibility import Infeasible
 from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
 from testbed.placement.observation import Observation
+from testbed.placement.tree import align, roots_of_mask
 
 UNPLACED = -1
 Move = tuple[int, int]  # (slot, device)
@@ -39,21 +40,25 @@ class Draft:
         self.observation = observation
         self.blocks = blocks_of(observation.shape, observation.partition)
         self.heads = observation.shape.kv_heads
-        self.stride = self.heads + 2  # slots of one layer: its heads, proj, ffn
         self.layers = observation.shape.layers
+        self.stride = len(self.blocks) // self.layers  # slots of one layer: its heads, where they meet, its FFN's parts
+        self.shards = self.stride - self.heads - 2  # of one FFN that is not whole
+        self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
+        self._kind_of = [self.kinds.index(block.kind) for block in self.blocks[: self.stride]]
         self.budgets = [view.available_bytes for view in observation.devices]
-        self.end_sizes = [resident_bytes(observation.shape, block, observation.final_length) for block in self.blocks]
+        self.end_sizes = self._sizes(observation.final_length)
         grown = observation.final_length
         if reserve:
             grown = max(grown, observation.prompt_tokens + observation.tokens_max - 1)
-        self.reserved_sizes = [resident_bytes(observation.shape, block, grown) for block in self.blocks]
-        self.now_sizes = [resident_bytes(observation.shape, block, observation.length) for block in self.blocks]
+        self.reserved_sizes = self._sizes(grown)
+        self.now_sizes = self._sizes(observation.length)
         cached = cached_length(observation)
         self._moved = [moved_bytes(observation, block, cached) for block in self.blocks]
         devices = len(self.budgets)
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
-        pinned = [pinned_bytes(observation.shape) if device == model.source else 0 for device in range(devices)]
+        pinned = [0] * devices
+        pinned[model.source] = pinned_bytes(observation.shape, observation.partition)
         self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
@@ -67,30 +72,49 @@ class Draft:
         self._carried = [0] * len(self._ways.seconds_per_byte)
         self._paths: dict[tuple[int, int], int] = {}
         self.where = [UNPLACED] * len(self.blocks)
-        self.counts = [[0] * devices for _ in range(self.layers)]
+        self.counts = [[0] * devices for _ in range(self.layers)]  # heads
+        self.shard_counts = [[0] * devices for _ in range(self.layers)]
+        self._counts = (self.counts, self.shard_counts)
+        self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in self._counts]  # the same as bits
+        self._leaf_of = [(ATTENTION, 1 << head) for head in range(self.heads)] + [(ATTENTION, 0)]
+        self._leaf_of += [(FFN, 1 << shard) for shard in range(self.shards)] + [(FFN, 0)]
         self.terms = [0.0] * (self.layers + 1)  # seconds per layer, and the way home
         if placed is not None:
             for slot, block in enumerate(self.blocks):
                 self._put(slot, model.index[placed.devices[block]])
             self.refresh()
 
+    def _sizes(self, length: int) -> list[int]:
+        observation = self.observation
+        return [resident_bytes(observation.shape, block, length, observation.partition) for block in self.blocks]
+
     def kind(self, slot: int) -> int:
-        """0 for a head, 1 for proj, 2 for an FFN."""
-        return max(0, slot % self.stride - self.heads + 1)
+        """The block's kind as its number in `kinds`: 0 for a head, 1 for proj, 2 for an FFN or a shard of one."""
+        return self._kind_of[slot % self.stride]
+
+    def size_of_kind(self, kind: int) -> int:
+        """Bytes of one block of a kind, grown."""
+        return self.reserved_sizes[self._kind_of.index(kind)]
+
+    def end_size_of_kind(self, kind: int) -> int:
+        """Bytes of one block of a kind at the interval's last token."""
+        return self.end_sizes[self._kind_of.index(kind)]
 
     # --- moving blocks about -------------------------------------------------------------------------------
 
     def _put(self, slot: int, device: int) -> None:
         before, size, reserved = self.where[slot], self.end_sizes[slot], self.reserved_sizes[slot]
         self.where[slot] = device
-        is_head = slot % self.stride < self.heads
+        layer, part = divmod(slot, self.stride)
+        half, leaf = self._leaf_of[part]
         for place, sign in ((before, -1), (device, 1)):
             if place == UNPLACED:
                 continue
             self.end_bytes[place] += sign * size
             self.reserved_bytes[place] += sign * reserved
-            if is_head:
-                self.counts[slot // self.stride][place] += sign
+            if leaf:
+                self._counts[half][layer][place] += sign
+                self._leaves[half][layer][place] ^= leaf
             if self.old and place != self.old[slot]:
                 self._account(slot, self.old[slot], place, sign)
 
@@ -148,10 +172,17 @@ class Draft:
         """Seconds of one layer of one token; for the layer after the last, the way home of x."""
         if layer == self.layers:
             return self.model.source_seconds(self.holder(layer), lm_head=False)
-        proj = self.where[layer * self.stride + self.heads]
-        ffn = self.where[layer * self.stride + self.heads + 1]
-        attention = self.model.attention(self.holder(layer), proj, tuple(self.counts[layer]))
-        return attention + self.model.ffn(proj, ffn)
+        base, model = layer * self.stride, self.model
+        middle, end = self.where[base + self.heads], self.where[base + self.stride - 1]
+        heads, shards = tuple(self.counts[layer]), tuple(self.shard_counts[layer])
+        attention = model.attention(self.holder(layer), middle, heads, self._roots(layer, ATTENTION))
+        return attention + model.ffn(middle, end, shards, self._roots(layer, FFN))
+
+    def _roots(self, layer: int, half: int) -> tuple[int, ...] | None:
+        """Partial sums that each device sends; None where there are none, or where `placement` will align them."""
+        if not self.old or not self.model.halves[half].partial:
+            return None
+        return tuple(len(roots_of_mask(mask)) for mask in self._leaves[half][layer])
 
     @property
     def latency(self) -> float:
@@ -223,8 +254,21 @@ class Draft:
             assert old is not None
             return old
         names = self.model.names
-        devices = {block: names[device] for block, device in zip(self.blocks, self.where, strict=True)}
+        where = self.where if self.old else self._aligned()
+        devices = {block: names[device] for block, device in zip(self.blocks, where, strict=True)}
         return Placement(devices, self.epoch + (1 if self.old else 0))
+
+    def _aligned(self) -> list[int]:
+        """`where` with heads and shards that meet in a sum dealt anew by their counts, so that roots are few."""
+        where = list(self.where)
+        for layer in range(self.layers):
+            starts = (layer * self.stride, layer * self.stride + self.heads + 1)
+            for start, half, counts in zip(starts, self.model.halves, (self.counts, self.shard_counts), strict=True):
+                if half.partial:
+                    for device, leaves in enumerate(align(counts[layer])):
+                        for leaf in leaves:
+                            where[start + leaf] = device
+        return where
 
 
 def drafted(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:

@@ -5,12 +5,13 @@ Bytes are whole pages, as a device's ledger shows them. This module knows budget
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 
 from testbed.errors import RunFailed
 from testbed.placement.blocks import Block, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import Observation
+from testbed.placement.packing import pack
 from testbed.units import format_bytes
 
 DOUBLE_RESIDENCY = "double residency"
@@ -56,9 +57,9 @@ def check_complete(observation: Observation, placement: Placement) -> None:
 def device_needs(observation: Observation, placement: Placement | None, length: int) -> dict[str, int]:
     """Bytes each device holds under `placement` (None: nothing placed) at sequence length `length`."""
     needs = {view.name: 0 for view in observation.devices}
-    needs[observation.source] += pinned_bytes(observation.shape)
+    needs[observation.source] += pinned_bytes(observation.shape, observation.partition)
     if placement is not None:
-        sizes = {kind: resident_bytes(observation.shape, Block(kind, 0), length) for kind in ("head", "proj", "ffn")}
+        sizes = {kind: size for kind, size, _ in kinds_at(observation, length)}
         for block, device in placement.devices.items():
             needs[device] += sizes[block.kind]
     return needs
@@ -83,7 +84,7 @@ def shortages(observation: Observation, old: Placement | None, new: Placement) -
         both = device_needs(observation, old, observation.length)
         receiving = set()
         for block, _, target in old.moves_to(new):
-            both[target] += resident_bytes(observation.shape, block, observation.length)
+            both[target] += resident_bytes(observation.shape, block, observation.length, observation.partition)
             receiving.add(target)
         found += [
             Shortage(name, both[name], budget, DOUBLE_RESIDENCY)
@@ -106,91 +107,17 @@ def refuse_shortages(observation: Observation, old: Placement | None, new: Place
     return new
 
 
-# --- packing: blocks of a kind are alike, so it is a matter of counts ----------------------------------------
-
-Kinds = Sequence[tuple[int, int]]  # (bytes of one, how many), largest first
-
-
-def first_fit(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
-    """Counts per device and kind by first-fit decreasing, or None where that finds no packing.
-
-    If it finds one, then also after any single item went to a device where this packing has one of its kind.
-    """
-    free = list(rooms)
-    packed = [[0] * len(kinds) for _ in rooms]
-    for kind, (size, count) in enumerate(kinds):
-        for device, room in enumerate(free):
-            if count and room >= size:
-                taken = min(count, room // size)
-                packed[device][kind] = taken
-                free[device] -= taken * size
-                count -= taken
-        if count:
-            return None
-    return packed
-
-
-def pack(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
-    """Counts per device and kind that fit `rooms`, or None when there is no such packing: exact.
-
-    Dynamic programme over devices: for each number of large items placed so far, the most of the smallest kind
-    that fit beside them. Only reached when first-fit fails, which needs tight rooms.
-    """
-    quick = first_fit(rooms, kinds)
-    if quick is not None or sum(max(room, 0) for room in rooms) < sum(size * count for size, count in kinds):
-        return quick
-    large, (small_size, small_count) = kinds[:-1], kinds[-1]
-    best: dict[tuple[int, ...], int] = {tuple(0 for _ in large): 0}
-    choices: list[dict[tuple[int, ...], tuple[int, ...]]] = []
-    for room in rooms:
-        following: dict[tuple[int, ...], int] = {}
-        chosen: dict[tuple[int, ...], tuple[int, ...]] = {}
-        options = list(_loads(max(room, 0), large))
-        for state, small in best.items():
-            for load, left in options:
-                total = tuple(have + more for have, more in zip(state, load, strict=True))
-                if any(have > count for have, (_, count) in zip(total, large, strict=True)):
-                    continue
-                reached = small + left // small_size
-                if reached > following.get(total, -1):
-                    following[total], chosen[total] = reached, load
-        best = following
-        choices.append(chosen)
-    goal = tuple(count for _, count in large)
-    if best.get(goal, -1) < small_count:
-        return None
-    packed: list[list[int]] = []
-    for room, chosen in zip(reversed(rooms), reversed(choices), strict=True):
-        load = chosen[goal]
-        goal = tuple(have - more for have, more in zip(goal, load, strict=True))
-        used = sum(n * size for n, (size, _) in zip(load, large, strict=True))
-        small = min(small_count, (max(room, 0) - used) // small_size)
-        small_count -= small
-        packed.insert(0, [*load, small])
-    return packed
-
-
-def _loads(room: int, large: Kinds) -> list[tuple[tuple[int, ...], int]]:
-    """Every (counts of the large kinds, bytes left) that fits one room."""
-    found: list[tuple[tuple[int, ...], int]] = [((), room)]
-    for size, count in large:
-        found = [
-            ((*load, more), left - more * size) for load, left in found for more in range(min(count, left // size) + 1)
-        ]
-    return found
-
-
 def kinds_at(observation: Observation, length: int) -> tuple[tuple[str, int, int], ...]:
     """(kind, bytes of one block at `length`, number of blocks), largest first."""
-    shape = observation.shape
-    counts = {"head": shape.layers * shape.kv_heads, "proj": shape.layers, "ffn": shape.layers}
-    sizes = {kind: resident_bytes(shape, Block(kind, 0), length) for kind in counts}  # type: ignore[arg-type]
+    shape, partition = observation.shape, observation.partition
+    counts = dict(Counter(block.kind for block in blocks_of(shape, partition)))
+    sizes = {kind: resident_bytes(shape, Block(kind, 0), length, partition) for kind in counts}
     return tuple((kind, sizes[kind], counts[kind]) for kind in sorted(counts, key=lambda kind: -sizes[kind]))
 
 
 def rooms_for(observation: Observation) -> list[int]:
     """Bytes each device has for blocks: its budget, at the source less what is pinned there."""
-    pinned = pinned_bytes(observation.shape)
+    pinned = pinned_bytes(observation.shape, observation.partition)
     return [view.available_bytes - (pinned if view.name == observation.source else 0) for view in observation.devices]
 
 
@@ -216,7 +143,7 @@ def any_placement(observation: Observation, length: int | None = None) -> Placem
 def nothing_fits(observation: Observation, length: int | None = None) -> str | None:
     """One sentence why no placement of any policy can fit at `length`, or None when one exists."""
     length = observation.final_length if length is None else length
-    pinned, source = pinned_bytes(observation.shape), observation.device(observation.source)
+    pinned, source = pinned_bytes(observation.shape, observation.partition), observation.device(observation.source)
     if pinned > source.available_bytes:
         return (
             f"embedding and LM head need {format_bytes(pinned)} on the source {source.name}, "

@@ -13,7 +13,15 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from testbed.placement.blocks import Block, block_flops, block_read_bytes, operation_seconds, wire_bytes
+from testbed.placement.blocks import (
+    WHOLE,
+    Block,
+    Partition,
+    block_flops,
+    block_read_bytes,
+    operation_seconds,
+    wire_bytes,
+)
 from testbed.placement.observation import DeviceView, Hop, LinkView, Path
 from testbed.shape import ModelShape
 
@@ -27,11 +35,13 @@ def message_bits(payload_bytes: float) -> float:
     return wire_bytes(payload_bytes) * 8
 
 
-def block_time(shape: ModelShape, block: Block, device: DeviceView, length: int, rows: int = 1) -> float:
+def block_time(
+    shape: ModelShape, block: Block, device: DeviceView, length: int, rows: int = 1, partition: Partition = WHOLE
+) -> float:
     """Seconds `device` needs for `rows` new tokens of a block, the last one seeing `length` positions."""
     return operation_seconds(
-        block_flops(shape, block, length, rows),
-        block_read_bytes(shape, block, length),
+        block_flops(shape, block, length, rows, partition),
+        block_read_bytes(shape, block, length, partition),
         max(device.compute_flops, STALLED_RATE),
         max(device.streaming_Bps, STALLED_RATE),
     )
@@ -66,8 +76,9 @@ def half_layer_latency(
 ) -> float:
     """Seconds from "x is complete at `holder`, all else idle" to "the target's block is done".
 
-    The attention half has one `Work` per device with heads, and proj's device as target; the FFN half has no
-    `Work`, x is y, and x_order is the FFN's device alone, or nothing when proj is there too.
+    The attention half has one `Work` per device with heads, and proj's (or the sum's) device as target. The FFN half
+    has one per device with shards and the sum's device as target; of a whole FFN it has no `Work`, x is y, and x_order
+    is the FFN's device alone, or nothing when proj is there too.
 
     - `holder` queues one x message per device of `x_order` on the first links of their paths at time 0, in that
       order. Its own blocks start at time 0 too; its result message queues behind the x messages.

@@ -1,30 +1,41 @@
 """The plan: what every worker executes under one epoch.
 
 A placement says where blocks are; the plan adds what a worker cannot decide alone: the order in which the
-device that holds x sends it. x is at the source before layer 0, at ffn(l)'s device before layer l+1, and goes
-back to the source (its last row) after the last layer. Plans are plain dataclasses of str, int, tuple and dict,
-so msgpack carries them. This module knows nothing of sockets or epochs' commits.
+device that holds x sends it. Both halves of a layer have one form: x goes from the device that holds it to those
+that work on it, and their results meet at one device, the target, which holds what the next half begins with. x is
+at the source before layer 0 and goes back to the source (its last row) after the last layer. Plans are plain
+dataclasses of str, int, tuple and dict, so msgpack carries them. This module knows nothing of sockets or epochs'
+commits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from testbed.placement.blocks import Block, Placement, wire_bytes
+from testbed.placement.blocks import WHOLE, Block, Kind, Partition, Placement, layer_blocks, wire_bytes
 from testbed.placement.latency import block_time, transfer_seconds
 from testbed.placement.observation import Observation
+from testbed.placement.tree import tree_roots
 from testbed.shape import ModelShape
 
 
 @dataclass(frozen=True)
-class LayerPlan:
-    """One layer: who computes what, and to whom the device that holds x sends it."""
+class HalfPlan:
+    """Half a layer: who computes what, where the results meet, and to whom the device that holds x sends it."""
 
-    heads: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups, sorted; only devices with some
-    proj: str
-    ffn: str
+    work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; only with some
+    target: str
     x_order: tuple[str, ...]  # devices that get x over the network, in send order; never the holder itself
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One layer; a whole FFN is a half without work, because its target does it all."""
+
+    attention: HalfPlan
+    ffn: HalfPlan
 
 
 @dataclass(frozen=True)
@@ -37,54 +48,84 @@ class Plan:
 
     def holder(self, layer: int) -> str:
         """The device that holds x when `layer` begins; for `layer == len(layers)`, when the last one has ended."""
-        return self.source if layer == 0 else self.layers[layer - 1].ffn
+        return self.source if layer == 0 else self.layers[layer - 1].ffn.target
 
     def devices(self) -> set[str]:
         """Every device with a part in this plan, the source included."""
         found = {self.source}
         for layer in self.layers:
-            found |= {*layer.heads, layer.proj, layer.ffn}
+            for half in (layer.attention, layer.ffn):
+                found |= {*half.work, half.target}
         return found
 
 
-def send_order(holder: str, proj: str, tails: Iterable[tuple[str, float]]) -> tuple[str, ...]:
+class HalfKind(NamedTuple):
+    """What one half of every layer is made of."""
+
+    work: Kind | None  # kind of the blocks that work side by side; None where the target does it all
+    target: Kind
+    partial: bool  # the results are partial sums, of which a device sends the roots of its complete subtrees
+
+
+def halves_of(partition: Partition) -> tuple[HalfKind, HalfKind]:
+    """The attention half and the FFN half under a partition."""
+    attention = HalfKind("head", "sum", True) if partition.proj_rows else HalfKind("head", "proj", False)
+    ffn = HalfKind(None, "ffn", False) if partition.ffn_shards == 1 else HalfKind("ffn", "sum", True)
+    return attention, ffn
+
+
+def send_order(holder: str, target: str, tails: Iterable[tuple[str, float]]) -> tuple[str, ...]:
     """Devices to which `holder` sends x, longest remaining tail first, a pure residual last.
 
-    `tails` has (device, seconds of its heads' compute and of its result's way to proj's device) for each device
-    with heads, in index order, so that equal tails keep index order.
+    `tails` has (device, seconds of its work and of its result's way to the target) for each device with work, in
+    index order, so that equal tails keep index order.
     """
     tails = tuple(tails)
     order = [device for device, _ in sorted(tails, key=lambda tail: -tail[1]) if device != holder]
-    if proj != holder and all(device != proj for device, _ in tails):
-        order.append(proj)
+    if target != holder and all(device != target for device, _ in tails):
+        order.append(target)
     return tuple(order)
 
 
-def tail_seconds(observation: Observation, device: str, heads: int, proj: str) -> float:
-    """Seconds from x at `device` until the result of its `heads` heads can be used at `proj`; one decoded token."""
-    shape = observation.shape
-    compute = heads * block_time(shape, Block("head", 0), observation.device(device), observation.length)
-    if device == proj:
+def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tuple[int, ...], target: str) -> float:
+    """Seconds from x at `device` until the result of its blocks can be used at `target`; one decoded token."""
+    shape, partition = observation.shape, observation.partition
+    assert half.work is not None
+    block = Block(half.work, 0)
+    compute = len(work) * block_time(shape, block, observation.device(device), observation.length, 1, partition)
+    if device == target:
         return compute
-    path = observation.path(device, proj)
-    return compute + transfer_seconds(path, result_payload(shape, heads), observation.hop_overhead_s)
+    path = observation.path(device, target)
+    return compute + transfer_seconds(path, work_payload(shape, half, work), observation.hop_overhead_s)
 
 
 def make_plan(observation: Observation, placement: Placement) -> Plan:
     """The plan for a complete placement; a device's index is its position in `observation.devices`."""
-    shape, where = observation.shape, placement.devices
+    shape, partition = observation.shape, observation.partition
+    attention, ffn = halves_of(partition)
     layers: list[LayerPlan] = []
     holder = observation.source
     for layer in range(shape.layers):
-        groups: dict[str, list[int]] = {}
-        for group in range(shape.kv_heads):
-            groups.setdefault(where[Block("head", layer, group)], []).append(group)
-        heads = {view.name: tuple(groups[view.name]) for view in observation.devices if view.name in groups}
-        proj, ffn = where[Block("proj", layer)], where[Block("ffn", layer)]
-        tails = [(device, tail_seconds(observation, device, len(held), proj)) for device, held in heads.items()]
-        layers.append(LayerPlan(heads, proj, ffn, send_order(holder, proj, tails)))
-        holder = ffn
+        blocks = layer_blocks(shape, partition, layer)
+        first = _make_half(observation, placement, attention, holder, blocks[: shape.kv_heads + 1])
+        second = _make_half(observation, placement, ffn, first.target, blocks[shape.kv_heads + 1 :])
+        layers.append(LayerPlan(first, second))
+        holder = second.target
     return Plan(placement.epoch, observation.source, tuple(layers))
+
+
+def _make_half(
+    observation: Observation, placement: Placement, half: HalfKind, holder: str, blocks: tuple[Block, ...]
+) -> HalfPlan:
+    """One half from its blocks, the last of which is the one where results meet."""
+    where = placement.devices
+    held: dict[str, list[int]] = {}
+    for block in blocks[:-1]:
+        held.setdefault(where[block], []).append(block.index)
+    work = {view.name: tuple(held[view.name]) for view in observation.devices if view.name in held}
+    target = where[blocks[-1]]
+    tails = [(device, tail_seconds(observation, half, device, parts, target)) for device, parts in work.items()]
+    return HalfPlan(work, target, send_order(holder, target, tails))
 
 
 # --- what travels --------------------------------------------------------------------------------------------
@@ -100,25 +141,40 @@ def result_payload(shape: ModelShape, heads: int, rows: int = 1) -> float:
     return rows * heads * shape.queries_per_group * shape.head_dim * shape.activation_bytes
 
 
-def plan_messages(shape: ModelShape, plan: Plan, rows: int = 1) -> Iterator[tuple[str, str, float]]:
+def partial_payload(shape: ModelShape, roots: int, rows: int = 1) -> float:
+    """Payload bytes of the one message with `roots` partial sums: rows·roots·D·b_act."""
+    return roots * x_payload(shape, rows)
+
+
+def work_payload(shape: ModelShape, half: HalfKind, work: tuple[int, ...], rows: int = 1) -> float:
+    """Payload bytes of the one message from a device with these heads or shards to the half's target."""
+    if half.partial:
+        return partial_payload(shape, len(tree_roots(work)), rows)
+    return result_payload(shape, len(work), rows)
+
+
+def plan_messages(
+    shape: ModelShape, plan: Plan, rows: int = 1, partition: Partition = WHOLE
+) -> Iterator[tuple[str, str, float]]:
     """(from, to, payload bytes) of each network message of one step with `rows` tokens, in the order of layers.
 
     The last x goes back to the source with its last row only; blocks on one device hand over for free.
     """
     x = x_payload(shape, rows)
-    for index, layer in enumerate(plan.layers):
-        holder = plan.holder(index)
-        for device in layer.x_order:
-            yield holder, device, x
-        for device, groups in layer.heads.items():
-            if device != layer.proj:
-                yield device, layer.proj, result_payload(shape, len(groups), rows)
-        if layer.proj != layer.ffn:
-            yield layer.proj, layer.ffn, x
-    if plan.holder(len(plan.layers)) != plan.source:
-        yield plan.holder(len(plan.layers)), plan.source, x_payload(shape, 1)
+    kinds = halves_of(partition)
+    holder = plan.source
+    for layer in plan.layers:
+        for kind, half in zip(kinds, (layer.attention, layer.ffn), strict=True):
+            for device in half.x_order:
+                yield holder, device, x
+            for device, work in half.work.items():
+                if device != half.target:
+                    yield device, half.target, work_payload(shape, kind, work, rows)
+            holder = half.target
+    if holder != plan.source:
+        yield holder, plan.source, x_payload(shape, 1)
 
 
-def plan_wire_bytes(shape: ModelShape, plan: Plan, rows: int = 1) -> float:
+def plan_wire_bytes(shape: ModelShape, plan: Plan, rows: int = 1, partition: Partition = WHOLE) -> float:
     """Bytes on the links (headers included) for one step with `rows` tokens."""
-    return sum(wire_bytes(payload) for _, _, payload in plan_messages(shape, plan, rows))
+    return sum(wire_bytes(payload) for _, _, payload in plan_messages(shape, plan, rows, partition))

@@ -1,52 +1,85 @@
 """Improving and repairing a draft: the moves that policies try, in a fixed order.
 
-Single blocks, all heads of one device, half-layers, layers, runs of two layers, and exchanges between layers.
-Each is accepted only if every receiving device can hold it and the predicted cost falls (improve), or per byte
+Single blocks, all heads of one device, half-layers, layers, runs of two layers, and exchanges between layers; where
+an FFN is cut into shards, also some or all of a device's shards, their sum, and shards spread anew over the fastest
+devices. Each is accepted only if every receiving device can hold it and the predicted cost falls (improve), or per byte
 of relief rises least (repair). Deterministic: no randomness, no clock; the effort is bounded by a count.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import product
 
 from testbed.placement.draft import Draft, Move
-from testbed.placement.feasibility import Infeasible, Shortage, pack
+from testbed.placement.feasibility import Infeasible, Shortage
+from testbed.placement.packing import first_fit, pack
+from testbed.placement.tree import align
 
 EFFORT = 40_000  # candidate moves looked at in one decision, at most
 COMBINATIONS = 4096  # ways to evacuate by counts that are looked at in one decision, at most
+EXACT_PACKINGS = 64  # of those, how many are packed exactly where there are more than three kinds of blocks
 WORTHWHILE_S = 1e-7  # smaller predicted gains are rounding
 
 
 def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
     """Groups of moves that begin in one layer; generated as the draft is when each is asked for."""
     base, heads, devices = layer * draft.stride, draft.heads, range(len(draft.budgets))
-    proj, ffn = base + heads, base + heads + 1
-    all_heads = list(range(base, proj))
+    middle = base + heads  # proj, or where its partial sums meet
+    all_heads, ffn = list(range(base, middle)), list(range(middle + 1, base + draft.stride))
     following = list(range(base + draft.stride, base + 2 * draft.stride)) if layer + 1 < draft.layers else []
     for target in devices:
-        yield [(proj, target)]
-        yield [(ffn, target)]
-        yield [(slot, target) for slot in (proj, ffn)]
+        yield [(middle, target)]
+        yield [(slot, target) for slot in ffn]
+        yield [(slot, target) for slot in (middle, *ffn)]
         yield [(slot, target) for slot in all_heads]
-        yield [(slot, target) for slot in (*all_heads, proj)]
-        yield [(slot, target) for slot in (*all_heads, proj, ffn)]
+        yield [(slot, target) for slot in (*all_heads, middle)]
+        yield [(slot, target) for slot in (*all_heads, middle, *ffn)]
         if following:
-            yield [(slot, target) for slot in (ffn, *following[:-1])]
-            yield [(slot, target) for slot in (*all_heads, proj, ffn, *following)]
+            yield [(slot, target) for slot in (*ffn, *following[: heads + 1])]
+            yield [(slot, target) for slot in (*all_heads, middle, *ffn, *following)]
         for source in devices:
-            here = [slot for slot in all_heads if draft.where[slot] == source]
-            if here and source != target:
-                yield [(here[-1], target)]
-                if len(here) > 1:
-                    yield [(slot, target) for slot in here]
-                if len(here) > 3:
-                    yield [(slot, target) for slot in here[len(here) // 2 :]]
+            yield from _thinned(draft, all_heads, source, target)
+            yield from _thinned(draft, ffn[:-1], source, target)
+    if draft.shards:
+        yield from _shard_candidates(draft, layer)
+
+
+def _thinned(draft: Draft, slots: Sequence[int], source: int, target: int) -> Iterator[list[Move]]:
+    """One, all or half of the heads (or shards) on one device to another."""
+    here = [slot for slot in slots if draft.where[slot] == source]
+    if here and source != target:
+        yield [(here[-1], target)]
+        if len(here) > 1:
+            yield [(slot, target) for slot in here]
+        if len(here) > 3:
+            yield [(slot, target) for slot in here[len(here) // 2 :]]
+
+
+def _shard_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
+    """The sum of an FFN alone or with its device's shards, and the shards spread over the fastest devices."""
+    base, heads = layer * draft.stride, draft.heads
+    shards, last = range(base + heads + 1, base + draft.stride - 1), base + draft.stride - 1
+    devices = range(len(draft.budgets))
+    for target in devices:
+        yield [(last, target)]
+        yield [(slot, target) for slot in (base + heads, last)]
+    speeds = draft.model.seconds("ffn", draft.model.lengths[0])
+    fastest = sorted(devices, key=lambda device: (speeds[device], device))
+    for number in range(2, min(len(fastest), draft.shards) + 1):
+        counts = [0] * len(draft.budgets)
+        for _ in shards:  # each to the device that would have done it first
+            device = min(fastest[:number], key=lambda device: ((counts[device] + 1) * speeds[device], device))
+            counts[device] += 1
+        spread = [(shards[leaf], device) for device, leaves in enumerate(align(counts)) for leaf in leaves]
+        yield spread
+        yield [*spread, (last, draft.where[base + heads])]
 
 
 def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[Move]]:
     """Exchanges between two layers: whole layers, attention halves, or FFNs."""
     one, two = first * draft.stride, second * draft.stride
-    for parts in (range(draft.stride), range(draft.heads + 1), (draft.stride - 1,)):
+    for parts in (range(draft.stride), range(draft.heads + 1), range(draft.heads + 1, draft.stride)):
         swap = [(one + part, draft.where[two + part]) for part in parts]
         yield swap + [(two + part, draft.where[one + part]) for part in parts]
 
@@ -124,6 +157,7 @@ def _evacuations(draft: Draft, device: int) -> Iterator[list[Move]]:
         heads = [slot for slot in here if slot < base + draft.heads]
         large = [slot for slot in here if slot >= base + draft.heads]
         groups = [heads[:count] for count in range(1, len(heads) + 1)] + [[slot] for slot in large]
+        groups += [large[:count] for count in range(2, len(large))] if draft.shards else []
         groups += [large] if len(large) > 1 else []
         groups += [here, [*heads, *large[:1]]] if heads and large else []
         for group in groups:
@@ -132,19 +166,23 @@ def _evacuations(draft: Draft, device: int) -> Iterator[list[Move]]:
 
 
 def _repair_exactly(draft: Draft, who: str) -> None:
-    """Evacuate by counts: which numbers of heads, projs and FFNs must leave, and where they all fit."""
+    """Evacuate by counts: which numbers of blocks of each kind must leave, and where they all fit."""
     overloaded = draft.overloaded()
     receivers = [device for device in range(len(draft.budgets)) if device not in overloaded]
     rooms = [draft.room(device) for device in receivers]
+    kinds = range(len(draft.kinds))
+    sizes = [draft.size_of_kind(kind) for kind in kinds]
+    order = sorted(kinds, key=lambda kind: -sizes[kind])
     leaving = _evacuation_counts(draft, overloaded)
-    sizes = draft.reserved_sizes[draft.heads - 1 : draft.stride]
-    for counts in leaving:
-        order = sorted(range(3), key=lambda kind: -sizes[kind])
-        total = [sum(choice[kind] for choice in counts) for kind in range(3)]
-        packed = pack(rooms, [(sizes[kind], total[kind]) for kind in order])
+    packings = [(counts, pack) for counts in leaving]
+    if len(kinds) > 3:  # an exact packing may then take a while, so first all that the quick one finds
+        packings = [(counts, first_fit) for counts in leaving] + packings[:EXACT_PACKINGS]
+    for counts, packer in packings:
+        total = [sum(choice[kind] for choice in counts) for kind in kinds]
+        packed = packer(rooms, [(sizes[kind], total[kind]) for kind in order])
         if packed is None:
             continue
-        seats: list[list[int]] = [[], [], []]
+        seats: list[list[int]] = [[] for _ in kinds]
         for receiver, packing in zip(receivers, packed, strict=True):
             for kind, count in zip(order, packing, strict=True):
                 seats[kind] += [receiver] * count
@@ -166,22 +204,29 @@ def _repair_exactly(draft: Draft, who: str) -> None:
     )
 
 
-def _evacuation_counts(draft: Draft, overloaded: list[int]) -> list[list[tuple[int, int, int]]]:
-    """Combinations, one choice per overloaded device, of (heads, projs, FFNs) to leave; bounded."""
-    combined: list[list[tuple[int, int, int]]] = [[]]
-    sizes = draft.end_sizes[draft.heads - 1 : draft.stride]
+def _evacuation_counts(draft: Draft, overloaded: list[int]) -> list[list[tuple[int, ...]]]:
+    """Combinations, one choice per overloaded device, of how many blocks of each kind leave; bounded.
+
+    Heads make up what the other kinds leave over; sums, which are next to nothing, leave together or stay.
+    """
+    combined: list[list[tuple[int, ...]]] = [[]]
+    sizes = [draft.end_size_of_kind(kind) for kind in range(len(draft.kinds))]
     for device in overloaded:
-        held = [0, 0, 0]
+        held = [0] * len(sizes)
         for slot, where in enumerate(draft.where):
             if where == device:
                 held[draft.kind(slot)] += 1
-        choices: list[tuple[int, int, int]] = []
-        for ffns in range(held[2] + 1):
-            for projs in range(held[1] + 1):
-                left = draft.excess(device) - ffns * sizes[2] - projs * sizes[1]
-                heads = max(0, -(-left // sizes[0]))
-                if heads <= held[0]:
-                    choices.append((heads, projs, ffns))
+        options = [
+            [0, count] if name == "sum" and count else range(count + 1)
+            for name, count in zip(draft.kinds, held, strict=True)
+        ]
+        choices: list[tuple[int, ...]] = []
+        for backwards in product(*reversed(options[1:])):
+            others = backwards[::-1]
+            left = draft.excess(device) - sum(n * size for n, size in zip(others, sizes[1:], strict=True))
+            heads = max(0, -(-left // sizes[0]))
+            if heads <= held[0]:
+                choices.append((heads, *others))
         choices.sort(key=lambda choice: sum(n * size for n, size in zip(choice, sizes, strict=True)))
         combined = [[*chosen, choice] for chosen in combined for choice in choices][:COMBINATIONS]
     return combined

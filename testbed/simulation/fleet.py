@@ -81,7 +81,7 @@ class SimFleet:
         self.names = [device.name for device in experiment.topology.devices]
         self._prompt_tokens = prompt_tokens
         self._hop_overhead_s = hop_overhead_s
-        self._memory = Memory(experiment.shape, self.names)
+        self._memory = Memory(experiment.shape, experiment.partition, self.names)
         self._pending: list[tuple[str, FleetEvent]] = []
         self._target: TargetState | None = None
         self._observation: Observation | None = None

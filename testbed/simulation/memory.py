@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from testbed.placement.blocks import Block, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Partition, pinned_bytes, resident_bytes
 from testbed.shape import ModelShape
 
 
 class Memory:
     """Blocks by device. A block that moves is on both devices from `take` at the new one to `drop` at the old one."""
 
-    def __init__(self, shape: ModelShape, names: Sequence[str]) -> None:
-        self._shape = shape
+    def __init__(self, shape: ModelShape, partition: Partition, names: Sequence[str]) -> None:
+        self._shape, self._partition = shape, partition
         self._held: dict[str, set[Block]] = {name: set() for name in names}
         self._kinds: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._pinned: set[str] = set()
@@ -39,7 +39,7 @@ class Memory:
 
     def held_bytes(self, device: str, length: int) -> int:
         """Bytes of everything on the device with `length` positions cached."""
-        pinned = pinned_bytes(self._shape) if device in self._pinned else 0
+        pinned = pinned_bytes(self._shape, self._partition) if device in self._pinned else 0
         return pinned + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
 
     def _size(self, kind: str, length: int) -> int:
@@ -47,5 +47,6 @@ class Memory:
             self._sizes = (length, {})
         sizes = self._sizes[1]
         if kind not in sizes:
-            sizes[kind] = resident_bytes(self._shape, Block(kind, 0), length)  # type: ignore[arg-type]
+            block = Block(kind, 0)  # type: ignore[arg-type]
+            sizes[kind] = resident_bytes(self._shape, block, length, self._partition)
         return sizes[kind]

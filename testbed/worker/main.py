@@ -20,7 +20,7 @@ from testbed.decoder.reference import chunk_bounds, use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights, RandomWeights, WeightSource
 from testbed.errors import ConfigError, RunFailed
-from testbed.placement.blocks import parse_block, resident_bytes
+from testbed.placement.blocks import Partition, parse_block, resident_bytes
 from testbed.shape import ModelShape
 from testbed.transport.control import ControlLine
 from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
@@ -82,6 +82,7 @@ class WorkerConfig:
     model_seed: int
     positions: int  # longest sequence of the run
     prefill_chunk: int
+    partition: Partition
     bind: str  # data address, e.g. tcp://10.0.0.1:5555
     control: str  # folder of the control sockets
     netns_pid: int | None  # a process in the Mininet host's network namespace
@@ -90,9 +91,11 @@ class WorkerConfig:
     dilation: float
 
 
-def weight_source(config_path: str | None, shape: ModelShape, seed: int) -> WeightSource:
+def weight_source(config_path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
     """The checkpoint at a path, or seeded random weights."""
-    return RandomWeights(shape, seed) if config_path is None else HuggingFaceWeights(Path(config_path), shape)
+    if config_path is None:
+        return RandomWeights(shape, seed, partition)
+    return HuggingFaceWeights(Path(config_path), shape, partition)
 
 
 def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
@@ -109,7 +112,7 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     use_precise_timers()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     return_large_allocations()
-    warm_up(config.shape, config.prefill_chunk)
+    warm_up(config.shape, config.prefill_chunk, config.partition)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     line = ControlLine(context, Path(config.control), config.device)
     try:
@@ -133,8 +136,8 @@ class Worker:
         self._inbox = Inbox(line, self._plane)
         self._outbox = Outbox(config.device, self._plane)
         self._pacer = Pacer(config.paced, config.dilation)
-        weights = weight_source(config.model_path, config.shape, config.model_seed)
-        self._store = BlockStore(config.shape, weights, config.positions)
+        weights = weight_source(config.model_path, config.shape, config.model_seed, config.partition)
+        self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
@@ -309,7 +312,8 @@ class Worker:
         self._length = max(self._length, command.length)
         incoming = [parse_block(item.block) for item in command.incoming]
         need = self._store.held_bytes(command.length)
-        need += sum(resident_bytes(self.config.shape, block, command.length) for block in incoming)
+        shape, partition = self.config.shape, self.config.partition
+        need += sum(resident_bytes(shape, block, command.length, partition) for block in incoming)
         if self._budget_bytes is not None and need > self._budget_bytes:
             reason = (
                 f"device {self.config.device} would need {need} bytes for its blocks and the {len(incoming)} incoming "

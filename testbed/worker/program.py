@@ -17,6 +17,8 @@ from testbed.decoder.reference import logits_digest
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
 from testbed.placement.blocks import (
+    ATTENTION,
+    FFN,
     Block,
     block_flops,
     block_read_bytes,
@@ -24,14 +26,17 @@ from testbed.placement.blocks import (
     lm_head_flops,
     lm_head_read_bytes,
 )
-from testbed.placement.plan import Plan
+from testbed.placement.plan import HalfPlan, Plan, halves_of
 from testbed.transport.data import Activation
 from testbed.transport.messages import Span
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, Timing
 
-StageKind = Literal["embed", "heads", "proj", "ffn", "logits"]
+StageKind = Literal["embed", "work", "meet", "logits"]
+Stage = tuple[StageKind, int, int]  # what, layer, half of it
 Key = tuple[str, int, str]  # message kind, layer, sender
+INPUT = ("x", "y")  # message kind of what a half begins with, by half
+RESULT = ("o", "p")  # and of what its heads or shards send to its target
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,8 @@ class Program:
         self.plan: Plan | None = None
         self.spans: list[Span] = []
         self._pacer, self._outbox = pacer, outbox
-        self._stages: list[tuple[StageKind, int]] = []
+        self._halves = halves_of(store.partition)
+        self._stages: list[Stage] = []
         self._cursor = 0
         self._step = 0
         self._position = 0
@@ -89,30 +95,30 @@ class Program:
         if self._cursor or self._values:
             raise RunFailed(f"device {self.device}: epoch {plan.epoch} was committed in the middle of a pass")
         self.plan = plan
-        stages: list[tuple[StageKind, int]] = [("embed", 0)] if plan.source == self.device else []
+        stages: list[Stage] = [("embed", 0, ATTENTION)] if plan.source == self.device else []
         for number, layer in enumerate(plan.layers):
-            if self.device in layer.heads:
-                stages.append(("heads", number))
-            if layer.proj == self.device:
-                stages.append(("proj", number))
-            if layer.ffn == self.device:
-                stages.append(("ffn", number))
+            for which, half in enumerate((layer.attention, layer.ffn)):
+                if self.device in half.work:
+                    stages.append(("work", number, which))
+                if half.target == self.device:
+                    stages.append(("meet", number, which))
         if plan.source == self.device:
-            stages.append(("logits", len(plan.layers)))
+            stages.append(("logits", len(plan.layers), ATTENTION))
         self._stages = stages
 
     def receivers(self) -> list[str]:
         """The devices that this one sends to under the plan, in index order of first use."""
         plan = self._plan()
         found: dict[str, None] = {}
-        for number, layer in enumerate(plan.layers):
-            if plan.holder(number) == self.device:
-                found |= dict.fromkeys(layer.x_order)
-            if self.device in layer.heads:
-                found[layer.proj] = None
-            if layer.proj == self.device:
-                found[layer.ffn] = None
-        if plan.holder(len(plan.layers)) == self.device:
+        holder = plan.source
+        for layer in plan.layers:
+            for half in (layer.attention, layer.ffn):
+                if holder == self.device:
+                    found |= dict.fromkeys(half.x_order)
+                if self.device in half.work:
+                    found[half.target] = None
+                holder = half.target
+        if holder == self.device:
             found[plan.source] = None
         found.pop(self.device, None)
         return list(found)
@@ -150,12 +156,12 @@ class Program:
     def advance(self) -> PassResult | None:
         """Run every stage whose inputs are there; the source's result when the pass is over."""
         while self._cursor < len(self._stages):
-            kind, layer = self._stages[self._cursor]
-            inputs = self._inputs(kind, layer)
+            stage = self._stages[self._cursor]
+            inputs = self._inputs(stage)
             if inputs is None:
                 return None
             self._cursor += 1
-            self._run(kind, layer, inputs)
+            self._run(stage, inputs)
         if self._stages and self._rows and self._cursor == len(self._stages):
             self._cursor, self._rows = 0, 0
             self._values = {key: value for key, value in self._values.items() if key[0] > self._step}
@@ -167,71 +173,96 @@ class Program:
             raise RunFailed(f"device {self.device} was given work before a plan")
         return self.plan
 
-    def _inputs(self, kind: StageKind, layer: int) -> list[Value] | None:
+    def _inputs(self, stage: Stage) -> list[Value] | None:
         """The stage's inputs in a fixed order, or None while one is missing."""
+        kind, layer, which = stage
         plan, step = self._plan(), self._step
-        x_key: Key = ("x", layer, plan.holder(layer))
-        wanted: list[Key]
+        holder = plan.holder(layer) if which == ATTENTION else plan.layers[layer].attention.target
+        wanted: list[Key] = [(INPUT[which], layer, holder)]
         if kind == "embed":
             wanted = [("ids", 0, self.device)]
-        elif kind == "proj":
-            wanted = [x_key, *(("o", layer, device) for device in plan.layers[layer].heads)]
-        elif kind == "ffn":
-            wanted = [("y", layer, plan.layers[layer].proj)]
-        else:
-            wanted = [x_key]
+        elif kind == "meet":
+            wanted += [(RESULT[which], layer, device) for device in self._half(layer, which).work]
         values = [self._values.get((step, key)) for key in wanted]
         return [value for value in values if value is not None] if all(values) else None
 
-    def _run(self, kind: StageKind, layer: int, inputs: list[Value]) -> None:
-        plan, shape, rows = self._plan(), self.store.shape, self._rows
-        length = self._position + rows
+    def _half(self, layer: int, which: int) -> HalfPlan:
+        planned = self._plan().layers[layer]
+        return planned.attention if which == ATTENTION else planned.ffn
+
+    def _run(self, stage: Stage, inputs: list[Value]) -> None:
+        kind, layer, which = stage
         last = max(inputs, key=lambda value: value.ready_s)
-        x = inputs[0].tensor
         if kind == "embed":
-            ids = tuple(int(i) for i in x)
-            out, timing = self._pacer.run(
-                lambda: self.store.embed(ids, self._position), [(0.0, embed_read_bytes(shape, rows))], last.ready_s
-            )
-            self._finish(timing, layer, "embed", [(0.0, embed_read_bytes(shape, rows))])
-            self._send_x(0, out, timing, last)
-            return
-        if kind == "logits":
-            costs = [(lm_head_flops(shape), lm_head_read_bytes(shape))]
-
-            def choose() -> tuple[int, str]:
-                logits = self.store.logits(x)
-                return int(torch.argmax(logits)), logits_digest(logits)
-
-            (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
-            self._finish(timing, layer, "lm_head", costs)
-            compute = last.compute_s + timing.end_s - timing.start_s
-            self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
-            return
-        this = plan.layers[layer]
-        if kind == "heads":
-            groups = this.heads[self.device]
-            costs = [self._cost(Block("head", layer, group), length, rows) for group in groups]
-            out, timing = self._pacer.run(
-                lambda: self.store.heads(layer, groups, x, self._position), costs, last.ready_s
-            )
-            self._finish(timing, layer, f"head({layer},{','.join(map(str, groups))})", costs)
-            self._send("o", layer, [this.proj], out, timing, last)
-        elif kind == "proj":
-            attended = self._join([value.tensor for value in inputs[1:]], list(this.heads.values()))
-            costs = [self._cost(Block("proj", layer), length, rows)]
-            out, timing = self._pacer.run(lambda: self.store.proj(layer, attended, x), costs, last.ready_s)
-            self._finish(timing, layer, f"proj({layer})", costs)
-            self._send("y", layer, [this.ffn], out, timing, last)
+            self._embed(inputs[0].tensor, last)
+        elif kind == "logits":
+            self._choose(inputs[0].tensor, layer, last)
+        elif kind == "work":
+            self._work(layer, which, inputs[0].tensor, last)
         else:
-            costs = [self._cost(Block("ffn", layer), length, rows)]
-            out, timing = self._pacer.run(lambda: self.store.ffn(layer, x), costs, last.ready_s)
-            self._finish(timing, layer, f"ffn({layer})", costs)
-            self._send_x(layer + 1, out, timing, last)
+            self._meet(layer, which, inputs, last)
 
-    def _cost(self, block: Block, length: int, rows: int) -> tuple[float, float]:
-        shape = self.store.shape
-        return block_flops(shape, block, length, rows), block_read_bytes(shape, block, length)
+    def _embed(self, ids: torch.Tensor, last: Value) -> None:
+        costs = [(0.0, embed_read_bytes(self.store.shape, self._rows))]
+        known = tuple(int(i) for i in ids)
+        x, timing = self._pacer.run(lambda: self.store.embed(known, self._position), costs, last.ready_s)
+        self._finish(timing, 0, "embed", costs)
+        self._send_on(0, ATTENTION, x, timing, last)
+
+    def _choose(self, x: torch.Tensor, layer: int, last: Value) -> None:
+        """The LM head: the pass is over."""
+        costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
+
+        def choose() -> tuple[int, str]:
+            logits = self.store.logits(x)
+            return int(torch.argmax(logits)), logits_digest(logits)
+
+        (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
+        self._finish(timing, layer, "lm_head", costs)
+        compute = last.compute_s + timing.end_s - timing.start_s
+        self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
+
+    def _work(self, layer: int, which: int, x: torch.Tensor, last: Value) -> None:
+        """This device's heads, or its shards of the FFN."""
+        half, kind = self._half(layer, which), self._halves[which].work
+        assert kind is not None
+        parts = half.work[self.device]
+
+        def compute() -> torch.Tensor:
+            if which == ATTENTION:
+                return self.store.heads(layer, parts, x, self._position)
+            return self.store.ffn_shards(layer, parts, x)
+
+        costs = [self._cost(Block(kind, layer, part)) for part in parts]
+        out, timing = self._pacer.run(compute, costs, last.ready_s)
+        self._finish(timing, layer, f"{kind}({layer},{','.join(map(str, parts))})", costs)
+        self._send(RESULT[which], layer, [half.target], out, timing, last)
+
+    def _meet(self, layer: int, which: int, inputs: list[Value], last: Value) -> None:
+        """Where a half ends: proj, a sum, or a whole FFN."""
+        half, kind = self._half(layer, which), self._halves[which].target
+        block = Block(kind, layer, which if kind == "sum" else 0)
+        x, results = inputs[0].tensor, [value.tensor for value in inputs[1:]]
+
+        def compute() -> torch.Tensor:
+            if kind == "sum":
+                return self.store.sum_up(layer, which, list(half.work.values()), results, x)
+            if kind == "proj":
+                return self.store.proj(layer, self._join(results, list(half.work.values())), x)
+            return self.store.ffn(layer, x)
+
+        costs = [self._cost(block)]
+        out, timing = self._pacer.run(compute, costs, last.ready_s)
+        self._finish(timing, layer, str(block), costs)
+        if which == ATTENTION:
+            self._send_on(layer, FFN, out, timing, last)
+        else:
+            self._send_on(layer + 1, ATTENTION, out, timing, last)
+
+    def _cost(self, block: Block) -> tuple[float, float]:
+        shape, partition, length = self.store.shape, self.store.partition, self._position + self._rows
+        flops = block_flops(shape, block, length, self._rows, partition)
+        return flops, block_read_bytes(shape, block, length, partition)
 
     def _join(self, parts: list[torch.Tensor], groups: list[tuple[int, ...]]) -> torch.Tensor:
         """Concatenate heads' outputs by KV group: (rows, H·d), whatever devices they came from."""
@@ -248,14 +279,15 @@ class Program:
                  sum(cost[1] for cost in costs), sum(cost[0] for cost in costs), timing.overrun, timing.due_s)
         )  # fmt: skip
 
-    def _send_x(self, layer: int, x: torch.Tensor, timing: Timing, last: Value) -> None:
+    def _send_on(self, layer: int, which: int, x: torch.Tensor, timing: Timing, last: Value) -> None:
+        """Hand what the next half begins with to all who need it; after the last layer, its last row to the source."""
         plan = self._plan()
         if layer == len(plan.layers):
             self._send("x", layer, [plan.source], x[-1:].clone(), timing, last)
             return
-        here = plan.layers[layer]
-        local = self.device in here.heads or here.proj == self.device
-        self._send("x", layer, [*here.x_order, *([self.device] if local else [])], x, timing, last)
+        half = self._half(layer, which)
+        local = self.device in half.work or half.target == self.device
+        self._send(INPUT[which], layer, [*half.x_order, *([self.device] if local else [])], x, timing, last)
 
     def _send(
         self, kind: str, layer: int, targets: list[str], out: torch.Tensor, timing: Timing, last: Value

@@ -11,7 +11,7 @@ import torch
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
-from testbed.placement.blocks import Block
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of
 from testbed.shape import ModelShape
 
 _CLONE_NEWNET = 0x40000000  # setns(2)
@@ -45,19 +45,27 @@ def write_where_permitted(path: str, value: str) -> None:
         return  # not permitted in this namespace; the doctor reports it
 
 
-def warm_up(shape: ModelShape, chunk: int) -> None:
+def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None:
     """Touch what the first blocks would touch: kernels, their packing buffers, the allocator, private pages.
 
     One layer of the run's own width with a single head, on a prefill chunk and on a token; it is let go at once.
     """
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
-    store = BlockStore(one, RandomWeights(one, 0), one.positions)
-    for block in (Block("head", 0, 0), Block("proj", 0), Block("ffn", 0)):
-        store.add(block)
+    store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
+    for block in blocks_of(one, partition):
+        if block.index == 0 or block.kind == "sum":
+            store.add(block)
     for rows, position in ((chunk, 0), (1, chunk)):
         x = torch.zeros(rows, one.width)  # (rows, D)
-        store.heads(0, [0], x, position)
-        store.ffn(0, store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x))
+        out = store.heads(0, [0], x, position)
+        if partition.proj_rows:
+            store.sum_up(0, ATTENTION, [[0]], [out], x)
+        else:
+            store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x)
+        if partition.ffn_shards > 1:
+            store.sum_up(0, FFN, [[0]], [store.ffn_shards(0, [0], x)], x)
+        else:
+            store.ffn(0, x)
 
 
 def runqueue_wait_s() -> float:

@@ -162,7 +162,7 @@ class Receiver:
                 self._store.fill(taking.block)
             except Exception as problem:
                 error = str(problem)
-            size = weight_bytes(self._store.shape, taking.block.kind)
+            size = self._weight_bytes(taking.block)
             free_s += size / self._command.storage_Bps * self._dilation
             if self._cancelled.wait(max(0.0, free_s - time.monotonic())):
                 return
@@ -185,6 +185,9 @@ class Receiver:
         self._outbox.send(chunk.sender, ack)
         self.finish_what_is_complete()
 
+    def _weight_bytes(self, block: Block) -> int:
+        return weight_bytes(self._store.shape, block.kind, self._store.partition)
+
     def weights_ready(self, note: WeightsReady) -> None:
         """A block's weights are loaded; raises RunFailed when they could not be."""
         if note.error:
@@ -196,7 +199,7 @@ class Receiver:
         """Report once every block is whole."""
         for name, taking in list(self._taking.items()):
             if taking.weights_ready and taking.received_bytes == taking.expected_bytes:
-                loaded = 0 if self._command.shipped else weight_bytes(self._store.shape, taking.block.kind)
+                loaded = 0 if self._command.shipped else self._weight_bytes(taking.block)
                 self._arrivals.append(
                     Arrival(name, taking.source, taking.expected_bytes, loaded, taking.start_s,
                             taking.first_byte_s, taking.last_byte_s, time.monotonic())

@@ -10,13 +10,16 @@ from hypothesis import strategies as st
 from testbed.decoder.reference import use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights, Tensors, WeightSource
-from testbed.placement.blocks import Block, blocks_of
+from testbed.placement.blocks import WHOLE, Block, Partition, blocks_of
 from testbed.shape import ModelShape
 
 SEED = 7
 SMALL = ModelShape("small", 2, 32, 4, 4, 8, 64, 64, 64)
 ODD = ModelShape("odd", 3, 36, 3, 3, 12, 84, 61, 64)  # rows that do not start on cache lines
 WIDE = ModelShape("wide", 1, 768, 12, 12, 64, 3072, 128, 64)  # one layer with gpt2's own matrices
+
+# Ways to cut any of these models finer; no number of heads or shards here is like another.
+CUTS = [WHOLE, Partition(2), Partition(4), Partition(1, proj_rows=True), Partition(4, proj_rows=True)]
 
 Where = dict[Block, str]
 
@@ -63,9 +66,9 @@ def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[
     return stores[source].logits(x)
 
 
-def placements(shape: ModelShape, devices: str = "abc") -> st.SearchStrategy[Where]:
+def placements(shape: ModelShape, devices: str = "abc", partition: Partition = WHOLE) -> st.SearchStrategy[Where]:
     """Any device for any block."""
-    blocks = blocks_of(shape)
+    blocks = blocks_of(shape, partition)
     names = st.lists(st.sampled_from(devices), min_size=len(blocks), max_size=len(blocks))
     return names.map(lambda where: dict(zip(blocks, where, strict=True)))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import WHOLE, Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.shape import PRESETS, ModelShape
 from topologies.links import Cable, Link
@@ -41,12 +41,23 @@ delays = st.floats(0, 0.02)
 links = st.builds(LinkView, up_bps=rates, down_bps=rates, up_delay_s=delays, down_delay_s=delays)
 
 
+partitions = st.one_of(
+    st.just(Partition()), st.builds(Partition, ffn_shards=st.sampled_from([1, 2, 4, 8]), proj_rows=st.booleans())
+)
+
+
+def whole_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:
+    """The whole model with a cache of 60 positions."""
+    blocks = blocks_of(shape, partition)
+    return pinned_bytes(shape, partition) + sum(resident_bytes(shape, block, 60, partition) for block in blocks)
+
+
 @st.composite
 def observations(draw: st.DrawFn, tightness: st.SearchStrategy[float] | None = None) -> Observation:
     """A random fleet; with `tightness`, each budget is that multiple of the model's bytes over the fleet's size."""
-    shape = draw(shapes())
+    shape, partition = draw(shapes()), draw(partitions)
     names = NAMES[: draw(st.integers(1, 5))]
-    whole = pinned_bytes(shape) + sum(resident_bytes(shape, block, 60) for block in blocks_of(shape))
+    whole = whole_bytes(shape, partition)
     budgets = [int(draw(tightness) * whole / len(names)) if tightness is not None else 2 * whole for _ in names]
     devices = tuple(
         DeviceView(name, budget, draw(st.floats(1e7, 1e10)), draw(st.floats(1e7, 1e11)), draw(st.floats(1e6, 1e9)))
@@ -54,7 +65,7 @@ def observations(draw: st.DrawFn, tightness: st.SearchStrategy[float] | None = N
     )
     return Observation(
         shape,
-        Partition(),
+        partition,
         source=draw(st.sampled_from(names)),
         devices=devices,
         links={name: draw(links) for name in names},
@@ -104,18 +115,20 @@ def networked(draw: st.DrawFn) -> tuple[Observation, Placement]:
 
 @st.composite
 def random_placements(draw: st.DrawFn, observation: Observation, names: list[str]) -> Placement:
-    blocks = blocks_of(observation.shape)
+    blocks = blocks_of(observation.shape, observation.partition)
     where = draw(st.lists(st.sampled_from(names), min_size=len(blocks), max_size=len(blocks)))
     return Placement(dict(zip(blocks, where, strict=True)), draw(st.integers(0, 9)))
 
 
-def quickstart(tokens_done: int = 0, b_mib: int = 176, b_rate_bps: float = 1e8) -> Observation:
+def quickstart(
+    tokens_done: int = 0, b_mib: int = 176, b_rate_bps: float = 1e8, partition: Partition = WHOLE
+) -> Observation:
     """The quickstart's fleet: four unequal devices, none of which holds the whole model."""
     boards = (("a", 248, 1.9e9), ("b", b_mib, 2.2e9), ("c", 144, 1.5e9), ("d", 112, 1.2e9))
     access = {"a": (2e8, 2e-4), "b": (b_rate_bps, 3e-4), "c": (1e8, 5e-4), "d": (5e7, 1e-3)}
     return Observation(
         PRESETS["gpt2"],
-        Partition(),
+        partition,
         source="a",
         devices=tuple(DeviceView(name, mib * MIB, rate, 12e9, 9e7) for name, mib, rate in boards),
         links={name: LinkView(rate, rate, delay, delay) for name, (rate, delay) in access.items()},

@@ -18,7 +18,7 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights
 from testbed.errors import ConfigError
 from testbed.hf_config import read_shape
-from testbed.placement.blocks import Block
+from testbed.placement.blocks import WHOLE, Block, Partition
 
 transformers = pytest.importorskip("transformers")
 
@@ -75,13 +75,19 @@ def test_the_cases_are_what_their_names_say(checkpoints: dict[str, Path]) -> Non
     assert load_file(checkpoints["float16"] / "model.safetensors")["transformer.wte.weight"].dtype == torch.float16
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("chunk", [4, 32])
-def test_logits_and_greedy_tokens_are_transformers_own(checkpoints: dict[str, Path], kind: str, chunk: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "chunk", "partition"),
+    [*((kind, chunk, WHOLE) for kind in KINDS for chunk in (4, 32)),
+     ("single", 4, Partition(8)), ("sharded", 32, Partition(2, proj_rows=True))],
+)  # fmt: skip
+def test_logits_and_greedy_tokens_are_transformers_own(
+    checkpoints: dict[str, Path], kind: str, chunk: int, partition: Partition
+) -> None:
     folder = checkpoints[kind]
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     shape = read_shape(folder)
-    reference = Reference(shape, HuggingFaceWeights(folder, shape), len(PROMPT) + TOKENS)
+    weights = HuggingFaceWeights(folder, shape, partition)
+    reference = Reference(shape, weights, len(PROMPT) + TOKENS, partition)
     for start, end in chunk_bounds(len(PROMPT), chunk):
         logits = reference.forward(PROMPT[start:end], start)
     ids = list(PROMPT)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from placement_cases import MIB, observations, placed, quickstart
 
 from testbed.errors import RunFailed
-from testbed.placement.blocks import Block, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import PAGE_BYTES, Block, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.feasibility import (
     DOUBLE_RESIDENCY,
     END_OF_INTERVAL,
@@ -19,13 +19,13 @@ from testbed.placement.feasibility import (
     any_placement,
     check_complete,
     device_need,
-    first_fit,
     nothing_fits,
-    pack,
     refuse_shortages,
     shortages,
 )
 from testbed.placement.observation import Observation
+from testbed.placement.packing import _pack_by_integers, first_fit, pack
+from testbed.placement.solver import quiet_highs
 from testbed.shape import ModelShape
 
 
@@ -36,11 +36,14 @@ def test_devices_needs_add_up_to_every_block_and_what_is_pinned(
 ) -> None:
     observation, placement = case
     shape = observation.shape
+    partition = observation.partition
     total = sum(device_need(observation, placement, view.name, length) for view in observation.devices)
-    assert total == pinned_bytes(shape) + sum(resident_bytes(shape, block, length) for block in blocks_of(shape))
+    blocks = blocks_of(shape, partition)
+    expected = pinned_bytes(shape, partition) + sum(resident_bytes(shape, b, length, partition) for b in blocks)
+    assert total == expected
     for view in observation.devices:
-        own = sum(resident_bytes(shape, block, length) for block in placement.on(view.name))
-        pinned = pinned_bytes(shape) if view.name == observation.source else 0
+        own = sum(resident_bytes(shape, block, length, partition) for block in placement.on(view.name))
+        pinned = pinned_bytes(shape, partition) if view.name == observation.source else 0
         assert device_need(observation, placement, view.name, length) == own + pinned
 
 
@@ -114,7 +117,7 @@ def test_the_proof_names_what_is_too_small() -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=3),
-    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), min_size=3, max_size=3),
+    st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3)), min_size=3, max_size=5),
 )
 def test_packing_finds_a_packing_exactly_when_one_exists(rooms: list[int], kinds: list[tuple[int, int]]) -> None:
     kinds = sorted(kinds, reverse=True)
@@ -122,10 +125,31 @@ def test_packing_finds_a_packing_exactly_when_one_exists(rooms: list[int], kinds
     if packed is not None:
         for room, counts in zip(rooms, packed, strict=True):
             assert sum(n * size for n, (size, _) in zip(counts, kinds, strict=True)) <= room
-        assert [sum(counts[kind] for counts in packed) for kind in range(3)] == [count for _, count in kinds]
+        assert [sum(counts[kind] for counts in packed) for kind in range(len(kinds))] == [count for _, count in kinds]
     else:
         assert first_fit(rooms, kinds) is None
         assert not _exists(tuple(rooms), tuple(kinds))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), min_size=4, max_size=5),
+)
+def test_the_integer_programme_packs_whole_pages_exactly_when_that_can_be(
+    rooms: list[int], kinds: list[tuple[int, int]]
+) -> None:
+    kinds = sorted(((size * PAGE_BYTES, count) for size, count in kinds), reverse=True)
+    rooms = [room * PAGE_BYTES + 5 for room in rooms]
+    packed = _pack_by_integers(rooms, kinds)
+    assert (packed is not None) == _exists(tuple(rooms), tuple(kinds))
+    for room, counts in zip(rooms, packed or [[0] * len(kinds)] * len(rooms), strict=True):
+        assert sum(n * size for n, (size, _) in zip(counts, kinds, strict=True)) <= room
+
+
+def test_the_solver_greets_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    quiet_highs().run()
+    assert capfd.readouterr().out == ""
 
 
 def _exists(rooms: tuple[int, ...], kinds: tuple[tuple[int, int], ...]) -> bool:

@@ -31,7 +31,7 @@ from testbed.placement.blocks import (
 from testbed.placement.costs import half_layers, prefill_latency, token_latency
 from testbed.placement.latency import Work, half_layer_latency
 from testbed.placement.observation import LinkView, Observation
-from testbed.placement.plan import Plan, make_plan
+from testbed.placement.plan import HalfPlan, Plan, make_plan
 
 
 class EventSimulation:
@@ -46,14 +46,14 @@ class EventSimulation:
         self.downlink_free = dict.fromkeys(observation.links, 0.0)
         self.link_free: dict[tuple[str, str], float] = defaultdict(float)
         self.processor_free = {view.name: 0.0 for view in observation.devices}
-        self.waiting: dict[int, int] = {}  # layer -> things proj still waits for
+        self.waiting: dict[int, int] = {}  # half -> things its target still waits for
         self.finished: float | None = None
 
     def at(self, when: float, what: Callable[[], None]) -> None:
         heapq.heappush(self.heap, (when, next(self.turn), what))
 
     def run(self) -> float:
-        self.layer_begins(0)
+        self.half_begins(0, self.plan.source)
         while self.heap:
             self.now, _, what = heapq.heappop(self.heap)
             what()
@@ -94,62 +94,72 @@ class EventSimulation:
 
     def compute(self, device: str, block: Block, then: Callable[[], None]) -> None:
         view, shape = self.observation.device(device), self.observation.shape
-        flops = block_flops(shape, block, self.length, self.rows)
-        seconds = max(flops / view.compute_flops, block_read_bytes(shape, block, self.length) / view.streaming_Bps)
+        flops = block_flops(shape, block, self.length, self.rows, self.observation.partition)
+        read = block_read_bytes(shape, block, self.length, self.observation.partition)
+        seconds = max(flops / view.compute_flops, read / view.streaming_Bps)
         self.processor_free[device] = max(self.now, self.processor_free[device]) + seconds
         self.at(self.processor_free[device], then)
 
-    def layer_begins(self, number: int) -> None:
+    def half_begins(self, number: int, holder: str) -> None:
+        """Half `number` of the step: attention of layer number // 2, or its FFN."""
         shape, x = self.observation.shape, self.rows * self.observation.shape.width * 4
-        holder = self.plan.source if number == 0 else self.plan.layers[number - 1].ffn
-        if number == len(self.plan.layers):
+        if number == 2 * len(self.plan.layers):
             if holder == self.plan.source:
                 self.ends()
             else:
                 self.send(holder, self.plan.source, shape.width * 4, self.ends)
             return
-        layer = self.plan.layers[number]
-        self.waiting[number] = 1 + sum(len(groups) for groups in layer.heads.values())  # the residual and each head
-        for device in layer.x_order:
+        half = self.half(number)
+        self.waiting[number] = 1 + sum(len(parts) for parts in half.work.values())  # the residual and each part
+        for device in half.x_order:
             self.send(holder, device, x, partial(self.x_arrives, number, device))
         self.x_arrives(number, holder)
 
-    def x_arrives(self, number: int, device: str) -> None:
-        layer, shape = self.plan.layers[number], self.observation.shape
-        groups = layer.heads.get(device, ())
-        left = [len(groups)]
+    def half(self, number: int) -> HalfPlan:
+        layer = self.plan.layers[number // 2]
+        return layer.ffn if number % 2 else layer.attention
 
-        def head_done() -> None:
+    def x_arrives(self, number: int, device: str) -> None:
+        half, shape, partition = self.half(number), self.observation.shape, self.observation.partition
+        parts = half.work.get(device, ())
+        left = [len(parts)]
+        if number % 2 or partition.proj_rows:
+            payload = self.rows * self.subtrees(parts, 0, 16) * shape.width * 4
+        else:
+            payload = self.rows * len(parts) * shape.queries_per_group * shape.head_dim * 4
+
+        def part_done() -> None:
             left[0] -= 1
             if left[0]:
                 return
-            if device == layer.proj:
-                self.proj_gets(number, len(groups))
+            if device == half.target:
+                self.target_gets(number, len(parts))
             else:
-                payload = self.rows * len(groups) * shape.queries_per_group * shape.head_dim * 4
-                self.send(device, layer.proj, payload, lambda: self.proj_gets(number, len(groups)))
+                self.send(device, half.target, payload, lambda: self.target_gets(number, len(parts)))
 
-        for group in groups:
-            self.compute(device, Block("head", number, group), head_done)
-        if device == layer.proj:
-            self.proj_gets(number, 1)
+        for part in parts:
+            self.compute(device, Block("ffn" if number % 2 else "head", number // 2, part), part_done)
+        if device == half.target:
+            self.target_gets(number, 1)
 
-    def proj_gets(self, number: int, things: int) -> None:
+    def subtrees(self, parts: tuple[int, ...], start: int, end: int) -> int:
+        """Partial sums that are left when all leaves here that can be added along the tree have been."""
+        if all(leaf in parts for leaf in range(start, end)):
+            return 1
+        middle = (start + end) // 2
+        return self.subtrees(parts, start, middle) + self.subtrees(parts, middle, end) if end - start > 1 else 0
+
+    def target_gets(self, number: int, things: int) -> None:
         self.waiting[number] -= things
         if self.waiting[number]:
             return
-        layer, y = self.plan.layers[number], self.rows * self.observation.shape.width * 4
-
-        def run_ffn() -> None:
-            self.compute(layer.ffn, Block("ffn", number), lambda: self.layer_begins(number + 1))
-
-        def proj_done() -> None:
-            if layer.ffn == layer.proj:
-                run_ffn()
-            else:
-                self.send(layer.proj, layer.ffn, y, run_ffn)
-
-        self.compute(layer.proj, Block("proj", number), proj_done)
+        half, partition = self.half(number), self.observation.partition
+        if number % 2:
+            kind = "ffn" if partition.ffn_shards == 1 else "sum"
+        else:
+            kind = "sum" if partition.proj_rows else "proj"
+        block = Block(kind, number // 2, number % 2 if kind == "sum" else 0)  # type: ignore[arg-type]
+        self.compute(half.target, block, partial(self.half_begins, number + 1, half.target))
 
     def ends(self) -> None:
         self.finished = self.now

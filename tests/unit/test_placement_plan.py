@@ -8,7 +8,27 @@ from placement_cases import placed, quickstart
 
 from testbed.placement.blocks import Block, Placement, blocks_of, wire_bytes
 from testbed.placement.observation import Observation
-from testbed.placement.plan import Plan, make_plan, plan_messages, plan_wire_bytes, tail_seconds
+from testbed.placement.plan import (
+    HalfPlan,
+    Plan,
+    halves_of,
+    make_plan,
+    plan_messages,
+    plan_wire_bytes,
+    tail_seconds,
+    work_payload,
+)
+from testbed.placement.tree import tree_roots
+
+
+def _halves(plan: Plan) -> list[tuple[int, str, HalfPlan]]:
+    """(0 for attention and 1 for FFN, the device that holds x, the half) of every half of every layer."""
+    found, holder = [], plan.source
+    for layer in plan.layers:
+        for number, half in enumerate((layer.attention, layer.ffn)):
+            found.append((number, holder, half))
+            holder = half.target
+    return found
 
 
 @settings(max_examples=150, deadline=None)
@@ -24,12 +44,12 @@ def test_a_plan_says_of_every_block_what_the_placement_says(case: tuple[Observat
     observation, placement = case
     plan = make_plan(observation, placement)
     found: dict[Block, str] = {}
-    for number, layer in enumerate(plan.layers):
-        for device, groups in layer.heads.items():
-            assert groups and list(groups) == sorted(groups)
-            found.update({Block("head", number, group): device for group in groups})
-        found[Block("proj", number)] = layer.proj
-        found[Block("ffn", number)] = layer.ffn
+    for turn, (number, _, half) in enumerate(_halves(plan)):
+        kind, layer = halves_of(observation.partition)[number], turn // 2
+        for device, parts in half.work.items():
+            assert kind.work and parts and list(parts) == sorted(parts)
+            found.update({Block(kind.work, layer, part): device for part in parts})
+        found[Block(kind.target, layer, number if kind.target == "sum" else 0)] = half.target
     assert found == placement.devices
     assert plan.epoch == placement.epoch
     assert plan.devices() == {observation.source, *placement.devices.values()}
@@ -43,17 +63,17 @@ def test_x_goes_once_to_who_needs_it_longest_tail_first_and_a_pure_residual_last
     observation, placement = case
     plan = make_plan(observation, placement)
     index = {view.name: number for number, view in enumerate(observation.devices)}
-    for number, layer in enumerate(plan.layers):
-        holder = plan.holder(number)
-        assert set(layer.x_order) == {*layer.heads, layer.proj} - {holder}
-        assert len(set(layer.x_order)) == len(layer.x_order)
-        with_heads = [device for device in layer.x_order if device in layer.heads]
-        if len(with_heads) < len(layer.x_order):
-            assert layer.x_order[-1] == layer.proj
-            assert layer.x_order[:-1] == tuple(with_heads)
+    for number, holder, half in _halves(plan):
+        assert set(half.x_order) == {*half.work, half.target} - {holder}
+        assert len(set(half.x_order)) == len(half.x_order)
+        with_work = [device for device in half.x_order if device in half.work]
+        if len(with_work) < len(half.x_order):
+            assert half.x_order[-1] == half.target
+            assert half.x_order[:-1] == tuple(with_work)
+        kind = halves_of(observation.partition)[number]
         tails = [
-            (-tail_seconds(observation, device, len(layer.heads[device]), layer.proj), index[device])
-            for device in with_heads
+            (-tail_seconds(observation, kind, device, half.work[device], half.target), index[device])
+            for device in with_work
         ]
         assert tails == sorted(tails)
 
@@ -64,17 +84,20 @@ def test_wire_bytes_are_those_of_the_messages_between_different_devices(case: tu
     observation, placement = case
     plan, shape, rows = make_plan(observation, placement), observation.shape, 3
     x, o = rows * shape.width * 4, rows * shape.queries_per_group * shape.head_dim * 4
-    expected, holder = 0.0, observation.source
-    for number in range(shape.layers):
-        at = [placement.devices[Block("head", number, group)] for group in range(shape.kv_heads)]
-        proj, ffn = placement.devices[Block("proj", number)], placement.devices[Block("ffn", number)]
-        expected += len({*at, proj} - {holder}) * wire_bytes(x)
-        expected += sum(wire_bytes(at.count(device) * o) for device in {*at} - {proj})
-        expected += wire_bytes(x) if proj != ffn else 0
-        holder = ffn
+    expected, partition = 0.0, observation.partition
+    for number, holder, half in _halves(plan):
+        expected += len({*half.work, half.target} - {holder}) * wire_bytes(x)
+        for device in {*half.work} - {half.target}:
+            parts = half.work[device]
+            payload = len(parts) * o
+            if number == 1 or partition.proj_rows:
+                payload = len(tree_roots(parts)) * x
+            assert payload == work_payload(shape, halves_of(partition)[number], parts, rows)
+            expected += wire_bytes(payload)
+    holder = plan.layers[-1].ffn.target
     expected += wire_bytes(shape.width * 4) if holder != observation.source else 0
-    assert plan_wire_bytes(shape, plan, rows) == expected
-    assert all(source != target for source, target, _ in plan_messages(shape, plan, rows))
+    assert plan_wire_bytes(shape, plan, rows, partition) == expected
+    assert all(source != target for source, target, _ in plan_messages(shape, plan, rows, partition))
 
 
 def test_equal_tails_keep_the_devices_order() -> None:
@@ -92,7 +115,7 @@ def test_equal_tails_keep_the_devices_order() -> None:
         interval=8,
     )
     devices = {b: "yxwz"[b.index % 4] if b.kind == "head" else "z" for b in blocks_of(observation.shape)}
-    assert make_plan(same, Placement(devices)).layers[0].x_order == ("y", "x", "w")
+    assert make_plan(same, Placement(devices)).layers[0].attention.x_order == ("y", "x", "w")
 
 
 def test_layer_wise_placements_send_one_message_per_cut() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import testbed.transport
-from testbed.placement.plan import LayerPlan, Plan
+from testbed.placement.plan import HalfPlan, LayerPlan, Plan
 from testbed.transport import messages
 from testbed.transport.data import Activation, Chunk, DataHeader, PingFrame
 from testbed.transport.messages import (
@@ -34,13 +34,13 @@ COMMANDS, EVENTS = get_args(Command), get_args(Event)
 
 names = st.text(min_size=1, max_size=8)
 groups = st.lists(st.integers(0, 40), min_size=1, max_size=4).map(lambda found: tuple(sorted(set(found))))
-layers = st.builds(
-    LayerPlan,
-    heads=st.dictionaries(names, groups, min_size=1, max_size=3),
-    proj=names,
-    ffn=names,
+halves = st.builds(
+    HalfPlan,
+    work=st.dictionaries(names, groups, max_size=3),
+    target=names,
     x_order=st.lists(names, max_size=3).map(tuple),
 )
+layers = st.builds(LayerPlan, attention=halves, ffn=halves)
 plans = st.builds(Plan, epoch=st.integers(0, 2**40), source=names, layers=st.lists(layers, max_size=3).map(tuple))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -68,9 +68,10 @@ def test_every_event_arrives_as_it_was_sent(event: Any) -> None:
 def test_a_plan_inside_a_commit_keeps_its_order_and_its_tuples(plan: Plan) -> None:
     found = decode_command(encode(Commit(plan, ["head(0,1)"])))
     assert isinstance(found, Commit) and found.plan == plan
-    for there, here in zip(found.plan.layers, plan.layers, strict=True):
-        assert list(there.heads.items()) == list(here.heads.items())  # the order in which proj joins and sends
-        assert isinstance(there.x_order, tuple) and all(isinstance(held, tuple) for held in there.heads.values())
+    for one, other in zip(found.plan.layers, plan.layers, strict=True):
+        for there, here in ((one.attention, other.attention), (one.ffn, other.ffn)):
+            assert list(there.work.items()) == list(here.work.items())  # the order in which proj joins and sends
+            assert isinstance(there.x_order, tuple) and all(isinstance(held, tuple) for held in there.work.values())
 
 
 @given(any_of(get_args(DataHeader)))

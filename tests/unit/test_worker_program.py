@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from decoder_cases import ODD, SEED, SMALL, Where, move, placements
+from decoder_cases import CUTS, ODD, SEED, SMALL, Where, move, placements
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +18,7 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.errors import RunFailed
 from testbed.placement.blocks import (
+    WHOLE,
     Block,
     Partition,
     Placement,
@@ -74,13 +75,15 @@ class _Outbox:
 class Fleet:
     """Programs of several devices in this process."""
 
-    def __init__(self, shape: ModelShape, where: Where, source: str, seed: int = 0) -> None:
-        self.shape, self.where, self.source = shape, dict(where), source
+    def __init__(
+        self, shape: ModelShape, where: Where, source: str, seed: int = 0, partition: Partition = WHOLE
+    ) -> None:
+        self.shape, self.where, self.source, self.partition = shape, dict(where), source, partition
         self.wire = Wire(seed)
+        weights = RandomWeights(shape, SEED, partition)
         self.programs = {
             name: Program(
-                name, BlockStore(shape, RandomWeights(shape, SEED), shape.positions), Pacer(False, 1.0),
-                self.wire.outbox(name),
+                name, BlockStore(shape, weights, shape.positions, partition), Pacer(False, 1.0), self.wire.outbox(name)
             )
             for name in DEVICES
         }  # fmt: skip
@@ -93,7 +96,7 @@ class Fleet:
     def plan(self) -> Plan:
         view = [DeviceView(name, 2**30, 1e9, 1e10, 1e8) for name in DEVICES]
         links = dict.fromkeys(DEVICES, LinkView(1e8, 1e8, 1e-3, 1e-3))
-        observation = Observation(self.shape, Partition(), self.source, tuple(view), links, 7, 0, 5, 8)
+        observation = Observation(self.shape, self.partition, self.source, tuple(view), links, 7, 0, 5, 8)
         return make_plan(observation, Placement(self.where, self.epoch))
 
     def switch(self) -> None:
@@ -133,61 +136,66 @@ class Fleet:
         return tokens
 
 
-def reference_tokens(shape: ModelShape, chunk: int) -> list[ReferenceToken]:
-    reference = Reference(shape, RandomWeights(shape, SEED), shape.positions)
+def reference_tokens(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> list[ReferenceToken]:
+    reference = Reference(shape, RandomWeights(shape, SEED, partition), shape.positions, partition)
     return list(reference.generate(PROMPT, TOKENS, chunk))
 
 
 @given(data=st.data(), shape=st.sampled_from([SMALL, ODD]), source=st.sampled_from(DEVICES), chunk=st.integers(1, 8),
-       seed=st.integers(0, 999))  # fmt: skip
-@settings(max_examples=60)
+       seed=st.integers(0, 999), partition=st.sampled_from(CUTS))  # fmt: skip
+@settings(max_examples=100)
 def test_every_placement_and_order_of_arrival_gives_the_references_tokens_bit_for_bit(
-    data: st.DataObject, shape: ModelShape, source: str, chunk: int, seed: int
+    data: st.DataObject, shape: ModelShape, source: str, chunk: int, seed: int, partition: Partition
 ) -> None:
-    fleet = Fleet(shape, data.draw(placements(shape)), source, seed)
-    assert fleet.generate(chunk) == reference_tokens(shape, chunk)
+    fleet = Fleet(shape, data.draw(placements(shape, partition=partition)), source, seed, partition)
+    assert fleet.generate(chunk) == reference_tokens(shape, chunk, partition)
 
 
-@given(data=st.data(), seed=st.integers(0, 999))
-@settings(max_examples=40)
-def test_blocks_that_move_between_tokens_change_no_bit(data: st.DataObject, seed: int) -> None:
-    fleet = Fleet(SMALL, data.draw(placements(SMALL)), "a", seed)
+@given(data=st.data(), seed=st.integers(0, 999), partition=st.sampled_from(CUTS))
+@settings(max_examples=60)
+def test_blocks_that_move_between_tokens_change_no_bit(data: st.DataObject, seed: int, partition: Partition) -> None:
+    fleet = Fleet(SMALL, data.draw(placements(SMALL, partition=partition)), "a", seed, partition)
+    blocks = blocks_of(SMALL, partition)
 
     def shuffle(fleet: Fleet, length: int) -> None:
-        moving = data.draw(st.lists(st.sampled_from(blocks_of(SMALL)), max_size=4, unique=True))
+        moving = data.draw(st.lists(st.sampled_from(blocks), max_size=4, unique=True))
         for block in moving:
             fleet.migrate(block, data.draw(st.sampled_from([n for n in DEVICES if n != fleet.where[block]])), length)
         fleet.switch()
 
-    assert fleet.generate(3, shuffle) == reference_tokens(SMALL, 3)
+    assert fleet.generate(3, shuffle) == reference_tokens(SMALL, 3, partition)
 
 
-@given(data=st.data(), chunk=st.integers(1, 8))
-@settings(max_examples=25)
-def test_the_messages_sent_are_the_ones_the_cost_model_counts(data: st.DataObject, chunk: int) -> None:
-    fleet = Fleet(SMALL, data.draw(placements(SMALL)), "b")
+@given(data=st.data(), chunk=st.integers(1, 8), partition=st.sampled_from(CUTS))
+@settings(max_examples=50)
+def test_the_messages_sent_are_the_ones_the_cost_model_counts(
+    data: st.DataObject, chunk: int, partition: Partition
+) -> None:
+    fleet = Fleet(SMALL, data.draw(placements(SMALL, partition=partition)), "b", 0, partition)
     fleet.run(0, 0, PROMPT[:chunk])
     rows = len(PROMPT[:chunk])
-    counted = [(a, b, int(size)) for a, b, size in plan_messages(SMALL, fleet.plan(), rows)]
+    counted = [(a, b, int(size)) for a, b, size in plan_messages(SMALL, fleet.plan(), rows, partition)]
     assert sorted(fleet.wire.sizes) == sorted(counted)
 
 
-def test_every_block_is_computed_once_a_pass_and_its_cost_is_recorded() -> None:
-    blocks = blocks_of(SMALL)
-    fleet = Fleet(SMALL, {block: DEVICES[index % 3] for index, block in enumerate(blocks)}, "a")
+@pytest.mark.parametrize("partition", CUTS, ids=str)
+def test_every_block_is_computed_once_a_pass_and_its_cost_is_recorded(partition: Partition) -> None:
+    blocks = blocks_of(SMALL, partition)
+    fleet = Fleet(SMALL, {block: DEVICES[index % 3] for index, block in enumerate(blocks)}, "a", 0, partition)
     fleet.run(0, 0, PROMPT)
     for program in fleet.programs.values():
         program.spans.clear()
     fleet.run(1, len(PROMPT), [5])
     spans = [span for program in fleet.programs.values() for span in program.spans if span.kind == "block"]
     length = len(PROMPT) + 1
-    total = sum(block_flops(SMALL, block, length, 1) for block in blocks) + lm_head_flops(SMALL)
+    total = sum(block_flops(SMALL, block, length, 1, partition) for block in blocks) + lm_head_flops(SMALL)
     assert sum(span.flops for span in spans) == pytest.approx(total)
     computed = []
     for span in spans:
-        if span.block.startswith("head"):  # head(0,1,2): several groups of one device
-            layer, *groups = span.block.removeprefix("head(").removesuffix(")").split(",")
-            computed += [(Block("head", int(layer), int(group)), span.device) for group in groups]
+        kind, _, numbers = span.block.removesuffix(")").partition("(")
+        if kind in ("head", "ffn") and "," in numbers:  # head(0,1,2): several groups of one device, or shards
+            layer, *parts = map(int, numbers.split(","))
+            computed += [(Block(kind, layer, part), span.device) for part in parts]  # type: ignore[arg-type]
         elif span.block not in ("embed", "lm_head"):
             computed.append((parse_block(span.block), span.device))
     assert sorted(computed) == sorted(fleet.where.items())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from testbed.placement.draft import Draft
-from testbed.placement.feasibility import Infeasible, Shortage, first_fit, nothing_fits, pack
+from testbed.placement.feasibility import Infeasible, Shortage, nothing_fits
+from testbed.placement.packing import first_fit, pack
 from testbed.units import format_bytes
 
 
@@ -16,17 +19,17 @@ class Seats:
 
     def __init__(self, draft: Draft, who: str) -> None:
         self._draft = draft
-        per_layer = {0: draft.heads, 1: 1, 2: 1}  # head, proj, ffn
-        self._sizes = {kind: draft.reserved_sizes[draft.heads - 1 + kind] for kind in per_layer}
-        self._order = sorted(per_layer, key=lambda kind: -self._sizes[kind])
-        self._left = {kind: count * draft.layers for kind, count in per_layer.items()}
+        kinds = range(len(draft.kinds))
+        self._sizes = {kind: draft.size_of_kind(kind) for kind in kinds}
+        self._order = sorted(kinds, key=lambda kind: -self._sizes[kind])
+        self._left = Counter(map(draft.kind, range(len(draft.blocks))))
         self._quota: list[dict[int, int]] | None = None
         rooms = self._rooms()
         if min(rooms) < 0:
             raise _refusal(draft, who, rooms.index(min(rooms)))
-        kinds = [(self._sizes[kind], self._left[kind]) for kind in self._order]
-        if first_fit(rooms, kinds) is None:
-            packed = pack(rooms, kinds)
+        lot = [(self._sizes[kind], self._left[kind]) for kind in self._order]
+        if first_fit(rooms, lot) is None:
+            packed = pack(rooms, lot)
             if packed is None:
                 raise _refusal(draft, who, max(range(len(rooms)), key=lambda device: rooms[device]))
             self._quota = [dict(zip(self._order, counts, strict=True)) for counts in packed]

@@ -21,7 +21,6 @@ interpreted:
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import cost_model
 from testbed.placement.draft import Draft, drafted
 from testbed.placement.feasibility import Infeasible, refuse_shortages
 from testbed.placement.observation import Observation
@@ -44,7 +43,7 @@ class Galaxy:
 
     def _place(self, draft: Draft) -> None:
         weights = capacities(draft)
-        if all(block.kind != "ffn" or block.index == 0 for block in draft.blocks):
+        if not draft.shards:
             runs = apportion(draft.layers, weights)
             hubs = [device for device, run in enumerate(runs) for _ in range(run)]
             share_out(draft, weights, hubs, self.name)
@@ -62,13 +61,14 @@ class Galaxy:
         share_out(draft, weights, [best[1] if best else draft.model.source] * draft.layers, self.name)
 
     def _plan_again(self, draft: Draft) -> None:
-        fresh = Draft(cost_model(draft.observation), None, None)
+        stays, cost, model = not draft.overloaded(), draft.cost, draft.model
+        fresh = Draft(model, None, None)
         try:
             self._place(fresh)
+            planned = fresh.placement(None).devices
+            moves = [(slot, model.index[planned[block]]) for slot, block in enumerate(draft.blocks)]
         except Infeasible:
-            fresh.where = list(draft.where)
-        stays, cost = not draft.overloaded(), draft.cost
-        moves = [(slot, device) for slot, device in enumerate(fresh.where) if draft.where[slot] != device]
+            moves = []
         undo = draft.try_moves(moves)
         if undo is not None and (draft.overloaded() or (stays and draft.cost >= cost - WORTHWHILE_S)):
             draft.apply(undo)

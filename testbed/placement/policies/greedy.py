@@ -14,9 +14,9 @@ class Greedy:
     """Each block, in token order, to the device that adds the least latency given what is placed so far.
 
     While a layer's heads are placed its proj is not; they are judged by when their results would be back at the
-    device that holds x. Memory is respected, with a look ahead so that what is left still fits. At later
-    decisions what no longer fits moves first; then each block in token order goes where the predicted interval
-    cost is lowest, its migration included. Ties go to the device with the lower index.
+    device that holds x, and an FFN's shards likewise. Memory is respected, with a look ahead so that what is left
+    still fits. At later decisions what no longer fits moves first; then each block in token order goes where the
+    predicted interval cost is lowest, its migration included. Ties go to the device with the lower index.
     """
 
     name = "greedy"
@@ -63,5 +63,10 @@ def _added_latency(draft: Draft, slot: int, device: int) -> float:
         return model.attention(holder, holder, tuple(counts))
     if part == draft.heads:
         return model.attention(holder, device, tuple(counts))
+    middle = draft.where[layer * draft.stride + draft.heads]
+    shards = list(draft.shard_counts[layer])
+    if part + 1 < draft.stride:
+        shards[device] += 1
+        return model.ffn(middle, middle, tuple(shards))
     home = model.source_seconds(device, lm_head=False) if layer + 1 == draft.layers else 0.0
-    return model.ffn(draft.where[slot - 1], device) + home
+    return model.ffn(middle, device, tuple(shards)) + home

@@ -41,9 +41,9 @@ class Layers:
             self.incoming.append(0 if keeps else max(0, min(spare, self.count)))
 
     def _step(self, holder: int, device: int) -> float:
-        model, heads = self.draft.model, [0] * len(self.draft.budgets)
-        heads[device] = self.draft.heads
-        return model.attention(holder, device, tuple(heads)) + model.ffn(device, device)
+        draft = self.draft
+        heads, shards = ([number * (j == device) for j in range(len(draft.budgets))] for number in (draft.heads, draft.shards))
+        return draft.model.attention(holder, device, tuple(heads)) + draft.model.ffn(device, device, tuple(shards))
 
     def _whole(self, layer: int) -> int:
         """The device that has all of a layer now, else UNPLACED."""

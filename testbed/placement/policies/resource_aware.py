@@ -28,8 +28,10 @@ Where it had to be interpreted:
 
 from __future__ import annotations
 
+from collections import Counter
+
 from testbed.errors import ConfigError
-from testbed.placement.blocks import Placement
+from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.costs import CostModel
 from testbed.placement.draft import UNPLACED, Draft, drafted
 from testbed.placement.feasibility import refuse_shortages
@@ -87,8 +89,9 @@ def default_deadline(model: CostModel) -> float:
     memory = [view.available_bytes for view in model.observation.devices]
     whole = max(1, sum(memory))
     shape, length = model.shape, model.lengths[1]
-    head, proj, ffn = (model.seconds(kind, length) for kind in ("head", "proj", "ffn"))
-    alone = [shape.layers * (shape.kv_heads * h + p + f) for h, p, f in zip(head, proj, ffn, strict=True)]
+    kinds = Counter(block.kind for block in layer_blocks(shape, model.partition, 0))
+    each = [[count * seconds for seconds in model.seconds(kind, length)] for kind, count in kinds.items()]
+    alone = [shape.layers * sum(device) for device in zip(*each, strict=True)]
     return DEADLINE_FACTOR * sum(share / whole * seconds for share, seconds in zip(memory, alone, strict=True))
 
 
@@ -103,8 +106,8 @@ class _Scores:
         self.busy_s = [0.0] * devices
         self.link_s = [0.0] * devices
         length = self.model.lengths[1]
-        kinds = [*["head"] * draft.heads, "proj", "ffn"]
-        self.block_s = [self.model.seconds(kind, length) for kind in kinds]  # [part of a layer][device]
+        parts = draft.blocks[: draft.stride]
+        self.block_s = [self.model.seconds(block.kind, length) for block in parts]  # [part of a layer][device]
         self.booked: dict[int, float] = {}  # slot -> link time it was charged
         self._transfers: dict[tuple[int, int, bool], float] = {}
         self.latest: list[int] = []  # slots in the order they were placed
@@ -147,18 +150,20 @@ class _Scores:
         draft = self.draft
         layer, part = divmod(slot, draft.stride)
         base = layer * draft.stride
-        proj, ffn = base + draft.heads, base + draft.heads + 1
+        middle, end = base + draft.heads, base + draft.stride - 1
         into: list[int] = []
         out: list[int] = []
         if part < draft.heads:
-            into, out = [draft.holder(layer)], [draft.where[proj]]
+            into, out = [draft.holder(layer)], [draft.where[middle]]
         elif part == draft.heads:
-            into, out = [draft.holder(layer), *draft.where[base:proj]], [draft.where[ffn]]
+            into, out = [draft.holder(layer), *draft.where[base:middle]], draft.where[middle + 1 : end + 1]
+        elif part < draft.stride - 1:
+            into, out = [draft.where[middle]], [draft.where[end]]
         else:
-            into = [draft.where[proj]]
+            into = draft.where[middle:end]
             last = layer + 1 == draft.layers
-            out = [self.model.source] if last else draft.where[ffn + 1 : ffn + 1 + draft.heads + 1]
-        small = part < draft.heads
+            out = [self.model.source] if last else draft.where[end + 1 : end + 1 + draft.heads + 1]
+        small = part < draft.heads and not self.model.halves[ATTENTION].partial
         total = sum(self._transfer(other, device, False) for other in {*into} - {UNPLACED, device})
         return total + sum(self._transfer(device, other, small) for other in {*out} - {UNPLACED, device})
 

@@ -33,7 +33,7 @@ def share_out(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: 
         slots = range(layer * draft.stride, (layer + 1) * draft.stride)
         for kind in turn:
             group = [slot for slot in slots if draft.blocks[slot].kind == kind]
-            if len(group) == 1 and kind == "ffn":
+            if kind == "ffn" and not draft.shards:
                 continue  # whole: it goes to the hub
             shares = apportion(len(group), weights, turn[kind])
             turn[kind] += len(group) % len(weights)

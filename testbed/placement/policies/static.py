@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import Block, Placement, blocks_of
+from testbed.placement.blocks import Block, Placement, blocks_of, is_pattern, matches
 from testbed.placement.costs import interval_cost
 from testbed.placement.feasibility import Infeasible
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.policies.greedy import Greedy
 from testbed.placement.policies.resource_aware import ResourceAware
 
-_PATTERN = re.compile(r"\*|head\((\*|\d+),(\*|\d+)\)|(?:proj|ffn)\((\*|\d+)\)")
-
 
 class Static:
     """Places once and never moves: as `placement` says, else the better of `greedy` and `resource-aware`.
 
-    `placement` maps block patterns (`*`, `head(0,*)`, `ffn(*)`, exact names) to devices; later entries win and
-    every block must be covered. It is carried out as written: whether it fits is for the run to find out.
+    `placement` maps block patterns (`*`, `head(0,*)`, `ffn(*)`, `sum(*,ffn)`, exact names) to devices; later entries
+    win and every block must be covered. It is carried out as written: whether it fits is for the run to find out.
     Without one, the placement fits at the run's last token where any does, since nothing will ever move.
     """
 
@@ -63,7 +60,7 @@ def expand_patterns(observation: Observation, patterns: Mapping[str, str]) -> di
     for pattern, device in patterns.items():
         if device not in known:
             raise ConfigError(f"placement {pattern!r} names the device {device!r}: known are {', '.join(known)}")
-        matched = [block for block in blocks if _matches(pattern, block)]
+        matched = [block for block in blocks if matches(pattern, block)]
         if not matched:
             raise ConfigError(
                 f"placement {pattern!r} matches no block of {observation.shape.name}, which has "
@@ -76,20 +73,9 @@ def expand_patterns(observation: Observation, patterns: Mapping[str, str]) -> di
     return {block: devices[block] for block in blocks}
 
 
-def _check_pattern(pattern: object) -> str:
-    text = str(pattern).replace(" ", "")
-    if _PATTERN.fullmatch(text) is None:
-        raise ConfigError(f"placement {pattern!r} is not a block pattern: write '*', head(0,*), head(0,3) or ffn(*)")
-    return text
-
-
-def _matches(pattern: str, block: Block) -> bool:
-    text = _check_pattern(pattern)
-    if text == "*":
-        return True
-    kind, _, rest = text.partition("(")
-    if kind != block.kind:
-        return False
-    wanted = rest.rstrip(")").split(",")
-    actual = [block.layer, block.index] if kind == "head" else [block.layer]
-    return all(want == "*" or int(want) == number for want, number in zip(wanted, actual, strict=True))
+def _check_pattern(pattern: object) -> None:
+    if not is_pattern(str(pattern)):
+        raise ConfigError(
+            f"placement {pattern!r} is not a block pattern: write '*', head(0,*), head(0,3), ffn(*), or with shards "
+            "ffn(0,*) and sum(*,ffn)"
+        )
