@@ -7,10 +7,27 @@ the way home at the end. Times are those of the cost model's half-layers, as for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
 
+from testbed.placement.costs import BULK_WIRE_RATIO, cached_length, moved_bytes
 from testbed.placement.draft import UNPLACED, Draft, Move
 from testbed.placement.feasibility import Infeasible, Shortage, nothing_fits
+from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.observation import Hop, Path
 from testbed.units import format_bytes
+
+
+class Hauls(NamedTuple):
+    """Moving whole layers: seconds that one layer keeps each resource busy, and which resources it needs from i to j.
+
+    A resource is a device's storage, or one direction of a link. `of[i, j]` has resources, and which of `delays_s` is
+    the delay of the path.
+    """
+
+    unit_s: list[float]
+    delays_s: list[float]
+    of: dict[tuple[int, int], tuple[tuple[int, ...], int]]
 
 
 class Layers:
@@ -51,6 +68,31 @@ class Layers:
         held = set(self.draft.old[layer * stride : (layer + 1) * stride])
         return held.pop() if len(held) == 1 else UNPLACED
 
+    def hauls(self) -> Hauls:
+        """What moving one whole layer takes, for every pair of devices; resource j is what device j has to load."""
+        draft, observation = self.draft, self.draft.observation
+        cached = cached_length(observation)
+        moved = [moved_bytes(observation, block, cached) for block in draft.blocks[: draft.stride]]
+        sent, loaded = sum(sent for sent, _ in moved), sum(loaded for _, loaded in moved)
+        unit_s = [loaded / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
+        number: dict[Hop, int] = {}
+        legs: dict[tuple[int, int], Path] = {}
+        for i, j in product(sorted({*self.old} - {UNPLACED}), range(len(unit_s))):
+            if i != j:
+                legs[i, j] = observation.path(draft.model.names[i], draft.model.names[j])
+                for leg in legs[i, j]:
+                    if leg.hop not in number:
+                        number[leg.hop] = len(unit_s)
+                        unit_s.append(sent * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS))
+        delay = {pair: sum(leg.delay_s for leg in path) for pair, path in legs.items()}
+        delays = sorted({*delay.values()})
+        of = {
+            (i, j): ((j, *(number[leg.hop] for leg in path)), 1 + delays.index(delay[i, j]))
+            for (i, j), path in legs.items()
+        }
+        of |= {(UNPLACED, j): ((j,), 1) for j in range(len(self.home))}
+        return Hauls(unit_s, [0.0, *(delays or [0.0])], of)
+
     def slots(self, layer: int) -> range:
         """The blocks of a layer."""
         return range(layer * self.draft.stride, (layer + 1) * self.draft.stride)
@@ -68,14 +110,14 @@ class Layers:
             self.draft.place(slot, device)
         self.draft.refresh()
 
-    def refuse(self, who: str) -> Infeasible:
+    def refuse(self, who: str, what: str = "") -> Infeasible:
         """What to raise where no assignment of whole layers fits: names the device with the most room."""
         draft = self.draft
         device = max(range(len(draft.budgets)), key=lambda j: (draft.budgets[j] - draft.pinned_bytes[j], -j))
         need = draft.pinned_bytes[device] + self.grown_bytes
         shortage = Shortage(draft.model.names[device], need, draft.budgets[device], "whole layers do not fit")
         done = draft.observation.tokens_done
-        proof = nothing_fits(draft.observation) or (
+        proof = nothing_fits(draft.observation) or what or (
             f"{self.count} whole layers of {format_bytes(self.grown_bytes)} do not fit; the devices have room for "
             f"{sum(self.room)}"
             + (f" and may take {sum(self.incoming)} while the old ones are still there" if draft.old else "")

@@ -8,6 +8,7 @@ from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.layers import Layers
 from testbed.placement.search import WORTHWHILE_S
+from testbed.units import format_bytes
 
 
 class Single:
@@ -44,5 +45,6 @@ class Single:
             if draft.old:
                 draft.apply(list(enumerate(before)))
         if best is None:
-            raise layers.refuse(self.name)
+            raise layers.refuse(self.name, "no device has room for the whole model, which needs "
+                                + format_bytes(layers.count * layers.grown_bytes))
         layers.put([best[1]] * layers.count)
