@@ -26,14 +26,16 @@ THRESHOLD = 0.9  # of a device's memory, and of the deadline
 
 
 class DynamicThreshold:
-    """Thresholds are fractions of a device's memory and of the deadline; `deadline` a duration, None for the default."""
+    """Thresholds are fractions of memory and of the deadline; `deadline` is a duration, None for the default."""
 
     name = "dynamic-threshold"
 
     def __init__(self, memory: float = THRESHOLD, compute: float = THRESHOLD, deadline: object = None) -> None:
         for key, value in (("memory", memory), ("compute", compute)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-                raise ConfigError(f"policy {self.name}: {key} is {value!r}, but it must be a fraction over 0, at most 1")
+                raise ConfigError(
+                    f"policy {self.name}: {key} is {value!r}, but it must be a fraction over 0, at most 1"
+                )
         self._memory, self._compute = memory, compute
         self._deadline_s = None if deadline is None else parse_duration(deadline)
         if self._deadline_s == 0:

@@ -13,8 +13,8 @@ Where it had to be interpreted:
   assignment can be missed. Where it ends in nothing, the layers are dealt in order to the devices in descending
   room, the source first.
 - *A source without room for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
-- *Later decisions*: the paper places once, offline, from profiles. Here the same programme runs again at every boundary,
-  with present rates and with room for old and new blocks at once until commit; its result is taken where the interval
+- *Later decisions*: the paper places once, offline, from profiles. Here the same programme runs again at every
+  boundary, with present rates and with room for old and new blocks at once until commit; its result is taken where the interval
   is predicted to cost less with it, migration included, or where the present placement no longer fits.
 """
 
@@ -68,9 +68,7 @@ def shortest(layers: Layers, source: int) -> tuple[int, ...] | None:
     """The dynamic programme's path, a device for each layer; None where its memory rule ends in nothing."""
     devices = range(len(layers.home))
     first = [source] if fits_one_more(layers, (), source) else list(devices)
-    table: dict[int, Entry] = {
-        j: (layers.step[source][j], (j,)) for j in first if fits_one_more(layers, (), j)
-    }
+    table: dict[int, Entry] = {j: (layers.step[source][j], (j,)) for j in first if fits_one_more(layers, (), j)}
     for _ in range(1, layers.count):
         following: dict[int, Entry] = {}
         for j in devices:

@@ -2,9 +2,9 @@
 
 Layer by layer, every partial assignment is kept that may still lead to the optimum. Two that have put as many layers
 on each device, moved as much over each link and onto each device, and have x in the same place differ only in what
-they have cost, so the dearer one goes. One whose cost so far, plus the least that the layers left can cost, is not below the
-cheapest complete assignment known goes too. If never more than `EFFORT` allows are left, the result is the optimum; else
-the most promising are kept, and the result is the best that was found.
+they have cost, so the dearer one goes. One whose cost so far, plus the least that the layers left can cost, is not
+below the cheapest complete assignment known goes too. If never more than `EFFORT` allows are left, the result is the
+optimum; else the most promising are kept, and the result is the best that was found.
 """
 
 from __future__ import annotations
@@ -80,10 +80,13 @@ class _Search:
         source = layers.draft.model.source
         free = float((self.step[source] + self.least_after[1]).min())
         priced = float((self.step[source] + self.prices + self.priced_after[1]).min() - self.prices @ self.room)
-        self.least_move_s = min(
-            (float(self.unit_s[list(used)].max()) + self.delays[path] for used, path in self.hauls.of.values()),
-            default=0.0,
-        ) + MIGRATION_HANDSHAKE_S
+        self.least_move_s = (
+            min(
+                (float(self.unit_s[list(used)].max()) + self.delays[path] for used, path in self.hauls.of.values()),
+                default=0.0,
+            )
+            + MIGRATION_HANDSHAKE_S
+        )
         self.least_s = self.tokens * max(free, priced) + self.least_move_s
 
     def _least_after(self, prices: np.ndarray) -> np.ndarray:

@@ -59,7 +59,9 @@ class Layers:
 
     def _step(self, holder: int, device: int) -> float:
         draft = self.draft
-        heads, shards = ([number * (j == device) for j in range(len(draft.budgets))] for number in (draft.heads, draft.shards))
+        heads, shards = (
+            [number * (j == device) for j in range(len(draft.budgets))] for number in (draft.heads, draft.shards)
+        )
         return draft.model.attention(holder, device, tuple(heads)) + draft.model.ffn(device, device, tuple(shards))
 
     def _whole(self, layer: int) -> int:
@@ -117,9 +119,13 @@ class Layers:
         need = draft.pinned_bytes[device] + self.grown_bytes
         shortage = Shortage(draft.model.names[device], need, draft.budgets[device], "whole layers do not fit")
         done = draft.observation.tokens_done
-        proof = nothing_fits(draft.observation) or what or (
-            f"{self.count} whole layers of {format_bytes(self.grown_bytes)} do not fit; the devices have room for "
-            f"{sum(self.room)}"
-            + (f" and may take {sum(self.incoming)} while the old ones are still there" if draft.old else "")
+        proof = (
+            nothing_fits(draft.observation)
+            or what
+            or (
+                f"{self.count} whole layers of {format_bytes(self.grown_bytes)} do not fit; the devices have room for "
+                f"{sum(self.room)}"
+                + (f" and may take {sum(self.incoming)} while the old ones are still there" if draft.old else "")
+            )
         )
         return Infeasible(f"{who} found no placement that fits after {done} tokens: {proof}", shortage)

@@ -45,6 +45,9 @@ class Single:
             if draft.old:
                 draft.apply(list(enumerate(before)))
         if best is None:
-            raise layers.refuse(self.name, "no device has room for the whole model, which needs "
-                                + format_bytes(layers.count * layers.grown_bytes))
+            raise layers.refuse(
+                self.name,
+                "no device has room for the whole model, which needs "
+                + format_bytes(layers.count * layers.grown_bytes),
+            )
         layers.put([best[1]] * layers.count)
