@@ -143,18 +143,9 @@ def replay(folder: Path, what: str, *options: str) -> int:
         "policy_options": {"what": what},
         "decision_limit": "500 ms",
     }
-    (folder / "own.yaml").write_text(yaml.safe_dump(experiment))
-    command = [
-        "replay",
-        str(folder / "own.yaml"),
-        "--backend",
-        "sim",
-        "--out",
-        str(folder / "runs"),
-        "--json",
-        *options,
-    ]
-    return CliRunner().invoke(main, command)
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(experiment))
+    return run(["replay", str(path), "--backend", "sim", "--out", str(folder / "runs"), "--json", *options])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,62 @@
+"""Every policy carries out real runs, bit for bit: on loopback and on Mininet, with squeezed devices, cut finer or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import Place, rows, topology, write_experiment
+
+from testbed.placement.policies import POLICIES
+
+# One layer of the tiny preset is about 0.4 MiB with its caches, embedding and positions another 0.2 MiB.
+SQUEEZE = "time,target,quantity,value\n4,device/{name},memory,{left}\n"
+DEVICES = {name: {"memory": "1.1 MiB"} for name in "bcd"}
+
+
+def squeezed(folder: Path, policy: str, victim: str, **changes: Any) -> Path:
+    """An experiment on the tiny preset whose source has little memory and in which one device loses most of its own."""
+    (folder / "squeeze.csv").write_text(SQUEEZE.format(name=victim, left="0.5 MiB"))
+    mapping: dict[str, Any] = {
+        "policy": policy,
+        "topology": topology(a={"memory": "0.8 MiB"}, **DEVICES),
+        "traces": ["squeeze.csv"],
+    }
+    return write_experiment(folder, **(mapping | changes))
+
+
+def victim(place: Place, experiment: Path) -> str:
+    """The device other than the source with the most blocks at first."""
+    import json
+
+    planned = place.testbed("replay", experiment, "--dry-run", "--json", "--out", place.out)
+    assert planned.code == 0, planned.err
+    devices = json.loads(planned.out)["devices"]
+    return max((name for name in devices if name != "a"), key=lambda name: (devices[name]["need_bytes"], name))
+
+
+@pytest.mark.parametrize("backend", ["local", "mininet"])
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name not in ("single", "static", "exact")])
+def test_every_policy_moves_off_a_squeezed_device_bit_for_bit(
+    policy: str, backend: str, place: Place, tmp_path: Path
+) -> None:
+    experiment = squeezed(tmp_path, policy, victim="b")
+    experiment = squeezed(tmp_path, policy, victim=(name := victim(place, experiment)))
+    ended = place.done(experiment, "--backend", backend)
+    assert ended.summary["oom_kills"] == 0 and len(ended.summary["tokens"]) == 12
+    assert name in {row["src"] for row in rows(ended.folder, "migrations")}
+    assert all(row["feasible"] for row in rows(ended.folder, "decisions"))
+
+
+@pytest.mark.parametrize("backend", ["local", "mininet"])
+@pytest.mark.parametrize("policy", ["single", "static"])
+def test_the_policies_that_need_not_move_run_too(policy: str, backend: str, place: Place, tmp_path: Path) -> None:
+    ended = place.done(write_experiment(tmp_path, policy=policy), "--backend", backend)
+    assert ended.summary["migrations"] == 0
+
+
+def test_single_says_that_no_device_holds_the_model(place: Place, tmp_path: Path) -> None:
+    ended = place.replay(squeezed(tmp_path, "single", victim="b"), "--backend", "local")
+    assert ended.code == 5
+    assert "policy single has no first placement" in ended.sentence and "no device has room" in ended.sentence
