@@ -1,4 +1,4 @@
-"""Every policy carries out real runs, bit for bit: on loopback and on Mininet, with squeezed devices, cut finer or not."""
+"""Every policy carries out real runs bit for bit, on loopback and on Mininet, with little memory and less later."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import Any
 import pytest
 from running import Place, rows, topology, write_experiment
 
+from testbed.cli.planning import dry_run
+from testbed.experiment import Experiment
 from testbed.placement.policies import POLICIES
 
-# One layer of the tiny preset is about 0.4 MiB with its caches, embedding and positions another 0.2 MiB.
+# A layer of the tiny preset takes 248 KiB with its caches, the embedding 196 KiB.
 SQUEEZE = "time,target,quantity,value\n4,device/{name},memory,{left}\n"
-DEVICES = {name: {"memory": "1.1 MiB"} for name in "bcd"}
+DEVICES = {name: {"memory": "800 KiB"} for name in "bcd"}
 
 
 def squeezed(folder: Path, policy: str, victim: str, **changes: Any) -> Path:
     """An experiment on the tiny preset whose source has little memory and in which one device loses most of its own."""
-    (folder / "squeeze.csv").write_text(SQUEEZE.format(name=victim, left="0.5 MiB"))
+    (folder / "squeeze.csv").write_text(SQUEEZE.format(name=victim, left="100 KiB"))
     mapping: dict[str, Any] = {
         "policy": policy,
-        "topology": topology(a={"memory": "0.8 MiB"}, **DEVICES),
+        "topology": topology(a={"memory": "300 KiB"}, **DEVICES),
         "traces": ["squeeze.csv"],
     }
     return write_experiment(folder, **(mapping | changes))
 
 
-def victim(place: Place, experiment: Path) -> str:
+def fullest(experiment: Path) -> str:
     """The device other than the source with the most blocks at first."""
-    import json
-
-    planned = place.testbed("replay", experiment, "--dry-run", "--json", "--out", place.out)
-    assert planned.code == 0, planned.err
-    devices = json.loads(planned.out)["devices"]
+    loaded = Experiment.load(experiment)
+    devices = dry_run(loaded, loaded.prompt_tokens or 0)["devices"]
     return max((name for name in devices if name != "a"), key=lambda name: (devices[name]["need_bytes"], name))
 
 
@@ -41,8 +40,8 @@ def victim(place: Place, experiment: Path) -> str:
 def test_every_policy_moves_off_a_squeezed_device_bit_for_bit(
     policy: str, backend: str, place: Place, tmp_path: Path
 ) -> None:
-    experiment = squeezed(tmp_path, policy, victim="b")
-    experiment = squeezed(tmp_path, policy, victim=(name := victim(place, experiment)))
+    name = fullest(squeezed(tmp_path, policy, victim="b"))
+    experiment = squeezed(tmp_path, policy, victim=name)
     ended = place.done(experiment, "--backend", backend)
     assert ended.summary["oom_kills"] == 0 and len(ended.summary["tokens"]) == 12
     assert name in {row["src"] for row in rows(ended.folder, "migrations")}
