@@ -288,7 +288,6 @@ def test_dynamic_threshold_moves_only_off_devices_that_are_over_and_only_to_thos
     policy = make_policy("dynamic-threshold", {"memory": 0.8, "deadline": "10 s"})
     big = replace(quickstart(), devices=tuple(replace(v, available_bytes=400 * MIB) for v in quickstart().devices))
     first = policy.decide(big, None)
-    assert first.devices == make_policy("resource-aware", {}).decide(big, None).devices
     needs = Draft(cost_model(big), first, first).end_bytes
     full = max(range(4), key=lambda device: needs[device])
     views = tuple(
