@@ -106,6 +106,7 @@ class Experiment(_Strict):
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
+    decision_limit: float = Field(default=60.0, gt=0, allow_inf_nan=False)  # s of the host for one decision
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -145,6 +146,9 @@ class Experiment(_Strict):
             "topology": topology,
             "traces": _traces(raw.get("traces", []), topology, names.of("traces")),
         }
+        if isinstance(values.get("decision_limit"), str):
+            where = f"{names.of('decision_limit')}: decision_limit"
+            values["decision_limit"] = _duration(values["decision_limit"], where)
         try:
             experiment = cls.model_validate(values)
         except ValidationError as error:
@@ -335,6 +339,13 @@ def _partition(entry: object, origin: str) -> Partition:
             "can be computed so far"
         )
     return Partition(shards, rows, vocab)
+
+
+def _duration(text: str, where: str) -> float:
+    try:
+        return parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _traces(entries: object, topology: Topology, origin: str) -> TraceSet:
