@@ -287,9 +287,7 @@ def half_seconds(
 
 
 @compiled
-def _send_order(
-    tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, scratch: Floats
-) -> int:
+def _send_order(tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, scratch: Floats) -> int:
     """Row 0 of the scratch: to whom x is sent, longest remaining tail first, a pure residual last; how many."""
     sends = 0
     unit = case * CASE_ROWS + FIRST_HALF + kind * HALF_ROWS + UNIT_ROW

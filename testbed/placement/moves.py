@@ -32,6 +32,7 @@ COPY = 5  # do as another half of the kind does
 EXCHANGE = 6  # two halves of the kind change places
 EXCHANGE_TARGETS = 7
 TRADE = 8  # a unit of one half from a to b, and one of half `size` from b to a
+SPREAD = 9  # `size` layers, from the half's on, do as the layer of half a does
 SMALLEST_GAIN = 1e-9  # of the objective; less is rounding
 
 
@@ -91,6 +92,9 @@ def make_move(p: Problem, s: State, move: int, half: int, a: int, b: int, size: 
         edit = s.edits[_edit(s, size)]
         edit[a] += 1
         edit[b] -= 1
+    elif move == SPREAD:
+        for one in range(half - half % 2, min(halves - 1, half + 2 * size)):
+            copy_row(s.edits[_edit(s, one)], s.place[a - a % 2 + one % 2], columns)
     for number in range(s.size[1]):
         edit = s.edits[number]
         one = edit[columns]
@@ -149,6 +153,13 @@ def _candidates(p: Problem, s: State, half: int, found: Ints) -> int:
             _note(found, count, EXCHANGE, half, other, 0, 0)
             _note(found, count + 1, EXCHANGE_TARGETS, half, other, 0, 0)
             count += 2
+        if other != half and half % 2 == 0:
+            _note(found, count, SPREAD, half, other, 0, 1)
+            count += 1
+    if half % 2 == 0:
+        _note(found, count, SPREAD, 0, half, 0, last // 2)
+        _note(found, count + 1, SPREAD, half, half, 0, last // 2)
+        count += 2
     return count
 
 
@@ -160,7 +171,7 @@ def draw(s: State, below: int) -> int:
     x ^= x << np.uint64(25)
     x ^= x >> np.uint64(27)
     s.salt[-1] = x
-    return np.int64(((x * np.uint64(2685821657736338717)) >> np.uint64(33)) % np.uint64(below))
+    return np.int64(((x * np.uint64(2685821657736338717)) >> np.uint64(33)) % np.uint64(below))  # type: ignore[return-value]
 
 
 @inlined
@@ -196,6 +207,8 @@ def _random_move(p: Problem, s: State) -> tuple[int, int, int, int, int]:
         return COPY, half, other, 0, 0
     if roll < 95:
         return (EXCHANGE if roll < 89 else EXCHANGE_TARGETS), half, other, 0, 0
+    if roll < 98:
+        return SPREAD, half, other, 0, 1 + draw(s, last // 2)
     return RENAME, half, s.place[half, columns - 1], b, 1 + draw(s, 4)
 
 
@@ -221,7 +234,7 @@ def search(
     cooling = math.log(cold / hot) / effort if annealing else 0.0
     softening = -math.log(soft) / effort if annealing else 0.0
     temperature = hot
-    half, row, rows, quiet = -1, 0, 0, 0
+    half, row, rows, quiet = draw(s, last), 0, 0, 0
     for step in range(effort):
         if annealing:
             if step % 64 == 0:

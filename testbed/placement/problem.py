@@ -17,7 +17,7 @@ from testbed.placement.blocks import Block, Placement, layer_blocks, resident_by
 from testbed.placement.costs import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.feasibility import rooms_for
 from testbed.placement.kernel import KINDS, Floats, Half, Ints, Network, Tables, half_of, network_of, tables_of
-from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE, transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import HalfKind, halves_of, partial_payload, result_payload, x_payload
 from testbed.placement.tree import aligned_roots
@@ -33,6 +33,7 @@ END, NOW, RUN, SENT, LOAD = range(5)  # resident at the interval's last token, n
 ROOM = 0  # bytes for blocks: the budget, less what is pinned
 OLD_NOW = 1  # bytes the old blocks keep resident now
 SENDERS, RECEIVERS = 2, 3  # devices in the order in which they give units away, and take them
+LATER_ROOM = 5  # bytes for blocks that are expected afterwards
 SHORT = 4  # devices worth trying as a destination, `worth_trying` of them
 THIS, LATER = 0, 1  # cases of the tables: the coming interval, and what is expected afterwards
 
@@ -50,7 +51,7 @@ class Problem(NamedTuple):
     grain: int  # bytes of the smallest kind of unit
     units: Ints  # (kinds,)
     sizes: Ints  # (5, kinds, 2)
-    devices: Ints  # (5, devices)
+    devices: Ints  # (6, devices)
     old: Ints  # (halves, devices + 1)
     byte_s: Floats  # (directed links,): seconds per migrated byte; a star's are all uplinks, then all downlinks
     load_s: Floats  # (devices,): seconds per byte from storage
@@ -121,9 +122,11 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
             for row, length in (END, seen.final_length), (NOW, seen.length), (RUN, run_length):
                 sizes[row, kind, column] = resident_bytes(seen.shape, block, length, seen.partition)
             sizes[[SENT, LOAD], kind, column] = moved_bytes(seen, block, cached)
-    devices = np.zeros((5, count), np.int64)
+    devices = np.zeros((6, count), np.int64)
     devices[ROOM] = rooms_for(seen)
-    devices[SHORT] = np.arange(count)
+    devices[LATER_ROOM] = rooms_for(later.observation)
+    short = worth_trying(model, devices[ROOM], sizes, old)
+    devices[SHORT, : len(short)] = short
     present = np.zeros((2 * model.shape.layers + 1, count + 1), np.int64)
     if old is not None:
         present = places_of(model, old)
@@ -141,7 +144,7 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
         handshake_s=MIGRATION_HANDSHAKE_S,
         source=model.source,
         placed=old is not None,
-        worth_trying=count,
+        worth_trying=len(short),
         grain=int(sizes[END][sizes[END] > 0].min()),
         units=np.array([*units_of(model), 0], np.int64),
         sizes=sizes,
@@ -169,6 +172,36 @@ def _ways(model: CostModel, network: Network) -> tuple[Floats, Floats]:
     return BULK_WIRE_RATIO * 8 / np.maximum(rates, OUTAGE_BPS), np.ascontiguousarray(delay)
 
 
+ENOUGH = 12  # devices always worth trying; beyond them, the fastest until they hold the model twice
+
+
+def worth_trying(model: CostModel, room: Ints, sizes: Ints, old: Placement | None) -> list[int]:
+    """Devices worth trying as a destination, fastest first: enough of them, and all that hold blocks now.
+
+    Fastest by a layer's time alone on the device, and a message there and back.
+    """
+    layer = model.seconds("head", model.lengths[1])
+    kinds = halves_of(model.partition)
+    units = units_of(model)
+    alone = [model.shape.kv_heads * seconds for seconds in layer]
+    for kind, count in zip(kinds, (0, units[1]), strict=True):
+        target = model.seconds(kind.target, model.lengths[1])
+        work = model.seconds(kind.work, model.lengths[1]) if kind.work is not None and count else (0.0,) * len(alone)
+        alone = [total + goal + count * unit for total, goal, unit in zip(alone, target, work, strict=True)]
+    names, source, payload = model.names, model.names[model.source], x_payload(model.shape)
+    for device, name in enumerate(names):
+        if device != model.source:
+            for path in model.observation.path(source, name), model.observation.path(name, source):
+                alone[device] += transfer_seconds(path, payload, model.observation.hop_overhead_s)
+    held = {model.index[name] for name in set(old.devices.values())} if old is not None else set()
+    need = int(sum((sizes[END, :, UNIT] * (*units, 0)) + sizes[END, :, TARGET])) * model.shape.layers
+    found: list[int] = []
+    for device in sorted(range(len(names)), key=lambda device: (alone[device], device)):
+        if len(found) < ENOUGH or sum(int(room[one]) for one in found) < 2 * need or device in held:
+            found.append(device)
+    return found
+
+
 # --- from counts back to a placement ---------------------------------------------------------------------------
 
 
@@ -182,7 +215,9 @@ def placement_of(problem: Problem, model: CostModel, old: Placement | None, plac
     for half, (units, goal) in enumerate(pairs):
         *wanted, target = places[half].tolist()
         present = None if old is None else tuple(model.index[old.devices[block]] for block in units)
-        if kinds[half % 2].partial:
+        if present is not None and all(present.count(device) == count for device, count in enumerate(wanted)):
+            where = present
+        elif kinds[half % 2].partial:
             where = aligned_near(tuple(wanted), present)
         else:
             where = dealt(tuple(wanted), present, senders, receivers)
@@ -199,7 +234,6 @@ def dealt(
     present: tuple[int, ...] | None,
     senders: tuple[int, ...],
     receivers: tuple[int, ...],
-
 ) -> tuple[int, ...]:
     """The device of each unit: by index at first, then the fewest moves, paired as the search counts them."""
     if present is None:
@@ -222,9 +256,7 @@ def dealt(
 def aligned_near(wanted: tuple[int, ...], present: tuple[int, ...] | None) -> tuple[int, ...]:
     """The device of each leaf of a sum's tree: aligned runs for each device, over what it has now where it can be."""
     leaves = sum(wanted)
-    pieces = [
-        (1 << bit, device) for device, n in enumerate(wanted) for bit in range(n.bit_length()) if n >> bit & 1
-    ]
+    pieces = [(1 << bit, device) for device, n in enumerate(wanted) for bit in range(n.bit_length()) if n >> bit & 1]
     where = [UNPLACED] * leaves
     pieces.sort(key=lambda piece: (-piece[0], piece[1]))
     while pieces:

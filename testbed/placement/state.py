@@ -17,6 +17,7 @@ from testbed.placement.problem import (
     END,
     HOME,
     LATER,
+    LATER_ROOM,
     LOAD,
     NOW,
     OLD_NOW,
@@ -41,8 +42,9 @@ OVERFULL = 1  # per byte too many during the interval
 RUN_OVERFULL = 2  # per byte too many at the run's end
 CAP, OVER_CAP = 3, 4  # interval seconds above the cap, and what one of them costs
 WEIGHTS = 5
-# What `judge` finds besides: seconds of the interval, expected latency later, bytes too many now and at the end.
-INTERVAL, LATER_LATENCY, TOO_MANY, TOO_MANY_RUN = range(4)
+# What `judge` finds besides: seconds of the interval, expected latency later, bytes too many now and at the run's
+# end, seconds of migration.
+INTERVAL, LATER_LATENCY, TOO_MANY, TOO_MANY_RUN, MIGRATION = range(5)
 # Rows of `sums`: bytes at the interval's and the run's end, arriving bytes and blocks, bytes loaded from storage.
 AT_END, AT_RUN, INCOMING, ARRIVALS, LOADED = range(5)
 WAY = 2  # row of `terms` after THIS and LATER: longest path delay of a half's moves
@@ -55,7 +57,7 @@ class State(NamedTuple):
     terms: Floats  # (3, halves): seconds during the interval and later, and path delays
     sums: Ints  # (5, devices)
     carried: Ints  # (directed links,): bytes migrated over each
-    figures: Floats  # (4,)
+    figures: Floats  # (5,)
     scratch: Floats
     memo_key: Hashes
     memo: Floats
@@ -73,14 +75,16 @@ def new_state(problem: Problem, seed: int = 1) -> State:
     """An empty state: call `load` next. Memory is that of the memo and a few rows per half."""
     halves, columns = problem.old.shape
     devices = columns - 1
-    salt = np.random.default_rng(20250502).integers(1, 2**62, devices + 5, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    salt = np.random.default_rng(20250502).integers(1, 2**62, devices + 5, dtype=np.uint64) * np.uint64(2) + np.uint64(
+        1
+    )
     salt[-1] = seed * 2654435761 + 88172645463325252
     return State(
         place=np.zeros((halves, columns), np.int64),
         terms=np.zeros((3, halves)),
         sums=np.zeros((5, devices), np.int64),
         carried=np.zeros(len(problem.byte_s), np.int64),
-        figures=np.zeros(4),
+        figures=np.zeros(5),
         scratch=scratch_for(problem.tables),
         memo_key=np.zeros(MEMO, np.uint64),
         memo=np.zeros(MEMO),
@@ -89,7 +93,7 @@ def new_state(problem: Problem, seed: int = 1) -> State:
         log_terms=np.zeros((2 * halves, 4)),
         edits=np.zeros((2 * halves, columns + 1), np.int64),
         size=np.zeros(2, np.int64),
-        candidates=np.zeros((problem.worth_trying * (9 + 3 * columns) + 2 * halves, CANDIDATE), np.int64),
+        candidates=np.zeros((problem.worth_trying * (9 + 3 * columns) + 3 * halves + 2, CANDIDATE), np.int64),
         kept=np.zeros((halves, columns), np.int64),
         priced=np.zeros(WEIGHTS),
     )
@@ -225,9 +229,10 @@ def set_half(p: Problem, s: State, half: int, place: Ints, later: bool) -> None:
     s.log_terms[note, 2], s.log_terms[note, 3] = s.terms[THIS, following], s.terms[LATER, following]
     s.size[0] = note + 1
     moved = s.place[half, columns - 1] != place[columns - 1]
-    _account(p, s, half, -1)
-    copy_row(s.place[half], place, columns)
-    _account(p, s, half, 1)
+    for sign in (-1, 1):
+        if sign > 0:
+            copy_row(s.place[half], place, columns)
+        _account(p, s, half, sign)
     for changed in range(half, half + 1 + moved):
         _predict(p, s, changed, later)
 
@@ -238,9 +243,10 @@ def rollback(p: Problem, s: State) -> None:
     columns = s.place.shape[1]
     for note in range(s.size[0] - 1, -1, -1):
         half = s.log[note, columns]
-        _account(p, s, half, -1)
-        copy_row(s.place[half], s.log[note], columns)
-        _account(p, s, half, 1)
+        for sign in (-1, 1):
+            if sign > 0:
+                copy_row(s.place[half], s.log[note], columns)
+            _account(p, s, half, sign)
         s.terms[THIS, half], s.terms[LATER, half] = s.log_terms[note, 0], s.log_terms[note, 1]
         s.terms[THIS, half + 1], s.terms[LATER, half + 1] = s.log_terms[note, 2], s.log_terms[note, 3]
     s.size[0] = 0
@@ -283,10 +289,12 @@ def judge(p: Problem, s: State, weights: Floats) -> float:
     for device in range(s.sums.shape[1]):
         room = p.devices[ROOM, device]
         over += _excess(p, s.sums[AT_END, device] - room)
-        over_run += _excess(p, s.sums[AT_RUN, device] - room)
+        over_run += _excess(p, s.sums[AT_RUN, device] - p.devices[LATER_ROOM, device])
         if s.sums[ARRIVALS, device]:
             over += _excess(p, p.devices[OLD_NOW, device] + s.sums[INCOMING, device] - room)
-    interval = p.tokens * latency + (migration(p, s) if p.placed else 0.0)
+    moving = migration(p, s) if p.placed else 0.0
+    interval = moving + p.tokens * latency
+    s.figures[MIGRATION] = moving
     s.figures[INTERVAL], s.figures[LATER_LATENCY] = interval, later
     s.figures[TOO_MANY], s.figures[TOO_MANY_RUN] = over, over_run
     value = interval + weights[OVERFULL] * over + weights[RUN_OVERFULL] * over_run

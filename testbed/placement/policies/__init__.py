@@ -12,6 +12,7 @@ from typing import Any
 from testbed.errors import ConfigError
 from testbed.placement.observation import Policy
 from testbed.placement.policies.greedy import Greedy
+from testbed.placement.policies.headroom import Headroom
 from testbed.placement.policies.resource_aware import ResourceAware
 from testbed.placement.policies.round_robin import RoundRobin
 from testbed.placement.policies.static import Static
@@ -21,6 +22,7 @@ POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "round-robin": (RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits"),
     "greedy": (Greedy, "each block, in token order, to the device that adds the least latency; again at each decision"),
     "resource-aware": (ResourceAware, "the paper's: scores against residual capacity, moves what pays or must"),
+    "headroom": (Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"),
 }
 
 
