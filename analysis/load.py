@@ -60,6 +60,7 @@ class Run:
     migrations: pd.DataFrame
     devices: pd.DataFrame
     links: pd.DataFrame
+    host: pd.DataFrame
     placements: pd.DataFrame
     rates: pd.DataFrame
 

@@ -1,7 +1,8 @@
 """Run every benchmark and write docs/benchmarks.md: `python -m benchmarks.page [--rounds N]`.
 
 Each program runs several times as a process of its own; the page gives the median and the range of every figure in
-its JSON line, with the machine they were measured on.
+its JSON line, with the machine they were measured on. `--keep FOLDER NAME…` measures only some and keeps their lines
+in the folder; the page is written when it has those of all.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +54,23 @@ def _spread(values: list[float]) -> str:
     return _figure(statistics.median(values)) + ("" if low == high else f" ({low} to {high})")
 
 
+def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a JSON line by its key, those inside an object by both keys; the ratio has a line of its own."""
+    for key, value in line.items():
+        if isinstance(value, dict):
+            yield from _figures(value, f"{above}{key}: ")
+        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("ratio", "rounds"):
+            yield above + key, value
+
+
 def section(name: str, lines: list[dict[str, Any]]) -> str:
     """One benchmark's part of the page."""
     first = lines[0]
     ratio = _spread([line["ratio"] for line in lines])
     text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}.", ""]
     text += ["| figure | median (range) |", "| --- | --- |"]
-    for key, value in first.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or key in ("ratio", "rounds"):
-            continue
-        text.append(f"| {key} | {_spread([line[key] for line in lines])} |")
+    found = [dict(_figures(line)) for line in lines]
+    text += [f"| {key} | {_spread([each[key] for each in found])} |" for key in found[0]]
     if "sizes" in first:
         keys = [key for key, value in first["sizes"][0].items() if isinstance(value, int | float)]
         text += ["", "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
@@ -74,7 +84,33 @@ def main() -> None:
     """Measure and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where measured lines are kept and looked for")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    with tempfile.TemporaryDirectory(prefix="headroom-page-") as folder:
+        kept = options.keep or Path(folder)
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in options.names or NAMES:
+            _measure_rounds(name, options.rounds, kept / f"{name}.json")
+        missing = [name for name in NAMES if not (kept / f"{name}.json").exists()]
+        if missing:
+            print(f"no page yet: {', '.join(missing)} not measured", file=sys.stderr)
+            return
+        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in NAMES}, options.rounds)
+
+
+def _measure_rounds(name: str, rounds: int, file: Path) -> None:
+    lines = []
+    for number in range(rounds):
+        print(f"{name}: round {number + 1} of {rounds} …", file=sys.stderr)
+        lines.append(measure(name))
+    file.write_text(json.dumps(lines))
+
+
+def _write(measured: dict[str, list[dict[str, Any]]], rounds: int) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
     parts = [
         "# Benchmarks",
@@ -83,12 +119,7 @@ def main() -> None:
         "Each ratio has its peer in the same run; figures are medians over the rounds, with their range.",
         "",
     ]
-    for name in NAMES:
-        lines = []
-        for number in range(rounds):
-            print(f"{name}: round {number + 1} of {rounds} …", file=sys.stderr)
-            lines.append(measure(name))
-        parts.append(section(name, lines))
+    parts += [section(name, lines) for name, lines in measured.items()]
     PAGE.write_text("\n".join(parts))
     print(PAGE)
 

@@ -32,6 +32,7 @@ PORT = 5201
 
 
 def main() -> int:
+    """Measure in a capsule; returns the exit code. Raises EnvironmentLacks where there can be none."""
     if sys.argv[1:] == ["--inside"]:
         prepare_inner()
         measure()

@@ -42,6 +42,10 @@ def _rate(name: str, meaning: str, required: bool = True) -> Column:
     return Column(name, "float", "bit/s", meaning, required)
 
 
+def _share(name: str, meaning: str, required: bool = True) -> Column:
+    return Column(name, "float", "share", meaning, required)
+
+
 def _text(name: str, meaning: str, required: bool = True, choices: tuple[str, ...] = ()) -> Column:
     return Column(name, "str", "", meaning, required, choices)
 
@@ -140,6 +144,19 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _bytes("sent_bytes", "bytes that left the queue so far", required=False),
         _integer("dropped", "packets dropped so far", "packets", required=False),
         _bytes("backlog", "bytes waiting in the queue", required=False),
+        _WALL,
+    ),
+    "host": (
+        _seconds("t_s", "when the interval was over"),
+        _integer("first_step", "first token of the interval"),
+        _integer("last_step", "its last token"),
+        _seconds("span_s", "how long it took, the decision before it and its migrations included"),
+        _integer("cores", "cores of the host that the run may use", "cores"),
+        _share("own_share", "part of their time that the run's own processes used"),
+        _share("others_share", "part that other processes or other virtual machines used"),
+        _share("idle_share", "part that nobody used; the rest went to interrupts"),
+        _share("pressure_share", "part of the interval in which some process waited for a core (PSI)", required=False),
+        Column("load", "float", "", "load average of the last minute", required=False),
         _WALL,
     ),
     "placements": (

@@ -10,6 +10,7 @@ from analysis.plots.ledger import memory
 from analysis.plots.links import link_rates
 from analysis.plots.prediction import predicted_vs_measured
 from analysis.plots.save import save_all, save_figure
+from analysis.plots.style import run_names
 
 __all__ = [
     "latency_ecdf",
@@ -17,6 +18,7 @@ __all__ = [
     "memory",
     "placement_map",
     "predicted_vs_measured",
+    "run_names",
     "save_all",
     "save_figure",
     "token_latency",

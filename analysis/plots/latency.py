@@ -20,6 +20,7 @@ from analysis.plots.style import (
     FULL_WIDTH,
     GREY,
     as_runs,
+    dash_of,
     figure,
     marker_of,
     palette,
@@ -36,6 +37,7 @@ MARK_EVERY = 8  # tokens between the markers that tell lines apart without colou
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # legends that lie over lines
 PERCENTS = (50, 95)  # marked on the distributions
 MOST_NAMED = 8  # more runs than this are named by their policy only
+LOG_LEGEND_ROOM = 0.25  # of the decades drawn, above them for the legend
 LOG_SPREAD = 8  # latencies that differ by more than this factor are drawn on a logarithmic axis
 
 
@@ -57,10 +59,12 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         handles: list[Line2D] = []
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
+            earlier = [other.policy for other in runs[:index]].count(run.policy)
             if len(runs) > MOST_NAMED:  # a kill is then told once per policy
-                name = run.policy if run.policy not in [other.policy for other in runs[:index]] else ""
+                name = "" if earlier else run.policy
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
             if len(runs) <= MOST_NAMED:
+                line.set_linestyle(dash_of(earlier))
                 handles.append(line)
         if len(runs) > MOST_NAMED:
             handles += [
@@ -74,6 +78,8 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         if max(decoded) > LOG_SPREAD * min(decoded) > 0:
             main.set_yscale("log")
             plain_log_ticks(main.yaxis)
+            spread = max(decoded) / min(decoded)
+            main.set_ylim(min(decoded) / spread**0.05, max(decoded) * spread**LOG_LEGEND_ROOM)
         else:
             main.set_ylim(0, 1.05 * max(decoded))
         main.set_ylabel("Token latency (ms)")
@@ -89,7 +95,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             handles.append(trace_handle())
         main.legend(
             handles=handles,
-            loc="best" if main.get_yscale() == "log" else "lower left",
+            loc="upper left" if main.get_yscale() == "log" else "lower left",
             ncols=min(len(handles), 4),
             **BEHIND,
         )

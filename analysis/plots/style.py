@@ -56,6 +56,10 @@ PAPER: Any = {
     "savefig.dpi": DPI,
 }
 
+_DASHES: Any = (
+    "-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)),
+    (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)), (0, (8, 1, 3, 1)),
+)  # fmt: skip
 _MARKERS = "osDvPp*h"  # no triangle up and no cross: they mean migrations and OOM kills
 
 
@@ -89,29 +93,46 @@ def marker_of(index: int) -> str:
     return _MARKERS[index % len(_MARKERS)]
 
 
+def dash_of(index: int) -> Any:
+    """A dash that tells a policy's runs apart; the first is solid."""
+    return _DASHES[index % len(_DASHES)]
+
+
 def policies(runs: Sequence[Run]) -> list[str]:
     """The runs' policies, each once, in their order."""
     return list(dict.fromkeys(run.policy for run in runs))
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """One distinct name per run: its policy, with backend, seed or number where that is not enough."""
+    """One distinct name per run: its policy, with experiment, backend, seed or number where that is not enough."""
     names = [run.policy for run in runs]
-    for add in (lambda run: run.said("backend"), lambda run: run.seed and f"seed {run.seed}"):
+    for add in (_experiment_of, _backend_of, _seed_of):
         repeated = {name for name, count in Counter(names).items() if count > 1}
         more = [add(run) for run in runs]
-        if len({str(extra) for extra in more}) > 1:
+        if len(set(more)) > 1:
             names = [
                 f"{name}, {extra}" if name in repeated and extra else name
                 for name, extra in zip(names, more, strict=True)
             ]
     seen: Counter[str] = Counter()
-    repeated = {name for name, count in Counter(names).items() if count > 1}
+    counts = Counter(names)
     for index, name in enumerate(names):
         seen[name] += 1
-        if name in repeated:
-            names[index] = f"{name} #{seen[name]}"
+        if counts[name] > 1:
+            names[index] = f"{name} #{seen[name]:0{len(str(counts[name]))}}"
     return names
+
+
+def _experiment_of(run: Run) -> str | None:
+    return run.said("experiment_name")
+
+
+def _backend_of(run: Run) -> str | None:
+    return run.said("backend")
+
+
+def _seed_of(run: Run) -> str | None:
+    return None if run.seed is None else f"seed {run.seed}"
 
 
 def devices_of(run: Run) -> list[str]:

@@ -50,6 +50,7 @@ class VerbGroup(click.Group):
             return None
         command = importlib.import_module(f"testbed.cli.{cmd_name}").command
         assert isinstance(command, click.Command)
+        _name_variables(command, f"TESTBED_{cmd_name.upper()}")
         return command
 
     def resolve_command(
@@ -65,6 +66,17 @@ class VerbGroup(click.Group):
         """Write the verbs from the table, without importing any."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
+
+
+def _name_variables(command: click.Command, prefix: str) -> None:
+    """Name each option's environment variable after the option as it is written, not after our parameter."""
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            option = max(parameter.opts, key=len).lstrip("-")
+            parameter.envvar = f"{prefix}_{option}".replace("-", "_").upper()
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            _name_variables(inner, f"{prefix}_{name.upper()}")
 
 
 def nearest(name: str, known: Sequence[str] | dict[str, str]) -> str:

@@ -14,7 +14,8 @@ from testbed.cli.show import print_json, print_table
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--policy", "policies", multiple=True, required=True, help="Repeat for each policy to compare.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, help="Runs per policy, with seeds from the file's on.")
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Runs per policy, with seeds from the file's on.")  # fmt: skip
 @BACKEND
 @click.option("--tokens", type=int, help="Tokens to generate.")
 @SETTINGS
@@ -65,20 +66,27 @@ def command(
     if as_json:
         print_json({"rows": rows, "table": per_policy(rows)})
     else:
-        print_table(TABLE, [table_row(row) for row in rows])
-        for row in rows:
-            if row.get("error"):
-                click.echo(f"{row['policy']}: {row['error']}.")
-            for note in (row.get("verdict") or {}).get("notes", []):
-                click.echo(f"{row['policy']}: note: {note}.")
-            for reason in (row.get("verdict") or {}).get("reasons", []):
-                click.echo(f"{row['policy']}: not faithful: {reason}.")
-            click.echo(f"{row['policy']}: {row['path']}")
+        _show(rows, seeds > 1)
     different = [row for row in rows if row.get("verified") == "different"]
     if different:
         failed = launch.failure(different[0], accept_unfaithful=True)
         assert failed is not None
         raise failed
+
+
+def _show(rows: list[dict[str, Any]], name_seeds: bool) -> None:
+    """The runs in one table, and below it what is to be said of each."""
+    headings = {"policy": "policy", "seed": "seed"} | TABLE if name_seeds else TABLE
+    print_table(headings, [table_row(row) | {"seed": row["seed"]} for row in rows])
+    for row in rows:
+        name = f"{row['policy']}, seed {row['seed']}" if name_seeds else row["policy"]
+        if row.get("error"):
+            click.echo(f"{name}: {row['error']}.")
+        for note in (row.get("verdict") or {}).get("notes", []):
+            click.echo(f"{name}: note: {note}.")
+        for reason in (row.get("verdict") or {}).get("reasons", []):
+            click.echo(f"{name}: not faithful: {reason}.")
+        click.echo(f"{name}: {row['path']}")
 
 
 def per_policy(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -73,7 +73,7 @@ def run(folder: Path) -> int:
             controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
             recorder = controller.recorder
             outcome = controller.run()
-        summary = base | run_summary(experiment, controller, fleet, outcome)
+        summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
         if options["hold"] and outcome.status == "done":
             _hold(folder, fleet)
         fleet.stop()

@@ -7,7 +7,7 @@ from typing import Any
 
 from testbed.controller.fleet import Fleet
 from testbed.controller.generation import Controller, Outcome
-from testbed.controller.verdict import verdict
+from testbed.controller.verdict import Asked, verdict
 from testbed.experiment import Experiment
 from testbed.summary import summarise
 
@@ -21,7 +21,16 @@ def summary_base(folder: Path, backend: str, experiment: Experiment) -> dict[str
     }  # fmt: skip
 
 
-def run_summary(experiment: Experiment, controller: Controller, fleet: Fleet, outcome: Outcome) -> dict[str, Any]:
+def _asked(experiment: Experiment, shared_host: bool) -> Asked:
+    lossy = {cable.name for cable in experiment.topology.links if cable.link.up_loss or cable.link.down_loss}
+    for trace in experiment.traces.traces:
+        lossy |= {target.removeprefix("link/") for target, quantity in trace.series if quantity == "loss"}
+    return Asked(experiment.compute == "paced", experiment.trace_clock == "time", shared_host, lossy)
+
+
+def run_summary(
+    experiment: Experiment, controller: Controller, fleet: Fleet, outcome: Outcome, shared_host: bool = False
+) -> dict[str, Any]:
     """The figures of a run that came to an end, good or bad."""
     kept = controller.recorder.kept
     facts = fleet.facts()
@@ -29,7 +38,7 @@ def run_summary(experiment: Experiment, controller: Controller, fleet: Fleet, ou
         kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
         charge_decision=experiment.charge_decision,
     )  # fmt: skip
-    faithful = verdict(kept, facts, controller.calibrated, experiment.compute == "paced")
+    faithful = verdict(kept, facts, controller.calibrated, _asked(experiment, shared_host))
     return {
         "status": outcome.status,
         "error": str(outcome.error) if outcome.error else None,

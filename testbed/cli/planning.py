@@ -50,7 +50,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         devices[view.name] = {
             "blocks": [str(block) for block in blocks],
             "heads": sum(block.kind == "head" for block in blocks),
-            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum")},
+            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum", "vocab")},
             "need_bytes": needs[view.name],
             "budget_bytes": view.available_bytes,
             "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),

@@ -31,14 +31,19 @@ from testbed.cli.show import json_option, print_json
 def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], as_json: bool) -> None:
     """Draw the figures of one or more runs and print where they are.
 
-    RUN is a run's folder or a folder of runs.
+    RUN is a run's folder or a folder of runs. Runs that share policy, experiment, backend and seed are numbered;
+    standard error then says which number is which folder.
 
     Example: testbed plot runs/demo --out figures --format pdf
     """
     from analysis import load_many
-    from analysis.plots import save_all
+    from analysis.plots import run_names, save_all
 
-    paths = [str(path) for path in save_all(load_many(runs), out, list(dict.fromkeys(formats)))]
+    loaded = load_many(runs)
+    paths = [str(path) for path in save_all(loaded, out, list(dict.fromkeys(formats)))]
+    for run, name in zip(loaded, run_names(loaded), strict=True):
+        if "#" in name:
+            click.echo(f"{name}: {run.path}", err=True)
     if as_json:
         print_json({"figures": paths})
     else:

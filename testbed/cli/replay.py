@@ -8,9 +8,11 @@ from typing import Any
 import click
 
 from testbed.cli.show import print_json, print_table
+from testbed.errors import FidelityError
 
 SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
-OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), help="Folder for run folders.")
+OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                   help="Folder for run folders.")  # fmt: skip
 BACKEND = click.option(
     "--backend",
     type=click.Choice(["mininet", "local", "sim"]),
@@ -21,6 +23,7 @@ CALIBRATE = click.option(
     "--calibrate",
     type=click.Choice(["off", "quick", "full"]),
     default="quick",
+    show_default=True,
     help="How thoroughly links and host are measured before token 0.",
 )
 ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
@@ -88,17 +91,17 @@ def command(
     chosen = launch.choose_backend(backend, say)
     request = launch.Request(loaded, chosen, out, verify, hold, share_host, calibrate, progress=not as_json)
     summary = launch.carry_out(request, say)
+    failed = launch.failure(summary, accept_unfaithful)
     if as_json:
         print_json(summary)
     else:
-        show_summary(summary)
-    failed = launch.failure(summary, accept_unfaithful)
+        show_summary(summary, reasons=not isinstance(failed, FidelityError))
     if failed is not None:
         raise failed
 
 
-def show_summary(summary: dict[str, Any]) -> None:
-    """The summary for a person."""
+def show_summary(summary: dict[str, Any], reasons: bool) -> None:
+    """The summary for a person; without the verdict's reasons where the error that follows gives them."""
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)
     print_table(TABLE, [row])
@@ -112,7 +115,7 @@ def show_summary(summary: dict[str, Any]) -> None:
         click.echo(f"Verified: {summary['verified']}: {summary['verification']}.")
     for note in (summary.get("verdict") or {}).get("notes", []):
         click.echo(f"Note: {note}.")
-    for reason in (summary.get("verdict") or {}).get("reasons", []):
+    for reason in (summary.get("verdict") or {}).get("reasons", []) if reasons else ():
         click.echo(f"Not faithful: {reason}.")
     click.echo(f"Run folder: {summary['path']}")
 
@@ -171,12 +174,13 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
         f"{plan['prompt_tokens']} prompt tokens, then {plan['tokens']}; source {plan['source']}."
     )
+    parts = ("proj", "ffn", "sum", "vocab")
+    kinds = [kind for kind in parts if any(device[kind] for device in plan["devices"].values())]
     rows = [
         {
             "device": name,
             "heads": device["heads"],
-            "proj": device["proj"],
-            "ffn": device["ffn"],
+            **{kind: device[kind] for kind in kinds},
             "need": format_bytes(device["need_bytes"]),
             "budget": format_bytes(device["budget_bytes"]),
             "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",

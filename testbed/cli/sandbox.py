@@ -8,17 +8,20 @@ from contextlib import nullcontext
 
 import click
 
+from testbed.cli.options import Seconds
 from testbed.errors import ConfigError
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--memory", default="4G", show_default=True, metavar="SIZE", help="The guest's memory.")
-@click.option("--timeout", metavar="DURATION", help="End the command after so long, e.g. `10 min`; default: never.")
+@click.option(
+    "--timeout", "timeout_s", type=Seconds(), help="End the command after so long, e.g. `10 min`; default: never."
+)
 @click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND")
 @click.pass_context
 def command(
-    ctx: click.Context, memory: str, timeout: str | None, share_host: bool, arguments: tuple[str, ...]
+    ctx: click.Context, memory: str, timeout_s: float | None, share_host: bool, arguments: tuple[str, ...]
 ) -> None:
     """Run COMMAND as root of a User-Mode Linux guest on this machine's files, with your rights on them.
 
@@ -30,7 +33,7 @@ def command(
     from testbed.emulation import sandbox
     from testbed.emulation.state import host_lock
 
-    memory_bytes, timeout_s = memory_size(memory), None if timeout is None else seconds(timeout)
+    memory_bytes = memory_size(memory)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
     streams = sandbox.Streams(stdin, sys.stdout.buffer, sys.stderr.buffer)
     with nullcontext() if share_host else host_lock(say):
@@ -47,10 +50,3 @@ def memory_size(text: str) -> int:
     if size < LEAST_MEMORY_BYTES:
         raise ConfigError(f"--memory {text} is too little for a guest: give it {format_bytes(LEAST_MEMORY_BYTES)}")
     return size
-
-
-def seconds(text: str) -> float:
-    """Seconds from `90` or a typed duration like `10 min`; raises ConfigError."""
-    from testbed.units import parse_duration
-
-    return parse_duration(f"{text} s" if re.fullmatch(r"[\d.]+", text) else text)

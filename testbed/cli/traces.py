@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from testbed.cli.options import Seconds
 from testbed.cli.show import json_option, print_json, print_table
 from testbed.errors import ConfigError
 
@@ -24,9 +25,11 @@ def reading_options(function: _Function) -> _Function:
         click.option("--format", "file_format", help="Its format, where the name does not tell: native, mahimahi, ..."),
         click.option("--target", help="What a recorded trace drives: link/DEVICE."),
         click.option("--direction", help="Which direction of the link: up, down or both."),
-        click.option("--bin", "bin_s", type=float, help="Window in seconds that mahimahi's packets are averaged over."),
+        click.option(
+            "--bin", "bin_s", type=Seconds(), help="Window that mahimahi's packets are averaged over, e.g. `500 ms`."
+        ),
         click.option("--end", help="What happens after its last row: loop, hold or stop."),
-        click.option("--period", type=float, help="Length of a loop, or the time of the stop."),
+        click.option("--period", type=float, help="Length of a loop, or the time of the stop, on the trace's clock."),
     ]
     for option in reversed(options):
         function = option(function)
@@ -79,7 +82,9 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 
     Times are in the unit of the experiment's trace clock: seconds, or tokens.
 
-    Example: testbed traces show att.up.mahimahi --target link/b --direction up
+    Example: testbed traces show memory-squeeze
+
+    A recorded file of yours: testbed traces show att.up --target link/b --direction up
     """
     _print_trace(_read(_find(trace), reading), as_json)
 
@@ -92,7 +97,7 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 def import_trace(file: Path, out: Path, as_json: bool, **reading: Any) -> None:
     """Read a recorded trace and write it as native CSV.
 
-    Example: testbed traces import att.up.mahimahi --target link/b --direction up --out att.csv
+    Example: testbed traces import att.up --target link/b --direction up --out att.csv, where att.up is a file of yours
     """
     _save(_read(file, reading), out, as_json)
 

@@ -72,11 +72,25 @@ class DeviceSample:
 
 
 @dataclass(frozen=True)
+class HostUsage:
+    """What a host's cores have been used for so far, in core seconds of wall time; only differences mean anything."""
+
+    at_s: float  # monotonic
+    cores: int
+    idle_s: float
+    interrupts_s: float  # of whoever's traffic
+    own_s: float  # by this run
+    pressure_s: float | None  # wall seconds in which some process waited for a core; None for a kernel without PSI
+    load: float | None  # processes that ran or waited, over the last minute
+
+
+@dataclass(frozen=True)
 class Samples:
-    """One look at the whole fleet."""
+    """One look at the whole fleet, and at the host below it where there is one."""
 
     devices: Sequence[DeviceSample]
     links: Sequence[LinkSample]
+    host: HostUsage | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from testbed.experiment import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.costs import cached_length, migration_delay, prefill_latency, token_latency
 from testbed.placement.feasibility import Infeasible, check_complete, shortages
+from testbed.placement.forecast import Forecast
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
 from testbed.runlog import RunLog
@@ -86,6 +87,9 @@ class Controller:
         self._effort: Effort = effort
         self.calibrated = Calibrated()
         self._epoch = 0
+        self._forecast: Forecast | None = None
+        self._forecast_for = (0, 0, 0)  # boundary, changes of the conditions, epoch
+        self._wire: dict[int, float] = {}  # rows -> bytes on the wire under the present plan
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -176,6 +180,7 @@ class Controller:
         experiment, source = self._experiment, self._experiment.topology.source
         self._watch.boundary += 1
         until = min(self._watch.boundary * experiment.interval, experiment.tokens)
+        self._wire = {}
         self._refuse_standstill()
         if not self._done:
             self._watch.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
@@ -189,13 +194,18 @@ class Controller:
                 min(experiment.prefill_chunk, len(self._prompt) - start)
                 for start in range(0, len(self._prompt), experiment.prefill_chunk)
             ]  # fmt: skip
-            wire = sum(plan_wire_bytes(experiment.shape, self._plan, count, experiment.partition) for count in rows)
-            self.recorder.token(token, predicted, wire)
+            self.recorder.token(token, predicted, sum(map(self._wire_bytes, rows)))
             self._watch.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
             self.outcome.digests.append(token.logits_digest)
             self._progress(self._done)
         self._log.flush()
+
+    def _wire_bytes(self, rows: int) -> float:
+        assert self._plan is not None
+        if rows not in self._wire:
+            self._wire[rows] = plan_wire_bytes(self._experiment.shape, self._plan, rows, self._experiment.partition)
+        return self._wire[rows]
 
     def _refuse_standstill(self) -> None:
         """On the token clock an outage of a link in use would never end, because no token would come."""
@@ -215,12 +225,16 @@ class Controller:
         For a host that has not been calibrated, that time is what was measured before token 0.
         """
         assert self._plan is not None
-        observation = self._watch.observation()
-        if not self._host.measured and self.calibrated.hop_overhead_s is not None:
-            observation = replace(observation, hop_overhead_s=self.calibrated.hop_overhead_s)
-        if not self._done:
-            return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
-        return token_latency(observation, self._plan, observation.length)
+        known = (self._watch.boundary, self._watch.changes(), self._plan.epoch)
+        if self._forecast is None or self._forecast_for != known:
+            observation = self._watch.observation()
+            if not self._host.measured and self.calibrated.hop_overhead_s is not None:
+                observation = replace(observation, hop_overhead_s=self.calibrated.hop_overhead_s)
+            if not self._done:
+                return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
+            last = len(self._prompt) + min(self._watch.boundary * self._experiment.interval, self._experiment.tokens)
+            self._forecast, self._forecast_for = Forecast(observation, self._plan, last - 1), known
+        return self._forecast.seconds(len(self._prompt) + self._done)
 
     # --- a boundary ------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from testbed.clock import EmulatedClock
 from testbed.controller.exchange import Exchange
-from testbed.controller.fleet import LinkSample, Samples
+from testbed.controller.fleet import HostUsage, LinkSample, Samples
 from testbed.placement.blocks import Placement
 from testbed.runlog import ABORTED, COMMITTED, RunLog
 from testbed.transport.messages import Span, Token
@@ -20,7 +20,7 @@ class Recorder:
         self.log = log
         self._clock = clock
         self._chunks = prefill_chunks
-        tables = ("tokens", "migrations", "decisions", "devices", "spans", "rates", "links", "waits")
+        tables = ("tokens", "migrations", "decisions", "devices", "spans", "rates", "links", "waits", "host")
         self.kept: dict[str, list[dict[str, Any]]] = {table: [] for table in tables}
 
     def _row(self, table: str, **values: Any) -> None:
@@ -145,6 +145,31 @@ class Recorder:
         """How long a device waited for the host's CPU while tokens first-last were generated; for the verdict."""
         row = {"device": device, "first": first, "last": last, "wait_s": wait_s, "span_s": span_s}
         self.kept["waits"].append(row)
+
+    def host(self, first: int, last: int, before: HostUsage, now: HostUsage) -> None:
+        """What the host's cores were used for while tokens first-last were generated."""
+        span_s = now.at_s - before.at_s
+        core_s = span_s * now.cores
+        if core_s <= 0:
+            return
+        own_s, idle_s = max(0.0, now.own_s - before.own_s), now.idle_s - before.idle_s
+        others_s = core_s - idle_s - own_s - (now.interrupts_s - before.interrupts_s)
+        pressed = None
+        if now.pressure_s is not None and before.pressure_s is not None:
+            pressed = (now.pressure_s - before.pressure_s) / span_s
+        self._row(
+            "host",
+            t_s=self._clock.at(now.at_s),
+            first_step=first,
+            last_step=last,
+            span_s=self._clock.duration(span_s),
+            cores=now.cores,
+            own_share=own_s / core_s,
+            others_share=max(0.0, others_s / core_s),
+            idle_share=idle_s / core_s,
+            pressure_share=pressed,
+            load=now.load,
+        )
 
     def samples(
         self,

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, LinkSample, Samples, TargetState
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
@@ -71,6 +71,7 @@ class Watch:
         self.moving: Sequence[Move] = ()
         self._waits: dict[str, float] = {}
         self._collected: dict[str, tuple[float, int, float]] = {}  # device -> (when, tokens done, waited) at the last
+        self._host: tuple[int, HostUsage] | None = None  # (tokens done, what had been used) at the last
         self._requests = 0
         self._sampled_s = 0.0
         self._inbox: list[tuple[str, FleetEvent]] = []  # answers not yet awaited
@@ -82,6 +83,11 @@ class Watch:
         self._catch_up()
         done = self.tokens_done
         return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
+
+    def changes(self) -> int:
+        """How often the conditions have changed so far."""
+        self._catch_up()
+        return self._conditions.changes
 
     def target(self) -> TargetState:
         """What the fleet should be now."""
@@ -168,11 +174,9 @@ class Watch:
                     del self._inbox[index]
                     return event
             if self._clock.wall() >= deadline:
-                links = self.target().links
-                outages = [name for name, link in links.items() if not link.up_bps * link.down_bps]
-                why = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
                 raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}{why}"
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self.tokens_done}"
+                    f"{_standing(self.target())}"
                 )
             for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
@@ -273,5 +277,18 @@ class Watch:
             self.send(device, Collect(self._requests))
         for device in self._names:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.look()
+        used = self.look().host
+        if used is not None:
+            if self._host is not None and self.tokens_done > self._host[0]:
+                self._recorder.host(self._host[0], self.tokens_done - 1, self._host[1], used)
+            self._host = (self.tokens_done, used)
 
+
+def _standing(target: TargetState) -> str:
+    """`; the link of b is at 0 bit/s; device c is paused`: what the traces hold up now, or nothing."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told

@@ -54,8 +54,9 @@ def launch(
     """Run `argv`, in a capsule or (capsule=False) as a plain process, and return its exit code (128+n for signal n).
 
     Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process; it has
-    `grace_s` to end, a second signal ends it at once. `on_start` gets two pids as this host sees them: of the
-    process started, and of the inner one (the same without a capsule). The inner process dies with this one.
+    `grace_s` to end; after that, or at a second signal, it is killed and the code is 130, as for SIGINT. `on_start`
+    gets two pids as this host sees them: of the process started, and of the inner one (the same without a capsule).
+    The inner process dies with this one.
     `hold_signals` is for a program that calls `prepare_inner`: an earlier SIGINT waits for that, instead of being
     dropped (PID 1 has no handler yet) or of hitting an interpreter that is still starting.
     Only for the main thread: the kernel ties the child to its *thread*.
@@ -176,7 +177,7 @@ def _supervise(
                     os.kill(inner, signal.SIGINT)
             if deadline is not None and (len(received) > 1 or time.monotonic() >= deadline):
                 _end(process, inner)
-                break
+                return 128 + signal.SIGINT
             timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
             readable, _, _ = select.select([pidfd, wakeup.fileno()], [], [], timeout)
             if wakeup.fileno() in readable:

@@ -169,7 +169,7 @@ def two_hosts() -> Iterator[Any]:
 
 def _trials() -> list[Finding]:
     with two_hosts() as net:
-        return [_link(net), _netem(net), _open_vswitch()]
+        return [_link(net), _netem(net), _knobs(net), _open_vswitch()]
 
 
 def _measurements() -> list[Finding]:
@@ -198,8 +198,7 @@ def _rate_finding(direction: str, found: RateMeasured) -> Finding:
         f"TCP got {100 * found.share:.1f} % of the ideal {format_rate(round(found.rate_bps * TCP_SHARE))}; at most "
         f"{found.window_bytes} bytes in {format_duration(WINDOW_S)}, of {found.window_allowed_bytes:.0f} allowed"
     )
-    name = f"rate {direction} {format_rate(found.rate_bps)}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found) | {"share": found.share})
+    return _measured(f"rate {direction} {format_rate(found.rate_bps)}", found, detail, share=found.share)
 
 
 def _step_finding(direction: str, found: StepMeasured) -> Finding:
@@ -208,8 +207,7 @@ def _step_finding(direction: str, found: StepMeasured) -> Finding:
         f"at most {found.ahead_bytes:.0f} bytes ahead of the new rate and {found.behind_bytes:.0f} behind, of "
         f"{found.allowed_bytes:.0f} allowed"
     )
-    name = f"step {direction} from {before} to {format_rate(found.after_bps)}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return _measured(f"step {direction} from {before} to {format_rate(found.after_bps)}", found, detail)
 
 
 def _pace_finding(found: ComputeMeasured) -> Finding:
@@ -217,8 +215,14 @@ def _pace_finding(found: ComputeMeasured) -> Finding:
         f"mean {100 * found.mean_error:+.2f} % off the device model, 95 % of {found.count} blocks within "
         f"{100 * found.p95_error:.2f} %"
     )
-    name = f"compute, blocks of {format_duration(round(found.due_s, 4))}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return _measured(f"compute, blocks of {format_duration(round(found.due_s, 4))}", found, detail)
+
+
+def _measured(
+    name: str, found: RateMeasured | StepMeasured | ComputeMeasured, detail: str, **also: float
+) -> Finding:
+    """How well this machine emulates in one respect, with every figure behind it."""
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, fidelity=True, measured=asdict(found) | also)
 
 
 def _link(net: object) -> Finding:
@@ -280,6 +284,18 @@ def _netem(net: object) -> Finding:
     except ShapingFailed as error:
         return Finding("netem", False, False, str(error), remedy)
     return Finding("netem", True, False, "delays can be made by the kernel")
+
+
+def _knobs(net: object) -> Finding:
+    """What each device sets in its network, tried in one."""
+    from testbed.emulation.shaping import in_netns
+    from testbed.worker.knobs import keep_idle_connections_fast
+
+    refused = in_netns(net.get("y").pid, keep_idle_connections_fast)  # type: ignore[attr-defined]
+    return Finding(
+        "sysctls", not refused, False, "; ".join(refused) or "each device's network takes its TCP settings",
+        "run where /proc/sys can be written, such as a container that allows it; runs go on without and note it",
+    )  # fmt: skip
 
 
 def _open_vswitch() -> Finding:

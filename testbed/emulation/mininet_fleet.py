@@ -327,6 +327,7 @@ class MininetFleet(ProcessFleet):
         refused = f"not enforced by the kernel: {self._mode.reason}; the workers' own ledgers hold the budget instead"
         notes = [QUOTA_NOTE] if self._quota else []
         notes += [USERSPACE_NOTE] if self._ovs is not None and self._ovs.datapath == "user" else []
+        notes += self._refused_notes()
         return {
             "backend": self.backend,
             "rates": "TBF on every link, each direction",

@@ -23,6 +23,7 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
+from testbed.emulation.host_usage import host_usage
 from testbed.emulation.spawn import forkserver, start_worker
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
@@ -44,6 +45,7 @@ from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
 Answer = TypeVar("Answer", Hello, Connected)
@@ -70,6 +72,7 @@ class ProcessFleet(ABC):
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
+        self._refused: dict[str, list[str]] = {}  # kernel knobs that devices could not set
         self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
         self._target: TargetState | None = None
         self._pending: list[tuple[str, FleetEvent]] = []
@@ -149,6 +152,7 @@ class ProcessFleet(ABC):
             self._processes[name] = start_worker(self._context, config)
         hellos = self._gather(Hello)
         self._pids = {name: hello.pid for name, hello in hellos.items()}
+        self._refused = {name: hellos[name].refused for name in self.names if hellos[name].refused}
         for name in self.names:
             self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
         # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
@@ -225,8 +229,9 @@ class ProcessFleet(ABC):
         return found
 
     def observe(self) -> Samples:
-        """Memory and queues as they are now."""
-        return Samples([self._sample_device(name, self._alive(name)) for name in self.names], self._sample_links())
+        """Memory, queues and the host's cores as they are now."""
+        devices = [self._sample_device(name, self._alive(name)) for name in self.names]
+        return Samples(devices, self._sample_links(), host_usage())
 
     def stop(self) -> None:
         """End every worker, then what it lived in."""
@@ -252,6 +257,14 @@ class ProcessFleet(ABC):
         return dict(self._pids)
 
     # --- inside ------------------------------------------------------------------------------------------
+
+    def _refused_notes(self) -> list[str]:
+        """One note for each kernel knob that devices could not set."""
+        devices: dict[str, list[str]] = {}
+        for name, refused in self._refused.items():
+            for why in refused:
+                devices.setdefault(why, []).append(name)
+        return [f"on {', '.join(names)} {why}; {REFUSED_MEANS}" for why, names in devices.items()]
 
     def _signal(self, device: str, number: signal.Signals) -> None:
         """Stop or continue a worker; one that has died is left alone, its loss is reported as an event."""

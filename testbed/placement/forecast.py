@@ -1,60 +1,58 @@
-"""What to expect after the coming interval, from what was observed so far; never from the future.
+"""The latencies of the tokens to come under conditions that stay, each as `token_latency` has it, few of them computed.
 
-Rates, delays and speeds are expected to come back to where they have been: the geometric mean of the past, in which
-each observation weighs `NEWEST` and what came before it the rest. Memory that fell since the last observation is
-expected to fall once more as much; memory that did not is expected to stay.
+With all else the same, a token's latency is a maximum of functions affine in the sequence length, so over an interval
+it is mostly one straight line. Between two lengths where it is, the rest is read off the line.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
+from testbed.placement.costs import token_latency
+from testbed.placement.observation import Observation
+from testbed.placement.plan import Plan
 
-from testbed.placement.latency import STALLED_RATE
-from testbed.placement.observation import DeviceView, LinkView, Observation
-
-NEWEST = 0.5
-SHORTEST_DELAY_S = 1e-9  # delays of zero have no logarithm
+_STRAIGHT = 1e-12  # relative deviation of the middle from the line between the ends
+_SHORT = 4  # lengths, that are not worth looking for a line
 
 
 class Forecast:
-    """Remembers a run's observations as one number per quantity."""
+    """`seconds(length)` for one observation and plan; lengths beyond `last` are computed one by one."""
 
-    def __init__(self) -> None:
-        self._logs: dict[tuple[str, str], float] = {}
-        self._memory: dict[str, int] = {}
+    def __init__(self, observation: Observation, plan: Plan, last: int) -> None:
+        self._observation, self._plan, self._last = observation, plan, last
+        self._computed: dict[int, float] = {}
+        self._lines: list[tuple[int, int]] = []
 
-    def after(self, observation: Observation) -> Observation | None:
-        """The time from the end of the interval to the run's end, as expected; None when the run ends with it."""
-        devices = tuple(self._device(view) for view in observation.devices)
-        links = {name: self._link(name, link) for name, link in observation.links.items()}
-        done = observation.tokens_done + observation.interval_tokens
-        if done >= observation.tokens_max:
-            return None
-        left = observation.tokens_max - done
-        return replace(observation, devices=devices, links=links, tokens_done=done, interval=left)
+    def seconds(self, length: int) -> float:
+        """Latency of the token that sees `length` positions."""
+        if length in self._computed:
+            return self._computed[length]
+        line = self._line(length)
+        # The first length asked for may be the only one: conditions can change with every token.
+        if line is None and self._computed and length + _SHORT <= self._last:
+            self._look_for_lines(length, self._last)
+            line = self._line(length)
+        return self._compute(length) if line is None else self._between(*line, length)
 
-    def _device(self, view: DeviceView) -> DeviceView:
-        fallen = max(0, self._memory.get(view.name, view.available_bytes) - view.available_bytes)
-        self._memory[view.name] = view.available_bytes
-        return replace(
-            view,
-            available_bytes=max(0, view.available_bytes - fallen),
-            streaming_Bps=self._mean(view.name, "streaming", view.streaming_Bps, STALLED_RATE),
-            compute_flops=self._mean(view.name, "compute", view.compute_flops, STALLED_RATE),
-        )
+    def _compute(self, length: int) -> float:
+        if length not in self._computed:
+            self._computed[length] = token_latency(self._observation, self._plan, length)
+        return self._computed[length]
 
-    def _link(self, name: str, link: LinkView) -> LinkView:
-        return LinkView(
-            self._mean(name, "up", link.up_bps, 1.0),
-            self._mean(name, "down", link.down_bps, 1.0),
-            self._mean(name, "up delay", link.up_delay_s, SHORTEST_DELAY_S),
-            self._mean(name, "down delay", link.down_delay_s, SHORTEST_DELAY_S),
-        )
+    def _line(self, length: int) -> tuple[int, int] | None:
+        return next((line for line in self._lines if line[0] < length < line[1]), None)
 
-    def _mean(self, name: str, quantity: str, value: float, least: float) -> float:
-        """The weighted geometric mean with the past; exactly the value as long as it never changed."""
-        key, log = (name, quantity), math.log(max(value, least))
-        before = self._logs.get(key, log)
-        self._logs[key] = mean = before + NEWEST * (log - before)
-        return value if mean == log else math.exp(mean)
+    def _look_for_lines(self, low: int, high: int) -> None:
+        """Halve the lengths until each half is straight or short."""
+        if high - low < _SHORT:
+            return
+        middle = (low + high) // 2
+        found = self._compute(middle)
+        if abs(self._between(low, high, middle) - found) <= _STRAIGHT * found:
+            self._lines.append((low, high))
+        else:
+            self._look_for_lines(low, middle)
+            self._look_for_lines(middle, high)
+
+    def _between(self, low: int, high: int, length: int) -> float:
+        share = (length - low) / (high - low)
+        return (1 - share) * self._compute(low) + share * self._compute(high)

@@ -146,10 +146,14 @@ class Stop(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """The worker stands: namespace, cgroup, sockets and warm-up are done. Pids are those of its own namespace."""
+    """The worker stands: namespace, cgroup, sockets and warm-up are done. Pids are those of its own namespace.
+
+    `refused`: kernel knobs that could not be set, each with what it stays at and why.
+    """
 
     pid: int
     address: str
+    refused: list[str] = []
 
 
 class Connected(Message, frozen=True):

@@ -55,17 +55,18 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.worker.inbox import Delivery, Inbox
+from testbed.worker.knobs import keep_idle_connections_fast, set_knob
 from testbed.worker.lifeline import end_with_parent
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, use_precise_timers
 from testbed.worker.probing import Probing
 from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.scheduling import put_first, transport_threads
 from testbed.worker.startup import (
     enter_network,
     return_large_allocations,
     runqueue_wait_s,
     warm_up,
-    write_where_permitted,
 )
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
@@ -102,12 +103,14 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     """Process entry, in a child of the forkserver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
+    refused: list[str | None] = []
     if config.cgroup_procs:
         Path(config.cgroup_procs).write_text("0")
         # First to be killed in its group: the ballast beside it may not be able to protect itself.
-        write_where_permitted("/proc/self/oom_score_adj", "1000")
+        refused.append(set_knob("/proc/self/oom_score_adj", "1000"))
     if config.netns_pid is not None:
         enter_network(config.netns_pid)
+        refused += keep_idle_connections_fast()
     use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -115,8 +118,10 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     warm_up(config.shape, config.prefill_chunk, config.partition)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     line = ControlLine(context, Path(config.control), config.device)
+    for thread in transport_threads():
+        put_first(thread)
     try:
-        Worker(config, context, line).serve()
+        Worker(config, context, line).serve([why for why in refused if why is not None])
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
@@ -153,9 +158,9 @@ class Worker:
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
 
-    def serve(self) -> None:
-        """Handle deliveries until Stop."""
-        self._line.send(Hello(os.getpid(), self._plane.address))
+    def serve(self, refused: list[str]) -> None:
+        """Say that it stands, and which knobs the kernel refused; then handle deliveries until Stop."""
+        self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
         while True:
             delivery = self._inbox.get()
@@ -219,7 +224,7 @@ class Worker:
         self._until = command.until
         self._prompt_tokens = len(command.prompt)
         self._passes = [
-            Pass(step, start, tuple(command.prompt[start:end]))
+            Pass(step, start, tuple(command.prompt[start:end]), end == len(command.prompt))
             for step, (start, end) in enumerate(chunk_bounds(len(command.prompt), command.chunk))
         ]
         self._step = len(self._passes)
@@ -232,7 +237,7 @@ class Worker:
         self._advance()
 
     def _finish_pass(self, result: PassResult) -> None:
-        """The LM head has run: the next prefill chunk, or a token and the next decode step."""
+        """The next prefill chunk; or the LM head has run: a token and the next decode step."""
         if self._passes:
             self._inbox.post(self._passes.pop(0))
             return

@@ -32,6 +32,22 @@ TINY = ("--set", "model.preset=tiny", "--set", "traces=[]")
 # and need not measure links and host first.
 UNJUDGED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
 PATIENCE_S = 110.0
+TWO_PLACEMENTS = """
+from testbed.placement.blocks import Placement
+from testbed.placement.policies.static import expand_patterns
+
+
+class TwoPlacements:
+    name = "two-placements"
+
+    def reset(self, seed):
+        self.first, self.then = {first!r}, {then!r}
+
+    def decide(self, observation, placement):
+        if placement is None:
+            return Placement(expand_patterns(observation, self.first))
+        return placement.with_moves(expand_patterns(observation, self.first | self.then).items())
+"""
 
 
 @dataclass(frozen=True)
@@ -271,6 +287,13 @@ def write_experiment(folder: Path, name: str = "own", **changes: Any) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(mapping | changes, sort_keys=False))
     return path
+
+
+def two_placements(folder: Path, first: Mapping[str, str], then: Mapping[str, str]) -> str:
+    """A policy, as `--policy` takes it, that places by patterns and changes some at the first boundary."""
+    path = folder / "policy.py"
+    path.write_text(TWO_PLACEMENTS.format(first=dict(first), then=dict(then)))
+    return f"{path}:TwoPlacements"
 
 
 def topology(**devices: Mapping[str, Any]) -> dict[str, Any]:

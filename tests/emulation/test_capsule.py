@@ -177,7 +177,7 @@ def test_ctrl_c_of_a_whole_terminal_group_arrives_once(marker: str) -> None:
     assert supervisor.returncode == 41
 
 
-def test_who_does_not_end_in_its_grace_or_is_asked_twice_is_killed(marker: str) -> None:
+def test_who_does_not_end_in_its_grace_or_is_asked_twice_is_killed_and_counts_as_interrupted(marker: str) -> None:
     stubborn = PREPARED + (
         "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(60)"
     )
@@ -188,7 +188,7 @@ def test_who_does_not_end_in_its_grace_or_is_asked_twice_is_killed(marker: str) 
             supervisor.send_signal(signal.SIGINT)
             time.sleep(0.1)
         supervisor.communicate(timeout=4)
-        assert supervisor.returncode == 137
+        assert supervisor.returncode == 130
 
 
 def test_interfaces_and_namespaces_of_a_capsule_leave_no_trace_on_the_host() -> None:

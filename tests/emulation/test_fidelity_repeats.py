@@ -8,10 +8,11 @@ import pytest
 from running import QUICKSTART, Ended, Place, rows
 
 RUNS = 3
-# Measured on an idle machine they are within 3 % (docs/fidelity.md); here others may be using it.
-SPREAD = 0.15
-DILATED = 0.06
-TRIES = 3
+SPREAD = 0.03
+DILATED = 0.03
+# Others may be using this host now and then: RUNS of so many runs must agree, or one pair of TRIES.
+MOST_RUNS = 7
+TRIES = 4
 
 SQUEEZE = "time,target,quantity,value\n0,device/b,memory,176 MiB\n4,device/b,memory,72 MiB\n"
 SHORT = ("--tokens", "16", "--set", "interval=4", "--backend", "mininet")
@@ -19,6 +20,12 @@ SHORT = ("--tokens", "16", "--set", "interval=4", "--backend", "mininet")
 
 def _median_ms(ended: Ended) -> float:
     return float(ended.summary["token_latency_ms"]["p50"])
+
+
+def _spread(medians: list[float]) -> float:
+    """How far the RUNS medians that are nearest to each other lie apart."""
+    ordered = sorted(medians)
+    return min(ordered[low + RUNS - 1] / ordered[low] - 1 for low in range(len(ordered) - RUNS + 1))
 
 
 def _placements(ended: Ended) -> list[tuple[Any, ...]]:
@@ -29,14 +36,15 @@ def _placements(ended: Ended) -> list[tuple[Any, ...]]:
 def test_the_same_experiment_again_gives_the_same_tokens_and_placements_as_fast(place: Place) -> None:
     (place.base / "squeeze.csv").write_text(SQUEEZE)
     trace = ("--set", f"traces=[{place.base}/squeeze.csv]", "--set", "trace_clock=token")
-    ended = [place.done(QUICKSTART, *SHORT, *trace) for _ in range(RUNS)]
-    first = ended[0]
+    first = place.done(QUICKSTART, *SHORT, *trace)
     assert first.summary["migrations"] > 0
-    for again in ended[1:]:
+    medians = [_median_ms(first)]
+    while len(medians) < RUNS or (_spread(medians) >= SPREAD and len(medians) < MOST_RUNS):
+        again = place.done(QUICKSTART, *SHORT, *trace)
         assert again.summary["tokens"] == first.summary["tokens"]
         assert _placements(again) == _placements(first)
-    medians = sorted(_median_ms(each) for each in ended)
-    assert medians[-1] / medians[0] < 1 + SPREAD, medians
+        medians.append(_median_ms(again))
+    assert _spread(medians) < SPREAD, medians
 
 
 @pytest.mark.timeout(300)

@@ -7,17 +7,19 @@ name, an interface name that is taken by taking it.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from running import Ended, Place, control_groups, interfaces, mentioning, write_experiment
+from running import Ended, Place, control_groups, interfaces, mentioning, topology, write_experiment
 
 from testbed.emulation.cgroups import detect
 from testbed.runlog import MANIFEST, read_json
 
+PROGRAMS = [("mnexec", "mininet"), ("brctl", "bridge-utils"), ("ip", "iproute2"), ("unshare", "util-linux")]
 PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
 RENAMED_QDISC = """
 import socket
@@ -42,24 +44,35 @@ TAKING_IP = """#!/bin/sh
 nsenter -t 1 --net {ip} link add {name} type {kind} 2>/dev/null
 exec {ip} "$@"
 """
+# `unshare`, in whose namespaces no sysctl can be written.
+FREEZING_UNSHARE = """#!/bin/bash
+while [ "$1" != -- ]; do options+=("$1"); shift; done; shift
+freeze='mount --bind /proc/sys /proc/sys; mount -o remount,bind,ro /proc/sys; exec "$@"'
+exec {unshare} "${{options[@]}}" -- sh -ec "$freeze" sh "$@"
+"""
 
 
 def refused(
     place: Place, experiment: Path, *arguments: str, prefix: Sequence[str] = (), env: dict[str, str] | None = None
 ) -> str:
     """The sentence that ends a run with exit code 3; the host has nothing afterwards that it had not before."""
-    before = interfaces()
+    before, named = interfaces(), named_namespaces()
     ended = place.replay(
         experiment, "--backend", "mininet", "--share-host", *arguments, prefix=prefix, env=place.env | (env or {}),
         timeout=60,
     )  # fmt: skip
     assert ended.code == 3, (ended.code, ended.out, ended.err)
     assert ended.out == ""
-    assert place.left_behind() == [] and interfaces() <= before
+    assert place.left_behind() == [] and interfaces() <= before and named_namespaces() <= named
     run_ids = [read_json(folder / MANIFEST)["id"] for folder in place.run_folders()]
     assert [group for run_id in run_ids for group in control_groups(run_id)] == []
     assert mentioning(str(place.base)) == []
     return ended.sentence
+
+
+def named_namespaces() -> set[str]:
+    """Network namespaces that outlive their processes, as iproute2 keeps them."""
+    return set(os.listdir("/run/netns")) if os.path.isdir("/run/netns") else set()
 
 
 def instead_of(program: str, other: str) -> list[str]:
@@ -79,7 +92,7 @@ def patched(place: Place, program: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("program, package", [("mnexec", "mininet"), ("brctl", "bridge-utils"), ("ip", "iproute2")])
+@pytest.mark.parametrize("program, package", PROGRAMS)
 def test_a_program_that_is_missing_is_named_with_its_package(
     program: str, package: str, place: Place, tmp_path: Path
 ) -> None:
@@ -116,11 +129,40 @@ def test_a_switchs_name_that_is_taken_is_named(place: Place, tmp_path: Path) -> 
 
 
 def _taking(place: Place, name: str, kind: str) -> dict[str, str]:
+    return _shim(place, "ip", TAKING_IP.format(ip=shutil.which("ip", path=_path()), name=name, kind=kind))
+
+
+def _shim(place: Place, program: str, script: str) -> dict[str, str]:
+    """An environment in which a script is found before a program."""
     (place.base / "bin").mkdir()
-    shim = place.base / "bin" / "ip"
-    shim.write_text(TAKING_IP.format(ip=shutil.which("ip", path=_path()), name=name, kind=kind))
+    shim = place.base / "bin" / program
+    shim.write_text(script)
     shim.chmod(0o755)
     return {"PATH": f"{place.base}/bin:{_path()}"}
+
+
+def _frozen_sysctls(place: Place) -> dict[str, str]:
+    return _shim(place, "unshare", FREEZING_UNSHARE.format(unshare=shutil.which("unshare")))
+
+
+def test_sysctls_that_cannot_be_written_are_noted_by_a_run_and_told_by_the_doctor(place: Place, tmp_path: Path) -> None:
+    env = place.env | _frozen_sysctls(place)
+    ended = place.done(write_experiment(tmp_path), "--backend", "mininet", env=env)
+    (note,) = [note for note in ended.summary["verdict"]["notes"] if "tcp_slow_start_after_idle" in note]
+    assert note.startswith("on a, b, c, d ") and "stays 1 (Read-only file system)" in note
+    assert note in read_json(ended.folder / MANIFEST)["facts"]["notes"]
+    told = place.testbed("doctor", "--json", env=env)
+    (finding,) = [each for each in json.loads(told.out) if each["name"] == "sysctls"]
+    assert not finding["ok"] and "tcp_slow_start_after_idle stays 1" in finding["detail"] and finding["remedy"]
+
+
+def test_sysctls_in_the_way_of_devices_that_forward_are_told_with_their_file(place: Place, tmp_path: Path) -> None:
+    ring = {"shape": "ring", "source": "a", "link": {"rate": "50 Mbit/s"}, "devices": topology()["devices"]}
+    for device in ring["devices"].values():
+        del device["link"]
+    sentence = refused(place, write_experiment(tmp_path, topology=ring), env=_frozen_sysctls(place))
+    assert "cannot forward" in sentence and "/proc/sys/net/ipv4/ip_forward: Read-only file system" in sentence
+    assert "testbed doctor" in sentence
 
 
 def _without_user_namespaces() -> list[str]:

@@ -183,6 +183,43 @@ def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, lon
         assert summary["status"] == "interrupted" and len(summary["tokens"]) >= 2
 
 
+DEAF_POLICY = """
+import signal, time
+from pathlib import Path
+
+
+class Deaf:
+    name = "deaf"
+
+    def reset(self, seed):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        Path(__file__).with_name("deaf").touch()
+
+    def decide(self, observation, placement):
+        time.sleep(600)
+"""
+
+
+@BACKENDS
+def test_a_run_that_is_deaf_to_ctrl_c_is_killed_at_the_second_and_counts_as_interrupted(
+    backend: str, place: Place, tmp_path: Path
+) -> None:
+    (tmp_path / "policy.py").write_text(DEAF_POLICY)
+    experiment = write_experiment(tmp_path, "deaf", policy=f"{tmp_path / 'policy.py'}:Deaf")
+    with place.started(experiment, "--backend", backend, *UNJUDGED) as going:
+        going.wait(lambda: (tmp_path / "deaf").exists() or None, "a policy that sleeps")
+        members = going.members()
+        going.process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        assert going.process.poll() is None
+        going.process.send_signal(signal.SIGINT)
+        ended = going.end()
+        assert (ended.code, ended.err.splitlines()[-1]) == (130, "Interrupted.")
+        assert members and alive_after(members, WITHIN_S) == set()
+        assert_nothing_is_left(place, going.folder())
+    assert place.left_behind() == []
+
+
 def test_a_device_that_is_paused_when_the_controller_is_killed_ends_too(place: Place, tmp_path: Path) -> None:
     (tmp_path / "pause.csv").write_text("time,target,quantity,value\n0,device/b,pause,0\n0.5,device/b,pause,1\n")
     experiment = write_experiment(

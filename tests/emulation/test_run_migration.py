@@ -6,33 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Place, events, rows, save_checkpoint, topology, write_experiment
+from running import Place, events, rows, save_checkpoint, topology, two_placements, write_experiment
 
 RATE_BPS = 20e6
 PROMPT = 1100  # tokens: 8 heads of 64 floats, keys and values, make 4.3 MiB
 WIDTH, HEADS = 512, 8
-
-POLICY = """
-from testbed.placement.blocks import Block, Placement, blocks_of
-
-
-class MoveFirstLayer:
-    '''All of layer 0's heads from b to c at the first boundary.'''
-
-    name = "move-first-layer"
-
-    def reset(self, seed):
-        pass
-
-    def decide(self, observation, placement):
-        if placement is None:
-            where = {block: "a" for block in blocks_of(observation.shape, observation.partition)}
-            return Placement(where | {head: "b" for head in self.heads(observation)})
-        return placement.with_moves((head, "c") for head in self.heads(observation))
-
-    def heads(self, observation):
-        return [Block("head", 0, group) for group in range(observation.shape.kv_heads)]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +22,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def experiment(folder: Path, checkpoint: Path, **changes: Any) -> Path:
-    """Eight tokens on a slow uplink of b, deciding at token 4."""
-    (folder / "policy.py").write_text(POLICY)
+    """Eight tokens on a slow uplink of b; at token 4 all of layer 0's heads go from b to c."""
     return write_experiment(
         folder,
         model={"path": str(checkpoint)},
         prompt={"ids": [(7 * i + i // 64) % 64 for i in range(PROMPT)]},
         tokens=8,
-        policy=f"{folder / 'policy.py'}:MoveFirstLayer",
+        policy=two_placements(folder, {"*": "a", "head(0,*)": "b"}, {"head(0,*)": "c"}),
         prefill_chunk=220,
         topology=topology(b={"link": {"up": "20 Mbit/s", "down": "200 Mbit/s", "delay": "0.2 ms"}}),
         **changes,

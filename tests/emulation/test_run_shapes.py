@@ -7,31 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Place, events, rows, topology, write_experiment
+from running import Place, events, rows, topology, two_placements, write_experiment
 
 TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 BACKHAUL_BPS = 4e6
 BARE = {"streaming": "2 GB/s", "compute": "10 GFLOP/s", "memory": "64 MiB", "storage": "2 GB/s"}
 FAST = {"rate": "200 Mbit/s", "delay": "0.2 ms"}
-
-POLICY = """
-from testbed.placement.blocks import Block, Placement, blocks_of
-
-
-class Cross:
-    '''At the first boundary the FFNs of layers 0 and 1 go from a to c, those of 2 and 3 from b to d.'''
-
-    name = "cross"
-
-    def reset(self, seed):
-        pass
-
-    def decide(self, observation, placement):
-        if placement is None:
-            where = {block: "a" for block in blocks_of(observation.shape, observation.partition)}
-            return Placement(where | {Block("ffn", 2): "b", Block("ffn", 3): "b"})
-        return placement.with_moves((Block("ffn", layer), "ccdd"[layer]) for layer in range(4))
-"""
 
 
 def bare(names: str) -> dict[str, Any]:
@@ -86,10 +67,10 @@ def test_a_run_on_any_shape_gives_the_references_bits_over_shaped_links(
 
 
 def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp_path: Path) -> None:
-    (tmp_path / "policy.py").write_text(POLICY)
+    across = {"ffn(0)": "c", "ffn(1)": "c", "ffn(2)": "d", "ffn(3)": "d"}
     experiment = write_experiment(
         tmp_path, topology=two_tier(HALVES, up="4 Mbit/s", down="40 Mbit/s", delay="1 ms"), weights="shipped",
-        policy=f"{tmp_path / 'policy.py'}:Cross",
+        policy=two_placements(tmp_path, {"*": "a", "ffn(2)": "b", "ffn(3)": "b"}, across),
     )  # fmt: skip
     folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
     moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]

@@ -10,6 +10,7 @@ from synthetic_run import first_placement, make_run
 
 import analysis
 from analysis import Run, plots
+from analysis.plots import run_names
 from testbed.runlog import RunLog
 
 RUNS_FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured")
@@ -78,12 +79,20 @@ def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
 
 
 def test_runs_of_one_policy_are_told_apart_by_seed_and_share_a_colour(tmp_path: Path) -> None:
-    runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in (1, 2)]
+    runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in (0, 1)]
     lines = drawn(plots.token_latency(runs), "latency")
-    assert [line.get_label() for line in lines] == ["greedy, seed 1", "greedy, seed 2"]
+    assert [line.get_label() for line in lines] == ["greedy, seed 0", "greedy, seed 1"]
     assert lines[0].get_color() == lines[1].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
     (pooled,) = [line for line in plots.latency_ecdf(runs).axes[0].lines if line.get_gid() is None]
     assert len(pooled.get_xdata()) == 22 + 1
+
+
+def test_twelve_runs_that_nothing_tells_apart_are_numbered_so_that_they_sort(tmp_path: Path) -> None:
+    runs = [analysis.load(make_run(tmp_path, "greedy", seed=0, tokens=4)) for _ in range(12)]
+    names = run_names(runs)
+    assert names == sorted(names) and (names[0], names[-1]) == ("greedy #01", "greedy #12")
+    assert run_names(runs[:2]) == ["greedy #1", "greedy #2"]
 
 
 def test_the_ecdf_has_a_line_per_policy_that_climbs_from_zero_to_one(runs: list[Run]) -> None:

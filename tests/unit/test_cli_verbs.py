@@ -115,6 +115,27 @@ def test_traces_import_writes_a_native_file_that_reads_back_the_same(tmp_path: P
     assert Trace.load(native) == Trace.load(recorded, target="link/b", direction="up")
 
 
+@pytest.mark.parametrize(("window", "rows"), [("500 ms", 6), ("0.5", 6), ("1 s", 3), ("0.025 min", 2)])
+def test_the_window_of_a_recorded_trace_is_a_duration_or_seconds(
+    window: str, rows: int, tmp_path: Path, capsys: Captured
+) -> None:
+    recorded = tmp_path / "walk.mahimahi"
+    recorded.write_text("".join(f"{stamp}\n" for stamp in range(1, 3001, 3)))
+    options = ["--target", "link/b", "--direction", "up"]
+    (series,) = printed_json(capsys, "traces", "show", str(recorded), *options, "--bin", window, "--json")["series"]
+    assert series["count"] == rows
+    sentence = refused(capsys, "traces", "show", str(recorded), *options, "--bin", "wide")
+    assert "--bin" in sentence and "'wide'" in sentence
+
+
+def test_an_options_variable_is_named_after_the_option_as_it_is_written(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_TRACES_SHOW_JSON", "1")
+    monkeypatch.setenv("TESTBED_TRACES_SHOW_FORMAT", "native")
+    assert printed_json(capsys, "traces", "show", "outage")["series"]
+
+
 def test_traces_import_says_what_a_recorded_trace_needs(tmp_path: Path, capsys: Captured) -> None:
     recorded = tmp_path / "walk.mahimahi"
     recorded.write_text("1\n5\n")

@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 
 from testbed.controller.calibration import Calibrated, DelayResult
-from testbed.controller.verdict import verdict
+from testbed.controller.verdict import Asked, verdict
 
 Rows = list[dict[str, Any]]
 UNMEASURED = Calibrated()
 
 
 def judged(
-    facts: dict[str, Any] | None = None, paced: bool = True, calibrated: Calibrated = UNMEASURED, **tables: Rows
-) -> dict[str, Any]:
-    kept: dict[str, Rows] = {"links": [], "rates": [], "spans": [], "tokens": [], "waits": []}
-    return verdict(kept | tables, facts or {"memory": "enforced by cgroup v1"}, calibrated, paced)
+    facts: dict[str, Any] | None = None, calibrated: Calibrated = UNMEASURED, asked: Asked | None = None,
+    paced: bool = True, **tables: Rows,
+) -> dict[str, Any]:  # fmt: skip
+    kept: dict[str, Rows] = {"links": [], "rates": [], "spans": [], "tokens": [], "waits": [], "host": []}
+    facts = facts or {"memory": "enforced by cgroup v1"}
+    return verdict(kept | tables, facts, calibrated, asked or Asked(paced=paced))
 
 
 def link(applied: float, readback: float | None, device: str = "b") -> dict[str, Any]:
@@ -88,6 +90,11 @@ def test_operations_that_took_over_two_per_cent_longer_are_a_reason_that_names_t
     assert "operations took longer" in reason and "device b 3 % (51 of 101 late)" in reason and "device a" not in reason
     assert "dilation" in reason
     assert judged(spans=[*fine, span(2e-3, True, took_s=4e-3)], paced=False)["ok"]
+
+
+def test_a_few_late_operations_of_a_device_that_hardly_computes_are_not_held_against_the_run() -> None:
+    assert judged(spans=[span(2e-3, True, took_s=4e-3)] * 4)["ok"]
+    assert not judged(spans=[span(2e-3, True, took_s=4e-3)] * 5)["ok"]
 
 
 def test_early_operations_do_not_make_up_for_late_ones() -> None:
@@ -176,3 +183,39 @@ def test_a_reason_names_the_worst_devices_and_counts_the_rest() -> None:
     [reason] = judged(waits=waits)["reasons"]
     assert reason.startswith("device d6 waited 26 %") and "and 3 more for the host's CPU" in reason
     assert "d2" not in reason
+
+
+def test_a_change_that_came_late_on_the_time_clock_is_a_reason() -> None:
+    rows = [link(1e8, 1e8, "a") | {"lag_s": 0.04}, link(1e8, 1e8) | {"lag_s": 0.06}, link(1e8, 1e8) | {"lag_s": 0.25}]
+    timed = Asked(time_clock=True)
+    assert judged(links=rows[:1], asked=timed)["ok"]
+    [reason] = judged(links=rows, asked=timed)["reasons"]
+    assert "link b by 250 ms" in reason and "link a" not in reason
+    assert judged(links=rows)["ok"]  # on the token clock the run waits for it
+
+
+def dropped(count: int, sent_bytes: int = 15_140_000, device: str = "b", rate_bps: float = 1e8) -> dict[str, Any]:
+    return link(rate_bps, rate_bps, device) | {"dropped": count, "sent_bytes": sent_bytes}  # 10,000 frames
+
+
+def test_frames_that_a_queue_dropped_are_noted_and_many_are_a_reason() -> None:
+    found = judged(links=[dropped(0), dropped(50), dropped(90)])
+    assert found["ok"] and found["notes"] == ["the queue of link b up dropped 90 frames; TCP sent them again"]
+    [reason] = judged(links=[dropped(90), dropped(110)])["reasons"]
+    assert "link b up dropped 110 frames (1.1 %)" in reason
+
+
+def test_frames_that_an_outage_or_a_loss_that_was_asked_for_dropped_are_not_judged() -> None:
+    assert judged(links=[dropped(500)], asked=Asked(lossy={"b"})) == {"ok": True, "reasons": [], "notes": []}
+    assert judged(links=[dropped(5, rate_bps=0.0), dropped(500)]) == {"ok": True, "reasons": [], "notes": []}
+
+
+def test_a_run_that_did_not_queue_behind_others_says_so() -> None:
+    found = judged(asked=Asked(shared_host=True))
+    assert found["ok"] and "--share-host" in found["notes"][0]
+
+
+def test_cores_that_others_took_are_a_reason_also_where_compute_is_not_paced() -> None:
+    row = {"first_step": 0, "last_step": 7, "span_s": 2.0, "cores": 2, "others_share": 0.85, "idle_share": 0.0}
+    [reason] = judged(host=[row], paced=False)["reasons"]
+    assert "other processes took 85 %" in reason

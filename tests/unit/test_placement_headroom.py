@@ -15,8 +15,8 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.costs import cost_model, interval_cost
 from testbed.placement.feasibility import Infeasible, nothing_fits, shortages
-from testbed.placement.forecast import Forecast
 from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.outlook import Outlook
 from testbed.placement.policies.headroom import Headroom
 from testbed.placement.problem import aligned_near, dealt, make_problem, placement_of, places_of
 from testbed.placement.state import INTERVAL, TOO_MANY, WEIGHTS, judged, load, new_state
@@ -193,8 +193,8 @@ def test_headroom_fits_or_says_that_nothing_does(observation, random):
 
 def test_what_changes_only_for_a_moment_is_half_believed():
     observation = instance(0, 1, 4, 3, 3.0)
-    forecast = Forecast()
-    assert forecast.after(observation) == replace(observation, tokens_done=8, interval=88)
+    outlook = Outlook()
+    assert outlook.after(observation) == replace(observation, tokens_done=8, interval=88)
     fallen = replace(observation.links["d1"], up_bps=observation.links["d1"].up_bps / 4)
     squeezed = replace(observation.devices[2], available_bytes=observation.devices[2].available_bytes - 1000)
     now = replace(
@@ -203,11 +203,11 @@ def test_what_changes_only_for_a_moment_is_half_believed():
         devices=(*observation.devices[:2], squeezed),
         tokens_done=8,
     )
-    later = forecast.after(now)
+    later = outlook.after(now)
     assert later is not None
     assert later.links["d1"].up_bps == pytest.approx(observation.links["d1"].up_bps / 2)
     assert later.devices[2].available_bytes == observation.devices[2].available_bytes - 2000
-    assert forecast.after(replace(now, tokens_done=88)) is None
+    assert outlook.after(replace(now, tokens_done=88)) is None
 
 
 def test_wrong_options_are_refused():

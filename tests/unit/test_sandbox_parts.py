@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.cli import run
-from testbed.cli.sandbox import memory_size, seconds
+from testbed.cli.sandbox import memory_size
 from testbed.emulation import sandbox
 from testbed.emulation.guest_init import TEMPORARY, Frames, frame, load_order
 from testbed.errors import ConfigError, EnvironmentLacks
@@ -87,12 +87,6 @@ def test_a_memory_size_may_be_written_short(text: str, size: int) -> None:
 def test_a_memory_size_that_is_none_or_too_little_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
         memory_size(text)
-
-
-def test_a_time_limit_is_in_seconds_or_typed() -> None:
-    assert (seconds("90"), seconds("1.5"), seconds("10 min"), seconds("300 s")) == (90, 1.5, 600, 300)
-    with pytest.raises(ConfigError):
-        seconds("soon")
 
 
 @pytest.mark.parametrize("folder", ["/proc", "/dev/shm"])

@@ -41,7 +41,13 @@ halves = st.builds(
     x_order=st.lists(names, max_size=3).map(tuple),
 )
 layers = st.builds(LayerPlan, attention=halves, ffn=halves)
-plans = st.builds(Plan, epoch=st.integers(0, 2**40), source=names, layers=st.lists(layers, max_size=3).map(tuple))
+plans = st.builds(
+    Plan,
+    epoch=st.integers(0, 2**40),
+    source=names,
+    layers=st.lists(layers, max_size=3).map(tuple),
+    vocab=st.none() | halves,
+)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 
 

@@ -7,8 +7,8 @@ from testbed.placement.blocks import Placement
 from testbed.placement.costs import cached_length, cost_model, migration_delay
 from testbed.placement.draft import Draft
 from testbed.placement.feasibility import Infeasible, any_placement, nothing_fits, refuse_shortages, shortages
-from testbed.placement.forecast import Forecast
 from testbed.placement.observation import Observation
+from testbed.placement.outlook import Outlook
 from testbed.placement.search import repair
 
 HORIZONS = ("interval", "near", "run")
@@ -22,7 +22,7 @@ class Headroom:
     layers filled into devices, and units in proportion to speed; all descend through moves of units, targets, layers
     and patterns of layers, the best are annealed, with memory as a price that rises to a wall. Then the tokens after
     the interval are weighed at the latency expected for them: caches that grow to the run's end, and rates and memory
-    as `Forecast` sees them coming from past observations.
+    as `Outlook` sees them coming from past observations.
 
     `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 0.4 % more than
     its best for the sake of later ones; `run` lets it cost anything. `effort` multiplies the number of moves looked at.
@@ -38,7 +38,7 @@ class Headroom:
         self._horizon = horizon
         self._effort = float(effort)
         self._seed = 0
-        self._forecast = Forecast()
+        self._outlook = Outlook()
 
     def reset(self, seed: int) -> None:
         """Begin a run: forget what was observed; `seed` is that of the annealing."""
@@ -46,7 +46,7 @@ class Headroom:
 
         warm_up()
         self._seed = seed
-        self._forecast = Forecast()
+        self._outlook = Outlook()
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The best placement found that can be carried out from the present one; raises Infeasible."""
@@ -54,7 +54,7 @@ class Headroom:
         from testbed.placement.seeking import Aim, Seeker
 
         model = cost_model(observation)
-        later = self._forecast.after(observation)
+        later = self._outlook.after(observation)
         problem = make_problem(model, placement, cost_model(later or observation))
         slack = {"interval": 0.0, "near": NEAR, "run": float("inf")}[self._horizon]
         left = observation.tokens_max - observation.tokens_done - observation.interval_tokens
