@@ -137,7 +137,7 @@ class Tables(NamedTuple):
 
 UP, DOWN, UP_DELAY, DOWN_DELAY, FIRST_HALF = range(5)  # rows of a case
 UNIT_ROW, TARGET_ROW, HALF_ROWS = 0, 2, 4  # rows of a kind of half
-KINDS = 3
+KINDS = 4
 CASE_ROWS = FIRST_HALF + KINDS * HALF_ROWS
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from testbed.placement.kernel import Floats, Ints, compiled, inlined
-from testbed.placement.problem import SHORT, Problem
+from testbed.placement.problem import HEAD, SHORT, Problem
 from testbed.placement.state import (
     OVERFULL,
     TOO_MANY,
@@ -17,6 +17,7 @@ from testbed.placement.state import (
     copy_places,
     copy_row,
     judge,
+    kind_at,
     load,
     rollback,
     set_half,
@@ -59,8 +60,8 @@ def make_move(p: Problem, s: State, move: int, half: int, a: int, b: int, size: 
         edit[a] -= size
         edit[b] += size
     elif move < RENAME:
-        for one in range(half, min(halves - 1, half + size)):
-            units = p.units[one % 2]
+        for one in range(half, half + 1 if half > halves - 2 else min(halves - 2, half + size)):
+            units = p.units[kind_at(s, one)]
             edit = s.edits[_edit(s, one)]
             if move != TARGETS_TO:
                 edit[: columns - 1] = 0
@@ -68,7 +69,7 @@ def make_move(p: Problem, s: State, move: int, half: int, a: int, b: int, size: 
             if move != UNITS_TO:
                 edit[columns - 1] = b
     elif move == RENAME:
-        for one in range(half, min(halves - 1, half + size)):
+        for one in range(half, min(halves - 2, half + size)):
             edit = s.edits[_edit(s, one)]
             if a != b:
                 edit[b] += edit[a]
@@ -93,7 +94,7 @@ def make_move(p: Problem, s: State, move: int, half: int, a: int, b: int, size: 
         edit[a] += 1
         edit[b] -= 1
     elif move == SPREAD:
-        for one in range(half - half % 2, min(halves - 1, half + 2 * size)):
+        for one in range(half - half % 2, min(halves - 2, half + 2 * size)):
             copy_row(s.edits[_edit(s, one)], s.place[a - a % 2 + one % 2], columns)
     for number in range(s.size[1]):
         edit = s.edits[number]
@@ -114,7 +115,8 @@ def _note(found: Ints, row: int, move: int, half: int, a: int, b: int, size: int
 def _candidates(p: Problem, s: State, half: int, found: Ints) -> int:
     """The moves that begin in one half, as it is now; how many."""
     halves, columns = s.place.shape
-    last, devices = halves - 1, columns - 1
+    last, devices = halves - 2, columns - 1
+    in_layer = half < last
     count = 0
     target = s.place[half, devices]
     for number in range(p.worth_trying):
@@ -130,7 +132,9 @@ def _candidates(p: Problem, s: State, half: int, found: Ints) -> int:
             (RENAME, 2),
             (RENAME, last),
         ):
-            if (move == RENAME and target == b) or (move == UNITS_TO and p.units[half % 2] == 0):
+            if (move == RENAME and target == b) or (move == UNITS_TO and p.units[kind_at(s, half)] == 0):
+                continue
+            if not in_layer and move != UNITS_TO:
                 continue
             _note(found, count, move, 0 if size == last else half, target, b, size)
             count += 1
@@ -145,6 +149,8 @@ def _candidates(p: Problem, s: State, half: int, found: Ints) -> int:
             if held >= 4:
                 _note(found, count, SHIFT, half, a, b, 1)
                 count += 1
+    if not in_layer:
+        return count
     for other in range(half % 2, last, 2):
         if other != half:
             _note(found, count, COPY, half, other, 0, 0)
@@ -178,12 +184,13 @@ def draw(s: State, below: int) -> int:
 def _random_move(p: Problem, s: State) -> tuple[int, int, int, int, int]:
     """A move to try, or one that changes nothing."""
     halves, columns = s.place.shape
-    last = halves - 1
-    half = draw(s, last)
+    last = halves - 2
+    half = draw(s, last + (p.units[HEAD] > 0))
+    half += half == last  # the LM head, after the way home
     b = p.devices[SHORT, draw(s, p.worth_trying)]
     other = half % 2 + 2 * draw(s, last // 2)
     roll = draw(s, 100)
-    if p.units[half % 2] and roll < 45:
+    if p.units[kind_at(s, half)] and (roll < 45 or half > last):
         busy, a = 0, 0
         for device in range(columns - 1):
             if s.place[half, device]:
@@ -194,7 +201,7 @@ def _random_move(p: Problem, s: State) -> tuple[int, int, int, int, int]:
             return SHIFT, half, a, b, 1
         if roll < 30:
             return SHIFT, half, a, b, 1 + draw(s, s.place[half, a])
-        if roll < 42:
+        if roll < 42 and half < last:
             return TRADE, half, a, b, other
         return UNITS_TO, half, 0, b, 1
     if roll < 62:
@@ -223,7 +230,8 @@ def search(
     cost `soft` of their weight at first and all of it at the end; it ends at the best place met that overfills
     nothing, or where it is when there was none.
     """
-    last = len(s.place) - 1
+    last = len(s.place) - 2
+    heads = 1 if p.units[HEAD] > 0 else 0
     for weight in range(WEIGHTS):
         s.priced[weight] = weights[weight]
     present = judge(p, s, weights)
@@ -244,10 +252,14 @@ def search(
             move, first, a, b, size = _random_move(p, s)
         else:
             if row == rows:
-                if quiet == last:
+                if quiet == last + heads:
                     break
                 quiet += 1
-                half = half + 1 if half + 1 < last else 0
+                half += 1
+                if half == last and heads:
+                    half += 1
+                elif half >= last:
+                    half = 0
                 rows, row = _candidates(p, s, half, s.candidates), 0
             move, first, a = s.candidates[row, 0], s.candidates[row, 1], s.candidates[row, 2]
             b, size = s.candidates[row, 3], s.candidates[row, 4]

@@ -1,8 +1,9 @@
 """A decision as arrays: what the compiled search works on, and the way from its counts back to a placement.
 
-A token passes 2·L + 1 halves: each layer's attention and FFN, and the way home. Every half has a target (the device
-of proj, of the FFN, of the sum; the source at the end), a number of like units on each device (heads, or FFN
-shards), and a holder: the target of the half before. So a placement is `counts[half, device]` and `target[half]`.
+A token passes 2·L + 2 halves: each layer's attention and FFN, the way home, and the LM head. Every half has a target
+(the device of proj, of the FFN, of the sum; the source for the last two), a number of like units on each device
+(heads, shards of the FFN, or of the LM head where it is cut), and a holder: the target of the half before. So a
+placement is a row per half: units by device, and the target in the last column.
 Importing this module loads numba, because `kernel` does.
 """
 
@@ -13,16 +14,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from testbed.placement.blocks import Block, Placement, layer_blocks, resident_bytes
+from testbed.placement.blocks import Block, Placement, blocks_of, layer_blocks, resident_bytes
 from testbed.placement.costs import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.feasibility import rooms_for
 from testbed.placement.kernel import KINDS, Floats, Half, Ints, Network, Tables, half_of, network_of, tables_of
 from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE, transfer_seconds
 from testbed.placement.observation import Observation
-from testbed.placement.plan import HalfKind, halves_of, partial_payload, result_payload, x_payload
+from testbed.placement.plan import (
+    VOCAB,
+    HalfKind,
+    choice_payload,
+    halves_of,
+    partial_payload,
+    result_payload,
+    x_payload,
+)
 from testbed.placement.tree import aligned_roots
 
-ATTENTION, FFN, HOME = 0, 1, 2
+ATTENTION, FFN, HOME, HEAD = range(4)  # kinds of half
 UNIT, TARGET = 0, 1  # columns of the tables by kind of half
 UNPLACED = -1
 
@@ -58,56 +67,61 @@ class Problem(NamedTuple):
     way_delay_s: Floats  # (devices, devices): of the path
 
 
-def halves_for(model: CostModel) -> tuple[Half, Half, Half]:
-    """Attention, FFN and the way home, as the kernel wants them: both lengths of the model's interval."""
+def halves_for(model: CostModel) -> tuple[Half, ...]:
+    """Attention, FFN, the way home and the LM head, as the kernel wants them: both lengths of the model's interval."""
     shape, devices = model.shape, len(model.names)
     x = x_payload(shape)
     found: list[Half] = []
-    for kind, units in zip(halves_of(model.partition), units_of(model), strict=True):
+    idle = (0.0,) * devices
+    for kind, units in zip((*halves_of(model.partition), VOCAB), units_of(model), strict=True):
         lengths = model.lengths if kind.work == "head" else model.lengths[:1]
         payloads = [_result_payload(model, kind, count) for count in range(units + 1)]
-        nothing = (0.0,) * devices
-        unit_s = [model.seconds(kind.work, length) if kind.work is not None else nothing for length in lengths]
-        target_s = [model.seconds(kind.target, length) for length in lengths]
+        unit_s = [model.seconds(kind.work, length) if kind.work is not None else idle for length in lengths]
+        target_s = [model.seconds(kind.target, length) if kind.target is not None else idle for length in lengths]
         found.append(half_of(x, payloads, unit_s, target_s))
-    idle = np.zeros((1, devices))
-    return found[ATTENTION], found[FFN], half_of(x, [0.0], idle.tolist(), idle.tolist())
+    found.insert(HOME, half_of(x, [0.0], [idle], [idle]))
+    return tuple(found)
 
 
 def _result_payload(model: CostModel, kind: HalfKind, count: int) -> float:
     if kind.partial:
         return partial_payload(model.shape, aligned_roots(count))
-    return result_payload(model.shape, count)
+    return choice_payload(count) if kind is VOCAB else result_payload(model.shape, count)
 
 
-def units_of(model: CostModel) -> tuple[int, int]:
-    """Heads (KV groups) of a layer, and shards of an FFN: none where it is whole, its target's."""
-    shards = model.partition.ffn_shards
-    return model.shape.kv_heads, shards if shards > 1 else 0
+def units_of(model: CostModel) -> tuple[int, int, int]:
+    """Heads (KV groups) of a layer, shards of an FFN, shards of the LM head: none of what is whole."""
+    shards, vocab = model.partition.ffn_shards, model.partition.vocab_shards
+    return model.shape.kv_heads, shards if shards > 1 else 0, vocab if vocab > 1 else 0
 
 
-def half_blocks(observation: Observation) -> list[tuple[tuple[Block, ...], Block]]:
-    """(units, target's block) of each half but the way home, in the order a token meets them."""
+def half_blocks(observation: Observation) -> list[tuple[tuple[Block, ...], Block | None]]:
+    """(units, target's block) of each half; the way home has none, and the LM head no target's."""
     shape, partition = observation.shape, observation.partition
-    found: list[tuple[tuple[Block, ...], Block]] = []
+    found: list[tuple[tuple[Block, ...], Block | None]] = []
     for layer in range(shape.layers):
         blocks = layer_blocks(shape, partition, layer)
         cut = shape.kv_heads + 1
         found += [(blocks[: cut - 1], blocks[cut - 1]), (blocks[cut:-1], blocks[-1])]
-    return found
+    vocab = blocks_of(shape, partition)[-partition.vocab_shards :] if partition.vocab_shards > 1 else ()
+    return [*found, ((), None), (vocab, None)]
 
 
 def places_of(model: CostModel, placement: Placement) -> Ints:
     """Counts and, in the last column, targets of a placement: (halves, devices + 1)."""
     pairs = half_blocks(model.observation)
-    found = np.zeros((len(pairs) + 1, len(model.names) + 1), np.int64)
-    found[-1, -1] = model.source
+    found = np.zeros((len(pairs), len(model.names) + 1), np.int64)
     where, index = placement.devices, model.index
     for half, (units, goal) in enumerate(pairs):
         for block in units:
             found[half, index[where[block]]] += 1
-        found[half, -1] = index[where[goal]]
+        found[half, -1] = index[where[goal]] if goal is not None else model.source
     return found
+
+
+def kind_of(half: int, halves: int) -> int:
+    """ATTENTION, FFN, HOME or HEAD."""
+    return half % 2 if half < halves - 2 else half - halves + 4
 
 
 def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> Problem:
@@ -117,8 +131,11 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
     run_length = max(seen.final_length, seen.prompt_tokens + seen.tokens_max - 1)
     cached = cached_length(seen)
     sizes = np.zeros((5, KINDS, 2), np.int64)
-    for kind, (units, goal) in enumerate(half_blocks(seen)[:2]):
-        for column, block in (*((UNIT, block) for block in units[:1]), (TARGET, goal)):
+    pairs = half_blocks(seen)
+    for kind, (units, goal) in enumerate((*pairs[:2], *pairs[-2:])):
+        for column, block in enumerate((units[0] if units else None, goal)):
+            if block is None:
+                continue
             for row, length in (END, seen.final_length), (NOW, seen.length), (RUN, run_length):
                 sizes[row, kind, column] = resident_bytes(seen.shape, block, length, seen.partition)
             sizes[[SENT, LOAD], kind, column] = moved_bytes(seen, block, cached)
@@ -127,12 +144,12 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
     devices[LATER_ROOM] = rooms_for(later.observation)
     short = worth_trying(model, devices[ROOM], sizes, old)
     devices[SHORT, : len(short)] = short
-    present = np.zeros((2 * model.shape.layers + 1, count + 1), np.int64)
+    present = np.zeros((len(pairs), count + 1), np.int64)
     if old is not None:
         present = places_of(model, old)
-        for half, place in enumerate(present[:-1]):
-            devices[OLD_NOW] += place[:-1] * sizes[NOW, half % 2, UNIT]
-            devices[OLD_NOW, place[-1]] += sizes[NOW, half % 2, TARGET]
+        for half, place in enumerate(present):
+            devices[OLD_NOW] += place[:-1] * sizes[NOW, kind_of(half, len(pairs)), UNIT]
+            devices[OLD_NOW, place[-1]] += sizes[NOW, kind_of(half, len(pairs)), TARGET]
     network = network_of(seen)
     byte_s, way_delay_s = _ways(model, network)
     devices[SENDERS] = np.argsort(way_delay_s.sum(axis=1), kind="stable")
@@ -146,7 +163,7 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
         placed=old is not None,
         worth_trying=len(short),
         grain=int(sizes[END][sizes[END] > 0].min()),
-        units=np.array([*units_of(model), 0], np.int64),
+        units=np.insert(np.array(units_of(model), np.int64), HOME, 0),
         sizes=sizes,
         devices=devices,
         old=present,
@@ -185,7 +202,7 @@ def worth_trying(model: CostModel, room: Ints, sizes: Ints, old: Placement | Non
     units = units_of(model)
     alone = [model.shape.kv_heads * seconds for seconds in layer]
     for kind, count in zip(kinds, (0, units[1]), strict=True):
-        target = model.seconds(kind.target, model.lengths[1])
+        target = model.seconds(kind.target, model.lengths[1]) if kind.target is not None else ()
         work = model.seconds(kind.work, model.lengths[1]) if kind.work is not None and count else (0.0,) * len(alone)
         alone = [total + goal + count * unit for total, goal, unit in zip(alone, target, work, strict=True)]
     names, source, payload = model.names, model.names[model.source], x_payload(model.shape)
@@ -194,7 +211,8 @@ def worth_trying(model: CostModel, room: Ints, sizes: Ints, old: Placement | Non
             for path in model.observation.path(source, name), model.observation.path(name, source):
                 alone[device] += transfer_seconds(path, payload, model.observation.hop_overhead_s)
     held = {model.index[name] for name in set(old.devices.values())} if old is not None else set()
-    need = int(sum((sizes[END, :, UNIT] * (*units, 0)) + sizes[END, :, TARGET])) * model.shape.layers
+    layer_bytes = sizes[END, :HOME, UNIT] * units[:HOME] + sizes[END, :HOME, TARGET]
+    need = int(layer_bytes.sum()) * model.shape.layers + int(sizes[END, HEAD, UNIT]) * units[-1]
     found: list[int] = []
     for device in sorted(range(len(names)), key=lambda device: (alone[device], device)):
         if len(found) < ENOUGH or sum(int(room[one]) for one in found) < 2 * need or device in held:
@@ -210,19 +228,20 @@ def placement_of(problem: Problem, model: CostModel, old: Placement | None, plac
     senders, receivers = tuple(problem.devices[SENDERS].tolist()), tuple(problem.devices[RECEIVERS].tolist())
     names = model.names
     pairs = half_blocks(model.observation)
-    kinds = halves_of(model.partition)
+    first, second = (kind.partial for kind in halves_of(model.partition))
     devices: dict[Block, str] = {}
     for half, (units, goal) in enumerate(pairs):
         *wanted, target = places[half].tolist()
         present = None if old is None else tuple(model.index[old.devices[block]] for block in units)
         if present is not None and all(present.count(device) == count for device, count in enumerate(wanted)):
             where = present
-        elif kinds[half % 2].partial:
+        elif (first, second, False, False)[kind_of(half, len(pairs))]:
             where = aligned_near(tuple(wanted), present)
         else:
             where = dealt(tuple(wanted), present, senders, receivers)
         devices.update((block, names[device]) for block, device in zip(units, where, strict=True))
-        devices[goal] = names[target]
+        if goal is not None:
+            devices[goal] = names[target]
     if old is not None and devices == old.devices:
         return old
     return Placement(devices, old.epoch + 1 if old is not None else 0)

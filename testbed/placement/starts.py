@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from testbed.placement.kernel import FIRST_HALF, HALF_ROWS, Ints
-from testbed.placement.problem import END, LATER_ROOM, RUN, SHORT, TARGET, UNIT, Problem
+from testbed.placement.problem import END, LATER_ROOM, RUN, SHORT, TARGET, UNIT, Problem, kind_of
 
 MOST_SINGLE = 4  # single devices tried, fastest first
 MOST_SPREAD = 8  # devices over which heads and shards are spread, at most
@@ -31,10 +31,10 @@ def first_starts(p: Problem) -> Iterator[Ints]:
 def together(p: Problem, device: int) -> Ints:
     """Everything on one device."""
     found = np.zeros_like(p.old)
-    for half in range(len(found) - 1):
-        found[half, device] = p.units[half % 2]
+    for half in range(len(found)):
+        found[half, device] = p.units[kind_of(half, len(found))]
         found[half, -1] = device
-    found[-1, -1] = p.source
+    found[-2:, -1] = p.source
     return found
 
 
@@ -43,8 +43,8 @@ def filled(p: Problem, order: list[int], row: int) -> Ints:
     found = np.zeros_like(p.old)
     room = p.devices[LATER_ROOM].copy()
     turn = 0
-    for half in range(len(found) - 1):
-        kind = half % 2
+    for half in range(len(found)):
+        kind = kind_of(half, len(found))
         need = int(p.units[kind] * p.sizes[row, kind, UNIT] + p.sizes[row, kind, TARGET])
         fitting = [n for n in range(turn, len(order)) if room[order[n]] >= need]
         if not fitting:
@@ -54,7 +54,7 @@ def filled(p: Problem, order: list[int], row: int) -> Ints:
         room[device] -= need
         found[half, device] = p.units[kind]
         found[half, -1] = device
-    found[-1, -1] = p.source
+    found[-2:, -1] = p.source
     return found
 
 
@@ -63,8 +63,8 @@ def spread(p: Problem, devices: list[int]) -> Ints:
     whole stays there too."""
     found = np.zeros_like(p.old)
     rates = p.tables.rates
-    for half in range(len(found) - 1):
-        kind = half % 2
+    for half in range(len(found)):
+        kind = kind_of(half, len(found))
         found[half, -1] = devices[0]
         if not p.units[kind]:
             continue
@@ -72,5 +72,5 @@ def spread(p: Problem, devices: list[int]) -> Ints:
         share = np.floor(p.units[kind] * speed / speed.sum()).astype(np.int64)
         share[0] += p.units[kind] - share.sum()
         found[half, devices] = share
-    found[-1, -1] = p.source
+    found[-2:, -1] = p.source
     return found

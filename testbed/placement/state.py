@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from testbed.placement.kernel import Floats, Ints, compiled, half_seconds, inlined, scratch_for
 from testbed.placement.problem import (
     END,
-    HOME,
     LATER,
     LATER_ROOM,
     LOAD,
@@ -54,7 +53,7 @@ class State(NamedTuple):
     """Where every block would be, and the sums that follow from it."""
 
     place: Ints  # (halves, devices + 1): counts, and in the last column the target
-    terms: Floats  # (3, halves): seconds during the interval and later, and path delays
+    terms: Floats  # (3, halves + 1): seconds during the interval and later, and path delays
     sums: Ints  # (5, devices)
     carried: Ints  # (directed links,): bytes migrated over each
     figures: Floats  # (5,)
@@ -81,7 +80,7 @@ def new_state(problem: Problem, seed: int = 1) -> State:
     salt[-1] = seed * 2654435761 + 88172645463325252
     return State(
         place=np.zeros((halves, columns), np.int64),
-        terms=np.zeros((3, halves)),
+        terms=np.zeros((3, halves + 1)),
         sums=np.zeros((5, devices), np.int64),
         carried=np.zeros(len(problem.byte_s), np.int64),
         figures=np.zeros(5),
@@ -121,9 +120,15 @@ def load(p: Problem, s: State, places: Ints, later: bool) -> None:
     copy_places(s.place, places)
     s.size[0] = 0
     for half in range(len(s.place)):
-        if half + 1 < len(s.place):
-            _account(p, s, half, 1)
+        _account(p, s, half, 1)
         _predict(p, s, half, later)
+
+
+@inlined
+def kind_at(s: State, half: int) -> int:
+    """The kind of a half, as `problem.kind_of`."""
+    halves = len(s.place)
+    return half % 2 if half < halves - 2 else half - halves + 4
 
 
 @inlined
@@ -150,9 +155,8 @@ def half_term(p: Problem, s: State, kind: int, holder: int, place: Ints, case: i
 
 @inlined
 def _predict(p: Problem, s: State, half: int, later: bool) -> None:
-    last = len(s.place) - 1
     holder = s.place[half - 1, -1] if half > 0 else p.source
-    kind = HOME if half == last else half % 2
+    kind = kind_at(s, half)
     for case in range(2 if later else 1):
         s.terms[case, half] = half_term(p, s, kind, holder, s.place[half], case)
 
@@ -160,7 +164,7 @@ def _predict(p: Problem, s: State, half: int, later: bool) -> None:
 @inlined
 def _flow(p: Problem, s: State, half: int, source: int, target: int, blocks: int, column: int) -> None:
     """Count a migration of some blocks of a half (less than none: take it back)."""
-    kind = half % 2
+    kind = kind_at(s, half)
     s.sums[INCOMING, target] += blocks * p.sizes[NOW, kind, column]
     s.sums[ARRIVALS, target] += blocks
     s.sums[LOADED, target] += blocks * p.sizes[LOAD, kind, column]
@@ -178,7 +182,7 @@ def _flow(p: Problem, s: State, half: int, source: int, target: int, blocks: int
 @inlined
 def _account(p: Problem, s: State, half: int, sign: int) -> None:
     """Add the memory and the migration of a half as it is now, or take them away (`sign` -1)."""
-    kind = half % 2
+    kind = kind_at(s, half)
     place, devices = s.place[half], s.sums.shape[1]
     target = place[devices]
     many = p.units[kind] > 0

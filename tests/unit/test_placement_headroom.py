@@ -76,7 +76,10 @@ def test_the_search_predicts_what_the_cost_model_does(data):
     agrees(observation, None if shards else data.draw(st.sampled_from([None, old])), new)
 
 
-@pytest.mark.parametrize("partition", [Partition(ffn_shards=4), Partition(2, proj_rows=True)], ids=str)
+CUTS = [Partition(ffn_shards=4), Partition(2, proj_rows=True), Partition(vocab_shards=5)]
+
+
+@pytest.mark.parametrize("partition", CUTS, ids=str)
 def test_the_search_predicts_shards_and_rows_too(partition):
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -84,9 +87,11 @@ def test_the_search_predicts_shards_and_rows_too(partition):
         model = cost_model(observation)
         problem = make_problem(model, None, model)
         places = np.zeros_like(problem.old)
-        for half in range(4):
-            places[half, :-1] = rng.multinomial(problem.units[half % 2], np.ones(4) / 4)
-            places[half, -1] = rng.integers(4)
+        for half in (0, 1, 2, 3, 5):
+            kind = half % 2 if half < 4 else 3
+            places[half, :-1] = rng.multinomial(problem.units[kind], np.ones(4) / 4)
+            places[half, -1] = rng.integers(4) if half < 4 else model.source
+        places[4, -1] = model.source
         agrees(observation, None, placement_of(problem, model, None, places))
 
 
