@@ -15,6 +15,7 @@ from testbed.placement.policies.dynamic_threshold import DynamicThreshold
 from testbed.placement.policies.edgeshard import EdgeShard
 from testbed.placement.policies.galaxy import Galaxy
 from testbed.placement.policies.greedy import Greedy
+from testbed.placement.policies.headroom import Headroom
 from testbed.placement.policies.layerwise import Layerwise
 from testbed.placement.policies.resource_aware import ResourceAware
 from testbed.placement.policies.round_robin import RoundRobin
@@ -33,6 +34,7 @@ POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "tensor-parallel": (TensorParallel, "every layer in equal parts on all devices (arXiv 1909.08053)"),
     "galaxy": (Galaxy, "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)"),
     "resource-aware": (ResourceAware, "the paper's: scores against residual capacity, moves what pays or must"),
+    "headroom": (Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"),
 }
 
 
