@@ -44,12 +44,15 @@ class Conditions:
         self._memory = {device.name: device.memory_bytes for device in self._topology.devices}
         self._announced: dict[str, Announcement] = {}
         self.time = 0.0
+        self.changes = 0  # times that anything has become different
+        self._target: tuple[int, TargetState] | None = None  # as of so many changes
 
     def begin(self) -> None:
         """Take the traces' values at time 0; memory holds at once."""
         self._values = dict(self._traces.at(0.0))
         for name in self._memory:
             self._memory[name] = self._wanted_memory(name)
+        self.changes += 1
 
     def next_change_s(self) -> float | None:
         """When the traces next change what is not replayed by somebody else, on their own clock."""
@@ -59,6 +62,7 @@ class Conditions:
         """Move to trace time `until`; returns the changes on the way and the memory decreases announced."""
         changes = self._traces.changes_between(self.time, until)
         self.time = until
+        self.changes += len(changes)
         announced: list[Announcement] = []
         for change in changes:
             key = (change.target, change.quantity)
@@ -91,6 +95,7 @@ class Conditions:
         for news in due:
             self._memory[news.device] = news.memory_bytes
             del self._announced[news.device]
+        self.changes += len(due)
         return due
 
     def visible_memory(self, device: str) -> int:
@@ -104,6 +109,11 @@ class Conditions:
 
     def target(self) -> TargetState:
         """What the fleet should be now."""
+        if self._target is None or self._target[0] != self.changes:
+            self._target = (self.changes, self._make_target())
+        return self._target[1]
+
+    def _make_target(self) -> TargetState:
         links: dict[str, LinkTarget] = {}
         devices: dict[str, DeviceTarget] = {}
         for cable in self._topology.links:

@@ -84,6 +84,11 @@ class Watch:
         done = self.tokens_done
         return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
 
+    def changes(self) -> int:
+        """How often the conditions have changed so far."""
+        self._catch_up()
+        return self._conditions.changes
+
     def target(self) -> TargetState:
         """What the fleet should be now."""
         self._catch_up()

@@ -17,7 +17,8 @@ from testbed.controller.fleet import DeviceSample, FleetEvent, LinkSample, Sampl
 from testbed.errors import RunFailed
 from testbed.experiment import Experiment
 from testbed.placement.blocks import parse_block
-from testbed.placement.costs import chunk_rows, prefill_latency, token_latency
+from testbed.placement.costs import chunk_rows, prefill_latency
+from testbed.placement.forecast import Forecast
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
@@ -89,6 +90,7 @@ class SimFleet:
         self._tokens = 0
         self._length = 0  # positions in the caches
         self._generation: Generation | None = None
+        self._forecast: Forecast | None = None  # of the present plan and conditions
         self._transfers: Transfers | None = None
 
     # --- Fleet -------------------------------------------------------------------------------------------
@@ -103,6 +105,7 @@ class SimFleet:
         self._observation = observation_of(
             self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
         )
+        self._forecast = None
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
         if self._transfers is not None:
@@ -218,7 +221,7 @@ class SimFleet:
     # --- generating --------------------------------------------------------------------------------------
 
     def _begin(self, generation: Generation) -> None:
-        self._generation = generation
+        self._generation, self._forecast = generation, None
         self._begin_token()
 
     def _begin_token(self) -> None:
@@ -242,7 +245,10 @@ class SimFleet:
             return math.inf
         if self._generation.chunk:
             return prefill_latency(self._observation, self._plan, self._generation.chunk)
-        return token_latency(self._observation, self._plan, self._length)
+        if self._forecast is None:
+            last = self._length + self._generation.until - self._tokens - 1
+            self._forecast = Forecast(self._observation, self._plan, last)
+        return self._forecast.seconds(self._length)
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan

@@ -24,6 +24,7 @@ from testbed.placement.blocks import wire_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import DataHeader, DataPlane
 from testbed.transport.messages import Command, PathView
+from testbed.worker.scheduling import put_first
 
 OUTAGE_BPS = 8.0  # what a link at 0 is held at, in emulated units or slower: nothing passes until it is back
 
@@ -112,6 +113,7 @@ class Inbox:
             self._news.notify()
 
     def _receive(self) -> None:
+        put_first(threading.get_native_id())
         poller = zmq.Poller()
         poller.register(self._plane.inbound, zmq.POLLIN)
         poller.register(self._line.inbound, zmq.POLLIN)
