@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.calibration import host_calibration
+from testbed.calibration import HostCalibration, host_calibration
 from testbed.controller.conditions import Conditions, observe
 from testbed.experiment import Experiment
 from testbed.placement.observation import Observation
 
 
-def first_observation(experiment: Experiment, prompt_tokens: int) -> Observation:
-    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0."""
+def first_observation(
+    experiment: Experiment, prompt_tokens: int, host: HostCalibration | None = None
+) -> Observation:
+    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0.
+
+    `host` is what is known of this host; by default what its file says.
+    """
     conditions = Conditions(experiment)
     conditions.begin()
-    hop_s = host_calibration().hop_overhead_s / experiment.dilation
+    hop_s = (host or host_calibration()).hop_overhead_s / experiment.dilation
     return observe(experiment, conditions, prompt_tokens, 0, hop_s)
 
 
