@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, 
 from testbed.errors import ConfigError
 from testbed.hf_config import check_checkpoint, read_shape
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Block, Partition, blocks_of, matches
+from testbed.placement.blocks import Block, Partition, blocks_of, matches, vocab_rows
 from testbed.shape import PRESETS, ModelShape
 from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.units import parse_duration
@@ -106,6 +106,7 @@ class Experiment(_Strict):
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
+    decision_limit: float = Field(default=60.0, gt=0, allow_inf_nan=False)  # s of the host for one decision
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -145,6 +146,9 @@ class Experiment(_Strict):
             "topology": topology,
             "traces": _traces(raw.get("traces", []), topology, names.of("traces")),
         }
+        if isinstance(values.get("decision_limit"), str):
+            where = f"{names.of('decision_limit')}: decision_limit"
+            values["decision_limit"] = _duration(values["decision_limit"], where)
         try:
             experiment = cls.model_validate(values)
         except ValidationError as error:
@@ -209,12 +213,18 @@ class Experiment(_Strict):
             )
 
     def _check_partition(self, names: _Names) -> None:
-        """Every FFN can be cut into so many equal shards."""
+        """Every FFN can be cut into so many equal shards, and no shard of the LM head is empty."""
         width, shards = self.shape.ffn_width, self.partition.ffn_shards
         if width % shards:
             raise ConfigError(
                 f"{names.of('partition', 'ffn_shards')}: partition.ffn_shards is {shards}, which does not divide "
                 f"{width}, the FFN width of {self.shape.name}"
+            )
+        words, vocab = self.shape.vocab, self.partition.vocab_shards
+        if (vocab - 1) * vocab_rows(self.shape, self.partition) >= words:
+            raise ConfigError(
+                f"{names.of('partition', 'vocab_shards')}: partition.vocab_shards is {vocab}, which leaves a shard "
+                f"without any of the {words} words of {self.shape.name}"
             )
 
     def _check_emulation(self, names: _Names) -> None:
@@ -309,7 +319,7 @@ def _form(block: Block) -> str:
 
 def _partition(entry: object, origin: str) -> Partition:
     fields = require_mapping(entry, origin, "partition")
-    refuse_unknown_keys(fields, ("ffn_shards", "proj_rows"), origin, "partition")
+    refuse_unknown_keys(fields, ("ffn_shards", "proj_rows", "vocab_shards", "exchange"), origin, "partition")
     shards, rows = fields.get("ffn_shards", 1), fields.get("proj_rows", False)
     if type(shards) is not int or shards < 1 or shards & (shards - 1):
         raise ConfigError(
@@ -317,7 +327,25 @@ def _partition(entry: object, origin: str) -> Partition:
         )
     if not isinstance(rows, bool):
         raise ConfigError(f"{origin}: partition.proj_rows is {shown(rows)}, but it must be true or false")
-    return Partition(shards, rows)
+    vocab = fields.get("vocab_shards", 1)
+    if type(vocab) is not int or vocab < 1:
+        raise ConfigError(
+            f"{origin}: partition.vocab_shards is {shown(vocab)}, but it must be a whole number of at least 1"
+        )
+    exchange = fields.get("exchange", "hub")
+    if exchange != "hub":
+        raise ConfigError(
+            f"{origin}: partition.exchange is {shown(exchange)}, but only 'hub', partial sums meeting at one device, "
+            "can be computed so far"
+        )
+    return Partition(shards, rows, vocab)
+
+
+def _duration(text: str, where: str) -> float:
+    try:
+        return parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _traces(entries: object, topology: Topology, origin: str) -> TraceSet:

@@ -17,8 +17,8 @@ from analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_mar
 from analysis.plots.style import FULL_WIDTH, devices_of, figure, palette, paper, say_empty, whole_numbers
 
 _BLOCK = re.compile(r"(\w+)\((\d+)(?:,(\w+))?\)")
-_KIND_ORDER = {"head": 0, "proj": 1, "ffn": 2, "sum": 3}
-_TITLES = {"head": "Heads of layer", "proj": "proj", "ffn": "FFN", "sum": "Sums"}
+_KIND_ORDER = {"head": 0, "proj": 1, "ffn": 2, "sum": 3, "vocab": 4}
+_TITLES = {"head": "Heads of layer", "proj": "proj", "ffn": "FFN", "sum": "Sums", "vocab": "LM head"}
 _MOST_TICKS = 12
 _LAYER_GAP = 0.9  # points of white between layers
 _FULL_GAP_ROWS = 150  # with more rows than this the gap shrinks, so as not to hide them

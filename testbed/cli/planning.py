@@ -28,16 +28,20 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
 
     Needs neither root nor Mininet nor torch. Raises Infeasible when the policy has no first placement.
     """
+    from testbed.controller.asking import ask, reset
     from testbed.emulation.settings import memory_limit_bytes, queue_settings
     from testbed.placement.costs import prefill_latency, token_latency
-    from testbed.placement.feasibility import device_needs, shortages
+    from testbed.placement.feasibility import Infeasible, device_needs, shortages
     from testbed.placement.plan import make_plan
     from testbed.placement.policies import make_policy
 
     observation = first_observation(experiment, prompt_tokens)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
-    policy.reset(experiment.seed)
-    placement = policy.decide(observation, None)
+    reset(policy, experiment.seed)
+    answer = ask(policy, observation, None, experiment.decision_limit)
+    placement = answer.placement
+    if placement is None:
+        raise Infeasible(f"policy {policy.name} has no first placement: {answer.reason}")
     plan = make_plan(observation, placement)
     needs = device_needs(observation, placement, prompt_tokens + experiment.tokens - 1)
     links = {
@@ -55,7 +59,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         devices[view.name] = {
             "blocks": [str(block) for block in blocks],
             "heads": sum(block.kind == "head" for block in blocks),
-            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum")},
+            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum", "vocab")},
             "need_bytes": needs[view.name],
             "budget_bytes": view.available_bytes,
             "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),

@@ -174,12 +174,13 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
         f"{plan['prompt_tokens']} prompt tokens, then {plan['tokens']}; source {plan['source']}."
     )
+    parts = ("proj", "ffn", "sum", "vocab")
+    kinds = [kind for kind in parts if any(device[kind] for device in plan["devices"].values())]
     rows = [
         {
             "device": name,
             "heads": device["heads"],
-            "proj": device["proj"],
-            "ffn": device["ffn"],
+            **{kind: device[kind] for kind in kinds},
             "need": format_bytes(device["need_bytes"]),
             "budget": format_bytes(device["budget_bytes"]),
             "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",

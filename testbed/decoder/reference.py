@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 
+from testbed.decoder.choice import logits_digest
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import WeightSource
-from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, vocab_rows
 from testbed.shape import ModelShape
 
 
@@ -27,11 +27,6 @@ def use_one_thread() -> None:
     """One torch thread: with more, the order of additions depends on the machine."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
-
-
-def logits_digest(logits: torch.Tensor) -> str:
-    """A 128-bit digest of the logits' bytes (V,): equal digests mean bitwise-equal logits."""
-    return hashlib.blake2b(logits.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
@@ -58,7 +53,10 @@ class Reference:
         x = self.store.embed(ids, position)  # (rows, D)
         for layer in range(self.shape.layers):
             x = self._ffn(layer, self._attention(layer, x, position))
-        return self.store.logits(x)
+        if self.partition.vocab_shards == 1:
+            return self.store.logits(x)
+        row = self.store.final_row(x)
+        return torch.cat([self.store.shard_logits(shard, row) for shard in range(self.partition.vocab_shards)])
 
     def _attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
         groups = range(self.shape.kv_heads)
@@ -77,8 +75,9 @@ class Reference:
         """`tokens` greedy tokens after the prompt, prefilled in chunks of `chunk`."""
         for start, end in chunk_bounds(len(prompt), chunk):
             logits = self.forward(prompt[start:end], start)
+        shard_rows = vocab_rows(self.shape, self.partition) if self.partition.vocab_shards > 1 else None
         for step in range(tokens):
             token = int(torch.argmax(logits))
-            yield ReferenceToken(token, logits_digest(logits))
+            yield ReferenceToken(token, logits_digest(logits, shard_rows))
             if step + 1 < tokens:
                 logits = self.forward([token], len(prompt) + step)

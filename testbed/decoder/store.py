@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from testbed.decoder.choice import choice_of
 from testbed.decoder.memory import KvCache, map_tensors
 from testbed.decoder.partial import add_complete, add_up
 from testbed.decoder.weights import WeightSource
@@ -22,6 +23,7 @@ from testbed.placement.blocks import (
     resident_bytes,
     state_bytes,
     tensors_of,
+    vocab_rows,
     weight_bytes,
 )
 from testbed.shape import ModelShape
@@ -172,7 +174,21 @@ class BlockStore:
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """Final norm and LM head for the last row of x (rows, D): (V,)."""
         head = self._embed["tokens" if self.shape.tied_embedding else "lm_head"]
-        return F.linear(self._norm(x[-1:], self._embed), head)[0]
+        return F.linear(self.final_row(x), head)[0]
+
+    def final_row(self, x: torch.Tensor) -> torch.Tensor:
+        """The last row of x (rows, D) after the final norm: (1, D)."""
+        return self._norm(x[-1:], self._embed)
+
+    def shard_logits(self, shard: int, row: torch.Tensor) -> torch.Tensor:
+        """The logits of one shard of the LM head for the row (1, D): (V/M,), and fewer of the last one."""
+        found = F.linear(row, self._tensors[Block("vocab", 0, shard)]["rows"])[0]
+        return found[: self.shape.vocab - shard * vocab_rows(self.shape, self.partition)]
+
+    def choices(self, shards: Sequence[int], row: torch.Tensor) -> torch.Tensor:
+        """What each of these shards of the LM head would choose after the row (1, D): (1, 6·shards)."""
+        rows = vocab_rows(self.shape, self.partition)
+        return torch.cat([choice_of(self.shard_logits(shard, row), shard * rows) for shard in shards], dim=1)
 
     def _norm(self, x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
         return F.layer_norm(

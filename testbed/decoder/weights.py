@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import ATTENTION, WHOLE, Partition
+from testbed.placement.blocks import ATTENTION, WHOLE, Partition, vocab_rows
 from testbed.shape import ModelShape
 
 Tensors = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class Piece:
     index: int
     name: str
     dims: tuple[int, ...] = ()  # of the whole tensor; () where the block's own tensor is the whole
-    first_row: int = 0  # the block's tensor says how many
+    first_row: int = 0  # the block's tensor says how many; the last may reach over the end, and stays zero there
     columns: tuple[slice, ...] = ()  # all, where there are none
 
 
@@ -51,6 +51,9 @@ def piece_of(shape: ModelShape, partition: Partition, kind: str, index: int, nam
     if kind == "head" and name == "proj_weight":
         own = shape.queries_per_group * shape.head_dim
         return Piece("proj", 0, "weight", (shape.heads * shape.head_dim, D), index * own)
+    if kind == "vocab":
+        whole = "tokens" if shape.tied_embedding else "lm_head"
+        return Piece("embed", 0, whole, (shape.vocab, D), index * vocab_rows(shape, partition))
     if kind == "ffn" and K > 1:
         own, first = F // K, index * F // K
         if name == "out_weight":
@@ -109,7 +112,8 @@ def _fill_part(tensor: torch.Tensor, piece: Piece, scale: float, generator: torc
     """
     whole_rows = piece.dims[0] if len(piece.dims) > 1 else 1
     columns = piece.columns or (slice(0, piece.dims[-1]),)
-    first, last = piece.first_row, piece.first_row + (tensor.shape[0] if len(piece.dims) > 1 else 1)
+    first = piece.first_row
+    last = min(whole_rows, first + (tensor.shape[0] if len(piece.dims) > 1 else 1))
     step = max(1, _COPY_BYTES // 4 // piece.dims[-1] // _DRAW) * _DRAW
     start = 0
     while start < last:
@@ -171,6 +175,7 @@ class HuggingFaceWeights:
             if found != wanted:
                 raise ConfigError(f"{self.path}: tensor {name!r} has shape {found}, config.json asks for {wanted}")
             first = piece.first_row
+            tensor = tensor[: wanted[0] - first]
             if tensor.dim() == 1:
                 parts = piece.columns or (slice(first, first + tensor.shape[0]),)
                 tensor.copy_(torch.cat([whole[part] for part in parts]))

@@ -15,7 +15,9 @@ MIGRATION_WINDOW_BYTES = 2**20  # testbed.worker.transfers.WINDOW_BYTES, per sen
 def reserve_bytes(experiment: Experiment) -> int:
     """Memory over baseline and budget that a device's limit leaves: activations and chunks in flight."""
     shape = experiment.shape
-    activations = 2 * experiment.prefill_chunk * shape.ffn_width * shape.activation_bytes
+    partials = max(experiment.partition.ffn_shards, shape.kv_heads if experiment.partition.proj_rows else 1)
+    width = max(shape.ffn_width, partials * shape.width)
+    activations = 2 * experiment.prefill_chunk * width * shape.activation_bytes
     logits = 2 * shape.vocab * shape.activation_bytes
     in_flight = MIGRATION_WINDOW_BYTES * (len(experiment.topology.devices) - 1)
     return WORKER_RESERVE_BYTES + activations + logits + in_flight

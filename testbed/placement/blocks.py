@@ -19,12 +19,14 @@ from testbed.shape import ModelShape
 PAGE_BYTES = 4096  # what the kernel hands out; huge pages are switched off for block memory
 TENSOR_ALIGNMENT = 64  # bytes; tensors inside one block's map start on cache lines
 
-Kind = Literal["head", "proj", "ffn", "sum"]
+Kind = Literal["head", "proj", "ffn", "sum", "vocab"]
 ATTENTION, FFN = 0, 1  # the halves of a layer; the index of the block that adds up a half's partial sums
+_AFTER_ALL_LAYERS = 1 << 30
 _HALF_NAMES = ("attn", "ffn")
-_BLOCK = re.compile(r"(head|proj|ffn|sum)\((\d+)(?:,(\d+|attn|ffn))?\)")
+_BLOCK = re.compile(r"(head|proj|ffn|sum|vocab)\((\d+)(?:,(\d+|attn|ffn))?\)")
 _PATTERN = re.compile(
     r"(head)\((\*|\d+),(\*|\d+)\)|(proj)\((\*|\d+)\)|(ffn)\((\*|\d+)(?:,(\*|\d+))?\)|(sum)\((\*|\d+),(\*|attn|ffn)\)"
+    r"|(vocab)\((\*|\d+)\)"
 )
 
 
@@ -34,10 +36,12 @@ class Partition:
 
     With `ffn_shards` over 1 each FFN is that many column shards, whose partial sums meet at `sum(l,ffn)`. With
     `proj_rows` each head carries its rows of proj(l), whose partial sums meet at `sum(l,attn)`.
+    With `vocab_shards` over 1 the LM head is that many blocks of rows, `vocab(k)`, instead of a part of the source.
     """
 
     ffn_shards: int = 1  # a power of two that divides F
     proj_rows: bool = False
+    vocab_shards: int = 1  # at most V
 
 
 WHOLE = Partition()
@@ -45,7 +49,10 @@ WHOLE = Partition()
 
 @dataclass(frozen=True)
 class Block:
-    """One unit of placement: `head(l,g)`, `proj(l)`, `ffn(l)` or its shard `ffn(l,k)`, `sum(l,attn)`, `sum(l,ffn)`."""
+    """One unit of placement: `head(l,g)`, `proj(l)`, `ffn(l)` or its shard `ffn(l,k)`, `sum(l,attn)`, `sum(l,ffn)`.
+
+    `vocab(k)`, a shard of the LM head, belongs to no layer and comes after all of them.
+    """
 
     kind: Kind
     layer: int
@@ -53,6 +60,8 @@ class Block:
     part: bool = field(default=False, compare=False)  # a shard, not the whole: nothing but its name differs
 
     def __str__(self) -> str:
+        if self.kind == "vocab":
+            return f"vocab({self.index})"
         if self.kind == "sum":
             return f"sum({self.layer},{_HALF_NAMES[self.index]})"
         if self.kind == "head" or self.part or self.index:
@@ -65,6 +74,8 @@ class Block:
     @property
     def sort_key(self) -> tuple[int, int, int]:
         """Layer, then heads, what they meet at, the FFN, what its shards meet at: the order a token meets them."""
+        if self.kind == "vocab":
+            return (_AFTER_ALL_LAYERS, 0, self.index)
         step = 1 + 2 * self.index if self.kind == "sum" else {"head": 0, "proj": 1, "ffn": 2}[self.kind]
         return (self.layer, step, self.index)
 
@@ -74,12 +85,15 @@ def parse_block(text: str) -> Block:
     match = _BLOCK.fullmatch(text.replace(" ", ""))
     kind, layer, index = match.groups() if match else ("", "", None)
     halves = index in _HALF_NAMES
-    wrong = {"head": index is None or halves, "proj": index is not None, "ffn": halves, "sum": not halves}
-    if match is None or wrong[kind]:
+    alone = index is None
+    right = {"head": not alone and not halves, "proj": alone, "ffn": not halves, "sum": halves, "vocab": alone}
+    if match is None or not right[kind]:
         raise ConfigError(
             f"{text!r} is not a block: write head(layer,index), proj(layer), ffn(layer), ffn(layer,index), "
-            "sum(layer,attn) or sum(layer,ffn)"
+            "sum(layer,attn), sum(layer,ffn) or vocab(index)"
         )
+    if kind == "vocab":
+        return Block("vocab", 0, int(layer))
     number = _HALF_NAMES.index(str(index)) if halves else int(index or 0)
     return Block(kind, int(layer), number, part=kind == "ffn" and index is not None)  # type: ignore[arg-type]
 
@@ -118,7 +132,15 @@ def layer_blocks(shape: ModelShape, partition: Partition, layer: int) -> tuple[B
 @lru_cache(maxsize=64)
 def blocks_of(shape: ModelShape, partition: Partition = WHOLE) -> tuple[Block, ...]:
     """Every placeable block of the model, in the order a token meets them."""
-    return tuple(block for layer in range(shape.layers) for block in layer_blocks(shape, partition, layer))
+    found = [block for layer in range(shape.layers) for block in layer_blocks(shape, partition, layer)]
+    if partition.vocab_shards > 1:
+        found += [Block("vocab", 0, shard) for shard in range(partition.vocab_shards)]
+    return tuple(found)
+
+
+def vocab_rows(shape: ModelShape, partition: Partition) -> int:
+    """Rows of the LM head in each of its shards; what the last one has too many is filled up with zeros."""
+    return -(-shape.vocab // partition.vocab_shards)
 
 
 @dataclass(frozen=True)
@@ -176,7 +198,9 @@ def tensors_of(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> tu
     elif kind == "embed":
         found = [*norm, ("tokens", (V, D))]
         found += [("positions", (shape.positions, D))] if shape.learned_positions else []
-        found += [] if shape.tied_embedding else [("lm_head", (V, D))]
+        found += [] if shape.tied_embedding or partition.vocab_shards > 1 else [("lm_head", (V, D))]
+    elif kind == "vocab":
+        found = [("rows", (vocab_rows(shape, partition), D))]
     else:
         raise ValueError(f"no such kind of block: {kind}")
     return tuple(found)
@@ -249,6 +273,8 @@ def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, par
         return 2.0 * shape.heads * d * D * rows
     if block.kind == "sum":
         return 2.0 * D * rows
+    if block.kind == "vocab":
+        return 2.0 * vocab_rows(shape, partition) * D  # of the last row only
     return 2.0 * (3 if shape.gated_ffn else 2) * D * (F // partition.ffn_shards) * rows
 
 

@@ -33,10 +33,12 @@ from testbed.placement.latency import (
 )
 from testbed.placement.observation import Hop, Leg, Observation
 from testbed.placement.plan import (
+    VOCAB,
     HalfKind,
     HalfPlan,
     LayerPlan,
     Plan,
+    choice_payload,
     halves_of,
     make_plan,
     partial_payload,
@@ -84,6 +86,7 @@ class CostModel:
         self.halves = halves_of(observation.partition)
         self._seconds: dict[tuple[str, int, int], tuple[float, ...]] = {}
         self._half: tuple[dict[_HalfKey, float], dict[_HalfKey, float]] = ({}, {})
+        self._vocab: dict[Counts, float] = {}
         self._tails: dict[tuple[str, int, int, float, int], float] = {}
 
     def seconds(self, kind: str, length: int, rows: int = 1) -> tuple[float, ...]:
@@ -111,7 +114,9 @@ class CostModel:
                 Work(device, each[self.index[device]] * len(parts), work_payload(self.shape, kind, parts, rows))
                 for device, parts in half.work.items()
             ]
-        seconds = self.seconds(kind.target, length, rows)[self.index[half.target]]
+        seconds = 0.0
+        if kind.target is not None:
+            seconds = self.seconds(kind.target, length, rows)[self.index[half.target]]
         return self._half_layer(holder, half.x_order, x_payload(self.shape, rows), work, half.target, seconds)
 
     def _half_layer(
@@ -129,6 +134,13 @@ class CostModel:
     def ffn(self, holder: int, target: int, counts: Counts = (), roots: Counts | None = None) -> float:
         """The FFN half, in seconds, with `counts` shards per device; none where the FFN is whole, on `target`."""
         return self._remembered(FFN, holder, target, counts, roots)
+
+    def vocab(self, counts: Counts) -> float:
+        """The LM head, in seconds, with `counts` of its shards per device: from the source and back to it."""
+        found = self._vocab.get(counts)
+        if found is None:
+            found = self._vocab[counts] = self._mean(VOCAB, self.source, self.source, counts, None)
+        return found
 
     def _remembered(self, half: int, holder: int, target: int, counts: Counts, roots: Counts | None) -> float:
         key = (holder, target, counts, roots)
@@ -157,11 +169,13 @@ class CostModel:
                 Work(names[device], each[device] * n, payload)
                 for (device, n), payload in zip(held, payloads, strict=True)
             ]
-            seconds = self.seconds(kind.target, length)[target]
+            seconds = self.seconds(kind.target, length)[target] if kind.target is not None else 0.0
             total += self._half_layer(names[holder], order, x, work, last, seconds)
         return total / len(lengths)
 
     def _payload(self, kind: HalfKind, count: int, roots: int | None) -> float:
+        if kind.work == "vocab":
+            return choice_payload(count)
         if not kind.partial:
             return result_payload(self.shape, count)
         return partial_payload(self.shape, aligned_roots(count) if roots is None else roots)
@@ -182,7 +196,7 @@ class CostModel:
         return transfer_seconds(path, payload, self.observation.hop_overhead_s)
 
     def source_seconds(self, last: int, rows: int = 1, lm_head: bool = True) -> float:
-        """The source's own work around the layers: embedding, the way home of the last x, and the LM head.
+        """The source's own work around the layers: embedding, the way home of the last x, and the LM head if whole.
 
         `last` is the device where the last layer ends.
         """
@@ -191,7 +205,7 @@ class CostModel:
         total = operation_seconds(0.0, embed_read_bytes(shape, rows), compute, streaming)
         if last != self.source:
             total += self._transfer(last, self.source, x_payload(shape))
-        if lm_head:
+        if lm_head and self.partition.vocab_shards == 1:
             total += operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), compute, streaming)
         return total
 
@@ -202,6 +216,8 @@ class CostModel:
             total += sum(self.layer_seconds(plan.holder(number), layer, length, rows))
         if around:
             total += self.source_seconds(self.index[plan.holder(len(plan.layers))], rows, lm_head)
+            if lm_head and plan.vocab is not None:
+                total += self._planned(VOCAB, plan.source, plan.vocab, length, 1)
         return total
 
 

@@ -41,10 +41,12 @@ class Draft:
         self.blocks = blocks_of(observation.shape, observation.partition)
         self.heads = observation.shape.kv_heads
         self.layers = observation.shape.layers
-        self.stride = len(self.blocks) // self.layers  # slots of one layer: its heads, where they meet, its FFN's parts
+        vocab = observation.partition.vocab_shards
+        self.layer_slots = len(self.blocks) - (vocab if vocab > 1 else 0)  # after them the shards of the LM head
+        self.stride = self.layer_slots // self.layers  # slots of one layer: heads, where they meet, the FFN's parts
         self.shards = self.stride - self.heads - 2  # of one FFN that is not whole
         self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
-        self._kind_of = [self.kinds.index(block.kind) for block in self.blocks[: self.stride]]
+        self._kind_of = [self.kinds.index(block.kind) for block in self.blocks]
         self.budgets = [view.available_bytes for view in observation.devices]
         self.end_sizes = self._sizes(observation.final_length)
         grown = observation.final_length
@@ -59,6 +61,7 @@ class Draft:
         self.epoch = old.epoch if old is not None else 0
         pinned = [0] * devices
         pinned[model.source] = pinned_bytes(observation.shape, observation.partition)
+        self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
         self.both_bytes = list(pinned)  # old blocks plus incoming ones, at the present length
@@ -73,11 +76,11 @@ class Draft:
         self.where = [UNPLACED] * len(self.blocks)
         self.counts = [[0] * devices for _ in range(self.layers)]  # heads
         self.shard_counts = [[0] * devices for _ in range(self.layers)]
-        self._counts = (self.counts, self.shard_counts)
-        self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in self._counts]  # the same as bits
-        self._leaf_of = [(ATTENTION, 1 << head) for head in range(self.heads)] + [(ATTENTION, 0)]
-        self._leaf_of += [(FFN, 1 << shard) for shard in range(self.shards)] + [(FFN, 0)]
-        self.terms = [0.0] * (self.layers + 1)  # seconds per layer, and the way home
+        self.vocab_counts = [0] * devices
+        self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in range(2)]  # of each half, as bits
+        self._tallies = [self._tally(slot) for slot in range(len(self.blocks))]
+        # Seconds per layer, of the way home, and of the LM head where it is cut.
+        self.terms = [0.0] * (self.layers + 1 + (self.layer_slots < len(self.blocks)))
         if placed is not None:
             for slot, block in enumerate(self.blocks):
                 self._put(slot, model.index[placed.devices[block]])
@@ -89,7 +92,7 @@ class Draft:
 
     def kind(self, slot: int) -> int:
         """The block's kind as its number in `kinds`: 0 for a head, 1 for proj, 2 for an FFN or a shard of one."""
-        return self._kind_of[slot % self.stride]
+        return self._kind_of[slot]
 
     def size_of_kind(self, kind: int) -> int:
         """Bytes of one block of a kind, grown."""
@@ -99,21 +102,32 @@ class Draft:
         """Bytes of one block of a kind at the interval's last token."""
         return self.end_sizes[self._kind_of.index(kind)]
 
+    def _tally(self, slot: int) -> tuple[list[int], list[int], int] | None:
+        """Where a head or shard is counted: counts and leaves by device, and its leaf as a bit."""
+        if slot >= self.layer_slots:
+            return self.vocab_counts, [0] * len(self.budgets), 1
+        layer, part = divmod(slot, self.stride)
+        if part < self.heads:
+            return self.counts[layer], self._leaves[ATTENTION][layer], 1 << part
+        if self.heads < part < self.stride - 1:
+            return self.shard_counts[layer], self._leaves[FFN][layer], 1 << (part - self.heads - 1)
+        return None
+
     # --- moving blocks about -------------------------------------------------------------------------------
 
     def _put(self, slot: int, device: int) -> None:
         before, size, reserved = self.where[slot], self.end_sizes[slot], self.reserved_sizes[slot]
         self.where[slot] = device
-        layer, part = divmod(slot, self.stride)
-        half, leaf = self._leaf_of[part]
+        tally = self._tallies[slot]
         for place, sign in ((before, -1), (device, 1)):
             if place == UNPLACED:
                 continue
             self.end_bytes[place] += sign * size
             self.reserved_bytes[place] += sign * reserved
-            if leaf:
-                self._counts[half][layer][place] += sign
-                self._leaves[half][layer][place] ^= leaf
+            if tally is not None:
+                counts, leaves, leaf = tally
+                counts[place] += sign
+                leaves[place] ^= leaf
             if self.old and place != self.old[slot]:
                 self._account(slot, self.old[slot], place, sign)
 
@@ -139,6 +153,9 @@ class Draft:
         for slot, device in moves:
             undo.append((slot, self.where[slot]))
             self._put(slot, device)
+            if slot >= self.layer_slots:
+                stale.add(self.layers + 1)
+                continue
             layer, part = divmod(slot, self.stride)
             stale.add(layer)
             if part == self.stride - 1:
@@ -159,7 +176,7 @@ class Draft:
 
     def refresh(self) -> None:
         """Predict every layer anew."""
-        self.terms = [self.term(layer) for layer in range(self.layers + 1)]
+        self.terms = [self.term(layer) for layer in range(len(self.terms))]
 
     # --- what it costs --------------------------------------------------------------------------------------
 
@@ -168,7 +185,9 @@ class Draft:
         return self.model.source if layer == 0 else self.where[layer * self.stride - 1]
 
     def term(self, layer: int) -> float:
-        """Seconds of one layer of one token; for the layer after the last, the way home of x."""
+        """Seconds of one layer of one token; after the last layer, of the way home of x, then of a cut LM head."""
+        if layer > self.layers:
+            return self.model.vocab(tuple(self.vocab_counts))
         if layer == self.layers:
             return self.model.source_seconds(self.holder(layer), lm_head=False)
         base, model = layer * self.stride, self.model
@@ -185,7 +204,7 @@ class Draft:
 
     @property
     def latency(self) -> float:
-        """Mean token latency over the interval, without the LM head."""
+        """Mean token latency over the interval, without the LM head unless that is cut."""
         return sum(self.terms)
 
     @property
@@ -202,7 +221,7 @@ class Draft:
 
     @property
     def cost(self) -> float:
-        """Migration delay plus the latency of the interval's tokens, without the LM head."""
+        """Migration delay plus the latency of the interval's tokens, without the LM head unless that is cut."""
         return self.migration + self.model.tokens * self.latency
 
     # --- what fits ------------------------------------------------------------------------------------------

@@ -10,11 +10,20 @@ commits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from testbed.placement.blocks import WHOLE, Block, Kind, Partition, Placement, layer_blocks, wire_bytes
+from testbed.placement.blocks import (
+    WHOLE,
+    Block,
+    Kind,
+    Partition,
+    Placement,
+    blocks_of,
+    layer_blocks,
+    wire_bytes,
+)
 from testbed.placement.latency import block_time, transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.tree import tree_roots
@@ -45,6 +54,7 @@ class Plan:
     epoch: int
     source: str
     layers: tuple[LayerPlan, ...]
+    vocab: HalfPlan | None = None  # the LM head, where it is cut: from the source to its shards and back
 
     def holder(self, layer: int) -> str:
         """The device that holds x when `layer` begins; for `layer == len(layers)`, when the last one has ended."""
@@ -56,15 +66,18 @@ class Plan:
         for layer in self.layers:
             for half in (layer.attention, layer.ffn):
                 found |= {*half.work, half.target}
-        return found
+        return found | {*(self.vocab.work if self.vocab is not None else ())}
 
 
 class HalfKind(NamedTuple):
     """What one half of every layer is made of."""
 
     work: Kind | None  # kind of the blocks that work side by side; None where the target does it all
-    target: Kind
+    target: Kind | None  # kind of the block where the results meet; None where they are only compared
     partial: bool  # the results are partial sums, of which a device sends the roots of its complete subtrees
+
+
+VOCAB = HalfKind("vocab", None, False)  # what follows the last layer where the LM head is cut
 
 
 def halves_of(partition: Partition) -> tuple[HalfKind, HalfKind]:
@@ -101,29 +114,37 @@ def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tu
 
 def make_plan(observation: Observation, placement: Placement) -> Plan:
     """The plan for a complete placement; a device's index is its position in `observation.devices`."""
-    shape, partition = observation.shape, observation.partition
+    shape, partition, where = observation.shape, observation.partition, placement.devices
     attention, ffn = halves_of(partition)
     layers: list[LayerPlan] = []
     holder = observation.source
     for layer in range(shape.layers):
         blocks = layer_blocks(shape, partition, layer)
-        first = _make_half(observation, placement, attention, holder, blocks[: shape.kv_heads + 1])
-        second = _make_half(observation, placement, ffn, first.target, blocks[shape.kv_heads + 1 :])
+        middle, end = where[blocks[shape.kv_heads]], where[blocks[-1]]
+        first = _make_half(observation, where, attention, holder, blocks[: shape.kv_heads], middle)
+        second = _make_half(observation, where, ffn, middle, blocks[shape.kv_heads + 1 : -1], end)
         layers.append(LayerPlan(first, second))
-        holder = second.target
-    return Plan(placement.epoch, observation.source, tuple(layers))
+        holder = end
+    source, vocab = observation.source, None
+    if partition.vocab_shards > 1:
+        shards = blocks_of(shape, partition)[-partition.vocab_shards :]
+        vocab = _make_half(observation, where, VOCAB, source, shards, source)
+    return Plan(placement.epoch, source, tuple(layers), vocab)
 
 
 def _make_half(
-    observation: Observation, placement: Placement, half: HalfKind, holder: str, blocks: tuple[Block, ...]
+    observation: Observation,
+    where: Mapping[Block, str],
+    half: HalfKind,
+    holder: str,
+    blocks: tuple[Block, ...],
+    target: str,
 ) -> HalfPlan:
-    """One half from its blocks, the last of which is the one where results meet."""
-    where = placement.devices
+    """One half from the blocks that work side by side."""
     held: dict[str, list[int]] = {}
-    for block in blocks[:-1]:
+    for block in blocks:
         held.setdefault(where[block], []).append(block.index)
     work = {view.name: tuple(held[view.name]) for view in observation.devices if view.name in held}
-    target = where[blocks[-1]]
     tails = [(device, tail_seconds(observation, half, device, parts, target)) for device, parts in work.items()]
     return HalfPlan(work, target, send_order(holder, target, tails))
 
@@ -146,10 +167,20 @@ def partial_payload(shape: ModelShape, roots: int, rows: int = 1) -> float:
     return roots * x_payload(shape, rows)
 
 
+CHOICE_NUMBERS = 6  # of four bytes: the largest logit, its index, and a digest of 16 bytes
+
+
+def choice_payload(shards: int) -> float:
+    """Payload bytes of the one message with the choices of `shards` shards of the LM head."""
+    return 4 * CHOICE_NUMBERS * shards
+
+
 def work_payload(shape: ModelShape, half: HalfKind, work: tuple[int, ...], rows: int = 1) -> float:
-    """Payload bytes of the one message from a device with these heads or shards to the half's target."""
+    """Payload bytes of the one message from a device with these heads or shards to the device where results meet."""
     if half.partial:
         return partial_payload(shape, len(tree_roots(work)), rows)
+    if half.work == "vocab":
+        return choice_payload(len(work))
     return result_payload(shape, len(work), rows)
 
 
@@ -173,6 +204,12 @@ def plan_messages(
             holder = half.target
     if holder != plan.source:
         yield holder, plan.source, x_payload(shape, 1)
+    if plan.vocab is not None:
+        for device in plan.vocab.x_order:
+            yield plan.source, device, x_payload(shape, 1)
+        for device, work in plan.vocab.work.items():
+            if device != plan.source:
+                yield device, plan.source, work_payload(shape, VOCAB, work)
 
 
 def plan_wire_bytes(shape: ModelShape, plan: Plan, rows: int = 1, partition: Partition = WHOLE) -> float:

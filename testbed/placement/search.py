@@ -64,16 +64,33 @@ def _shard_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
     for target in devices:
         yield [(last, target)]
         yield [(slot, target) for slot in (base + heads, last)]
-    speeds = draft.model.seconds("ffn", draft.model.lengths[0])
-    fastest = sorted(devices, key=lambda device: (speeds[device], device))
-    for number in range(2, min(len(fastest), draft.shards) + 1):
-        counts = [0] * len(draft.budgets)
+    for spread in _spread(draft, shards):
+        yield spread
+        yield [*spread, (last, draft.where[base + heads])]
+
+
+def _spread(draft: Draft, shards: range) -> Iterator[list[Move]]:
+    """Shards dealt anew to the fastest devices, two or more of them."""
+    speeds = draft.model.seconds(draft.kinds[draft.kind(shards[0])], draft.model.lengths[0])
+    fastest = sorted(range(len(speeds)), key=lambda device: (speeds[device], device))
+    for number in range(2, min(len(fastest), len(shards)) + 1):
+        counts = [0] * len(speeds)
         for _ in shards:  # each to the device that would have done it first
             device = min(fastest[:number], key=lambda device: ((counts[device] + 1) * speeds[device], device))
             counts[device] += 1
-        spread = [(shards[leaf], device) for device, leaves in enumerate(align(counts)) for leaf in leaves]
-        yield spread
-        yield [*spread, (last, draft.where[base + heads])]
+        yield [(shards[leaf], device) for device, leaves in enumerate(align(counts)) for leaf in leaves]
+
+
+def _vocab_candidates(draft: Draft) -> Iterator[list[Move]]:
+    """The shards of the LM head: one, half or all of a device's to another, or all spread anew."""
+    shards = range(draft.layer_slots, len(draft.blocks))
+    if not shards:
+        return
+    for target in range(len(draft.budgets)):
+        yield [(slot, target) for slot in shards]
+        for source in range(len(draft.budgets)):
+            yield from _thinned(draft, shards, source, target)
+    yield from _spread(draft, shards)
 
 
 def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[Move]]:
@@ -88,6 +105,7 @@ def candidates(draft: Draft) -> Iterator[list[Move]]:
     """Every group of moves of one sweep."""
     for layer in range(draft.layers):
         yield from layer_candidates(draft, layer)
+    yield from _vocab_candidates(draft)
     for first in range(draft.layers):
         for second in range(first + 1, draft.layers):
             yield from exchange_candidates(draft, first, second)
@@ -163,6 +181,10 @@ def _evacuations(draft: Draft, device: int) -> Iterator[list[Move]]:
         for group in groups:
             for target in others:
                 yield [(slot, target) for slot in group]
+    vocab = [slot for slot in range(draft.layer_slots, len(draft.blocks)) if draft.where[slot] == device]
+    for count in range(1, len(vocab) + 1):
+        for target in others:
+            yield [(slot, target) for slot in vocab[:count]]
 
 
 def _repair_exactly(draft: Draft, who: str) -> None:

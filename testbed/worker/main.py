@@ -121,7 +121,7 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     for thread in transport_threads():
         put_first(thread)
     try:
-        Worker(config, context, line).serve([why for why in refused if why is not None])
+        Worker(config, context, line).serve(tuple(why for why in refused if why is not None))
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
@@ -158,7 +158,7 @@ class Worker:
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
 
-    def serve(self, refused: list[str]) -> None:
+    def serve(self, refused: tuple[str, ...]) -> None:
         """Say that it stands, and which knobs the kernel refused; then handle deliveries until Stop."""
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
@@ -224,7 +224,7 @@ class Worker:
         self._until = command.until
         self._prompt_tokens = len(command.prompt)
         self._passes = [
-            Pass(step, start, tuple(command.prompt[start:end]))
+            Pass(step, start, tuple(command.prompt[start:end]), end == len(command.prompt))
             for step, (start, end) in enumerate(chunk_bounds(len(command.prompt), command.chunk))
         ]
         self._step = len(self._passes)
@@ -237,7 +237,7 @@ class Worker:
         self._advance()
 
     def _finish_pass(self, result: PassResult) -> None:
-        """The LM head has run: the next prefill chunk, or a token and the next decode step."""
+        """The next prefill chunk; or the LM head has run: a token and the next decode step."""
         if self._passes:
             self._inbox.post(self._passes.pop(0))
             return

@@ -12,8 +12,8 @@ from typing import Literal
 
 import torch
 
+from testbed.decoder.choice import best_choice, logits_digest
 from testbed.decoder.memory import aligned_copy
-from testbed.decoder.reference import logits_digest
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
 from testbed.placement.blocks import (
@@ -32,11 +32,13 @@ from testbed.transport.messages import Span
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, Timing
 
-StageKind = Literal["embed", "work", "meet", "logits"]
+# The LM head is "logits" on the source where it is whole; else "norm" there, "vocab" on devices with shards, "choose".
+StageKind = Literal["embed", "work", "meet", "logits", "norm", "vocab", "choose"]
 Stage = tuple[StageKind, int, int]  # what, layer, half of it
 Key = tuple[str, int, str]  # message kind, layer, sender
 INPUT = ("x", "y")  # message kind of what a half begins with, by half
 RESULT = ("o", "p")  # and of what its heads or shards send to its target
+ROW, CHOICE = "v", "c"  # what goes to shards of the LM head, and comes back
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ class Pass:
     step: int
     position: int
     ids: tuple[int, ...]  # known on the source only
+    ends: bool = True  # with a token; only the last chunk of a prefill does
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What the source has at the end of a pass."""
+    """What the source has at the end of a pass; without a token after a chunk that is not the last."""
 
     step: int
     token_id: int
@@ -85,6 +88,7 @@ class Program:
         self._step = 0
         self._position = 0
         self._rows = 0
+        self._ends = True
         self._values: dict[tuple[int, Key], Value] = {}
         self._result: PassResult | None = None
 
@@ -102,8 +106,13 @@ class Program:
                     stages.append(("work", number, which))
                 if half.target == self.device:
                     stages.append(("meet", number, which))
+        end = len(plan.layers)
         if plan.source == self.device:
-            stages.append(("logits", len(plan.layers), ATTENTION))
+            stages.append(("logits" if plan.vocab is None else "norm", end, ATTENTION))
+        if plan.vocab is not None and self.device in plan.vocab.work:
+            stages.append(("vocab", end, ATTENTION))
+        if plan.vocab is not None and plan.source == self.device:
+            stages.append(("choose", end, ATTENTION))
         self._stages = stages
 
     def receivers(self) -> list[str]:
@@ -118,8 +127,10 @@ class Program:
                 if self.device in half.work:
                     found[half.target] = None
                 holder = half.target
-        if holder == self.device:
+        if holder == self.device or (plan.vocab is not None and self.device in plan.vocab.work):
             found[plan.source] = None
+        if plan.vocab is not None and plan.source == self.device:
+            found |= dict.fromkeys(plan.vocab.x_order)
         found.pop(self.device, None)
         return list(found)
 
@@ -127,7 +138,7 @@ class Program:
 
     def begin(self, new: Pass, now_s: float) -> None:
         """On the source: start a pass by making its token ids available to the embedding."""
-        self._step, self._position, self._rows = new.step, new.position, len(new.ids)
+        self._step, self._position, self._rows, self._ends = new.step, new.position, len(new.ids), new.ends
         ids = torch.tensor(new.ids)
         self._values[new.step, ("ids", 0, self.device)] = Value(ids, now_s, 0.0, 0.0)
 
@@ -143,6 +154,9 @@ class Program:
         value = Value(tensor, due_s, header.compute_s, header.transfer_s + due_s - header.sent_s)
         self._values[header.step, (header.kind, header.layer, header.sender)] = value
         if header.step > self._step or not self._rows:
+            if self._cursor:  # the pass before was a chunk without an LM head, and no row for its shards ever comes
+                self._cursor = 0
+                self._forget(self._step)
             self._step, self._position, self._rows = header.step, header.position, header.rows
         size = float(len(payload))
         label = f"{header.kind}({header.layer})"
@@ -164,9 +178,12 @@ class Program:
             self._run(stage, inputs)
         if self._stages and self._rows and self._cursor == len(self._stages):
             self._cursor, self._rows = 0, 0
-            self._values = {key: value for key, value in self._values.items() if key[0] > self._step}
+            self._forget(self._step)
         result, self._result = self._result, None
         return result
+
+    def _forget(self, step: int) -> None:
+        self._values = {key: value for key, value in self._values.items() if key[0] > step}
 
     def _plan(self) -> Plan:
         if self.plan is None:
@@ -181,6 +198,10 @@ class Program:
         wanted: list[Key] = [(INPUT[which], layer, holder)]
         if kind == "embed":
             wanted = [("ids", 0, self.device)]
+        elif kind == "vocab":
+            wanted = [(ROW, layer, plan.source)]
+        elif kind == "choose" and plan.vocab is not None:
+            wanted = [(CHOICE, layer, device) for device in plan.vocab.work]
         elif kind == "meet":
             wanted += [(RESULT[which], layer, device) for device in self._half(layer, which).work]
         values = [self._values.get((step, key)) for key in wanted]
@@ -195,8 +216,17 @@ class Program:
         last = max(inputs, key=lambda value: value.ready_s)
         if kind == "embed":
             self._embed(inputs[0].tensor, last)
+        elif kind in ("logits", "norm") and not self._ends:
+            self._result = PassResult(self._step, -1, "", last.ready_s, last.compute_s, last.transfer_s)
+            self._cursor = len(self._stages)
         elif kind == "logits":
-            self._choose(inputs[0].tensor, layer, last)
+            self._lm_head(inputs[0].tensor, layer, last)
+        elif kind == "norm":
+            self._norm(inputs[0].tensor, layer, last)
+        elif kind == "vocab":
+            self._vocab(inputs[0].tensor, layer, last)
+        elif kind == "choose":
+            self._choose([value.tensor for value in inputs], last)
         elif kind == "work":
             self._work(layer, which, inputs[0].tensor, last)
         else:
@@ -209,7 +239,7 @@ class Program:
         self._finish(timing, 0, "embed", costs)
         self._send_on(0, ATTENTION, x, timing, last)
 
-    def _choose(self, x: torch.Tensor, layer: int, last: Value) -> None:
+    def _lm_head(self, x: torch.Tensor, layer: int, last: Value) -> None:
         """The LM head: the pass is over."""
         costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
 
@@ -219,8 +249,37 @@ class Program:
 
         (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
         self._finish(timing, layer, "lm_head", costs)
+        self._end(token, digest, timing, last)
+
+    def _end(self, token: int, digest: str, timing: Timing, last: Value) -> None:
         compute = last.compute_s + timing.end_s - timing.start_s
         self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
+
+    def _norm(self, x: torch.Tensor, layer: int, last: Value) -> None:
+        """On the source: what every shard of the LM head needs, the last row after the final norm."""
+        vocab = self._vocab_plan()
+        row, timing = self._pacer.run(lambda: self.store.final_row(x), [], last.ready_s)
+        local = [self.device] if self.device in vocab.work else []
+        self._send(ROW, layer, [*vocab.x_order, *local], row, timing, last)
+
+    def _vocab(self, row: torch.Tensor, layer: int, last: Value) -> None:
+        """This device's shards of the LM head: what each would choose."""
+        plan, shards = self._plan(), self._vocab_plan().work[self.device]
+        costs = [self._cost(Block("vocab", 0, shard)) for shard in shards]
+        choices, timing = self._pacer.run(lambda: self.store.choices(shards, row), costs, last.ready_s)
+        self._finish(timing, layer, f"vocab({','.join(map(str, shards))})", costs)
+        self._send(CHOICE, layer, [plan.source], choices, timing, last)
+
+    def _choose(self, choices: list[torch.Tensor], last: Value) -> None:
+        """On the source: the best of all shards' choices. The pass is over."""
+        held = list(self._vocab_plan().work.values())
+        (token, digest), timing = self._pacer.run(lambda: best_choice(held, choices), [], last.ready_s)
+        self._end(token, digest, timing, last)
+
+    def _vocab_plan(self) -> HalfPlan:
+        vocab = self._plan().vocab
+        assert vocab is not None
+        return vocab
 
     def _work(self, layer: int, which: int, x: torch.Tensor, last: Value) -> None:
         """This device's heads, or its shards of the FFN."""
@@ -241,6 +300,7 @@ class Program:
     def _meet(self, layer: int, which: int, inputs: list[Value], last: Value) -> None:
         """Where a half ends: proj, a sum, or a whole FFN."""
         half, kind = self._half(layer, which), self._halves[which].target
+        assert kind is not None
         block = Block(kind, layer, which if kind == "sum" else 0)
         x, results = inputs[0].tensor, [value.tensor for value in inputs[1:]]
 

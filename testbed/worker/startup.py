@@ -42,7 +42,7 @@ def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
     store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
     for block in blocks_of(one, partition):
-        if block.index == 0 or block.kind == "sum":
+        if (block.index == 0 and block.kind != "vocab") or block.kind == "sum":
             store.add(block)
     for rows, position in ((chunk, 0), (1, chunk)):
         x = torch.zeros(rows, one.width)  # (rows, D)

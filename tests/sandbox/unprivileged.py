@@ -55,12 +55,12 @@ class Sandbox:
 
     def run(
         self, *arguments: str | Path, options: Sequence[str] = ("--memory", "512M"), input: bytes = b"",
-        cwd: Path = ROOT, env: dict[str, str] | None = None,
+        cwd: Path = ROOT, env: dict[str, str] | None = None, patience_s: float = PATIENCE_S,
     ) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
         """Run a command in a guest to its end."""
         return subprocess.run(
             self.command(options, arguments), cwd=cwd, env=self.env | (env or {}), input=input, capture_output=True,
-            timeout=PATIENCE_S,
+            timeout=patience_s,
         )  # fmt: skip
 
     def left_behind(self) -> list[str]:

@@ -19,7 +19,14 @@ ODD = ModelShape("odd", 3, 36, 3, 3, 12, 84, 61, 64)  # rows that do not start o
 WIDE = ModelShape("wide", 1, 768, 12, 12, 64, 3072, 128, 64)  # one layer with gpt2's own matrices
 
 # Ways to cut any of these models finer; no number of heads or shards here is like another.
-CUTS = [WHOLE, Partition(2), Partition(4), Partition(1, proj_rows=True), Partition(4, proj_rows=True)]
+CUTS = [
+    WHOLE,
+    Partition(2),
+    Partition(4, vocab_shards=3),
+    Partition(1, proj_rows=True),
+    Partition(4, proj_rows=True),
+    Partition(vocab_shards=5),
+]
 
 Where = dict[Block, str]
 

@@ -42,7 +42,13 @@ links = st.builds(LinkView, up_bps=rates, down_bps=rates, up_delay_s=delays, dow
 
 
 partitions = st.one_of(
-    st.just(Partition()), st.builds(Partition, ffn_shards=st.sampled_from([1, 2, 4, 8]), proj_rows=st.booleans())
+    st.just(Partition()),
+    st.builds(
+        Partition,
+        ffn_shards=st.sampled_from([1, 2, 4, 8]),
+        proj_rows=st.booleans(),
+        vocab_shards=st.sampled_from([1, 1, 2, 3, 5]),
+    ),
 )
 
 

@@ -156,6 +156,10 @@ class _Story:
             self.budget["c"] = SQUEEZED
             self.happened("memory_announced", step, target="device/c", quantity="memory", value=SQUEEZED)
         self.sample(step)
+        self.put(
+            "host", t_s=self.now, first_step=max(0, step - INTERVAL), last_step=step, span_s=1.0, cores=2,
+            own_share=0.3, others_share=0.02, idle_share=0.68, pressure_share=None, load=0.6,
+        )  # fmt: skip
         moves = self.wanted(step) if self.policy != "static" else []
         before = self.latency(step)
         stall = self.migrate(step, moves) if moves else 0.0

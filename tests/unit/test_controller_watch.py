@@ -41,7 +41,7 @@ def sentence(tmp_path: Any, *changes: Change) -> str:
     conditions = Conditions(experiment)
     conditions.begin()
     log = RunLog.create(tmp_path, "silent", "static")
-    watch = Watch(experiment, 2, Silent(), conditions, Recorder(log, Silent.clock, 1), log)  # type: ignore[arg-type]
+    watch = Watch(experiment, 2, Silent(), conditions, Recorder(log, Silent.clock, 1), log, 1e-4)  # type: ignore[arg-type]
     with pytest.raises(RunFailed) as failed:
         watch.answer(Token, "a", 0.0)
     return str(failed.value)

@@ -10,7 +10,8 @@ from decoder_cases import ODD, SEED, SMALL, WIDE, Where, forward, move, placemen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from testbed.decoder.reference import Reference, chunk_bounds, logits_digest
+from testbed.decoder.choice import logits_digest
+from testbed.decoder.reference import Reference, chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.placement.blocks import Block, blocks_of, payload_bytes, tensors_of

@@ -78,7 +78,8 @@ def test_the_cases_are_what_their_names_say(checkpoints: dict[str, Path]) -> Non
 @pytest.mark.parametrize(
     ("kind", "chunk", "partition"),
     [*((kind, chunk, WHOLE) for kind in KINDS for chunk in (4, 32)),
-     ("single", 4, Partition(8)), ("sharded", 32, Partition(2, proj_rows=True))],
+     ("single", 4, Partition(8)), ("sharded", 32, Partition(2, proj_rows=True)),
+     ("single", 32, Partition(vocab_shards=3)), ("untied", 32, Partition(vocab_shards=3))],
 )  # fmt: skip
 def test_logits_and_greedy_tokens_are_transformers_own(
     checkpoints: dict[str, Path], kind: str, chunk: int, partition: Partition

@@ -50,6 +50,8 @@ def test_a_plan_says_of_every_block_what_the_placement_says(case: tuple[Observat
             assert kind.work and parts and list(parts) == sorted(parts)
             found.update({Block(kind.work, layer, part): device for part in parts})
         found[Block(kind.target, layer, number if kind.target == "sum" else 0)] = half.target
+    for device, shards in (plan.vocab.work if plan.vocab is not None else {}).items():
+        found.update({Block("vocab", 0, shard): device for shard in shards})
     assert found == placement.devices
     assert plan.epoch == placement.epoch
     assert plan.devices() == {observation.source, *placement.devices.values()}
@@ -96,6 +98,10 @@ def test_wire_bytes_are_those_of_the_messages_between_different_devices(case: tu
             expected += wire_bytes(payload)
     holder = plan.layers[-1].ffn.target
     expected += wire_bytes(shape.width * 4) if holder != observation.source else 0
+    if plan.vocab is not None:
+        shards = plan.vocab.work.items()
+        expected += sum(wire_bytes(shape.width * 4) for device, _ in shards if device != plan.source)
+        expected += sum(wire_bytes(24 * len(held)) for device, held in shards if device != plan.source)
     assert plan_wire_bytes(shape, plan, rows, partition) == expected
     assert all(source != target for source, target, _ in plan_messages(shape, plan, rows, partition))
 

@@ -109,9 +109,9 @@ class Fleet:
         move(block, self.programs[self.where[block]].store, self.programs[target].store, length, with_weights=False)
         self.where[block] = target
 
-    def run(self, step: int, position: int, ids: list[int]) -> PassResult:
+    def run(self, step: int, position: int, ids: list[int], ends: bool = True) -> PassResult:
         program = self.programs[self.source]
-        program.begin(Pass(step, position, tuple(ids)), 0.0)
+        program.begin(Pass(step, position, tuple(ids), ends), 0.0)
         result = program.advance()
         while (message := self.wire.take()) is not None:
             peer, header, payload = message
@@ -126,7 +126,8 @@ class Fleet:
     def generate(self, chunk: int, between: Any = lambda fleet, length: None) -> list[ReferenceToken]:
         bounds = chunk_bounds(len(PROMPT), chunk)
         for step, (start, end) in enumerate(bounds):
-            result = self.run(step, start, PROMPT[start:end])
+            result = self.run(step, start, PROMPT[start:end], end == len(PROMPT))
+            assert (result.token_id < 0) == (end < len(PROMPT))
         tokens = [ReferenceToken(result.token_id, result.logits_digest)]
         for number in range(1, TOKENS):
             length = len(PROMPT) + number - 1
@@ -188,18 +189,32 @@ def test_every_block_is_computed_once_a_pass_and_its_cost_is_recorded(partition:
     fleet.run(1, len(PROMPT), [5])
     spans = [span for program in fleet.programs.values() for span in program.spans if span.kind == "block"]
     length = len(PROMPT) + 1
-    total = sum(block_flops(SMALL, block, length, 1, partition) for block in blocks) + lm_head_flops(SMALL)
+    total = sum(block_flops(SMALL, block, length, 1, partition) for block in blocks)
+    total += lm_head_flops(SMALL) if partition.vocab_shards == 1 else 0
     assert sum(span.flops for span in spans) == pytest.approx(total)
     computed = []
     for span in spans:
         kind, _, numbers = span.block.removesuffix(")").partition("(")
-        if kind in ("head", "ffn") and "," in numbers:  # head(0,1,2): several groups of one device, or shards
+        if kind == "vocab":
+            computed += [(Block("vocab", 0, int(shard)), span.device) for shard in numbers.split(",")]
+        elif kind in ("head", "ffn") and "," in numbers:  # head(0,1,2): several groups of one device, or shards
             layer, *parts = map(int, numbers.split(","))
             computed += [(Block(kind, layer, part), span.device) for part in parts]  # type: ignore[arg-type]
         elif span.block not in ("embed", "lm_head"):
             computed.append((parse_block(span.block), span.device))
     assert sorted(computed) == sorted(fleet.where.items())
     assert {(span.step, span.overrun) for span in spans} == {(1, False)}
+
+
+@pytest.mark.parametrize("partition", [WHOLE, Partition(vocab_shards=3)], ids=str)
+def test_the_lm_head_runs_for_the_last_chunk_of_the_prompt_only(partition: Partition) -> None:
+    blocks = blocks_of(SMALL, partition)
+    fleet = Fleet(SMALL, {block: DEVICES[index % 3] for index, block in enumerate(blocks)}, "a", 0, partition)
+    assert fleet.generate(3) == reference_tokens(SMALL, 3, partition)
+    spans = [span for program in fleet.programs.values() for span in program.spans if span.kind == "block"]
+    heads = {span.step for span in spans if span.block.startswith(("lm_head", "vocab"))}
+    assert heads == set(range(2, 2 + TOKENS))  # three chunks, of which the last one ends with a token
+    assert {span.step for span in spans} == set(range(2 + TOKENS))
 
 
 def test_a_plan_cannot_be_switched_in_the_middle_of_a_pass() -> None:

@@ -55,6 +55,10 @@ class Greedy:
 def _added_latency(draft: Draft, slot: int, device: int) -> float:
     """Seconds the token would take up to this block on that device, past what is the same for every device."""
     model = draft.model
+    if slot >= draft.layer_slots:
+        vocab = list(draft.vocab_counts)
+        vocab[device] += 1
+        return model.vocab(tuple(vocab))
     layer, part = divmod(slot, draft.stride)
     holder = draft.holder(layer)
     counts = list(draft.counts[layer])

@@ -37,7 +37,7 @@ from testbed.placement.draft import UNPLACED, Draft, drafted
 from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
-from testbed.placement.plan import result_payload, x_payload
+from testbed.placement.plan import choice_payload, result_payload, x_payload
 from testbed.placement.policies.dealing import Seats
 from testbed.placement.search import improve, repair
 from testbed.units import parse_duration
@@ -92,6 +92,9 @@ def default_deadline(model: CostModel) -> float:
     kinds = Counter(block.kind for block in layer_blocks(shape, model.partition, 0))
     each = [[count * seconds for seconds in model.seconds(kind, length)] for kind, count in kinds.items()]
     alone = [shape.layers * sum(device) for device in zip(*each, strict=True)]
+    if model.partition.vocab_shards > 1:
+        shards = [model.partition.vocab_shards * seconds for seconds in model.seconds("vocab", length)]
+        alone = [layers + head for layers, head in zip(alone, shards, strict=True)]
     return DEADLINE_FACTOR * sum(share / whole * seconds for share, seconds in zip(memory, alone, strict=True))
 
 
@@ -106,10 +109,9 @@ class _Scores:
         self.busy_s = [0.0] * devices
         self.link_s = [0.0] * devices
         length = self.model.lengths[1]
-        parts = draft.blocks[: draft.stride]
-        self.block_s = [self.model.seconds(block.kind, length) for block in parts]  # [part of a layer][device]
+        self.block_s = [self.model.seconds(kind, length) for kind in draft.kinds]  # [kind][device]
         self.booked: dict[int, float] = {}  # slot -> link time it was charged
-        self._transfers: dict[tuple[int, int, bool], float] = {}
+        self._transfers: dict[tuple[int, int, float], float] = {}
         self.latest: list[int] = []  # slots in the order they were placed
 
     def place_all(self) -> bool:
@@ -118,7 +120,7 @@ class _Scores:
         memory, fleet = max(1, sum(draft.budgets)), len(draft.budgets) * self.deadline_s
 
         def demand(slot: int) -> float:
-            seconds = self.block_s[slot % draft.stride]
+            seconds = self.block_s[draft.kind(slot)]
             return max(draft.reserved_sizes[slot] / memory, sum(seconds) / len(seconds) / fleet)
 
         for slot in sorted(range(len(draft.blocks)), key=lambda slot: (-demand(slot), slot)):
@@ -138,7 +140,7 @@ class _Scores:
         """max(memory, compute, communication ratio) against what is left on the device."""
         room = self.draft.budgets[device] - self.draft.reserved_bytes[device]
         memory = self.draft.reserved_sizes[slot] / room if room > 0 else float("inf")
-        seconds = self.block_s[slot % self.draft.stride][device]
+        seconds = self.block_s[self.draft.kind(slot)][device]
         return max(
             memory,
             _ratio(seconds, self.deadline_s - self.busy_s[device]),
@@ -148,6 +150,9 @@ class _Scores:
     def _communication(self, slot: int, device: int) -> float:
         """Seconds of the messages this block would exchange with placed neighbours on other devices."""
         draft = self.draft
+        x = result = x_payload(self.model.shape)
+        if slot >= draft.layer_slots:
+            return self._exchange(device, [self.model.source], [self.model.source], x, choice_payload(1))
         layer, part = divmod(slot, draft.stride)
         base = layer * draft.stride
         middle, end = base + draft.heads, base + draft.stride - 1
@@ -163,16 +168,19 @@ class _Scores:
             into = draft.where[middle:end]
             last = layer + 1 == draft.layers
             out = [self.model.source] if last else draft.where[end + 1 : end + 1 + draft.heads + 1]
-        small = part < draft.heads and not self.model.halves[ATTENTION].partial
-        total = sum(self._transfer(other, device, False) for other in {*into} - {UNPLACED, device})
-        return total + sum(self._transfer(device, other, small) for other in {*out} - {UNPLACED, device})
+        if part < draft.heads and not self.model.halves[ATTENTION].partial:
+            result = result_payload(self.model.shape, 1)
+        return self._exchange(device, into, out, x, result)
 
-    def _transfer(self, source: int, target: int, head_result: bool) -> float:
-        key = (source, target, head_result)
+    def _exchange(self, device: int, into: list[int], out: list[int], x: float, result: float) -> float:
+        total = sum(self._transfer(other, device, x) for other in {*into} - {UNPLACED, device})
+        return total + sum(self._transfer(device, other, result) for other in {*out} - {UNPLACED, device})
+
+    def _transfer(self, source: int, target: int, payload: float) -> float:
+        key = (source, target, payload)
         found = self._transfers.get(key)
         if found is None:
             observation, names = self.model.observation, self.model.names
-            payload = result_payload(self.model.shape, 1) if head_result else x_payload(self.model.shape)
             found = transfer_seconds(
                 observation.path(names[source], names[target]), payload, observation.hop_overhead_s
             )
@@ -181,7 +189,7 @@ class _Scores:
 
     def _put(self, slot: int, device: int) -> None:
         before = self.draft.where[slot]
-        seconds = self.block_s[slot % self.draft.stride]
+        seconds = self.block_s[self.draft.kind(slot)]
         if before != UNPLACED:
             self.busy_s[before] -= seconds[before]
             self.link_s[before] -= self.booked[slot]

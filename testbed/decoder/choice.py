@@ -1,0 +1,57 @@
+"""The next token from shards of the LM head: each tells its largest logit, that one's index, and a digest of all.
+
+A choice is six numbers of four bytes, so that it travels like any activation: the logit, its index in the whole
+vocabulary and a digest of 16 bytes, as bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from testbed.placement.plan import CHOICE_NUMBERS
+
+
+def logits_digest(logits: torch.Tensor, shard_rows: int | None = None) -> str:
+    """A 128-bit digest of the logits' bytes (V,): equal digests mean bitwise-equal logits.
+
+    With `shard_rows` it is the digest of the digests of so many logits at a time: what shards can tell.
+    """
+    if shard_rows is None:
+        return _digest(logits).hex()
+    return _digest_of_digests([_digest(part) for part in logits.split(shard_rows)])
+
+
+def choice_of(logits: torch.Tensor, first: int) -> torch.Tensor:
+    """The choice (1, 6) of a shard with these logits, which begin at index `first` of the vocabulary."""
+    best = int(torch.argmax(logits))  # of equal ones the first
+    numbers = np.empty(CHOICE_NUMBERS, np.int32)
+    numbers[0] = logits[best].numpy().view(np.int32)
+    numbers[1] = first + best
+    numbers[2:] = np.frombuffer(_digest(logits), np.int32)
+    return torch.from_numpy(numbers.view(np.float32))[None]
+
+
+def best_choice(held: Sequence[Sequence[int]], choices: Sequence[torch.Tensor]) -> tuple[int, str]:
+    """(token, digest of the digests) from each device's choices (1, 6·shards) and the shards it has.
+
+    Ties go to the lowest index, as in the whole.
+    """
+    found: dict[int, np.ndarray] = {}
+    for shards, sent in zip(held, choices, strict=True):
+        for slot, shard in enumerate(shards):
+            found[shard] = sent[0, slot * CHOICE_NUMBERS : (slot + 1) * CHOICE_NUMBERS].numpy().view(np.int32)
+    ordered = [found[shard] for shard in sorted(found)]
+    best = max(ordered, key=lambda numbers: (float(numbers[:1].view(np.float32)[0]), -int(numbers[1])))
+    return int(best[1]), _digest_of_digests([numbers[2:].tobytes() for numbers in ordered])
+
+
+def _digest(logits: torch.Tensor) -> bytes:
+    return hashlib.blake2b(logits.numpy().tobytes(), digest_size=16).digest()
+
+
+def _digest_of_digests(digests: Sequence[bytes]) -> str:
+    return hashlib.blake2b(b"".join(digests), digest_size=16).hexdigest()
