@@ -88,9 +88,12 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     return "local"
 
 
-def carry_out(request: Request, say: Say) -> dict[str, Any]:
-    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
-    host = host_calibration()
+def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -> dict[str, Any]:
+    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out.
+
+    `host` is what is known of this host; by default what its file says.
+    """
+    host = host or host_calibration()
     if request.backend == "sim":
         from testbed.cli.simulated import refuse_what_is_not_simulated, simulate
 
