@@ -116,6 +116,20 @@ def test_every_policy_decides_on_the_quickstart_however_the_model_is_cut(name: s
     assert name == "static" or shortages(tight, placement, later) == []
 
 
+def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -> None:
+    observation = quickstart()
+    whole = replace(observation, interval=96)
+    costs = {}
+    for name in POLICIES:
+        try:
+            placement = make_policy(name, {}).decide(observation if name == "static" else whole, None)
+        except Infeasible:
+            continue
+        costs[name] = interval_cost(whole, None, placement)
+    assert len(costs) >= 9
+    assert costs["static"] == pytest.approx(min(costs[name] for name in costs if name != "exact"), rel=1e-9)
+
+
 # --- single ---------------------------------------------------------------------------------------------------------
 
 
