@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_every_policy_has_a_paragraph_with_its_source_in_the_order_of_the_list() -> None:
     page = (ROOT / "docs" / "policies.md").read_text()
     paragraphs = dict(re.findall(r"^\*\*([a-z-]+)\*\* (.+?)\n\n", page, re.MULTILINE | re.DOTALL))
-    assert list(paragraphs) == list(POLICIES)
+    assert list(paragraphs) == list(POLICIES), "docs/policies.md has one paragraph for each policy"
     for name, paragraph in paragraphs.items():
         assert "Source:" in paragraph, name
 

@@ -26,6 +26,7 @@ from testbed.placement.policies.shares import apportion
 
 RIVALS = ("single", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel", "galaxy")
 SHARDED = Partition(ffn_shards=4)
+WORDS = Partition(ffn_shards=4, proj_rows=True, vocab_shards=4)
 
 
 def roomy(observation: Observation) -> Observation:
@@ -97,12 +98,36 @@ def test_what_a_rival_decides_is_complete_fits_and_comes_out_again_or_it_is_infe
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "exact"])
-@pytest.mark.parametrize("partition", [Partition(), SHARDED], ids=["whole", "sharded"])
-def test_every_policy_decides_on_the_quickstart_with_whole_and_sharded_ffns(name: str, partition: Partition) -> None:
+@pytest.mark.parametrize("partition", [Partition(), SHARDED, WORDS], ids=["whole", "sharded", "words"])
+def test_every_policy_decides_on_the_quickstart_however_the_model_is_cut(name: str, partition: Partition) -> None:
     observation = replace(roomy(quickstart()), partition=partition)
-    placement = make_policy(name, {}).decide(observation, None)
+    policy = make_policy(name, {})
+    placement = policy.decide(observation, None)
     check_complete(observation, placement)
     assert shortages(observation, None, placement) == []
+    words = {device for block, device in placement.devices.items() if block.kind == "vocab"}
+    if name in ("single", "edgeshard", "layerwise"):
+        assert words <= {"a"}
+    tight = replace(quickstart(tokens_done=16), partition=partition)
+    try:
+        later = policy.decide(tight, placement)
+    except Infeasible:
+        return
+    assert name == "static" or shortages(tight, placement, later) == []
+
+
+def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -> None:
+    observation = quickstart()
+    whole = replace(observation, interval=96)
+    costs = {}
+    for name in POLICIES:
+        try:
+            placement = make_policy(name, {}).decide(observation if name == "static" else whole, None)
+        except Infeasible:
+            continue
+        costs[name] = interval_cost(whole, None, placement)
+    assert len(costs) >= 9
+    assert costs["static"] == pytest.approx(min(costs[name] for name in costs if name != "exact"), rel=1e-9)
 
 
 # --- single ---------------------------------------------------------------------------------------------------------

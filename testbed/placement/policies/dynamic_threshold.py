@@ -78,12 +78,12 @@ class _Load:
         self.most_bytes = [memory * budget for budget in draft.budgets]
         self.most_s = compute * deadline_s
         length = draft.model.lengths[1]
-        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks[: draft.stride]]
+        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks]
 
     def busy_s(self, device: int) -> float:
         draft = self.draft
         held = (slot for slot, where in enumerate(draft.where) if where == device)
-        return sum(self.block_s[slot % draft.stride][device] for slot in held)
+        return sum(self.block_s[slot][device] for slot in held)
 
     def over(self, device: int) -> bool:
         return self.draft.end_bytes[device] > self.most_bytes[device] or self.busy_s(device) > self.most_s
@@ -95,7 +95,7 @@ class _Load:
         best: tuple[float, Move] | None = None
         for slot in self._different(device):
             for target in range(len(busy)):
-                seconds = busy[target] + self.block_s[slot % draft.stride][target]
+                seconds = busy[target] + self.block_s[slot][target]
                 full = draft.end_bytes[target] + draft.end_sizes[slot] > self.most_bytes[target]
                 if target == device or full or seconds > self.most_s:
                     continue
