@@ -227,7 +227,7 @@ class _Seconds:
         from testbed.placement.kernel import half_batch, half_of, network_of  # loads numba
 
         model, kind = self.model, self.model.halves[self.number]
-        assert kind.work is not None
+        assert kind.work is not None and kind.target is not None
         payloads = [_payload(model, kind, count) for count in range(self.units + 1)]
         lengths = model.lengths if kind.work == "head" else model.lengths[:1]
         unit_s = [model.seconds(kind.work, length) for length in lengths]

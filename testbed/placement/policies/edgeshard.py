@@ -14,8 +14,8 @@ Where it had to be interpreted:
   room, the source first.
 - *A source without room for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
 - *Later decisions*: the paper places once, offline, from profiles. Here the same programme runs again at every
-  boundary, with present rates and with room for old and new blocks at once until commit; its result is taken where the interval
-  is predicted to cost less with it, migration included, or where the present placement no longer fits.
+  boundary, with present rates and with room for old and new blocks at once until commit; its result is taken where
+  the interval is predicted to cost less with it, migration included, or where the present placement no longer fits.
 """
 
 from __future__ import annotations
