@@ -46,6 +46,7 @@ FIRST_EFFORT, LATER_EFFORT = 4e8, 4e8  # divided by the square, later by the cub
 FIRST_RANGE, LATER_RANGE = (200_000, 1_500_000), (10_000, 400_000)  # least and most
 MANY_DEVICES = 50  # from here on each first placement's move takes longer, so fewer are looked at
 DESCENT = 40_000  # moves of one descent, at most
+HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
 FINALISTS = 6  # starts that are annealed
 
 
@@ -100,7 +101,15 @@ class Seeker:
         self._weigh(starts[0])
         self.descent = max(1, min(DESCENT, self.effort // max(4, len(starts))))
         tried = [self._descend(start) for start in starts]
+        for _ in range(HARDER):
+            if any(np.isfinite(one.value) for one in tried):
+                break
+            self.weights[OVERFULL] *= 4
+            tried = [self._descend(one.places) for one in tried]
         tried.sort(key=lambda one: one.value)
+        fitting = [one for one in tried if np.isfinite(one.value)]
+        if fitting:
+            self._price(fitting[0].interval_s)
         finalists = tried[: FINALISTS if self.many else 1]
         found = [self._anneal(one, self.effort // (2 * len(finalists)), HOT) for one in finalists]
         if self.problem.placed:
@@ -125,7 +134,12 @@ class Seeker:
     def _weigh(self, start: Ints) -> None:
         load(self.problem, self.state, start, True)
         judged(self.problem, self.state, self.weights)
-        self.weights[OVERFULL] = OVERFULL_WEIGHT * self.state.figures[INTERVAL] / self.problem.sizes[END].max()
+        self._price(float(self.state.figures[INTERVAL]))
+
+    def _price(self, interval_s: float) -> None:
+        """Make overfilling as dear as an interval of this cost demands, and never cheaper than it was."""
+        price = OVERFULL_WEIGHT * interval_s / self.problem.sizes[END].max()
+        self.weights[OVERFULL] = max(self.weights[OVERFULL], price)
 
     def _descend(self, start: Ints) -> Found:
         later = bool(self.weights[LATER_WEIGHT] > 0)
