@@ -88,6 +88,16 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     return "local"
 
 
+def refuse_what_is_not_computed(experiment: Experiment) -> None:
+    """Raise ConfigError for a model whose shape is known but whose blocks the decoder cannot compute."""
+    shape = experiment.shape
+    if shape.gated_ffn or not shape.biases or not shape.learned_positions:
+        raise ConfigError(
+            f"{experiment.name}: the decoder computes GPT-2's blocks and not those of {shape.name}, of which only the "
+            "shape is known here: use --backend sim"
+        )
+
+
 def carry_out(request: Request, say: Say) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
     host = host_calibration()
@@ -96,6 +106,7 @@ def carry_out(request: Request, say: Say) -> dict[str, Any]:
 
         refuse_what_is_not_simulated(request.experiment, request.verify, request.hold)
         return simulate(request.experiment, request.out, _manifest(request, host), host)
+    refuse_what_is_not_computed(request.experiment)
     if request.backend == "local":
         for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
             if getattr(request.experiment, key) == value:
