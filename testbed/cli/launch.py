@@ -30,6 +30,10 @@ Say = Callable[[str], None]
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
 
 
+class NothingFits(ConfigError):
+    """No placement of any policy can fit this experiment."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One run to carry out."""
@@ -59,7 +63,7 @@ def check_experiment(experiment: Experiment) -> list[int]:
         expand_patterns(observation, experiment.placement)
     impossible = nothing_fits(observation)
     if impossible:
-        raise ConfigError(f"{experiment.name}: no placement can fit: {impossible}")
+        raise NothingFits(f"{experiment.name}: no placement can fit: {impossible}")
     return prompt
 
 
