@@ -30,6 +30,10 @@ Say = Callable[[str], None]
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
 
 
+class NothingFits(ConfigError):
+    """No placement of any policy can fit this experiment."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One run to carry out."""
@@ -59,7 +63,7 @@ def check_experiment(experiment: Experiment) -> list[int]:
         expand_patterns(observation, experiment.placement)
     impossible = nothing_fits(observation)
     if impossible:
-        raise ConfigError(f"{experiment.name}: no placement can fit: {impossible}")
+        raise NothingFits(f"{experiment.name}: no placement can fit: {impossible}")
     return prompt
 
 
@@ -88,6 +92,16 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     return "local"
 
 
+def refuse_what_is_not_computed(experiment: Experiment) -> None:
+    """Raise ConfigError for a model whose shape is known but whose blocks the decoder cannot compute."""
+    shape = experiment.shape
+    if shape.gated_ffn or not shape.biases or not shape.learned_positions:
+        raise ConfigError(
+            f"{experiment.name}: the decoder computes GPT-2's blocks and not those of {shape.name}, of which only the "
+            "shape is known here: use --backend sim"
+        )
+
+
 def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -> dict[str, Any]:
     """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out.
 
@@ -99,6 +113,7 @@ def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -
 
         refuse_what_is_not_simulated(request.experiment, request.verify, request.hold)
         return simulate(request.experiment, request.out, _manifest(request, host), host)
+    refuse_what_is_not_computed(request.experiment)
     if request.backend == "local":
         for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
             if getattr(request.experiment, key) == value:
