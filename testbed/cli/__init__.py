@@ -26,7 +26,7 @@ VERBS = {
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "traces": "List, show, import or generate traces.",
-    "topologies": "List or show topologies.",
+    "topologies": "List, show or generate topologies.",
     "policies": "List the placement policies.",
     "runs": "List the runs in a folder.",
     "exec": "Run a command inside a device of a run that is up.",
