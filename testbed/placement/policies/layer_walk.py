@@ -48,7 +48,7 @@ class _Walks:
         hop |= {(self.START, j): step[source][j] - step[j][j] for j in able}
         hop |= {(j, self.END): home[j] for j in able}
         longest = max(max(hop.values()), max(step[j][j] for j in able))
-        self.scale = SPAN / longest if longest > 0 else 1.0  # the solver's tolerances are absolute
+        self.scale = SPAN / max(longest, 1e-12)  # the solver's tolerances are absolute
         self.once = _never_worth_returning(hop, able)
         self.highs = quiet_highs()
         self.highs.setOptionValue("mip_rel_gap", 0.0)
