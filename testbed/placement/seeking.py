@@ -44,7 +44,7 @@ CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
 # Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
 FIRST_EFFORT, LATER_EFFORT = 2e9, 4e8  # divided by the square, later by the cube, of the number of halves
 FIRST_RANGE, LATER_RANGE = (400_000, 1_500_000), (10_000, 400_000)  # least and most
-MANY_DEVICES = 50  # from here on each first placement's move takes longer, so fewer are looked at
+MANY_DEVICES = 25  # from here on each first placement's move takes longer, so fewer are looked at
 DESCENT = 40_000  # moves of one descent, at most
 HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
 FINALISTS, LEAST_PER_HALF = 6, 5_000  # starts that are annealed at most, each with so many moves per half at least
