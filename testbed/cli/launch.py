@@ -27,7 +27,7 @@ from testbed.runlog import SUMMARY, RunLog, read_json
 Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]
 
-# All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0009).
+# All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0011).
 GUEST_DILATION = 2.0
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
 
@@ -104,7 +104,7 @@ def refuse_what_is_not_computed(experiment: Experiment) -> None:
         )
 
 
-def at_this_hosts_pace(experiment: Experiment, backend: Backend | None) -> Experiment:
+def at_this_hosts_pace(experiment: Experiment, backend: str | None) -> Experiment:
     """The experiment, `dilation: 2` where it leaves that open and User-Mode Linux is to carry it out."""
     from testbed.emulation.host import in_user_mode_linux
 
