@@ -42,12 +42,12 @@ COOL = 0.05  # where annealing for the time afterwards begins, in the same units
 OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
 CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
 # Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
-FIRST_EFFORT, LATER_EFFORT = 4e8, 4e8  # divided by the square, later by the cube, of the number of halves
-FIRST_RANGE, LATER_RANGE = (200_000, 1_500_000), (10_000, 400_000)  # least and most
-MANY_DEVICES = 50  # from here on each first placement's move takes longer, so fewer are looked at
+FIRST_EFFORT, LATER_EFFORT = 2e9, 4e8  # divided by the square, later by the cube, of the number of halves
+FIRST_RANGE, LATER_RANGE = (400_000, 1_500_000), (10_000, 400_000)  # least and most
+MANY_DEVICES = 25  # from here on each first placement's move takes longer, so fewer are looked at
 DESCENT = 40_000  # moves of one descent, at most
 HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
-FINALISTS = 6  # starts that are annealed
+FINALISTS, LEAST_PER_HALF = 6, 5_000  # starts that are annealed at most, each with so many moves per half at least
 
 
 class Found(NamedTuple):
@@ -110,7 +110,8 @@ class Seeker:
         fitting = [one for one in tried if np.isfinite(one.value)]
         if fitting:
             self._price(fitting[0].interval_s)
-        finalists = tried[: FINALISTS if self.many else 1]
+        most = self.effort // (2 * LEAST_PER_HALF * self.halves)
+        finalists = tried[: min(FINALISTS, max(1, most))]
         found = [self._anneal(one, self.effort // (2 * len(finalists)), HOT) for one in finalists]
         if self.problem.placed:
             found.append(self._stay())
