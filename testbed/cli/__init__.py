@@ -22,6 +22,7 @@ VERBS = {
     "doctor": "Try what this machine can emulate, each line with its remedy.",
     "replay": "Run one experiment with one policy.",
     "compare": "Run one experiment with several policies, side by side.",
+    "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "traces": "List, show, import or generate traces.",
