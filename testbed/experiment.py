@@ -125,6 +125,7 @@ class Experiment(_Strict):
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
+    decision_limit: float = Field(default=60.0, gt=0, allow_inf_nan=False)  # s of the host for one decision
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -159,6 +160,9 @@ class Experiment(_Strict):
             if key not in raw:
                 raise ConfigError(f"{names.origin}: the key {key!r} is missing")
         values = raw | {"partition": _partition(raw.get("partition", {}), names.of("partition"))}
+        if isinstance(values.get("decision_limit"), str):
+            where = f"{names.of('decision_limit')}: decision_limit"
+            values["decision_limit"] = _duration(values["decision_limit"], where)
         draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
         where = names.of("topology", base=names.topology)
         topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)
@@ -373,6 +377,13 @@ def _partition(entry: object, origin: str) -> Partition:
             "can be computed so far"
         )
     return Partition(shards, rows, vocab)
+
+
+def _duration(text: str, where: str) -> float:
+    try:
+        return parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _traces(entries: object, topology: Topology, origin: str, draft: Experiment) -> TraceSet:

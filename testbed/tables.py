@@ -156,7 +156,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _share("others_share", "part that other processes or other virtual machines used"),
         _share("idle_share", "part that nobody used; the rest went to interrupts"),
         _share("pressure_share", "part of the interval in which some process waited for a core (PSI)", required=False),
-        Column("load", "float", "", "load average of the last minute", required=False),
+        Column("load", "float", "processes", "load average of the last minute", required=False),
         _WALL,
     ),
     "placements": (

@@ -20,6 +20,7 @@ from testbed.errors import ConfigError, TestbedError
 
 VERBS = {
     "doctor": "Try what this machine can emulate, each line with its remedy.",
+    "calibrate": "Measure once what this machine's software adds to a token.",
     "replay": "Run one experiment with one policy.",
     "compare": "Run one experiment with several policies, side by side.",
     "sweep": "Run one experiment over values of its keys.",

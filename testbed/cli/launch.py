@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,8 @@ from testbed.runlog import SUMMARY, RunLog, read_json
 Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]
 
+# All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0011).
+GUEST_DILATION = 2.0
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
 
 
@@ -102,9 +104,22 @@ def refuse_what_is_not_computed(experiment: Experiment) -> None:
         )
 
 
-def carry_out(request: Request, say: Say) -> dict[str, Any]:
-    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
-    host = host_calibration()
+def at_this_hosts_pace(experiment: Experiment, backend: str | None) -> Experiment:
+    """The experiment, `dilation: 2` where it leaves that open and User-Mode Linux is to carry it out."""
+    from testbed.emulation.host import in_user_mode_linux
+
+    if backend == "sim" or "dilation" in experiment.model_fields_set or not in_user_mode_linux():
+        return experiment
+    return experiment.model_copy(update={"dilation": GUEST_DILATION})
+
+
+def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -> dict[str, Any]:
+    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out.
+
+    `host` is what is known of this host; by default what its file says.
+    """
+    request = replace(request, experiment=at_this_hosts_pace(request.experiment, request.backend))
+    host = host or host_calibration()
     if request.backend == "sim":
         from testbed.cli.simulated import refuse_what_is_not_simulated, simulate
 

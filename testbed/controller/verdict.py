@@ -11,14 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.controller.calibration import Calibrated
+from testbed.controller.calibration import TCP_SHARE, Calibrated
 from testbed.controller.taken import taken
 from testbed.controller.told import worst_first
 from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]
 
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 READBACK_TOLERANCE = 1e-3
 SHAPED_AT_MOST = 1.03  # of TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
@@ -28,7 +27,7 @@ DELAY_TOLERANCE = 0.2  # or this share of it
 LAG_S = 0.05  # that a change on the time clock may be late; measured: 99 % within 4 ms, the latest 24 ms
 DROPPED_SHARE = 0.01  # of a queue's frames, that may be lost where nothing asks for loss
 FRAME_BYTES = 1514
-EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model,
+EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model, or a pacing floor for each,
 LATE_FROM = 5  # when so many of them were late
 PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run,
 FLOORS_PER_OPERATION = 20  # and so do operations of fewer pacing floors than this
@@ -64,7 +63,7 @@ def verdict(
     if asked.time_clock:
         reasons += _lags(kept["links"])
     if asked.paced:
-        reasons += [*_overruns(kept["spans"], floor_s), *_waits(kept["waits"], calibrated)]
+        reasons += [*_overruns(kept["spans"], floor_s, calibrated.pacing_floor_s), *_waits(kept["waits"], calibrated)]
     for device, (planned, found) in facts.get("memory_limits", {}).items():
         if planned != found:
             reasons.append(f"device {device}: the memory limit was set to {planned} bytes and the kernel says {found}")
@@ -150,21 +149,24 @@ def _drops(links: Iterable[Row], lossy: Collection[str]) -> tuple[list[str], lis
     return reasons, notes
 
 
-def _overruns(spans: Iterable[Row], floor_s: float) -> list[str]:
+def _overruns(spans: Iterable[Row], from_s: float, pacing_floor_s: float) -> list[str]:
+    """An operation may be as late as the larger of its share and of what an empty one is here (1/20 of it at most)."""
     late: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
     excess_s: dict[str, float] = defaultdict(float)
     due_s: dict[str, float] = defaultdict(float)
+    allowed_s: dict[str, float] = defaultdict(float)
     for row in spans:
-        if row["kind"] == "block" and row["due_s"] >= floor_s:
+        if row["kind"] == "block" and row["due_s"] >= from_s:
             count[row["device"]] += 1
             due_s[row["device"]] += row["due_s"]
+            allowed_s[row["device"]] += max(EXCESS_SHARE * row["due_s"], pacing_floor_s)
             late[row["device"]] += bool(row.get("overrun"))
             excess_s[row["device"]] += max(0.0, row["end_s"] - row["start_s"] - row["due_s"])
     shares = {
         device: (excess_s[device] / due_s[device], f"{late[device]} of {count[device]} late")
         for device in count
-        if excess_s[device] > EXCESS_SHARE * due_s[device] and late[device] >= LATE_FROM
+        if excess_s[device] > allowed_s[device] and late[device] >= LATE_FROM
     }
     if not shares:
         return []

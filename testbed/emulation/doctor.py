@@ -23,7 +23,10 @@ from testbed.units import format_bandwidth, format_duration, format_rate
 
 if TYPE_CHECKING:
     from testbed.emulation.bench_compute import ComputeMeasured
+    from testbed.emulation.bench_delay import DelayMeasured, LossMeasured
+    from testbed.emulation.bench_link import Path as Link
     from testbed.emulation.bench_link import RateMeasured, StepMeasured
+    from testbed.emulation.shaping import Shaper
 
 TRIAL_RATE_BPS = 20e6
 TRIAL_SECONDS = 0.5
@@ -32,7 +35,7 @@ VICTIM_BYTES = 96 * 2**20
 LIMIT_BYTES = 64 * 2**20
 OPEN_BPS = 10e9  # faster than any measurement
 BUSY_REMEDY = "stop what else runs here and measure again; runs that do not need this are judged by their own verdict"
-TRIALS_PATIENCE_S = {"quick": 60.0, "full": 300.0}
+TRIALS_PATIENCE_S = {"quick": 60.0, "full": 300.0, "netem": 300.0}
 SAFE_SHARE = 0.45  # of the measured rate: what the devices' streaming rates may add up to
 
 
@@ -58,10 +61,15 @@ def examine() -> list[Finding]:
 
 
 def measure() -> list[Finding]:
-    """How well this machine emulates: every rate and step in both directions, and paced compute. Takes a minute."""
+    """How well this machine emulates: rates, steps and netem in both directions, and paced compute; takes a minute."""
     from testbed.emulation.bench_compute import DUE_S, measure_compute
 
-    return [*_inside("full"), *(_pace_finding(measure_compute(due_s)) for due_s in DUE_S)]
+    return [*_inside("full"), *measure_netem(), *(_pace_finding(measure_compute(due_s)) for due_s in DUE_S)]
+
+
+def measure_netem() -> list[Finding]:
+    """What netem's delays and losses really are in both directions; nothing where the kernel has no netem."""
+    return _inside("netem")
 
 
 def _mininet() -> Finding:
@@ -172,21 +180,41 @@ def _trials() -> list[Finding]:
         return [_link(net), _netem(net), _knobs(net), _open_vswitch()]
 
 
+def _paths(net: Any, host: Shaper, switch: Shaper) -> dict[str, Link]:
+    """From host x to host y, up (shaped at x's end of its link) and down (at the switch's end of y's)."""
+    from testbed.emulation.bench_link import Path
+
+    ends = net.get("x").pid, net.get("y").pid, net.get("y").IP()
+    return {
+        "up": Path(*ends, host, "x-eth0", None, "s1-eth1"),
+        "down": Path(*ends, switch, "s1-eth2", net.get("y").pid, "y-eth0"),
+    }
+
+
 def _measurements() -> list[Finding]:
-    """Every rate and step, up (shaped at the host's end of its link) and down (at the switch's)."""
-    from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
+    """Every rate and step in both directions."""
+    from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, measure_rate, measure_step
     from testbed.emulation.shaping import Shaper
 
     findings = []
     with two_hosts() as net, Shaper(net.get("x").pid) as host, Shaper() as switch:
-        sender, receiver, address = net.get("x").pid, net.get("y").pid, net.get("y").IP()
-        paths = {
-            "up": Path(sender, receiver, address, host, "x-eth0", None, "s1-eth1"),
-            "down": Path(sender, receiver, address, switch, "s1-eth2", receiver, "y-eth0"),
-        }
-        for direction, path in paths.items():
+        for direction, path in _paths(net, host, switch).items():
             findings += [_rate_finding(direction, measure_rate(path, rate)) for rate in RATES_BPS]
             findings += [_step_finding(direction, measure_step(path, *step)) for step in STEPS_BPS]
+            path.shaper.install(path.interface, OPEN_BPS)
+    return findings
+
+
+def _netem_measurements() -> list[Finding]:
+    """Every delay and loss in both directions."""
+    from testbed.emulation.bench_delay import DELAYS_S, LOSSES, measure_delay, measure_loss
+    from testbed.emulation.shaping import Shaper
+
+    findings: list[Finding] = []
+    with two_hosts() as net, Shaper(net.get("x").pid) as host, Shaper() as switch:
+        for direction, path in _paths(net, host, switch).items() if _netem(net).ok else ():
+            findings += [_delay_finding(direction, measure_delay(path, delay_s)) for delay_s in DELAYS_S]
+            findings += [_loss_finding(direction, measure_loss(path, loss)) for loss in LOSSES]
             path.shaper.install(path.interface, OPEN_BPS)
     return findings
 
@@ -208,6 +236,24 @@ def _step_finding(direction: str, found: StepMeasured) -> Finding:
         f"{found.allowed_bytes:.0f} allowed"
     )
     return _measured(f"step {direction} from {before} to {format_rate(found.after_bps)}", found, detail)
+
+
+def _delay_finding(direction: str, found: DelayMeasured) -> Finding:
+    detail = (
+        f"netem added {1e3 * found.added_s:.3f} ms one way (median; 95 % at most {1e3 * found.p95_s:.3f} ms) where "
+        f"{1e3 * found.asked_s:g} ms are asked for"
+    )
+    name = f"delay {direction} {format_duration(found.asked_s)}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+
+
+def _loss_finding(direction: str, found: LossMeasured) -> Finding:
+    detail = (
+        f"netem lost {found.lost} of {found.sent} datagrams, {100 * found.lost / found.sent:.2f} %; "
+        f"{found.sent * found.asked:.0f} ± {found.allowed:.0f} are allowed"
+    )
+    name = f"loss {direction} {100 * found.asked:g} %"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
 
 
 def _pace_finding(found: ComputeMeasured) -> Finding:
@@ -278,11 +324,14 @@ def _netem(net: object) -> Finding:
 
     remedy = "load sch_netem (modprobe sch_netem) or go without: `delay: auto` then lets receivers hold messages"
     receiver = net.get("y")  # type: ignore[attr-defined]
-    try:
-        with Shaper(receiver.pid) as shaper:
-            shaper.install(receiver.defaultIntf().name, TRIAL_RATE_BPS, netem=Netem(0.005))
-    except ShapingFailed as error:
-        return Finding("netem", False, False, str(error), remedy)
+    interface = receiver.defaultIntf().name
+    with Shaper(receiver.pid) as shaper:
+        try:
+            shaper.install(interface, TRIAL_RATE_BPS, netem=Netem(0.005))
+        except ShapingFailed as error:
+            return Finding("netem", False, False, str(error), remedy)
+        finally:
+            shaper.install(interface, OPEN_BPS)
     return Finding("netem", True, False, "delays can be made by the kernel")
 
 
@@ -316,5 +365,6 @@ if __name__ == "__main__":
     from testbed.emulation.capsule import prepare_inner
 
     prepare_inner()
-    print(json.dumps([asdict(finding) for finding in (_measurements if "full" in sys.argv[1:] else _trials)()]))
+    trials = {"quick": _trials, "full": _measurements, "netem": _netem_measurements}[sys.argv[1]]
+    print(json.dumps([asdict(finding) for finding in trials()]))
     sys.stdout.flush()

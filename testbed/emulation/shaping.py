@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from testbed.emulation import netlink
+from testbed.emulation.host import in_user_mode_linux
 from testbed.emulation.netlink import NetlinkError, RouteSocket, TbfRequest
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.units import format_rate
@@ -285,7 +285,7 @@ def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:
 @functools.cache
 def bucket() -> tuple[int, float]:
     """(least bytes, seconds of rate) that a token bucket holds on this kernel."""
-    if Path("/proc/cpuinfo").read_text().startswith("processor\t: 0\nvendor_id\t: User Mode Linux"):
+    if in_user_mode_linux():
         return LATE_TIMERS_MIN_BURST_BYTES, LATE_TIMERS_BURST_S
     return MIN_BURST_BYTES, BURST_S
 

@@ -7,6 +7,7 @@ lives. Nothing is ever found by a name pattern.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -69,8 +70,10 @@ class ProcessId:
         """SIGKILL it if it is still the same process; the check and the signal go to one pidfd."""
         try:
             descriptor = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return False
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: gone, and only its session still has the number
+                return False
+            raise
         try:
             if not self.alive():
                 return False

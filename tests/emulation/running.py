@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from testbed.emulation.host import in_user_mode_linux
 from testbed.emulation.state import ProcessId, Record
 from testbed.runlog import read_lines, read_rows
 
@@ -31,7 +32,9 @@ TINY = ("--set", "model.preset=tiny", "--set", "traces=[]")
 # Runs that share the host with others, or whose blocks are too small to be paced, are not judged by their timing,
 # and need not measure links and host first.
 UNJUDGED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
-PATIENCE_S = 110.0
+IN_GUEST = in_user_mode_linux()
+PATIENCE_S = 240.0 if IN_GUEST else 110.0
+SWITCH = os.environ.get("TESTBED_TEST_SWITCH", "linuxbridge")  # of runs whose test chooses none
 TWO_PLACEMENTS = """
 from testbed.placement.blocks import Placement
 from testbed.placement.policies.static import expand_patterns
@@ -116,7 +119,7 @@ class Place:
 
     def replay(self, experiment: Path, *arguments: str | Path, **options: Any) -> Ended:
         """`testbed replay EXPERIMENT --json`."""
-        return self.testbed("replay", experiment, "--out", self.out, "--json", *arguments, **options)
+        return self.testbed("replay", experiment, "--out", self.out, "--json", *_on_switch(arguments), **options)
 
     def done(self, experiment: Path, *arguments: str | Path, **options: Any) -> Ended:
         """A replay that must finish, every logit as in the reference; its timing is not judged."""
@@ -130,7 +133,7 @@ class Place:
         """A replay in the background, ended at the latest at the end of the block."""
         before = set(self.out.iterdir()) if self.out.exists() else set()
         process = subprocess.Popen(
-            self.command("replay", experiment, "--out", self.out, "--json", *arguments),
+            self.command("replay", experiment, "--out", self.out, "--json", *_on_switch(arguments)),
             cwd=ROOT, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         going = Going(self, process, experiment.stem, before)
@@ -151,6 +154,12 @@ class Place:
     def run_folders(self) -> list[Path]:
         """The run folders made so far."""
         return sorted(self.out.iterdir()) if self.out.exists() else []
+
+
+def _on_switch(arguments: Sequence[str | Path]) -> list[str | Path]:
+    """A replay's arguments with the switch that these tests are run on; one chosen by the test comes last and wins."""
+    elsewhere = SWITCH == "linuxbridge" or "local" in arguments
+    return [*([] if elsewhere else ["--set", f"switch={SWITCH}"]), *arguments]
 
 
 @dataclass
@@ -261,6 +270,12 @@ def control_groups(run_id: str) -> list[Path]:
 def interfaces() -> set[str]:
     """Names of this host's network interfaces."""
     return set(os.listdir("/sys/class/net"))
+
+
+def has_netem() -> bool:
+    """Whether this kernel can hold, lose and scatter packets."""
+    tried = "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"
+    return subprocess.run(["unshare", "--net", "sh", "-c", tried], capture_output=True, check=False).returncode == 0
 
 
 def rows(folder: Path, table: str) -> list[dict[str, Any]]:

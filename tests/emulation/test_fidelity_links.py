@@ -8,17 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import Place, short_place
+from running import IN_GUEST, Place, short_place
 
 from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
 from testbed.emulation.capture import Capture
-from testbed.emulation.shaping import Applied, Netem, Shaper, bucket, tbf_parameters
+from testbed.emulation.shaping import Applied, Netem, Shaper, tbf_parameters
 from testbed.errors import EnvironmentLacks
 from testbed.units import format_rate
 
 FAR = "10.78.0.2"
 GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
-IN_GUEST = bucket()[0] > 1600
 DIRECTIONS = ("up", "down")
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Place, events, rows, topology, two_placements, write_experiment
+from running import Place, events, has_netem, rows, topology, two_placements, write_experiment
 
 TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 BACKHAUL_BPS = 4e6
@@ -38,12 +37,6 @@ SHAPES: dict[str, dict[str, Any]] = {
         "links": {"degree": 2.5, "seed": 3, "rate": ["50 Mbit/s", "200 Mbit/s"], "delay": ["0.2 ms", "1 ms"]},
     },
 }  # fmt: skip
-
-
-def has_netem() -> bool:
-    """Whether this kernel can lose and scatter packets."""
-    tried = "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"
-    return subprocess.run(["unshare", "--net", "sh", "-c", tried], capture_output=True, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("shape", SHAPES)

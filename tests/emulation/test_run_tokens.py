@@ -9,8 +9,10 @@ from running import QUICKSTART, TINY, Place, interfaces, rows, save_checkpoint, 
 
 QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
 LONG_S = 380.0
+HOST_ONLY = pytest.mark.host_only(reason="GPT-2 takes minutes in a guest; tests/sandbox runs the quick start there")
 
 
+@HOST_ONLY
 @QUEUED
 def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
     before = interfaces()
@@ -29,6 +31,7 @@ def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful
     assert place.left_behind() == [] and interfaces() <= before
 
 
+@HOST_ONLY
 @QUEUED
 def test_the_quickstarts_static_placement_is_killed_by_the_kernel_when_the_squeeze_is_enforced(place: Place) -> None:
     ended = place.replay(QUICKSTART, "--backend", "mininet", "--policy", "static", timeout=LONG_S)
@@ -56,6 +59,7 @@ def test_loopback_and_mininet_give_the_same_tokens_under_every_policy(place: Pla
     assert len(set(runs[0]["tokens"])) > 3  # not one token over and over, which any bug might give too
 
 
+@HOST_ONLY
 @QUEUED
 def test_the_quickstart_gives_the_same_tokens_on_loopback(place: Place) -> None:
     local = place.done(QUICKSTART, "--backend", "local", "--tokens", "6", "--set", "traces=[]").summary

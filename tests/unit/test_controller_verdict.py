@@ -92,6 +92,16 @@ def test_operations_that_took_over_two_per_cent_longer_are_a_reason_that_names_t
     assert judged(spans=[*fine, span(2e-3, True, took_s=4e-3)], paced=False)["ok"]
 
 
+def test_operations_may_be_as_late_as_an_empty_one_is_here_and_no_later() -> None:
+    here = Calibrated("quick", pacing_floor_s=0.15e-3)  # as in User-Mode Linux
+    late = [span(4e-3, True, took_s=4.14e-3)] * 100  # 3.5 %
+    assert judged(spans=late, calibrated=here)["ok"] and not judged(spans=late)["ok"]
+    [reason] = judged(spans=[span(4e-3, True, took_s=4.16e-3)] * 100, calibrated=here)["reasons"]
+    assert "device b 4 % (100 of 100 late)" in reason
+    long = [span(20e-3, True, took_s=20.5e-3)] * 100  # 2.5 %: more than a floor, and more than its share
+    assert not judged(spans=long, calibrated=here)["ok"]
+
+
 def test_a_few_late_operations_of_a_device_that_hardly_computes_are_not_held_against_the_run() -> None:
     assert judged(spans=[span(2e-3, True, took_s=4e-3)] * 4)["ok"]
     assert not judged(spans=[span(2e-3, True, took_s=4e-3)] * 5)["ok"]

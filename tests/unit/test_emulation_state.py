@@ -1,5 +1,6 @@
 """Run states: what is written, who is living, and that only recorded things are removed."""
 
+import errno
 import fcntl
 import json
 import os
@@ -271,3 +272,30 @@ def test_the_host_lock_falls_back_where_its_folder_is_missing(tmp_path: Path, mo
 
 def test_the_outer_user_is_the_real_one_even_where_everyone_seems_root() -> None:
     assert runtime.outer_uid() == os.geteuid()
+
+
+def test_a_leader_that_is_gone_while_its_session_goes_on_is_not_there_to_be_killed() -> None:
+    """The kernel keeps its number for the session, and refuses a descriptor of it with another error (EINVAL)."""
+    script = "sleep 60 & echo $!; read line"
+    leader = subprocess.Popen(
+        ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert leader.stdin is not None and leader.stdout is not None
+    left = int(leader.stdout.readline())
+    recorded = ProcessId.of(leader.pid)
+    leader.stdin.close()
+    leader.wait()
+    try:
+        assert os.getsid(left) == leader.pid
+        assert recorded.kill() is False
+    finally:
+        os.kill(left, signal.SIGKILL)
+        leader.stdout.close()
+
+
+def test_a_process_that_linux_6_1_calls_an_invalid_argument_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def as_there(pid: int) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr(os, "pidfd_open", as_there)
+    assert ProcessId.of(os.getpid()).kill() is False
