@@ -99,10 +99,8 @@ def _emulate(experiment: Experiment, backend: str, folder: Path) -> dict[str, An
 @contextmanager
 def _client(runs: Sequence[SweptRun], scheduler: str | None) -> Iterator[Any]:
     """A client of the scheduler at that address, or of local workers, one for each core, that end with it."""
-    import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
-    settings = {"distributed.scheduler.allowed-failures": ATTEMPTS, "distributed.admin.tick.limit": "1h"}
     if scheduler is not None:
         try:
             with Client(scheduler, timeout="10s", set_as_default=False) as client:
@@ -112,13 +110,13 @@ def _client(runs: Sequence[SweptRun], scheduler: str | None) -> Iterator[Any]:
         return
     count = max(1, min(os.cpu_count() or 1, len(runs)))
     listening = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
-    with tempfile.TemporaryDirectory(prefix="headroom-sweep-") as scratch, dask.config.set(settings):
+    with tempfile.TemporaryDirectory(prefix="headroom-sweep-") as scratch:
         worker = {"nthreads": 1, "memory_limit": 0, "local_directory": scratch, "silence_logs": logging.CRITICAL}
         workers = {
             number: {"cls": Nanny, "options": listening | worker | ({} if number else {"resources": {EMULATION: 1}})}
             for number in range(count)
         }
-        boss = {"cls": Scheduler, "options": listening | {"port": 0}}
+        boss = {"cls": Scheduler, "options": listening | {"port": 0, "allowed_failures": ATTEMPTS - 1}}
         with _deaf_to_interrupts():
             cluster = SpecCluster(workers, boss, silence_logs=logging.CRITICAL)
         with cluster, Client(cluster, set_as_default=False) as client:
