@@ -10,14 +10,12 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from typing import Any
 
 from testbed.cli.launch import Request, Say, carry_out
 from testbed.errors import RunFailed
 
+Numbered = tuple[int, Request]
 Done = Callable[[int, dict[str, Any]], None]  # told the request's number and its summary
 
 
@@ -27,15 +25,9 @@ def carry_out_all(requests: Sequence[Request], say: Say, done: Done) -> list[dic
     summaries: dict[int, dict[str, Any]] = {}
     workers = min(len(simulated), os.cpu_count() or 1)
     if workers > 1:
-        with _pool(workers) as pool:
-            futures = {pool.submit(_quiet, requests[number]): number for number in simulated}
-            for future in as_completed(futures):
-                number = futures[future]
-                try:
-                    summaries[number] = future.result()
-                except BrokenProcessPool as error:
-                    raise RunFailed("a process that carried out simulated runs was killed; start again") from error
-                done(number, summaries[number])
+        for number, summary in _side_by_side([(number, requests[number]) for number in simulated], workers):
+            summaries[number] = summary
+            done(number, summary)
     for number, request in enumerate(requests):
         if number not in summaries:
             if request.backend != "sim":
@@ -46,25 +38,29 @@ def carry_out_all(requests: Sequence[Request], say: Say, done: Done) -> list[dic
     return [summaries[number] for number in range(len(requests))]
 
 
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end at once when something goes wrong here, Ctrl-C included."""
+def _side_by_side(numbered: list[Numbered], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and summary of each run as it ends. The processes end at once when something goes wrong, or at Ctrl-C."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["testbed.cli.simulated"])
-    pool = ProcessPoolExecutor(workers, context, initializer=_leave_interrupts_to_the_parent)
-    try:
-        yield pool
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    pool.shutdown()
+    with context.Pool(workers, _leave_interrupts_to_the_parent) as pool:  # whose end terminates them
+        started = {child.pid for child in multiprocessing.active_children()}
+        ended = pool.imap_unordered(_quiet, numbered)
+        for _ in numbered:
+            while True:
+                try:
+                    found = ended.next(timeout=1.0)
+                except multiprocessing.TimeoutError:
+                    if started - {child.pid for child in multiprocessing.active_children()}:
+                        raise RunFailed("a process that carried out simulated runs was killed; start again") from None
+                    continue
+                break
+            yield found
 
 
 def _leave_interrupts_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _quiet(request: Request) -> dict[str, Any]:
-    return carry_out(request, lambda message: None)
+def _quiet(numbered: Numbered) -> tuple[int, dict[str, Any]]:
+    number, request = numbered
+    return number, carry_out(request, lambda message: None)
