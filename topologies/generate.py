@@ -65,6 +65,8 @@ def settings_of(kind: object, given: Mapping[str, Any], origin: str) -> dict[str
     refuse_unknown_keys(given, ("devices", *defaults), origin, f"generate: {kind}")
     refuse_missing(given, ("devices",), origin, "")
     settings = {**defaults, **given}
+    for key in ("rate", "delay"):  # one value for all links
+        settings[key] = settings[key] if isinstance(settings[key], list) else [settings[key]] * 2
     least = {"devices": 1, "seed": 0, "clusters": 2}
     for key, low in least.items():
         value = settings.get(key, low)

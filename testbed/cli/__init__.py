@@ -23,6 +23,7 @@ VERBS = {
     "calibrate": "Measure once what this machine's software adds to a token.",
     "replay": "Run one experiment with one policy.",
     "compare": "Run one experiment with several policies, side by side.",
+    "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "traces": "List, show, import or generate traces.",

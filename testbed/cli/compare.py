@@ -57,7 +57,7 @@ def command(
 
     Example: testbed compare experiments/quickstart.yaml --policy static --policy resource-aware
 
-    Simulated: testbed compare experiments/small-scale.yaml --backend sim --policy static --policy greedy --seeds 20
+    Simulated: testbed compare experiments/small-scale.yaml --backend sim --policy headroom --policy greedy --seeds 20
     """
     from testbed.cli import batch, launch
     from testbed.comparison import infeasible_row, per_policy, tidy, write_tidy

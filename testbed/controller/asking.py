@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from testbed.errors import RunFailed, TestbedError
 from testbed.placement.blocks import Placement
 from testbed.placement.feasibility import Infeasible, check_complete, shortages
-from testbed.placement.observation import Observation, Policy
+from testbed.placement.observation import Observation, Policy, Proof
 
 SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps
 
@@ -36,6 +36,7 @@ class Answer:
     placement: Placement | None
     decision_s: float
     reason: str = ""
+    proof: Proof | None = None  # of a policy that proves anything
 
 
 def ask(policy: Policy, observation: Observation, placement: Placement | None, limit_s: float) -> Answer:
@@ -68,7 +69,8 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
         if found:
             text = f"{who} asked {when} for a placement that does not fit: {found[0]}"
             raise PolicyMisbehaved(text, show(returned), seconds)
-    return Answer(returned, seconds)
+    proof = getattr(policy, "last", None)
+    return Answer(returned, seconds, proof=proof if isinstance(proof, Proof) else None)
 
 
 def reset(policy: Policy, seed: int) -> None:

@@ -162,7 +162,7 @@ class Controller:
         self.recorder.decision(
             epoch=0, step=0, policy=self._policy.name, decision_s=decision_s, moved=0,
             predicted_after_s=token_latency(observation, self._plan, observation.final_length),
-            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0,
+            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=answer.proof,
         )  # fmt: skip
         for device in self._names:
             blocks = [str(block) for block in self._watch.placement.on(device)]
@@ -278,6 +278,7 @@ class Controller:
             decision_s=decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(observation, self._plan, observation.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
+            proof=answer.proof,
         )  # fmt: skip
         self._watch.enforce(self._conditions.enforce(self._watch.boundary, committed))
         self._watch.look()

@@ -22,6 +22,7 @@ from testbed.placement.policies.resource_aware import default_deadline
 
 NAMES = ["dynamic-threshold", "greedy", "resource-aware", "round-robin", "static"]  # any block may go anywhere
 MOVING = [name for name in NAMES if name != "static"]
+ROUTED = [name for name in NAMES if name != "exact"]  # which refuses networks with routes: test_placement_exact
 
 
 @settings(max_examples=120, deadline=None)
@@ -40,7 +41,7 @@ def test_a_first_placement_is_complete_and_fits_exactly_when_one_exists(observat
 
 
 @settings(max_examples=60, deadline=None)
-@given(networked().map(lambda case: case[0]), st.sampled_from(NAMES))
+@given(networked().map(lambda case: case[0]), st.sampled_from(ROUTED))
 def test_every_policy_decides_on_any_network(observation: Observation, name: str) -> None:
     policy = make_policy(name, {})
     policy.reset(1)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from testbed.placement.blocks import Block, Placement, layer_blocks, resident_bytes
 from testbed.placement.costs import BULK_WIRE_RATIO, CostModel, cached_length, cost_model, moved_bytes
+from testbed.placement.exact.classes import PlacementClass
 from testbed.placement.exact.options import Flags, Ints, Options, movable, options_of, with_relays
 from testbed.placement.feasibility import device_needs, rooms_for
 from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
@@ -26,8 +26,6 @@ from testbed.placement.plan import HalfKind, partial_payload, result_payload, x_
 from testbed.placement.tree import aligned_roots
 
 Floats = NDArray[np.float64]
-PlacementClass = Literal["single", "layer", "head", "shard", "any"]
-CLASSES: tuple[PlacementClass, ...] = ("single", "layer", "head", "shard", "any")
 
 
 @dataclass(frozen=True)
@@ -80,12 +78,12 @@ class Problem:
         return int(self.halves[0].use.shape[1])
 
 
-def build(observation: Observation, old: Placement | None, klass: PlacementClass = "any") -> Problem:
+def build(observation: Observation, old: Placement | None, klass: PlacementClass) -> Problem:
     """The problem of one decision, restricted to a class of placements (see `policies.exact`)."""
     model = cost_model(observation)
     sizes = _Sizes(model, old)
     halves: list[Half] = []
-    for number, kind in enumerate(model.halves):
+    for number, kind in enumerate(model.halves[:2]):
         units = _units(model, kind)
         table = _Seconds(model, number, units)
         for layer in range(model.shape.layers):

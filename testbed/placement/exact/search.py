@@ -16,9 +16,10 @@ from testbed.placement.exact.options import Flags, Ints
 from testbed.placement.exact.problem import Floats, Problem
 from testbed.placement.exact.relaxation import Bound, bound_at, prices_of_sequence
 
-SEQUENCES = 3_000_000  # more sequences of hubs than these are not listed
+SEQUENCES = 500_000  # of hubs that are listed, at most: those of least bound
 STATES = 4_000_000  # more partial solutions than these are not kept for one sequence
 MERGE = 500  # from so many partial solutions on, those that use the same are merged
+WIDTHS = (0.002, 0.01, 0.03, 0.1, 0.3, 1.0)  # how far over its bound a sequence's best is looked for, one after another
 SLACK = 1e-10  # relative: bounds this close to the best found are taken to reach it
 
 
@@ -31,8 +32,8 @@ class Found:
     ways: tuple[int, ...]
 
 
-class TooMany(Exception):
-    """The search would need more memory or time than it may have."""
+class _TooMany(Exception):
+    """A sequence has more partial solutions than can be kept."""
 
 
 def near_ways(problem: Problem, bound: Bound, cutoff_s: float) -> Problem:
@@ -52,41 +53,46 @@ def near_ways(problem: Problem, bound: Bound, cutoff_s: float) -> Problem:
 def search(problem: Problem, bound: Bound, cutoff_s: float, deadline: Deadline) -> tuple[Found | None, float]:
     """(the best solution that costs less than `cutoff_s`, or None; what any solution costs at least).
 
-    The second figure is the first one's seconds, or `cutoff_s`, unless the deadline passed or there were too many.
+    The second figure is the first one's seconds, or `cutoff_s`, unless the deadline passed or there was too much to
+    look at.
     """
-    try:
-        sequences = _sequences(problem, bound, cutoff_s, deadline)
-    except TooMany:
-        return None, bound.seconds
-    return _Search(problem, sequences, bound, cutoff_s).run(deadline)
+    hubs, dropped_s = _sequences(problem, bound, cutoff_s)
+    return _Search(problem, hubs, bound, cutoff_s, dropped_s).run(deadline)
 
 
-def _sequences(problem: Problem, bound: Bound, cutoff_s: float, deadline: Deadline) -> Ints:
-    """(sequences, halves + 1): every way from hub to hub that fits and whose bound is at most `cutoff_s`."""
+def _sequences(problem: Problem, bound: Bound, cutoff_s: float) -> tuple[Ints, float]:
+    """((sequences, halves + 1): ways from hub to hub that fit and whose bound is at most `cutoff_s`; bound of others).
+
+    Where there are too many, those of least bound are kept on the way.
+    """
     credit = float(problem.limits @ bound.prices[: problem.memories])
     memories, devices = problem.memories, problem.devices
     hubs = np.array([[problem.model.source]], np.int8)
-    cost, used = np.zeros(1), np.zeros((1, memories))
+    cost, used, dropped_s = np.zeros(1), np.zeros((1, memories)), np.inf
     for stage, (half, table) in enumerate(zip(problem.halves, bound.tables, strict=True)):
-        if len(hubs) * devices > SEQUENCES or deadline.passed():
-            raise TooMany
-        last = hubs[:, -1]
+        last = hubs[:, -1].astype(np.int64)
         reached = cost[:, None] + table[last]
-        good = reached + bound.ahead[stage + 1][None, :] - credit <= cutoff_s
+        least = reached + bound.ahead[stage + 1][None, :] - credit
+        good = least <= cutoff_s
         if problem.same_hub and stage:
             good &= last[:, None] == np.arange(devices)[None, :]
         here, there = np.nonzero(good)
+        if len(here) > SEQUENCES:
+            order = np.argsort(least[here, there], kind="stable")
+            dropped_s = min(dropped_s, float(least[here[order[SEQUENCES]], there[order[SEQUENCES]]]))
+            here, there = here[order[:SEQUENCES]], there[order[:SEQUENCES]]
         using = used[here] + half.hub_use[there, :memories]
         fits = (using <= problem.limits).all(1)
         here, there, used = here[fits], there[fits], using[fits]
         cost = reached[here, there]
         hubs = np.hstack([hubs[here], there[:, None].astype(np.int8)])
-    return hubs.astype(np.int64)
+    return hubs.astype(np.int64), dropped_s
 
 
 class _Search:
-    def __init__(self, problem: Problem, hubs: Ints, bound: Bound, cutoff_s: float) -> None:
+    def __init__(self, problem: Problem, hubs: Ints, bound: Bound, cutoff_s: float, left_s: float) -> None:
         self.problem = problem
+        self.left_s = left_s  # least bound of what is not looked at
         self.best_s = cutoff_s
         self.found: Found | None = None
         self.hubs = hubs
@@ -106,18 +112,18 @@ class _Search:
         """Work through the sequences, least bound first."""
         while len(self.hubs):
             if deadline.passed():
-                return self.found, float(self.least_s.min())
+                return self.found, min(self.left_s, float(self.least_s.min()))
             first = int(self.least_s.argmin())
             if self.priced[first]:
                 try:
                     self._solve(first)
-                except TooMany:
-                    return self.found, float(self.least_s.min())
+                except _TooMany:
+                    self.left_s = min(self.left_s, float(self.least_s[first]))
                 self.least_s[first] = np.inf
             else:
                 self._price(first)
             self._keep(self.least_s < self._goal)
-        return self.found, self.best_s
+        return self.found, min(self.left_s, self.best_s)
 
     def _keep(self, which: Flags) -> None:
         if not which.all():
@@ -159,27 +165,32 @@ class _Search:
         """The best ways for one sequence of hubs, if they cost less than the best found."""
         problem, hubs = self.problem, self.hubs[number]
         prices = self.prices[self.best_prices[number]]
-        gap = self.best_s - self.least_s[number]
-        fixed = sum((half.hub_use[hub] for half, hub in zip(problem.halves, hubs[1:], strict=True)), np.zeros(1))
-        limits = problem.limits - fixed[: problem.memories]
-        states = _States(problem, fixed)
-        for stage, half in enumerate(problem.halves):
-            seconds = half.seconds[hubs[stage], hubs[stage + 1]]
-            priced = seconds + half.use @ prices
-            states.extend(seconds, priced - priced.min(initial=np.inf), half.use, limits, gap)
-        seconds = states.seconds + states.used[:, problem.memories :].max(1, initial=0.0) + problem.home[hubs[-1]]
-        if len(seconds):
-            least = int(seconds.argmin())
-            if seconds[least] < self.best_s:
+        least_s = float(self.least_s[number])
+        for width in (*WIDTHS, np.inf):
+            gap = min(self.best_s - least_s, width * abs(least_s))
+            states = _States(problem, hubs)
+            for stage, half in enumerate(problem.halves):
+                seconds = half.seconds[hubs[stage], hubs[stage + 1]]
+                priced = seconds + half.use @ prices
+                states.extend(seconds, priced - priced.min(initial=np.inf), half.use, gap)
+            seconds = states.seconds + states.used[:, problem.memories :].max(1, initial=0.0) + problem.home[hubs[-1]]
+            if len(seconds) and seconds.min() < self.best_s:
+                least = int(seconds.argmin())
                 self.best_s = float(seconds[least])
                 self.found = Found(self.best_s, tuple(map(int, hubs[1:])), states.ways(least))
+            if self.best_s <= least_s + gap:
+                return
 
 
 class _States:
     """Partial solutions of one sequence: the ways of the halves so far, what they cost and use."""
 
-    def __init__(self, problem: Problem, fixed: Floats) -> None:
+    def __init__(self, problem: Problem, hubs: Ints) -> None:
         self.memories = problem.memories
+        fixed = np.zeros(problem.resources)
+        for half, hub in zip(problem.halves, hubs[1:], strict=True):
+            fixed += half.hub_use[hub]
+        self.limits = problem.limits - fixed[: self.memories]
         self.seconds = np.zeros(1)
         self.over = np.zeros(1)  # priced seconds over the least
         self.used = np.zeros((1, problem.resources))
@@ -187,17 +198,17 @@ class _States:
         self._from: list[Ints] = []
         self._way: list[Ints] = []
 
-    def extend(self, seconds: Floats, over: Floats, use: Floats, limits: Floats, gap: float) -> None:
+    def extend(self, seconds: Floats, over: Floats, use: Floats, gap: float) -> None:
         """One more half: each of its ways after each state, as far as the bound and the limits allow."""
         ways = np.flatnonzero(over <= gap)
         if len(self.over) * len(ways) > 20 * STATES:
-            raise TooMany
+            raise _TooMany
         state, way = np.nonzero(self.over[:, None] + over[ways][None, :] <= gap)
         way = ways[way]
         if len(state) > STATES:
-            raise TooMany
+            raise _TooMany
         used = self.used[state] + use[way]
-        fits = (used[:, : self.memories] <= limits).all(1)
+        fits = (used[:, : self.memories] <= self.limits).all(1)
         state, way, used = state[fits], way[fits], used[fits]
         total = self.seconds[state] + seconds[way]
         if len(state) > MERGE:

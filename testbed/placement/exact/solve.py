@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import Block, Placement, layer_blocks
+from testbed.placement.blocks import Block, Placement
 from testbed.placement.costs import (
     MIGRATION_HANDSHAKE_S,
     CostModel,
@@ -18,8 +18,9 @@ from testbed.placement.costs import (
     migration_delay,
 )
 from testbed.placement.deadline import Deadline
+from testbed.placement.exact.classes import PlacementClass, in_class
 from testbed.placement.exact.options import Flags, assign, movable
-from testbed.placement.exact.problem import Half, PlacementClass, Problem, build, path_delays, restricted
+from testbed.placement.exact.problem import Half, Problem, build, path_delays, restricted
 from testbed.placement.exact.relaxation import CLOSE, best_prices
 from testbed.placement.exact.search import Found, near_ways, search
 from testbed.placement.feasibility import shortages
@@ -27,7 +28,8 @@ from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.placement.tree import align
 
-WIDTHS = (0.03, 0.1, 0.25, 0.6, 1.5, 5.0)  # how far over the bound solutions are looked for, one after another
+# How far over the bound solutions are looked for, one after another.
+WIDTHS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.6, 1.5, 5.0)
 PROVED = 1e-9  # relative distance of cost and bound at which they are the same
 
 
@@ -69,27 +71,36 @@ def optimum(
     """The best placement of a class for the coming interval, or the best found in `limit_s` seconds.
 
     `starts` are placements of that class to begin with, where any is known. Raises ConfigError where the network is
-    not a star.
+    not a star, or where the LM head is cut.
     """
     if observation.routes is not None:
         raise ConfigError(
             "policy exact knows star topologies only, and this network has routes: "
             "use a topology of shape star, or another policy"
         )
+    if observation.partition.vocab_shards > 1:
+        raise ConfigError(
+            "policy exact leaves the LM head out and places no shards of it, "
+            f"and partition.vocab_shards is {observation.partition.vocab_shards}: set it to 1, or use another policy"
+        )
     return _Decision(observation, old, klass, Deadline(limit_s)).solve(starts)
 
 
 class _Decision:
-    def __init__(self, observation: Observation, old: Placement | None, klass: PlacementClass, deadline: Deadline):
+    """The best placement so far, and the searches that better it."""
+
+    def __init__(
+        self, observation: Observation, old: Placement | None, klass: PlacementClass, deadline: Deadline
+    ) -> None:
         self.observation, self.old = observation, old
-        self.klass: PlacementClass = klass
+        self.klass = klass
         self.deadline = deadline
         self.model: CostModel = cost_model(observation)
         self.best: Placement | None = None
         self.best_s = math.inf
 
     def solve(self, starts: Iterable[Placement]) -> Solution:
-        """Without moves, then over ever shorter paths."""
+        """The best, and the bound that tells how good it is."""
         problem = build(self.observation, self.old, self.klass)
         for start in starts:
             self._offer(start)
@@ -203,19 +214,3 @@ def _can_fit(problem: Problem) -> bool:
     """Whether limits can be kept at all, if solutions were divisible: the linear programme that only counts excess."""
     free = [replace(half, seconds=np.where(np.isfinite(half.seconds), 0.0, np.inf)) for half in problem.halves]
     return best_prices(replace(problem, halves=tuple(free), home=np.zeros(problem.devices))).seconds < CLOSE
-
-
-def in_class(observation: Observation, placement: Placement, klass: PlacementClass) -> bool:
-    """Whether a placement belongs to a class (see `policies.exact`)."""
-    hubs: set[str] = set()
-    for layer in range(observation.shape.layers):
-        blocks = layer_blocks(observation.shape, observation.partition, layer)
-        heads = observation.shape.kv_heads + 1
-        where = [placement.devices[block] for block in blocks]
-        attention, ffn = set(where[:heads]), set(where[heads:])
-        if klass in ("single", "layer") and len(attention | ffn) > 1:
-            return False
-        if (klass == "head" and len(ffn) > 1) or (klass == "shard" and len(attention) > 1):
-            return False
-        hubs |= ffn
-    return klass != "single" or len(hubs) == 1
