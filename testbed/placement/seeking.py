@@ -42,9 +42,9 @@ COOL = 0.05  # where annealing for the time afterwards begins, in the same units
 OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
 CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
 # Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
-FIRST_EFFORT, LATER_EFFORT = 2e9, 4e8  # divided by the square, later by the cube, of the number of halves
-FIRST_RANGE, LATER_RANGE = (400_000, 1_500_000), (10_000, 400_000)  # least and most
-MANY_DEVICES = 25  # from here on each first placement's move takes longer, so fewer are looked at
+FIRST_EFFORT, LATER_EFFORT = 6e9, 4e8  # divided by the square, later by the cube, of the number of halves
+FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and most
+FEW_DEVICES, MANY_DEVICES = 8, 25  # above them a first placement looks at fewer moves, for each takes longer
 DESCENT = 40_000  # moves of one descent, at most
 HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
 FINALISTS, LEAST_PER_HALF = 6, 5_000  # starts that are annealed at most, each with so many moves per half at least
@@ -77,8 +77,9 @@ class Seeker:
         if problem.placed:
             wanted, (least, most) = LATER_EFFORT / self.halves**3, LATER_RANGE
         else:
-            wanted, (least, most) = FIRST_EFFORT / self.halves**2, FIRST_RANGE
-            least = least * MANY_DEVICES // max(MANY_DEVICES, problem.devices.shape[1])
+            devices = problem.devices.shape[1]
+            wanted, (least, most) = FIRST_EFFORT / self.halves**2 * FEW_DEVICES / max(FEW_DEVICES, devices), FIRST_RANGE
+            least = least * MANY_DEVICES // max(MANY_DEVICES, devices)
         self.effort = int(effort * min(most, max(least, wanted)))
         self.descent = max(1, min(DESCENT, self.effort // 4))
         self.many = self.effort > 5000 * self.halves  # moves enough for several starts
