@@ -102,6 +102,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _flag("feasible", "a placement that fits was found"),
         _text("reason", "why not, or why blocks moved", required=False),
         _seconds("stall_s", "decode time lost to carrying it out, migrations and commit", required=False),
+        _seconds("bound_s", "the least that the interval can cost without the LM head, if proved", required=False),
+        _share("gap", "how much more than the bound the decision costs", required=False),
+        _flag("proved", "whether the policy proved its decision to be the optimum", required=False),
         _seconds("t_s", "when", required=False),
         _WALL,
     ),
@@ -156,7 +159,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _share("others_share", "part that other processes or other virtual machines used"),
         _share("idle_share", "part that nobody used; the rest went to interrupts"),
         _share("pressure_share", "part of the interval in which some process waited for a core (PSI)", required=False),
-        Column("load", "float", "", "load average of the last minute", required=False),
+        Column("load", "float", "processes", "load average of the last minute", required=False),
         _WALL,
     ),
     "placements": (

@@ -14,15 +14,13 @@ def command(as_json: bool) -> None:
 
     Example: testbed policies --json
     """
-    import inspect
-
-    from testbed.placement.policies import POLICIES
+    from testbed.placement.policies import POLICIES, option_names
 
     rows = [
         {
             "name": name,
             "description": description,
-            "options": [option for option in inspect.signature(factory).parameters if option != "placement"],
+            "options": option_names(factory),
         }
         for name, (factory, description) in POLICIES.items()
     ]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from testbed.calibration import NOMINAL, HostCalibration
+from testbed.controller.asking import Answer, PolicyMisbehaved, ask, reset
 from testbed.controller.calibration import Calibrated, Effort, calibrate
 from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
@@ -23,7 +24,7 @@ from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.costs import cached_length, migration_delay, prefill_latency, token_latency
-from testbed.placement.feasibility import Infeasible, check_complete, shortages
+from testbed.placement.feasibility import Infeasible, shortages
 from testbed.placement.forecast import Forecast
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
@@ -150,18 +151,18 @@ class Controller:
         return self._watch.target().rate_bps(self._experiment.topology.route(device, peer))
 
     def _place_first(self) -> None:
-        self._policy.reset(self._experiment.seed)
         observation = self._watch.observation()
-        wanted, decision_s, reason = self._ask_policy(observation, None)
+        answer = self._ask_policy(observation, None)
+        wanted, decision_s = answer.placement, answer.decision_s
         if wanted is None:
-            raise Infeasible(f"policy {self._policy.name} has no first placement: {reason}")
+            raise Infeasible(f"policy {self._policy.name} has no first placement: {answer.reason}")
         self._watch.placement = replace(wanted, epoch=0)
         self._plan = make_plan(observation, self._watch.placement)
         found = shortages(observation, None, self._watch.placement)
         self.recorder.decision(
             epoch=0, step=0, policy=self._policy.name, decision_s=decision_s, moved=0,
             predicted_after_s=token_latency(observation, self._plan, observation.final_length),
-            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0,
+            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=answer.proof,
         )  # fmt: skip
         for device in self._names:
             blocks = [str(block) for block in self._watch.placement.on(device)]
@@ -247,7 +248,8 @@ class Controller:
         observation = self._watch.observation()
         old = self._watch.placement
         self._clock.pause()
-        wanted, decision_s, reason = self._ask_policy(observation, old)
+        answer = self._ask_policy(observation, old)
+        wanted, decision_s, reason = answer.placement, answer.decision_s, answer.reason
         self._clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed, exchange = wanted is not None, None
@@ -276,35 +278,26 @@ class Controller:
             decision_s=decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(observation, self._plan, observation.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
+            proof=answer.proof,
         )  # fmt: skip
         self._watch.enforce(self._conditions.enforce(self._watch.boundary, committed))
         self._watch.look()
 
-    def _ask_policy(
-        self, observation: Observation, placement: Placement | None
-    ) -> tuple[Placement | None, float, str]:
-        """(wanted placement or None, seconds it took, why not); raises RunFailed for a policy that misbehaves."""
-        started = time.monotonic()
+    def _ask_policy(self, observation: Observation, placement: Placement | None) -> Answer:
+        """The policy's checked decision; where it misbehaves, the log says what it returned before the run fails."""
         try:
-            wanted = self._policy.decide(observation, placement)
-        except Infeasible as error:
-            return None, time.monotonic() - started, str(error)
-        except TestbedError:
+            if placement is None:
+                reset(self._policy, self._experiment.seed)
+            return ask(self._policy, observation, placement, self._experiment.decision_limit)
+        except PolicyMisbehaved as error:
+            self._log.event(
+                "policy_misbehaved", self._clock.now(), step=self._done, reason=str(error), returned=error.returned
+            )
+            self.recorder.decision(
+                epoch=placement.epoch if placement is not None else 0, step=self._done, policy=self._policy.name,
+                decision_s=error.decision_s, moved=0, feasible=False, reason=str(error),
+            )  # fmt: skip
             raise
-        except Exception as error:
-            raise RunFailed(
-                f"policy {self._policy.name} raised {type(error).__name__} at token {self._done}: {error}"
-            ) from error
-        seconds = time.monotonic() - started
-        check_complete(observation, wanted)
-        if placement is not None and placement.moves_to(wanted):
-            found = shortages(observation, placement, wanted)
-            if found:
-                raise RunFailed(
-                    f"policy {self._policy.name} asked at token {self._done} for a placement that does not fit: "
-                    f"{found[0]}"
-                )
-        return wanted, seconds, ""
 
     def _migrate(self, observation: Observation, wanted: Placement) -> Exchange:
         assert self._watch.placement is not None
@@ -352,4 +345,3 @@ class Controller:
     def _fail_if_lost(self, exchange: Exchange) -> None:
         if exchange.lost is not None:
             self._watch.lost(*exchange.lost)
-

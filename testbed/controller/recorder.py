@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from testbed.clock import EmulatedClock
 from testbed.controller.exchange import Exchange
 from testbed.controller.fleet import HostUsage, LinkSample, Samples
 from testbed.placement.blocks import Placement
+from testbed.placement.observation import Proof
 from testbed.runlog import ABORTED, COMMITTED, RunLog
 from testbed.transport.messages import Span, Token
 
@@ -67,9 +69,9 @@ class Recorder:
                 due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
             )
 
-    def decision(self, **values: Any) -> None:
-        """One call of the policy and what it cost."""
-        self._row("decisions", t_s=self._clock.now(), **values)
+    def decision(self, proof: Proof | None = None, **values: Any) -> None:
+        """One call of the policy, what it cost, and what it proved."""
+        self._row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
     def exchange(self, exchange: Exchange, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]) -> None:
         """Every block's migration, and the rate that each path reached."""

@@ -73,7 +73,7 @@ class ProcessFleet(ABC):
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
-        self._refused: dict[str, list[str]] = {}  # kernel knobs that devices could not set
+        self._refused: dict[str, tuple[str, ...]] = {}  # kernel knobs that devices could not set
         self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
         self._target: TargetState | None = None
         self._pending: list[tuple[str, FleetEvent]] = []

@@ -61,6 +61,7 @@ class Draft:
         self.epoch = old.epoch if old is not None else 0
         pinned = [0] * devices
         pinned[model.source] = pinned_bytes(observation.shape, observation.partition)
+        self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
         self.both_bytes = list(pinned)  # old blocks plus incoming ones, at the present length

@@ -106,6 +106,15 @@ class Observation:
         return Leg(hop, link.up_bps if up else link.down_bps, link.up_delay_s if up else link.down_delay_s)
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What a policy has proved of its last decision; one that proves anything keeps it in an attribute `last`."""
+
+    bound_s: float  # seconds of the interval, migration included and the LM head left out, that nothing goes below
+    gap: float  # how much more than the bound the decision costs, as a fraction
+    proved: bool  # whether the decision is the optimum
+
+
 class Policy(Protocol):
     """A placement policy: `reset(seed)` once per run, then `decide` at each boundary.
 

@@ -18,7 +18,7 @@ from testbed.placement.tree import align
 
 EFFORT = 40_000  # candidate moves looked at in one decision, at most
 COMBINATIONS = 4096  # ways to evacuate by counts that are looked at in one decision, at most
-EXACT_PACKINGS = 64  # of those, how many are packed exactly where there are more than three kinds of blocks
+EXACT_PACKINGS = 16  # of those, how many are packed exactly where there are more than three kinds of blocks
 WORTHWHILE_S = 1e-7  # smaller predicted gains are rounding
 
 

@@ -153,7 +153,7 @@ class Hello(Message, frozen=True):
 
     pid: int
     address: str
-    refused: list[str] = []
+    refused: tuple[str, ...] = ()
 
 
 class Connected(Message, frozen=True):

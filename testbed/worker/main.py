@@ -120,7 +120,7 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
     for thread in transport_threads():
         put_first(thread)
     try:
-        Worker(config, context, line).serve([why for why in refused if why is not None])
+        Worker(config, context, line).serve(tuple(why for why in refused if why is not None))
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
@@ -157,7 +157,7 @@ class Worker:
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
 
-    def serve(self, refused: list[str]) -> None:
+    def serve(self, refused: tuple[str, ...]) -> None:
         """Say that it stands, and which knobs the kernel refused; then handle deliveries until Stop."""
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()

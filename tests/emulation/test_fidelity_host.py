@@ -13,6 +13,7 @@ from running import QUICKSTART, Place, rows
 
 SHORT = ("--tokens", "16", "--set", "traces=[]", "--policy", "static", "--backend", "mininet")
 TRIES = 3  # others may be using the host
+LET_ALONE = 0.15  # of the cores' time, that others used at most in a run that was let alone
 SPIN = "while True: pass"
 
 
@@ -33,11 +34,14 @@ def cores_taken(per_core: int, prefix: Sequence[str] = ()) -> Iterator[None]:
 def test_a_run_that_is_let_alone_is_faithful_and_says_how_idle_the_host_was(place: Place) -> None:
     for _ in range(TRIES):
         ended = place.replay(QUICKSTART, *SHORT)
-        if ended.code == 0:
+        found = rows(ended.folder, "host")
+        most = max(row["others_share"] for row in found)
+        if most < LET_ALONE:
+            assert ended.code == 0, ended.err
+            assert ended.summary["verdict"]["reasons"] == []
             break
-    assert ended.code == 0, ended.err
-    assert ended.summary["verdict"]["reasons"] == []
-    found = rows(ended.folder, "host")
+        # This host is not ours alone just now, and the run must have noticed.
+        assert most < 0.3 or "other processes" in str(ended.summary["verdict"])
     assert [row["last_step"] for row in found] == [7, 15]
     for row in found:
         assert row["cores"] == len(os.sched_getaffinity(0))

@@ -9,7 +9,7 @@ from running import QUICKSTART, Ended, Place, rows
 
 RUNS = 3
 SPREAD = 0.03
-DILATED = 0.03
+DILATED = 0.04  # measured on an idle host: 3.0 %, because dilation makes this testbed's own time per hop weigh less
 # Others may be using this host now and then: RUNS of so many runs must agree, or one pair of TRIES.
 MOST_RUNS = 7
 TRIES = 4

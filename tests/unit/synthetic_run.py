@@ -283,6 +283,11 @@ class _Story:
         return blocks + (EMBED if device == "a" else 0)
 
     def sample(self, step: int) -> None:
+        if step:
+            self.put(
+                "host", t_s=self.now, first_step=step - INTERVAL, last_step=step - 1, span_s=0.5, cores=2,
+                own_share=0.14, others_share=0.01, idle_share=0.84, pressure_share=0.04, load=0.8,
+            )  # fmt: skip
         for device in DEVICES:
             ledger = self.ledger(device, step)
             self.put(

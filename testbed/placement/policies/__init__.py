@@ -5,22 +5,39 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
+import keyword
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
 from testbed.placement.observation import Policy
+from testbed.placement.policies.dynamic_threshold import DynamicThreshold
+from testbed.placement.policies.edgeshard import EdgeShard
+from testbed.placement.policies.exact import Exact
+from testbed.placement.policies.galaxy import Galaxy
 from testbed.placement.policies.greedy import Greedy
+from testbed.placement.policies.headroom import Headroom
+from testbed.placement.policies.layerwise import Layerwise
 from testbed.placement.policies.resource_aware import ResourceAware
 from testbed.placement.policies.round_robin import RoundRobin
+from testbed.placement.policies.single import Single
 from testbed.placement.policies.static import Static
+from testbed.placement.policies.tensor_parallel import TensorParallel
 
 POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
-    "static": (Static, "places once, as the experiment says or as well as it can, and never moves anything"),
+    "single": (Single, "the whole model on the one device where it is fastest; refused where none holds it"),
+    "static": (Static, "places once, as the experiment says or as the best of the others does, and never moves"),
     "round-robin": (RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits"),
     "greedy": (Greedy, "each block, in token order, to the device that adds the least latency; again at each decision"),
+    "dynamic-threshold": (DynamicThreshold, "moves blocks off devices over a memory or compute threshold, no others"),
+    "edgeshard": (EdgeShard, "whole layers by dynamic programming, the first one at the source (arXiv 2405.14371)"),
+    "layerwise": (Layerwise, "the best that whole layers can do: migration and tokens of the interval at their least"),
+    "tensor-parallel": (TensorParallel, "every layer in equal parts on all devices (arXiv 1909.08053)"),
+    "galaxy": (Galaxy, "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)"),
     "resource-aware": (ResourceAware, "the paper's: scores against residual capacity, moves what pays or must"),
+    "headroom": (Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"),
+    "exact": (Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
 }
 
 
@@ -30,20 +47,28 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     `name` may also be `path.py:Class`, a user's own. Raises ConfigError for unknown names and options.
     """
     factory = _user_policy(name) if ".py:" in name else _known_policy(name)
-    given = dict(options)
+    given = {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in options.items()}
     if placement is not None:
         if factory is not Static:
             raise ConfigError(f"policy {name} chooses its own placement: drop `placement`, or use policy static")
         given["placement"] = placement
-    accepted = [key for key in inspect.signature(factory).parameters if key != "placement"]
+    accepted = option_names(factory)
     for key in options:
         if key not in accepted:
             known = f"it knows {', '.join(accepted)}" if accepted else "it takes none"
             raise ConfigError(f"policy {name} has no option {key!r}: {known}")
     try:
         return factory(**given)
-    except TypeError as error:
-        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {error}") from error
+    except ConfigError:
+        raise
+    except Exception as error:
+        why = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
+        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {why}") from error
+
+
+def option_names(factory: Callable[..., Policy]) -> list[str]:
+    """The options of a policy as an experiment writes them: `class` where Python's keyword needs `class_`."""
+    return [key.rstrip("_") for key in inspect.signature(factory).parameters if key != "placement"]
 
 
 def _known_policy(name: str) -> Callable[..., Policy]:

@@ -9,13 +9,14 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Placement, blocks_of, is_pattern, matches
 from testbed.placement.costs import interval_cost
 from testbed.placement.feasibility import Infeasible
-from testbed.placement.observation import Observation, Policy
-from testbed.placement.policies.greedy import Greedy
-from testbed.placement.policies.resource_aware import ResourceAware
+from testbed.placement.observation import Observation
+
+NOT_ASKED = ("static", "exact")  # itself, and one that may take minutes
 
 
 class Static:
-    """Places once and never moves: as `placement` says, else the better of `greedy` and `resource-aware`.
+    """Places once and never moves: as `placement` says, else as the best of the other
+    policies does (all but `exact`, which may take minutes).
 
     `placement` maps block patterns (`*`, `head(0,*)`, `ffn(*)`, `sum(*,ffn)`, exact names) to devices; later entries
     win and every block must be covered. It is carried out as written: whether it fits is for the run to find out.
@@ -40,15 +41,28 @@ class Static:
             return Placement(expand_patterns(observation, self._patterns))
         whole = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
         try:
-            return _better(whole)
+            return _best(whole)
         except Infeasible:
-            return _better(observation)
+            return _best(observation)
 
 
-def _better(observation: Observation) -> Placement:
-    """The first placement of `greedy` or of `resource-aware`, whichever is predicted to be faster."""
-    policies: tuple[Policy, ...] = (Greedy(), ResourceAware())
-    found = [policy.decide(observation, None) for policy in policies]
+def _best(observation: Observation) -> Placement:
+    """The first placement that is predicted to be fastest, of all known policies that have one and decide quickly."""
+    from testbed.placement.policies import POLICIES  # which has this module in it
+
+    found: list[Placement] = []
+    refusal: Infeasible | None = None
+    for name, (factory, _) in POLICIES.items():
+        if name in NOT_ASKED:
+            continue
+        try:
+            policy = factory()
+            policy.reset(0)
+            found.append(policy.decide(observation, None))
+        except Infeasible as error:
+            refusal = error if error.shortage is not None else refusal or error
+    if not found and refusal is not None:
+        raise refusal
     return min(found, key=lambda placement: interval_cost(observation, None, placement))
 
 

@@ -1,0 +1,124 @@
+"""Asking a policy: within the time limit, and what it answers is checked before anything is done about it.
+
+A policy may be a user's own. Whatever it does (raise, return something else, name an unknown device, never come
+back) ends the run in one sentence, and the run folder says what it returned.
+"""
+
+from __future__ import annotations
+
+import math
+import reprlib
+import threading
+import time
+from dataclasses import dataclass
+
+from testbed.errors import RunFailed, TestbedError
+from testbed.placement.blocks import Placement
+from testbed.placement.feasibility import Infeasible, check_complete, shortages
+from testbed.placement.observation import Observation, Policy, Proof
+
+SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps
+
+
+class PolicyMisbehaved(RunFailed):
+    """A policy raised, took too long, or returned what no run can carry out; `returned` is what it gave back."""
+
+    def __init__(self, message: str, returned: str | None, decision_s: float) -> None:
+        super().__init__(message)
+        self.returned = returned
+        self.decision_s = decision_s
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a policy decided: a placement, or None with the reason why there is none."""
+
+    placement: Placement | None
+    decision_s: float
+    reason: str = ""
+    proof: Proof | None = None  # of a policy that proves anything
+
+
+def ask(policy: Policy, observation: Observation, placement: Placement | None, limit_s: float) -> Answer:
+    """The policy's decision, checked: complete, on known devices, and with room for what moves.
+
+    It runs in a thread of its own, so that `limit_s` (seconds of the host) also holds for code that never comes
+    back; the thread is left behind then, and ends with the process. Raises PolicyMisbehaved.
+    """
+    who, when = f"policy {policy.name}", f"at token {observation.tokens_done}"
+    returned, raised, seconds = _decide(policy, observation, placement, limit_s)
+    if seconds > limit_s:
+        text = f"{who} took longer {when} than decision_limit, {limit_s:g} s: make it quicker, or raise the limit"
+        raise PolicyMisbehaved(text, None if returned is _NOTHING else show(returned), seconds)
+    if isinstance(raised, Infeasible):
+        return Answer(None, seconds, str(raised))
+    if isinstance(raised, TestbedError):
+        raise raised
+    if raised is not None:
+        text = f"{who} raised {type(raised).__name__} {when}: {raised}"
+        raise PolicyMisbehaved(text, None, seconds) from raised
+    if not isinstance(returned, Placement):
+        text = f"{who} returned {_article(returned)} {when}, but it must return a Placement"
+        raise PolicyMisbehaved(text, show(returned), seconds)
+    try:
+        check_complete(observation, returned)
+    except RunFailed as error:
+        raise PolicyMisbehaved(f"{who}, {when}: {error}", show(returned), seconds) from error
+    if placement is not None and placement.moves_to(returned):
+        found = shortages(observation, placement, returned)
+        if found:
+            text = f"{who} asked {when} for a placement that does not fit: {found[0]}"
+            raise PolicyMisbehaved(text, show(returned), seconds)
+    proof = getattr(policy, "last", None)
+    return Answer(returned, seconds, proof=proof if isinstance(proof, Proof) else None)
+
+
+def reset(policy: Policy, seed: int) -> None:
+    """Begin a run with the policy; raises PolicyMisbehaved."""
+    try:
+        policy.reset(seed)
+    except TestbedError:
+        raise
+    except Exception as error:
+        text = f"policy {policy.name} raised {type(error).__name__} when it was reset: {error}"
+        raise PolicyMisbehaved(text, None, 0.0) from error
+
+
+def show(returned: object) -> str:
+    """What a policy returned, short enough to be logged: a placement as `block: device`, else its repr."""
+    if not isinstance(returned, Placement) or not isinstance(returned.devices, dict):
+        return reprlib.repr(returned)
+    pairs = [f"{block}: {device!r}" for block, device in list(returned.devices.items())[:SHOWN_BLOCKS]]
+    left = len(returned.devices) - len(pairs)
+    return "{" + ", ".join(pairs) + (f", and {left} more" if left > 0 else "") + "}"
+
+
+_NOTHING = object()
+
+
+def _decide(
+    policy: Policy, observation: Observation, placement: Placement | None, limit_s: float
+) -> tuple[object, BaseException | None, float]:
+    """(what it returned, what it raised, seconds); past the limit, without waiting for either."""
+    returned: list[object] = []
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            returned.append(policy.decide(observation, placement))
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name=f"policy {policy.name}", daemon=True)
+    started = time.monotonic()
+    thread.start()
+    thread.join(limit_s)
+    seconds = time.monotonic() - started
+    if thread.is_alive():
+        return _NOTHING, None, max(seconds, math.nextafter(limit_s, math.inf))
+    return (returned[0] if returned else _NOTHING), (raised[0] if raised else None), seconds
+
+
+def _article(returned: object) -> str:
+    name = type(returned).__name__
+    return "nothing" if returned is None else f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

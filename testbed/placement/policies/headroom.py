@@ -1,0 +1,91 @@
+"""`headroom`: ours. The best on every side of every border, by search over all that a placement can express."""
+
+from __future__ import annotations
+
+from testbed.errors import ConfigError
+from testbed.placement.blocks import Placement
+from testbed.placement.costs import cached_length, cost_model, migration_delay
+from testbed.placement.draft import Draft
+from testbed.placement.feasibility import Infeasible, any_placement, nothing_fits, refuse_shortages, shortages
+from testbed.placement.observation import Observation
+from testbed.placement.outlook import Outlook
+from testbed.placement.search import repair
+
+HORIZONS = ("interval", "near", "run")
+NEAR = 0.015  # what the interval may cost more than its best for the sake of the tokens after it
+
+
+class Headroom:
+    """Counts of heads and FFN shards per device and a target for every half-layer, by compiled local search.
+
+    The objective is the coming interval's cost, migration included. Starts are the present placement, single devices,
+    layers filled into devices, and units in proportion to speed; all descend through moves of units, targets, layers
+    and patterns of layers, the best are annealed, with memory as a price that rises to a wall. Then the tokens after
+    the interval are weighed at the latency expected for them: caches that grow to the run's end, and rates and memory
+    as `Outlook` sees them coming from past observations.
+
+    `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 1.5 % more than
+    its best for the sake of later ones; `run` lets it cost anything. `effort` multiplies the number of moves looked at.
+    """
+
+    name = "headroom"
+
+    def __init__(self, horizon: str = "near", effort: float = 1.0) -> None:
+        if horizon not in HORIZONS:
+            raise ConfigError(f"policy headroom: horizon is {horizon!r}, and can be {', '.join(HORIZONS)}")
+        if isinstance(effort, bool) or not isinstance(effort, int | float) or not 0 < effort <= 1000:
+            raise ConfigError(f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to 1000")
+        self._horizon = horizon
+        self._effort = float(effort)
+        self._seed = 0
+        self._outlook = Outlook()
+
+    def reset(self, seed: int) -> None:
+        """Begin a run: forget what was observed; `seed` is that of the annealing."""
+        from testbed.placement.seeking import warm_up
+
+        warm_up()
+        self._seed = seed
+        self._outlook = Outlook()
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The best placement found that can be carried out from the present one; raises Infeasible."""
+        from testbed.placement.problem import make_problem, placement_of, places_of
+        from testbed.placement.seeking import Aim, Seeker
+
+        model = cost_model(observation)
+        later = self._outlook.after(observation)
+        problem = make_problem(model, placement, cost_model(later or observation))
+        slack = {"interval": 0.0, "near": NEAR, "run": float("inf")}[self._horizon]
+        left = observation.tokens_max - observation.tokens_done - observation.interval_tokens
+        aim = Aim(left if later is not None and slack > 0 else 0.0, slack)
+        seeker = Seeker(problem, self._seed + observation.tokens_done, self._effort)
+        groups = seeker.seek([], aim)
+        if not groups[-1]:
+            groups = seeker.seek([places_of(model, self._any(observation, placement))], aim)
+        for found in groups:
+            best: tuple[float, Placement] | None = None
+            for one in found:
+                wanted = placement_of(problem, model, placement, one.places)
+                if shortages(observation, placement, wanted):
+                    continue  # shards must stay aligned, so some move that the counts did not show
+                moved_s = migration_delay(observation, placement, wanted, cached_length(observation))
+                value = one.value + moved_s - one.migration_s
+                if best is None or value < best[0]:
+                    best = value, wanted
+                if best[0] <= one.value * (1 + 1e-9):
+                    break
+            if best is not None:
+                return best[1]
+        return refuse_shortages(observation, placement, self._any(observation, placement), self.name)
+
+    def _any(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Some placement that fits; raises Infeasible."""
+        if placement is None:
+            found = any_placement(observation)
+            if found is None:
+                raise Infeasible(f"headroom found no placement: {nothing_fits(observation)}")
+            return found
+        draft = Draft(cost_model(observation), placement, placement, reserve=False)
+        repair(draft, self.name)
+        return draft.placement(placement)

@@ -1,0 +1,43 @@
+"""`tensor-parallel`: every layer in equal parts on all devices.
+
+Source: Shoeybi et al., *Megatron-LM*, arXiv 1909.08053: heads and FFN columns of every layer are divided evenly, and
+partial results are added up twice in a layer. Where it had to be interpreted:
+
+- *The all-reduce* goes through a hub here: results meet at one device per layer, which sends x on to all.
+- *What cannot be divided* (projection, sums, and the whole FFN while `ffn_shards` is 1) is on the layer's hub. Hubs are
+  dealt in equal runs of layers, so that they too are equal parts.
+- *Uneven numbers*: what is left over goes to the devices in turn, layer after layer.
+- *Memory*: devices that cannot hold their part give blocks away, the least loaded device with room first.
+- *Later decisions*: equal parts do not depend on rates, so only what no longer fits moves, by the cheapest repair.
+"""
+
+from __future__ import annotations
+
+from testbed.placement.blocks import Placement
+from testbed.placement.draft import Draft, drafted
+from testbed.placement.feasibility import refuse_shortages
+from testbed.placement.observation import Observation
+from testbed.placement.policies.shares import share_out
+from testbed.placement.search import repair
+
+
+class TensorParallel:
+    """Equal parts of every layer on every device, hubs dealt in runs of layers."""
+
+    name = "tensor-parallel"
+
+    def reset(self, seed: int) -> None:
+        """Nothing is remembered and nothing is random."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Share out, or repair."""
+        wanted = drafted(observation, placement, self._share if placement is None else self._repair)
+        return refuse_shortages(observation, placement, wanted, self.name)
+
+    def _share(self, draft: Draft) -> None:
+        devices = len(draft.budgets)
+        hubs = [layer * devices // draft.layers for layer in range(draft.layers)]
+        share_out(draft, [1.0] * devices, hubs, self.name)
+
+    def _repair(self, draft: Draft) -> None:
+        repair(draft, self.name)
