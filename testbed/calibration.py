@@ -7,6 +7,7 @@ k-th part of them.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -74,6 +75,20 @@ def host_calibration() -> HostCalibration:
     path = calibration_path()
     if not path.exists():
         return NOMINAL
-    from testbed.runlog import read_json
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON ({error}): run `testbed calibrate` again, or delete it") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a JSON object: run `testbed calibrate` again, or delete it")
+    return HostCalibration.from_dict(document, str(path))
 
-    return HostCalibration.from_dict(read_json(path), str(path))
+
+def write_calibration(found: HostCalibration) -> Path:
+    """Keep a calibration in this host's file, replacing the one before; returns the file."""
+    path = calibration_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    temporary.replace(path)
+    return path

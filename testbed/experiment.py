@@ -19,17 +19,23 @@ from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, 
 
 from testbed.errors import ConfigError
 from testbed.hf_config import check_checkpoint, read_shape
+from testbed.instances import generate_trace, model_need
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Block, Partition, blocks_of, matches, vocab_rows
-from testbed.shape import PRESETS, ModelShape
+from testbed.placement.blocks import Block, Partition, blocks_of, matches, pinned_bytes, vocab_rows
+from testbed.shape import PRESETS, ModelShape, reshaped
 from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.units import parse_duration
-from topologies.model import Topology
+from topologies.generate import generate_topology
+from topologies.model import Device, Topology
 from traces.model import Trace, TraceSet
 
 # Keys of one section that exclude each other: setting one by an override drops the others.
 _ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
 _TRACE_KEYS = ("path", "format", "target", "direction", "end", "period", "bin")
+
+
+# Stands for the topology while everything else is read, which a generated one depends on.
+_NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,9 @@ class ModelSpec(_Strict):
     preset: str | None = None
     path: str | None = None
     seed: int = Field(default=0, ge=0)
+    layers: int | None = Field(default=None, ge=1)  # of a preset: another size of the same kind
+    heads: int | None = Field(default=None, ge=1)
+    vocab: int | None = Field(default=None, ge=256)  # a prompt's token is a byte
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
@@ -63,7 +72,17 @@ class ModelSpec(_Strict):
             raise ValueError("give either preset or path, one of the two")
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"there is no preset {self.preset!r}{suggest(self.preset, PRESETS)}")
+        if self.preset is None and (self.layers or self.heads or self.vocab):
+            raise ValueError("layers, heads and vocab resize a preset; a checkpoint has its own")
+        if self.preset is not None:
+            self.shape()
         return self
+
+    def shape(self) -> ModelShape:
+        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        if self.preset is None:
+            return read_shape(Path(str(self.path)))
+        return reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
 
 
 class PromptSpec(_Strict):
@@ -140,24 +159,43 @@ class Experiment(_Strict):
         for key in ("model", "prompt", "tokens", "topology"):
             if key not in raw:
                 raise ConfigError(f"{names.origin}: the key {key!r} is missing")
-        topology = Topology.from_dict(raw["topology"], names.of("topology", base=names.topology))
-        values = raw | {
-            "partition": _partition(raw.get("partition", {}), names.of("partition")),
-            "topology": topology,
-            "traces": _traces(raw.get("traces", []), topology, names.of("traces")),
-        }
+        values = raw | {"partition": _partition(raw.get("partition", {}), names.of("partition"))}
         if isinstance(values.get("decision_limit"), str):
             where = f"{names.of('decision_limit')}: decision_limit"
             values["decision_limit"] = _duration(values["decision_limit"], where)
-        try:
-            experiment = cls.model_validate(values)
-        except ValidationError as error:
-            raise _config_error(error, names) from error
+        draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
+        where = names.of("topology", base=names.topology)
+        topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)
+        traces = _traces(raw.get("traces", []), topology, names.of("traces"), draft)
+        experiment = cls._validated(values | {"topology": topology, "traces": traces}, names)
         experiment._check_model(names)
         experiment._check_partition(names)
         experiment._check_placement(names)
         experiment._check_emulation(names)
         return experiment
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any], names: _Names) -> Experiment:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(error, names) from error
+
+    def _drawn(self, entry: Any, where: str, names: _Names) -> Any:
+        """The topology's entry; where it says `generate`, what this experiment's model and seed make of it."""
+        if not isinstance(entry, Mapping) or "generate" not in entry:
+            return entry
+        self._check_model(names)
+        self._check_partition(names)
+        given = {key: value for key, value in entry.items() if key != "generate"}
+        need = model_need(self.shape, self.partition, self._longest)
+        return generate_topology(entry["generate"], given, self.seed, need, where)
+
+    @property
+    def _longest(self) -> int:
+        """Positions in the caches at the last token; of a text for a checkpoint's tokeniser at most these."""
+        prompt = self.prompt_tokens or len(str(self.prompt.text).encode())
+        return min(prompt + self.tokens - 1, self.shape.positions)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything there is to it, ready for JSON; `from_dict` gives an equal experiment."""
@@ -175,7 +213,7 @@ class Experiment(_Strict):
     @cached_property
     def shape(self) -> ModelShape:
         """The model's dimensions, from the preset or the checkpoint's config.json."""
-        return PRESETS[self.model.preset] if self.model.preset else read_shape(Path(str(self.model.path)))
+        return self.model.shape()
 
     @property
     def prompt_tokens(self) -> int | None:
@@ -348,10 +386,17 @@ def _duration(text: str, where: str) -> float:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _traces(entries: object, topology: Topology, origin: str) -> TraceSet:
+def _traces(entries: object, topology: Topology, origin: str, draft: Experiment) -> TraceSet:
     if not isinstance(entries, list):
         raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
-    traces = [_trace(entry, f"{origin}: traces.{index}") for index, entry in enumerate(entries)]
+    traces = []
+    for index, entry in enumerate(entries):
+        where = f"{origin}: traces.{index}"
+        if isinstance(entry, Mapping) and "generate" in entry:
+            kept = pinned_bytes(draft.shape, draft.partition)
+            traces.append(generate_trace(entry, topology, kept, draft.seed, draft.tokens, index, where))
+        else:
+            traces.append(_trace(entry, where))
     devices = [device.name for device in topology.devices]
     known = {"device": ("devices", devices), "link": ("links", [cable.name for cable in topology.links])}
     if topology.shape == "star":  # its links have the devices' names

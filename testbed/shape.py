@@ -6,7 +6,7 @@ or devices.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 FLOAT32_BYTES = 4
 
@@ -43,6 +43,41 @@ PRESETS: dict[str, ModelShape] = {
     # Radford et al. 2019, table 2; the config.json of the `gpt2` and `gpt2-medium` checkpoints.
     "gpt2": ModelShape("gpt2", 12, 768, 12, 12, 64, 3072, 50257, 1024),
     "gpt2-medium": ModelShape("gpt2-medium", 24, 1024, 16, 16, 64, 4096, 50257, 1024),
+    # Shapes for simulation, in float32 like all else here, though their checkpoints have 2-byte elements.
+    # Zhang et al. 2024, table 1; the config.json of TinyLlama-1.1B-Chat-v1.0 (four KV heads).
+    "tinyllama-1.1b": ModelShape(
+        "tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000, 2048,
+        gated_ffn=True, tied_embedding=False, learned_positions=False, biases=False,
+    ),
+    # Touvron et al. 2023, table 1 and appendix A.2.1; the config.json of Llama-2-7b-hf.
+    "llama-2-7b": ModelShape(
+        "llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096,
+        gated_ffn=True, tied_embedding=False, learned_positions=False, biases=False,
+    ),
     # Ours, for tests: small enough that a hundred devices fit on a laptop; one token per byte value.
     "tiny": ModelShape("tiny", 4, 64, 4, 4, 16, 256, 256, 512),
 }
+
+
+def reshaped(shape: ModelShape, layers: int | None, heads: int | None, vocab: int | None) -> ModelShape:
+    """A shape with fewer or more layers, heads and words, else the same.
+
+    Heads keep their size, and width, KV heads and FFN width their proportion to the heads; raises ValueError where
+    KV heads would not come out whole.
+    """
+    name, changed = shape.name, shape
+    if layers is not None:
+        name, changed = f"{name}-{layers}-layer", replace(changed, layers=layers)
+    if heads is not None:
+        if heads * shape.kv_heads % shape.heads:
+            raise ValueError(f"heads is {heads}, but {shape.name} has {shape.queries_per_group} heads for each KV head")
+        name, changed = f"{name}-{heads}-head", replace(
+            changed,
+            heads=heads,
+            kv_heads=heads * shape.kv_heads // shape.heads,
+            width=shape.width * heads // shape.heads,
+            ffn_width=shape.ffn_width * heads // shape.heads,
+        )
+    if vocab is not None:
+        name, changed = f"{name}-{vocab}-word", replace(changed, vocab=vocab)
+    return replace(changed, name=name)

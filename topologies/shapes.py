@@ -139,8 +139,8 @@ def random_cables(entry: object, devices: list[str], origin: str) -> tuple[Cable
         raise ConfigError(f"{origin}: links.seed is {shown(seed)}, but it must be a whole number from 0 on")
     if type(degree) not in (int, float) or not degree >= 1 or not math.isfinite(degree):
         raise ConfigError(f"{origin}: links.degree is {shown(degree)}, but it must be a number from 1 on, like 2.5")
-    rates = _bounds(fields["rate"], parse_rate, origin, "links.rate", "[20 Mbit/s, 100 Mbit/s]")
-    delays = _bounds(fields.get("delay", ["0 ms", "0 ms"]), parse_duration, origin, "links.delay", "[1 ms, 5 ms]")
+    rates = bounds_of(fields["rate"], parse_rate, origin, "links.rate", "[20 Mbit/s, 100 Mbit/s]")
+    delays = bounds_of(fields.get("delay", ["0 ms", "0 ms"]), parse_duration, origin, "links.delay", "[1 ms, 5 ms]")
     if rates[0] <= 0:
         raise ConfigError(f"{origin}: links.rate begins at {shown(fields['rate'][0])}, but it must be more than zero")
     drawn = random.Random(seed)
@@ -157,7 +157,8 @@ def random_cables(entry: object, devices: list[str], origin: str) -> tuple[Cable
     return tuple(cables)
 
 
-def _bounds(entry: object, parse: Parse, origin: str, where: str, example: str) -> tuple[float, float]:
+def bounds_of(entry: object, parse: Parse, origin: str, where: str, example: str) -> tuple[float, float]:
+    """Two bounds in SI units, the lower first; a slip is a ConfigError that shows `example`."""
     if not isinstance(entry, list) or len(entry) != 2:
         raise ConfigError(f"{origin}: {where} is {shown(entry)}, but it must be two bounds, like {example}")
     low, high = (parsed(bound, parse, origin, where) for bound in entry)

@@ -20,12 +20,14 @@ from testbed.errors import ConfigError, TestbedError
 
 VERBS = {
     "doctor": "Try what this machine can emulate, each line with its remedy.",
+    "calibrate": "Measure once what this machine's software adds to a token.",
     "replay": "Run one experiment with one policy.",
     "compare": "Run one experiment with several policies, side by side.",
+    "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "traces": "List, show, import or generate traces.",
-    "topologies": "List or show topologies.",
+    "topologies": "List, show or generate topologies.",
     "policies": "List the placement policies.",
     "runs": "List the runs in a folder.",
     "exec": "Run a command inside a device of a run that is up.",

@@ -1,22 +1,34 @@
-"""`testbed compare`: one experiment, several policies and seeds, side by side."""
+"""`testbed compare`: one experiment, several policies, seeds and backends, side by side."""
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
-from testbed.cli.replay import BACKEND, CALIBRATE, OUT, SETTINGS, SHARE, TABLE, load, say, table_row
-from testbed.cli.show import print_json, print_table
+from testbed.cli.replay import CALIBRATE, OUT, SETTINGS, SHARE, TABLE, load, say, table_row
+from testbed.cli.show import print_json, print_table, progress_bar
+
+MANY = 12  # from so many runs on, people see the table of policies and not every run
+
+TABLE_OF_POLICIES = {
+    "policy": "policy", "backend": "backend", "runs": "runs", "infeasible": "infeasible", "oom": "oom",
+    "failed": "failed", "over": "mean over", "mean_token_ms": "ms per token", "ci95": "95 % interval",
+    "ratio_to_exact": "to exact", "migrations": "migrations", "decision_ms": "decision ms",
+}  # fmt: skip
+"""Key -> heading of the table of policies that `compare` and `sweep` print."""
 
 
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--policy", "policies", multiple=True, required=True, help="Repeat for each policy to compare.")
 @click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Runs per policy, with seeds from the file's on.")  # fmt: skip
-@BACKEND
+              help="Runs per policy, with seeds from the file's on; the same for every policy.")  # fmt: skip
+@click.option("--backend", "backends", multiple=True, type=click.Choice(["mininet", "local", "sim"]),
+              help="Repeat for each backend. Default: mininet where it can run, else local.")  # fmt: skip
 @click.option("--tokens", type=int, help="Tokens to generate.")
 @SETTINGS
 @OUT
@@ -28,7 +40,7 @@ def command(
     experiment: Path,
     policies: tuple[str, ...],
     seeds: int,
-    backend: str | None,
+    backends: tuple[str, ...],
     tokens: int | None,
     overrides: tuple[str, ...],
     out: Path,
@@ -37,36 +49,84 @@ def command(
     calibrate: str,
     as_json: bool,
 ) -> None:
-    """Run EXPERIMENT with each policy on the same transport, and show the runs in one table.
+    """Run EXPERIMENT with each policy, seed and backend, and show them in one table.
 
-    A run that ends out of memory, fails or is not faithful is a row; the exit code is 0 when every run was carried
-    out, and 5 when one's logits differ from the reference.
+    Means are over the instances that every policy finished, with 95 % intervals; runs that end infeasible, out of
+    memory or failed are counted. One Parquet file beside the run folders has a row for each run. The exit code is 0
+    when every run was carried out, and 5 when one's logits differ from the reference.
 
     Example: testbed compare experiments/quickstart.yaml --policy static --policy resource-aware
-    """
-    from testbed.cli import launch
 
+    Simulated: testbed compare experiments/small-scale.yaml --backend sim --policy headroom --policy greedy --seeds 20
+    """
+    from testbed.cli import batch, launch
+    from testbed.comparison import infeasible_row, per_policy, tidy, write_tidy
+
+    chosen = list(dict.fromkeys(launch.choose_backend(backend, say) for backend in backends or (None,)))
     first = load(experiment, overrides, tokens=tokens)
     planned = [
         load(experiment, overrides, tokens=tokens, policy=policy, seed=first.seed + number)
-        for policy in policies
+        for policy in dict.fromkeys(policies)
         for number in range(seeds)
     ]
-    for one in planned:
-        launch.check_experiment(one)
-    chosen = launch.choose_backend(backend, say)
-    rows: list[dict[str, Any]] = []
-    for number, one in enumerate(planned, start=1):
-        if not as_json:
-            say(f"[{number}/{len(planned)}] {one.policy}, seed {one.seed}, on {chosen} …")
-        request = launch.Request(
-            one, chosen, out, verify, share_host=share_host, calibrate=calibrate, progress=not as_json
+    impossible = _impossible(planned)
+    requests = [
+        launch.Request(
+            one, backend, out, verify, share_host=share_host, calibrate=calibrate,
+            progress=not as_json and backend != "sim",
         )
-        rows.append(launch.carry_out(request, say))
+        for backend in chosen
+        for one in planned
+        if one.seed not in impossible
+    ]  # fmt: skip
+    # Emulated runs are announced one by one, each with a bar of its own.
+    with progress_bar(chosen == ["sim"] and not as_json and sys.stderr.isatty(), len(requests), "runs") as told:
+        ended: list[int] = []
+
+        def done(number: int, summary: dict[str, Any]) -> None:
+            ended.append(number)
+            told(len(ended))
+
+        carried = batch.carry_out_all(requests, (lambda message: None) if as_json else say, done)
+    by_run = {
+        (request.backend, request.experiment.policy, request.experiment.seed): row
+        for request, row in zip(requests, carried, strict=True)
+    }
+    rows = [
+        by_run.get((backend, one.policy, one.seed))
+        or infeasible_row(one.policy, backend, one.name, one.seed, impossible[one.seed])
+        for backend in chosen
+        for one in planned
+    ]
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    parquet = out / f"{stamp}-{first.name}-compare.parquet"
+    write_tidy([tidy(row) for row in rows], parquet)
+    table = per_policy(rows)
     if as_json:
-        print_json({"rows": rows, "table": per_policy(rows)})
+        print_json({"rows": rows, "table": table})
     else:
-        _show(rows, seeds > 1)
+        _show(rows, table, seeds, parquet)
+    _fail_where_logits_differ(rows)
+
+
+def _impossible(planned: list[Any]) -> dict[int, str]:
+    """Seed -> why no placement can fit its instance. Raises where that is so for all, or something else is wrong."""
+    from testbed.cli import launch
+
+    found: dict[int, str] = {}
+    for one in planned:
+        try:
+            launch.check_experiment(one)
+        except launch.NothingFits as error:
+            found[one.seed] = str(error)
+            if len(found) == len({other.seed for other in planned}):
+                raise
+    return found
+
+
+def _fail_where_logits_differ(rows: list[dict[str, Any]]) -> None:
+    from testbed.cli import launch
+
     different = [row for row in rows if row.get("verified") == "different"]
     if different:
         failed = launch.failure(different[0], accept_unfaithful=True)
@@ -74,62 +134,33 @@ def command(
         raise failed
 
 
-def _show(rows: list[dict[str, Any]], name_seeds: bool) -> None:
-    """The runs in one table, and below it what is to be said of each."""
-    headings = {"policy": "policy", "seed": "seed"} | TABLE if name_seeds else TABLE
-    print_table(headings, [table_row(row) | {"seed": row["seed"]} for row in rows])
-    for row in rows:
-        name = f"{row['policy']}, seed {row['seed']}" if name_seeds else row["policy"]
-        if row.get("error"):
-            click.echo(f"{name}: {row['error']}.")
-        for note in (row.get("verdict") or {}).get("notes", []):
-            click.echo(f"{name}: note: {note}.")
-        for reason in (row.get("verdict") or {}).get("reasons", []):
-            click.echo(f"{name}: not faithful: {reason}.")
+def _show(rows: list[dict[str, Any]], table: list[dict[str, Any]], seeds: int, parquet: Path) -> None:
+    """Few runs in a table each with what is to be said of them; then the policies, where there are several seeds."""
+    if len(rows) < MANY:
+        headings = {"policy": "policy", "seed": "seed"} | TABLE if seeds > 1 else TABLE
+        print_table(headings, [table_row(row) | {"seed": row["seed"]} for row in rows])
+        for row in rows:
+            _remarks(row, f"{row['policy']}, seed {row['seed']}" if seeds > 1 else row["policy"])
+    if seeds > 1:
+        print_table(TABLE_OF_POLICIES, [policy_row(row, seeds) for row in table])
+    click.echo(f"Every run: {parquet}")
+
+
+def policy_row(row: dict[str, Any], instances: int) -> dict[str, Any]:
+    """One policy as a row of `TABLE_OF_POLICIES`."""
+    interval = row["ci95_token_ms"]
+    return row | {
+        "over": f"{len(row['instances'])} of {instances}",
+        "ci95": None if interval is None else f"{interval[0]:.4g} - {interval[1]:.4g}",
+    }
+
+
+def _remarks(row: dict[str, Any], name: str) -> None:
+    if row.get("error"):
+        click.echo(f"{name}: {row['error']}.")
+    for note in (row.get("verdict") or {}).get("notes", []):
+        click.echo(f"{name}: note: {note}.")
+    for reason in (row.get("verdict") or {}).get("reasons", []):
+        click.echo(f"{name}: not faithful: {reason}.")
+    if row["path"]:
         click.echo(f"{name}: {row['path']}")
-
-
-def per_policy(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per policy: finished runs averaged, the others counted."""
-    table = []
-    for policy in dict.fromkeys(row["policy"] for row in rows):
-        runs = [row for row in rows if row["policy"] == policy]
-        finished = [row for row in runs if row["status"] == "done"]
-        means = [row["mean_token_ms"] for row in finished if row.get("mean_token_ms") is not None]
-        peaks = [row.get("peak_memory_bytes") or {} for row in runs]
-        table.append(
-            {
-                "policy": policy,
-                "runs": len(runs),
-                "infeasible": sum(row.get("error_kind") == "Infeasible" for row in runs),
-                "failed": sum(row["status"] == "failed" for row in runs),
-                "oom": sum(row["status"] == "oom" for row in runs),
-                "mean_token_ms": sum(means) / len(means) if means else None,
-                "ci95_token_ms": _interval(means),
-                "ratio_to_exact": None,
-                "peak_memory_bytes": {
-                    device: max(peak.get(device, 0) for peak in peaks) for peak in peaks for device in peak
-                },
-                "migrations": _mean([row["migrations"] for row in finished]),
-                "decision_ms": _mean([row["decision_ms"] for row in finished]),
-            }
-        )
-    return table
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-BOOTSTRAP_SAMPLES = 10_000
-
-
-def _interval(values: list[float]) -> list[float] | None:
-    """95 % percentile bootstrap interval of the mean; None for fewer than two runs."""
-    if len(values) < 2:
-        return None
-    import random
-
-    draw = random.Random(0)
-    means = sorted(sum(draw.choices(values, k=len(values))) / len(values) for _ in range(BOOTSTRAP_SAMPLES))
-    return [means[round(0.025 * BOOTSTRAP_SAMPLES)], means[round(0.975 * BOOTSTRAP_SAMPLES) - 1]]

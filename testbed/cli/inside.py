@@ -82,6 +82,7 @@ def run(folder: Path) -> int:
     except TestbedError as error:
         code = error.exit_code
         summary = base | {"status": "failed", "tokens": [], "exit_code": code, "error": str(error)}
+        summary["error_kind"] = type(error).__name__
     except KeyboardInterrupt:
         code = 130
         tokens = [row["token_id"] for row in recorder.kept["tokens"]] if recorder else []

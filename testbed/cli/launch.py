@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,13 @@ from testbed.runlog import SUMMARY, RunLog, read_json
 Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]
 
+# All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0011).
+GUEST_DILATION = 2.0
 MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
+
+
+class NothingFits(ConfigError):
+    """No placement of any policy can fit this experiment."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def check_experiment(experiment: Experiment) -> list[int]:
         expand_patterns(observation, experiment.placement)
     impossible = nothing_fits(observation)
     if impossible:
-        raise ConfigError(f"{experiment.name}: no placement can fit: {impossible}")
+        raise NothingFits(f"{experiment.name}: no placement can fit: {impossible}")
     return prompt
 
 
@@ -88,14 +94,38 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     return "local"
 
 
-def carry_out(request: Request, say: Say) -> dict[str, Any]:
-    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out."""
-    host = host_calibration()
+def refuse_what_is_not_computed(experiment: Experiment) -> None:
+    """Raise ConfigError for a model whose shape is known but whose blocks the decoder cannot compute."""
+    shape = experiment.shape
+    if shape.gated_ffn or not shape.biases or not shape.learned_positions:
+        raise ConfigError(
+            f"{experiment.name}: the decoder computes GPT-2's blocks and not those of {shape.name}, of which only the "
+            "shape is known here: use --backend sim"
+        )
+
+
+def at_this_hosts_pace(experiment: Experiment, backend: str | None) -> Experiment:
+    """The experiment, `dilation: 2` where it leaves that open and User-Mode Linux is to carry it out."""
+    from testbed.emulation.host import in_user_mode_linux
+
+    if backend == "sim" or "dilation" in experiment.model_fields_set or not in_user_mode_linux():
+        return experiment
+    return experiment.model_copy(update={"dilation": GUEST_DILATION})
+
+
+def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -> dict[str, Any]:
+    """One run from start to end; returns its summary. Raises TestbedError when it could not be carried out.
+
+    `host` is what is known of this host; by default what its file says.
+    """
+    request = replace(request, experiment=at_this_hosts_pace(request.experiment, request.backend))
+    host = host or host_calibration()
     if request.backend == "sim":
         from testbed.cli.simulated import refuse_what_is_not_simulated, simulate
 
         refuse_what_is_not_simulated(request.experiment, request.verify, request.hold)
         return simulate(request.experiment, request.out, _manifest(request, host), host)
+    refuse_what_is_not_computed(request.experiment)
     if request.backend == "local":
         for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
             if getattr(request.experiment, key) == value:

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.calibration import host_calibration
+from testbed.calibration import HostCalibration, host_calibration
 from testbed.controller.conditions import Conditions, observe
 from testbed.experiment import Experiment
+from testbed.placement.blocks import Block, block_read_bytes
 from testbed.placement.observation import Observation
+from testbed.shape import PRESETS
 
 
-def first_observation(experiment: Experiment, prompt_tokens: int) -> Observation:
-    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0."""
+def first_observation(
+    experiment: Experiment, prompt_tokens: int, host: HostCalibration | None = None
+) -> Observation:
+    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0.
+
+    `host` is what is known of this host; by default what its file says.
+    """
     conditions = Conditions(experiment)
     conditions.begin()
-    hop_s = host_calibration().hop_overhead_s / experiment.dilation
+    hop_s = (host or host_calibration()).hop_overhead_s / experiment.dilation
     return observe(experiment, conditions, prompt_tokens, 0, hop_s)
 
 
@@ -78,15 +85,24 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     }
 
 
-HOST_STREAMING_BPS = 24e9  # one core's memory bandwidth on the machine this was written on; `doctor` measures yours
+HOST_STREAMING_BPS = 24e9  # one core's memory bandwidth on the machine this was written on; `calibrate` measures yours
 
 
 def warnings(experiment: Experiment) -> list[str]:
     """What may make the run unfaithful."""
     total = sum(device.streaming_Bps for device in experiment.topology.devices) / experiment.dilation
-    if total > HOST_STREAMING_BPS / 2:
+    most = host_streaming_Bps(host_calibration()) / 2
+    if total > most:
         return [
-            f"the devices' streaming rates add up to {total / 1e9:.1f} GB/s; over {HOST_STREAMING_BPS / 2e9:.0f} GB/s "
+            f"the devices' streaming rates add up to {total / 1e9:.1f} GB/s; over {most / 1e9:.0f} GB/s "
             "a host cannot keep up: use slower devices or `dilation`, and see `testbed doctor`"
         ]
     return []
+
+
+def host_streaming_Bps(host: HostCalibration) -> float:
+    """What one core of this host reads from memory, byte/s: from its calibrated time for an FFN, the largest block."""
+    seconds = host.block_seconds.get("ffn", 0.0)
+    if not seconds or host.model not in PRESETS:
+        return HOST_STREAMING_BPS
+    return block_read_bytes(PRESETS[host.model], Block("ffn", 0), 1) / seconds

@@ -86,7 +86,7 @@ def command(
     if dry_run:
         from testbed.cli.planning import dry_run as plan
 
-        _show_plan(plan(loaded, len(prompt)), as_json)
+        _show_plan(plan(launch.at_this_hosts_pace(loaded, backend), len(prompt)), as_json)
         return
     chosen = launch.choose_backend(backend, say)
     request = launch.Request(loaded, chosen, out, verify, hold, share_host, calibrate, progress=not as_json)

@@ -54,6 +54,7 @@ def simulate(
     except TestbedError as error:
         code = error.exit_code
         summary = base | {"status": "failed", "tokens": [], "exit_code": code, "error": str(error)}
+        summary["error_kind"] = type(error).__name__
         if isinstance(error, ConfigError):
             raise
     except KeyboardInterrupt:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from testbed.cli.show import json_option, print_json, print_table
+from testbed.errors import ConfigError
 from testbed.units import format_bandwidth, format_bytes, format_compute, format_duration, format_rate
 
 
 @click.group()
 def command() -> None:
-    """List the bundled topologies, or show one.
+    """List the bundled topologies, show one, or draw one.
 
     Example: testbed topologies show star4
     """
@@ -74,6 +76,46 @@ def show_topology(topology: str, as_json: bool) -> None:
     memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
     kind = f"{description['name']}: shape {description['shape']}"
     click.echo(f"{kind}; in all {memory} of memory, {streaming} streaming.")
+
+
+@command.command("generate")
+@click.argument("kind")
+@click.option("--devices", type=click.IntRange(min=1), required=True, help="How many devices.")
+@click.option("--model", default="gpt2", show_default=True, help="The preset that it must have room for.")
+@click.option("--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and tokens in all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another network.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of the generator, e.g. memory.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [standard output].")
+def generate_one(
+    kind: str, devices: int, model: str, length: int, seed: int, settings: tuple[str, ...], out: Path | None
+) -> None:
+    """Draw a topology from a seed: paper (a star), two-tier or mesh, with log-normal memory and speeds.
+
+    Example: testbed topologies generate paper --devices 4 --set 'memory=2 x model' --seed 3 --out four.yaml
+    """
+    import yaml
+
+    from testbed.instances import model_need
+    from testbed.overrides import apply_override, parse_override
+    from testbed.placement.blocks import WHOLE
+    from testbed.shape import PRESETS
+    from testbed.strict_yaml import suggest
+    from topologies.generate import generate_topology
+    from topologies.model import Topology
+
+    if model not in PRESETS:
+        raise ConfigError(f"--model {model}: there is no such preset{suggest(model, PRESETS)}")
+    given: dict[str, Any] = {"devices": devices}
+    for setting in settings:
+        apply_override(given, parse_override(setting))
+    need = model_need(PRESETS[model], WHOLE, length)
+    topology = Topology.from_dict(generate_topology(kind, given, seed, need, f"generate {kind}"), f"generate {kind}")
+    text = yaml.safe_dump(topology.to_dict(), sort_keys=False, default_flow_style=None, width=1000)
+    if out is None:
+        click.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        click.echo(f"{out}: {len(topology.devices)} devices")
 
 
 def _link_row(link: dict[str, Any]) -> dict[str, str]:

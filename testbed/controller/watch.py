@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from testbed.calibration import NOMINAL_HOP_S
 from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
@@ -58,7 +59,7 @@ class Watch:
         conditions: Conditions,
         recorder: Recorder,
         log: RunLog,
-        hop_overhead_s: float,
+        hop_overhead_s: float = NOMINAL_HOP_S,
     ) -> None:
         self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
         self._hop_overhead_s = hop_overhead_s

@@ -9,12 +9,23 @@ from pathlib import Path
 STREAM_BYTES = 256 * 2**20
 STREAM_ROUNDS = 5
 STREAM_WIDTH = 4096
+SWITCH_INTERVAL_S = 50e-6
+GUEST_SWITCH_INTERVAL_S = 500e-6
 
 
 @functools.cache
 def in_user_mode_linux() -> bool:
     """Whether this kernel is the sandbox's, on one core and with timers that are 0.1 ms late."""
     return "vendor_id\t: User Mode Linux" in Path("/proc/cpuinfo").read_text()
+
+
+def switch_interval_s() -> float:
+    """After what time a thread that waits for Python's interpreter asks for it; see `sys.setswitchinterval`.
+
+    It must be longer than a switch of threads takes. In User-Mode Linux 50 us are not: there two threads of a worker
+    passed the interpreter to and fro for seconds and got nothing done.
+    """
+    return GUEST_SWITCH_INTERVAL_S if in_user_mode_linux() else SWITCH_INTERVAL_S
 
 
 def streaming_Bps() -> float:

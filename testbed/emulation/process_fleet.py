@@ -23,6 +23,7 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
+from testbed.emulation.host import switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.spawn import forkserver, start_worker
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
@@ -147,6 +148,7 @@ class ProcessFleet(ABC):
                 control=str(self._sockets),
                 paced=self.experiment.compute == "paced",
                 dilation=self.experiment.dilation,
+                switch_interval_s=switch_interval_s(),
                 **self._place(name),
             )
             self._processes[name] = start_worker(self._context, config)

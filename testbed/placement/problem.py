@@ -34,6 +34,7 @@ from testbed.placement.tree import aligned_roots
 ATTENTION, FFN, HOME, HEAD = range(4)  # kinds of half
 UNIT, TARGET = 0, 1  # columns of the tables by kind of half
 UNPLACED = -1
+GRAINS = 4  # the part of the largest block that any excess counts for besides, so that a few bytes matter
 
 
 # Rows of `Problem.sizes`: bytes of a half's blocks, columns UNIT and TARGET.
@@ -57,7 +58,7 @@ class Problem(NamedTuple):
     source: int
     placed: bool  # False at the first placement
     worth_trying: int
-    grain: int  # bytes of the smallest kind of unit
+    grain: int  # bytes that the smallest excess counts for at least
     units: Ints  # (kinds,)
     sizes: Ints  # (5, kinds, 2)
     devices: Ints  # (6, devices)
@@ -162,7 +163,7 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
         source=model.source,
         placed=old is not None,
         worth_trying=len(short),
-        grain=int(sizes[END][sizes[END] > 0].min()),
+        grain=int(sizes[END].max()) // GRAINS,
         units=np.insert(np.array(units_of(model), np.int64), HOME, 0),
         sizes=sizes,
         devices=devices,

@@ -37,15 +37,17 @@ from testbed.placement.state import (
 from testbed.shape import ModelShape
 
 # Annealing, in units of the interval's cost per half; and the share of its weight that overfilling costs at first.
-HOT, COLD, SOFT = 0.5, 0.005, 0.1
+HOT, COLD, SOFT = 1.0, 0.005, 0.03
 COOL = 0.05  # where annealing for the time afterwards begins, in the same units
 OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
 CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
 # Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
-FIRST_EFFORT, LATER_EFFORT = 4e8, 2e7  # divided by the square of the number of halves
-FIRST_RANGE, LATER_RANGE = (200_000, 1_500_000), (10_000, 300_000)  # least and most
+FIRST_EFFORT, LATER_EFFORT = 6e9, 4e8  # divided by the square, later by the cube, of the number of halves
+FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and most
+FEW_DEVICES, MANY_DEVICES = 8, 25  # above them a first placement looks at fewer moves, for each takes longer
 DESCENT = 40_000  # moves of one descent, at most
-FINALISTS = 3  # starts that are annealed
+HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
+FINALISTS, LEAST_PER_HALF = 6, 5_000  # starts that are annealed at most, each with so many moves per half at least
 
 
 class Found(NamedTuple):
@@ -72,8 +74,13 @@ class Seeker:
         self.problem = problem
         self.state: State = new_state(problem, seed)
         self.halves = len(problem.old)
-        wanted, (least, most) = (LATER_EFFORT, LATER_RANGE) if problem.placed else (FIRST_EFFORT, FIRST_RANGE)
-        self.effort = int(effort * min(most, max(least, wanted / self.halves**2)))
+        if problem.placed:
+            wanted, (least, most) = LATER_EFFORT / self.halves**3, LATER_RANGE
+        else:
+            devices = problem.devices.shape[1]
+            wanted, (least, most) = FIRST_EFFORT / self.halves**2 * FEW_DEVICES / max(FEW_DEVICES, devices), FIRST_RANGE
+            least = least * MANY_DEVICES // max(MANY_DEVICES, devices)
+        self.effort = int(effort * min(most, max(least, wanted)))
         self.descent = max(1, min(DESCENT, self.effort // 4))
         self.many = self.effort > 5000 * self.halves  # moves enough for several starts
         self.weights = np.zeros(WEIGHTS)
@@ -93,9 +100,19 @@ class Seeker:
     def _interval(self, starts: list[Ints]) -> list[Found]:
         """Descend from every start; anneal from the best, each with a share of the effort."""
         self._weigh(starts[0])
+        self.descent = max(1, min(DESCENT, self.effort // max(4, len(starts))))
         tried = [self._descend(start) for start in starts]
+        for _ in range(HARDER):
+            if any(np.isfinite(one.value) for one in tried):
+                break
+            self.weights[OVERFULL] *= 4
+            tried = [self._descend(one.places) for one in tried]
         tried.sort(key=lambda one: one.value)
-        finalists = tried[: FINALISTS if self.many else 1]
+        fitting = [one for one in tried if np.isfinite(one.value)]
+        if fitting:
+            self._price(fitting[0].interval_s)
+        most = self.effort // (2 * LEAST_PER_HALF * self.halves)
+        finalists = tried[: min(FINALISTS, max(1, most))]
         found = [self._anneal(one, self.effort // (2 * len(finalists)), HOT) for one in finalists]
         if self.problem.placed:
             found.append(self._stay())
@@ -119,7 +136,12 @@ class Seeker:
     def _weigh(self, start: Ints) -> None:
         load(self.problem, self.state, start, True)
         judged(self.problem, self.state, self.weights)
-        self.weights[OVERFULL] = OVERFULL_WEIGHT * self.state.figures[INTERVAL] / self.problem.sizes[END].max()
+        self._price(float(self.state.figures[INTERVAL]))
+
+    def _price(self, interval_s: float) -> None:
+        """Make overfilling as dear as an interval of this cost demands, and never cheaper than it was."""
+        price = OVERFULL_WEIGHT * interval_s / self.problem.sizes[END].max()
+        self.weights[OVERFULL] = max(self.weights[OVERFULL], price)
 
     def _descend(self, start: Ints) -> Found:
         later = bool(self.weights[LATER_WEIGHT] > 0)

@@ -276,7 +276,7 @@ def migration(p: Problem, s: State) -> float:
 
 @inlined
 def _excess(p: Problem, bytes_too_many: int) -> int:
-    """Bytes too many, and one more unit's: else a few bytes would seem no matter."""
+    """Bytes too many, and the grain: else a few bytes would seem no matter."""
     return bytes_too_many + p.grain if bytes_too_many > 0 else 0
 
 

@@ -65,7 +65,7 @@ class Generation:
     until: int  # tokens in all
     started_s: float
     chunk: int = 0  # of the prefill
-    job: Job | None = None
+    job: Job | None = None  # the token under way; None between two tokens
 
 
 class SimFleet:
@@ -166,6 +166,8 @@ class SimFleet:
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Answers that are there, or else time passes until something ends, at most `timeout_s` virtual seconds."""
+        if not self._pending and self._generation is not None and self._generation.job is None:
+            self._begin_token()
         if not self._pending and timeout_s > 0:
             self._pass_time(self._wall() + timeout_s)
         found, self._pending = self._pending, []
@@ -222,7 +224,6 @@ class SimFleet:
 
     def _begin(self, generation: Generation) -> None:
         self._generation, self._forecast = generation, None
-        self._begin_token()
 
     def _begin_token(self) -> None:
         """The next token's job, unless a device cannot hold what it needs for it."""
@@ -232,7 +233,7 @@ class SimFleet:
             self._length += count
             for name in self.names:
                 if not self._check_budget(name, self._length):
-                    self._generation.job = None
+                    self._generation = None
                     return
         self._generation.started_s = self._wall()
         self._generation.job = Job(self._token_seconds(), self._wall())
@@ -257,9 +258,8 @@ class SimFleet:
         self._tell(plan.source, token)
         self._tokens += 1
         generation.chunk = 0
-        if self._tokens < generation.until:
-            self._begin_token()
-        else:
+        generation.job = None
+        if self._tokens == generation.until:
             self._generation = None
 
     def _check_budget(self, device: str, length: int) -> bool:

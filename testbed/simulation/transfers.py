@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from testbed.placement.blocks import Block, Placement, parse_block
-from testbed.placement.costs import MIGRATION_HANDSHAKE_S, migration_loads, moved_bytes
+from testbed.placement.blocks import Block, Placement, parse_block, weight_bytes
+from testbed.placement.costs import MIGRATION_HANDSHAKE_S, migration_loads
 from testbed.placement.observation import Hop, Observation
 from testbed.simulation.jobs import Job
 from testbed.transport.messages import Arrival, Incoming
@@ -58,7 +58,9 @@ class Transfers:
             first = min(last, self.begun_s + sum(leg.delay_s for leg in path))
             if not item.payload_bytes:
                 first = last = self.begun_s
-            _, weights = moved_bytes(observation, parse_block(item.block), self.length)
+            weights = 0
+            if observation.weights == "staged":
+                weights = weight_bytes(observation.shape, parse_block(item.block).kind, observation.partition)
             found.append(
                 Arrival(item.block, item.source, item.payload_bytes, weights, self.begun_s, first, last, self.end_s)
             )

@@ -24,6 +24,7 @@ from testbed.placement.blocks import wire_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import DataHeader, DataPlane
 from testbed.transport.messages import Command, PathView
+from testbed.worker.pacing import SPIN_S
 from testbed.worker.scheduling import put_first
 
 OUTAGE_BPS = 8.0  # what a link at 0 is held at, in emulated units or slower: nothing passes until it is back
@@ -94,14 +95,17 @@ class Inbox:
 
     def get(self) -> Delivery:
         """Wait for the next delivery that is due."""
-        with self._news:
-            while True:
+        while True:
+            with self._news:
                 self._take_arrived()
                 now = time.monotonic()
                 if self._held and self._held[0].due_s <= now:
                     return heapq.heappop(self._held)
-                waits = self._held and self._held[0].due_s < math.inf
-                self._news.wait(self._held[0].due_s - now if waits else None)
+                left = self._held[0].due_s - now if self._held else math.inf
+                if left > SPIN_S:
+                    self._news.wait(left - SPIN_S if left < math.inf else None)
+                    continue
+            time.sleep(0)  # outside the lock: the last stretch is spun, and whoever else is ready goes first
 
     def _take_arrived(self) -> None:
         while self._arrived:

@@ -70,8 +70,6 @@ from testbed.worker.startup import (
 )
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
-_SWITCH_INTERVAL_S = 50e-6  # how soon the receiving thread gets the interpreter from a spinning main thread
-
 
 @dataclass(frozen=True)
 class WorkerConfig:
@@ -90,6 +88,7 @@ class WorkerConfig:
     cgroup_procs: str | None  # file to write 0 to, to join the device's cgroup
     paced: bool
     dilation: float
+    switch_interval_s: float  # how soon the receiving thread gets the interpreter from a spinning main thread
 
 
 def weight_source(config_path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
@@ -113,7 +112,7 @@ def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
         refused += keep_idle_connections_fast()
     use_one_thread()
     use_precise_timers()
-    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    sys.setswitchinterval(config.switch_interval_s)
     return_large_allocations()
     warm_up(config.shape, config.prefill_chunk, config.partition)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

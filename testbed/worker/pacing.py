@@ -13,9 +13,9 @@ from testbed.placement.blocks import operation_seconds
 Result = TypeVar("Result")
 
 _PR_SET_TIMERSLACK = 29  # prctl(2)
-_SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
+SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
 _OVERRUN_TOLERANCE_S = 100e-6  # lateness the host cannot be blamed for: shorter than a wake-up
-_CHAIN_S = 500e-6  # between two operations of a busy device there is no more of our own work than this
+_CHAIN_S = 1e-3  # our own work (a message taken in, x sent to others) before an operation is not longer than this
 
 
 def use_precise_timers() -> None:
@@ -48,12 +48,13 @@ class Pacer:
     ) -> tuple[Result, Timing]:
         """Run one operation made of blocks with these (FLOPs, bytes read) costs, one after another.
 
-        `ready_s` is when its last input was there. An operation whose inputs were there when the one before
-        it ended counts from that end, so that our time between two blocks does not make a slower device.
+        `ready_s` is when its last input was there. An operation counts from when its inputs were there and the
+        one before it had ended, so that our time between two blocks does not make a slower device.
         """
         started = time.monotonic()
-        if self._paced and ready_s <= self._last_end_s and started - self._last_end_s < _CHAIN_S:
-            started = self._last_end_s
+        free = max(ready_s, self._last_end_s)
+        if self._paced and 0 <= started - free < _CHAIN_S:
+            started = free
         due = sum(operation_seconds(f, b, self.compute_flops, self.streaming_Bps) for f, b in costs) * self._dilation
         result = operation()
         ended = time.monotonic()
@@ -80,5 +81,5 @@ class Pacer:
 
 def _wait_until(target: float) -> None:
     while (left := target - time.monotonic()) > 0:
-        if left > _SPIN_S:
-            time.sleep(left - _SPIN_S)
+        if left > SPIN_S:
+            time.sleep(left - SPIN_S)

@@ -116,7 +116,8 @@ def test_without_its_programs_the_package_is_named(place: Place, tmp_path: Path)
 
 
 def test_without_a_datapath_the_module_and_the_sandbox_are_named(place: Place, tmp_path: Path) -> None:
-    nowhere = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh"]
+    hide = '[ ! -e /dev/net ] || mount -t tmpfs none /dev/net && exec "$@"'  # User-Mode Linux has no /dev/net
+    nowhere = ["unshare", "--mount", "sh", "-c", hide, "sh"]
     ended = place.replay(
         write_experiment(tmp_path), *OPENVSWITCH, "--share-host",
         prefix=[*nowhere, *hidden("/bin/false", "/usr/bin/ovs-dpctl")],

@@ -8,15 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from unprivileged import ROOT, Sandbox, user
+from unprivileged import ROOT, Sandbox, namespaces, user
 
 MIB = 2**20
-NAMESPACES = ("net", "pid", "mnt", "user", "cgroup")
-
-
-def namespaces(process: Path) -> set[str]:
-    """The namespaces a process is in, by its folder in /proc."""
-    return {os.readlink(process / "ns" / kind) for kind in NAMESPACES}
 
 
 def test_output_errors_and_exit_code_come_through_apart(sandbox: Sandbox) -> None:

@@ -13,6 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NOBODY = 65534
 PATIENCE_S = 280.0  # one core, and others' work on it
+NAMESPACES = ("net", "pid", "mnt", "user", "cgroup")
+
+
+def namespaces(process: Path) -> set[str]:
+    """The namespaces a process is in, by its folder in /proc."""
+    return {os.readlink(process / "ns" / kind) for kind in NAMESPACES}
 
 
 def as_user(uid: int) -> list[str]:

@@ -52,8 +52,6 @@ class Watched(SimFleet):
         ledgers = {sample.device: int(sample.ledger_bytes or 0) for sample in self.observe().devices}
         for _, event in found:
             if isinstance(event, Token):
-                # The next token may have been begun, which makes room for one more position.
-                ledgers = {name: self._memory.held_bytes(name, self._prompt_tokens + event.step) for name in self.names}
                 self.at_tokens.append((event.step, event.epoch, ledgers))
             elif isinstance(event, Arrived):
                 self.at_arrivals.append((event.epoch, ledgers))

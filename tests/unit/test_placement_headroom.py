@@ -219,3 +219,15 @@ def test_wrong_options_are_refused():
     for wrong in ({"horizon": "year"}, {"effort": 0}, {"effort": True}):
         with pytest.raises(ConfigError, match="headroom"):
             Headroom(**wrong)
+
+
+@settings(max_examples=20, deadline=None)
+@given(networked())
+def test_routed_networks_are_searched_too(case):
+    observation, old = case
+    policy = Headroom("interval", 0.1)
+    first = policy.decide(observation, None)
+    again = policy.decide(replace(observation, tokens_done=8), first)
+    assert not shortages(observation, None, first)
+    assert not shortages(replace(observation, tokens_done=8), first, again)
+    assert interval_cost(observation, None, first) <= interval_cost(observation, None, old) * 1.01

@@ -4,16 +4,19 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.cli import run
+from testbed.cli.launch import at_this_hosts_pace
 from testbed.cli.sandbox import memory_size
-from testbed.emulation import sandbox
+from testbed.emulation import host, sandbox
 from testbed.emulation.guest_init import TEMPORARY, Frames, frame, load_order
 from testbed.errors import ConfigError, EnvironmentLacks
+from testbed.experiment import Experiment
 
 FRAMES = st.lists(st.tuples(st.sampled_from([b"O", b"E", b"I"]), st.binary(max_size=40)), max_size=8)
 DEPENDENCIES = """\
@@ -94,3 +97,24 @@ def test_a_folder_that_the_guest_cannot_see_is_refused(folder: str, monkeypatch:
     monkeypatch.setattr(sandbox, "lacking", lambda: None)
     with pytest.raises(ConfigError, match=f"the current folder {folder} cannot be seen in the sandbox"):
         sandbox.run(["true"], sandbox.Streams(None, sys.stdout.buffer, sys.stderr.buffer), cwd=Path(folder))
+
+
+@pytest.mark.parametrize(
+    ("in_guest", "backend", "overrides", "dilation"),
+    [
+        (True, "mininet", [], 2.0),
+        (True, None, [], 2.0),  # the plan of a run whose backend is yet to be found
+        (True, "mininet", ["dilation=1"], 1.0),
+        (True, "local", ["dilation=3"], 3.0),
+        (True, "sim", [], 1.0),
+        (False, "mininet", [], 1.0),
+    ],
+)
+def test_a_guest_takes_twice_the_time_unless_the_experiment_says_otherwise(
+    in_guest: bool, backend: Any, overrides: list[str], dilation: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "in_user_mode_linux", lambda: in_guest)
+    asked = Experiment.load(Path(__file__).parents[2] / "experiments" / "quickstart.yaml", overrides)
+    taken = at_this_hosts_pace(asked, backend)
+    assert taken.dilation == dilation
+    assert taken.to_dict() == asked.to_dict() | {"dilation": dilation}

@@ -3,7 +3,8 @@
 A common rule in resource managers, and a baseline in Kafetzis, Khalili, Koutsopoulos (arXiv 2505.02533) that is not
 specified there. Interpreted:
 
-- *The first placement* is `resource-aware`'s, so that only the rule for moving differs.
+- *The first placement* is `resource-aware`'s, so that only the rule for moving differs, with only the part of each
+  memory below the threshold where that is enough.
 - *Memory*: what a device's blocks will take at the interval's last token, over what it has. *Compute*: the time its
   blocks take in one token, over the deadline of `resource-aware` (`deadline` overrides it).
 - *Moving*: while a device is over a threshold, the block leaves it that raises the predicted interval cost least, for a
@@ -13,10 +14,12 @@ specified there. Interpreted:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, Move, drafted
-from testbed.placement.feasibility import refuse_shortages
+from testbed.placement.feasibility import Infeasible, refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
 from testbed.placement.search import repair
@@ -47,9 +50,16 @@ class DynamicThreshold:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """`resource-aware`'s first placement; later, relieve what is over a threshold."""
         if placement is None:
-            return ResourceAware().decide(observation, None)
+            return self._first(observation)
         wanted = drafted(observation, placement, self._relieve_all)
         return refuse_shortages(observation, placement, wanted, self.name)
+
+    def _first(self, observation: Observation) -> Placement:
+        views = (replace(v, available_bytes=int(v.available_bytes * self._memory)) for v in observation.devices)
+        try:
+            return ResourceAware().decide(replace(observation, devices=tuple(views)), None)
+        except Infeasible:
+            return ResourceAware().decide(observation, None)
 
     def _relieve_all(self, draft: Draft) -> None:
         load = _Load(draft, self._memory, self._compute, self._deadline_s or default_deadline(draft.model))
@@ -68,12 +78,12 @@ class _Load:
         self.most_bytes = [memory * budget for budget in draft.budgets]
         self.most_s = compute * deadline_s
         length = draft.model.lengths[1]
-        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks[: draft.stride]]
+        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks]
 
     def busy_s(self, device: int) -> float:
         draft = self.draft
         held = (slot for slot, where in enumerate(draft.where) if where == device)
-        return sum(self.block_s[slot % draft.stride][device] for slot in held)
+        return sum(self.block_s[slot][device] for slot in held)
 
     def over(self, device: int) -> bool:
         return self.draft.end_bytes[device] > self.most_bytes[device] or self.busy_s(device) > self.most_s
@@ -85,7 +95,7 @@ class _Load:
         best: tuple[float, Move] | None = None
         for slot in self._different(device):
             for target in range(len(busy)):
-                seconds = busy[target] + self.block_s[slot % draft.stride][target]
+                seconds = busy[target] + self.block_s[slot][target]
                 full = draft.end_bytes[target] + draft.end_sizes[slot] > self.most_bytes[target]
                 if target == device or full or seconds > self.most_s:
                     continue

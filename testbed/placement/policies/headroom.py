@@ -12,7 +12,7 @@ from testbed.placement.outlook import Outlook
 from testbed.placement.search import repair
 
 HORIZONS = ("interval", "near", "run")
-NEAR = 0.004  # what the interval may cost more than its best for the sake of the tokens after it
+NEAR = 0.015  # what the interval may cost more than its best for the sake of the tokens after it
 
 
 class Headroom:
@@ -24,7 +24,7 @@ class Headroom:
     the interval are weighed at the latency expected for them: caches that grow to the run's end, and rates and memory
     as `Outlook` sees them coming from past observations.
 
-    `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 0.4 % more than
+    `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 1.5 % more than
     its best for the sake of later ones; `run` lets it cost anything. `effort` multiplies the number of moves looked at.
     """
 

@@ -14,7 +14,8 @@ from itertools import product
 
 from testbed.placement.solver import quiet_highs
 
-GAP_S = 1e-9  # seconds of latency within which an optimum counts as proven
+SPAN = 1e4  # what the longest time is in the solver's units
+GAP = 1e-7  # in these units, within which an optimum counts as proven
 CUT = 1e-4  # smaller violations of a cut are rounding
 Seconds = Sequence[Sequence[float]]
 
@@ -46,10 +47,12 @@ class _Walks:
         hop = {(i, j): step[i][j] - step[j][j] for i, j in product(able, able) if i != j}
         hop |= {(self.START, j): step[source][j] - step[j][j] for j in able}
         hop |= {(j, self.END): home[j] for j in able}
+        longest = max(max(hop.values()), max(step[j][j] for j in able))
+        self.scale = SPAN / max(longest, 1e-12)  # the solver's tolerances are absolute
         self.once = _never_worth_returning(hop, able)
         self.highs = quiet_highs()
         self.highs.setOptionValue("mip_rel_gap", 0.0)
-        self.highs.setOptionValue("mip_abs_gap", GAP_S)
+        self.highs.setOptionValue("mip_abs_gap", GAP)
         self.column: dict[tuple[int, int], int] = {}
         for (i, j), seconds in hop.items():
             outer = i == self.START or j == self.END
@@ -62,7 +65,7 @@ class _Walks:
 
     def _column(self, seconds: float, most: int) -> None:
         self.highs.addVar(0.0, float(most))
-        self.highs.changeColCost(self.highs.getNumCol() - 1, seconds)
+        self.highs.changeColCost(self.highs.getNumCol() - 1, seconds * self.scale)
 
     def _row(self, low: float, high: float, entries: dict[int, float]) -> None:
         self.highs.addRow(low, high, len(entries), list(entries), list(entries.values()))

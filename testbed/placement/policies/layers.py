@@ -49,8 +49,10 @@ class Layers:
         self.old = [self._whole(layer) for layer in range(self.count)] if draft.old else [UNPLACED] * self.count
         end_bytes, held = sum(draft.end_sizes[:stride]), [self.old.count(j) for j in devices]
         self.room, self.incoming = [], []
+        self.rest = self._rest()
         for j in devices:
             free = draft.budgets[j] - draft.pinned_bytes[j]
+            free -= sum(draft.reserved_sizes[slot] for slot, device in self.rest if device == j)
             grown, end = max(0, free // self.grown_bytes), max(0, free // end_bytes)
             keeps = grown < held[j] <= end  # more than it would be given now, and they may stay
             self.room.append(held[j] if keeps else grown)
@@ -63,6 +65,21 @@ class Layers:
             [number * (j == device) for j in range(len(draft.budgets))] for number in (draft.heads, draft.shards)
         )
         return draft.model.attention(holder, device, tuple(heads)) + draft.model.ffn(device, device, tuple(shards))
+
+    def _rest(self) -> list[Move]:
+        """Shards of the LM head: where they are, at first at the source and what has no room there where most is."""
+        draft = self.draft
+        slots = range(draft.layer_slots, len(draft.blocks))
+        if draft.old:
+            return [(slot, draft.old[slot]) for slot in slots]
+        free = [budget - pinned for budget, pinned in zip(draft.budgets, draft.pinned_bytes, strict=True)]
+        found: list[Move] = []
+        for slot in slots:
+            size, source = draft.reserved_sizes[slot], draft.model.source
+            device = source if free[source] >= size else max(range(len(free)), key=lambda j: (free[j], -j))
+            free[device] -= size
+            found.append((slot, device))
+        return found
 
     def _whole(self, layer: int) -> int:
         """The device that has all of a layer now, else UNPLACED."""
@@ -100,8 +117,8 @@ class Layers:
         return range(layer * self.draft.stride, (layer + 1) * self.draft.stride)
 
     def moves(self, devices: Sequence[int]) -> list[Move]:
-        """The moves that put layer l on devices[l]."""
-        return [(slot, device) for layer, device in enumerate(devices) for slot in self.slots(layer)]
+        """The moves that put layer l on devices[l], and what belongs to no layer in its place."""
+        return [(slot, device) for layer, device in enumerate(devices) for slot in self.slots(layer)] + self.rest
 
     def put(self, devices: Sequence[int]) -> None:
         """Make the draft this."""

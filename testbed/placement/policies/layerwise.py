@@ -22,6 +22,7 @@ from testbed.placement.costs import cost_model
 from testbed.placement.draft import Draft, drafted
 from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
+from testbed.placement.policies.edgeshard import dealt, shortest
 from testbed.placement.policies.layer_moves import cheapest_moves
 from testbed.placement.policies.layer_walk import cheapest_walk
 from testbed.placement.policies.layers import Layers
@@ -61,11 +62,14 @@ class Layerwise:
         layers.put(found)
 
     def _move(self, draft: Draft) -> None:
-        layers = Layers(draft)
+        layers, source = Layers(draft), draft.model.source
         stays = not draft.overloaded()
-        found = cheapest_moves(layers, draft.cost if stays else math.inf)
+        start = None if stays else dealt(layers, source) or shortest(layers, source)
+        if start is not None:
+            layers.put(start)
+        found = cheapest_moves(layers, math.inf if not stays and start is None else draft.cost)
         self.proven = found.proven
         if found.devices:
             layers.put(found.devices)
-        elif not stays:
+        elif not stays and start is None:
             raise layers.refuse(self.name)

@@ -22,7 +22,7 @@ def apportion(total: int, weights: Sequence[float], first: int = 0) -> list[int]
 
 
 def share_out(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: str) -> None:
-    """Fill an empty draft: heads and FFN shards of every layer in proportion to `weights`, the rest on the layer's hub.
+    """Fill an empty draft: heads and shards (of FFN, LM head) in proportion to `weights`, the rest on its layer's hub.
 
     What a device has no memory for goes, part by part from the last layer on, to the device with room that is then
     least loaded for its weight; hubs' parts last. Where that ends in nothing, the cheapest repair is made.
@@ -43,6 +43,10 @@ def share_out(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: 
         for slot in slots:
             if draft.where[slot] < 0:
                 draft.place(slot, hubs[layer])
+    rest = range(draft.layer_slots, len(draft.blocks))  # shards of the LM head
+    seats = [device for device, share in enumerate(apportion(len(rest), weights)) for _ in range(share)]
+    for slot, device in zip(rest, seats, strict=True):
+        draft.place(slot, device)
     draft.refresh()
     for device in range(len(draft.budgets)):
         _shed(draft, device, weights)

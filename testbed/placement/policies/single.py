@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, drafted
+from testbed.placement.draft import UNPLACED, Draft, drafted
 from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.layers import Layers
@@ -30,8 +30,8 @@ class Single:
 
     def _choose(self, draft: Draft) -> None:
         layers = Layers(draft)
-        here = set(draft.where) if draft.old else set()
-        stays = len(here) == 1 and not draft.overloaded()
+        here = set(layers.old) if draft.old else set()
+        stays = len(here) == 1 and UNPLACED not in here and not draft.overloaded()
         best = (draft.cost - WORTHWHILE_S, next(iter(here))) if stays else None
         for device in range(len(draft.budgets)):
             missing = sum(where != device for where in layers.old)

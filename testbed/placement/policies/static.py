@@ -60,7 +60,7 @@ def _best(observation: Observation) -> Placement:
             policy.reset(0)
             found.append(policy.decide(observation, None))
         except Infeasible as error:
-            refusal = error
+            refusal = error if error.shortage is not None else refusal or error
     if not found and refusal is not None:
         raise refusal
     return min(found, key=lambda placement: interval_cost(observation, None, placement))

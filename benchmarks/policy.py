@@ -1,0 +1,140 @@
+"""How long policies take to decide, and how much memory they use doing so.
+
+`python -m benchmarks.policy [--policy NAME]… [--rounds N]` decides for growing fleets, each policy and size in a
+process of its own: a first placement, then decisions under rates that change every time. Compiled policies are warmed
+up first, as at the beginning of every run. `--size` picks sizes; what takes over `--limit` seconds is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.policies import make_policy
+from testbed.shape import PRESETS, ModelShape
+
+LLAMA = ModelShape(
+    "llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, True, False, False, False, weight_bytes=2, kv_bytes=2
+)
+# Devices, model, and the memory of all devices as a multiple of the model's: with many, the largest block must fit.
+SIZES = {"5": (5, PRESETS["gpt2"], 1.6), "25": (25, LLAMA, 1.6), "200": (200, LLAMA, 5.0)}
+LATER = 7  # decisions after the first
+CONTEXT, TOKENS, INTERVAL = 64, 1000, 16
+
+
+def fleet(devices: int, shape: ModelShape, tightness: float, shards: int, seed: int) -> Observation:
+    """A star with log-normal memory, speeds and links; the source has room for what is pinned to it besides."""
+    rng = np.random.default_rng(seed)
+    partition = Partition(ffn_shards=shards)
+    names = [f"d{number}" for number in range(devices)]
+    whole = sum(resident_bytes(shape, block, CONTEXT + TOKENS, partition) for block in blocks_of(shape, partition))
+    memory = rng.lognormal(0, 0.4, devices)
+    memory = tightness * whole * memory / memory.sum()
+    memory[0] += pinned_bytes(shape, partition)
+    streaming, rate = rng.lognormal(np.log(6e9), 0.5, devices), rng.lognormal(np.log(2e8), 0.5, (devices, 2))
+    delay = rng.lognormal(np.log(5e-4), 0.5, devices)
+    views = [
+        DeviceView(name, int(memory[n]), float(streaming[n]), float(4 * streaming[n]), 9e7)
+        for n, name in enumerate(names)
+    ]
+    links = {
+        name: LinkView(float(rate[n, 0]), float(rate[n, 1]), float(delay[n]), float(delay[n]))
+        for n, name in enumerate(names)
+    }
+    return Observation(shape, partition, "d0", tuple(views), links, CONTEXT, 0, TOKENS, INTERVAL, hop_overhead_s=2e-4)
+
+
+def shaken(observation: Observation, tokens_done: int, rng: np.random.Generator) -> Observation:
+    """The same fleet later, each link's rate changed by some 30 %."""
+    links = {
+        name: replace(link, up_bps=link.up_bps * float(rng.lognormal(0, 0.3)))
+        for name, link in observation.links.items()
+    }
+    return replace(observation, links=links, tokens_done=tokens_done)
+
+
+def decide(policy_name: str, size: str, shards: int) -> dict[str, float]:
+    """Milliseconds of the first and of later decisions, and the process's largest resident size."""
+    devices, shape, tightness = SIZES[size]
+    observation = fleet(devices, shape, tightness, shards, 1)
+    policy = make_policy(policy_name, {})
+    policy.reset(1)
+    rng = np.random.default_rng(2)
+    placement: Placement | None = None
+    taken: list[float] = []
+    for number in range(LATER + 1):
+        seen = shaken(observation, number * INTERVAL, rng) if number else observation
+        started = time.perf_counter()
+        placement = policy.decide(seen, placement)
+        taken.append((time.perf_counter() - started) * 1e3)
+    later = sorted(taken[1:])
+    return {
+        "first_ms": taken[0],
+        "later_ms": statistics.median(later),
+        "later_most_ms": later[-1],
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measured(policy: str, size: str, shards: int, rounds: int, limit_s: float) -> dict[str, float] | None:
+    """Medians over some processes; None where one takes too long or finds no placement."""
+    found: list[dict[str, float]] = []
+    command = [sys.executable, "-m", "benchmarks.policy", "--one", policy, size, str(shards)]
+    for _ in range(rounds):
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
+        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+            print(f"{policy} at {size} devices, {shards} shards: {type(error).__name__}", file=sys.stderr)
+            return None
+        found.append(json.loads(done.stdout))
+    return {key: statistics.median(one[key] for one in found) for key in found[0]}
+
+
+def main() -> None:
+    """Print a line per policy and size, and one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--policy", action="append")
+    parser.add_argument("--size", action="append", choices=SIZES)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--limit", type=float, default=60.0)
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(decide(given.one[0], given.one[1], int(given.one[2]))))
+        return
+    figures: dict[str, Any] = {}
+    for size in given.size or list(SIZES):
+        for shards in (1, 4):
+            for policy in given.policy or ["headroom", "resource-aware"]:
+                found = measured(policy, size, shards, given.rounds, given.limit)
+                if found is None:
+                    continue
+                shown = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
+                print(f"{policy}, {size} devices, {shards} shards: {shown}", flush=True)
+                figures[f"{policy} {size} devices {shards} shards"] = found
+    ours, peer = (figures.get(f"{name} 5 devices 1 shards") for name in ("headroom", "resource-aware"))
+    line: dict[str, Any] = {
+        "benchmark": "policy",
+        "peer": "resource-aware, at 5 devices, 12 layers, 12 heads",
+        "unit": "of headroom's time for a later decision",
+        "rounds": given.rounds,
+        **figures,
+    }
+    if ours and peer:
+        line["ratio"] = peer["later_ms"] / ours["later_ms"]
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()

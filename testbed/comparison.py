@@ -1,0 +1,140 @@
+"""Many runs side by side: paired means with bootstrap intervals, and one tidy table.
+
+A row is a run's summary. Policies are paired over instances: runs of one backend that differ only in the policy. A mean
+is over the instances that every compared policy finished, so that no policy looks better by failing the hard ones; the
+others are counted. Nothing here knows how a run is carried out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+EXACT = "exact"
+SAMPLES = 10_000  # bootstrap resamples
+BOOTSTRAP_SEED = 0
+COVERED = (2.5, 97.5)  # percentiles of a 95 % interval
+COST = "mean_token_with_stall_ms"  # what a policy optimises: a token with its share of the migrations
+
+SCALARS = (
+    "mean_token_ms", COST, "ttft_ms", "total_s", "stall_s", "decision_ms", "migrations", "migrated_bytes", "wire_bytes",
+    "oom_kills", "prediction_error", "overruns",
+)  # fmt: skip
+
+
+def infeasible_row(policy: str, backend: str, experiment: str, seed: int, error: str) -> dict[str, Any]:
+    """The row of a run that was never started, because no placement can fit."""
+    return {
+        "run": None, "path": None, "backend": backend, "policy": policy, "experiment": experiment, "seed": seed,
+        "status": "failed", "error": error, "error_kind": "Infeasible", "tokens": [],
+    }  # fmt: skip
+
+
+def per_policy(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """One row for each backend and policy, in the order they first appear.
+
+    `instances` are the seeds that the means are over; a policy that finished no run takes no part in choosing them.
+    """
+    table = []
+    for backend in dict.fromkeys(row["backend"] for row in rows):
+        runs = {
+            policy: [row for row in rows if (row["backend"], row["policy"]) == (backend, policy)]
+            for policy in dict.fromkeys(row["policy"] for row in rows if row["backend"] == backend)
+        }
+        finished = {policy: _finished(found) for policy, found in runs.items()}
+        common = _common(list(finished.values()))
+        for policy, found in runs.items():
+            table.append(_summed_up(policy, backend, found, finished, common))
+    return table
+
+
+def _finished(rows: Sequence[Row]) -> dict[int, Row]:
+    """Seed -> run, of those that came to a good end with at least one decoded token."""
+    return {row["seed"]: row for row in rows if row["status"] == "done" and row.get("mean_token_ms") is not None}
+
+
+def _common(finished: Sequence[Mapping[int, Row]]) -> list[int]:
+    some = [set(found) for found in finished if found]
+    return sorted(set.intersection(*some)) if some else []
+
+
+def _summed_up(
+    policy: str, backend: str, runs: Sequence[Row], finished: Mapping[str, Mapping[int, Row]], common: list[int]
+) -> dict[str, Any]:
+    own, seeds = finished[policy], common if finished[policy] else []
+    mean, interval = mean_with_interval([own[seed]["mean_token_ms"] for seed in seeds])
+    exact, ratios = finished.get(EXACT, {}), []
+    if exact:
+        ratios = [own[seed][COST] / exact[seed][COST] for seed in seeds]
+    ratio, ratio_interval = mean_with_interval(ratios)
+    peaks = [row.get("peak_memory_bytes") or {} for row in runs]
+    return {
+        "policy": policy,
+        "backend": backend,
+        "runs": len(runs),
+        "infeasible": sum(row.get("error_kind") == "Infeasible" for row in runs),
+        "oom": sum(row["status"] == "oom" for row in runs),
+        "failed": sum(row["status"] == "failed" and row.get("error_kind") != "Infeasible" for row in runs),
+        "instances": seeds,
+        "mean_token_ms": mean,
+        "ci95_token_ms": interval,
+        "ratio_to_exact": ratio,
+        "ci95_ratio": ratio_interval,
+        "peak_memory_bytes": {device: max(peak.get(device, 0) for peak in peaks) for peak in peaks for device in peak},
+        "migrations": mean_with_interval([own[seed]["migrations"] for seed in seeds])[0],
+        "decision_ms": mean_with_interval([own[seed]["decision_ms"] for seed in seeds])[0],
+    }
+
+
+def mean_with_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:
+    """The mean and its 95 % bootstrap interval; no interval for fewer than two values.
+
+    Every call resamples the same positions for the same number of values, so that policies stay paired.
+    """
+    import numpy as np
+
+    if not values:
+        return None, None
+    numbers = np.asarray(values, dtype=float)
+    if len(numbers) < 2:
+        return float(numbers.mean()), None
+    positions = np.random.default_rng(BOOTSTRAP_SEED).integers(0, len(numbers), (SAMPLES, len(numbers)))
+    low, high = np.percentile(numbers[positions].mean(axis=1), COVERED)
+    return float(numbers.mean()), [float(low), float(high)]
+
+
+def tidy(row: Row) -> dict[str, Any]:
+    """A run in plain columns: names and status, every figure that is one number, the largest of what devices held."""
+    latency = row.get("token_latency_ms") or {}
+    peaks = row.get("peak_memory_bytes") or {}
+    flat = {key: row.get(key) for key in ("experiment", "policy", "backend", "seed", "status", "error_kind", "error")}
+    flat |= {"tokens": len(row["tokens"])} | {key: row.get(key) for key in SCALARS}
+    flat |= {f"{name}_token_ms": latency.get(name) for name in ("p50", "p95", "p99")}
+    flat |= {"peak_memory_bytes": max(peaks.values(), default=None), "run": row.get("run"), "path": row.get("path")}
+    return flat
+
+
+def write_tidy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Write rows of plain columns as one Parquet file, in one step."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict.fromkeys(key for row in rows for key in row)
+    table = pa.table({key: _column([row.get(key) for row in rows]) for key in columns})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.part")
+    pq.write_table(table, half)
+    half.replace(path)
+
+
+def _column(values: list[Any]) -> Any:
+    """An Arrow column; of mixed kinds (a swept key may be 4 in one run and `none` in another) the texts."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.array([None if value is None else str(value) for value in values])

@@ -1,0 +1,172 @@
+"""Sweeps: what a file means, what a key depends on, and real worker processes killed and interrupted in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from testbed.cli import run
+from testbed.errors import ConfigError
+from testbed.experiment import Experiment
+from testbed.sweep import Sweep, run_key
+
+EXPERIMENT = {
+    "model": {"preset": "tiny"}, "prompt": {"ids": [1, 2, 3]}, "tokens": 24,
+    "topology": {"generate": "paper", "devices": 3, "memory": "2 x model"},
+}  # fmt: skip
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "base.yaml").write_text(json.dumps(EXPERIMENT))
+    return tmp_path
+
+
+def sweep_file(folder: Path, **changes: Any) -> Path:
+    whole = {"experiment": "base.yaml", "policies": ["static"], "over": {"interval": [4, 8]}} | changes
+    path = folder / "many.yaml"
+    path.write_text(json.dumps({key: value for key, value in whole.items() if value is not None}))
+    return path
+
+
+# --- the file and the keys ---
+
+
+def test_a_sweep_is_every_combination_of_values_policies_and_seeds(folder: Path) -> None:
+    over = {"interval": [4, 8], "topology.devices": [3, 4]}
+    runs = Sweep.load(sweep_file(folder, over=over, policies=["static", "greedy"], seeds=3)).runs()
+    assert len(runs) == len({one.key for one in runs}) == 2 * 2 * 2 * 3
+    assert [one.experiment.seed for one in runs[:4]] == [1, 2, 3, 1]
+    assert runs[0].values == {"interval": 4, "topology.devices": 3} and len(runs[6].experiment.topology.devices) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"policy": "static"}, "did you mean 'policies'"),
+        ({"experiment": None}, "experiment is nothing"),
+        ({"experiment": "gone.yaml"}, "there is no such file"),
+        ({"backend": "simulation"}, "backend is 'simulation'"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"seeds": [1, 1]}, "seeds has 1 twice"),
+        ({"over": {"interval": 4}}, "over.interval is 4"),
+        ({"over": {"policy": ["static"]}}, "'policies'"),
+        ({"over": {"intervall": [4]}}, "did you mean 'interval'"),
+        ({"policies": ["stattic"]}, "did you mean 'static'"),
+    ],
+)
+def test_a_slip_in_a_sweep_is_one_sentence_before_anything_runs(
+    folder: Path, changes: dict[str, Any], words: str, capsys: Captured
+) -> None:
+    assert run(["sweep", str(sweep_file(folder, **changes)), "--out", str(folder / "out")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+    assert not (folder / "out").exists()
+
+
+def test_a_key_changes_with_whatever_the_run_depends_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = Experiment.from_dict(EXPERIMENT)
+    mine = folder / "mine.py"
+    mine.write_text("class Mine: ...")
+    keys = [
+        run_key(base, "sim"), run_key(base, "local"),
+        run_key(Experiment.from_dict(EXPERIMENT | {"seed": 1}), "sim"),
+        run_key(Experiment.from_dict(EXPERIMENT | {"policy": f"{mine}:Mine"}), "sim"),
+    ]  # fmt: skip
+    mine.write_text("class Mine: x = 1")
+    keys.append(run_key(Experiment.from_dict(EXPERIMENT | {"policy": f"{mine}:Mine"}), "sim"))
+    monkeypatch.setattr("testbed.sweep.code_digest", lambda: "other code")
+    keys.append(run_key(base, "sim"))
+    assert len(set(keys)) == len(keys)
+    monkeypatch.undo()
+    assert run_key(Experiment.from_dict(EXPERIMENT), "sim") == keys[0]
+
+
+def test_a_generated_topology_that_never_fits_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="never fitted"):
+        Sweep.load(sweep_file(folder, over={"topology.memory": ["0.5 x model"]})).runs()
+
+
+# --- real runs ---
+
+
+def start(folder: Path, file: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "testbed", "sweep", str(file), "--out", str(folder / "out"), "--json"]
+    hear = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731  # a shell's job may not
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear, start_new_session=True
+    )
+
+
+def kept(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("out/many/rows/*.json")}
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_sweep_survives_a_killed_worker_and_goes_on_after_an_interrupt(folder: Path) -> None:
+    file = sweep_file(folder, seeds=30, policies=["static", "round-robin"])
+    first = start(folder, file)
+    wait_for(lambda: len(kept(folder)) >= 5, first)
+    children = psutil.Process(first.pid).children(recursive=True)
+    workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == min(120, os.cpu_count() or 1)
+    listening = [link for one in [psutil.Process(first.pid), *workers] for link in one.net_connections("inet")]
+    assert {link.laddr.ip for link in listening} == {"127.0.0.1"}
+    workers[0].kill()
+    wait_for(lambda: len(kept(folder)) >= 40, first)
+    os.killpg(first.pid, signal.SIGINT)  # as a terminal does
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 130 and "Traceback" not in said and "of 120 runs are kept" in said
+    assert not psutil.wait_procs(children, timeout=5)[1]
+    before = kept(folder)
+    assert 40 <= len(before) < 120
+
+    second = start(folder, file)
+    out, said = second.communicate(timeout=90)
+    assert second.returncode == 0, said
+    document = json.loads(out)
+    assert len(document["rows"]) == 120 and all(row["status"] == "done" for row in document["rows"])
+    assert [line["runs"] for line in document["table"]] == [30] * 4
+    after = kept(folder)
+    assert all(after[name] == before[name] for name in before)
+    finished = [len(list(one.glob("*/summary.json"))) for one in (folder / "out/many/runs").iterdir()]
+    assert finished == [1] * 120  # none was carried out twice
+    table = pq.read_table(folder / "out/many/sweep.parquet")
+    assert len(table) == 120 and set(table["interval"].to_pylist()) == {4, 8}
+
+
+def test_a_run_that_fails_alone_is_a_row_and_the_sweep_goes_on(folder: Path, capsys: Captured) -> None:
+    (folder / "broken.py").write_text(
+        "class Broken:\n"
+        "    name = 'broken'\n"
+        "    def reset(self, seed): ...\n"
+        "    def decide(self, observation, placement):\n"
+        "        raise ValueError('no idea')\n"
+    )
+    file = sweep_file(folder, policies=["static", f"{folder / 'broken.py'}:Broken"], over=None)
+    command = ["sweep", str(file), "--out", str(folder / "out")]
+    assert run([*command, "--json"]) == 0
+    good, bad = json.loads(capsys.readouterr().out)["rows"]
+    assert good["status"] == "done" and bad["status"] == "failed" and "no idea" in bad["error"]
+    assert run(command) == 0
+    captured = capsys.readouterr()
+    assert "2 of 2 runs are there already" in captured.err and "static" in captured.out
