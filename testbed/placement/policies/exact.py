@@ -51,12 +51,13 @@ class Exact:
         number = isinstance(limit, int | float)
         self._limit_s = LIMIT_S if limit is None else parse_duration(f"{limit} s" if number else limit)
         self._class: PlacementClass = class_
-        self._seed = 0
+        self._start = Headroom(horizon="interval")
         self.last: Proof | None = None
 
     def reset(self, seed: int) -> None:
         """Begin a run: `seed` is that of the search for a placement to begin with."""
-        self._seed = seed
+        if self._class == "any":
+            self._start.reset(seed)  # which compiles what is not compiled yet
         self.last = None
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
@@ -74,10 +75,8 @@ class Exact:
         """A good placement to begin with: it saves time, and is what is left when time is up."""
         if self._class != "any":
             return
-        start = Headroom(horizon="interval")
-        start.reset(self._seed)
         try:
-            yield start.decide(observation, placement)
+            yield self._start.decide(observation, placement)
         except Infeasible:
             return
 
