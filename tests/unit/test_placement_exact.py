@@ -120,6 +120,7 @@ def test_some_of_the_tiny_instances_are_tight_move_things_and_cannot_be_solved()
 @settings(max_examples=100, deadline=None)
 @given(observations(tightness=st.floats(1.2, 3)), st.data())
 def test_no_placement_that_fits_costs_less_than_the_bound(observation: Observation, data: st.DataObject) -> None:
+    observation = replace(observation, partition=replace(observation.partition, vocab_shards=1))  # others are refused
     names = [view.name for view in observation.devices]
     old: Placement | None = None
     if data.draw(st.booleans()):
