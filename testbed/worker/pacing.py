@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 _PR_SET_TIMERSLACK = 29  # prctl(2)
 SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
 _OVERRUN_TOLERANCE_S = 100e-6  # lateness the host cannot be blamed for: shorter than a wake-up
-_CHAIN_S = 1e-3  # our own work (a message taken in, x sent to others) before an operation is not longer than this
+_CHAIN_S = 500e-6  # between two operations of a busy device there is no more of our own work than this
 
 
 def use_precise_timers() -> None:
@@ -48,13 +48,12 @@ class Pacer:
     ) -> tuple[Result, Timing]:
         """Run one operation made of blocks with these (FLOPs, bytes read) costs, one after another.
 
-        `ready_s` is when its last input was there. An operation counts from when its inputs were there and the
-        one before it had ended, so that our time between two blocks does not make a slower device.
+        `ready_s` is when its last input was there. An operation whose inputs were there when the one before
+        it ended counts from that end, so that our time between two blocks does not make a slower device.
         """
         started = time.monotonic()
-        free = max(ready_s, self._last_end_s)
-        if self._paced and 0 <= started - free < _CHAIN_S:
-            started = free
+        if self._paced and ready_s <= self._last_end_s and started - self._last_end_s < _CHAIN_S:
+            started = self._last_end_s
         due = sum(operation_seconds(f, b, self.compute_flops, self.streaming_Bps) for f, b in costs) * self._dilation
         result = operation()
         ended = time.monotonic()

@@ -151,7 +151,9 @@ class _Sizes:
         limits = list(rooms)
         if old is not None:
             held = device_needs(seen, old, seen.length)
-            limits += [max(0, view.available_bytes - held[view.name]) for view in seen.devices]
+            free = [view.available_bytes - held[view.name] for view in seen.devices]
+            limits += [max(0, left) for left in free]
+            self.full = np.array([left < 0 for left in free])  # takes nothing, not even a block of no bytes
         self.limits = np.array(limits, np.float64)
         self.resources = len(limits) + (3 * len(rooms) if self.moving else 0)
         links = [seen.links[name] for name in model.names]
@@ -173,7 +175,8 @@ class _Sizes:
             return np.asarray(counts * float(end))
         now = resident_bytes(model.shape, block, seen.length, model.partition)
         sent, loaded = moved_bytes(seen, block, cached_length(seen))
-        parts = [counts * end, came * now, left * sent * self.up, came * sent * self.down, came * loaded * self.load]
+        coming = came * np.where(self.full, max(now, 1), now)
+        parts = [counts * end, coming, left * sent * self.up, came * sent * self.down, came * loaded * self.load]
         return np.hstack([np.asarray(part, np.float64) for part in parts])
 
     def hub_use(self, block: Block, old: int | None) -> Floats:
