@@ -1,7 +1,7 @@
 """Write docs/results.md and its figures from docs/results/: `script/results [--collect [NAME…]]`.
 
-Each section is `section(frame, how) -> str` of the module named like its data, which also draws its figures. A module may
-have `claims(frame, how) -> list[Claim]`: what it says of the paper's claims, for the table at the top.
+Each section is `section(frame, how) -> str` of the module named like its data, which also draws its figures. It may
+also have `claims(frame, how) -> list[Claim]`: what it says of claims of the paper, for the table at the top.
 """
 
 from __future__ import annotations
