@@ -128,7 +128,7 @@ def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--parts", type=Path, default=ROOT / "runs" / "results" / name, metavar="DIR",
                         help="where finished parts are kept (%(default)s)")  # fmt: skip
     parser.add_argument("--seconds", type=float, metavar="S",
-                        help="stop at the first part that ends after so long, saving nothing yet")  # fmt: skip
+                        help="begin no part after so long; what is there is saved all the same")  # fmt: skip
     return parser
 
 
