@@ -22,7 +22,7 @@ from testbed import calibration
 from testbed.cli.calibrating import calibrate
 
 NAME = "prediction"
-CALIBRATION = "calibration.json"
+CALIBRATION = "calibration"  # no .json, which parts have
 MS = 1e3
 
 
