@@ -1,4 +1,4 @@
-"""Means over paired instances, with bootstrap intervals, and how they are written on the page."""
+"""Means over paired instances with bootstrap intervals, and how text and tables are written on the page."""
 
 from __future__ import annotations
 
@@ -52,6 +52,16 @@ def ratio(frame: pd.DataFrame, policy: str, base: str) -> Mean | None:
     """Mean over the seeds that both finished of a token's time with its share of stalls, `policy` over `base`."""
     ours, theirs = finished(frame, policy).align(finished(frame, base), join="inner")
     return mean_of((ours / theirs).tolist())
+
+
+def prose(text: str) -> str:
+    """A paragraph written over several lines of a program, as one line."""
+    return " ".join(text.split())
+
+
+def named(names: Sequence[str]) -> str:
+    """Names in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

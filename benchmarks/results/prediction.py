@@ -17,7 +17,7 @@ import pandas as pd
 import analysis
 from benchmarks.results import store
 from benchmarks.results.attribution import predicted_parts
-from benchmarks.results.paired import table
+from benchmarks.results.paired import prose, table
 from benchmarks.results.running import Planned, run
 from testbed import calibration
 from testbed.cli.calibrating import calibrate
@@ -154,18 +154,18 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
                 "links, ms", "software, ms", "all, ms"]  # fmt: skip
     text = [
         "## Prediction: is the cost model right?",
-        "Every policy decides by the cost model, and every simulated figure on this page is its word. So "
-        f"{len(cases)} experiments were emulated, and each token compared with its prediction: {kept} of {len(cases)} medians "
-        f"are within their limit, and the largest is {worst['median']:.1%} ({worst['case']}). {faithful} of the {len(cases)} "
-        f"runs were faithful by their own verdict. The time per hop, {how['hop_overhead_s'] * 1e3:.3f} ms, was calibrated just "
-        "before.",
+        prose(f"""Every policy decides by the cost model, and every simulated figure on this page is its word.
+            So {len(cases)} experiments were emulated, and each token compared with its prediction: {kept} of
+            {len(cases)} medians are within their limit, and the largest is {worst["median"]:.1%}
+            ({worst["case"]}). {faithful} of the {len(cases)} runs were faithful by their own verdict. The time
+            per hop, {how["hop_overhead_s"] * 1e3:.3f} ms, was calibrated just before."""),
         image(NAME, "Median error of each experiment, and how it splits into computing, links and software"),
         table(headings, [[None if cell == "+nan" else cell for cell in row] for row in rows]),
-        "The error is |predicted − emulated| / emulated of a decoded token. The last four columns are emulated minus predicted "
-        "along the critical path of each: time in blocks, on links, in software, and all of it; medians, so that the parts "
-        "add up only about. Where two ways through a layer are almost equally long, the emulated path may be the other "
-        "one; then one part is above its prediction and another below. On the time clock conditions change within an "
-        "interval, and no parts are given.",
+        prose("""The error is |predicted − emulated| / emulated of a decoded token. The last four columns are
+            emulated minus predicted along the critical path of each: time in blocks, on links, in software, and
+            all of it; medians, so that the parts add up only about. Where two ways through a layer are almost
+            equally long, the emulated path may be the other one; then one part is above its prediction and
+            another below. On the time clock conditions change within an interval, and no parts are given."""),
         store.obtained(how),
     ]
     return "\n\n".join(text)
@@ -185,8 +185,7 @@ def summed_up(frame: pd.DataFrame) -> pd.DataFrame:
                 "twin_median": twin.median(), "twin_p90": twin.quantile(0.9),
                 **{part: (own[f"{part}_ms"] - own[f"predicted_{part}_ms"]).median() for part in PARTS},
                 "rest": (own["emulated_ms"] - own["predicted_ms"]).median(),
-                "share": ((own["emulated_ms"] - own["predicted_ms"]) / own["emulated_ms"]).median(),
-                "emulated_ms": own["emulated_ms"].mean(), "faithful": bool(first["verdict_ok"]),
+                "faithful": bool(first["verdict_ok"]),
                 **{key: first[key] for key in KEPT_OF_RUN},
             }
         )  # fmt: skip
