@@ -136,7 +136,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             takes so much less time."""),
         "The quick start's four devices under each bundled trace, simulated:",
         _worth_table(bundled, list(BUNDLED)),
-        f"Drawn instances, four devices in 1.4 times the model's memory, {drawn_runs['seed'].nunique()} seeds, simulated:",
+        f"Drawn instances, four devices in 1.4 times the model's memory, {drawn_runs['seed'].nunique()} seeds:",
         _worth_table(drawn_runs, list(DRAWN)),
         "The quick start on Mininet:",
         _measured_table(measured),
@@ -193,8 +193,9 @@ def _measured_table(frame: pd.DataFrame) -> str:
             done = own[own["status"] == DONE]
             rows.append([
                 SHOWN[policy], len(own), int((own["status"] == "oom").sum()), f"{own['tokens_done'].mean():.0f}",
-                _range(own["mean_token_ms"], 1), _range(done["mean_token_with_stall_ms"], 1), _range(done["stall_s"], 2),
-                _range(done["migrations"].astype(float), 0), f"{int(own['verdict_ok'].astype(bool).sum())} of {len(own)}",
+                _range(own["mean_token_ms"], 1), _range(done["mean_token_with_stall_ms"], 1),
+                _range(done["stall_s"], 2), _range(done["migrations"].astype(float), 0),
+                f"{int(own['verdict_ok'].astype(bool).sum())} of {len(own)}",
             ])  # fmt: skip
     headings = ["policy", "runs", "killed by the kernel", "tokens", "ms per token", "with stalls, ms", "stall, s",
                 "blocks moved", "faithful"]  # fmt: skip

@@ -17,10 +17,11 @@ NAME = "scale"
 BASE = "headroom"
 SAID = ("memory", "ffn_shards")
 EXPERIMENT = "medium-scale.yaml"
+RIGHTMOST = 1.8  # ratio in the figure
+SHARDED = 4
 TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
 # (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
-SHARDED = 4
-SEEDS = {(TIGHT, 1): (20, 10, 3), (TIGHT, SHARDED): (5, 2, 1), (ROOMY, 1): (5, 2, 1), (ROOMY, SHARDED): (3, 2, 1)}
+SEEDS = {(TIGHT, 1): (20, 5, 2), (TIGHT, SHARDED): (5, 2, 1), (ROOMY, 1): (5, 2, 1), (ROOMY, SHARDED): (3, 1, 1)}
 POLICIES = (
     "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
     "static", "dynamic-threshold", "greedy",
@@ -99,8 +100,8 @@ def of_case(frame: pd.DataFrame, case: tuple[str, int]) -> pd.DataFrame:
 def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
     own = of_case(frame, case)
     rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
-    headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom", "fullest device",
-                "deciding, s"]  # fmt: skip
+    headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom",
+                "fullest device", "deciding, s"]  # fmt: skip
     ffn = "FFNs whole" if case[1] == 1 else f"FFNs in {case[1]} shards"
     return f"**Memory {case[0]}, {ffn}.**\n\n" + table(headings, rows)
 
@@ -139,7 +140,7 @@ def draw(frame: pd.DataFrame) -> None:
             axes.axvline(1, color="#333333", linewidth=0.8)
             axes.set_yticks(range(len(shown)), shown if axes is panels[0] else [""] * len(shown))
             axes.set_ylim(len(shown) - 0.5, -0.5)
-            axes.set_xlim(0.95, None)
+            axes.set_xlim(0.95, RIGHTMOST)
             ffn = "whole FFNs" if case[1] == 1 else f"{case[1]} FFN shards"
             axes.set_title(f"memory {case[0]}\n{ffn}")
         figure.supxlabel("time per token over headroom's", fontsize=8)
