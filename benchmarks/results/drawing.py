@@ -35,6 +35,11 @@ def marker(policy: str) -> str:
     return marker_of(list(POLICIES).index(policy))
 
 
+def part_colours() -> dict[str, str]:
+    """The colours of the parts of a token's latency."""
+    return {"compute": "#0173b2", "transfer": "#de8f05", "software": "#949494"}
+
+
 @contextmanager
 def drawn(
     name: str, width: float, height: float, rows: int = 1, columns: int = 1

@@ -1,21 +1,21 @@
-"""Policies that place once and then keep what they have, to see what migration is worth:
-`testbed replay experiments/quickstart.yaml --policy benchmarks/results/frozen.py:HeadroomFrozen`.
+"""A policy that places once and then keeps what it has, to see what migration is worth:
+`testbed replay experiments/quickstart.yaml --policy benchmarks/results/frozen.py:ResourceAwareFrozen`.
 """
 
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.observation import Observation, Policy
-from testbed.placement.policies.headroom import Headroom
+from testbed.placement.observation import Observation
 from testbed.placement.policies.resource_aware import ResourceAware
 
 
-class Frozen:
-    """The first placement of another policy, for the whole run."""
+class ResourceAwareFrozen:
+    """resource-aware's first placement, for the whole run."""
 
-    def __init__(self, inner: Policy) -> None:
-        self.inner = inner
-        self.name = f"{inner.name}-frozen"
+    name = "resource-aware-frozen"
+
+    def __init__(self) -> None:
+        self.inner = ResourceAware()
 
     def reset(self, seed: int) -> None:
         """As the inner policy."""
@@ -24,17 +24,3 @@ class Frozen:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The inner policy's first placement, and then always the present one."""
         return self.inner.decide(observation, None) if placement is None else placement
-
-
-class HeadroomFrozen(Frozen):
-    """Headroom's first placement."""
-
-    def __init__(self) -> None:
-        super().__init__(Headroom())
-
-
-class ResourceAwareFrozen(Frozen):
-    """resource-aware's first placement."""
-
-    def __init__(self) -> None:
-        super().__init__(ResourceAware())

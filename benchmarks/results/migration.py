@@ -12,12 +12,13 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results import store
+from benchmarks.results.paired import DONE, Mean, finished, mean_of, prose, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing, part_key, run
 from testbed.calibration import NOMINAL_HOP_S
 
 NAME = "migration"
 FROZEN = "benchmarks/results/frozen.py"
-POLICIES = ("headroom", f"{FROZEN}:HeadroomFrozen", "resource-aware", f"{FROZEN}:ResourceAwareFrozen", "static")
+POLICIES = ("headroom", "static", "resource-aware", f"{FROZEN}:ResourceAwareFrozen")
 BUNDLED: dict[str, dict[str, Any]] = {
     "no trace": {"traces": []},
     "quick start": {},
@@ -33,15 +34,14 @@ DRAWN_FLEET = {"generate": "paper", "devices": 4, "memory": "1.4 x model", "stre
 _MEMORY = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
 DRAWN: dict[str, list[dict[str, Any]]] = {
     "links fluctuate": [{"generate": "fluctuation", "target": "link/*"}],
-    "speeds fluctuate": [{"generate": "fluctuation", "target": "device/*"}],
     "memory fluctuates": [_MEMORY],
     "all fluctuate": [
         {"generate": "fluctuation", "target": "link/*"}, {"generate": "fluctuation", "target": "device/*"}, _MEMORY,
     ],
-    "a link collapses": [{"generate": "link-collapse", "target": "link/d2", "rate": "5 Mbit/s"}],
 }  # fmt: skip
-DRAWN_SEEDS = range(1, 21)
+DRAWN_SEEDS = range(1, 9)
 EMULATED_ROUNDS = 3
+LITTLE = 0.02  # of a token's time: less is hardly worth moving for
 
 
 def planned() -> list[Planned]:
@@ -111,6 +111,168 @@ def save(parts: store.Parts) -> None:
         f"{command}` and `sudo .venv/bin/{command} --emulated", "simulated and emulated", parts.seconds(),
         sorted(frame["seed"].unique().tolist()), [NOMINAL_NOTE], runs_missing=missing(parts, runs),
     ))  # fmt: skip
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+PAIRS = (("headroom", "static"), ("resource-aware", f"{FROZEN}:ResourceAwareFrozen"))
+SHOWN = {
+    "headroom": "headroom", "static": "static", "resource-aware": "resource-aware",
+    f"{FROZEN}:ResourceAwareFrozen": "resource-aware, frozen",
+}  # fmt: skip
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on what migration is worth."""
+    from benchmarks.results.drawing import image
+
+    bundled = frame[(~frame["drawn"]) & (frame["backend"] == "sim")]
+    drawn_runs, measured = frame[frame["drawn"]], frame[frame["backend"] == "mininet"]
+    draw(frame)
+    text = [
+        "## Migration: is it worth moving a head?",
+        prose("""Each policy against one that places once and keeps that: headroom against `static`, which
+            starts with the best first placement of all policies for the whole run, and resource-aware against
+            its own first placement, frozen. Positive: with migration a token, its share of the stalls included,
+            takes so much less time."""),
+        "The quick start's four devices under each bundled trace, simulated:",
+        _worth_table(bundled, list(BUNDLED)),
+        f"Drawn instances, four devices in 1.4 times the model's memory, {drawn_runs['seed'].nunique()} seeds:",
+        _worth_table(drawn_runs, list(DRAWN)),
+        "The quick start on Mininet:",
+        _measured_table(measured),
+        image(NAME, "Tokens generated with and without migration under each trace, and what it saves per token"),
+        prose("""*Ends without* counts the runs that ran out of memory without migration, *ends with* those that
+            did with it; time is compared over the instances that both finished."""),
+        store.obtained(how),
+    ]  # fmt: skip
+    return "\n\n".join(text)
+
+
+def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
+    """Whether moving heads pays."""
+    simulated = frame[frame["backend"] == "sim"]
+    ended, moved, saved = 0, 0, []
+    for _, own in simulated.groupby(["trace", "drawn"]):
+        for moving, still in PAIRS:
+            without = own[own["policy"] == still]
+            if _ended(without):
+                ended += _ended(without)
+                moved += _ended(own[(own["policy"] == moving) & own["seed"].isin(without["seed"])])
+            found = saving(own, moving, still)
+            if found is not None and not _ended(without):
+                saved.append(found.value)
+    shrinking = "held where memory shrinks" if moved < ended else "did not hold where memory shrinks"
+    else_ = "hardly" if max(saved) < LITTLE else "also"
+    return [
+        store.Claim(
+            "Migration is worth it when resources become tight",
+            f"{shrinking}, {else_} where only links or speeds change",
+            f"where memory was taken away {ended} runs without migration ran out of it, {moved} of the same runs with "
+            f"it; elsewhere migration saved {min(saved):+.1%} to {max(saved):+.1%} of a token's time (means per trace)",
+        )
+    ]
+
+
+def _worth_table(frame: pd.DataFrame, traces: list[str]) -> str:
+    rows = []
+    for trace in traces:
+        for moving, still in PAIRS:
+            own = frame[frame["trace"] == trace]
+            saved = worth(own, moving, still)
+            with_, without = own[own["policy"] == moving], own[own["policy"] == still]
+            if with_.empty or without.empty:
+                continue
+            done = with_[with_["status"] == DONE]
+            rows.append([
+                trace, moving, f"{_ended(without)} of {len(without)}", f"{_ended(with_)} of {len(with_)}",
+                f"{without['tokens_done'].mean():.0f}", f"{with_['tokens_done'].mean():.0f}",
+                f"{done['migrations'].mean():.0f}" if len(done) else None, None if saved is None else saved,
+            ])  # fmt: skip
+    headings = ["trace", "policy", "ends without", "ends with", "tokens without", "tokens with", "blocks moved",
+                "time saved per token"]  # fmt: skip
+    return table(headings, rows)
+
+
+def worth(own: pd.DataFrame, moving: str, still: str) -> str | None:
+    """The share of a token's time that moving saves, over the instances that both finished; None of none."""
+    found = saving(own, moving, still)
+    if found is None:
+        return None
+    spread = f" ({found.low:+.1%} to {found.high:+.1%})" if found.high - found.low > 1e-4 else ""
+    return f"{found.value:+.1%}{spread}, {found.count} instances" if len(spread) else f"{found.value:+.1%}"
+
+
+def saving(own: pd.DataFrame, moving: str, still: str) -> Mean | None:
+    """1 − with / without, paired."""
+    with_, without = finished(own, moving).align(finished(own, still), join="inner")
+    return mean_of((1 - with_ / without).tolist())
+
+
+def _ended(runs: pd.DataFrame) -> int:
+    return int((runs["status"] != DONE).sum())
+
+
+def _measured_table(frame: pd.DataFrame) -> str:
+    rows = []
+    for policy in POLICIES:
+        own = frame[frame["policy"] == policy]
+        if len(own):
+            done = own[own["status"] == DONE]
+            rows.append([
+                SHOWN[policy], len(own), int((own["status"] == "oom").sum()), f"{own['tokens_done'].mean():.0f}",
+                _range(own["mean_token_ms"], 1), _range(done["mean_token_with_stall_ms"], 1),
+                _range(done["stall_s"], 2), _range(done["migrations"].astype(float), 0),
+                f"{int(own['verdict_ok'].astype(bool).sum())} of {len(own)}",
+            ])  # fmt: skip
+    headings = ["policy", "runs", "killed by the kernel", "tokens", "ms per token", "with stalls, ms", "stall, s",
+                "blocks moved", "faithful"]  # fmt: skip
+    return table(headings, rows)
+
+
+def _range(values: pd.Series, digits: int) -> str | None:
+    if not len(values):
+        return None
+    low, high = f"{values.min():.{digits}f}", f"{values.max():.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def draw(frame: pd.DataFrame) -> None:
+    """Left how far runs come, right what a token saves; a row for each trace, a mark for each pair of policies."""
+    from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
+
+    simulated = frame[frame["backend"] == "sim"]
+    places = [(trace, kind) for kind, traces in ((False, BUNDLED), (True, DRAWN)) for trace in traces]
+    with drawn(NAME, FULL_WIDTH, 3.6, columns=2) as (figure, (reached, saved)):
+        for shift, (moving, still) in zip((-0.17, 0.17), PAIRS, strict=True):
+            for place, (trace, kind) in enumerate(places):
+                own = simulated[(simulated["trace"] == trace) & (simulated["drawn"] == kind)]
+                shares = [_reached(own, policy) for policy in (still, moving)]
+                y = place + shift
+                label = {"label": f"{moving} against {SHOWN[still]}"} if place == 0 else {}
+                style = {"marker": marker(moving), "markersize": 4, "color": colour(moving)}
+                reached.plot(shares, [y, y], linewidth=0.8, markevery=[1], **style)
+                reached.plot(shares[:1], [y], fillstyle="none", **style)
+                found = saving(own, moving, still)
+                if found is None:
+                    saved.text(0.2, y, "does not finish without", va="center", fontsize=6, color="#b2182b")
+                    continue
+                spread = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
+                saved.errorbar(100 * found.value, y, xerr=spread, linestyle="none", **style, **label)
+        names = [f"{trace} (drawn)" if kind else trace for trace, kind in places]
+        reached.set_yticks(range(len(places)), names)
+        saved.set_yticks(range(len(places)), [""] * len(places))
+        reached.set_xlabel("tokens generated (% of those asked for):\nhollow without, filled with migration")
+        saved.set_xlabel("time per token saved by migration (%),\nstalls included")
+        saved.axvline(0, color="#333333", linewidth=0.6)
+        for axes in (reached, saved):
+            axes.set_ylim(len(places) - 0.5, -0.5)
+        figure.legend(*saved.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+
+
+def _reached(own: pd.DataFrame, policy: str) -> float:
+    runs = own[own["policy"] == policy]
+    return float(100 * (runs["tokens_done"] / runs["tokens_asked"]).mean())
 
 
 if __name__ == "__main__":

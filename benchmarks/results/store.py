@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,17 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "results"
+SOURCES = ("experiments", "testbed", "topologies", "traces")  # what the measured program is made of
 How = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, whether it held, and the figure that says so."""
+
+    claim: str
+    verdict: str  # held, held where …, or did not hold
+    figure: str
 
 
 def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
@@ -66,21 +77,24 @@ def how_obtained(
 
 def obtained(how: Mapping[str, Any]) -> str:
     """The line that follows each table and figure: what made its data, when and where."""
-    text = f"*{how['kind'].capitalize()}; data made by `{how['command']}` on {how['date']}, commit {how['commit']}, "
-    text += f"{how['seconds'] / 60:.0f} minutes of computing, {how['machine']}.*"
+    text = (
+        f"*{how['kind'].capitalize()}. Data: `{how['command']}` on {how['date']}, program of commit {how['commit']}, "
+    )
+    text += f"{how['seconds'] / 60:.0f} minutes, {how['machine']}.*"
     return "\n".join([text, "", *(f"- {note}" for note in how["notes"])]).rstrip()
 
 
 def commit() -> str:
-    """The repository's commit, `+` after it where files of the program differ from it."""
+    """The commit that last changed what a result depends on, `+` after it where files there differ from it."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *words, "--", *SOURCES], capture_output=True, text=True, check=False
+        )
         return done.stdout.strip()
 
-    sources = ["benchmarks", "experiments", "testbed", "topologies", "traces"]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *sources)
-    return (git("rev-parse", "--short=10", "HEAD") or "unknown") + ("+" if changed else "")
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("log", "-1", "--format=%h", "--abbrev=10") or "unknown") + ("+" if changed else "")
 
 
 def machine() -> str:
