@@ -1,8 +1,8 @@
 """The grid of the regime map: 3240 cells, each an experiment that anyone can replay.
 
-A cell is a model shape, a number of devices, a link's delay and rate, the devices' streaming rate, memory loose or tight,
-a context and a seed. Devices are drawn by the project's own generator (`topology: {generate: paper}`), so cells that
-differ only in network or streaming rate have the same devices up to that factor.
+A cell is a model shape, a number of devices, a link's delay and rate, the devices' streaming rate, memory loose or
+tight, a context and a seed. Devices are drawn by the project's own generator (`topology: {generate: paper}`), so
+cells that differ only in network or streaming rate have the same devices up to that factor.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Cell(NamedTuple):
 
 GRID = tuple(
     Cell(*values)
-    for values in itertools.product(
-        SHAPES, DEVICES, DELAYS_MS, RATES_MBPS, STREAMING_GBPS, MEMORIES, CONTEXTS, SEEDS
-    )
+    for values in itertools.product(SHAPES, DEVICES, DELAYS_MS, RATES_MBPS, STREAMING_GBPS, MEMORIES, CONTEXTS, SEEDS)
 )
 
 
@@ -61,10 +59,14 @@ def shuffled() -> list[int]:
 
 def experiment_of(number: int, policy: str = "headroom", **changes: Any) -> dict[str, Any]:
     """The cell as an experiment file has it; `changes` are keys of the file to set besides."""
-    cell = GRID[number]
+    return experiment_with(GRID[number], f"cell-{number:04}", policy) | changes
+
+
+def experiment_with(cell: Cell, name: str, policy: str) -> dict[str, Any]:
+    """An experiment with a cell's devices, network and prompt."""
     times = LOOSE_TIMES_DEVICES * cell.devices
     return {
-        "name": f"cell-{number:04}",
+        "name": name,
         "model": {"preset": cell.shape, "seed": 7},
         "prompt": {"text": prompt_text(PROMPT_TOKENS[cell.shape, cell.context])},
         "tokens": TOKENS,
@@ -81,7 +83,7 @@ def experiment_of(number: int, policy: str = "headroom", **changes: Any) -> dict
         },
         "policy": policy,
         "seed": cell.seed,
-    } | changes
+    }
 
 
 def prompt_text(length: int) -> str:

@@ -15,7 +15,7 @@ from testbed.controller.conditions import Conditions, observe
 from testbed.experiment import Experiment
 from testbed.placement.blocks import Placement
 from testbed.placement.costs import cached_length, migration_delay
-from testbed.placement.feasibility import Infeasible, shortages
+from testbed.placement.feasibility import Infeasible, device_needs
 from testbed.placement.forecast import Forecast
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import make_plan
@@ -56,12 +56,14 @@ def play(experiment: Experiment, policy: Policy, seed: int | None = None, hop_s:
             conditions.advance(float(done), boundary)
         seen = observe(experiment, conditions, prompt, done, hop_s)
         started = time.perf_counter()
+        wanted, decided = placement, True
         try:
             wanted = policy.decide(seen, placement)
         except Infeasible as error:
-            if placement is None:
-                return Played("infeasible", str(error))
-            wanted = placement
+            decided = False
+            found.reason = str(error)
+        if wanted is None:
+            return Played("infeasible", found.reason)
         found.decision_s.append(time.perf_counter() - started)
         found.unproven += not getattr(policy, "proven", True)
         if placement is None:
@@ -70,10 +72,11 @@ def play(experiment: Experiment, policy: Policy, seed: int | None = None, hop_s:
             found.stall_s += migration_delay(seen, placement, wanted, cached_length(seen))
             found.moved += len(placement.moves_to(wanted))
         placement = wanted
-        conditions.enforce(boundary, True)
-        if shortages(seen, None, placement):
-            found.status, found.reason = "oom", str(shortages(seen, None, placement)[0])
-            return found
+        conditions.enforce(boundary, decided)
+        for device, need in device_needs(seen, placement, seen.final_length).items():
+            if need > conditions.enforced_memory(device):
+                found.status, found.reason = "oom", f"device {device} ran out of memory: {found.reason}"
+                return found
         _generate(found, seen, placement)
     return found
 
