@@ -1,14 +1,14 @@
 """Every policy on every cell of the regime map.
 
-Three kinds of parts, because the first does not depend on `headroom` and need not be repeated when that changes:
-`rivals` has the other policies, `ours` has `headroom` (with the run's seed, and with seed 0, which is the one that
-`static` asks), `heads` has `headroom` and the policies of whole layers where the FFN is not cut.
-`static` follows from the first two: the best of all the others' first placements, and it never moves.
+Two kinds of parts, because `rivals`, the other policies, need not be computed again when `headroom` changes; `ours` has
+`headroom`, also with the seed that `static` asks it with, and what tells where its gains come from. `static` follows
+from both: the best of all the others' first placements, and it never moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import get_args
 
@@ -25,6 +25,8 @@ from testbed.placement.policies import make_policy
 WHOLE_LAYERS = ("single", "edgeshard", "layerwise")
 CELLS_IN_PART = 20
 AS_STATIC = "headroom as static asks it"
+LIFTED = " without memory limits"
+GAIN = 1.15  # what counts as a gain over whole layers: their time over ours
 
 
 def rivals(number: int) -> Iterable[Row]:
@@ -35,23 +37,31 @@ def rivals(number: int) -> Iterable[Row]:
 
 
 def ours(number: int) -> Iterable[Row]:
-    """`headroom` with the cell's seed and with that of `static`."""
+    """`headroom` with the cell's seed and with that of `static`; heads cut alone; and memory lifted where that tells
+    what a gain comes from."""
     experiment = load(number)
     played = play(experiment, make_policy("headroom", {}))
     yield row_of(number, "headroom", FFN_SHARDS, played) | {"found_class": class_of(experiment, played)}
     yield row_of(number, AS_STATIC, FFN_SHARDS, play(experiment, make_policy("headroom", {}), seed=0))
-
-
-def heads(number: int) -> Iterable[Row]:
-    """The best of placements that cut heads alone, and of whole layers, where the FFN is one block."""
     whole_ffn = load(number, partition={"ffn_shards": 1})
-    played = play(whole_ffn, make_policy("headroom", {}))
-    yield row_of(number, "headroom", 1, played) | {"found_class": class_of(whole_ffn, played)}
-    for policy in WHOLE_LAYERS:
-        yield row_of(number, policy, 1, play(whole_ffn, make_policy(policy, {})))
+    heads = play(whole_ffn, make_policy("headroom", {}))
+    yield row_of(number, "headroom", 1, heads) | {"found_class": class_of(whole_ffn, heads)}
+    layers = [play(whole_ffn, make_policy(policy, {})) for policy in WHOLE_LAYERS]
+    yield from (row_of(number, policy, 1, one) for policy, one in zip(WHOLE_LAYERS, layers, strict=True))
+    if GRID[number].memory == "tight" and min(one.cost_ms for one in layers) >= GAIN * played.cost_ms:
+        roomy = lifted(experiment)
+        for policy in ("headroom", "layerwise"):
+            yield row_of(number, policy + LIFTED, FFN_SHARDS, play(roomy, make_policy(policy, {})))
 
 
-KINDS = {"ours": ours, "rivals": rivals, "heads": heads}
+def lifted(experiment: Experiment) -> Experiment:
+    """The same fleet with room for the whole model on every device."""
+    need = sum(device.memory_bytes for device in experiment.topology.devices)
+    devices = tuple(replace(device, memory_bytes=need) for device in experiment.topology.devices)
+    return experiment.model_copy(update={"topology": replace(experiment.topology, devices=devices)})
+
+
+KINDS = {"ours": ours, "rivals": rivals}
 
 
 def class_of(experiment: Experiment, played: Played) -> str | None:
@@ -79,7 +89,8 @@ def table(parts: Parts) -> pd.DataFrame:
     groups = [[parts.find(one.key) or [] for one in group] for group in work()]
     found = [row for group in groups if group[0] and group[1] for rows in group for row in rows]
     frame = pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])
-    cut = frame[(frame.ffn_shards == FFN_SHARDS) & (frame.policy != "headroom")]
+    asked = frame.policy.isin([AS_STATIC, *RIVALS])
+    cut = frame[(frame.ffn_shards == FFN_SHARDS) & asked]
     best = cut.loc[cut.dropna(subset="token_ms").groupby("cell").token_ms.idxmin()]
     asked_ms = cut.groupby("cell").decision_ms.sum().reindex(best.cell)
     whole = pd.concat([
