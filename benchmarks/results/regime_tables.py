@@ -80,7 +80,8 @@ def against_others(cells: pd.DataFrame) -> str:
     text = prose(f"""Over the best of the ten other policies in each of {len(known)} cells, `headroom` takes
         {known.mean() - 1:+.2%} on average, {known.quantile(0.99) - 1:+.2%} at the 99th percentile and
         {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
-        ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}. The best other one is most often
+        ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
+        The best other one is most often
         {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` asks all others, `headroom` with
         another seed among them, so it can only be better by that search's chance.""")
     if not len(over):

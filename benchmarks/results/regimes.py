@@ -105,7 +105,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Regimes: where does cutting layers pay?",
         prose(f"""A grid of {how["cells_in_grid"]} cells: the shapes of {named(SHAPES)};
-            {named(_words(DEVICES))} devices; links of {named(_words(RATES_MBPS))} Mbit/s, each with a one-way delay of {named(_words(DELAYS_MS))} ms
+            {named(_words(DEVICES))} devices; links of {named(_words(RATES_MBPS))} Mbit/s,
+            each with a one-way delay of {named(_words(DELAYS_MS))} ms
             (a path has two links); devices that read memory at {named(_words(STREAMING_GBPS))} GB/s in the median;
             memory for the whole model on every device (*loose*) or {TIGHT.replace(" x ", " times the ")} on all
             together (*tight*); a short context of 128 tokens or a long one (900, for TinyLlama 1900); three seeds.
@@ -114,7 +115,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             grid; `python -m benchmarks.results.{NAME} --cell N` prints cell N's experiment, for `testbed replay`."""),
         image(NAME, "Map: time of the best whole layers over headroom's, by delay, link rate and memory speed"),
         prose(f"""The number is how many times as long the best placement of whole layers takes (the best of
-            `layerwise`, `edgeshard` and `single`, FFNs cut or whole), the geometric mean over the cells there; `-` where none
+            `layerwise`, `edgeshard` and `single`, FFNs cut or whole), the geometric mean over the cells there; `-`
+            where none
             was computed or no whole layers fit. Red lines: {GAIN:g}."""),
         "**Where the gain comes from.**",
         regime_tables.causes(cells),
