@@ -1,6 +1,6 @@
 """Emulation tests in guests: cgroup v2, netem on a Linux bridge and on the kernel's Open vSwitch, and none of it.
 
-A guest has one core, so two of them are up side by side. Tests that judge time (`quiet`) are tried again where they fail
+A guest has one core, so two of them are up side by side. Tests that judge time (`quiet`) are tried again when they fail
 while both are busy; any other must pass at once.
 """
 
