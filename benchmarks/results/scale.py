@@ -1,0 +1,149 @@
+"""The larger setting: 25 devices, 1000 tokens. Who is fast, who runs out of memory, and how full devices get.
+
+`python -m benchmarks.results.scale` simulates experiments/medium-scale.yaml under every policy, in its own memory and
+in more, and with the FFNs whole and in shards; each seed is another instance.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.results import store
+from benchmarks.results.paired import DONE, finished, prose, ratio, table
+from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing
+from testbed.calibration import NOMINAL_HOP_S
+
+NAME = "scale"
+BASE = "headroom"
+SAID = ("memory", "ffn_shards")
+EXPERIMENT = "medium-scale.yaml"
+TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
+# (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
+SHARDED = 4
+SEEDS = {(TIGHT, 1): (20, 10, 3), (TIGHT, SHARDED): (5, 2, 1), (ROOMY, 1): (5, 2, 1), (ROOMY, SHARDED): (3, 2, 1)}
+POLICIES = (
+    "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
+    "static", "dynamic-threshold", "greedy",
+)  # fmt: skip
+
+
+def seeds_of(case: tuple[str, int], policy: str) -> int:
+    """How many instances of a case a policy runs on, the first ones."""
+    most, slow, slower = SEEDS[case]
+    return {"resource-aware": slow, "static": slower, "dynamic-threshold": slower, "greedy": slower}.get(policy, most)
+
+
+def planned() -> list[Planned]:
+    """Every run; seeds vary slowest, so that a collection cut short is a fair sample."""
+    return [
+        Planned(EXPERIMENT, policy, seed, _settings(*case), dict(zip(SAID, case, strict=True)), NOMINAL_HOP_S)
+        for seed in range(1, 1 + max(counts[0] for counts in SEEDS.values()))
+        for case in SEEDS
+        for policy in POLICIES
+        if seed <= seeds_of(case, policy)
+    ]
+
+
+def _settings(memory: str, shards: int) -> dict[str, object]:
+    return {
+        **({"topology.memory": memory} if memory != TIGHT else {}),
+        **({"partition.ffn_shards": shards} if shards > 1 else {}),
+    }
+
+
+def main() -> None:
+    """Simulate what is missing and save the table."""
+    options = store.arguments(NAME, __doc__).parse_args()
+    parts, runs = store.Parts(options.parts), planned()
+    collect_runs(parts, runs, NAME, options.seconds)
+    frame = pd.DataFrame(found_rows(parts, runs))
+    store.save(NAME, frame, store.how_obtained(
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
+        [NOMINAL_NOTE], runs_missing=missing(parts, runs),
+    ))  # fmt: skip
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on 25 devices."""
+    from benchmarks.results.drawing import image
+
+    draw(frame)
+    text = [
+        "## Scale: 25 devices, 1000 tokens",
+        prose(f"""`experiments/medium-scale.yaml`: a GPT-2 on 25 devices, λ = 16; links, speeds and free memory
+            fluctuate; every seed is another instance. In its own memory ({TIGHT}: all devices together have 1.4
+            times what the model needs at the end) the devices are so small that whole layers fit on few of
+            them; so it was also run with {ROOMY}, and each with whole FFNs and with FFNs in {SHARDED} shards."""),
+        *(_case(frame, case) for case in SEEDS),
+        image(NAME, "A token's time over headroom's for each policy, in the four settings"),
+        prose("""*Time* is a token's, with its share of stalls, as the mean over the instances that the policy
+            finished. *Against headroom* is the mean of the ratio over the instances that both finished, with
+            its 95 % bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of
+            memory* those in which a device came over its budget; *tokens* is the mean number that was
+            generated. *Fullest device*: the largest share of its budget that any device used at any time, the
+            mean over runs; over 100 % is what ended them. Policies that decide slowly ran on fewer instances.
+            Deciding is not charged; how long it took was measured beside other work and is a rough figure."""),
+        store.obtained(how),
+    ]  # fmt: skip
+    return "\n\n".join(text)
+
+
+def of_case(frame: pd.DataFrame, case: tuple[str, int]) -> pd.DataFrame:
+    """The runs of one setting."""
+    return frame[(frame["memory"] == case[0]) & (frame["ffn_shards"] == case[1])]
+
+
+def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
+    own = of_case(frame, case)
+    rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
+    headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom", "fullest device",
+                "deciding, s"]  # fmt: skip
+    ffn = "FFNs whole" if case[1] == 1 else f"FFNs in {case[1]} shards"
+    return f"**Memory {case[0]}, {ffn}.**\n\n" + table(headings, rows)
+
+
+def _row(own: pd.DataFrame, policy: str) -> list[object]:
+    runs = own[own["policy"] == policy]
+    done = runs[runs["status"] == DONE]
+    against = ratio(own, policy, BASE)
+    placed = runs.dropna(subset=["most_memory_share"])
+    return [
+        policy, len(runs), int((runs["error_kind"] == "Infeasible").sum()), int((runs["status"] == "oom").sum()),
+        f"{runs['tokens_done'].mean():.0f}",
+        f"{finished(own, policy).mean():.1f}" if len(done) else None,
+        None if against is None or policy == BASE else against.percent(),
+        f"{placed['most_memory_share'].mean():.1%}" if len(placed) else None,
+        f"{done['decision_ms'].mean() / 1e3:.1f}" if len(done) else None,
+    ]  # fmt: skip
+
+
+def draw(frame: pd.DataFrame) -> None:
+    """A panel for each setting, a line for each policy: its ratio to headroom, or that it finished nothing."""
+    from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
+
+    shown = [policy for policy in POLICIES if policy != BASE]
+    with drawn(NAME, FULL_WIDTH, 2.9, columns=len(SEEDS)) as (figure, panels):
+        for axes, case in zip(panels, SEEDS, strict=True):
+            own = of_case(frame, case)
+            for place, policy in enumerate(shown):
+                found, runs = ratio(own, policy, BASE), own[own["policy"] == policy]
+                if found is None:
+                    why = "out of memory" if (runs["status"] == "oom").any() else "nothing fits"
+                    axes.text(1.02, place, why if len(runs) else "not run", va="center", fontsize=6, color="#b2182b")
+                    continue
+                spread = [[found.value - found.low], [found.high - found.value]]
+                axes.errorbar(found.value, place, xerr=spread, fmt=marker(policy), color=colour(policy), markersize=4)
+            axes.axvline(1, color="#333333", linewidth=0.8)
+            axes.set_yticks(range(len(shown)), shown if axes is panels[0] else [""] * len(shown))
+            axes.set_ylim(len(shown) - 0.5, -0.5)
+            axes.set_xlim(0.95, None)
+            ffn = "whole FFNs" if case[1] == 1 else f"{case[1]} FFN shards"
+            axes.set_title(f"memory {case[0]}\n{ffn}")
+        figure.supxlabel("time per token over headroom's", fontsize=8)
+
+
+if __name__ == "__main__":
+    main()
