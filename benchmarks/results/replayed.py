@@ -1,0 +1,185 @@
+"""Each decision of each policy beside `exact`'s, from the same observation and the same present placement.
+
+Instances are drawn by the project's own generators from `experiments/small-scale.yaml`, so that each can be replayed
+by itself (`Instance.command`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from benchmarks.results.store import ROOT
+from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.conditions import Conditions, observe
+from testbed.experiment import Experiment
+from testbed.placement.blocks import Placement
+from testbed.placement.exact.offline import best_run
+from testbed.placement.exact.solve import Solution, decision_cost, optimum
+from testbed.placement.feasibility import Infeasible, shortages
+from testbed.placement.observation import Observation
+from testbed.placement.policies import POLICIES, make_policy
+
+EXPERIMENT = "experiments/small-scale.yaml"
+INTERVAL = 8
+LIMIT_S = 60.0  # of wall clock for one decision of `exact`
+ONE_LAYER, FOUR_LAYERS, WHOLE_RUN = "one layer", "four layers", "whole run"
+MEMORIES = {"tight": "1.4 x model", "loose": "5 x model"}
+# Where memory is tight it also shrinks and grows, so that blocks must move.
+SHRINKING = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
+DECIDED, REFUSED, OVERFULL = "decided", "refused", "does not fit"
+Row = dict[str, Any]
+
+
+class Instance(NamedTuple):
+    """A run whose decisions are compared."""
+
+    setting: str
+    devices: int
+    memory: str
+    ffn_shards: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """A file name for it."""
+        return "-".join(str(part).replace(" ", "_") for part in self)
+
+    @property
+    def overrides(self) -> list[str]:
+        """What is set in the experiment, as `--set` takes it."""
+        layers, heads, decisions = {
+            ONE_LAYER: (1, 8 + self.seed % 9, 4), FOUR_LAYERS: (4, 8, 4), WHOLE_RUN: (1, 4, 8),
+        }[self.setting]  # fmt: skip
+        traces = [{"generate": "fluctuation", "target": target} for target in ("link/*", "device/*")]
+        settings: Mapping[str, Any] = {
+            "model.layers": layers,
+            "model.heads": heads,
+            "tokens": decisions * INTERVAL,
+            "interval": INTERVAL,
+            "topology.devices": self.devices,
+            "topology.memory": MEMORIES[self.memory],
+            "traces": [*traces, SHRINKING] if self.memory == "tight" else traces,
+            "partition.ffn_shards": self.ffn_shards,
+            "seed": self.seed,
+        }
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+
+    def command(self, policy: str) -> str:
+        """What replays it with one policy."""
+        words = [f"testbed replay {EXPERIMENT} --backend sim --policy {policy}"]
+        return " ".join([*words, *(f"--set '{one}'" for one in self.overrides)])
+
+    def load(self) -> Experiment:
+        """Its experiment, devices and traces drawn."""
+        return Experiment.load(ROOT / EXPERIMENT, self.overrides)
+
+    @property
+    def columns(self) -> Row:
+        """What tells its rows from others."""
+        return self._asdict()
+
+
+def observations(experiment: Experiment) -> list[Observation]:
+    """What a policy is shown at each decision; the same for all, whatever they decide."""
+    conditions = Conditions(experiment)
+    conditions.begin()
+    assert experiment.prompt_tokens is not None
+    found = []
+    for boundary, done in enumerate(range(0, experiment.tokens, experiment.interval)):
+        if done:
+            conditions.advance(float(done), boundary)
+        found.append(observe(experiment, conditions, experiment.prompt_tokens, done, NOMINAL_HOP_S))
+        conditions.enforce(boundary, True)
+    return found
+
+
+class _Exact:
+    """`exact` for the decisions of one instance; all first ones are the same, and so are those that share a past."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, str], tuple[Solution, float]] = {}
+
+    def beside(
+        self, number: int, seen: Observation, old: Placement | None, new: Placement | None
+    ) -> tuple[Solution, float]:
+        """(the optimum, CPU seconds it took); `new` is a placement to begin with."""
+        key = number, "" if old is None else str(sorted((str(block), at) for block, at in old.devices.items()))
+        if key not in self._found:
+            started = time.process_time()
+            solution = optimum(seen, old, limit_s=LIMIT_S, starts=() if new is None else (new,))
+            self._found[key] = solution, time.process_time() - started
+        return self._found[key]
+
+
+def decisions(instance: Instance) -> Iterator[Row]:
+    """A row for each decision of each policy of one instance, as far as the policy's placements fit."""
+    experiment = instance.load()
+    seen = observations(experiment)
+    exact = _Exact()
+    for name in POLICIES:
+        if name != "exact":
+            yield from _decisions(instance, name, seen, exact)
+
+
+def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _Exact) -> Iterator[Row]:
+    policy = make_policy(name, {})
+    policy.reset(instance.seed)
+    old: Placement | None = None
+    for number, observation in enumerate(seen):
+        row = instance.columns | {"policy": name, "decision": number}
+        started = time.process_time()
+        try:
+            wanted: Placement | None = policy.decide(observation, old)
+            reason = ""
+        except Infeasible as error:
+            wanted, reason = None, str(error)
+        row["decision_s"] = time.process_time() - started
+        fits = wanted is not None and not shortages(observation, old, wanted)
+        best, row["exact_decision_s"] = exact.beside(number, observation, old, wanted if fits else None)
+        row["status"] = DECIDED if fits else OVERFULL if wanted is not None else REFUSED
+        row["reason"] = reason
+        row["exact_s"] = best.cost_s if math.isfinite(best.cost_s) else None
+        row["bound_s"] = best.bound_s if math.isfinite(best.bound_s) else None
+        row["proved"] = best.proved or best.bound_s == math.inf
+        row["cost_s"] = decision_cost(observation, old, wanted) if fits and wanted is not None else None
+        row["moved_blocks"] = len(old.moves_to(wanted)) if fits and old is not None and wanted is not None else None
+        yield row
+        if fits:
+            old = wanted
+        elif old is None or shortages(observation, None, old):
+            return  # nothing is placed, or what is placed runs out of memory
+
+
+def runs(instance: Instance) -> Iterator[Row]:
+    """A row for each policy: what the whole run costs it, beside the least that it can cost."""
+    seen = observations(instance.load())
+    _, least_s = best_run(seen)
+    for name in POLICIES:
+        policy = make_policy(name, {})
+        policy.reset(instance.seed)
+        old: Placement | None = None
+        cost_s, status, reason = 0.0, DECIDED, ""
+        for observation in seen:
+            try:
+                new: Placement | None = policy.decide(observation, old)
+            except Infeasible as error:
+                new, reason = old, str(error)
+            if new is None or shortages(observation, old, new):
+                status = REFUSED if new is None else OVERFULL
+                break
+            cost_s += decision_cost(observation, old, new)
+            old = new
+        yield instance.columns | {
+            "policy": name,
+            "decision": None,
+            "status": status,
+            "reason": reason,
+            "exact_s": least_s if math.isfinite(least_s) else None,
+            "bound_s": least_s if math.isfinite(least_s) else None,
+            "proved": True,
+            "cost_s": cost_s if status == DECIDED else None,
+        }
