@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.results.store import ROOT
@@ -21,7 +21,7 @@ from testbed.placement.exact.offline import best_run
 from testbed.placement.exact.solve import Solution, decision_cost, optimum
 from testbed.placement.feasibility import Infeasible, shortages
 from testbed.placement.observation import Observation
-from testbed.placement.policies import POLICIES, make_policy
+from testbed.placement.policies import make_policy
 
 EXPERIMENT = "experiments/small-scale.yaml"
 INTERVAL = 8
@@ -115,17 +115,18 @@ class _Exact:
         return self._found[key]
 
 
-def decisions(instance: Instance) -> Iterator[Row]:
-    """A row for each decision of each policy of one instance, as far as the policy's placements fit."""
-    experiment = instance.load()
-    seen = observations(experiment)
+def rows_of(instance: Instance, policies: Sequence[str]) -> list[Row]:
+    """What comes of these policies on one instance: a row for each decision, or for each whole run."""
+    seen = observations(instance.load())
+    if instance.setting == WHOLE_RUN:
+        _, least_s = best_run(seen)
+        return [_run(instance, name, seen, least_s) for name in policies]
     exact = _Exact()
-    for name in POLICIES:
-        if name != "exact":
-            yield from _decisions(instance, name, seen, exact)
+    return [row for name in policies if name != "exact" for row in _decisions(instance, name, seen, exact)]
 
 
 def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _Exact) -> Iterator[Row]:
+    """A row for each decision of a policy, as far as its placements fit."""
     policy = make_policy(name, {})
     policy.reset(instance.seed)
     old: Placement | None = None
@@ -154,32 +155,22 @@ def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _E
             return  # nothing is placed, or what is placed runs out of memory
 
 
-def runs(instance: Instance) -> Iterator[Row]:
-    """A row for each policy: what the whole run costs it, beside the least that it can cost."""
-    seen = observations(instance.load())
-    _, least_s = best_run(seen)
-    for name in POLICIES:
-        policy = make_policy(name, {})
-        policy.reset(instance.seed)
-        old: Placement | None = None
-        cost_s, status, reason = 0.0, DECIDED, ""
-        for observation in seen:
-            try:
-                new: Placement | None = policy.decide(observation, old)
-            except Infeasible as error:
-                new, reason = old, str(error)
-            if new is None or shortages(observation, old, new):
-                status = REFUSED if new is None else OVERFULL
-                break
-            cost_s += decision_cost(observation, old, new)
-            old = new
-        yield instance.columns | {
-            "policy": name,
-            "decision": None,
-            "status": status,
-            "reason": reason,
-            "exact_s": least_s if math.isfinite(least_s) else None,
-            "bound_s": least_s if math.isfinite(least_s) else None,
-            "proved": True,
-            "cost_s": cost_s if status == DECIDED else None,
-        }
+def _run(instance: Instance, name: str, seen: list[Observation], least_s: float) -> Row:
+    """What the whole run costs a policy, beside the least that it can cost."""
+    policy = make_policy(name, {})
+    policy.reset(instance.seed)
+    old: Placement | None = None
+    cost_s, status, reason = 0.0, DECIDED, ""
+    for observation in seen:
+        try:
+            new: Placement | None = policy.decide(observation, old)
+        except Infeasible as error:
+            new, reason = old, str(error)
+        if new is None or shortages(observation, old, new):
+            status = REFUSED if new is None else OVERFULL
+            break
+        cost_s += decision_cost(observation, old, new)
+        old = new
+    least = least_s if math.isfinite(least_s) else None
+    row = instance.columns | {"policy": name, "decision": None, "status": status, "reason": reason, "proved": True}
+    return row | {"exact_s": least, "bound_s": least, "cost_s": cost_s if status == DECIDED else None}
