@@ -12,7 +12,7 @@ import time
 import pandas as pd
 
 from benchmarks.results import store
-from benchmarks.results.replayed import FOUR_LAYERS, MEMORIES, ONE_LAYER, WHOLE_RUN, Instance, rows_of
+from benchmarks.results.replayed import FOUR_LAYERS, MEMORIES, ONE_LAYER, VARIANTS, WHOLE_RUN, Instance, rows_of
 from testbed.placement.policies import POLICIES
 
 NAME = "gaps"
@@ -20,7 +20,7 @@ DEVICES = (3, 4, 5)
 SEEDS = {(ONE_LAYER, 1): 20, (ONE_LAYER, 4): 20, (FOUR_LAYERS, 1): 10, (FOUR_LAYERS, 4): 5, (WHOLE_RUN, 1): 20}
 # In parts of their own, so that the others need not be computed again when `headroom` changes; `static` asks it.
 OURS = ("headroom", "static")
-GROUPS = {"ours": OURS, "others": tuple(name for name in POLICIES if name not in OURS)}
+GROUPS = {"ours": OURS, "others": tuple(name for name in POLICIES if name not in OURS), "variants": tuple(VARIANTS)}
 
 
 def planned() -> list[Instance]:

@@ -30,6 +30,9 @@ ONE_LAYER, FOUR_LAYERS, WHOLE_RUN = "one layer", "four layers", "whole run"
 MEMORIES = {"tight": "1.4 x model", "loose": "5 x model"}
 # Where memory is tight it also shrinks and grows, so that blocks must move.
 SHRINKING = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
+# The paper's first placement by scores alone, without the moves that `resource-aware` tries after it.
+SCORES_ALONE = "resource-aware, scores alone"
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {SCORES_ALONE: ("resource-aware", {"refine_first": False})}
 DECIDED, REFUSED, OVERFULL = "decided", "refused", "does not fit"
 Row = dict[str, Any]
 
@@ -127,7 +130,7 @@ def rows_of(instance: Instance, policies: Sequence[str]) -> list[Row]:
 
 def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _Exact) -> Iterator[Row]:
     """A row for each decision of a policy, as far as its placements fit."""
-    policy = make_policy(name, {})
+    policy = make_policy(*VARIANTS.get(name, (name, {})))
     policy.reset(instance.seed)
     old: Placement | None = None
     for number, observation in enumerate(seen):
@@ -157,7 +160,7 @@ def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _E
 
 def _run(instance: Instance, name: str, seen: list[Observation], least_s: float) -> Row:
     """What the whole run costs a policy, beside the least that it can cost."""
-    policy = make_policy(name, {})
+    policy = make_policy(*VARIANTS.get(name, (name, {})))
     policy.reset(instance.seed)
     old: Placement | None = None
     cost_s, status, reason = 0.0, DECIDED, ""
