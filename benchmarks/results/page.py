@@ -19,6 +19,25 @@ from benchmarks.results import store
 NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction")
 PAGE = store.ROOT / "docs" / "results.md"
 
+INTRODUCTION = """# Results
+
+Which placement is fastest when a language model is cut at its attention heads, and when is a head worth moving? This is
+what came out, whatever it is. The method under test is `resource-aware`, our reading of Kafetzis, Khalili and
+Koutsopoulos, [arXiv 2505.02533](https://arxiv.org/abs/2505.02533); `headroom` is our own policy. All policies see the
+same, are charged by the same [cost model](cost-model.md) and meet the same experiments ([what each does](policies.md)).
+Runs that were refused or ran out of memory are counted, never dropped.
+
+This page is written by `script/results` from the data in [docs/results](results): for each section a table, and a note
+on how it was obtained. `script/results --collect NAME` makes the data anew. No figure here is typed by hand.
+
+## What the paper says, and what we found"""
+
+OUT_OF_SCOPE = """**Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models
+than the GPT-2 and Llama families. The paper's abstract says nothing of how long deciding may take; here it is not
+charged, and [benchmarks](benchmarks.md) has it. Weights are random: time and memory are a real model's, the text is
+not.
+"""
+
 
 def module(name: str) -> ModuleType:
     """The module of one question."""
@@ -48,11 +67,22 @@ def write() -> Path:
 
 def text() -> str:
     """The whole page; draws the figures too."""
-    sections = []
-    for name in NAMES:
+    claims: list[store.Claim] = []
+    sections: list[str] = []
+    for name in collected():
         frame, how = store.load(name)
-        sections.append(module(name).section(frame, how).strip())
-    return "\n\n".join(["# Results", *sections]) + "\n"
+        own = module(name)
+        sections.append(own.section(frame, how).strip())
+        claims += own.claims(frame, how) if hasattr(own, "claims") else []
+    rows = [[claim.claim, f"**{claim.verdict}**", claim.figure] for claim in claims]
+    parts = [INTRODUCTION, "| the paper | here | figure |\n| --- | --- | --- |", OUT_OF_SCOPE.strip(), *sections]
+    parts[1] += "".join("\n| " + " | ".join(row) + " |" for row in rows)
+    return "\n\n".join(parts) + "\n"
+
+
+def collected() -> list[str]:
+    """The results whose data are there, in the page's order."""
+    return [name for name in NAMES if (store.DATA / f"{name}.parquet").exists()]
 
 
 if __name__ == "__main__":
