@@ -66,5 +66,33 @@ def main() -> None:
     ))  # fmt: skip
 
 
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on how far from the optimum decisions are."""
+    from benchmarks.results import gap_tables as told
+    from benchmarks.results.drawing import image
+
+    told.draw(frame)
+    text = ["## Gaps: how far is each decision from the optimum?", told.intro(frame)]
+    text.append(image(NAME, "Each policy's gap to the optimum, in four settings"))
+    for setting, shards in SEEDS:
+        own = told.of_setting(frame, setting, shards)
+        if setting != WHOLE_RUN and len(own):
+            text += [f"**{told.title(setting, shards)}.**", told.policies_table(own)]
+    text += ["`headroom` and `resource-aware` by fleet:", told.by_fleet(frame)]
+    text += [told.worst_of(frame, "headroom"), told.causes(frame)]
+    text += [told.unproved(frame), told.runs_table(told.of_setting(frame, WHOLE_RUN, 1)), store.obtained(how)]
+    return "\n\n".join(part for part in text if part)
+
+
+def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
+    """Whether the paper's method is within 15 to 20 % of the optimum on 3 to 5 devices."""
+    from benchmarks.results.gap_tables import claim
+
+    return [claim(frame)]
+
+
 if __name__ == "__main__":
     main()
