@@ -58,7 +58,7 @@ def main() -> None:
     collect(parts, options.seconds)
     found = [parts.find(f"{instance.key}-{group}") for instance in planned() for group in GROUPS]
     frame = pd.DataFrame([row for rows in found for row in rows or ()])
-    for column in ("decision", "moved_blocks"):
+    for column in ("decision", "moved_blocks", "messages", "exact_messages"):
         frame[column] = frame[column].astype("Int64")
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "predicted", parts.seconds(), sorted(frame["seed"].unique().tolist()),

@@ -21,6 +21,7 @@ from testbed.placement.exact.offline import best_run
 from testbed.placement.exact.solve import Solution, decision_cost, optimum
 from testbed.placement.feasibility import Infeasible, shortages
 from testbed.placement.observation import Observation
+from testbed.placement.plan import make_plan
 from testbed.placement.policies import make_policy
 
 EXPERIMENT = "experiments/small-scale.yaml"
@@ -100,6 +101,14 @@ def observations(experiment: Experiment) -> list[Observation]:
     return found
 
 
+def messages(observation: Observation, placement: Placement) -> int:
+    """How many messages between devices one decoded token takes."""
+    plan = make_plan(observation, placement)
+    halves = [half for layer in plan.layers for half in (layer.attention, layer.ffn)]
+    inside = sum(len(half.x_order) + sum(device != half.target for device in half.work) for half in halves)
+    return inside + (plan.holder(len(plan.layers)) != plan.source)
+
+
 class _Exact:
     """`exact` for the decisions of one instance; all first ones are the same, and so are those that share a past."""
 
@@ -150,6 +159,8 @@ def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _E
         row["bound_s"] = best.bound_s if math.isfinite(best.bound_s) else None
         row["proved"] = best.proved or best.bound_s == math.inf
         row["cost_s"] = decision_cost(observation, old, wanted) if fits and wanted is not None else None
+        row["messages"] = messages(observation, wanted) if fits and wanted is not None else None
+        row["exact_messages"] = messages(observation, best.placement) if best.placement is not None else None
         row["moved_blocks"] = len(old.moves_to(wanted)) if fits and old is not None and wanted is not None else None
         yield row
         if fits:
