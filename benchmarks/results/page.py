@@ -67,17 +67,25 @@ def write() -> Path:
 
 def text() -> str:
     """The whole page; draws the figures too."""
-    claims: list[store.Claim] = []
-    sections: list[str] = []
+    sections = [module(name).section(*store.load(name)).strip() for name in collected()]
+    rows = ["| the paper | here | figure |", "| --- | --- | --- |"]
+    rows += [f"| {claim.claim} | **{claim.verdict}** | {claim.figure} |" for claim in claims()]
+    return "\n\n".join([INTRODUCTION, "\n".join(rows), OUT_OF_SCOPE.strip(), *sections]) + "\n"
+
+
+def claims() -> list[store.Claim]:
+    """What the data say of the paper's claims, in the page's order."""
+    found: list[store.Claim] = []
     for name in collected():
-        frame, how = store.load(name)
         own = module(name)
-        sections.append(own.section(frame, how).strip())
-        claims += own.claims(frame, how) if hasattr(own, "claims") else []
-    rows = [[claim.claim, f"**{claim.verdict}**", claim.figure] for claim in claims]
-    parts = [INTRODUCTION, "| the paper | here | figure |\n| --- | --- | --- |", OUT_OF_SCOPE.strip(), *sections]
-    parts[1] += "".join("\n| " + " | ".join(row) + " |" for row in rows)
-    return "\n\n".join(parts) + "\n"
+        found += own.claims(*store.load(name)) if hasattr(own, "claims") else []
+    return found
+
+
+def readme() -> str:
+    """The table under "What we found" in README.md."""
+    rows = ["| the paper | what we found |", "| --- | --- |"]
+    return "\n".join([*rows, *(f"| {claim.claim} | {claim.verdict} |" for claim in claims())])
 
 
 def collected() -> list[str]:

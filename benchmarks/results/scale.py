@@ -25,7 +25,7 @@ RIGHTMOST = 1.8  # ratio in the figure
 SHARDED = 4
 TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
 # (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
-SEEDS = {(TIGHT, 1): (20, 5, 2), (TIGHT, SHARDED): (5, 2, 1), (ROOMY, 1): (5, 2, 1), (ROOMY, SHARDED): (3, 1, 1)}
+SEEDS = {(TIGHT, 1): (20, 3, 2), (TIGHT, SHARDED): (3, 1, 1), (ROOMY, 1): (3, 1, 1), (ROOMY, SHARDED): (2, 1, 1)}
 POLICIES = (
     "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
     "static", "dynamic-threshold", "greedy",

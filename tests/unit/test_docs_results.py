@@ -49,3 +49,8 @@ def test_the_page_on_the_twin_has_the_table_of_the_data() -> None:
     frame, _ = store.load(prediction.NAME)
     section = prediction.twin_table(frame)
     assert section in (store.ROOT / "docs" / "twin.md").read_text(), f"docs/twin.md must have:\n\n{section}"
+
+
+def test_the_readme_has_what_was_found() -> None:
+    found = page.readme()
+    assert found in (store.ROOT / "README.md").read_text(), f"README.md must have:\n\n{found}"
