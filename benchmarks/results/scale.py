@@ -114,7 +114,7 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
     full = [_fullest(of_case(frame, (ROOMY, 1)), policy) for policy in (METHOD, *RIVALS)]
     return [
         store.Claim(
-            "Faster than layer-wise partitioning at larger scale",
+            "Faster than layer-wise partitioning (EdgeShard, Galaxy) at larger scale",
             "held" if not slower else f"held but for {named(slower)}" if faster else "did not hold",
             f"time per token over {METHOD}'s: {'; '.join(told)}. The best that whole layers can do: {shown}",
         ),
