@@ -171,6 +171,27 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     return "\n\n".join(text)
 
 
+def twin_table(frame: pd.DataFrame) -> str:
+    """The table of docs/twin.md: simulated against emulated tokens."""
+    rows = [
+        [
+            case.case, case.policy, case.tokens + 1, f"{100 * case.twin_median:.1f} %", f"{100 * case.twin_p90:.1f} %",
+            f"{case.total_s:.1f} s / {case.simulated_total_s:.1f} s", int(case.migrations),
+        ]
+        for case in summed_up(frame).itertuples()
+    ]  # fmt: skip
+    headings = [
+        "experiment",
+        "policy",
+        "tokens",
+        "median",
+        "90th percentile",
+        "total, emulated / simulated",
+        "blocks moved",
+    ]
+    return table(headings, rows)
+
+
 def summed_up(frame: pd.DataFrame) -> pd.DataFrame:
     """A row for each case: median and 90th percentile of the error, and the mean residual by part."""
     rows = []

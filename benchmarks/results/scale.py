@@ -6,22 +6,26 @@ in more, and with the FFNs whole and in shards; each seed is another instance.
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from benchmarks.results import store
-from benchmarks.results.paired import DONE, finished, prose, ratio, table
+from benchmarks.results.paired import DONE, finished, named, prose, ratio, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing
 from testbed.calibration import NOMINAL_HOP_S
 
 NAME = "scale"
 BASE = "headroom"
+METHOD = "resource-aware"
+RIVALS = ("edgeshard", "galaxy")
 SAID = ("memory", "ffn_shards")
 EXPERIMENT = "medium-scale.yaml"
 RIGHTMOST = 1.8  # ratio in the figure
 SHARDED = 4
 TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
 # (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
-SEEDS = {(TIGHT, 1): (20, 5, 2), (TIGHT, SHARDED): (5, 2, 1), (ROOMY, 1): (5, 2, 1), (ROOMY, SHARDED): (3, 1, 1)}
+SEEDS = {(TIGHT, 1): (20, 3, 2), (TIGHT, SHARDED): (3, 1, 1), (ROOMY, 1): (3, 1, 1), (ROOMY, SHARDED): (2, 1, 1)}
 POLICIES = (
     "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
     "static", "dynamic-threshold", "greedy",
@@ -92,6 +96,55 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     return "\n\n".join(text)
 
 
+def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
+    """Whether the paper's method is faster than EdgeShard and Galaxy at 25 devices, and better with memory."""
+    faster, slower, told = [], [], []
+    for case in SEEDS:
+        own = of_case(frame, case)
+        for rival in RIVALS:
+            found = ratio(own, rival, METHOD)
+            if found is not None:
+                (faster if found.low > 1 else slower).append(f"{rival}, {_title(case)}")
+                told.append(f"{rival} {found.value - 1:+.0%} ({_title(case)}, {found.count} instances)")
+    best = [ratio(of_case(frame, case), "layerwise", METHOD) for case in SEEDS]
+    shown = ", ".join(f"{one.value - 1:+.0%}" for one in best if one is not None)
+    tight = of_case(frame, (TIGHT, 1))
+    refused = {policy: _refused(tight, policy) for policy in (*RIVALS, METHOD)}
+    fits_more = max(share for share, _ in refused.values()) > refused[METHOD][0]
+    full = [_fullest(of_case(frame, (ROOMY, 1)), policy) for policy in (METHOD, *RIVALS)]
+    return [
+        store.Claim(
+            "Faster than layer-wise partitioning (EdgeShard, Galaxy) at larger scale",
+            "held" if not slower else f"held but for {named(slower)}" if faster else "did not hold",
+            f"time per token over {METHOD}'s: {'; '.join(told)}. The best that whole layers can do: {shown}",
+        ),
+        store.Claim(
+            "Better memory use than layer-wise partitioning",
+            "held where memory is tight, as fitting at all" if fits_more else "did not hold",
+            f"in {TIGHT} with whole FFNs no placement was found in " + ", ".join(
+                f"{told} runs of {policy}" for policy, (_, told) in refused.items()
+            ) + f"; where all fit ({_title((ROOMY, 1))}), the fullest device is {full[0]:.1%} full under {METHOD}, "
+            + " and ".join(f"{share:.1%} under {policy}" for share, policy in zip(full[1:], RIVALS, strict=True)),
+        ),
+    ]  # fmt: skip
+
+
+def _refused(own: pd.DataFrame, policy: str) -> tuple[float, str]:
+    """The share of a policy's runs for which it found no placement, and the same in words."""
+    runs = own[own["policy"] == policy]
+    refused = int((runs["error_kind"] == "Infeasible").sum())
+    return refused / len(runs), f"{refused} of {len(runs)}"
+
+
+def _fullest(own: pd.DataFrame, policy: str) -> float:
+    """Mean over a policy's runs of the largest share of its budget that any device used."""
+    return float(own.loc[own["policy"] == policy, "most_memory_share"].mean())
+
+
+def _title(case: tuple[str, int]) -> str:
+    return f"{case[0]}, " + ("whole FFNs" if case[1] == 1 else f"{case[1]} FFN shards")
+
+
 def of_case(frame: pd.DataFrame, case: tuple[str, int]) -> pd.DataFrame:
     """The runs of one setting."""
     return frame[(frame["memory"] == case[0]) & (frame["ffn_shards"] == case[1])]
@@ -102,21 +155,20 @@ def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
     rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
     headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom",
                 "fullest device", "deciding, s"]  # fmt: skip
-    ffn = "FFNs whole" if case[1] == 1 else f"FFNs in {case[1]} shards"
-    return f"**Memory {case[0]}, {ffn}.**\n\n" + table(headings, rows)
+    return f"**Memory {_title(case)}.**\n\n" + table(headings, rows)
 
 
 def _row(own: pd.DataFrame, policy: str) -> list[object]:
     runs = own[own["policy"] == policy]
     done = runs[runs["status"] == DONE]
     against = ratio(own, policy, BASE)
-    placed = runs.dropna(subset=["most_memory_share"])
+    fullest = _fullest(own, policy)
     return [
         policy, len(runs), int((runs["error_kind"] == "Infeasible").sum()), int((runs["status"] == "oom").sum()),
         f"{runs['tokens_done'].mean():.0f}",
         f"{finished(own, policy).mean():.1f}" if len(done) else None,
         None if against is None or policy == BASE else against.percent(),
-        f"{placed['most_memory_share'].mean():.1%}" if len(placed) else None,
+        None if math.isnan(fullest) else f"{fullest:.1%}",
         f"{done['decision_ms'].mean() / 1e3:.1f}" if len(done) else None,
     ]  # fmt: skip
 
@@ -141,8 +193,7 @@ def draw(frame: pd.DataFrame) -> None:
             axes.set_yticks(range(len(shown)), shown if axes is panels[0] else [""] * len(shown))
             axes.set_ylim(len(shown) - 0.5, -0.5)
             axes.set_xlim(0.95, RIGHTMOST)
-            ffn = "whole FFNs" if case[1] == 1 else f"{case[1]} FFN shards"
-            axes.set_title(f"memory {case[0]}\n{ffn}")
+            axes.set_title("memory " + _title(case).replace(", ", "\n"))
         figure.supxlabel("time per token over headroom's", fontsize=8)
 
 

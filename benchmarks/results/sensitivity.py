@@ -6,6 +6,8 @@ memory fluctuate, changing one of the two at a time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from benchmarks.results import store
@@ -55,11 +57,16 @@ def main() -> None:
     options = store.arguments(NAME, __doc__).parse_args()
     parts, runs = store.Parts(options.parts), planned()
     collect_runs(parts, runs, NAME, options.seconds)
-    frame = pd.DataFrame(found_rows(parts, runs))
+    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in complete(parts, runs)]))
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
         runs_missing=missing(parts, runs),
     ))  # fmt: skip
+
+
+def complete(parts: store.Parts, runs: Sequence[Planned]) -> set[int]:
+    """The seeds that have all their runs."""
+    return {one.seed for one in runs} - {one.seed for one in runs if missing(parts, [one])}
 
 
 # --- the page --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "results"
 SOURCES = ("experiments", "testbed", "topologies", "traces")  # what the measured program is made of
 How = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, whether it held, and the figure that says so."""
+
+    claim: str
+    verdict: str  # held, held where …, or did not hold
+    figure: str
 
 
 def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
