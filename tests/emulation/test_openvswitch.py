@@ -48,6 +48,7 @@ def test_a_run_on_open_vswitch_gives_the_references_bits_and_leaves_nothing(
     assert place.left_behind() == [] and mentioning(str(place.runtime)) == []
 
 
+@pytest.mark.quiet
 def test_links_keep_their_rates_through_open_vswitch(place: Place, tmp_path: Path) -> None:
     slow = topology(b={"link": {"rate": f"{RATE_BPS / 1e6:g} Mbit/s", "delay": "0.2 ms"}})
     experiment = write_experiment(tmp_path, topology=slow)

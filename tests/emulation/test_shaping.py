@@ -19,6 +19,7 @@ from testbed.emulation.shaping import (
 )
 from testbed.errors import ConfigError
 
+pytestmark = pytest.mark.quiet
 PORT = 5201
 FAR = "10.77.0.2"
 CHUNK = bytes(65536)
