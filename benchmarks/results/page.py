@@ -1,4 +1,4 @@
-"""Write docs/results.md and its figures from docs/results/: `script/results [--collect [NAME…]]`.
+"""Write docs/results.md, its figures and the tables of other pages from docs/results/: `script/results`.
 
 Each section is `section(frame, how) -> str` of the module named like its data, which also draws its figures. It may
 also have `claims(frame, how) -> list[Claim]`: what it says of claims of the paper, for the table at the top.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.results import store
+from benchmarks.results import prediction, store
 
 NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction")
 PAGE = store.ROOT / "docs" / "results.md"
@@ -60,9 +60,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write() -> Path:
-    """Write the page from the data that are there; returns its file."""
+    """Write the page from the data that are there, and the tables of other pages; returns the page's file."""
     PAGE.write_text(text(), encoding="utf-8")
+    for file, table in tables_elsewhere().items():
+        put_table(file, table)
     return PAGE
+
+
+def tables_elsewhere() -> dict[Path, str]:
+    """The tables that other pages have from the data."""
+    twin = prediction.twin_table(store.load(prediction.NAME)[0])
+    return {store.ROOT / "README.md": readme(), store.ROOT / "docs" / "twin.md": twin}
+
+
+def put_table(file: Path, table: str) -> None:
+    """Put a table in the place of the one with the same headings."""
+    page, heading = file.read_text(encoding="utf-8"), table.partition("\n")[0]
+    before, found, after = page.partition(heading + "\n")
+    if not found:
+        raise ValueError(f"{file} has no table with the headings {heading}")
+    file.write_text(before + table + "\n\n" + after.partition("\n\n")[2], encoding="utf-8")
 
 
 def text() -> str:

@@ -114,7 +114,7 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
     full = [_fullest(of_case(frame, (ROOMY, 1)), policy) for policy in (METHOD, *RIVALS)]
     return [
         store.Claim(
-            "Faster than layer-wise partitioning at larger scale",
+            "Faster than layer-wise partitioning (EdgeShard, Galaxy) at larger scale",
             "held" if not slower else f"held but for {named(slower)}" if faster else "did not hold",
             f"time per token over {METHOD}'s: {'; '.join(told)}. The best that whole layers can do: {shown}",
         ),
@@ -154,7 +154,7 @@ def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
     own = of_case(frame, case)
     rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
     headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom",
-                "fullest device", "deciding, s"]  # fmt: skip
+                "over runs", "fullest device", "deciding, s"]  # fmt: skip
     return f"**Memory {_title(case)}.**\n\n" + table(headings, rows)
 
 
@@ -168,6 +168,7 @@ def _row(own: pd.DataFrame, policy: str) -> list[object]:
         f"{runs['tokens_done'].mean():.0f}",
         f"{finished(own, policy).mean():.1f}" if len(done) else None,
         None if against is None or policy == BASE else against.percent(),
+        None if against is None or policy == BASE else against.count,
         None if math.isnan(fullest) else f"{fullest:.1%}",
         f"{done['decision_ms'].mean() / 1e3:.1f}" if len(done) else None,
     ]  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import drawing, page, prediction, store
+from benchmarks.results import drawing, page, store
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
@@ -45,12 +45,7 @@ def test_every_section_names_the_command_that_makes_its_data(name: str) -> None:
     assert f"python -m benchmarks.results.{name}" in PAGE
 
 
-def test_the_page_on_the_twin_has_the_table_of_the_data() -> None:
-    frame, _ = store.load(prediction.NAME)
-    section = prediction.twin_table(frame)
-    assert section in (store.ROOT / "docs" / "twin.md").read_text(), f"docs/twin.md must have:\n\n{section}"
-
-
-def test_the_readme_has_what_was_found() -> None:
-    found = page.readme()
-    assert found in (store.ROOT / "README.md").read_text(), f"README.md must have:\n\n{found}"
+@pytest.mark.parametrize("file", page.tables_elsewhere(), ids=lambda file: file.name)
+def test_other_pages_have_the_tables_of_the_data(file: Path) -> None:
+    table = page.tables_elsewhere()[file]
+    assert table in file.read_text(encoding="utf-8"), f"run script/results: {file.name} must have:\n\n{table}"
