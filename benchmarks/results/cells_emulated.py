@@ -1,7 +1,7 @@
 """A dozen cells of the regime map on Mininet: real heads on real links, the prediction beside the measurement.
 
 GPT-2's shape with seeded weights on four devices of about 4 GB/s, at a quarter of life's pace, so that the host can
-keep up. Each cell runs with `headroom` and with `layerwise`; a run of 24 tokens is short, but nothing changes in a cell.
+keep up. Each cell runs with `headroom` and with `layerwise`; 24 tokens are few, but nothing changes in a cell.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ BOUND = 1.01  # the most that headroom may cost over the best of the others
 OTHERS = (STATIC, *RIVALS)
 CLASS_BEST = {"single": "single_ms", "edgeshard": "layer_ms", "layerwise": "layer_ms"}  # the others may cut anything
 EMULATED = (OURS, "layerwise")
-CAUSES = ("nothing else fits", "finer packing", "heads alone", "FFN shards")
+PACKING = "packing by "
+CAUSES = ("no whole layers fit", "heads", "FFN shards", PACKING + "heads", PACKING + "FFN shards")
 KEYS = ["shape", "devices", "delay_ms", "rate_Mbps", "streaming_GBps", "memory", "context", "seed"]
 
 
@@ -50,14 +51,13 @@ def _times(own: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cause(cell: Mapping[Any, Any]) -> str | None:
-    """Where a gain over whole layers comes from: see `causes`."""
+    """Where a gain over whole layers comes from; none where it is too small to count."""
     if pd.isna(cell["layer_ms"]):
-        return "nothing else fits"
+        return CAUSES[0]
     if not cell["gain"] >= GAIN:
         return None
-    if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN:
-        return "finer packing"
-    return "heads alone" if cell["head_gain"] >= GAIN else "FFN shards"
+    what = "heads" if cell["head_gain"] >= GAIN else "FFN shards"
+    return PACKING + what if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN else what
 
 
 def causes(cells: pd.DataFrame) -> str:
@@ -100,8 +100,8 @@ def policies(cells: pd.DataFrame) -> str:
         ratios = (cells[policy] / best).dropna()
         own = (cells[policy] / cells[CLASS_BEST[policy]]).dropna() if policy in CLASS_BEST else ratios
         rows.append([
-            policy, len(cells) - len(ratios), f"{own.median():.3f}", f"{(ratios <= BOUND).mean():.1%}", f"{ratios.median():.3f}",
-            f"{ratios.quantile(0.95):.2f}", f"{ratios.max():.2f}",
+            policy, len(cells) - len(ratios), f"{own.median():.3f}", f"{(ratios <= BOUND).mean():.1%}",
+            f"{ratios.median():.3f}", f"{ratios.quantile(0.95):.2f}", f"{ratios.max():.2f}",
         ])  # fmt: skip
     headings = [
         "policy",
@@ -154,9 +154,21 @@ def traced(frame: pd.DataFrame) -> str:
             f"{ratios[best].max() - 1:+.1%}", f"{layers.value:.2f}" if layers else None,
             layers.count if layers else 0,
         ])  # fmt: skip
-    headings = ["setting", "seeds", "not finished", "best other", "headroom over it", "worst seed",
+    headings = ["setting", "seeds", "not finished by headroom", "best other", "headroom over it", "worst seed",
                 "layerwise over headroom", "seeds with it"]  # fmt: skip
     return table(headings, rows)
+
+
+def endings(frame: pd.DataFrame) -> str:
+    """How the runs under traces ended, where not all of a policy's came to their end."""
+    own = frame[frame["part"] == "traced"]
+    told = []
+    for policy in (OURS, *OTHERS):
+        runs = own[own["policy"] == policy]
+        refused, killed = int((runs["status"] == "infeasible").sum()), int((runs["status"] == "oom").sum())
+        if refused or killed:
+            told.append(f"`{policy}` found no first placement in {refused} and ran out of memory in {killed}")
+    return f"Of {own.groupby(['cell', 'seed']).ngroups} runs, " + "; ".join(told) + "." if told else ""
 
 
 def emulated(frame: pd.DataFrame) -> str:

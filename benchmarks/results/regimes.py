@@ -120,10 +120,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             was computed or no whole layers fit. Red lines: {GAIN:g}."""),
         "**Where the gain comes from.**",
         regime_tables.causes(cells),
-        prose(f"""A gain counts from {GAIN - 1:.0%} on. *Nothing else fits*: no placement of whole layers does. *Finer
-            packing*: the gain is below {GAIN - 1:.0%} when every device has memory for the whole model, so it comes
-            from filling the fast devices to the brim. *Heads alone*: it is there with whole FFNs too. *FFN shards*:
-            it needs them. Shares are of all cells in the row."""),
+        prose(f"""A gain counts from {GAIN - 1:.0%} on; shares are of all cells in the row. *Heads*: cutting heads
+            alone, FFNs whole, gives it; *FFN shards*: it needs them too. *Packing*: when every device has memory for
+            the whole model the gain is below {GAIN - 1:.0%}, so it comes from filling the fast devices to the brim,
+            and not from several computing at a time."""),
         "**Is headroom the best on every side of the borders?**",
         regime_tables.against_others(cells),
         regime_tables.policies(cells),
@@ -135,6 +135,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             `headroom` found, so its class optimum may be a little lower."""),
         "**Under traces.**",
         regime_tables.traced(frame),
+        regime_tables.endings(frame),
         prose(f"""Links and speeds fluctuate, in tight settings free memory too; {traced.TOKENS} tokens, a decision
             every {traced.INTERVAL}. The ratio is a mean over paired seeds with its 95 % interval, against the other
             policy that is closest to `headroom` among those that finished most often; the worst seed is beside it.
@@ -145,7 +146,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             milliseconds of emulated time per token."""),
         store.obtained(how),
     ]  # fmt: skip
-    return "\n\n".join(text)
+    return "\n\n".join(part for part in text if part)
 
 
 def _words(values: Iterable[float]) -> list[str]:

@@ -87,9 +87,10 @@ def cell_rows(gain: float, head_gain: float, roomy_gain: float | None, memory: s
     ("gain", "head_gain", "roomy_gain", "memory", "cause"),
     [
         (1.1, 1.1, None, "loose", None),
-        (1.5, 1.2, None, "loose", "heads alone"),
+        (1.5, 1.2, None, "loose", "heads"),
         (1.5, 1.1, None, "loose", "FFN shards"),
-        (1.5, 1.5, 1.0, "tight", "finer packing"),
+        (1.5, 1.5, 1.0, "tight", "packing by heads"),
+        (1.5, 1.1, 1.0, "tight", "packing by FFN shards"),
         (1.5, 1.1, 1.4, "tight", "FFN shards"),
     ],
 )
