@@ -18,7 +18,8 @@ OTHERS = (STATIC, *RIVALS)
 CLASS_BEST = {"single": "single_ms", "edgeshard": "layer_ms", "layerwise": "layer_ms"}  # the others may cut anything
 EMULATED = (OURS, "layerwise")
 PACKING = "packing by "
-CAUSES = ("no whole layers fit", "heads", "FFN shards", PACKING + "heads", PACKING + "FFN shards")
+UNTOLD = "not looked into"
+CAUSES = ("no whole layers fit", "heads", "FFN shards", PACKING + "heads", PACKING + "FFN shards", UNTOLD)
 KEYS = ["shape", "devices", "delay_ms", "rate_Mbps", "streaming_GBps", "memory", "context", "seed"]
 
 
@@ -34,7 +35,8 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     found["ratio"] = cut[OURS] / found["best_other"]
     layers = list(WHOLE_LAYERS)
     found["layer_ms"] = pd.concat([cut[layers], whole[layers]], axis=1).min(axis=1)
-    found["head_ms"] = pd.concat([whole[OURS], found["layer_ms"]], axis=1).min(axis=1)
+    found["head_ms"] = whole[OURS]  # none where the causes have not been looked into
+    found["head_ms"] = found["head_ms"].where(~(found["head_ms"] > found["layer_ms"]), found["layer_ms"])
     found["single_ms"] = pd.concat([cut["single"], whole["single"]], axis=1).min(axis=1)
     found["gain"] = found["layer_ms"] / cut[OURS]
     found["head_gain"] = found["layer_ms"] / found["head_ms"]
@@ -56,6 +58,8 @@ def _cause(cell: Mapping[Any, Any]) -> str | None:
         return CAUSES[0]
     if not cell["gain"] >= GAIN:
         return None
+    if pd.isna(cell["head_ms"]):
+        return UNTOLD
     what = "heads" if cell["head_gain"] >= GAIN else "FFN shards"
     return PACKING + what if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN else what
 
@@ -78,13 +82,15 @@ def against_others(cells: pd.DataFrame) -> str:
     missing = cells["ratio"].isna() & cells["best_other"].notna()
     over = known[known > BOUND]
     best = cells.loc[known.index, "best_name"].value_counts()
+    apart = (cells[OURS] / cells[list(RIVALS)].min(axis=1)).dropna()
     text = prose(f"""Over the best of the ten other policies in each of {len(known)} cells, `headroom` takes
         {known.mean() - 1:+.2%} on average, {known.quantile(0.99) - 1:+.2%} at the 99th percentile and
         {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
         ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
         The best other one is most often
         {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` asks all others, `headroom` with
-        another seed among them, so it can only be better by that search's chance.""")
+        another seed among them, so it can only be better by that search's chance. Over the best of the other nine,
+        `headroom` takes {apart.max() - 1:+.2%} at worst and {apart.median() - 1:+.1%} in the median.""")
     if not len(over):
         return text
     worst = cells.loc[over.sort_values(ascending=False).index].reset_index().to_dict("records")
@@ -118,7 +124,7 @@ def policies(cells: pd.DataFrame) -> str:
 def classes(cells: pd.DataFrame) -> str:
     """The best of each class of placements over the best of any, by model and memory: geometric means."""
     rows = []
-    for (shape, memory), own in cells.groupby(["shape", "memory"]):
+    for (shape, memory), own in cells.dropna(subset="head_ms").groupby(["shape", "memory"]):
         best = own[[OURS, "best_other"]].min(axis=1)
         line: list[object] = [f"{shape} {memory}", len(own)]
         for column in ("single_ms", "layer_ms", "head_ms"):

@@ -36,15 +36,15 @@ from testbed.placement.policies import make_policy
 NAME = "regimes"
 
 
-def work() -> list[Work]:
+def work(parts: store.Parts) -> list[Work]:
     """All parts, cells and traced runs in turn."""
-    groups = itertools.zip_longest(grid.work(), traced.work(), fillvalue=())
+    groups = itertools.zip_longest(grid.work(parts), traced.work(), fillvalue=())
     return [one for pair in groups for group in pair for one in group]
 
 
 def collect(parts: store.Parts, stop_after_s: float | None) -> None:
     """Compute the parts that are not there yet, in order, until the time is up."""
-    started, wanted = time.monotonic(), work()
+    started, wanted = time.monotonic(), work(parts)
     make_policy("headroom", {}).reset(0)  # compiles what is not compiled yet
     with store.bar(len(wanted), NAME) as told:
         for number, one in enumerate(wanted):

@@ -44,10 +44,10 @@ def test_static_is_the_best_first_placement_of_all_others() -> None:
     assert play(experiment, make_policy("static", {})).cost_ms == pytest.approx(min(costs))
 
 
-def test_the_grid_is_whole_and_its_order_a_permutation() -> None:
+def test_the_grid_is_whole_and_its_order_a_permutation(tmp_path: Path) -> None:
     assert len(GRID) == len(set(GRID)) == 3240
     assert sorted(shuffled()) == list(range(3240))
-    parts = [one.key for group in grid.work() for one in group]
+    parts = [one.key for group in grid.work(Parts(tmp_path)) for one in group]
     assert len(parts) == len(set(parts))
 
 
@@ -110,7 +110,7 @@ def test_a_repeated_collection_does_only_what_is_missing(tmp_path: Path, monkeyp
         return [{"cell": number}]
 
     one, two = (regimes.Work(f"part-{n}", lambda n=n: compute(n)) for n in (1, 2))  # type: ignore[misc]
-    monkeypatch.setattr(regimes, "work", lambda: [one, two])
+    monkeypatch.setattr(regimes, "work", lambda parts: [one, two])
     parts = Parts(tmp_path)
     regimes.collect(parts, -1.0)
     assert done == []
