@@ -142,8 +142,6 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             `--traced N SEED` prints an experiment."""),
         "**Emulated.**",
         regime_tables.emulated(frame),
-        prose(f"""Mininet, {cells_emulated.TOKENS} tokens at {1 / cells_emulated.DILATION:g} of life's pace,
-            milliseconds of emulated time per token."""),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(part for part in text if part)
