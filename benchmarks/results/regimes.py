@@ -164,8 +164,8 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
             f"{gains[~tight].mean():.0%} of the others",
             f"{len(cells)} settings, `headroom` against the best that whole layers can do; several devices computing a "
             f"layer together is the reason in {together.mean():.0%} of the {len(causes)} looked into, filling fast "
-            f"devices to the brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
-            "need FFN shards too",
+            f"devices to the brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the "
+            "others need FFN shards too",
         )
     ]
 
