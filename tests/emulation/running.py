@@ -347,7 +347,8 @@ def short_place() -> Iterator[Place]:
     try:
         yield Place(base)
     finally:
-        subprocess.run(Place(base).command("clean"), cwd=ROOT, env=Place(base).env, capture_output=True, check=False)
+        if (left := Place(base)).left_behind():
+            subprocess.run(left.command("clean"), cwd=ROOT, env=left.env, capture_output=True, check=False)
         shutil.rmtree(base, ignore_errors=True)
 
 
