@@ -1,4 +1,4 @@
-"""What holds for every policy, with little memory and little time: what it decides fits, or it says that it has nothing."""
+"""What holds for every policy with little memory and time: what it decides fits, or it says that it has nothing."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
 
 
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Options for several policies together: each goes to those that have it. Raises ConfigError for one that none has."""
+    """Options of several policies: each goes to those that have it. Raises ConfigError for one that none has."""
     accepted = {name: option_names(_factory(name)) for name in names}
     for key in options:
         if not any(key in known for known in accepted.values()):
