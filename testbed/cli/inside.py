@@ -16,7 +16,8 @@ from typing import Any
 from testbed.calibration import HostCalibration
 from testbed.cli.outcome import run_summary, summary_base
 from testbed.cli.show import progress_bar
-from testbed.controller.generation import Controller, Outcome
+from testbed.cli.verification import verify
+from testbed.controller.generation import Controller
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.errors import TestbedError
 from testbed.experiment import Experiment
@@ -38,21 +39,6 @@ def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], po
     from testbed.emulation.local_fleet import LocalFleet
 
     return LocalFleet(experiment, sockets, positions)
-
-
-def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
-    """Compare every token's logits with the single-process reference: (`bitwise` or `different`, one sentence)."""
-    from testbed.decoder.reference import Reference
-    from testbed.worker.main import weight_source
-
-    shape, partition = experiment.shape, experiment.partition
-    weights = weight_source(experiment.model.path, shape, experiment.model.seed, partition)
-    reference = Reference(shape, weights, len(prompt) + experiment.tokens, partition)
-    expected = reference.generate(prompt, len(outcome.tokens), experiment.prefill_chunk)
-    for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
-        if (token, digest) != (wanted.token_id, wanted.logits_digest):
-            return "different", f"the logits of token {step} differ from the single-process reference"
-    return "bitwise", f"the logits of all {len(outcome.tokens)} tokens equal the single-process reference bit for bit"
 
 
 def run(folder: Path) -> int:

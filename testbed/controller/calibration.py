@@ -33,7 +33,7 @@ PACED_DEVICES = {"quick": 4, "full": 1_000}  # a hundred devices share the same 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """One burst from device to device; wall seconds from its first to its last payload byte."""
+    """One burst from device to device; wall seconds from its first to its last payload byte at the receiver."""
 
     sender: str
     receiver: str
@@ -144,14 +144,20 @@ def _probe(
 ) -> ProbeResult | None:
     """Time one burst; None for a path at rate 0."""
     sender, receiver = pair
-    requested = min(leg.rate_bps for leg in observation.path(sender, receiver))
+    path = observation.path(sender, receiver)
+    requested = min(leg.rate_bps for leg in path)
     if not requested:
         return None
     wanted = requested / 8 * PROBE_SECONDS[effort]
     size = round(min(PROBE_MOST_BYTES[effort], max(PROBE_LEAST_BYTES, wanted)))
     fleet.send(sender, Probe(receiver, size))
     probed: Probed = answer(Probed, receiver)
-    return ProbeResult(sender, receiver, probed.size, probed.seconds, requested)
+    # A receiver that is woken late stamps the first frame late, and the link would seem too fast: the sender's stamp,
+    # which can only be early, tells when the frame was there.
+    on_its_way_s = sum(leg.delay_s for leg in path) * fleet.clock.dilation
+    return ProbeResult(
+        sender, receiver, probed.size, max(probed.seconds, probed.since_sent_s - on_its_way_s), requested
+    )
 
 
 def _pacing_floor(effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, names: Sequence[str]) -> float:

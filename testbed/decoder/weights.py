@@ -224,3 +224,10 @@ def _opened(file: Path) -> Iterator[Any]:
             yield tensors
     except SafetensorError as error:
         raise ConfigError(f"{file}: this is not the safetensors file that the checkpoint needs: {error}") from error
+
+
+def weight_source(path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
+    """The checkpoint at a path, or seeded random weights."""
+    if path is None:
+        return RandomWeights(shape, seed, partition)
+    return HuggingFaceWeights(Path(path), shape, partition)

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import signal
 import subprocess
 import time
@@ -277,9 +278,10 @@ def _words(path: Path) -> set[str]:
 def _probe(mode: CgroupMode) -> str | None:
     """Make, limit, enter and remove a group; the kernel's refusal, or None."""
     guest = None
-    group = DeviceCgroup.planned(mode, f"probe-{os.getpid()}", "probe")
+    name = f"probe-{secrets.token_hex(6)}"  # not the pid: every run is number 1 in its capsule
+    group = DeviceCgroup.planned(mode, name, "probe")
     try:
-        group = DeviceCgroup.create(mode, f"probe-{os.getpid()}", "probe")
+        group = DeviceCgroup.create(mode, name, "probe")
         guest = subprocess.Popen(["sleep", "10"], stdin=subprocess.DEVNULL)
         group.add(guest.pid)
         group.set_limit(2**26)

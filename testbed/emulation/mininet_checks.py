@@ -5,11 +5,15 @@ Knows programs and interfaces by name, nothing of devices.
 
 from __future__ import annotations
 
+import resource
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from testbed.errors import EnvironmentLacks
 
 MNEXEC_PATIENCE_S = 10.0
+OPEN_FILES = 4096  # Mininet itself keeps some four for each host
 
 
 def try_mnexec() -> None:
@@ -28,3 +32,17 @@ def check_bridge(name: str, ports: set[str]) -> None:
     if missing:
         answer = shown.stderr.strip() or "it was made without them"
         raise EnvironmentLacks(f"the bridge {name} lacks its ports {missing} ({answer})")
+
+
+@contextmanager
+def few_open_files() -> Iterator[None]:
+    """A small limit of open files for programs started in the block: mnexec closes every number below it, one by one.
+
+    In User-Mode Linux, whose limit is 65536 here, that takes a second for each host.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, OPEN_FILES), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

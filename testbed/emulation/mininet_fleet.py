@@ -15,7 +15,7 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
-from testbed.emulation.mininet_checks import check_bridge, try_mnexec
+from testbed.emulation.mininet_checks import check_bridge, few_open_files, try_mnexec
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
@@ -99,8 +99,9 @@ class MininetFleet(ProcessFleet):
         switch = self._switch_class()
         try:
             try_mnexec()
-            self._net = Mininet(build_topo(topology), switch=switch, controller=None)
-            self._net.start()
+            with few_open_files():
+                self._net = Mininet(build_topo(topology), switch=switch, controller=None)
+                self._net.start()
             if self._ovs is None:
                 for each in self._net.switches:
                     check_bridge(each.name, set(each.intfNames()) - {"lo"})

@@ -41,7 +41,7 @@ from testbed.transport.messages import (
     SetPaths,
     Stop,
 )
-from testbed.worker.main import WorkerConfig
+from testbed.worker.entry import WorkerConfig
 from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0

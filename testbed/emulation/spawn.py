@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import forkserver as server
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import ModuleType
+from typing import Any
 
-from testbed.worker.main import WorkerConfig, run
+from testbed.errors import RunFailed
+from testbed.worker.entry import WorkerConfig, run_worker
+from testbed.worker.lifeline import end_with_parent
 
 PRELOAD = ["testbed.emulation.preload"]
 
@@ -31,17 +37,19 @@ def _plain_main() -> Iterator[None]:
 
 
 def forkserver() -> ForkServerContext:
-    """The context whose processes are forked from the warm server; starts the server if it does not run."""
+    """The context whose processes are forked from the warm server; starts it, and its loading, if it does not run."""
     # The OpenMP pool of an imported library must not start threads in the server.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
+    with _plain_main():
+        server.ensure_running()
     return context
 
 
 def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServerProcess:
     """Start one worker; it reports by `Hello` on the control plane."""
-    process = context.Process(target=run, args=(config,), name=f"worker-{config.device}")
+    process = context.Process(target=run_worker, args=(config,), name=f"worker-{config.device}")
     start_process(process)
     return process
 
@@ -51,3 +59,29 @@ def start_process(process: ForkServerProcess) -> None:
     process.daemon = True
     with _plain_main():
         process.start()
+
+
+def call(context: ForkServerContext, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function answers in a child of the forkserver, which has torch loaded; raises RunFailed if it raises."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_answer, args=(theirs, function, arguments), name=function.__name__)
+    start_process(process)
+    theirs.close()
+    try:
+        answer, problem = ours.recv()
+    except EOFError:
+        process.join()
+        raise RunFailed(f"the process for {function.__name__} ended with code {process.exitcode}") from None
+    process.join()
+    if problem is not None:
+        raise problem
+    return answer
+
+
+def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    try:
+        connection.send((function(*arguments), None))
+    except Exception as problem:
+        connection.send((None, problem))

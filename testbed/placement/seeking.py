@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.placement.blocks import Partition
+from testbed.placement.chains import best_chains, tries_of
 from testbed.placement.costs import cost_model
 from testbed.placement.kernel import Ints
 from testbed.placement.moves import search
@@ -36,8 +37,9 @@ from testbed.placement.state import (
 )
 from testbed.shape import ModelShape
 
-# Annealing, in units of the interval's cost per half; and the share of its weight that overfilling costs at first.
-HOT, COLD, SOFT = 1.0, 0.005, 0.03
+# Annealing, in units of the interval's cost per half, less hot for a first placement, which begins from better starts;
+# and the share of its weight that overfilling costs at first.
+FIRST_HOT, HOT, COLD, SOFT = 0.3, 1.0, 0.005, 0.03
 COOL = 0.05  # where annealing for the time afterwards begins, in the same units
 OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
 CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
@@ -47,7 +49,8 @@ FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and 
 FEW_DEVICES, MANY_DEVICES = 8, 25  # above them a first placement looks at fewer moves, for each takes longer
 DESCENT = 40_000  # moves of one descent, at most
 HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
-FINALISTS, LEAST_PER_HALF = 6, 5_000  # starts that are annealed at most, each with so many moves per half at least
+FIRST_FINALISTS, FINALISTS = 4, 6  # starts that are annealed at most,
+LEAST_PER_HALF = 5_000  # each with so many moves per half at least
 
 
 class Found(NamedTuple):
@@ -82,6 +85,7 @@ class Seeker:
             least = least * MANY_DEVICES // max(MANY_DEVICES, devices)
         self.effort = int(effort * min(most, max(least, wanted)))
         self.descent = max(1, min(DESCENT, self.effort // 4))
+        self.tries = tries_of(self.effort, self.halves)
         self.many = self.effort > 5000 * self.halves  # moves enough for several starts
         self.weights = np.zeros(WEIGHTS)
         self.weights[CAP] = np.inf
@@ -100,6 +104,8 @@ class Seeker:
     def _interval(self, starts: list[Ints]) -> list[Found]:
         """Descend from every start; anneal from the best, each with a share of the effort."""
         self._weigh(starts[0])
+        if not self.problem.placed:
+            starts = [*starts, *best_chains(self.problem, self.state, self.weights, self.tries)]
         self.descent = max(1, min(DESCENT, self.effort // max(4, len(starts))))
         tried = [self._descend(start) for start in starts]
         for _ in range(HARDER):
@@ -107,13 +113,15 @@ class Seeker:
                 break
             self.weights[OVERFULL] *= 4
             tried = [self._descend(one.places) for one in tried]
-        tried.sort(key=lambda one: one.value)
+        tried = _different(tried)
         fitting = [one for one in tried if np.isfinite(one.value)]
         if fitting:
             self._price(fitting[0].interval_s)
-        most = self.effort // (2 * LEAST_PER_HALF * self.halves)
-        finalists = tried[: min(FINALISTS, max(1, most))]
-        found = [self._anneal(one, self.effort // (2 * len(finalists)), HOT) for one in finalists]
+        effort, hot, count = self.effort // 2, HOT, FINALISTS
+        if not self.problem.placed:
+            effort, hot, count = self.effort, FIRST_HOT, FIRST_FINALISTS
+        finalists = tried[: max(1, min(count, effort // (LEAST_PER_HALF * self.halves)))]
+        found = [self._anneal(one, effort // len(finalists), hot) for one in finalists]
         if self.problem.placed:
             found.append(self._stay())
         return sorted((one for one in [*found, *tried] if np.isfinite(one.value)), key=lambda one: one.value)
@@ -166,6 +174,15 @@ class Seeker:
         return Found(
             value if fits else np.inf, float(figures[INTERVAL]), float(figures[MIGRATION]), self.state.place.copy()
         )
+
+
+def _different(found: list[Found]) -> list[Found]:
+    """Best first, and of those that came to the same one."""
+    kept: list[Found] = []
+    for one in sorted(found, key=lambda one: one.value):
+        if not any(np.array_equal(one.places, other.places) for other in kept):
+            kept.append(one)
+    return kept
 
 
 @lru_cache(maxsize=1)

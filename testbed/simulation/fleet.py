@@ -312,7 +312,9 @@ class SimFleet:
                 trip = sum(transfer_seconds(path, 0.0, self._hop_overhead_s) for path in paths)
                 self._tell(device, Pinged(command.peer, [trip] * command.count))
             case Probe():
-                seconds = transfer_seconds(self._observation.path(device, command.peer), command.size)
-                self._tell(command.peer, Probed(device, command.size, seconds))
+                path = self._observation.path(device, command.peer)
+                since_sent_s = transfer_seconds(path, command.size)
+                seconds = since_sent_s - sum(leg.delay_s for leg in path)
+                self._tell(command.peer, Probed(device, command.size, seconds, since_sent_s))
             case Pace():
                 self._tell(device, Paced([0.0] * command.count))

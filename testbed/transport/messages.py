@@ -240,11 +240,15 @@ class OutOfBudget(Message, frozen=True):
 
 
 class Probed(Message, frozen=True):
-    """What a probe's receiver measured: payload after the first frame, and the seconds it took."""
+    """What a probe's receiver measured: payload after the first frame, and the wall seconds it took.
+
+    `seconds` from when the first frame was received, `since_sent_s` from when it was sent.
+    """
 
     source: str
     size: int
     seconds: float
+    since_sent_s: float
 
 
 class Paced(Message, frozen=True):

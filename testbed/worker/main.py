@@ -11,17 +11,15 @@ import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from testbed.decoder.reference import chunk_bounds, use_one_thread
 from testbed.decoder.store import BlockStore
-from testbed.decoder.weights import HuggingFaceWeights, RandomWeights, WeightSource
+from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
-from testbed.placement.blocks import Partition, parse_block, resident_bytes
-from testbed.shape import ModelShape
+from testbed.placement.blocks import parse_block, resident_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
 from testbed.transport.messages import (
@@ -54,6 +52,7 @@ from testbed.transport.messages import (
     Token,
     Transfer,
 )
+from testbed.worker.entry import WorkerConfig
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.knobs import keep_idle_connections_fast, set_knob
 from testbed.worker.lifeline import end_with_parent
@@ -71,35 +70,8 @@ from testbed.worker.startup import (
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
 
-@dataclass(frozen=True)
-class WorkerConfig:
-    """Everything a worker needs before its first command; travels over the forkserver's own pipe."""
-
-    device: str
-    shape: ModelShape
-    model_path: str | None  # a checkpoint directory, or None for seeded random weights
-    model_seed: int
-    positions: int  # longest sequence of the run
-    prefill_chunk: int
-    partition: Partition
-    bind: str  # data address, e.g. tcp://10.0.0.1:5555
-    control: str  # folder of the control sockets
-    netns_pid: int | None  # a process in the Mininet host's network namespace
-    cgroup_procs: str | None  # file to write 0 to, to join the device's cgroup
-    paced: bool
-    dilation: float
-    switch_interval_s: float  # how soon the receiving thread gets the interpreter from a spinning main thread
-
-
-def weight_source(config_path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
-    """The checkpoint at a path, or seeded random weights."""
-    if config_path is None:
-        return RandomWeights(shape, seed, partition)
-    return HuggingFaceWeights(Path(config_path), shape, partition)
-
-
-def run(config: WorkerConfig, alive_fd: int | None = None) -> None:
-    """Process entry, in a child of the forkserver."""
+def run(config: WorkerConfig) -> None:
+    """From the first instruction to the last, in a child of the forkserver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     refused: list[str | None] = []

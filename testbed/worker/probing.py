@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from testbed.transport.data import PingFrame, ProbeFrame
 from testbed.transport.messages import Pinged, Probe, Probed
@@ -12,12 +13,21 @@ from testbed.worker.outbox import Outbox
 _FRAME_BYTES = 16 * 1024
 
 
+@dataclass
+class _Taking:
+    """A burst that is coming in; monotonic seconds of its first frame."""
+
+    sent_s: float
+    first_s: float
+    size: int = 0
+
+
 class Probing:
     """Both ends of probes and pings on one device."""
 
     def __init__(self, outbox: Outbox, report: Callable[[Probed | Pinged], None]) -> None:
         self._outbox, self._report = outbox, report
-        self._probe: tuple[float, int] | None = None
+        self._probe: _Taking | None = None
         self._round_trips: list[float] = []
         self._ping_started_s = 0.0
 
@@ -32,13 +42,16 @@ class Probing:
     def take(self, header: ProbeFrame, size: int, due_s: float) -> None:
         """Count a frame; report after the last."""
         if size == 0:
-            self._probe = (due_s, 0)
+            self._probe = _Taking(header.sent_s, due_s)
             return
-        if self._probe is None:
+        taking = self._probe
+        if taking is None:
             return
-        self._probe = (self._probe[0], self._probe[1] + size)
+        taking.size += size
         if header.left == 0:
-            self._report(Probed(header.sender, self._probe[1], max(1e-9, due_s - self._probe[0])))
+            self._report(
+                Probed(header.sender, taking.size, max(1e-9, due_s - taking.first_s), due_s - taking.sent_s)
+            )  # fmt: skip
             self._probe = None
 
     def ping(self, peer: str, count: int) -> None:

@@ -32,6 +32,7 @@ TINY = ("--set", "model.preset=tiny", "--set", "traces=[]")
 # Runs that share the host with others, or whose blocks are too small to be paced, are not judged by their timing,
 # and need not measure links and host first.
 UNJUDGED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
+BY_HAND = "hand"  # names of interfaces that tests make on the host begin with it
 IN_GUEST = in_user_mode_linux()
 PATIENCE_S = 240.0 if IN_GUEST else 110.0
 SWITCH = os.environ.get("TESTBED_TEST_SWITCH", "linuxbridge")  # of runs whose test chooses none
@@ -268,8 +269,8 @@ def control_groups(run_id: str) -> list[Path]:
 
 
 def interfaces() -> set[str]:
-    """Names of this host's network interfaces."""
-    return set(os.listdir("/sys/class/net"))
+    """Names of this host's network interfaces, but for those that a test beside this one makes by hand."""
+    return {name for name in os.listdir("/sys/class/net") if not name.startswith(BY_HAND)}
 
 
 def has_netem() -> bool:

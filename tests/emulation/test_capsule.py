@@ -191,6 +191,7 @@ def test_who_does_not_end_in_its_grace_or_is_asked_twice_is_killed_and_counts_as
         assert supervisor.returncode == 130
 
 
+@pytest.mark.quiet
 def test_interfaces_and_namespaces_of_a_capsule_leave_no_trace_on_the_host() -> None:
     def host() -> tuple[str, str]:
         links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout

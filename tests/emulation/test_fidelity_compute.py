@@ -9,6 +9,7 @@ from running import QUICKSTART, Place, rows
 
 from testbed.emulation.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
 
+pytestmark = pytest.mark.quiet
 TRIES = 3  # others may be using the host
 FROM_S = 1e-3
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 from running import QUICKSTART, Place, rows
 
+pytestmark = pytest.mark.quiet
 SHORT = ("--tokens", "16", "--set", "traces=[]", "--policy", "static", "--backend", "mininet")
 TRIES = 3  # others may be using the host
 LET_ALONE = 0.15  # of the cores' time, that others used at most in a run that was let alone

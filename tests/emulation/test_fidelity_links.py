@@ -16,6 +16,7 @@ from testbed.emulation.shaping import Applied, Netem, Shaper, tbf_parameters
 from testbed.errors import EnvironmentLacks
 from testbed.units import format_rate
 
+pytestmark = pytest.mark.quiet
 FAR = "10.78.0.2"
 GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
 DIRECTIONS = ("up", "down")

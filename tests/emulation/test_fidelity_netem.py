@@ -11,7 +11,7 @@ from running import Place, rows, topology, write_experiment
 from testbed.emulation.bench_delay import DELAYS_S, LOSSES, LossMeasured
 from testbed.emulation.doctor import Finding, measure_netem
 
-pytestmark = [pytest.mark.needs_netem, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.quiet, pytest.mark.needs_netem, pytest.mark.timeout(300)]
 DIRECTIONS = ("up", "down")
 DELAY_MS = {"a": 20, "b": 5, "c": 12, "d": 30}  # of their links
 AGREE = 0.05

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from running import QUICKSTART, Ended, Place, rows
 
+pytestmark = pytest.mark.quiet
 RUNS = 3
 SPREAD = 0.03
 DILATED = 0.04  # measured on an idle host: 3.0 %, because dilation makes this testbed's own time per hop weigh less

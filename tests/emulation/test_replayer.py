@@ -24,6 +24,7 @@ from testbed.errors import RunFailed
 from topologies.links import DOWN, UP
 from traces.series import Series
 
+pytestmark = pytest.mark.quiet
 LINKS = 50
 CHANGES_PER_S = 10  # of each direction of each link
 PERIOD_S = 2.0

@@ -40,6 +40,7 @@ def first_and_last_byte(moved: list[dict[str, Any]]) -> tuple[float, float]:
     return min(row["first_byte_s"] for row in moved), max(row["last_byte_s"] for row in moved)
 
 
+@pytest.mark.quiet
 def test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving(
     place: Place, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Place, rows, topology, write_experiment
+from running import Ended, Place, rows, topology, write_experiment
 
 from testbed.cli.planning import dry_run
 from testbed.experiment import Experiment
@@ -40,12 +40,22 @@ def fullest(experiment: Path) -> str:
 def test_every_policy_moves_off_a_squeezed_device_bit_for_bit(
     policy: str, backend: str, place: Place, tmp_path: Path
 ) -> None:
-    name = fullest(squeezed(tmp_path, policy, victim="b"))
-    experiment = squeezed(tmp_path, policy, victim=name)
-    ended = place.done(experiment, "--backend", backend)
+    _moves_off_a_squeezed_device(place, tmp_path, policy, backend)
+
+
+def test_galaxy_with_four_ffn_shards_moves_off_a_squeezed_device_bit_for_bit(place: Place, tmp_path: Path) -> None:
+    ended = _moves_off_a_squeezed_device(place, tmp_path, "galaxy", "mininet", partition={"ffn_shards": 4})
+    sharded = {row["device"] for row in rows(ended.folder, "placements") if row["block"].startswith("ffn(0,")}
+    assert len(sharded) > 1
+
+
+def _moves_off_a_squeezed_device(place: Place, folder: Path, policy: str, backend: str, **changes: Any) -> Ended:
+    name = fullest(squeezed(folder, policy, victim="b", **changes))
+    ended = place.done(squeezed(folder, policy, victim=name, **changes), "--backend", backend)
     assert ended.summary["oom_kills"] == 0 and len(ended.summary["tokens"]) == 12
     assert name in {row["src"] for row in rows(ended.folder, "migrations")}
     assert all(row["feasible"] for row in rows(ended.folder, "decisions"))
+    return ended
 
 
 @pytest.mark.parametrize("backend", ["local", "mininet"])

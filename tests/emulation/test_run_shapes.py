@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from running import Place, events, has_netem, rows, topology, two_placements, wr
 
 TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 BACKHAUL_BPS = 4e6
+# Two senders fill the backhaul's queue, which drops a hundred frames and more. If one that is sent again is dropped as
+# well, TCP waits 0.2 s for nothing: that happens, but not every time. Measured on a busy host: 8 times within 1.02.
+TRIES = 3
 BARE = {"streaming": "2 GB/s", "compute": "10 GFLOP/s", "memory": "64 MiB", "storage": "2 GB/s"}
 FAST = {"rate": "200 Mbit/s", "delay": "0.2 ms"}
 
@@ -59,19 +63,26 @@ def test_a_run_on_any_shape_gives_the_references_bits_over_shaped_links(
     assert crossed == set(wanted)
 
 
+@pytest.mark.quiet
 def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp_path: Path) -> None:
     across = {"ffn(0)": "c", "ffn(1)": "c", "ffn(2)": "d", "ffn(3)": "d"}
     experiment = write_experiment(
         tmp_path, topology=two_tier(HALVES, up="4 Mbit/s", down="40 Mbit/s", delay="1 ms"), weights="shipped",
         policy=two_placements(tmp_path, {"*": "a", "ffn(2)": "b", "ffn(3)": "b"}, across),
     )  # fmt: skip
-    folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
-    moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
-    assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
-    seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
-    ideal = sum(row["bytes"] for row in moved) * 8 / (BACKHAUL_BPS * TCP_SHARE)
-    assert ideal * 0.97 < seconds < ideal * 1.15
-    assert moved[0]["predicted_s"] == pytest.approx(seconds, rel=0.15)
+    share = math.inf
+    for _ in range(TRIES):
+        folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
+        moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
+        assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
+        seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
+        ideal = sum(row["bytes"] for row in moved) * 8 / (BACKHAUL_BPS * TCP_SHARE)
+        assert seconds > ideal * 0.97
+        share = min(share, seconds / ideal)
+        if share < 1.05:
+            break
+    assert share < 1.05
+    assert moved[0]["predicted_s"] == pytest.approx(ideal, rel=0.02)
     probes = {(row["device"], row["peer"]): row for row in rows(folder, "rates") if row["how"] == "probe"}
     assert probes["b", "c"]["requested_bps"] == BACKHAUL_BPS
     assert probes["b", "c"]["achieved_bps"] == pytest.approx(BACKHAUL_BPS * TCP_SHARE, rel=0.15)
@@ -79,6 +90,7 @@ def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp
     assert probes["a", "b"]["requested_bps"] == 200e6
 
 
+@pytest.mark.quiet
 def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate(place: Place, tmp_path: Path) -> None:
     chain = {
         "shape": "mesh", **bare("abc"),
@@ -97,6 +109,7 @@ def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate
     assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)
 
 
+@pytest.mark.quiet
 def test_tokens_wait_while_a_backhaul_is_down_and_go_on_after_it(place: Place, tmp_path: Path) -> None:
     outage = tmp_path / "outage.csv"
     outage.write_text("time,target,quantity,value\n0.5,link/backhaul,rate,0 bit/s\n2,link/backhaul,rate,50 Mbit/s\n")
@@ -113,6 +126,7 @@ def test_tokens_wait_while_a_backhaul_is_down_and_go_on_after_it(place: Place, t
     assert ("link/backhaul", 0.0) in applied
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("backend", ["local", "mininet"])
 def test_a_paused_device_holds_the_token_up_until_it_goes_on(backend: str, place: Place, tmp_path: Path) -> None:
     pause = tmp_path / "pause.csv"

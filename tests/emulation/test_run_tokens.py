@@ -14,6 +14,7 @@ HOST_ONLY = pytest.mark.host_only(reason="GPT-2 takes minutes in a guest; tests/
 
 @HOST_ONLY
 @QUEUED
+@pytest.mark.quiet
 def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
     before = interfaces()
     for _ in range(3):  # again only where this host was too busy to emulate truly, as the verdict says

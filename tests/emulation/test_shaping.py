@@ -19,6 +19,7 @@ from testbed.emulation.shaping import (
 )
 from testbed.errors import ConfigError
 
+pytestmark = pytest.mark.quiet
 PORT = 5201
 FAR = "10.77.0.2"
 CHUNK = bytes(65536)
@@ -36,8 +37,8 @@ def _namespace() -> subprocess.Popen[bytes]:
 
 
 def _ip(pid: int, *commands: str) -> None:
-    for command in commands:
-        subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+    batch = ["nsenter", "-t", str(pid), "-n", "ip", "-batch", "-"]
+    subprocess.run(batch, input="\n".join(commands), text=True, check=True)
 
 
 @pytest.fixture

@@ -15,8 +15,14 @@ from testbed.transport.messages import Collected, Paced, Pinged, Probe, Probed
 RATE_BPS = {("a", "b"): 1e8, ("b", "c"): 1e8, ("c", "d"): 5e7, ("d", "a"): 5e7}
 
 
-def calibrated(shares: dict[tuple[str, str], list[float]], dilation: float = 1.0) -> tuple[Calibrated, list[Any]]:
-    """What is found where probes reach these shares of what TCP can get, one after another; and all that was sent."""
+def calibrated(
+    shares: dict[tuple[str, str], list[float]], dilation: float = 1.0, late_s: float = 0.0
+) -> tuple[Calibrated, list[Any]]:
+    """What is found where probes reach these shares of what TCP can get, one after another; and all that was sent.
+
+    With `late_s` every receiver stamps the first frame of a burst so late.
+    """
+    observation = quickstart()
     sent: list[Any] = []
     left = {pair: iter(found) for pair, found in shares.items()}
 
@@ -31,13 +37,15 @@ def calibrated(shares: dict[tuple[str, str], list[float]], dilation: float = 1.0
         assert kind is Probed and device == command.peer
         pair = (sender, device)
         rate_bps = RATE_BPS[pair] / dilation * TCP_SHARE * next(left.get(pair, iter([1.0])))
-        return Probed(sender, command.size, command.size * 8 / rate_bps)
+        seconds = command.size * 8 / rate_bps
+        delay_s = sum(leg.delay_s for leg in observation.path(*pair)) * dilation
+        return Probed(sender, command.size, seconds - late_s, delay_s + seconds)
 
     def send(device: str, command: Any) -> None:
         sent.append((device, command))
 
     fleet: Any = SimpleNamespace(clock=EmulatedClock(dilation), send=send)
-    return calibrate("quick", fleet, answer, quickstart()), sent
+    return calibrate("quick", fleet, answer, observation), sent
 
 
 def probes(sent: list[Any]) -> list[tuple[str, str]]:
@@ -69,3 +77,11 @@ def test_a_link_that_is_too_fast_stays_so() -> None:
     found, sent = calibrated({("a", "b"): [1.3, 1.0]})
     assert probes(sent).count(("a", "b")) == 1
     assert found.probes[0].size * 8 / found.probes[0].seconds == pytest.approx(1e8 * TCP_SHARE * 1.3)
+
+
+@pytest.mark.parametrize("dilation", [1.0, 2.0])
+def test_a_receiver_that_was_woken_late_makes_no_link_seem_too_fast(dilation: float) -> None:
+    found, sent = calibrated({}, dilation, late_s=0.02)
+    assert probes(sent) == list(RATE_BPS)
+    for probe in found.probes:
+        assert dilation * probe.size * 8 / probe.seconds == pytest.approx(probe.requested_bps * TCP_SHARE)

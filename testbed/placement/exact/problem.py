@@ -249,6 +249,10 @@ def _payload(model: CostModel, kind: HalfKind, count: int) -> float:
 
 
 def path_delays(observation: Observation) -> Floats:
-    """(devices, devices): seconds from one device to another, as a migration is charged for it."""
+    """(devices, devices): seconds from one device to another, as a migration is charged for it.
+
+    From a device to itself, where nothing moves, it is the way up its link and down again: so the devices that each
+    one reaches within some delay are nested (`options.matched`).
+    """
     names: Sequence[str] = [view.name for view in observation.devices]
     return np.array([[sum(leg.delay_s for leg in observation.path(i, j)) for j in names] for i in names])

@@ -21,7 +21,7 @@ from testbed.placement.deadline import Deadline
 from testbed.placement.exact.classes import PlacementClass, in_class
 from testbed.placement.exact.options import Flags, assign, movable
 from testbed.placement.exact.problem import Half, Problem, build, path_delays, restricted
-from testbed.placement.exact.relaxation import CLOSE, best_prices
+from testbed.placement.exact.relaxation import best_prices
 from testbed.placement.exact.search import Found, near_ways, search
 from testbed.placement.feasibility import shortages
 from testbed.placement.observation import Observation
@@ -31,6 +31,7 @@ from testbed.placement.tree import align
 # How far over the bound solutions are looked for, one after another.
 WIDTHS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.6, 1.5, 5.0)
 PROVED = 1e-9  # relative distance of cost and bound at which they are the same
+EXCESS = 1e-6  # seconds over one that a bound must reach to show that limits cannot be kept; far above its rounding
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ class _Decision:
             if delay_s >= longest:
                 continue
             allowed = delays <= delay_s
-            step = self._search(restricted(problem, allowed), MIGRATION_HANDSHAKE_S + float(steps[-1]))
+            problem = restricted(problem, allowed)
+            step = self._search(problem, MIGRATION_HANDSHAKE_S + float(steps[-1]))
             if step.found is None:
                 return min(bound, step.bound_s + MIGRATION_HANDSHAKE_S + float(steps[-1]))
             longest = next(float(least) for least in steps[::-1] if _matches(step, delays <= least))
@@ -136,7 +138,6 @@ class _Decision:
             bound = min(bound, step.bound_s + MIGRATION_HANDSHAKE_S + (float(steps[-1]) if step.cut else longest))
             if step.cut:
                 return bound
-            problem = step.problem
         return bound
 
     def _search(self, problem: Problem, fixed_s: float) -> _Step:
@@ -211,6 +212,18 @@ def _matches(step: _Step, allowed: Flags) -> bool:
 
 
 def _can_fit(problem: Problem) -> bool:
-    """Whether limits can be kept at all, if solutions were divisible: the linear programme that only counts excess."""
-    free = [replace(half, seconds=np.where(np.isfinite(half.seconds), 0.0, np.inf)) for half in problem.halves]
-    return best_prices(replace(problem, halves=tuple(free), home=np.zeros(problem.devices))).seconds < CLOSE
+    """Whether limits can be kept at all, if solutions were divisible: what the linear programme that only counts
+    excess of memory costs. Every token's way costs a second in it, which gives its figures their size.
+    """
+    free = [_memory_alone(half, problem.memories) for half in problem.halves]
+    seconds = best_prices(replace(problem, halves=tuple(free), home=np.ones(problem.devices))).seconds
+    return seconds < 1 + EXCESS
+
+
+def _memory_alone(half: Half, memories: int) -> Half:
+    """The half when no way takes any time, on links and storage neither."""
+    use, hub_use = half.use.copy(), half.hub_use.copy()
+    use[:, memories:] = 0.0
+    hub_use[:, memories:] = 0.0
+    seconds = np.where(np.isfinite(half.seconds), 0.0, np.inf)
+    return replace(half, seconds=seconds, use=use, hub_use=hub_use)

@@ -1,0 +1,100 @@
+"""Every policy on every cell of the regime map.
+
+Two kinds of parts, because `rivals`, the other policies, need not be computed again when `headroom` changes; `ours` has
+`headroom`, also with the seed that `static` asks it with, and what tells where its gains come from. `static` follows
+from both: the best of all the others' first placements, and it never moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import get_args
+
+import pandas as pd
+
+from benchmarks.results.cells import FFN_SHARDS, GRID, load, shuffled
+from benchmarks.results.play import Played, play
+from benchmarks.results.rows import RIVALS, Row, Work, row_of
+from benchmarks.results.store import Parts
+from testbed.experiment import Experiment
+from testbed.placement.exact.classes import PlacementClass, in_class
+from testbed.placement.policies import make_policy
+
+WHOLE_LAYERS = ("single", "edgeshard", "layerwise")
+CELLS_IN_PART = 20
+AS_STATIC = "headroom as static asks it"
+LIFTED = " without memory limits"
+GAIN = 1.15  # what counts as a gain over whole layers: their time over ours
+
+
+def rivals(number: int) -> Iterable[Row]:
+    """All policies but `headroom`, and `static`, which asks it."""
+    experiment = load(number)
+    for policy in RIVALS:
+        yield row_of(number, policy, FFN_SHARDS, play(experiment, make_policy(policy, {})))
+
+
+def ours(number: int) -> Iterable[Row]:
+    """`headroom` with the cell's seed and with that of `static`; heads cut alone; and memory lifted where that tells
+    what a gain comes from."""
+    experiment = load(number)
+    played = play(experiment, make_policy("headroom", {}))
+    yield row_of(number, "headroom", FFN_SHARDS, played) | {"found_class": class_of(experiment, played)}
+    yield row_of(number, AS_STATIC, FFN_SHARDS, play(experiment, make_policy("headroom", {}), seed=0))
+    whole_ffn = load(number, partition={"ffn_shards": 1})
+    heads = play(whole_ffn, make_policy("headroom", {}))
+    yield row_of(number, "headroom", 1, heads) | {"found_class": class_of(whole_ffn, heads)}
+    layers = [play(whole_ffn, make_policy(policy, {})) for policy in WHOLE_LAYERS]
+    yield from (row_of(number, policy, 1, one) for policy, one in zip(WHOLE_LAYERS, layers, strict=True))
+    if GRID[number].memory == "tight" and min(one.cost_ms for one in layers) >= GAIN * played.cost_ms:
+        roomy = lifted(experiment)
+        for policy in ("headroom", "layerwise"):
+            yield row_of(number, policy + LIFTED, FFN_SHARDS, play(roomy, make_policy(policy, {})))
+
+
+def lifted(experiment: Experiment) -> Experiment:
+    """The same fleet with room for the whole model on every device."""
+    need = sum(device.memory_bytes for device in experiment.topology.devices)
+    devices = tuple(replace(device, memory_bytes=need) for device in experiment.topology.devices)
+    return experiment.model_copy(update={"topology": replace(experiment.topology, devices=devices)})
+
+
+KINDS = {"ours": ours, "rivals": rivals}
+
+
+def class_of(experiment: Experiment, played: Played) -> str | None:
+    """The smallest class that the first placement belongs to."""
+    if played.first is None or played.observation is None:
+        return None
+    classes = get_args(PlacementClass)
+    return next(klass for klass in classes if in_class(played.observation, played.first, klass))
+
+
+def work() -> Iterator[list[Work]]:
+    """The parts, in groups for the same cells; any first groups are a fair sample of the grid."""
+    order = shuffled()
+    for start in range(0, len(order), CELLS_IN_PART):
+        cells = order[start : start + CELLS_IN_PART]
+        yield [Work(f"{kind}-{start // CELLS_IN_PART:03}", partial(_part, kind, cells)) for kind in KINDS]
+
+
+def _part(kind: str, cells: Iterable[int]) -> list[Row]:
+    return [row for number in cells for row in KINDS[kind](number)]
+
+
+def table(parts: Parts) -> pd.DataFrame:
+    """One row for each policy and partition, of the cells that all policies have been through."""
+    groups = [[parts.find(one.key) or [] for one in group] for group in work()]
+    found = [row for group in groups if group[0] and group[1] for rows in group for row in rows]
+    frame = pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])
+    asked = frame.policy.isin([AS_STATIC, *RIVALS])
+    cut = frame[(frame.ffn_shards == FFN_SHARDS) & asked]
+    best = cut.loc[cut.dropna(subset="token_ms").groupby("cell").token_ms.idxmin()]
+    asked_ms = cut.groupby("cell").decision_ms.sum().reindex(best.cell)
+    whole = pd.concat([
+        frame[frame.policy != AS_STATIC],
+        best.assign(policy="static", decision_ms=asked_ms.to_numpy(), found_class=None),
+    ])  # fmt: skip
+    return whole.sort_values(["cell", "ffn_shards", "policy"]).reset_index(drop=True)

@@ -1,0 +1,71 @@
+"""Means over paired instances with bootstrap intervals, and how text and tables are written on the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from testbed.comparison import COST, mean_with_interval
+
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over `count` instances and its 95 % interval, which one instance alone has not."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def percent(self, digits: int = 1) -> str:
+        """A ratio as a difference from 1, such as `+3.1 % (2.0 to 4.2)`."""
+        numbers = [f"{100 * (one - 1):+.{digits}f}" for one in (self.value, self.low, self.high)]
+        return f"{numbers[0]} %" + (f" ({numbers[1]} to {numbers[2]})" if self.count > 1 else "")
+
+    def plain(self, digits: int = 1) -> str:
+        """A figure in its own unit, such as `190.1 (180.2 to 200.4)`."""
+        text = f"{self.value:.{digits}f}"
+        return text + (f" ({self.low:.{digits}f} to {self.high:.{digits}f})" if self.count > 1 else "")
+
+
+def mean_of(values: Sequence[float]) -> Mean | None:
+    """The mean of paired values; None of none."""
+    mean, interval = mean_with_interval(list(values))
+    if mean is None:
+        return None
+    low, high = interval or (mean, mean)
+    return Mean(mean, low, high, len(values))
+
+
+def finished(frame: pd.DataFrame, policy: str, column: str = COST) -> pd.Series:
+    """Seed -> figure of a policy's runs that came to their end."""
+    own = frame[(frame["policy"] == policy) & (frame["status"] == DONE)]
+    figures: pd.Series = own.set_index("seed")[column].astype(float)
+    return figures
+
+
+def ratio(frame: pd.DataFrame, policy: str, base: str) -> Mean | None:
+    """Mean over the seeds that both finished of a token's time with its share of stalls, `policy` over `base`."""
+    ours, theirs = finished(frame, policy).align(finished(frame, base), join="inner")
+    return mean_of((ours / theirs).tolist())
+
+
+def prose(text: str) -> str:
+    """A paragraph written over several lines of a program, as one line."""
+    return " ".join(text.split())
+
+
+def named(names: Sequence[str]) -> str:
+    """Names in a sentence: `a, b and c`."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A Markdown table; the first column is text, the others are numbers."""
+    marks = ["---", *["---:"] * (len(headings) - 1)]
+    lines = [headings, marks, *rows]
+    return "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)

@@ -1,0 +1,89 @@
+"""One run of an experiment in this process, without its folder: what each decision costs and what follows from it.
+
+The same decisions and the same figures as `testbed replay --backend sim` (tested); only what the simulator would write
+down is left out, so that a grid of thousands of cells takes minutes.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.conditions import Conditions, observe
+from testbed.experiment import Experiment
+from testbed.placement.blocks import Placement
+from testbed.placement.costs import cached_length, migration_delay
+from testbed.placement.feasibility import Infeasible, device_needs
+from testbed.placement.forecast import Forecast
+from testbed.placement.observation import Observation, Policy
+from testbed.placement.plan import make_plan
+
+
+@dataclass
+class Played:
+    """What a run came to."""
+
+    status: str = "done"  # done, infeasible (no first placement), or oom
+    reason: str = ""
+    tokens_s: float = 0.0  # decoded tokens, the first one, which the prefill gives, left out
+    stall_s: float = 0.0
+    decoded: int = 0
+    moved: int = 0  # blocks
+    unproven: int = 0  # decisions of which the policy says that it did not search to the end
+    decision_s: list[float] = field(default_factory=list)
+    first: Placement | None = None
+    observation: Observation | None = None  # the first
+
+    @property
+    def cost_ms(self) -> float:
+        """Milliseconds per decoded token, migrations spread over them; infinite for a run that did not finish."""
+        return 1e3 * (self.tokens_s + self.stall_s) / self.decoded if self.status == "done" else math.inf
+
+
+def play(experiment: Experiment, policy: Policy, seed: int | None = None, hop_s: float = NOMINAL_HOP_S) -> Played:
+    """Run it with the policy to the end, or to where it has no placement; `seed` is the policy's, if not the run's."""
+    conditions = Conditions(experiment)
+    conditions.begin()
+    prompt = experiment.prompt_tokens
+    assert prompt is not None
+    found = Played()
+    policy.reset(experiment.seed if seed is None else seed)
+    placement: Placement | None = None
+    for boundary, done in enumerate(range(0, experiment.tokens, experiment.interval)):
+        if done:
+            conditions.advance(float(done), boundary)
+        seen = observe(experiment, conditions, prompt, done, hop_s)
+        started = time.perf_counter()
+        wanted, decided = placement, True
+        try:
+            wanted = policy.decide(seen, placement)
+        except Infeasible as error:
+            decided = False
+            found.reason = str(error)
+        if wanted is None:
+            return Played("infeasible", found.reason)
+        found.decision_s.append(time.perf_counter() - started)
+        found.unproven += not getattr(policy, "proven", True)
+        if placement is None:
+            found.first, found.observation = wanted, seen
+        elif placement.moves_to(wanted):
+            found.stall_s += migration_delay(seen, placement, wanted, cached_length(seen))
+            found.moved += len(placement.moves_to(wanted))
+        placement = wanted
+        conditions.enforce(boundary, decided)
+        for device, need in device_needs(seen, placement, seen.final_length).items():
+            if need > conditions.enforced_memory(device):
+                found.status, found.reason = "oom", f"device {device} ran out of memory: {found.reason}"
+                return found
+        _generate(found, seen, placement)
+    return found
+
+
+def _generate(found: Played, seen: Observation, placement: Placement) -> None:
+    """The coming interval's tokens under conditions that stay."""
+    forecast = Forecast(seen, make_plan(seen, placement), seen.final_length)
+    for length in range(seen.length + (seen.tokens_done == 0), seen.final_length + 1):
+        found.tokens_s += forecast.seconds(length)
+        found.decoded += 1

@@ -1,0 +1,177 @@
+"""What the page says of the regime map: tables and sentences, every figure from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.results.cells import FFN_SHARDS, TIGHT
+from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
+from benchmarks.results.paired import mean_of, named, prose, table
+from benchmarks.results.rows import RIVALS
+
+OURS, STATIC = "headroom", "static"
+BOUND = 1.01  # the most that headroom may cost over the best of the others
+OTHERS = (STATIC, *RIVALS)
+EMULATED = (OURS, "layerwise")
+CAUSES = ("nothing else fits", "finer packing", "heads alone", "FFN shards")
+KEYS = ["shape", "devices", "delay_ms", "rate_Mbps", "streaming_GBps", "memory", "context", "seed"]
+
+
+def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row for each cell: its keys, what each policy takes, and what follows; times in milliseconds per token."""
+    own = frame[frame["part"] == "cell"]
+    keys = own.drop_duplicates("cell").set_index("cell")[KEYS]
+    cut = _times(own[own["ffn_shards"] == FFN_SHARDS])
+    whole = _times(own[own["ffn_shards"] == 1])
+    found = keys.join(cut[[OURS, *OTHERS]])
+    found["best_other"] = cut[list(OTHERS)].min(axis=1)
+    found["best_name"] = cut[list(OTHERS)].idxmin(axis=1)
+    found["ratio"] = cut[OURS] / found["best_other"]
+    layers = list(WHOLE_LAYERS)
+    found["layer_ms"] = pd.concat([cut[layers], whole[layers]], axis=1).min(axis=1)
+    found["head_ms"] = pd.concat([whole[OURS], found["layer_ms"]], axis=1).min(axis=1)
+    found["single_ms"] = pd.concat([cut["single"], whole["single"]], axis=1).min(axis=1)
+    found["gain"] = found["layer_ms"] / cut[OURS]
+    found["head_gain"] = found["layer_ms"] / found["head_ms"]
+    lifted = [name + LIFTED for name in ("layerwise", OURS)]
+    roomy = cut.reindex(columns=lifted)
+    found["roomy_gain"] = roomy[lifted[0]] / roomy[lifted[1]]
+    found["cause"] = [_cause(cell) for cell in found.to_dict("records")]
+    return found
+
+
+def _times(own: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds per token by cell and policy; none where there is no placement."""
+    return own.pivot(index="cell", columns="policy", values="token_ms")
+
+
+def _cause(cell: Mapping[Any, Any]) -> str | None:
+    """Where a gain over whole layers comes from: see `causes`."""
+    if pd.isna(cell["layer_ms"]):
+        return "nothing else fits"
+    if not cell["gain"] >= GAIN:
+        return None
+    if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN:
+        return "finer packing"
+    return "heads alone" if cell["head_gain"] >= GAIN else "FFN shards"
+
+
+def causes(cells: pd.DataFrame) -> str:
+    """Shares of cells that gain, by cause, for each model and memory."""
+    rows = []
+    groups = [*cells.groupby(["shape", "memory"]), (("all", ""), cells)]
+    for (shape, memory), own in groups:
+        gains = own["cause"].notna()
+        shares = [f"{(own['cause'] == cause).mean():.1%}" for cause in CAUSES]
+        most = own["gain"].max()
+        rows.append([f"{shape} {memory}".strip(), len(own), f"{gains.mean():.1%}", *shares, f"{most:.2f}"])
+    return table(["cells", "number", f"gain of {GAIN - 1:.0%} or more", *CAUSES, "largest time ratio"], rows)
+
+
+def against_others(cells: pd.DataFrame) -> str:
+    """Whether headroom is within the bound of the best other policy, with every cell where it is not."""
+    known = cells["ratio"].dropna()
+    missing = cells["ratio"].isna() & cells["best_other"].notna()
+    over = known[known > BOUND]
+    best = cells.loc[known.index, "best_name"].value_counts()
+    text = prose(f"""Over the best of the ten other policies in each of {len(known)} cells, `headroom` takes
+        {known.mean() - 1:+.2%} on average, {known.quantile(0.99) - 1:+.2%} at the 99th percentile and
+        {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
+        ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
+        The best other one is most often
+        {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` asks all others, `headroom` with
+        another seed among them, so it can only be better by that search's chance.""")
+    if not len(over):
+        return text
+    worst = cells.loc[over.sort_values(ascending=False).index].reset_index().to_dict("records")
+    rows = [[_name(cell), cell["cell"], cell["best_name"], f"{cell['ratio']:.4f}"] for cell in worst]
+    return "\n\n".join([text, "The cells over it:", table(["cell", "number", "best other", "headroom over it"], rows)])
+
+
+def policies(cells: pd.DataFrame) -> str:
+    """Each policy over the best of all in its cell."""
+    best = cells[[OURS, *OTHERS]].min(axis=1)
+    rows = []
+    for policy in (OURS, *OTHERS):
+        ratios = (cells[policy] / best).dropna()
+        rows.append([
+            policy, len(cells) - len(ratios), f"{(ratios <= BOUND).mean():.1%}", f"{ratios.median():.3f}",
+            f"{ratios.quantile(0.95):.2f}", f"{ratios.max():.2f}",
+        ])  # fmt: skip
+    headings = ["policy", "cells without placement", "within 1 % of the best", "median", "95th percentile", "largest"]
+    return table(headings, rows)
+
+
+def classes(cells: pd.DataFrame) -> str:
+    """The best of each class of placements over the best of any, by model and memory: geometric means."""
+    rows = []
+    for (shape, memory), own in cells.groupby(["shape", "memory"]):
+        best = own[[OURS, "best_other"]].min(axis=1)
+        line: list[object] = [f"{shape} {memory}", len(own)]
+        for column in ("single_ms", "layer_ms", "head_ms"):
+            ratios = (own[column] / best).dropna()
+            missing = len(own) - len(ratios)
+            line.append(_geometric(ratios) + (f" ({missing} without)" if missing else ""))
+        rows.append(line)
+    return table(["cells", "number", "single device", "whole layers", "heads cut, FFN whole"], rows)
+
+
+def _geometric(ratios: pd.Series) -> str:
+    from numpy import exp, log
+
+    return f"{exp(log(ratios).mean()):.3f}" if len(ratios) else "-"
+
+
+def traced(frame: pd.DataFrame) -> str:
+    """Our policy against the best other policy of each setting, paired over its seeds."""
+    own = frame[frame["part"] == "traced"]
+    rows = []
+    for _, runs in own.groupby("cell"):
+        times = runs.pivot(index="seed", columns="policy", values="token_ms")
+        finished = times[list(OTHERS)].notna().sum()
+        able = [name for name in OTHERS if finished[name] == finished.max()]
+        ratios = {name: (times[OURS] / times[name]).dropna() for name in able}
+        best = max(able, key=lambda name: ratios[name].mean())
+        found = mean_of(ratios[best].tolist())
+        layers = mean_of((times["layerwise"] / times[OURS]).dropna().tolist())
+        assert found is not None
+        rows.append([
+            _name(runs.to_dict("records")[0], seed=False), len(times), int(times[OURS].isna().sum()), best,
+            found.percent(),
+            f"{ratios[best].max() - 1:+.1%}", f"{layers.value:.2f}" if layers else None,
+            layers.count if layers else 0,
+        ])  # fmt: skip
+    headings = ["setting", "seeds", "not finished", "best other", "headroom over it", "worst seed",
+                "layerwise over headroom", "seeds with it"]  # fmt: skip
+    return table(headings, rows)
+
+
+def emulated(frame: pd.DataFrame) -> str:
+    """Predicted beside measured."""
+    own = frame[frame["part"] == "emulated"]
+    if not len(own):
+        return "No cell has been emulated."
+    rows = []
+    for _, runs in own.groupby("cell", sort=False):
+        by: dict[str, Any] = {run["policy"]: run for run in runs.to_dict("records") if run["status"] == "done"}
+        line: list[object] = [_name(runs.to_dict("records")[0])]
+        for policy in EMULATED:
+            run = by.get(policy)
+            line += [f"{run['predicted_ms']:.1f}", f"{run['token_ms']:.1f}"] if run else [None, None]
+        ours, layers = (by.get(policy) for policy in EMULATED)
+        line.append(f"{layers['token_ms'] / ours['token_ms']:.2f}" if ours and layers else None)
+        unfaithful = [policy for policy, run in by.items() if not run["verdict_ok"]]
+        rows.append([*line, f"not {named(unfaithful)}" if unfaithful else "yes"])
+    headings = ["cell", "headroom predicted, ms", "measured", "layerwise predicted, ms", "measured",
+                "measured gain", "faithful"]  # fmt: skip
+    return table(headings, rows)
+
+
+def _name(cell: Mapping[Any, Any], seed: bool = True) -> str:
+    memory = TIGHT.replace(" x model", "x") if cell["memory"] == "tight" else "loose"
+    text = f"{cell['shape']}, {cell['devices']} devices, {cell['delay_ms']:g} ms, {cell['rate_Mbps']} Mbit/s, "
+    text += f"{cell['streaming_GBps']} GB/s, {memory}, {cell['context']}"
+    return text + (f", seed {cell['seed']}" if seed else "")

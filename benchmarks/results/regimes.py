@@ -1,0 +1,156 @@
+"""Where cutting layers pays: every policy on a grid of models, fleets and networks, static and under traces.
+
+`python -m benchmarks.results.regimes` computes what is missing, the cells in an order of which any beginning is a fair
+sample. `--cell N` prints the experiment of one cell, and `--traced N SEED` one under traces, to replay with `testbed`.
+`--emulated` runs a dozen cells on Mininet (root, a quiet host).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterable
+
+import pandas as pd
+
+from benchmarks.results import cells_emulated, grid, store, traced
+from benchmarks.results.cells import (
+    DELAYS_MS,
+    DEVICES,
+    FFN_SHARDS,
+    GRID,
+    RATES_MBPS,
+    SHAPES,
+    STREAMING_GBPS,
+    TIGHT,
+    TOKENS,
+    experiment_of,
+)
+from benchmarks.results.grid import GAIN
+from benchmarks.results.paired import named, prose
+from benchmarks.results.rows import Work
+from testbed.calibration import NOMINAL_HOP_S
+from testbed.placement.policies import make_policy
+
+NAME = "regimes"
+
+
+def work() -> list[Work]:
+    """All parts, cells and traced runs in turn."""
+    groups = itertools.zip_longest(grid.work(), traced.work(), fillvalue=())
+    return [one for pair in groups for group in pair for one in group]
+
+
+def collect(parts: store.Parts, stop_after_s: float | None) -> None:
+    """Compute the parts that are not there yet, in order, until the time is up."""
+    started, wanted = time.monotonic(), work()
+    make_policy("headroom", {}).reset(0)  # compiles what is not compiled yet
+    with store.bar(len(wanted), NAME) as told:
+        for number, one in enumerate(wanted):
+            if parts.find(one.key) is None:
+                if stop_after_s is not None and time.monotonic() - started > stop_after_s:
+                    return
+                begun = time.process_time()
+                rows = list(one.compute())
+                parts.put(one.key, rows, time.process_time() - begun)
+            told(number + 1)
+
+
+def save(parts: store.Parts) -> None:
+    """Write the table from the parts that are there."""
+    cells, runs, emulated = grid.table(parts), traced.table(parts), cells_emulated.table(parts)
+    kinds = {"cell": cells, "traced": runs, "emulated": emulated}
+    frame = pd.concat([one.assign(part=kind) for kind, one in kinds.items() if len(one)], ignore_index=True)
+    command = f"python -m benchmarks.results.{NAME}"
+    notes = [
+        f"{cells.cell.nunique()} of the grid's {len(GRID)} cells, drawn without looking, and "
+        f"{runs.seed.nunique()} of {len(traced.SEEDS)} seeds under traces",
+        f"{NOMINAL_HOP_S * 1e3:g} ms of software for a hop",
+    ]
+    store.save(NAME, frame, store.how_obtained(
+        f"{command}` and `sudo .venv/bin/{command} --emulated", "predicted and emulated", parts.seconds(),
+        sorted({*cells.seed.tolist(), *runs.seed.tolist()}), notes,
+        cells_in_grid=len(GRID),
+    ))  # fmt: skip
+
+
+def main() -> None:
+    """Compute what is missing and save the table."""
+    parser = store.arguments(NAME, __doc__)
+    parser.add_argument("--cell", type=int, metavar="N", help="print one cell's experiment and do nothing else")
+    parser.add_argument("--traced", type=int, nargs=2, metavar=("N", "SEED"), help="the same of one under traces")
+    parser.add_argument("--emulated", action="store_true", help="emulate what is missing, in place of computing")
+    options = parser.parse_args()
+    if options.cell is not None:
+        print(json.dumps(experiment_of(options.cell), indent=2))  # JSON is YAML
+    elif options.traced is not None:
+        print(json.dumps(traced.traced_experiment(*options.traced), indent=2))
+    else:
+        parts = store.Parts(options.parts)
+        (cells_emulated.collect if options.emulated else collect)(parts, options.seconds)
+        save(parts)
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on where cutting layers pays."""
+    from benchmarks.results import regime_map, regime_tables
+    from benchmarks.results.drawing import image
+
+    cells = regime_tables.cells_of(frame)
+    regime_map.draw(NAME, cells)
+    text = [
+        "## Regimes: where does cutting layers pay?",
+        prose(f"""A grid of {how["cells_in_grid"]} cells: the shapes of {named(SHAPES)};
+            {named(_words(DEVICES))} devices; links of {named(_words(RATES_MBPS))} Mbit/s,
+            each with a one-way delay of {named(_words(DELAYS_MS))} ms
+            (a path has two links); devices that read memory at {named(_words(STREAMING_GBPS))} GB/s in the median;
+            memory for the whole model on every device (*loose*) or {TIGHT.replace(" x ", " times the ")} on all
+            together (*tight*); a short context of 128 tokens or a long one (900, for TinyLlama 1900); three seeds.
+            FFNs are cut into {FFN_SHARDS} shards for all policies, LM head included, {TOKENS} tokens. Of these
+            cells {len(cells)} were computed, taken in an order drawn without looking, so that they stand for the
+            grid; `python -m benchmarks.results.{NAME} --cell N` prints cell N's experiment, for `testbed replay`."""),
+        image(NAME, "Map: time of the best whole layers over headroom's, by delay, link rate and memory speed"),
+        prose(f"""The number is how many times as long the best placement of whole layers takes (the best of
+            `layerwise`, `edgeshard` and `single`, FFNs cut or whole), the geometric mean over the cells there; `-`
+            where none
+            was computed or no whole layers fit. Red lines: {GAIN:g}."""),
+        "**Where the gain comes from.**",
+        regime_tables.causes(cells),
+        prose(f"""A gain counts from {GAIN - 1:.0%} on. *Nothing else fits*: no placement of whole layers does. *Finer
+            packing*: the gain is below {GAIN - 1:.0%} when every device has memory for the whole model, so it comes
+            from filling the fast devices to the brim. *Heads alone*: it is there with whole FFNs too. *FFN shards*:
+            it needs them. Shares are of all cells in the row."""),
+        "**Is headroom the best on every side of the borders?**",
+        regime_tables.against_others(cells),
+        regime_tables.policies(cells),
+        prose("""Each policy's time over the best of all in its cell, of the cells where it found a placement."""),
+        "**The best of each class.**",
+        regime_tables.classes(cells),
+        prose("""Over the best placement found of any class, geometric means. Single devices and whole layers are
+            optima (`layerwise` solves the first placement exactly); of heads cut with whole FFNs it is the best that
+            `headroom` found, so its class optimum may be a little lower."""),
+        "**Under traces.**",
+        regime_tables.traced(frame),
+        prose(f"""Links and speeds fluctuate, in tight settings free memory too; {traced.TOKENS} tokens, a decision
+            every {traced.INTERVAL}. The ratio is a mean over paired seeds with its 95 % interval, against the other
+            policy that is closest to `headroom` among those that finished most often; the worst seed is beside it.
+            `--traced N SEED` prints an experiment."""),
+        "**Emulated.**",
+        regime_tables.emulated(frame),
+        prose(f"""Mininet, {cells_emulated.TOKENS} tokens at {1 / cells_emulated.DILATION:g} of life's pace,
+            milliseconds of emulated time per token."""),
+        store.obtained(how),
+    ]  # fmt: skip
+    return "\n\n".join(text)
+
+
+def _words(values: Iterable[float]) -> list[str]:
+    return [f"{value:g}" for value in values]
+
+
+if __name__ == "__main__":
+    main()

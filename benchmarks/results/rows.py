@@ -1,0 +1,33 @@
+"""One policy's run of one instance as a row of the regimes' table."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from benchmarks.results.play import Played
+
+RIVALS = ("single", "round-robin", "greedy", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel",
+          "galaxy", "resource-aware")  # fmt: skip
+Row = dict[str, Any]
+
+
+def row_of(number: int, policy: str, shards: int, played: Played) -> Row:
+    """One policy's run of one cell."""
+    return {
+        "cell": number,
+        "policy": policy,
+        "ffn_shards": shards,
+        "status": played.status,
+        "token_ms": played.cost_ms if played.status == "done" else None,
+        "decision_ms": 1e3 * statistics.fmean(played.decision_s) if played.decision_s else None,
+        "reason": played.reason,
+    }
+
+
+class Work(NamedTuple):
+    """One part of the collection: a key, and what computes its rows."""
+
+    key: str
+    compute: Callable[[], Iterable[Row]]

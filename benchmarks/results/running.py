@@ -1,0 +1,129 @@
+"""One run of an experiment and what the results keep of it, as plain columns with their units.
+
+A run here is what `testbed replay` does: the same experiment files, keys, backends and run folders.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import analysis
+from benchmarks.results.store import ROOT, Parts, bar
+from testbed.calibration import NOMINAL_HOP_S, HostCalibration
+from testbed.cli.launch import Backend, NothingFits, Request, carry_out, check_experiment
+from testbed.comparison import tidy
+from testbed.errors import ConfigError
+from testbed.experiment import Experiment
+
+EXPERIMENTS = ROOT / "experiments"
+KEPT = (
+    "status", "error_kind", "error", "mean_token_ms", "mean_token_with_stall_ms", "p95_token_ms", "ttft_ms", "stall_s",
+    "total_s", "decision_ms", "migrations", "migrated_bytes", "prediction_error",
+)  # fmt: skip
+
+NOMINAL_NOTE = f"simulated runs count the nominal {NOMINAL_HOP_S * 1e3:g} ms of software for a hop"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run to be made: the experiment's file, what is set in it, and the policy.
+
+    `said` are the columns that tell it from the others. `hop_s`, if given, is the software's time per hop in place of
+    this host's calibrated one; the results that do not measure this host take the nominal one.
+    """
+
+    experiment: str  # file name below experiments/
+    policy: str
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
+    hop_s: float | None = None
+
+    @property
+    def overrides(self) -> list[str]:
+        """As `--set` takes them; JSON is YAML."""
+        return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+
+    @property
+    def command(self) -> str:
+        """What makes this run alone, on the sim backend."""
+        words = [f"testbed replay experiments/{self.experiment} --backend sim", f"--policy {self.policy}"]
+        return " ".join([*words, f"--seed {self.seed}", *(f"--set '{one}'" for one in self.overrides)])
+
+    def load(self) -> Experiment:
+        """The experiment, checked."""
+        overrides = [*self.overrides, f"policy={json.dumps(self.policy)}", f"seed={self.seed}"]
+        return Experiment.load(EXPERIMENTS / self.experiment, overrides)
+
+
+def run(planned: Planned, backend: Backend = "sim", keep: Path | None = None) -> dict[str, Any]:
+    """Carry out one run; its row. `keep` is where the run folder goes, else it is read and removed."""
+    experiment = planned.load()
+    row = {**planned.said, "policy": planned.policy, "seed": planned.seed, "tokens_asked": experiment.tokens}
+    try:
+        check_experiment(experiment)
+    except NothingFits as error:
+        return row | {"status": "failed", "error_kind": "Infeasible", "error": str(error), "tokens_done": 0}
+    folder = keep or Path(tempfile.mkdtemp(prefix="headroom-result-"))
+    host = None if planned.hop_s is None else HostCalibration(hop_overhead_s=planned.hop_s)
+    try:
+        request = Request(experiment, backend, folder, progress=False, calibrate="off" if backend == "sim" else "quick")
+        summary = carry_out(request, lambda message: None, host)
+        row |= {key: tidy(summary).get(key) for key in KEPT}
+        row["tokens_done"] = len(summary["tokens"])
+        row["most_memory_share"] = _memory_share(Path(summary["path"]))
+        if keep is not None:
+            row["run"] = summary["run"]
+            row["verdict_ok"] = summary["verdict"]["ok"]
+            row["verdict_reasons"] = "; ".join(summary["verdict"]["reasons"])
+    except ConfigError as error:  # carry_out raises it with the summary written
+        row |= {"status": "failed", "error_kind": type(error).__name__, "error": str(error), "tokens_done": 0}
+    finally:
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return row
+
+
+def _memory_share(folder: Path) -> float | None:
+    """The most that any device used of its budget at any time, 1 being all of it; None where nothing was placed."""
+    devices = analysis.load(folder).devices.dropna(subset=["ledger_bytes", "budget_bytes"])
+    devices = devices[devices["budget_bytes"] > 0]
+    return float((devices["ledger_bytes"] / devices["budget_bytes"]).max()) if len(devices) else None
+
+
+def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_after_s: float | None) -> None:
+    """Make every simulated run that is not there yet, in order, until the time is up."""
+    started = time.monotonic()
+    with bar(len(planned), label) as told:
+        for number, one in enumerate(planned):
+            key = part_key(one)
+            if parts.find(key) is None:
+                if stop_after_s is not None and time.monotonic() - started > stop_after_s:
+                    return
+                begun = time.monotonic()
+                row = run(one)
+                parts.put(key, [row], time.monotonic() - begun)
+            told(number + 1)
+
+
+def part_key(planned: Planned) -> str:
+    """A file name for a run: what tells it apart, in words."""
+    words = [*(str(value) for value in planned.said.values()), Path(planned.policy).name, f"seed{planned.seed}"]
+    return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
+
+
+def found_rows(parts: Parts, planned: Iterable[Planned]) -> list[dict[str, Any]]:
+    """The rows of these runs that are there, in their order."""
+    return [row for one in planned for row in parts.find(part_key(one)) or []]
+
+
+def missing(parts: Parts, planned: Iterable[Planned]) -> int:
+    """How many of these runs have not been made."""
+    return sum(parts.find(part_key(one)) is None for one in planned)

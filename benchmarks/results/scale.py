@@ -1,0 +1,202 @@
+"""The larger setting: 25 devices, 1000 tokens. Who is fast, who runs out of memory, and how full devices get.
+
+`python -m benchmarks.results.scale` simulates experiments/medium-scale.yaml under every policy, in its own memory and
+in more, and with the FFNs whole and in shards; each seed is another instance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from benchmarks.results import store
+from benchmarks.results.paired import DONE, finished, named, prose, ratio, table
+from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing
+from testbed.calibration import NOMINAL_HOP_S
+
+NAME = "scale"
+BASE = "headroom"
+METHOD = "resource-aware"
+RIVALS = ("edgeshard", "galaxy")
+SAID = ("memory", "ffn_shards")
+EXPERIMENT = "medium-scale.yaml"
+RIGHTMOST = 1.8  # ratio in the figure
+SHARDED = 4
+TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
+# (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
+SEEDS = {(TIGHT, 1): (20, 3, 2), (TIGHT, SHARDED): (3, 1, 1), (ROOMY, 1): (3, 1, 1), (ROOMY, SHARDED): (2, 1, 1)}
+POLICIES = (
+    "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
+    "static", "dynamic-threshold", "greedy",
+)  # fmt: skip
+
+
+def seeds_of(case: tuple[str, int], policy: str) -> int:
+    """How many instances of a case a policy runs on, the first ones."""
+    most, slow, slower = SEEDS[case]
+    return {"resource-aware": slow, "static": slower, "dynamic-threshold": slower, "greedy": slower}.get(policy, most)
+
+
+def planned() -> list[Planned]:
+    """Every run; seeds vary slowest, so that a collection cut short is a fair sample."""
+    return [
+        Planned(EXPERIMENT, policy, seed, _settings(*case), dict(zip(SAID, case, strict=True)), NOMINAL_HOP_S)
+        for seed in range(1, 1 + max(counts[0] for counts in SEEDS.values()))
+        for case in SEEDS
+        for policy in POLICIES
+        if seed <= seeds_of(case, policy)
+    ]
+
+
+def _settings(memory: str, shards: int) -> dict[str, object]:
+    return {
+        **({"topology.memory": memory} if memory != TIGHT else {}),
+        **({"partition.ffn_shards": shards} if shards > 1 else {}),
+    }
+
+
+def main() -> None:
+    """Simulate what is missing and save the table."""
+    options = store.arguments(NAME, __doc__).parse_args()
+    parts, runs = store.Parts(options.parts), planned()
+    collect_runs(parts, runs, NAME, options.seconds)
+    frame = pd.DataFrame(found_rows(parts, runs))
+    store.save(NAME, frame, store.how_obtained(
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
+        [NOMINAL_NOTE], runs_missing=missing(parts, runs),
+    ))  # fmt: skip
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on 25 devices."""
+    from benchmarks.results.drawing import image
+
+    draw(frame)
+    text = [
+        "## Scale: 25 devices, 1000 tokens",
+        prose(f"""`experiments/medium-scale.yaml`: a GPT-2 on 25 devices, λ = 16; links, speeds and free memory
+            fluctuate; every seed is another instance. In its own memory ({TIGHT}: all devices together have 1.4
+            times what the model needs at the end) the devices are so small that whole layers fit on few of
+            them; so it was also run with {ROOMY}, and each with whole FFNs and with FFNs in {SHARDED} shards."""),
+        *(_case(frame, case) for case in SEEDS),
+        image(NAME, "A token's time over headroom's for each policy, in the four settings"),
+        prose("""*Time* is a token's, with its share of stalls, as the mean over the instances that the policy
+            finished. *Against headroom* is the mean of the ratio over the instances that both finished, with
+            its 95 % bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of
+            memory* those in which a device came over its budget; *tokens* is the mean number that was
+            generated. *Fullest device*: the largest share of its budget that any device used at any time, the
+            mean over runs; over 100 % is what ended them. Policies that decide slowly ran on fewer instances.
+            Deciding is not charged; how long it took was measured beside other work and is a rough figure."""),
+        store.obtained(how),
+    ]  # fmt: skip
+    return "\n\n".join(text)
+
+
+def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
+    """Whether the paper's method is faster than EdgeShard and Galaxy at 25 devices, and better with memory."""
+    faster, slower, told = [], [], []
+    for case in SEEDS:
+        own = of_case(frame, case)
+        for rival in RIVALS:
+            found = ratio(own, rival, METHOD)
+            if found is not None:
+                (faster if found.low > 1 else slower).append(f"{rival}, {_title(case)}")
+                told.append(f"{rival} {found.value - 1:+.0%} ({_title(case)}, {found.count} instances)")
+    best = [ratio(of_case(frame, case), "layerwise", METHOD) for case in SEEDS]
+    shown = ", ".join(f"{one.value - 1:+.0%}" for one in best if one is not None)
+    tight = of_case(frame, (TIGHT, 1))
+    refused = {policy: _refused(tight, policy) for policy in (*RIVALS, METHOD)}
+    fits_more = max(share for share, _ in refused.values()) > refused[METHOD][0]
+    full = [_fullest(of_case(frame, (ROOMY, 1)), policy) for policy in (METHOD, *RIVALS)]
+    return [
+        store.Claim(
+            "Faster than layer-wise partitioning (EdgeShard, Galaxy) at larger scale",
+            "held" if not slower else f"held but for {named(slower)}" if faster else "did not hold",
+            f"time per token over {METHOD}'s: {'; '.join(told)}. The best that whole layers can do: {shown}",
+        ),
+        store.Claim(
+            "Better memory use than layer-wise partitioning",
+            "held where memory is tight, as fitting at all" if fits_more else "did not hold",
+            f"in {TIGHT} with whole FFNs no placement was found in " + ", ".join(
+                f"{told} runs of {policy}" for policy, (_, told) in refused.items()
+            ) + f"; where all fit ({_title((ROOMY, 1))}), the fullest device is {full[0]:.1%} full under {METHOD}, "
+            + " and ".join(f"{share:.1%} under {policy}" for share, policy in zip(full[1:], RIVALS, strict=True)),
+        ),
+    ]  # fmt: skip
+
+
+def _refused(own: pd.DataFrame, policy: str) -> tuple[float, str]:
+    """The share of a policy's runs for which it found no placement, and the same in words."""
+    runs = own[own["policy"] == policy]
+    refused = int((runs["error_kind"] == "Infeasible").sum())
+    return refused / len(runs), f"{refused} of {len(runs)}"
+
+
+def _fullest(own: pd.DataFrame, policy: str) -> float:
+    """Mean over a policy's runs of the largest share of its budget that any device used."""
+    return float(own.loc[own["policy"] == policy, "most_memory_share"].mean())
+
+
+def _title(case: tuple[str, int]) -> str:
+    return f"{case[0]}, " + ("whole FFNs" if case[1] == 1 else f"{case[1]} FFN shards")
+
+
+def of_case(frame: pd.DataFrame, case: tuple[str, int]) -> pd.DataFrame:
+    """The runs of one setting."""
+    return frame[(frame["memory"] == case[0]) & (frame["ffn_shards"] == case[1])]
+
+
+def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
+    own = of_case(frame, case)
+    rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
+    headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom",
+                "over runs", "fullest device", "deciding, s"]  # fmt: skip
+    return f"**Memory {_title(case)}.**\n\n" + table(headings, rows)
+
+
+def _row(own: pd.DataFrame, policy: str) -> list[object]:
+    runs = own[own["policy"] == policy]
+    done = runs[runs["status"] == DONE]
+    against = ratio(own, policy, BASE)
+    fullest = _fullest(own, policy)
+    return [
+        policy, len(runs), int((runs["error_kind"] == "Infeasible").sum()), int((runs["status"] == "oom").sum()),
+        f"{runs['tokens_done'].mean():.0f}",
+        f"{finished(own, policy).mean():.1f}" if len(done) else None,
+        None if against is None or policy == BASE else against.percent(),
+        None if against is None or policy == BASE else against.count,
+        None if math.isnan(fullest) else f"{fullest:.1%}",
+        f"{done['decision_ms'].mean() / 1e3:.1f}" if len(done) else None,
+    ]  # fmt: skip
+
+
+def draw(frame: pd.DataFrame) -> None:
+    """A panel for each setting, a line for each policy: its ratio to headroom, or that it finished nothing."""
+    from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
+
+    shown = [policy for policy in POLICIES if policy != BASE]
+    with drawn(NAME, FULL_WIDTH, 2.9, columns=len(SEEDS)) as (figure, panels):
+        for axes, case in zip(panels, SEEDS, strict=True):
+            own = of_case(frame, case)
+            for place, policy in enumerate(shown):
+                found, runs = ratio(own, policy, BASE), own[own["policy"] == policy]
+                if found is None:
+                    why = "out of memory" if (runs["status"] == "oom").any() else "nothing fits"
+                    axes.text(1.02, place, why if len(runs) else "not run", va="center", fontsize=6, color="#b2182b")
+                    continue
+                spread = [[found.value - found.low], [found.high - found.value]]
+                axes.errorbar(found.value, place, xerr=spread, fmt=marker(policy), color=colour(policy), markersize=4)
+            axes.axvline(1, color="#333333", linewidth=0.8)
+            axes.set_yticks(range(len(shown)), shown if axes is panels[0] else [""] * len(shown))
+            axes.set_ylim(len(shown) - 0.5, -0.5)
+            axes.set_xlim(0.95, RIGHTMOST)
+            axes.set_title("memory " + _title(case).replace(", ", "\n"))
+        figure.supxlabel("time per token over headroom's", fontsize=8)
+
+
+if __name__ == "__main__":
+    main()

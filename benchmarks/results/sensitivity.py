@@ -1,0 +1,159 @@
+"""What the answer depends on: the software's time per hop, and λ, how many tokens lie between two decisions.
+
+`python -m benchmarks.results.sensitivity` simulates drawn instances of a GPT-2 on four devices whose links, speeds and
+memory fluctuate, changing one of the two at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from benchmarks.results import store
+from benchmarks.results.migration import DRAWN, DRAWN_FLEET
+from benchmarks.results.paired import DONE, Mean, finished, named, prose, ratio, table
+from benchmarks.results.running import Planned, collect_runs, found_rows, missing
+
+NAME = "sensitivity"
+BASE = "headroom"
+HOPS_MS = (0.0, 0.1, 0.2, 0.5, 1.0)
+INTERVALS = (1, 2, 4, 8, 16, 32, 64)
+HOP_MS, INTERVAL = 0.1, 8  # the other one's value while one is changed
+SEEDS = range(1, 5)
+POLICIES = (
+    "headroom", "resource-aware", "layerwise", "edgeshard", "galaxy", "tensor-parallel", "round-robin", "greedy",
+)  # fmt: skip
+PARTITION = {"ffn_shards": 4}  # so that those who share an FFN out can
+
+
+def planned() -> list[Planned]:
+    """Every run, each seed's after those of the seed before."""
+    cases = [(hop_ms, INTERVAL) for hop_ms in HOPS_MS]
+    cases += [(HOP_MS, interval) for interval in INTERVALS if interval != INTERVAL]
+    return [
+        Planned(
+            "quickstart.yaml",
+            policy,
+            seed,
+            {
+                "topology": DRAWN_FLEET,
+                "traces": DRAWN["all fluctuate"],
+                "partition": PARTITION,
+                "interval": interval,
+                "tokens": 128,
+            },
+            {"hop_ms": hop_ms, "interval": interval},
+            hop_ms * 1e-3,
+        )
+        for seed in SEEDS
+        for hop_ms, interval in cases
+        for policy in POLICIES
+    ]
+
+
+def main() -> None:
+    """Simulate what is missing and save the table."""
+    options = store.arguments(NAME, __doc__).parse_args()
+    parts, runs = store.Parts(options.parts), planned()
+    collect_runs(parts, runs, NAME, options.seconds)
+    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in complete(parts, runs)]))
+    store.save(NAME, frame, store.how_obtained(
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
+        runs_missing=missing(parts, runs),
+    ))  # fmt: skip
+
+
+def complete(parts: store.Parts, runs: Sequence[Planned]) -> set[int]:
+    """The seeds that have all their runs."""
+    return {one.seed for one in runs} - {one.seed for one in runs if missing(parts, [one])}
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The part of the page on what the answer depends on."""
+    from benchmarks.results.drawing import image
+
+    hops = frame[frame["interval"] == INTERVAL]
+    intervals = frame[frame["hop_ms"] == HOP_MS]
+    by_hop, by_interval = _ratios(hops, "hop_ms"), _ratios(intervals, "interval")
+    draw(by_hop, by_interval)
+    text = [
+        "## Sensitivity: what does the answer depend on?",
+        prose(f"""Drawn instances of a GPT-2 on four devices with links, speeds and memory that fluctuate, FFNs
+            in {PARTITION["ffn_shards"]} shards, {frame["tokens_asked"].iloc[0]} tokens, {len(how["seeds"])}
+            instances. Fastest over the times per hop: {_winners(by_hop)}; over λ: {_winners(by_interval)}."""),
+        image(NAME, "A token's time over headroom's, by the software's time per hop and by λ"),
+        f"By time per hop, at λ = {INTERVAL}:",
+        _table(hops, by_hop, "hop_ms", "{:g} ms"),
+        f"By λ, at {HOP_MS:g} ms per hop:",
+        _table(intervals, by_interval, "interval", "{:g}"),
+        prose("""Cells are a token's time with its share of stalls: of headroom in milliseconds, of the others
+            as the mean difference from headroom on the same instances (95 % bootstrap interval), then how many
+            of the runs finished, where not all did. Deciding is not charged."""),
+        store.obtained(how),
+    ]  # fmt: skip
+    return "\n\n".join(text)
+
+
+def _ratios(frame: pd.DataFrame, key: str) -> dict[str, dict[float, Mean | None]]:
+    """Policy -> value of the key -> ratio to headroom over the instances that both finished."""
+    return {policy: {value: ratio(own, policy, BASE) for value, own in frame.groupby(key)} for policy in POLICIES}
+
+
+def _winning(ratios: dict[str, dict[float, Mean | None]]) -> list[str]:
+    """The policies that are fastest at some value, in the order of POLICIES."""
+    best = set()
+    for value in ratios[BASE]:
+        known = {policy: found.value for policy in POLICIES if (found := ratios[policy][value]) is not None}
+        best.add(min(known, key=lambda policy: known[policy]))
+    return [policy for policy in POLICIES if policy in best]
+
+
+def _winners(ratios: dict[str, dict[float, Mean | None]]) -> str:
+    return named(_winning(ratios))
+
+
+def _table(frame: pd.DataFrame, ratios: dict[str, dict[float, Mean | None]], key: str, shown: str) -> str:
+    values = sorted(frame[key].unique())
+    rows = []
+    for policy in POLICIES:
+        cells = []
+        for value in values:
+            own = frame[(frame[key] == value) & (frame["policy"] == policy)]
+            done, mean = int((own["status"] == DONE).sum()), ratios[policy][value]
+            text = "-" if mean is None else f"{mean.value - 1:+.1%}"
+            if policy == BASE and done:
+                text = f"{finished(own, policy).mean():.1f} ms"
+            cells.append(text + (f", {done} of {len(own)}" if done < len(own) else ""))
+        rows.append([policy, *cells])
+    return table(["policy", *(shown.format(value) for value in values)], rows)
+
+
+def draw(by_hop: dict[str, dict[float, Mean | None]], by_interval: dict[str, dict[float, Mean | None]]) -> None:
+    """Two panels: a line for each policy."""
+    from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
+
+    with drawn(NAME, FULL_WIDTH, 2.8, columns=2) as (figure, panels):
+        for axes, ratios in zip(panels, (by_hop, by_interval), strict=True):
+            for policy, found in ratios.items():
+                points = [(value, mean) for value, mean in found.items() if mean is not None]
+                places = [value for value, _ in points]
+                middle = [mean.value for _, mean in points]
+                spread = [[mean.value - mean.low for _, mean in points], [mean.high - mean.value for _, mean in points]]
+                axes.errorbar(
+                    places, middle, spread, color=colour(policy), marker=marker(policy), markersize=3.5,
+                    elinewidth=0.6, label=policy,
+                )  # fmt: skip
+            axes.set_ylabel("time per token over headroom's")
+        panels[0].set_xlabel("software's time per hop (ms)")
+        panels[1].set_xscale("log", base=2)
+        panels[1].set_xticks(INTERVALS, [str(interval) for interval in INTERVALS])
+        panels[1].set_xlabel("λ (tokens between two decisions)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Where the results' data lie, how they were obtained, and what is kept of a collection that is under way.
+
+A result is one tidy table, `docs/results/NAME.parquet`, and beside it `NAME.json`: command, date, commit, machine,
+seconds, seeds, whether it was emulated, simulated or predicted, and notes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA = ROOT / "docs" / "results"
+SOURCES = ("experiments", "testbed", "topologies", "traces")  # what the measured program is made of
+How = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says, whether it held, and the figure that says so."""
+
+    claim: str
+    verdict: str  # held, held where …, or did not hold
+    figure: str
+
+
+def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
+    """Write a result's table and how it was obtained, each in one step; returns the Parquet file."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    file, half = DATA / f"{name}.parquet", DATA / f".{name}.part"
+    frame.to_parquet(half, index=False, compression="zstd")
+    half.replace(file)
+    half.write_text(json.dumps(how, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    half.replace(file.with_suffix(".json"))
+    return file
+
+
+def load(name: str) -> tuple[pd.DataFrame, How]:
+    """A result's table and how it was obtained; raises FileNotFoundError saying how to collect it."""
+    file = DATA / f"{name}.parquet"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is not there: collect it with `script/results --collect {name}`")
+    how: How = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+    return pd.read_parquet(file), how
+
+
+def how_obtained(
+    command: str, kind: str, seconds: float, seeds: Sequence[int], notes: Sequence[str] = (), **more: Any
+) -> How:
+    """What `save` wants to know; `kind` is emulated, simulated or predicted, `seconds` what computing took in all.
+
+    `more` is whatever else the section wants to say, by key.
+    """
+    return {
+        "command": command,
+        "kind": kind,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": commit(),
+        "machine": machine(),
+        "seconds": round(seconds, 1),
+        "seeds": list(seeds),
+        "notes": list(notes),
+        **more,
+    }
+
+
+def obtained(how: Mapping[str, Any]) -> str:
+    """The line that follows each table and figure: what made its data, when and where."""
+    text = (
+        f"*{how['kind'].capitalize()}. Data: `{how['command']}` on {how['date']}, program of commit {how['commit']}, "
+    )
+    text += f"{how['seconds'] / 60:.0f} minutes, {how['machine']}.*"
+    return "\n".join([text, "", *(f"- {note}" for note in how["notes"])]).rstrip()
+
+
+def commit() -> str:
+    """The commit that last changed what a result depends on, `+` after it where files there differ from it."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *words, "--", *SOURCES], capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return (git("log", "-1", "--format=%h", "--abbrev=10") or "unknown") + ("+" if changed else "")
+
+
+def machine() -> str:
+    """One line on the host."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {system}"
+
+
+class Parts:
+    """Finished parts of a collection, each a list of rows under a key; a repeated collection does what is missing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def find(self, key: str) -> list[dict[str, Any]] | None:
+        """The rows of a finished part, or None."""
+        file = self.folder / f"{key}.json"
+        if not file.exists():
+            return None
+        rows: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        return rows
+
+    def put(self, key: str, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """Keep a part's rows and what computing them took, in one step."""
+        half = self.folder / f".{key}.part"
+        half.write_text(json.dumps({"seconds": seconds, "rows": list(rows)}), encoding="utf-8")
+        half.replace(self.folder / f"{key}.json")
+
+    def seconds(self) -> float:
+        """What computing all finished parts took."""
+        files = sorted(self.folder.glob("*.json"))
+        return float(sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files))
+
+
+def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The options that every collector has."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.results.{name}", description=doc)
+    parser.add_argument("--parts", type=Path, default=ROOT / "runs" / "results" / name, metavar="DIR",
+                        help="where finished parts are kept (%(default)s)")  # fmt: skip
+    parser.add_argument("--seconds", type=float, metavar="S",
+                        help="begin no part after so long; what is there is saved all the same")  # fmt: skip
+    return parser
+
+
+@contextmanager
+def bar(total: int, label: str) -> Iterator[Any]:
+    """A progress bar on a terminal: call what it gives with how many parts are done."""
+    import sys
+
+    from testbed.cli.show import progress_bar
+
+    with progress_bar(sys.stderr.isatty(), total, label) as told:
+        yield told

@@ -1,0 +1,51 @@
+"""The results page is what script/results writes from the data, with every figure it shows and no other."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import drawing, page, store
+
+PAGE = page.PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_says_what_its_data_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "IMAGES", tmp_path)
+    assert page.text() == PAGE, "run script/results, and commit docs/results.md with the figures"
+    drawn = {image.name for image in drawing.images()}
+    shown = {Path(link).name for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGE)}
+    assert drawn == shown
+
+
+def test_every_figure_in_the_folder_is_shown() -> None:
+    folder = store.ROOT / "docs" / "img"
+    assert {f"img/{image.name}" for image in folder.glob("results-*.png")} == set(
+        re.findall(r"\]\((img/[^)]+)\)", PAGE)
+    )
+
+
+@pytest.mark.parametrize("name", page.collected())
+def test_every_table_says_how_it_was_obtained(name: str) -> None:
+    frame, how = store.load(name)
+    assert len(frame)
+    said = {"command", "kind", "date", "commit", "machine", "seconds", "seeds", "notes"}
+    assert said <= set(how)
+    assert not how["commit"].endswith("+"), f"{name} was made by a program that was not committed"
+    assert set(frame.get("seed", [])) <= set(how["seeds"])
+
+
+def test_there_is_no_data_that_no_section_is_made_of() -> None:
+    files = {file.stem for file in store.DATA.iterdir()}
+    assert files == set(page.collected())
+
+
+@pytest.mark.parametrize("name", page.collected())
+def test_every_section_names_the_command_that_makes_its_data(name: str) -> None:
+    assert f"python -m benchmarks.results.{name}" in PAGE
+
+
+@pytest.mark.parametrize("file", page.tables_elsewhere(), ids=lambda file: file.name)
+def test_other_pages_have_the_tables_of_the_data(file: Path) -> None:
+    table = page.tables_elsewhere()[file]
+    assert table in file.read_text(encoding="utf-8"), f"run script/results: {file.name} must have:\n\n{table}"
