@@ -15,7 +15,8 @@ from testbed.experiment import Experiment
 from testbed.placement import costs
 from testbed.shape import PRESETS, ModelShape
 
-LENGTHS = 28  # computed in one interval of 16 tokens, by twin and controller together, at most; for every token it is 35
+FINE = {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}
+LENGTHS = 28  # that are computed in an interval of 16 tokens, by twin and controller together; all would be 35
 LARGE = ModelShape("large", 32, 1024, 32, 32, 32, 4096, 1000, 4096)
 
 
@@ -54,7 +55,7 @@ def test_a_large_run_is_simulated_in_seconds_apart_from_deciding(
     assert spent < limit_s
 
 
-@pytest.mark.parametrize("partition", [{}, {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}], ids=["whole", "cut"])
+@pytest.mark.parametrize("partition", [{}, FINE], ids=["whole", "cut"])
 @pytest.mark.parametrize("policy", ["round-robin", "layerwise", "galaxy", "headroom"])
 def test_half_layers_are_computed_for_a_few_tokens_of_an_interval_whatever_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, partition: dict[str, Any]
