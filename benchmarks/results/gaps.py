@@ -17,7 +17,7 @@ from testbed.placement.policies import POLICIES
 
 NAME = "gaps"
 DEVICES = (3, 4, 5)
-SEEDS = {(ONE_LAYER, 1): 20, (FOUR_LAYERS, 1): 10, (WHOLE_RUN, 1): 10, (ONE_LAYER, 4): 20, (FOUR_LAYERS, 4): 3}
+SEEDS = {(ONE_LAYER, 1): 20, (FOUR_LAYERS, 1): 5, (WHOLE_RUN, 1): 5, (ONE_LAYER, 4): 5, (FOUR_LAYERS, 4): 2}
 # In parts of their own, so that the others need not be computed again when `headroom` changes; `static` asks it.
 OURS = ("headroom", "static")
 GROUPS = {"ours": OURS, "others": (*(name for name in POLICIES if name not in OURS), *VARIANTS)}
