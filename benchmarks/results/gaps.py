@@ -24,14 +24,15 @@ GROUPS = {"ours": OURS, "others": (*(name for name in POLICIES if name not in OU
 
 
 def planned() -> list[Instance]:
-    """Every instance, setting after setting."""
-    return [
+    """Every instance: whole FFNs before others, and any first part of it has the same share of each setting."""
+    instances = [
         Instance(setting, devices, memory, shards, seed)
         for (setting, shards), seeds in SEEDS.items()
         for seed in range(1, seeds + 1)
         for devices in (DEVICES if setting != WHOLE_RUN else DEVICES[:1])
         for memory in MEMORIES
     ]
+    return sorted(instances, key=lambda one: (one.ffn_shards, one.seed / SEEDS[one.setting, one.ffn_shards]))
 
 
 def collect(parts: store.Parts, stop_after_s: float | None) -> None:
