@@ -76,7 +76,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
     told.draw(frame)
     text = ["## Gaps: how far is each decision from the optimum?", told.intro(frame)]
-    text.append(image(NAME, "Each policy's gap to the optimum, in four settings"))
+    text.append(image(NAME, "Each policy's gap to the optimum, in each setting"))
+    text.append("Bar: the middle half of the decisions; line: all of them; dot: their mean; dashed: the paper's 20 %.")
     for setting, shards in SEEDS:
         own = told.of_setting(frame, setting, shards)
         if setting != WHOLE_RUN and len(own):
