@@ -154,7 +154,7 @@ def _case(frame: pd.DataFrame, case: tuple[str, int]) -> str:
     own = of_case(frame, case)
     rows = [_row(own, policy) for policy in POLICIES if (own["policy"] == policy).any()]
     headings = ["policy", "runs", "refused", "out of memory", "tokens", "time, ms", "against headroom",
-                "fullest device", "deciding, s"]  # fmt: skip
+                "over runs", "fullest device", "deciding, s"]  # fmt: skip
     return f"**Memory {_title(case)}.**\n\n" + table(headings, rows)
 
 
@@ -168,6 +168,7 @@ def _row(own: pd.DataFrame, policy: str) -> list[object]:
         f"{runs['tokens_done'].mean():.0f}",
         f"{finished(own, policy).mean():.1f}" if len(done) else None,
         None if against is None or policy == BASE else against.percent(),
+        None if against is None or policy == BASE else against.count,
         None if math.isnan(fullest) else f"{fullest:.1%}",
         f"{done['decision_ms'].mean() / 1e3:.1f}" if len(done) else None,
     ]  # fmt: skip

@@ -6,21 +6,27 @@ from typing import Any
 
 from testbed.experiment import Experiment
 
-# What a worker needs beside its blocks once it is warm: interpreter growth, socket buffers, page tables,
-# the log of spans. Measured at 2-4 MiB on the quickstart; twice that.
+# What a worker needs beside its blocks once it is warm: interpreter growth, socket buffers, page tables. Measured at
+# 1.7-3.1 MiB on the quickstart, uncut and cut in every way; more than twice that.
 WORKER_RESERVE_BYTES = 8 * 2**20
 MIGRATION_WINDOW_BYTES = 2**20  # testbed.worker.transfers.WINDOW_BYTES, per sender
+SPAN_BYTES = 768  # of one entry in a worker's log, which is collected at each boundary, and of its copies on the way
 
 
 def reserve_bytes(experiment: Experiment) -> int:
-    """Memory over baseline and budget that a device's limit leaves: activations and chunks in flight."""
-    shape = experiment.shape
-    partials = max(experiment.partition.ffn_shards, shape.kv_heads if experiment.partition.proj_rows else 1)
-    width = max(shape.ffn_width, partials * shape.width)
-    activations = 2 * experiment.prefill_chunk * width * shape.activation_bytes
+    """Memory over baseline and budget that a device's limit leaves: activations, chunks in flight, the log of spans.
+
+    A worker holds the values of one half-layer at a time, at most the partial sums of all its heads or shards.
+    """
+    shape, partition, devices = experiment.shape, experiment.partition, len(experiment.topology.devices)
+    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
+    row = 2 * max(shape.ffn_width, partials * shape.width) + devices * shape.width  # and x on its way to every device
+    activations = experiment.prefill_chunk * row * shape.activation_bytes
     logits = 2 * shape.vocab * shape.activation_bytes
-    in_flight = MIGRATION_WINDOW_BYTES * (len(experiment.topology.devices) - 1)
-    return WORKER_RESERVE_BYTES + activations + logits + in_flight
+    in_flight = 2 * MIGRATION_WINDOW_BYTES * (devices - 1)  # sent to every other device and taken from it
+    per_layer = 4 + 2 * devices  # two halves: what works, what meets, and a message from each device to either
+    spans = SPAN_BYTES * min(experiment.interval, experiment.tokens) * shape.layers * per_layer
+    return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
 
 
 def peak_memory_bytes(experiment: Experiment, device: str) -> int:

@@ -6,7 +6,9 @@ Policies that search work on a `Draft`; what they return is a `Placement`. A blo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.costs import (
@@ -24,6 +26,13 @@ from testbed.placement.tree import align, roots_of_mask
 
 UNPLACED = -1
 Move = tuple[int, int]  # (slot, device)
+
+
+class Undo(NamedTuple):
+    """What takes moves back: the moves that do it, last first, and the layers' seconds as they were."""
+
+    moves: list[Move]
+    terms: dict[int, float]
 
 
 class Draft:
@@ -146,23 +155,34 @@ class Draft:
         else:
             del self._paths[path]
 
-    def apply(self, moves: Iterable[Move]) -> list[Move]:
-        """Carry out moves; returns the moves that undo them. Only for drafts with every block placed."""
-        undo: list[Move] = []
-        stale: set[int] = set()
+    def apply(self, moves: Iterable[Move]) -> Undo:
+        """Carry out moves; returns what `take_back` needs. Only for drafts with every block placed."""
+        undo = self._put_all(moves)
+        for layer in undo.terms:
+            self.terms[layer] = self.term(layer)
+        return undo
+
+    def take_back(self, undo: Undo) -> None:
+        """Undo the latest moves that have not been taken back."""
+        for slot, device in undo.moves:
+            self._put(slot, device)
+        for layer, seconds in undo.terms.items():
+            self.terms[layer] = seconds
+
+    def _put_all(self, moves: Iterable[Move]) -> Undo:
+        """Put blocks elsewhere; the terms of the `Undo` are those that no longer hold."""
+        undo = Undo([], {})
         for slot, device in moves:
-            undo.append((slot, self.where[slot]))
+            undo.moves.append((slot, self.where[slot]))
             self._put(slot, device)
             if slot >= self.layer_slots:
-                stale.add(self.layers + 1)
+                undo.terms[self.layers + 1] = self.terms[self.layers + 1]
                 continue
             layer, part = divmod(slot, self.stride)
-            stale.add(layer)
+            undo.terms[layer] = self.terms[layer]
             if part == self.stride - 1:
-                stale.add(layer + 1)
-        for layer in stale:
-            self.terms[layer] = self.term(layer)
-        undo.reverse()
+                undo.terms[layer + 1] = self.terms[layer + 1]
+        undo.moves.reverse()
         return undo
 
     def place(self, slot: int, device: int) -> None:
@@ -255,16 +275,51 @@ class Draft:
         """Devices over their budget at the interval's last token."""
         return [device for device in range(len(self.budgets)) if self.excess(device)]
 
-    def try_moves(self, moves: Sequence[Move]) -> list[Move] | None:
-        """Apply moves if every receiving device can hold them; returns the undo, or None when nothing changed."""
-        moves = [(slot, device) for slot, device in moves if self.where[slot] != device]
-        if not moves:
+    def try_moves(self, moves: Sequence[Move], below: float = math.inf) -> Undo | None:
+        """Apply moves if every receiving device can hold them; returns the undo, or None when nothing changed.
+
+        Moves that would certainly cost `below` or more, whatever the layers they touch take, are not applied either.
+        """
+        where = self.where
+        moves = [move for move in moves if where[move[0]] != move[1]]
+        if not moves or not self._would_fit(moves):
             return None
-        undo = self.apply(moves)
-        if all(self.fits(device) for device in {device for _, device in moves}):
-            return undo
-        self.apply(undo)
-        return None
+        undo = self._put_all(moves)
+        if below < math.inf:
+            untouched = sum(seconds for layer, seconds in enumerate(self.terms) if layer not in undo.terms)
+            if self.migration + self.model.tokens * untouched >= below:
+                self.take_back(undo)
+                return None
+        for layer in undo.terms:
+            self.terms[layer] = self.term(layer)
+        return undo
+
+    def _would_fit(self, moves: Sequence[Move]) -> bool:
+        """Whether every receiving device `fits` after these moves of blocks that are elsewhere, each named once."""
+        where, old, sizes = self.where, self.old, self.reserved_sizes
+        targets = {device for _, device in moves}
+        reserved = dict.fromkeys(targets, 0)
+        for slot, device in moves:
+            reserved[device] += sizes[slot]
+            if where[slot] in targets:
+                reserved[where[slot]] -= sizes[slot]
+        if any(self.reserved_bytes[device] + more > self.budgets[device] for device, more in reserved.items()):
+            return False
+        if not old:
+            return True
+        both, incoming = dict.fromkeys(targets, 0), dict.fromkeys(targets, 0)
+        for slot, device in moves:
+            home, before = old[slot], where[slot]
+            if device != home:
+                both[device] += self.now_sizes[slot]
+                incoming[device] += 1
+            if before in targets and before != home:
+                both[before] -= self.now_sizes[slot]
+                incoming[before] -= 1
+        return all(
+            not self.incoming[device] + incoming[device] or self.both_bytes[device] + more <= self.budgets[device]
+            for device, more in both.items()
+        )
 
     def placement(self, old: Placement | None) -> Placement:
         """The finished placement, one epoch on; `old` itself when nothing moved. A controller may renumber it."""

@@ -122,14 +122,14 @@ def improve(draft: Draft, effort: int = EFFORT) -> bool:
             effort -= 1
             if effort < 0:
                 break
-            undo = draft.try_moves(moves)
+            undo = draft.try_moves(moves, below=cost)
             if undo is None:
                 continue
             now = draft.cost
             if now < cost - WORTHWHILE_S:
                 cost, changed, ever = now, True, True
             else:
-                draft.apply(undo)
+                draft.take_back(undo)
     return ever
 
 
@@ -156,7 +156,7 @@ def _relieve(draft: Draft, device: int) -> bool:
             continue
         relief = min(excess, excess - draft.excess(device))
         rise = draft.cost - cost
-        draft.apply(undo)
+        draft.take_back(undo)
         if relief > 0:
             price = rise / relief if rise > 0 else rise * relief
             if best is None or (price, turn) < best[:2]:

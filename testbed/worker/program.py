@@ -176,11 +176,20 @@ class Program:
                 return None
             self._cursor += 1
             self._run(stage, inputs)
+            self._let_go(stage)
         if self._stages and self._rows and self._cursor == len(self._stages):
             self._cursor, self._rows = 0, 0
             self._forget(self._step)
         result, self._result = self._result, None
         return result
+
+    def _let_go(self, stage: Stage) -> None:
+        """Drop what a stage was the last to need here, so that a pass never holds more than one half-layer's values."""
+        kind, layer, which = stage
+        if kind == "work" and self._half(layer, which).target == self.device:
+            return  # x is needed once more, where the results meet
+        for key in self._wanted(stage):
+            self._values.pop((self._step, key), None)
 
     def _forget(self, step: int) -> None:
         self._values = {key: value for key, value in self._values.items() if key[0] > step}
@@ -192,8 +201,13 @@ class Program:
 
     def _inputs(self, stage: Stage) -> list[Value] | None:
         """The stage's inputs in a fixed order, or None while one is missing."""
+        values = [self._values.get((self._step, key)) for key in self._wanted(stage)]
+        return [value for value in values if value is not None] if all(values) else None
+
+    def _wanted(self, stage: Stage) -> list[Key]:
+        """What the stage needs, in a fixed order."""
         kind, layer, which = stage
-        plan, step = self._plan(), self._step
+        plan = self._plan()
         holder = plan.holder(layer) if which == ATTENTION else plan.layers[layer].attention.target
         wanted: list[Key] = [(INPUT[which], layer, holder)]
         if kind == "embed":
@@ -204,8 +218,7 @@ class Program:
             wanted = [(CHOICE, layer, device) for device in plan.vocab.work]
         elif kind == "meet":
             wanted += [(RESULT[which], layer, device) for device in self._half(layer, which).work]
-        values = [self._values.get((step, key)) for key in wanted]
-        return [value for value in values if value is not None] if all(values) else None
+        return wanted
 
     def _half(self, layer: int, which: int) -> HalfPlan:
         planned = self._plan().layers[layer]

@@ -93,6 +93,44 @@ def at_rest(samples: list[dict[str, Any]], until: float = 1e9, since: float = -1
     return {row["device"]: row for row in samples if since < row["t_s"] < until}
 
 
+TIGHT = {"a": "48 MiB", "b": "40 MiB", "c": "34 MiB", "d": "28 MiB"}  # the models below take 128 to 140 MiB
+
+
+@pytest.mark.parametrize(
+    ("policy", "partition"),
+    [
+        ("greedy", {"ffn_shards": 4}),
+        ("round-robin", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
+        ("headroom", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(f"{key}{int(size)}" for key, size in value.items()),
+)
+def test_a_device_full_of_small_blocks_holds_what_its_ledger_says_and_is_never_killed(
+    policy: str, partition: dict[str, Any], place: Place, tmp_path: Path
+) -> None:
+    ended = place.done(
+        write_experiment(
+            tmp_path,
+            model={"preset": "gpt2", "seed": 7, "layers": 4, "vocab": 4096},
+            prompt={"ids": [(7 * i) % 4096 for i in range(160)]},
+            tokens=16,
+            interval=8,
+            topology=topology(**{name: {"memory": size} for name, size in TIGHT.items()}),
+            policy=policy,
+            partition=partition,
+        ),
+        "--backend",
+        "mininet",
+    )
+    assert ended.summary["oom_kills"] == 0
+    first = rows(ended.folder, "tokens")[0]["latency_s"]  # until then caches grow by chunks
+    samples = [row for row in rows(ended.folder, "devices") if row["t_s"] > first]
+    assert {row["device"] for row in samples} == set(TIGHT)
+    for row in samples:
+        assert row["ledger_bytes"] == pytest.approx(row["predicted_bytes"], rel=SHARE, abs=SLACK), row
+    assert max(row["predicted_bytes"] / row["budget_bytes"] for row in samples) > 0.9
+
+
 def overloaded(folder: Path, preset: str, budget: str) -> Path:
     """A fixed placement that puts everything on b, which has too little memory for it."""
     return write_experiment(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import Place, rows, write_experiment
+from running import Place, rows, topology, write_experiment
 
 POLICY = """
 from testbed.placement.blocks import Placement, blocks_of
@@ -53,3 +53,30 @@ def test_shards_and_sums_that_move_change_no_bit(
     assert all("," in row["block"] for row in moved if row["block"].startswith("ffn"))
     spans = {row["block"].partition("(")[0] for row in rows(ended.folder, "spans") if row["kind"] == "block"}
     assert spans == kinds | {"embed"} | ({"lm_head"} if "vocab" not in kinds else set())
+
+
+@pytest.mark.parametrize(
+    ("policy", "partition"),
+    [
+        ("galaxy", {"ffn_shards": 4}),
+        ("headroom", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4}),
+    ],
+)
+def test_policies_that_share_shards_out_change_no_bit_while_devices_lose_their_memory(
+    place: Place, tmp_path: Path, policy: str, partition: dict[str, object]
+) -> None:
+    trace = tmp_path / "squeeze.csv"  # one after the other: what one has left, the other must have taken
+    trace.write_text(
+        "time,target,quantity,value\n4,device/b,memory,64 KiB\n8,device/b,memory,448 KiB\n8,device/c,memory,64 KiB\n"
+    )
+    experiment = write_experiment(
+        tmp_path, partition=partition, policy=policy, traces=[str(trace)],
+        topology=topology(**{name: {"memory": "448 KiB"} for name in "abcd"}),
+    )  # fmt: skip
+    ended = place.done(experiment, "--backend", "mininet")
+    placed = {row["block"]: row["device"] for row in rows(ended.folder, "placements") if row["epoch"] == 0}
+    shards = {device for block, device in placed.items() if block.startswith("ffn(") and "," in block}
+    assert len(shards) > 1  # or there would be no partial sums to travel
+    moved = rows(ended.folder, "migrations")
+    assert moved and {row["outcome"] for row in moved} == {"committed"}
+    assert {row["src"] for row in moved} & {"b", "c"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import mmap
+import subprocess
+import sys
 
 import torch
 from decoder_cases import WIDE, Ones, anonymous_bytes
@@ -32,6 +34,36 @@ def test_dropping_blocks_gives_their_memory_back_to_the_kernel() -> None:
     assert abs(anonymous_bytes() - before - each) < NOISE_BYTES
     assert store.blocks == [blocks[3]]
     assert store.held_bytes(0) == each
+
+
+LOADED = """
+from testbed.decoder.reference import use_one_thread
+from testbed.decoder.store import BlockStore
+from testbed.decoder.weights import RandomWeights
+from testbed.placement.blocks import Block, Partition
+from testbed.shape import PRESETS
+from testbed.worker.startup import return_large_allocations, warm_up
+
+def anonymous():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/smaps_rollup").readlines()[1:])
+    return 1024 * int(fields["Anonymous"].split()[0])
+
+shape, partition = PRESETS["gpt2"], Partition(ffn_shards=8, proj_rows=True)
+use_one_thread()
+return_large_allocations()
+warm_up(shape, 32, partition)
+store = BlockStore(shape, RandomWeights(shape, 7, partition), 64, partition)
+before = anonymous()
+for layer in range(2):
+    for shard in range(8):
+        store.add(Block("ffn", layer, shard))
+print(anonymous() - before - store.held_bytes(0))
+"""
+
+
+def test_loading_many_small_blocks_leaves_nothing_behind_in_a_workers_heap() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=True, timeout=100)
+    assert abs(int(done.stdout)) < 2**20  # with glibc's own settings it is 8 MiB
 
 
 def test_a_reserved_block_weighs_nothing_until_it_is_filled() -> None:

@@ -105,9 +105,36 @@ def test_a_draft_agrees_with_the_plain_functions_after_any_moves(observation: Ob
     home = cost_model(observation).source_seconds(draft.model.source, lm_head=False)
     assert draft.cost - observation.interval_tokens * home == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert dict(zip(names, draft.end_bytes, strict=True)) == device_needs(observation, new, observation.final_length)
-    draft.apply(undo)
+    draft.take_back(undo)
     assert draft.placement(old) is old
     assert draft.migration == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(observations(), networked().map(lambda case: case[0])), st.data())
+def test_moves_are_tried_where_they_fit_and_may_cost_less_and_leave_no_trace_elsewhere(
+    observation: Observation, data: st.DataObject
+) -> None:
+    observation = replace(observation, tokens_done=data.draw(st.sampled_from([0, 8, 16])))
+    names = [view.name for view in observation.devices]
+    old = data.draw(random_placements(observation, names))
+    draft, plain = (Draft(cost_model(observation), old, old) for _ in range(2))
+    slots, devices = st.integers(0, len(draft.blocks) - 1), st.integers(0, len(names) - 1)
+    for chosen in data.draw(st.lists(st.dictionaries(slots, devices, max_size=8), max_size=4)):
+        moves = [(slot, device) for slot, device in chosen.items() if draft.where[slot] != device]
+        before = (draft.where[:], draft.terms[:], draft.cost)
+        below = data.draw(st.sampled_from([float("inf"), draft.cost, draft.cost * 0.9, draft.cost * 1.1]))
+        undo = draft.try_moves(list(chosen.items()), below)
+        plainly = plain.apply(moves)
+        fit = all(plain.fits(device) for _, device in moves)
+        if undo is None:
+            assert not moves or not fit or plain.cost >= below * (1 - 1e-12)
+            plain.take_back(plainly)
+            assert (draft.where, draft.terms, draft.cost) == before
+        else:
+            assert moves and fit
+        assert (draft.where, draft.terms, draft.cost) == (plain.where, plain.terms, plain.cost)
+        assert [draft.fits(d) for d in range(len(names))] == [plain.fits(d) for d in range(len(names))]
 
 
 def test_block_seconds_is_the_slower_of_computing_and_streaming() -> None:

@@ -1,4 +1,4 @@
-"""What the results page compares with `exact` are the decisions that a run makes, and the optimum is never above them."""
+"""What the results page compares with `exact` are a run's own decisions, and the optimum is never above them."""
 
 from __future__ import annotations
 

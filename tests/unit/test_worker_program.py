@@ -217,6 +217,27 @@ def test_the_lm_head_runs_for_the_last_chunk_of_the_prompt_only(partition: Parti
     assert {span.step for span in spans} == set(range(2 + TOKENS))
 
 
+@given(data=st.data(), seed=st.integers(0, 99), partition=st.sampled_from(CUTS))
+def test_a_worker_holds_the_values_of_one_half_layer_at_a_time(
+    data: st.DataObject, seed: int, partition: Partition
+) -> None:
+    where = {block: data.draw(st.sampled_from(DEVICES)) for block in blocks_of(SMALL, partition)}
+    fleet = Fleet(SMALL, where, "a", seed, partition)
+    most = 0
+    for program in fleet.programs.values():
+        advance = program.advance
+
+        def counted(advance: Any = advance, program: Program = program) -> PassResult | None:
+            nonlocal most
+            most = max(most, len(program._values))  # with what has just arrived
+            return advance()
+
+        program.advance = counted  # type: ignore[method-assign]
+    fleet.run(0, 0, PROMPT)
+    # Its x, a result of each device, and at most what the half before it, or after it, has begun with.
+    assert most <= len(DEVICES) + 2
+
+
 def test_a_plan_cannot_be_switched_in_the_middle_of_a_pass() -> None:
     fleet = Fleet(SMALL, dict.fromkeys(blocks_of(SMALL), "b"), "a")
     fleet.programs["a"].begin(Pass(0, 0, (1, 2)), 0.0)

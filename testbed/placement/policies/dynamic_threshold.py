@@ -103,7 +103,7 @@ class _Load:
                 if undo is not None:
                     if best is None or draft.cost < best[0]:
                         best = (draft.cost, (slot, target))
-                    draft.apply(undo)
+                    draft.take_back(undo)
         if best is not None:
             draft.apply([best[1]])
         return best is not None

@@ -71,7 +71,7 @@ class Galaxy:
             moves = []
         undo = draft.try_moves(moves)
         if undo is not None and (draft.overloaded() or (stays and draft.cost >= cost - WORTHWHILE_S)):
-            draft.apply(undo)
+            draft.take_back(undo)
         if draft.overloaded():
             repair(draft, self.name)
 

@@ -49,7 +49,7 @@ class Greedy:
                 if now < cost - WORTHWHILE_S:
                     cost = now
                 else:
-                    draft.apply(undo)
+                    draft.take_back(undo)
 
 
 def _added_latency(draft: Draft, slot: int, device: int) -> float:
