@@ -64,7 +64,7 @@ def main() -> None:
     frame = pd.DataFrame(found_rows(parts, runs))
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
-        [NOMINAL_NOTE], runs_missing=missing(parts, runs),
+        [NOMINAL_NOTE], commit=parts.commits(), runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 

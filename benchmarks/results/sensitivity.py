@@ -60,7 +60,7 @@ def main() -> None:
     frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in complete(parts, runs)]))
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
-        runs_missing=missing(parts, runs),
+        commit=parts.commits(), runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 
