@@ -109,7 +109,8 @@ def save(parts: store.Parts) -> None:
     command = f"python -m benchmarks.results.{NAME}"
     store.save(NAME, frame, store.how_obtained(
         f"{command}` and `sudo .venv/bin/{command} --emulated", "simulated and emulated", parts.seconds(),
-        sorted(frame["seed"].unique().tolist()), [NOMINAL_NOTE], commit=parts.commits(), runs_missing=missing(parts, runs),
+        sorted(frame["seed"].unique().tolist()), [NOMINAL_NOTE], commit=parts.commits(),
+        runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 
