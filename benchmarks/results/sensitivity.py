@@ -57,9 +57,12 @@ def main() -> None:
     options = store.arguments(NAME, __doc__).parse_args()
     parts, runs = store.Parts(options.parts), planned()
     collect_runs(parts, runs, NAME, options.seconds)
-    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in complete(parts, runs)]))
+    seeds = complete(parts, runs)
+    if not seeds:
+        return
+    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in seeds]))
     store.save(NAME, frame, store.how_obtained(
-        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(seeds),
         commit=parts.commits(), runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
