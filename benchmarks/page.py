@@ -65,11 +65,15 @@ def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float
             yield above + key, value
 
 
+def _rounds(count: int) -> str:
+    return "one round" if count == 1 else f"{count} rounds"
+
+
 def section(name: str, lines: list[dict[str, Any]]) -> str:
     """One benchmark's part of the page."""
     first = lines[0]
     ratio = _spread([line["ratio"] for line in lines if "ratio" in line])
-    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}.", ""]
+    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {_rounds(len(lines))}.", ""]
     text += ["| figure | median (range) |", "| --- | --- |"]
     found = [dict(_figures(line)) for line in lines]
     known = [key for key in found[0] if all(key in each for each in found)]
@@ -102,7 +106,7 @@ def main() -> None:
         if missing:
             print(f"no page yet: {', '.join(missing)} not measured", file=sys.stderr)
             return
-        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in NAMES}, options.rounds)
+        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in NAMES})
 
 
 def _measure_rounds(name: str, rounds: int, file: Path) -> None:
@@ -113,12 +117,12 @@ def _measure_rounds(name: str, rounds: int, file: Path) -> None:
     file.write_text(json.dumps(lines))
 
 
-def _write(measured: dict[str, list[dict[str, Any]]], rounds: int) -> None:
+def _write(measured: dict[str, list[dict[str, Any]]]) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
     parts = [
         "# Benchmarks",
         "",
-        f"Written by `python -m benchmarks.page --rounds {rounds}` on {today}: {machine()}.",
+        f"Written by `python -m benchmarks.page` on {today}: {machine()}.",
         "Each ratio has its peer in the same run; figures are medians over the rounds, with their range.",
         "",
     ]
