@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.results import store
 from benchmarks.results.migration import DRAWN, DRAWN_FLEET
-from benchmarks.results.paired import DONE, Mean, finished, named, prose, ratio, table
+from benchmarks.results.paired import DONE, Mean, counted, finished, named, prose, ratio, table
 from benchmarks.results.running import Planned, collect_runs, found_rows, missing
 
 NAME = "sensitivity"
