@@ -138,7 +138,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             takes so much less time."""),
         "The quick start's four devices under each bundled trace, simulated:",
         _worth_table(bundled, list(BUNDLED)),
-        f"Drawn instances, four devices in 1.4 times the model's memory, {counted(drawn_runs['seed'].nunique(), 'seed')}:",
+        f"Four drawn devices in 1.4 times the model's memory, {counted(drawn_runs['seed'].nunique(), 'instance')}:",
         _worth_table(drawn_runs, list(DRAWN)),
         "The quick start on Mininet:",
         _measured_table(measured),
