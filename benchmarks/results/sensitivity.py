@@ -86,8 +86,9 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Sensitivity: what does the answer depend on?",
         prose(f"""Drawn instances of a GPT-2 on four devices with links, speeds and memory that fluctuate, FFNs
-            in {PARTITION["ffn_shards"]} shards, {frame["tokens_asked"].iloc[0]} tokens, 
-            {counted(len(how["seeds"]), "instance")}. Fastest over the times per hop: {_winners(by_hop)}; over λ: {_winners(by_interval)}."""),
+            in {PARTITION["ffn_shards"]} shards, {frame["tokens_asked"].iloc[0]} tokens;
+            {counted(len(how["seeds"]), "instance")}. Fastest over the times per hop: {_winners(by_hop)}; over λ:
+            {_winners(by_interval)}."""),
         image(NAME, "A token's time over headroom's, by the software's time per hop and by λ"),
         f"By time per hop, at λ = {INTERVAL}:",
         _table(hops, by_hop, "hop_ms", "{:g} ms"),
