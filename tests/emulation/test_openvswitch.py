@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,9 +92,8 @@ def hosts_open_vswitch(folder: Path) -> Iterator[Path]:
     options = [f"--remote=punix:{socket}", f"--unixctl={folder / 'ctl'}", "-vconsole:off"]
     server = subprocess.Popen(["ovsdb-server", folder / "conf.db", *options])
     try:
-        while not socket.exists() and server.poll() is None:
-            time.sleep(0.01)
-        subprocess.run(["ovs-vsctl", f"--db=unix:{socket}", "--no-wait", "add-br", "s1"], check=True)
+        wait = ["--retry", "--timeout=10", "--no-wait"]  # until the server listens
+        subprocess.run(["ovs-vsctl", f"--db=unix:{socket}", *wait, "add-br", "s1"], check=True)
         yield socket
     finally:
         server.kill()

@@ -93,7 +93,7 @@ def at_rest(samples: list[dict[str, Any]], until: float = 1e9, since: float = -1
     return {row["device"]: row for row in samples if since < row["t_s"] < until}
 
 
-TIGHT = {"a": "48 MiB", "b": "40 MiB", "c": "34 MiB", "d": "28 MiB"}  # the models below take 128 to 140 MiB of these 150
+TIGHT = {"a": "48 MiB", "b": "40 MiB", "c": "34 MiB", "d": "28 MiB"}  # the models below take 128 to 140 MiB
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,8 @@ def _namespace() -> subprocess.Popen[bytes]:
 
 
 def _ip(pid: int, *commands: str) -> None:
-    for command in commands:
-        subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+    batch = ["nsenter", "-t", str(pid), "-n", "ip", "-batch", "-"]
+    subprocess.run(batch, input="\n".join(commands), text=True, check=True)
 
 
 @pytest.fixture
