@@ -2,7 +2,7 @@
 
 Each program runs several times as a process of its own; the page gives the median and the range of every figure in
 its JSON line, with the machine they were measured on. `--keep FOLDER NAME…` measures only some and keeps their lines
-in the folder; the page is written when it has those of all.
+in the folder; the page says which are still missing.
 """
 
 from __future__ import annotations
@@ -102,11 +102,8 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         for name in options.names or NAMES:
             _measure_rounds(name, options.rounds, kept / f"{name}.json")
-        missing = [name for name in NAMES if not (kept / f"{name}.json").exists()]
-        if missing:
-            print(f"no page yet: {', '.join(missing)} not measured", file=sys.stderr)
-            return
-        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in NAMES})
+        there = [name for name in NAMES if (kept / f"{name}.json").exists()]
+        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in there})
 
 
 def _measure_rounds(name: str, rounds: int, file: Path) -> None:
@@ -127,6 +124,9 @@ def _write(measured: dict[str, list[dict[str, Any]]]) -> None:
         "",
     ]
     parts += [section(name, lines) for name, lines in measured.items()]
+    missing = [f"`python -m benchmarks.{name}`" for name in NAMES if name not in measured]
+    if missing:
+        parts += [f"Not measured on this machine yet: {', '.join(missing)}.", ""]
     PAGE.write_text("\n".join(parts))
     print(PAGE)
 
