@@ -11,7 +11,7 @@ import math
 import pandas as pd
 
 from benchmarks.results import store
-from benchmarks.results.paired import DONE, finished, named, prose, ratio, table
+from benchmarks.results.paired import DONE, counted, finished, named, prose, ratio, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing
 from testbed.calibration import NOMINAL_HOP_S
 
@@ -64,7 +64,7 @@ def main() -> None:
     frame = pd.DataFrame(found_rows(parts, runs))
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
-        [NOMINAL_NOTE], runs_missing=missing(parts, runs),
+        [NOMINAL_NOTE], commit=parts.commits(), runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
             found = ratio(own, rival, METHOD)
             if found is not None:
                 (faster if found.low > 1 else slower).append(f"{rival}, {_title(case)}")
-                told.append(f"{rival} {found.value - 1:+.0%} ({_title(case)}, {found.count} instances)")
+                told.append(f"{rival} {found.value - 1:+.0%} ({_title(case)}, {counted(found.count, 'instance')})")
     best = [ratio(of_case(frame, case), "layerwise", METHOD) for case in SEEDS]
     shown = ", ".join(f"{one.value - 1:+.0%}" for one in best if one is not None)
     tight = of_case(frame, (TIGHT, 1))
