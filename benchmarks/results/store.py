@@ -82,7 +82,10 @@ def obtained(how: Mapping[str, Any]) -> str:
         f"*{how['kind'].capitalize()}. Data: `{how['command']}` on {how['date']}, program of commit {how['commit']}, "
     )
     text += f"{how['seconds'] / 60:.0f} minutes, {how['machine']}.*"
-    return "\n".join([text, "", *(f"- {note}" for note in how["notes"])]).rstrip()
+    notes = list(how["notes"])
+    if how.get("runs_missing"):
+        notes.append(f"{how['runs_missing']} of the planned runs have not been made yet; the command makes them")
+    return "\n".join([text, "", *(f"- {note}" for note in notes)]).rstrip()
 
 
 @lru_cache(maxsize=1)
