@@ -54,6 +54,7 @@ def emulate(number: int, policy: str, parts: Parts) -> dict[str, Any]:
     return {
         "cell": number,
         "policy": policy,
+        "dilation": DILATION,
         "status": summary["status"],
         "token_ms": latency.get("mean"),
         "median_token_ms": latency.get("p50"),

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.cells import FFN_SHARDS, TIGHT
+from benchmarks.results.cells_emulated import TOKENS
 from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
 from benchmarks.results.paired import mean_of, named, prose, table
 from benchmarks.results.rows import RIVALS
@@ -193,9 +194,13 @@ def emulated(frame: pd.DataFrame) -> str:
         line.append(f"{layers['token_ms'] / ours['token_ms']:.2f}" if ours and layers else None)
         unfaithful = [policy for policy, run in by.items() if not run["verdict_ok"]]
         rows.append([*line, f"not {named(unfaithful)}" if unfaithful else "yes"])
+    paces = named([f"{1 / dilation:g}" for dilation in sorted(set(own["dilation"]))])
+    ended = own[own["status"] != "done"]
+    failed = "".join(f" {_name(run)}: `{run['policy']}`: {run['reason']}." for run in ended.to_dict("records"))
+    text = f"Mininet at {paces} of life's pace, {TOKENS} tokens, milliseconds of emulated time per token.{failed}"
     headings = ["cell", "headroom predicted, ms", "measured", "layerwise predicted, ms", "measured",
                 "measured gain", "faithful"]  # fmt: skip
-    return table(headings, rows)
+    return "\n\n".join([table(headings, rows), text])
 
 
 def _name(cell: Mapping[Any, Any], seed: bool = True) -> str:

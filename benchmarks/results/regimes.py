@@ -142,8 +142,6 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             `--traced N SEED` prints an experiment."""),
         "**Emulated.**",
         regime_tables.emulated(frame),
-        prose(f"""Mininet, {cells_emulated.TOKENS} tokens at {1 / cells_emulated.DILATION:g} of life's pace,
-            milliseconds of emulated time per token."""),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(part for part in text if part)
@@ -155,16 +153,17 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
 
     cells = cells_of(frame)
     gains, tight = cells["cause"].notna(), cells["memory"] == "tight"
-    packing = cells["cause"].str.startswith(PACKING, na=False)
-    heads = cells["cause"].isin([CAUSES[1], PACKING + CAUSES[1]])
+    causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells that were looked into
+    packing = causes.str.startswith(PACKING, na=False)
+    heads = causes.isin([CAUSES[1], PACKING + CAUSES[1]])
     return [
         store.Claim(
             "Partitioning at the level of heads beats whole layers (here: 4 to 8 devices)",
             f"held by {GAIN - 1:.0%} or more in {gains[tight].mean():.0%} of settings with tight memory and "
             f"{gains[~tight].mean():.0%} of the others",
             f"{len(cells)} settings, `headroom` against the best that whole layers can do; several devices computing a "
-            f"layer together is the reason in {(gains & ~packing).mean():.0%} of them, filling fast devices to the "
-            f"brim in {(gains & packing).mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
+            f"layer together is the reason in {(causes.notna() & ~packing).mean():.0%} of the {len(causes)} looked into, filling fast devices to the "
+            f"brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
             "need FFN shards too",
         )
     ]
