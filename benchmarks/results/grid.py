@@ -1,13 +1,14 @@
 """Every policy on every cell of the regime map.
 
-Two kinds of parts, because `rivals`, the other policies, need not be computed again when `headroom` changes; `ours` has
-`headroom`, also with the seed that `static` asks it with, and what tells where its gains come from. `static` follows
-from both: the best of all the others' first placements, and it never moves.
+Three kinds of parts, because the other policies need not be computed again when `headroom` changes: `head` has
+`headroom`, also with the seed that `static` asks it with, `rivals` the others, and `causes` what tells where gains come
+from. `static` follows from the first two: the best of all the others' first placements, and it never moves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import get_args
@@ -36,20 +37,23 @@ def rivals(number: int) -> Iterable[Row]:
         yield row_of(number, policy, FFN_SHARDS, play(experiment, make_policy(policy, {})))
 
 
-def ours(number: int) -> Iterable[Row]:
-    """`headroom` with the cell's seed and with that of `static`; heads cut alone; and memory lifted where that tells
-    what a gain comes from."""
+def head(number: int) -> Iterable[Row]:
+    """`headroom` with the cell's seed and with that of `static`."""
     experiment = load(number)
     played = play(experiment, make_policy("headroom", {}))
     yield row_of(number, "headroom", FFN_SHARDS, played) | {"found_class": class_of(experiment, played)}
     yield row_of(number, AS_STATIC, FFN_SHARDS, play(experiment, make_policy("headroom", {}), seed=0))
+
+
+def causes(number: int, ours_ms: float) -> Iterable[Row]:
+    """Heads cut alone, and whole layers then; with memory lifted where that tells what a gain comes from."""
     whole_ffn = load(number, partition={"ffn_shards": 1})
     heads = play(whole_ffn, make_policy("headroom", {}))
     yield row_of(number, "headroom", 1, heads) | {"found_class": class_of(whole_ffn, heads)}
     layers = [play(whole_ffn, make_policy(policy, {})) for policy in WHOLE_LAYERS]
     yield from (row_of(number, policy, 1, one) for policy, one in zip(WHOLE_LAYERS, layers, strict=True))
-    if GRID[number].memory == "tight" and min(one.cost_ms for one in layers) >= GAIN * played.cost_ms:
-        roomy = lifted(experiment)
+    if GRID[number].memory == "tight" and min(one.cost_ms for one in layers) >= GAIN * ours_ms:
+        roomy = lifted(load(number))
         for policy in ("headroom", "layerwise"):
             yield row_of(number, policy + LIFTED, FFN_SHARDS, play(roomy, make_policy(policy, {})))
 
@@ -61,9 +65,6 @@ def lifted(experiment: Experiment) -> Experiment:
     return experiment.model_copy(update={"topology": replace(experiment.topology, devices=devices)})
 
 
-KINDS = {"ours": ours, "rivals": rivals}
-
-
 def class_of(experiment: Experiment, played: Played) -> str | None:
     """The smallest class that the first placement belongs to."""
     if played.first is None or played.observation is None:
@@ -72,21 +73,31 @@ def class_of(experiment: Experiment, played: Played) -> str | None:
     return next(klass for klass in classes if in_class(played.observation, played.first, klass))
 
 
-def work() -> Iterator[list[Work]]:
+def work(parts: Parts) -> Iterator[list[Work]]:
     """The parts, in groups for the same cells; any first groups are a fair sample of the grid."""
     order = shuffled()
     for start in range(0, len(order), CELLS_IN_PART):
         cells = order[start : start + CELLS_IN_PART]
-        yield [Work(f"{kind}-{start // CELLS_IN_PART:03}", partial(_part, kind, cells)) for kind in KINDS]
+        number = start // CELLS_IN_PART
+        yield [
+            Work(f"head-{number:03}", partial(_each, head, cells)),
+            Work(f"rivals-{number:03}", partial(_each, rivals, cells)),
+            Work(f"causes-{number:03}", partial(_causes, parts, f"head-{number:03}")),
+        ]
 
 
-def _part(kind: str, cells: Iterable[int]) -> list[Row]:
-    return [row for number in cells for row in KINDS[kind](number)]
+def _each(compute: Callable[[int], Iterable[Row]], cells: Iterable[int]) -> list[Row]:
+    return [row for number in cells for row in compute(number)]
+
+
+def _causes(parts: Parts, key: str) -> list[Row]:
+    ours = [row for row in parts.find(key) or () if row["policy"] == "headroom"]
+    return [row for one in ours for row in causes(one["cell"], one["token_ms"] or math.inf)]
 
 
 def table(parts: Parts) -> pd.DataFrame:
-    """One row for each policy and partition, of the cells that all policies have been through."""
-    groups = [[parts.find(one.key) or [] for one in group] for group in work()]
+    """One row for each policy and partition, of the cells that all policies have been through; causes where known."""
+    groups = [[parts.find(one.key) or [] for one in group] for group in work(parts)]
     found = [row for group in groups if group[0] and group[1] for rows in group for row in rows]
     frame = pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])
     asked = frame.policy.isin([AS_STATIC, *RIVALS])

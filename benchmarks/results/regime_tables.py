@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.cells import FFN_SHARDS, TIGHT
+from benchmarks.results.cells_emulated import TOKENS
 from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
 from benchmarks.results.paired import mean_of, named, prose, table
 from benchmarks.results.rows import RIVALS
@@ -15,8 +16,11 @@ from benchmarks.results.rows import RIVALS
 OURS, STATIC = "headroom", "static"
 BOUND = 1.01  # the most that headroom may cost over the best of the others
 OTHERS = (STATIC, *RIVALS)
+CLASS_BEST = {"single": "single_ms", "edgeshard": "layer_ms", "layerwise": "layer_ms"}  # the others may cut anything
 EMULATED = (OURS, "layerwise")
-CAUSES = ("nothing else fits", "finer packing", "heads alone", "FFN shards")
+PACKING = "packing by "
+UNTOLD = "not looked into"
+CAUSES = ("no whole layers fit", "heads", "FFN shards", PACKING + "heads", PACKING + "FFN shards", UNTOLD)
 KEYS = ["shape", "devices", "delay_ms", "rate_Mbps", "streaming_GBps", "memory", "context", "seed"]
 
 
@@ -32,7 +36,8 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     found["ratio"] = cut[OURS] / found["best_other"]
     layers = list(WHOLE_LAYERS)
     found["layer_ms"] = pd.concat([cut[layers], whole[layers]], axis=1).min(axis=1)
-    found["head_ms"] = pd.concat([whole[OURS], found["layer_ms"]], axis=1).min(axis=1)
+    found["head_ms"] = whole[OURS]  # none where the causes have not been looked into
+    found["head_ms"] = found["head_ms"].where(~(found["head_ms"] > found["layer_ms"]), found["layer_ms"])
     found["single_ms"] = pd.concat([cut["single"], whole["single"]], axis=1).min(axis=1)
     found["gain"] = found["layer_ms"] / cut[OURS]
     found["head_gain"] = found["layer_ms"] / found["head_ms"]
@@ -49,14 +54,15 @@ def _times(own: pd.DataFrame) -> pd.DataFrame:
 
 
 def _cause(cell: Mapping[Any, Any]) -> str | None:
-    """Where a gain over whole layers comes from: see `causes`."""
+    """Where a gain over whole layers comes from; none where it is too small to count."""
     if pd.isna(cell["layer_ms"]):
-        return "nothing else fits"
+        return CAUSES[0]
     if not cell["gain"] >= GAIN:
         return None
-    if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN:
-        return "finer packing"
-    return "heads alone" if cell["head_gain"] >= GAIN else "FFN shards"
+    if pd.isna(cell["head_ms"]):
+        return UNTOLD
+    what = "heads" if cell["head_gain"] >= GAIN else "FFN shards"
+    return PACKING + what if cell["memory"] == "tight" and not cell["roomy_gain"] >= GAIN else what
 
 
 def causes(cells: pd.DataFrame) -> str:
@@ -77,13 +83,15 @@ def against_others(cells: pd.DataFrame) -> str:
     missing = cells["ratio"].isna() & cells["best_other"].notna()
     over = known[known > BOUND]
     best = cells.loc[known.index, "best_name"].value_counts()
+    apart = (cells[OURS] / cells[list(RIVALS)].min(axis=1)).dropna()
     text = prose(f"""Over the best of the ten other policies in each of {len(known)} cells, `headroom` takes
         {known.mean() - 1:+.2%} on average, {known.quantile(0.99) - 1:+.2%} at the 99th percentile and
         {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
         ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
         The best other one is most often
         {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` asks all others, `headroom` with
-        another seed among them, so it can only be better by that search's chance.""")
+        another seed among them, so it can only be better by that search's chance. Over the best of the other nine,
+        `headroom` takes {apart.max() - 1:+.2%} at worst and {apart.median() - 1:+.1%} in the median.""")
     if not len(over):
         return text
     worst = cells.loc[over.sort_values(ascending=False).index].reset_index().to_dict("records")
@@ -97,18 +105,27 @@ def policies(cells: pd.DataFrame) -> str:
     rows = []
     for policy in (OURS, *OTHERS):
         ratios = (cells[policy] / best).dropna()
+        own = (cells[policy] / cells[CLASS_BEST[policy]]).dropna() if policy in CLASS_BEST else ratios
         rows.append([
-            policy, len(cells) - len(ratios), f"{(ratios <= BOUND).mean():.1%}", f"{ratios.median():.3f}",
-            f"{ratios.quantile(0.95):.2f}", f"{ratios.max():.2f}",
+            policy, len(cells) - len(ratios), f"{own.median():.3f}", f"{(ratios <= BOUND).mean():.1%}",
+            f"{ratios.median():.3f}", f"{ratios.quantile(0.95):.2f}", f"{ratios.max():.2f}",
         ])  # fmt: skip
-    headings = ["policy", "cells without placement", "within 1 % of the best", "median", "95th percentile", "largest"]
+    headings = [
+        "policy",
+        "cells without placement",
+        "median in its class",
+        "within 1 % of the best",
+        "median",
+        "95th percentile",
+        "largest",
+    ]
     return table(headings, rows)
 
 
 def classes(cells: pd.DataFrame) -> str:
     """The best of each class of placements over the best of any, by model and memory: geometric means."""
     rows = []
-    for (shape, memory), own in cells.groupby(["shape", "memory"]):
+    for (shape, memory), own in cells.dropna(subset="head_ms").groupby(["shape", "memory"]):
         best = own[[OURS, "best_other"]].min(axis=1)
         line: list[object] = [f"{shape} {memory}", len(own)]
         for column in ("single_ms", "layer_ms", "head_ms"):
@@ -144,9 +161,21 @@ def traced(frame: pd.DataFrame) -> str:
             f"{ratios[best].max() - 1:+.1%}", f"{layers.value:.2f}" if layers else None,
             layers.count if layers else 0,
         ])  # fmt: skip
-    headings = ["setting", "seeds", "not finished", "best other", "headroom over it", "worst seed",
+    headings = ["setting", "seeds", "not finished by headroom", "best other", "headroom over it", "worst seed",
                 "layerwise over headroom", "seeds with it"]  # fmt: skip
     return table(headings, rows)
+
+
+def endings(frame: pd.DataFrame) -> str:
+    """How the runs under traces ended, where not all of a policy's came to their end."""
+    own = frame[frame["part"] == "traced"]
+    told = []
+    for policy in (OURS, *OTHERS):
+        runs = own[own["policy"] == policy]
+        refused, killed = int((runs["status"] == "infeasible").sum()), int((runs["status"] == "oom").sum())
+        if refused or killed:
+            told.append(f"`{policy}` found no first placement in {refused} and ran out of memory in {killed}")
+    return f"Of {own.groupby(['cell', 'seed']).ngroups} runs, " + "; ".join(told) + "." if told else ""
 
 
 def emulated(frame: pd.DataFrame) -> str:
@@ -165,9 +194,13 @@ def emulated(frame: pd.DataFrame) -> str:
         line.append(f"{layers['token_ms'] / ours['token_ms']:.2f}" if ours and layers else None)
         unfaithful = [policy for policy, run in by.items() if not run["verdict_ok"]]
         rows.append([*line, f"not {named(unfaithful)}" if unfaithful else "yes"])
+    paces = named([f"{1 / dilation:g}" for dilation in sorted(set(own["dilation"]))])
+    ended = own[own["status"] != "done"]
+    failed = "".join(f" {_name(run)}: `{run['policy']}`: {run['reason']}." for run in ended.to_dict("records"))
+    text = f"Mininet at {paces} of life's pace, {TOKENS} tokens, milliseconds of emulated time per token.{failed}"
     headings = ["cell", "headroom predicted, ms", "measured", "layerwise predicted, ms", "measured",
                 "measured gain", "faithful"]  # fmt: skip
-    return table(headings, rows)
+    return "\n\n".join([table(headings, rows), text])
 
 
 def _name(cell: Mapping[Any, Any], seed: bool = True) -> str:

@@ -36,15 +36,15 @@ from testbed.placement.policies import make_policy
 NAME = "regimes"
 
 
-def work() -> list[Work]:
+def work(parts: store.Parts) -> list[Work]:
     """All parts, cells and traced runs in turn."""
-    groups = itertools.zip_longest(grid.work(), traced.work(), fillvalue=())
+    groups = itertools.zip_longest(grid.work(parts), traced.work(), fillvalue=())
     return [one for pair in groups for group in pair for one in group]
 
 
 def collect(parts: store.Parts, stop_after_s: float | None) -> None:
     """Compute the parts that are not there yet, in order, until the time is up."""
-    started, wanted = time.monotonic(), work()
+    started, wanted = time.monotonic(), work(parts)
     make_policy("headroom", {}).reset(0)  # compiles what is not compiled yet
     with store.bar(len(wanted), NAME) as told:
         for number, one in enumerate(wanted):
@@ -120,10 +120,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             was computed or no whole layers fit. Red lines: {GAIN:g}."""),
         "**Where the gain comes from.**",
         regime_tables.causes(cells),
-        prose(f"""A gain counts from {GAIN - 1:.0%} on. *Nothing else fits*: no placement of whole layers does. *Finer
-            packing*: the gain is below {GAIN - 1:.0%} when every device has memory for the whole model, so it comes
-            from filling the fast devices to the brim. *Heads alone*: it is there with whole FFNs too. *FFN shards*:
-            it needs them. Shares are of all cells in the row."""),
+        prose(f"""A gain counts from {GAIN - 1:.0%} on; shares are of all cells in the row. *Heads*: cutting heads
+            alone, FFNs whole, gives it; *FFN shards*: it needs them too. *Packing*: when every device has memory for
+            the whole model the gain is below {GAIN - 1:.0%}, so it comes from filling the fast devices to the brim,
+            and not from several computing at a time."""),
         "**Is headroom the best on every side of the borders?**",
         regime_tables.against_others(cells),
         regime_tables.policies(cells),
@@ -135,17 +135,38 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             `headroom` found, so its class optimum may be a little lower."""),
         "**Under traces.**",
         regime_tables.traced(frame),
+        regime_tables.endings(frame),
         prose(f"""Links and speeds fluctuate, in tight settings free memory too; {traced.TOKENS} tokens, a decision
             every {traced.INTERVAL}. The ratio is a mean over paired seeds with its 95 % interval, against the other
             policy that is closest to `headroom` among those that finished most often; the worst seed is beside it.
             `--traced N SEED` prints an experiment."""),
         "**Emulated.**",
         regime_tables.emulated(frame),
-        prose(f"""Mininet, {cells_emulated.TOKENS} tokens at {1 / cells_emulated.DILATION:g} of life's pace,
-            milliseconds of emulated time per token."""),
         store.obtained(how),
     ]  # fmt: skip
-    return "\n\n".join(text)
+    return "\n\n".join(part for part in text if part)
+
+
+def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
+    """Whether cutting layers beats whole layers on few devices, and whether heads alone are what does it."""
+    from benchmarks.results.regime_tables import CAUSES, PACKING, cells_of
+
+    cells = cells_of(frame)
+    gains, tight = cells["cause"].notna(), cells["memory"] == "tight"
+    causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells that were looked into
+    packing = causes.str.startswith(PACKING, na=False)
+    heads = causes.isin([CAUSES[1], PACKING + CAUSES[1]])
+    return [
+        store.Claim(
+            "Partitioning at the level of heads beats whole layers (here: 4 to 8 devices)",
+            f"held by {GAIN - 1:.0%} or more in {gains[tight].mean():.0%} of settings with tight memory and "
+            f"{gains[~tight].mean():.0%} of the others",
+            f"{len(cells)} settings, `headroom` against the best that whole layers can do; several devices computing a "
+            f"layer together is the reason in {(causes.notna() & ~packing).mean():.0%} of the {len(causes)} looked into, filling fast devices to the "
+            f"brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
+            "need FFN shards too",
+        )
+    ]
 
 
 def _words(values: Iterable[float]) -> list[str]:

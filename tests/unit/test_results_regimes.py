@@ -44,10 +44,10 @@ def test_static_is_the_best_first_placement_of_all_others() -> None:
     assert play(experiment, make_policy("static", {})).cost_ms == pytest.approx(min(costs))
 
 
-def test_the_grid_is_whole_and_its_order_a_permutation() -> None:
+def test_the_grid_is_whole_and_its_order_a_permutation(tmp_path: Path) -> None:
     assert len(GRID) == len(set(GRID)) == 3240
     assert sorted(shuffled()) == list(range(3240))
-    parts = [one.key for group in grid.work() for one in group]
+    parts = [one.key for group in grid.work(Parts(tmp_path)) for one in group]
     assert len(parts) == len(set(parts))
 
 
@@ -87,9 +87,10 @@ def cell_rows(gain: float, head_gain: float, roomy_gain: float | None, memory: s
     ("gain", "head_gain", "roomy_gain", "memory", "cause"),
     [
         (1.1, 1.1, None, "loose", None),
-        (1.5, 1.2, None, "loose", "heads alone"),
+        (1.5, 1.2, None, "loose", "heads"),
         (1.5, 1.1, None, "loose", "FFN shards"),
-        (1.5, 1.5, 1.0, "tight", "finer packing"),
+        (1.5, 1.5, 1.0, "tight", "packing by heads"),
+        (1.5, 1.1, 1.0, "tight", "packing by FFN shards"),
         (1.5, 1.1, 1.4, "tight", "FFN shards"),
     ],
 )
@@ -109,7 +110,7 @@ def test_a_repeated_collection_does_only_what_is_missing(tmp_path: Path, monkeyp
         return [{"cell": number}]
 
     one, two = (regimes.Work(f"part-{n}", lambda n=n: compute(n)) for n in (1, 2))  # type: ignore[misc]
-    monkeypatch.setattr(regimes, "work", lambda: [one, two])
+    monkeypatch.setattr(regimes, "work", lambda parts: [one, two])
     parts = Parts(tmp_path)
     regimes.collect(parts, -1.0)
     assert done == []
