@@ -2,7 +2,7 @@
 
 Each program runs several times as a process of its own; the page gives the median and the range of every figure in
 its JSON line, with the machine they were measured on. `--keep FOLDER NAME…` measures only some and keeps their lines
-in the folder; the page is written when it has those of all.
+in the folder; the page says which are still missing.
 """
 
 from __future__ import annotations
@@ -65,11 +65,15 @@ def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float
             yield above + key, value
 
 
+def _rounds(count: int) -> str:
+    return "one round" if count == 1 else f"{count} rounds"
+
+
 def section(name: str, lines: list[dict[str, Any]]) -> str:
     """One benchmark's part of the page."""
     first = lines[0]
     ratio = _spread([line["ratio"] for line in lines if "ratio" in line])
-    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}.", ""]
+    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {_rounds(len(lines))}.", ""]
     text += ["| figure | median (range) |", "| --- | --- |"]
     found = [dict(_figures(line)) for line in lines]
     known = [key for key in found[0] if all(key in each for each in found)]
@@ -98,11 +102,8 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         for name in options.names or NAMES:
             _measure_rounds(name, options.rounds, kept / f"{name}.json")
-        missing = [name for name in NAMES if not (kept / f"{name}.json").exists()]
-        if missing:
-            print(f"no page yet: {', '.join(missing)} not measured", file=sys.stderr)
-            return
-        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in NAMES}, options.rounds)
+        there = [name for name in NAMES if (kept / f"{name}.json").exists()]
+        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in there})
 
 
 def _measure_rounds(name: str, rounds: int, file: Path) -> None:
@@ -113,16 +114,19 @@ def _measure_rounds(name: str, rounds: int, file: Path) -> None:
     file.write_text(json.dumps(lines))
 
 
-def _write(measured: dict[str, list[dict[str, Any]]], rounds: int) -> None:
+def _write(measured: dict[str, list[dict[str, Any]]]) -> None:
     today = time.strftime("%Y-%m-%d", time.gmtime())
     parts = [
         "# Benchmarks",
         "",
-        f"Written by `python -m benchmarks.page --rounds {rounds}` on {today}: {machine()}.",
+        f"Written by `python -m benchmarks.page` on {today}: {machine()}.",
         "Each ratio has its peer in the same run; figures are medians over the rounds, with their range.",
         "",
     ]
     parts += [section(name, lines) for name, lines in measured.items()]
+    missing = [f"`python -m benchmarks.{name}`" for name in NAMES if name not in measured]
+    if missing:
+        parts += [f"Not measured on this machine yet: {', '.join(missing)}.", ""]
     PAGE.write_text("\n".join(parts))
     print(PAGE)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results import store
-from benchmarks.results.paired import DONE, Mean, finished, mean_of, prose, table
+from benchmarks.results.paired import DONE, Mean, counted, finished, mean_of, prose, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing, part_key, run
 from testbed.calibration import NOMINAL_HOP_S
 
@@ -109,7 +109,8 @@ def save(parts: store.Parts) -> None:
     command = f"python -m benchmarks.results.{NAME}"
     store.save(NAME, frame, store.how_obtained(
         f"{command}` and `sudo .venv/bin/{command} --emulated", "simulated and emulated", parts.seconds(),
-        sorted(frame["seed"].unique().tolist()), [NOMINAL_NOTE], runs_missing=missing(parts, runs),
+        sorted(frame["seed"].unique().tolist()), [NOMINAL_NOTE], commit=parts.commits(),
+        runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             takes so much less time."""),
         "The quick start's four devices under each bundled trace, simulated:",
         _worth_table(bundled, list(BUNDLED)),
-        f"Drawn instances, four devices in 1.4 times the model's memory, {drawn_runs['seed'].nunique()} seeds:",
+        f"Four drawn devices in 1.4 times the model's memory, {counted(drawn_runs['seed'].nunique(), 'instance')}:",
         _worth_table(drawn_runs, list(DRAWN)),
         "The quick start on Mininet:",
         _measured_table(measured),
@@ -200,7 +201,7 @@ def worth(own: pd.DataFrame, moving: str, still: str) -> str | None:
     if found is None:
         return None
     spread = f" ({found.low:+.1%} to {found.high:+.1%})" if found.high - found.low > 1e-4 else ""
-    return f"{found.value:+.1%}{spread}, {found.count} instances" if len(spread) else f"{found.value:+.1%}"
+    return f"{found.value:+.1%}{spread}"
 
 
 def saving(own: pd.DataFrame, moving: str, still: str) -> Mean | None:

@@ -34,8 +34,8 @@ on how it was obtained. `script/results --collect NAME` makes the data anew. No 
 
 OUT_OF_SCOPE = """**Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models
 than the GPT-2 and Llama families. The paper's abstract says nothing of how long deciding may take; here it is not
-charged, and [benchmarks](benchmarks.md) has it. Weights are random: time and memory are a real model's, the text is
-not.
+charged ([scale](#scale-25-devices-1000-tokens) says roughly how long, `python -m benchmarks.policy` measures it).
+Weights are random: time and memory are a real model's, the text is not.
 """
 
 

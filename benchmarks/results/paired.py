@@ -64,6 +64,11 @@ def named(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def counted(count: int, thing: str) -> str:
+    """A number of things: `1 seed`, `2 seeds`."""
+    return f"{count} {thing}" + ("" if count == 1 else "s")
+
+
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A Markdown table; the first column is text, the others are numbers."""
     marks = ["---", *["---:"] * (len(headings) - 1)]

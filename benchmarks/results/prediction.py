@@ -127,7 +127,7 @@ def save(parts: store.Parts) -> None:
         f"sudo .venv/bin/python -m benchmarks.results.{NAME}", "emulated", parts.seconds(), [1],
         [f"calibrated before: {found.hop_overhead_s * 1e3:.3f} ms of software for a hop"],
         hop_overhead_s=found.hop_overhead_s, pacing_floor_s=found.pacing_floor_s,
-        runs_missing=sum(parts.find(str(number)) is None for number in range(len(CASES))),
+        commit=parts.commits(), runs_missing=sum(parts.find(str(number)) is None for number in range(len(CASES))),
     ))  # fmt: skip
 
 

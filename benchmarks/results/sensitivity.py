@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmarks.results import store
 from benchmarks.results.migration import DRAWN, DRAWN_FLEET
-from benchmarks.results.paired import DONE, Mean, finished, named, prose, ratio, table
+from benchmarks.results.paired import DONE, Mean, counted, finished, named, prose, ratio, table
 from benchmarks.results.running import Planned, collect_runs, found_rows, missing
 
 NAME = "sensitivity"
@@ -57,10 +57,13 @@ def main() -> None:
     options = store.arguments(NAME, __doc__).parse_args()
     parts, runs = store.Parts(options.parts), planned()
     collect_runs(parts, runs, NAME, options.seconds)
-    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in complete(parts, runs)]))
+    seeds = complete(parts, runs)
+    if not seeds:
+        return
+    frame = pd.DataFrame(found_rows(parts, [one for one in runs if one.seed in seeds]))
     store.save(NAME, frame, store.how_obtained(
-        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
-        runs_missing=missing(parts, runs),
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(seeds),
+        commit=parts.commits(), runs_missing=missing(parts, runs),
     ))  # fmt: skip
 
 
@@ -83,8 +86,9 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Sensitivity: what does the answer depend on?",
         prose(f"""Drawn instances of a GPT-2 on four devices with links, speeds and memory that fluctuate, FFNs
-            in {PARTITION["ffn_shards"]} shards, {frame["tokens_asked"].iloc[0]} tokens, {len(how["seeds"])}
-            instances. Fastest over the times per hop: {_winners(by_hop)}; over λ: {_winners(by_interval)}."""),
+            in {PARTITION["ffn_shards"]} shards, {frame["tokens_asked"].iloc[0]} tokens;
+            {counted(len(how["seeds"]), "instance")}. Fastest over the times per hop: {_winners(by_hop)}; over λ:
+            {_winners(by_interval)}."""),
         image(NAME, "A token's time over headroom's, by the software's time per hop and by λ"),
         f"By time per hop, at λ = {INTERVAL}:",
         _table(hops, by_hop, "hop_ms", "{:g} ms"),

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +82,13 @@ def obtained(how: Mapping[str, Any]) -> str:
         f"*{how['kind'].capitalize()}. Data: `{how['command']}` on {how['date']}, program of commit {how['commit']}, "
     )
     text += f"{how['seconds'] / 60:.0f} minutes, {how['machine']}.*"
-    return "\n".join([text, "", *(f"- {note}" for note in how["notes"])]).rstrip()
+    notes = list(how["notes"])
+    if how.get("runs_missing"):
+        notes.append(f"{how['runs_missing']} of the planned runs have not been made yet; the command makes them")
+    return "\n".join([text, "", *(f"- {note}" for note in notes)]).rstrip()
 
 
+@lru_cache(maxsize=1)
 def commit() -> str:
     """The commit that last changed what a result depends on, `+` after it where files there differ from it."""
 
@@ -127,13 +132,20 @@ class Parts:
     def put(self, key: str, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Keep a part's rows and what computing them took, in one step."""
         half = self.folder / f".{key}.part"
-        half.write_text(json.dumps({"seconds": seconds, "rows": list(rows)}), encoding="utf-8")
+        part = {"seconds": seconds, "commit": commit(), "rows": list(rows)}
+        half.write_text(json.dumps(part), encoding="utf-8")
         half.replace(self.folder / f"{key}.json")
 
     def seconds(self) -> float:
         """What computing all finished parts took."""
-        files = sorted(self.folder.glob("*.json"))
-        return float(sum(json.loads(file.read_text(encoding="utf-8"))["seconds"] for file in files))
+        return float(sum(part["seconds"] for part in self._all()))
+
+    def commits(self) -> str:
+        """The programs that made the finished parts, in words."""
+        return " and ".join(sorted({part["commit"] for part in self._all() if "commit" in part}))
+
+    def _all(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(self.folder.glob("*.json"))]
 
 
 def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
