@@ -155,6 +155,7 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
     gains, tight = cells["cause"].notna(), cells["memory"] == "tight"
     causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells that were looked into
     packing = causes.str.startswith(PACKING, na=False)
+    together = causes.notna() & ~packing
     heads = causes.isin([CAUSES[1], PACKING + CAUSES[1]])
     return [
         store.Claim(
@@ -162,8 +163,8 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
             f"held by {GAIN - 1:.0%} or more in {gains[tight].mean():.0%} of settings with tight memory and "
             f"{gains[~tight].mean():.0%} of the others",
             f"{len(cells)} settings, `headroom` against the best that whole layers can do; several devices computing a "
-            f"layer together is the reason in {(causes.notna() & ~packing).mean():.0%} of the {len(causes)} looked into, filling fast devices to the "
-            f"brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
+            f"layer together is the reason in {together.mean():.0%} of the {len(causes)} looked into, filling fast "
+            f"devices to the brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the others "
             "need FFN shards too",
         )
     ]

@@ -61,12 +61,16 @@ def command(
     """
     from testbed.cli import batch, launch
     from testbed.comparison import infeasible_row, per_policy, tidy, write_tidy
+    from testbed.placement.policies import shared_out
 
     chosen = list(dict.fromkeys(launch.choose_backend(backend, say) for backend in backends or (None,)))
     first = load(experiment, overrides, tokens=tokens)
+    options = shared_out(list(dict.fromkeys(policies)), first.policy_options)
     planned = [
-        load(experiment, overrides, tokens=tokens, policy=policy, seed=first.seed + number)
-        for policy in dict.fromkeys(policies)
+        load(experiment, overrides, tokens=tokens, policy=policy, seed=first.seed + number).model_copy(
+            update={"policy_options": own}
+        )
+        for policy, own in options.items()
         for number in range(seeds)
     ]
     impossible = _impossible(planned)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, Place, rows
+from running import QUICKSTART, Ended, Place, rows
 
 from testbed.emulation.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
 
 pytestmark = pytest.mark.quiet
-TRIES = 3  # others may be using the host
+TRIES = 2  # more, where others used the host
 FROM_S = 1e-3
 
 
@@ -21,15 +21,13 @@ def test_a_paced_operation_takes_as_long_as_the_device_model_says(due_s: float) 
     assert abs(measured.mean_error) < 0.02 and measured.p95_error < 0.05
 
 
-@pytest.mark.timeout(300)
-def test_the_blocks_of_a_run_take_as_long_as_the_device_model_says(place: Place) -> None:
-    found: ComputeMeasured | None = None
+@pytest.mark.timeout(600)
+def test_the_blocks_of_a_run_take_as_long_as_the_device_model_says(quickstart: Ended, place: Place) -> None:
+    found = _of_run(quickstart.folder)
     for _ in range(TRIES):
-        ended = place.done(QUICKSTART, "--tokens", "6", "--set", "traces=[]", "--policy", "static")
-        found = _of_run(ended.folder)
         if found.ok:
             break
-    assert found is not None
+        found = _of_run(place.done(QUICKSTART, "--tokens", "40", "--set", "traces=[]", "--policy", "static").folder)
     assert abs(found.mean_error) < 0.02 and found.p95_error < 0.05
 
 

@@ -34,7 +34,7 @@ def report() -> dict[str, dict[str, Any]]:
         for finding in json.loads(ended.out):
             if not found.get(finding["name"], {}).get("ok"):
                 found[finding["name"]] = finding
-        if all(finding["ok"] for finding in found.values()):
+        if all(finding["ok"] for finding in found.values() if finding["fidelity"]):  # others may be lacking here
             break
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Place, events, has_netem, rows, topology, two_placements, write_experiment
+from running import IN_GUEST, Place, events, has_netem, rows, topology, two_placements, write_experiment
 
 TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 BACKHAUL_BPS = 4e6
@@ -103,7 +103,7 @@ def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate
     tokens = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
     # Four layers, each to c and back: eight ways of 12 ms.
     assert all(0.096 < row["latency_s"] < 0.125 for row in tokens)
-    assert ended.summary["prediction_error"] < 0.1
+    assert ended.summary["prediction_error"] < (0.15 if IN_GUEST else 0.1)  # a guest's software takes its time
     probes = {(row["device"], row["peer"]): row for row in rows(ended.folder, "rates") if row["how"] == "probe"}
     assert probes["c", "a"]["requested_bps"] == 20e6
     assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)

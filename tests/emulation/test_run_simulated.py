@@ -37,9 +37,20 @@ def told(folder: Path, table: str, *columns: str) -> list[tuple[Any, ...]]:
     return [tuple(row[column] for column in columns) for row in rows(folder, table)]
 
 
-@pytest.mark.parametrize("policy", ["resource-aware", "greedy", "round-robin"])
-def test_simulation_and_emulation_decide_alike(place: Place, tmp_path: Path, policy: str) -> None:
-    emulated, simulated = both(place, squeezed(tmp_path, policy))
+@pytest.mark.parametrize(
+    ("policy", "partition"),
+    [
+        ("resource-aware", {}),
+        ("greedy", {}),
+        ("round-robin", {}),
+        ("headroom", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4}),
+        ("galaxy", {"ffn_shards": 8}),
+    ],
+)
+def test_simulation_and_emulation_decide_alike(
+    place: Place, tmp_path: Path, policy: str, partition: dict[str, object]
+) -> None:
+    emulated, simulated = both(place, squeezed(tmp_path, policy, partition=partition))
     assert (emulated.code, simulated.code) == (0, 0), emulated.err + simulated.err
     one, other = emulated.folder, simulated.folder
     decided = ("epoch", "step", "moved", "feasible", "reason", "predicted_before_s", "predicted_after_s")

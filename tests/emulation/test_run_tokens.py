@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, TINY, Place, interfaces, rows, save_checkpoint, topology, write_experiment
+from running import QUICKSTART, TINY, Ended, Place, rows, save_checkpoint, topology, write_experiment
 
 QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
 LONG_S = 380.0
@@ -15,21 +15,14 @@ HOST_ONLY = pytest.mark.host_only(reason="GPT-2 takes minutes in a guest; tests/
 @HOST_ONLY
 @QUEUED
 @pytest.mark.quiet
-def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(place: Place) -> None:
-    before = interfaces()
-    for _ in range(3):  # again only where this host was too busy to emulate truly, as the verdict says
-        ended = place.replay(
-            QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=LONG_S
-        )  # fmt: skip
-        if ended.code != 4:
-            break
+def test_the_quickstart_moves_blocks_and_gives_the_references_bits_on_a_faithful_emulation(quickstart: Ended) -> None:
+    ended = quickstart
     assert ended.code == 0, ended.err
     summary = ended.summary
     assert (summary["status"], summary["backend"], summary["verified"]) == ("done", "mininet", "bitwise")
     assert summary["verdict"]["ok"] is True and summary["migrations"] >= 1 and summary["oom_kills"] == 0
     assert len(summary["tokens"]) == 96
     assert [row["token_id"] for row in rows(ended.folder, "tokens")] == summary["tokens"]
-    assert place.left_behind() == [] and interfaces() <= before
 
 
 @HOST_ONLY

@@ -23,7 +23,7 @@ from unprivileged import Sandbox, user
 
 SIDE_BY_SIDE = 2
 ATTEMPTS = 3  # the guests share the host's cores, and a core that others have for milliseconds costs a link rate
-GUEST_S = 420.0  # for all attempts of one kind of guest
+GUEST_S = 560.0  # for all attempts of one kind of guest
 TEST_S = 240.0  # for one test: a run's start alone takes a guest 10 s, of the host half a minute when it is busy
 # The kernel then has no netem, and finds no module: that of the host's /lib/modules are another kernel's.
 WITHOUT_NETEM = ("sh", "-c", 'rmmod sch_netem && exec "$@"', "sh")

@@ -12,6 +12,7 @@ import pytest
 
 from testbed.cli import run
 from testbed.comparison import mean_with_interval, per_policy, tidy, write_tidy
+from testbed.runlog import read_rows
 
 SMALL = str(Path(__file__).parents[2] / "experiments" / "small-scale.yaml")
 Captured = pytest.CaptureFixture[str]
@@ -102,6 +103,23 @@ def test_compare_gives_rows_and_a_table_over_paired_instances(tmp_path: Path, ca
     assert len(pq.read_table(parquet)) == 6
     assert run([*command, "--tokens", "16", "--out", str(tmp_path)]) == 0
     assert "3 of 3" in capsys.readouterr().out
+
+
+def test_a_class_of_placements_for_exact_is_chosen_on_the_command_line(tmp_path: Path, capsys: Captured) -> None:
+    command = [SMALL, "--backend", "sim", "--tokens", "8", "--out", str(tmp_path), "--json"]
+    command += ["--set", "topology={generate: paper, devices: 3, memory: 4 x model}"]
+    for written in ("policy_options={class: single}", "policy_options.class=single"):
+        assert run(["replay", *command, "--policy", "exact", "--set", written]) == 0
+        folder = Path(json.loads(capsys.readouterr().out)["path"])
+        placed = {row["device"] for row in read_rows(folder, "placements")}
+        assert len(placed) == 1
+    both = ["compare", *command, "--policy", "round-robin", "--policy", "exact", "--set"]
+    assert run([*both, "policy_options={class: single}"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    manifests = [json.loads((Path(row["path"]) / "manifest.json").read_text()) for row in rows]
+    assert [manifest["experiment"]["policy_options"] for manifest in manifests] == [{}, {"class": "single"}]
+    assert run([*both, "policy_options={sort: single}"]) == 2
+    assert "none of the policies round-robin, exact has an option 'sort'" in capsys.readouterr().err
 
 
 def test_an_instance_that_nothing_can_fit_is_counted_unless_none_can(tmp_path: Path, capsys: Captured) -> None:

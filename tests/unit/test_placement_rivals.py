@@ -65,12 +65,11 @@ def cheapest_of_all(observation: Observation, old: Placement | None) -> float:
 @settings(max_examples=100, deadline=None)
 @given(
     st.one_of(observations(tightness=st.floats(0.8, 3)), networked().map(lambda case: case[0])),
-    st.sampled_from(RIVALS), st.sampled_from([1, 4]), st.floats(0.4, 1.2), st.floats(0.02, 1),
+    st.sampled_from(RIVALS), st.floats(0.4, 1.2), st.floats(0.02, 1),
 )  # fmt: skip
 def test_what_a_rival_decides_is_complete_fits_and_comes_out_again_or_it_is_infeasible(
-    observation: Observation, name: str, shards: int, memory: float, rate: float
+    observation: Observation, name: str, memory: float, rate: float
 ) -> None:
-    observation = replace(observation, partition=Partition(ffn_shards=shards))
     policy, twin = make_policy(name, {}), make_policy(name, {})
     policy.reset(3)
     twin.reset(3)

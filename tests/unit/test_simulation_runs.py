@@ -165,13 +165,19 @@ def b_seconds(shown: Observation) -> float:
 # --- memory ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_ledger_is_the_sum_over_the_placement_at_every_step(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    of = experiment("model.preset=tiny", changes=NO_TRACES, tokens=20, interval=data.draw(st.integers(1, 7)))
-    blocks = blocks_of(of.shape)
+    cut = {
+        "ffn_shards": data.draw(st.sampled_from([1, 4])),
+        "proj_rows": data.draw(st.booleans()),
+        "vocab_shards": data.draw(st.sampled_from([1, 3])),
+    }
+    interval = data.draw(st.integers(1, 7))
+    of = experiment("model.preset=tiny", changes=NO_TRACES, tokens=20, interval=interval, partition=cut)
+    blocks = blocks_of(of.shape, of.partition)
     where = st.lists(st.sampled_from("abcd"), min_size=len(blocks), max_size=len(blocks))
     placements = [dict(zip(blocks, data.draw(where), strict=True)) for _ in range(4)]
     fleet, outcome, kept = drive(tmp_path_factory.mktemp("run"), of, Scripted(*placements))
@@ -182,9 +188,10 @@ def test_every_ledger_is_the_sum_over_the_placement_at_every_step(
         by_epoch[row["epoch"]][parse_block(row["block"])] = row["device"]
 
     def weight(held: dict[str, set[Block]], length: int) -> dict[str, int]:
-        pinned = {of.topology.source: pinned_bytes(of.shape)}
+        pinned = {of.topology.source: pinned_bytes(of.shape, of.partition)}
         return {
-            name: pinned.get(name, 0) + sum(resident_bytes(of.shape, block, length) for block in held[name])
+            name: pinned.get(name, 0)
+            + sum(resident_bytes(of.shape, block, length, of.partition) for block in held[name])
             for name in "abcd"
         }
 

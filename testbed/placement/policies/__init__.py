@@ -6,7 +6,7 @@ import difflib
 import importlib.util
 import inspect
 import keyword
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
 
     `name` may also be `path.py:Class`, a user's own. Raises ConfigError for unknown names and options.
     """
-    factory = _user_policy(name) if ".py:" in name else _known_policy(name)
+    factory = _factory(name)
     given = {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in options.items()}
     if placement is not None:
         if factory is not Static:
@@ -64,6 +64,19 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     except Exception as error:
         why = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {why}") from error
+
+
+def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Options of several policies: each goes to those that have it. Raises ConfigError for one that none has."""
+    accepted = {name: option_names(_factory(name)) for name in names}
+    for key in options:
+        if not any(key in known for known in accepted.values()):
+            raise ConfigError(f"none of the policies {', '.join(names)} has an option {key!r}")
+    return {name: {key: value for key, value in options.items() if key in accepted[name]} for name in names}
+
+
+def _factory(name: str) -> Callable[..., Policy]:
+    return _user_policy(name) if ".py:" in name else _known_policy(name)
 
 
 def option_names(factory: Callable[..., Policy]) -> list[str]:

@@ -54,12 +54,24 @@ class _Level(NamedTuple):
     counts: np.ndarray  # (n, devices) layers on each
     loads: np.ndarray  # (n, resources) layers moved over each
     path: np.ndarray  # (n,) index of the longest delay among the moves, 0 for none
+    busiest: np.ndarray  # (n,) seconds of the resource that takes longest
     seconds: np.ndarray  # (n,) latency so far
     parent: np.ndarray  # (n,) row in the level before
 
 
 def _rows(level: _Level, rows: np.ndarray) -> _Level:
     return _Level(*(column[rows] for column in level))
+
+
+def _mixed(rows: np.ndarray) -> np.ndarray:
+    """A number of 64 bits for each row of bytes, alike for rows that are alike."""
+    import numpy as np
+
+    words = -(-rows.shape[1] // 8)
+    padded = np.zeros((len(rows), words * 8), np.uint8)
+    padded[:, : rows.shape[1]] = rows
+    factors = np.random.default_rng(1).integers(1, 2**63, words, np.uint64) * 2 + 1
+    return (padded.view(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
 
 
 class _Search:
@@ -132,15 +144,15 @@ class _Search:
         start = np.zeros((1, len(self.unit_s)), np.uint8)
         none = np.zeros(1, np.int32)
         level = _Level(
-            np.full(1, self.layers.draft.model.source), np.zeros((1, devices), np.uint8), start, none, np.zeros(1), none
-        )
+            np.full(1, self.layers.draft.model.source), np.zeros((1, devices), np.uint8), start, none, np.zeros(1),
+            np.zeros(1), none,
+        )  # fmt: skip
         levels, proven = [level], True
         for layer in range(self.count):
             level = self._expand(level, layer)
-            promising = np.flatnonzero(self._bound(level, layer + 1) < below_s - TIE_S)
-            level = self._unique(_rows(level, promising))
             bound = self._bound(level, layer + 1)
-            keep = np.arange(len(bound))
+            promising = np.flatnonzero(bound < below_s - TIE_S)
+            keep = promising[self._unique(_rows(level, promising))]
             if len(keep) > width:
                 keep = keep[np.argsort(bound[keep], kind="stable")[:width]]
                 proven = False
@@ -173,28 +185,33 @@ class _Search:
             for resource in used:
                 loads[:, resource] += 1
             seconds = level.seconds[rows] + self.step[level.device[rows], device]
-            paths = np.maximum(level.path[rows], path)
-            grown.append(_Level(np.full(len(rows), device), counts, loads, paths, seconds, rows.astype(np.int32)))
+            paths, busiest = np.maximum(level.path[rows], path), level.busiest[rows]
+            for resource in used:
+                busiest = np.maximum(busiest, loads[:, resource] * self.unit_s[resource])
+            last, parent = np.full(len(rows), device), rows.astype(np.int32)
+            grown.append(_Level(last, counts, loads, paths, busiest, seconds, parent))
         return _Level(*(np.concatenate(columns) for columns in zip(*grown, strict=True)))
 
-    def _unique(self, level: _Level) -> _Level:
-        """The cheapest of those that are alike for all that follows."""
+    def _unique(self, level: _Level) -> np.ndarray:
+        """The rows of the cheapest of those that are alike for all that follows, by their seconds."""
         import numpy as np
 
         order = np.argsort(level.seconds, kind="stable")
         alike = np.column_stack(
             (level.device.astype(np.uint8), level.path.astype(np.uint8), level.counts, level.loads)
         )[order]
-        rows = np.ascontiguousarray(alike).view(np.dtype((np.void, alike.shape[1]))).ravel()
-        _, first = np.unique(rows, return_index=True)
-        return _rows(level, order[np.sort(first)])
+        _, first, group = np.unique(_mixed(alike), return_index=True, return_inverse=True)
+        if not (alike[first[group]] == alike).all():  # two that differ were mixed to the same number
+            rows = np.ascontiguousarray(alike).view(np.dtype((np.void, alike.shape[1]))).ravel()
+            _, first = np.unique(rows, return_index=True)
+        return order[np.sort(first)]
 
     def _bound(self, level: _Level, layer: int) -> np.ndarray:
         """The least that an interval can cost from here; what it does cost once every layer is there."""
         import numpy as np
 
         moved = level.path > 0
-        busiest = (level.loads * self.unit_s).max(axis=1) + self.delays[level.path] + MIGRATION_HANDSHAKE_S
+        busiest = level.busiest + self.delays[level.path] + MIGRATION_HANDSHAKE_S
         migration = np.where(moved, busiest, self.least_move_s if layer < self.count else 0.0)
         left = (self.room - level.counts.astype(np.int64)) @ self.prices
         after = np.maximum(self.least_after[layer][level.device], self.priced_after[layer][level.device] - left)

@@ -87,7 +87,9 @@ class ResourceAware:
 def default_deadline(model: CostModel) -> float:
     """`DEADLINE_FACTOR` times one pass over all blocks, spread in proportion to memory, with nothing sent."""
     memory = [view.available_bytes for view in model.observation.devices]
-    whole = max(1, sum(memory))
+    if not any(memory):
+        memory = [1] * len(memory)
+    whole = sum(memory)
     shape, length = model.shape, model.lengths[1]
     kinds = Counter(block.kind for block in layer_blocks(shape, model.partition, 0))
     each = [[count * seconds for seconds in model.seconds(kind, length)] for kind, count in kinds.items()]
