@@ -66,7 +66,8 @@ def test_simulation_and_emulation_decide_alike(
 
 
 def test_simulation_and_emulation_run_out_of_memory_alike(place: Place, tmp_path: Path) -> None:
-    path = squeezed(tmp_path, "static", memory="60 KiB")
+    placement = {"*": "a", "head(*,0)": "b", "head(*,1)": "c", "ffn(1)": "b", "ffn(2)": "c", "ffn(3)": "d"}
+    path = squeezed(tmp_path, "static", memory="60 KiB", placement=placement)
     emulated, simulated = both(place, path)
     assert (emulated.code, simulated.code) == (5, 5)
     assert emulated.summary["status"] == simulated.summary["status"] == "oom"
