@@ -152,12 +152,12 @@ def _probe(
     size = round(min(PROBE_MOST_BYTES[effort], max(PROBE_LEAST_BYTES, wanted)))
     fleet.send(sender, Probe(receiver, size))
     probed: Probed = answer(Probed, receiver)
-    # A receiver that is woken late stamps the first frame late, and the link would seem too fast: the sender's stamp,
-    # which can only be early, tells when the frame was there.
+    # The first frame was there after the sender's stamp and before the receiver's, which is late where the receiver was
+    # woken late, and then makes the link seem too fast. What is between the two speaks for the link as far as it can.
     on_its_way_s = sum(leg.delay_s for leg in path) * fleet.clock.dilation
-    return ProbeResult(
-        sender, receiver, probed.size, max(probed.seconds, probed.since_sent_s - on_its_way_s), requested
-    )
+    ideal_s = probed.size * 8 / (TCP_SHARE * requested) * fleet.clock.dilation
+    seconds = max(probed.seconds, min(ideal_s, probed.since_sent_s - on_its_way_s))
+    return ProbeResult(sender, receiver, probed.size, seconds, requested)
 
 
 def _pacing_floor(effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, names: Sequence[str]) -> float:

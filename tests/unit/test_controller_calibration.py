@@ -16,11 +16,12 @@ RATE_BPS = {("a", "b"): 1e8, ("b", "c"): 1e8, ("c", "d"): 5e7, ("d", "a"): 5e7}
 
 
 def calibrated(
-    shares: dict[tuple[str, str], list[float]], dilation: float = 1.0, late_s: float = 0.0
+    shares: dict[tuple[str, str], list[float]], dilation: float = 1.0, late_s: float = 0.0, held_s: float = 0.0
 ) -> tuple[Calibrated, list[Any]]:
     """What is found where probes reach these shares of what TCP can get, one after another; and all that was sent.
 
-    With `late_s` every receiver stamps the first frame of a burst so late.
+    With `late_s` every receiver stamps the first frame of a burst so late; with `held_s` every sender sends it so long
+    after its stamp.
     """
     observation = quickstart()
     sent: list[Any] = []
@@ -39,7 +40,7 @@ def calibrated(
         rate_bps = RATE_BPS[pair] / dilation * TCP_SHARE * next(left.get(pair, iter([1.0])))
         seconds = command.size * 8 / rate_bps
         delay_s = sum(leg.delay_s for leg in observation.path(*pair)) * dilation
-        return Probed(sender, command.size, seconds - late_s, delay_s + seconds)
+        return Probed(sender, command.size, seconds - late_s, held_s + delay_s + seconds)
 
     def send(device: str, command: Any) -> None:
         sent.append((device, command))
@@ -85,3 +86,12 @@ def test_a_receiver_that_was_woken_late_makes_no_link_seem_too_fast(dilation: fl
     assert probes(sent) == list(RATE_BPS)
     for probe in found.probes:
         assert dilation * probe.size * 8 / probe.seconds == pytest.approx(probe.requested_bps * TCP_SHARE)
+
+
+def test_a_sender_that_was_held_up_makes_no_link_seem_slow() -> None:
+    found, sent = calibrated({("b", "c"): [1.2]}, held_s=0.05)
+    assert probes(sent) == list(RATE_BPS)
+    for probe in found.probes:
+        assert probe.size * 8 / probe.seconds == pytest.approx(probe.requested_bps * TCP_SHARE)
+    found, _ = calibrated({("b", "c"): [1.2]}, late_s=0.001)
+    assert found.probes[1].size * 8 / found.probes[1].seconds == pytest.approx(1.2e8 * TCP_SHARE)
