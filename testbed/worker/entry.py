@@ -26,6 +26,7 @@ class WorkerConfig:
     paced: bool
     dilation: float
     switch_interval_s: float  # how soon the receiving thread gets the interpreter from a spinning main thread
+    tight_heap: bool  # whether memory goes back to the kernel at once, which costs mappings
 
 
 def run_worker(config: WorkerConfig) -> None:

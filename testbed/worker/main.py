@@ -85,7 +85,7 @@ def run(config: WorkerConfig) -> None:
     use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(config.switch_interval_s)
-    return_large_allocations()
+    return_large_allocations(config.tight_heap)
     warm_up(config.shape, config.prefill_chunk, config.partition)
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     line = ControlLine(context, Path(config.control), config.device)

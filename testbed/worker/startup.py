@@ -16,18 +16,20 @@ from testbed.shape import ModelShape
 
 _CLONE_NEWNET = 0x40000000  # setns(2)
 _TOP_PAD, _MMAP_THRESHOLD = -2, -3  # mallopt(3): M_TOP_PAD, M_MMAP_THRESHOLD
-_LARGE_ALLOCATION_BYTES = 32 * 1024
+_LARGE_ALLOCATION_BYTES, _LARGE_ALLOCATION_LOOSE_BYTES = 32 * 1024, 128 * 1024
 
 
-def return_large_allocations() -> None:
+def return_large_allocations(tight: bool) -> None:
     """Map and unmap large activations instead of keeping them in the heap; the threshold stays where it is set.
 
     The heap must have no room to spare either: glibc maps only what does not fit there, and aligned tensors leave
     holes in it that the next ones do not fit in (11 MiB after loading 24 shards of an FFN, measured).
+    Without `tight` that room stays, for kernels where each mapping is expensive.
     """
     libc = ctypes.CDLL(None)
-    libc.mallopt(_TOP_PAD, 0)
-    libc.mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES)
+    if tight:
+        libc.mallopt(_TOP_PAD, 0)
+    libc.mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES if tight else _LARGE_ALLOCATION_LOOSE_BYTES)
 
 
 def enter_network(pid: int) -> None:

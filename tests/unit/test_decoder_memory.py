@@ -50,7 +50,7 @@ def anonymous():
 
 shape, partition = PRESETS["gpt2"], Partition(ffn_shards=8, proj_rows=True)
 use_one_thread()
-return_large_allocations()
+return_large_allocations(tight=True)
 warm_up(shape, 32, partition)
 store = BlockStore(shape, RandomWeights(shape, 7, partition), 64, partition)
 before = anonymous()
