@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -19,6 +17,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from benchmarks.results.store import machine
 
 NAMES = ("shaping", "replay", "spawn", "scale", "policy")
 OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # what takes longer to decide eight times is left out
@@ -33,18 +33,6 @@ def measure(name: str) -> dict[str, Any]:
         raise SystemExit(f"benchmarks.{name} ended with code {done.returncode}: {done.stderr.strip()}")
     line: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return line
-
-
-def machine() -> str:
-    """One line on where this was measured."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 2**20
-    system = f"Linux {platform.release()}, Python {platform.python_version()}"
-    return f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {system}"
 
 
 def _figure(value: float) -> str:

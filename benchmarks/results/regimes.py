@@ -83,6 +83,8 @@ def main() -> None:
     parser.add_argument("--emulated", action="store_true", help="emulate what is missing, in place of computing")
     options = parser.parse_args()
     if options.cell is not None:
+        if not 0 <= options.cell < len(GRID):
+            parser.error(f"--cell is {options.cell}, and cells are 0 to {len(GRID) - 1}")
         print(json.dumps(experiment_of(options.cell), indent=2))  # JSON is YAML
     elif options.traced is not None:
         print(json.dumps(traced.traced_experiment(*options.traced), indent=2))
