@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.placement.blocks import Partition
 from testbed.placement.observation import Policy
 from testbed.placement.policies.dynamic_threshold import DynamicThreshold
 from testbed.placement.policies.edgeshard import EdgeShard
@@ -40,6 +41,11 @@ POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "exact": (Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
 }
 
+# The policies that can place for an all-to-all exchange: those that do not depend on where results meet.
+ALL_TO_ALL = (
+    "single", "round-robin", "greedy", "dynamic-threshold", "tensor-parallel", "galaxy", "resource-aware",
+)  # fmt: skip
+
 
 def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, str] | None = None) -> Policy:
     """The policy called `name` with its options; `placement` is a fixed block pattern table, for `static` only.
@@ -64,6 +70,17 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     except Exception as error:
         why = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
         raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {why}") from error
+
+
+def refuse_exchange(name: str, partition: Partition, placement: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError for a policy that thinks in hubs while the partition has an all-to-all exchange."""
+    if partition.hub or name in ALL_TO_ALL or name not in POLICIES or (name == "static" and placement is not None):
+        return
+    why = "asks policies that place" if name == "static" else "places"
+    raise ConfigError(
+        f"policy {name} {why} for partition.exchange: hub, and it is all-to-all: change that, or use one of "
+        f"{', '.join(ALL_TO_ALL)}, or static with a placement"
+    )
 
 
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
