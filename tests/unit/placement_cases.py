@@ -41,7 +41,7 @@ delays = st.floats(0, 0.02)
 links = st.builds(LinkView, up_bps=rates, down_bps=rates, up_delay_s=delays, down_delay_s=delays)
 
 
-by_hub = st.one_of(
+partitions = st.one_of(
     st.just(Partition()),
     st.builds(
         Partition,
@@ -53,7 +53,7 @@ by_hub = st.one_of(
 all_to_all = st.builds(
     Partition, st.sampled_from([2, 4, 8]), st.just(True), st.sampled_from([1, 3]), st.just("all-to-all")
 )
-partitions = st.one_of(by_hub, all_to_all)
+any_partition = st.one_of(partitions, all_to_all)
 
 
 def whole_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from hypothesis import given, settings
-from placement_cases import by_hub, placed, quickstart
+from placement_cases import any_partition, placed, quickstart
 
 from testbed.placement.blocks import Block, Placement, blocks_of, wire_bytes
 from testbed.placement.observation import Observation
@@ -32,14 +32,14 @@ def _halves(plan: Plan) -> list[tuple[int, str, HalfPlan]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(placed())
+@given(placed(any_partition))
 def test_a_plan_survives_msgpack(case: tuple[Observation, Placement]) -> None:
     plan = make_plan(*case)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan
 
 
 @settings(max_examples=200, deadline=None)
-@given(placed(by_hub))
+@given(placed())
 def test_a_plan_says_of_every_block_what_the_placement_says(case: tuple[Observation, Placement]) -> None:
     observation, placement = case
     plan = make_plan(observation, placement)
@@ -58,7 +58,7 @@ def test_a_plan_says_of_every_block_what_the_placement_says(case: tuple[Observat
 
 
 @settings(max_examples=200, deadline=None)
-@given(placed(by_hub))
+@given(placed())
 def test_x_goes_once_to_who_needs_it_longest_tail_first_and_a_pure_residual_last(
     case: tuple[Observation, Placement],
 ) -> None:
@@ -81,7 +81,7 @@ def test_x_goes_once_to_who_needs_it_longest_tail_first_and_a_pure_residual_last
 
 
 @settings(max_examples=150, deadline=None)
-@given(placed(by_hub))
+@given(placed())
 def test_wire_bytes_are_those_of_the_messages_between_different_devices(case: tuple[Observation, Placement]) -> None:
     observation, placement = case
     plan, shape, rows = make_plan(observation, placement), observation.shape, 3
