@@ -26,7 +26,7 @@ from testbed.placement.blocks import (
 from testbed.placement.costs import block_seconds, interval_cost, token_latency
 from testbed.placement.draft import Draft, cost_model
 from testbed.placement.feasibility import Infeasible, check_complete, shortages
-from testbed.placement.observation import Observation
+from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan, plan_messages
 from testbed.placement.policies import ALL_TO_ALL, POLICIES, make_policy, refuse_exchange
 from testbed.placement.tree import tree_roots
@@ -202,21 +202,22 @@ def test_two_hops_a_layer_are_worked_out_by_hand() -> None:
     assert token_latency(observation, plan, 30) == pytest.approx(hop(1) + 12 * layer + around, rel=1e-9)
 
 
-def test_it_saves_what_hubs_send_on_where_delays_decide_and_costs_what_all_send_where_rates_do() -> None:
+def test_it_saves_the_way_to_a_hub_and_back_and_loses_where_one_link_is_slow() -> None:
     hub = replace(TOGETHER, exchange="hub")
 
-    def seconds(partition: Partition, rate_bps: float, delay_s: float) -> float:
+    def seconds(partition: Partition, delay_s: float, slow_bps: float) -> float:
         observation = quickstart(partition=partition)
-        link = replace(observation.links["a"], up_bps=rate_bps, down_bps=rate_bps, up_delay_s=delay_s / 2)
-        observation = replace(
-            observation, links=dict.fromkeys("abcd", replace(link, down_delay_s=delay_s / 2)),
-            devices=tuple(replace(view, available_bytes=2**30) for view in observation.devices),
-        )  # fmt: skip
-        placement = make_policy("tensor-parallel", {}).decide(observation, None)
-        return token_latency(observation, placement, 30, lm_head=False)
+        link = LinkView(1e9, 1e9, delay_s / 2, delay_s / 2)
+        links = dict.fromkeys("abcd", link) | {"d": replace(link, up_bps=slow_bps, down_bps=slow_bps)}
+        views = tuple(replace(view, available_bytes=2**30) for view in observation.devices)
+        observation = replace(observation, links=links, devices=views)
+        where = {block: "abcd"[block.index % 4] for block in blocks_of(observation.shape, partition)}
+        where |= {block: "a" for block in where if block.kind == "sum"}
+        return token_latency(observation, Placement(where), 30, lm_head=False)
 
-    assert seconds(TOGETHER, 1e9, 5e-3) < 0.7 * seconds(hub, 1e9, 5e-3)
-    assert seconds(TOGETHER, 2e6, 1e-5) > seconds(hub, 2e6, 1e-5)
+    assert seconds(TOGETHER, 5e-3, 1e9) < 0.7 * seconds(hub, 5e-3, 1e9)
+    # Every other device's sums go there, and not only x.
+    assert seconds(TOGETHER, 1e-5, 2e6) > 1.3 * seconds(hub, 1e-5, 2e6)
 
 
 # --- policies ------------------------------------------------------------------------------------------------
