@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, resident_bytes
 from testbed.placement.costs import (
-    BULK_WIRE_RATIO,
     MIGRATION_HANDSHAKE_S,
     CostModel,
     cached_length,
@@ -20,7 +19,8 @@ from testbed.placement.costs import (
     moved_bytes,
 )
 from testbed.placement.feasibility import Infeasible, device_needs
-from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.latency import STALLED_RATE
+from testbed.placement.numbered_paths import NumberedPaths
 from testbed.placement.observation import Observation
 from testbed.placement.tree import align, roots_of_mask
 
@@ -80,7 +80,7 @@ class Draft:
         self.incoming = [0] * devices  # number of incoming blocks
         self._loaded = [0] * devices
         self._load_s = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
-        self._ways = _Ways(observation)
+        self._ways = NumberedPaths(observation)
         self._carried = [0] * len(self._ways.seconds_per_byte)
         self._paths: dict[tuple[int, int], int] = {}
         self.where = [UNPLACED] * len(self.blocks)
@@ -385,32 +385,3 @@ def drafted(observation: Observation, old: Placement | None, fill: Callable[[Dra
         draft = Draft(model, old, old, reserve=False)
         fill(draft)
     return draft.placement(old)
-
-
-class _Ways:
-    """Paths between device numbers as numbers of directed links; each is looked up once."""
-
-    def __init__(self, observation: Observation) -> None:
-        self._observation = observation
-        self._names = [view.name for view in observation.devices]
-        hops = [(name, direction) for name in observation.links for direction in ("up", "down")]
-        self._numbers = {hop: number for number, hop in enumerate(hops)}
-        rates = [rate for link in observation.links.values() for rate in (link.up_bps, link.down_bps)]
-        self.seconds_per_byte = [BULK_WIRE_RATIO * 8 / max(rate, OUTAGE_BPS) for rate in rates]  # of payload
-        self._found: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
-
-    def links(self, pair: tuple[int, int]) -> tuple[int, ...]:
-        """The directed links on the way from one device to another."""
-        return self._look_up(pair)[0]
-
-    def delay_s(self, pair: tuple[int, int]) -> float:
-        """The sum of their delays."""
-        return self._look_up(pair)[1]
-
-    def _look_up(self, pair: tuple[int, int]) -> tuple[tuple[int, ...], float]:
-        found = self._found.get(pair)
-        if found is None:
-            path = self._observation.path(self._names[pair[0]], self._names[pair[1]])
-            links = tuple(self._numbers[leg.hop] for leg in path)
-            found = self._found[pair] = (links, sum(leg.delay_s for leg in path))
-        return found
