@@ -56,7 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"no such result: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
         for name in options.collect or NAMES:
             subprocess.run([sys.executable, "-m", f"benchmarks.results.{name}"], cwd=store.ROOT, check=True)
-    print(write())
+    try:
+        print(write())
+    except FileNotFoundError as error:
+        parser.error(str(error))
 
 
 def write() -> Path:
