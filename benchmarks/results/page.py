@@ -64,8 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write() -> Path:
     """Write the page from the data that are there, and the tables of other pages; returns the page's file."""
-    PAGE.write_text(text(), encoding="utf-8")
-    for file, table in tables_elsewhere().items():
+    page, tables = text(), tables_elsewhere()  # nothing is written where data are missing
+    PAGE.write_text(page, encoding="utf-8")
+    for file, table in tables.items():
         put_table(file, table)
     return PAGE
 
