@@ -12,7 +12,9 @@ from test_placement_headroom import instance
 
 from testbed.placement.blocks import Partition, Placement
 from testbed.placement.costs import cost_model, interval_cost
+from testbed.placement.exact.solve import decision_cost, optimum
 from testbed.placement.feasibility import shortages
+from testbed.placement.policies.headroom import Headroom
 from testbed.placement.problem import make_problem, places_of
 from testbed.placement.tree import aligned_roots, tree_roots
 from testbed.placement.unfolding import Unfolder, aligned_near, dealt, placement_of
@@ -102,6 +104,24 @@ def test_what_is_unfolded_costs_what_it_says_and_no_more_than_aligned(partition,
         assert cost <= (aligned - observation.interval_tokens * head_s) * (1 + 1e-9)
         cheaper += cost < aligned - observation.interval_tokens * head_s - 1e-6
     assert cheaper if rate > 1e8 else cheaper < 12  # roots are dear on slow links, moves on fast ones
+
+
+def test_moves_that_memory_demands_cost_what_exact_pays_for_them():
+    observation = instance(6, 3, 8, 4, 1.5, 8)
+    rng, policy = np.random.default_rng(106), Headroom("interval", 0.05)
+    policy.reset(1)
+    placement = policy.decide(observation, None)
+    for done in (8, 16, 24):
+        views = [
+            replace(view, streaming_Bps=view.streaming_Bps * float(rng.lognormal(0, 0.5)), storage_Bps=9e8)
+            for view in observation.devices
+        ]
+        seen = replace(observation, devices=tuple(views), tokens_done=done)
+        best = optimum(seen, placement, limit_s=60)
+        new = policy.decide(seen, placement)
+        assert best.proved
+        assert decision_cost(seen, placement, new) <= 1.001 * best.cost_s
+        placement = new
 
 
 def test_what_does_not_fit_is_not_unfolded():
