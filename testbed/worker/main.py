@@ -134,6 +134,7 @@ class Worker:
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
         while True:
+            self._pacer.stand_back()
             delivery = self._inbox.get()
             if isinstance(delivery.content, Exception):
                 raise delivery.content
@@ -143,7 +144,6 @@ class Worker:
             if delivery.is_data:
                 self._data(delivery)
             else:
-                self._pacer.stand_back()
                 self._command(delivery)
 
     # --- data ------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Timing:
 class Pacer:
     """Runs operations at the pace of one emulated device; `paced=False` runs them as fast as the host can.
 
-    Paced ones give up this thread's `precedence`, if it has one, only while they really compute.
+    From the real end of a paced one until `stand_back`, this thread has its `precedence`.
     """
 
     def __init__(self, paced: bool, dilation: float, precedence: Precedence | None = None) -> None:
@@ -78,7 +78,7 @@ class Pacer:
         return result, Timing(started, ended, due, ended - started > due + _OVERRUN_TOLERANCE_S)
 
     def stand_back(self) -> None:
-        """Let others run first: what comes now takes long and nobody waits for it."""
+        """Take turns with others again: all that was computed has been sent."""
         if self._precedence is not None:
             self._precedence.give_up()
 

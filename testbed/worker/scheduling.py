@@ -7,7 +7,6 @@ import os
 import threading
 from pathlib import Path
 
-
 _MESSAGES, _WAITING = 2, 1  # real-time priorities: a thread that carries a message does not wait for one that waits
 
 
@@ -22,10 +21,10 @@ def put_first(thread: int) -> None:
 
 
 class Precedence:
-    """The calling thread's right to run before others' arithmetic: taken to wait and to send, given up to compute.
+    """The calling thread's right to run before others' arithmetic: taken to end an operation on time and to send.
 
     On two cores a worker that wakes to send would otherwise wait until others' operations are done, though these have
-    time to spare. Nothing happens where that is not permitted (not root).
+    time to spare. To wait for input it is given up: being late then is made up for. Nothing happens where that is not permitted (not root).
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A worker's thread runs first while it waits and sends, and takes turns while it computes."""
+"""A worker's thread runs first to end an operation on time and to send, and takes turns while it computes."""
 
 from __future__ import annotations
 
