@@ -24,7 +24,8 @@ class Precedence:
     """The calling thread's right to run before others' arithmetic: taken to end an operation on time and to send.
 
     On two cores a worker that wakes to send would otherwise wait until others' operations are done, though these have
-    time to spare. To wait for input it is given up: being late then is made up for. Nothing happens where that is not permitted (not root).
+    time to spare. To wait for input it is given up: being late then is made up for. Nothing happens where that is not
+    permitted (not root).
     """
 
     def __init__(self) -> None:
