@@ -51,7 +51,7 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
     policy does later to one that it was given or has returned changes nothing here. Raises PolicyMisbehaved.
     """
     who, when = f"policy {policy.name}", f"at token {observation.tokens_done}"
-    returned, raised, seconds = _decide(policy, observation, _copy(placement), limit_s)
+    returned, raised, seconds = _decide(policy, observation, placement and _copy(placement), limit_s)
     if seconds > limit_s:
         text = f"{who} took longer {when} than decision_limit, {limit_s:g} s: make it quicker, or raise the limit"
         raise PolicyMisbehaved(text, None if returned is _NOTHING else show(returned), seconds)
@@ -128,8 +128,8 @@ def _decide(
     return (returned[0] if returned else _NOTHING), (raised[0] if raised else None), seconds
 
 
-def _copy(placement: Placement | None) -> Placement | None:
-    return None if placement is None else replace(placement, devices=dict(placement.devices))
+def _copy(placement: Placement) -> Placement:
+    return replace(placement, devices=dict(placement.devices))
 
 
 def _said(error: BaseException, when: str, policy: Policy) -> str:
