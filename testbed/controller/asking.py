@@ -64,8 +64,9 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
     if not isinstance(returned, Placement):
         text = f"{who} returned {_article(returned)} {when}, but it must return a Placement"
         raise PolicyMisbehaved(text, show(returned), seconds)
-    if not isinstance(returned.devices, Mapping):
-        what = f"a Placement of {_article(returned.devices)}"
+    devices: object = returned.devices  # a user's policy is not checked for types
+    if not isinstance(devices, Mapping):
+        what = f"a Placement of {_article(devices)}"
         text = f"{who} returned {what} {when}, but it must map every block to a device's name"
         raise PolicyMisbehaved(text, show(returned), seconds)
     returned = _copy(returned)
