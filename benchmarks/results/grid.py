@@ -16,6 +16,7 @@ from typing import get_args
 import pandas as pd
 
 from benchmarks.results.cells import FFN_SHARDS, GRID, load, shuffled
+from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.play import Played, play
 from benchmarks.results.rows import RIVALS, Row, Work, row_of
 from benchmarks.results.store import Parts
@@ -44,12 +45,13 @@ def head(number: int) -> Iterable[Row]:
 
 
 def causes(number: int, ours_ms: float) -> Iterable[Row]:
-    """Heads cut alone, and whole layers then; with memory lifted where that tells what a gain comes from."""
+    """Heads cut alone, and whole layers then; FFNs cut alone; without memory limits where that tells the cause."""
     whole_ffn = load(number, partition={"ffn_shards": 1})
     heads = play(whole_ffn, make_policy("headroom", {}))
     yield row_of(number, "headroom", 1, heads) | {"found_class": class_of(whole_ffn, heads)}
     layers = [play(whole_ffn, make_policy(policy, {})) for policy in WHOLE_LAYERS]
     yield from (row_of(number, policy, 1, one) for policy, one in zip(WHOLE_LAYERS, layers, strict=True))
+    yield row_of(number, HeadsTogether.name, FFN_SHARDS, play(load(number), HeadsTogether()))
     if GRID[number].memory == "tight" and min(one.cost_ms for one in layers) >= GAIN * ours_ms:
         roomy = lifted(load(number))
         for policy in ("headroom", "layerwise"):
