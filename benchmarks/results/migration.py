@@ -246,12 +246,13 @@ def draw(frame: pd.DataFrame) -> None:
     places = [(trace, kind) for kind, traces in ((False, BUNDLED), (True, DRAWN)) for trace in traces]
     with drawn(NAME, FULL_WIDTH, 3.6, columns=2) as (figure, (reached, saved)):
         for shift, (moving, still) in zip((-0.17, 0.17), PAIRS, strict=True):
+            style = {"marker": marker(moving), "markersize": 4, "color": colour(moving)}
             for place, (trace, kind) in enumerate(places):
                 own = simulated[(simulated["trace"] == trace) & (simulated["drawn"] == kind)]
+                if not {moving, still} <= set(own["policy"]):
+                    continue  # not run yet
                 shares = [_reached(own, policy) for policy in (still, moving)]
                 y = place + shift
-                label = {"label": f"{moving} against {SHOWN[still]}"} if place == 0 else {}
-                style = {"marker": marker(moving), "markersize": 4, "color": colour(moving)}
                 reached.plot(shares, [y, y], linewidth=0.8, markevery=[1], **style)
                 reached.plot(shares[:1], [y], fillstyle="none", **style)
                 found = saving(own, moving, still)
@@ -259,7 +260,8 @@ def draw(frame: pd.DataFrame) -> None:
                     saved.text(0.2, y, "does not finish without", va="center", fontsize=6, color="#b2182b")
                     continue
                 spread = [[100 * (found.value - found.low)], [100 * (found.high - found.value)]]
-                saved.errorbar(100 * found.value, y, xerr=spread, linestyle="none", **style, **label)
+                saved.errorbar(100 * found.value, y, xerr=spread, linestyle="none", **style)
+            saved.plot([], [], linestyle="none", label=f"{moving} against {SHOWN[still]}", **style)
         names = [f"{trace} (drawn)" if kind else trace for trace, kind in places]
         reached.set_yticks(range(len(places)), names)
         saved.set_yticks(range(len(places)), [""] * len(places))

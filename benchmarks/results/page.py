@@ -56,13 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"no such result: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
         for name in options.collect or NAMES:
             subprocess.run([sys.executable, "-m", f"benchmarks.results.{name}"], cwd=store.ROOT, check=True)
-    print(write())
+    try:
+        print(write())
+    except FileNotFoundError as error:
+        parser.error(str(error))
 
 
 def write() -> Path:
     """Write the page from the data that are there, and the tables of other pages; returns the page's file."""
-    PAGE.write_text(text(), encoding="utf-8")
-    for file, table in tables_elsewhere().items():
+    page, tables = text(), tables_elsewhere()  # nothing is written where data are missing
+    PAGE.write_text(page, encoding="utf-8")
+    for file, table in tables.items():
         put_table(file, table)
     return PAGE
 

@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.results.cells import FFN_SHARDS, TIGHT
 from benchmarks.results.cells_emulated import TOKENS
+from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
 from benchmarks.results.paired import mean_of, named, prose, table
 from benchmarks.results.rows import RIVALS
@@ -38,6 +39,9 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     found["layer_ms"] = pd.concat([cut[layers], whole[layers]], axis=1).min(axis=1)
     found["head_ms"] = whole[OURS]  # none where the causes have not been looked into
     found["head_ms"] = found["head_ms"].where(~(found["head_ms"] > found["layer_ms"]), found["layer_ms"])
+    looked_into = cut.index.isin(own.loc[own["policy"] == HeadsTogether.name, "cell"])
+    together = cut.get(HeadsTogether.name, pd.Series(index=cut.index, dtype=float))
+    found["shard_ms"] = pd.concat([together, found["layer_ms"]], axis=1).min(axis=1).where(looked_into)
     found["single_ms"] = pd.concat([cut["single"], whole["single"]], axis=1).min(axis=1)
     found["gain"] = found["layer_ms"] / cut[OURS]
     found["head_gain"] = found["layer_ms"] / found["head_ms"]
@@ -89,8 +93,8 @@ def against_others(cells: pd.DataFrame) -> str:
         {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
         ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
         The best other one is most often
-        {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` asks all others, `headroom` with
-        another seed among them, so it can only be better by that search's chance. Over the best of the other nine,
+        {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` places once like the
+        best of all others, `headroom` among them, and in a cell nothing changes afterwards. Over the best of the nine,
         `headroom` takes {apart.max() - 1:+.2%} at worst and {apart.median() - 1:+.1%} in the median.""")
     if not len(over):
         return text
@@ -126,14 +130,16 @@ def classes(cells: pd.DataFrame) -> str:
     """The best of each class of placements over the best of any, by model and memory: geometric means."""
     rows = []
     for (shape, memory), own in cells.dropna(subset="head_ms").groupby(["shape", "memory"]):
-        best = own[[OURS, "best_other"]].min(axis=1)
+        best = own[[OURS, "best_other", "head_ms", "shard_ms"]].min(axis=1)
         line: list[object] = [f"{shape} {memory}", len(own)]
-        for column in ("single_ms", "layer_ms", "head_ms"):
+        for column in ("single_ms", "layer_ms", "head_ms", "shard_ms"):
             ratios = (own[column] / best).dropna()
             missing = len(own) - len(ratios)
             line.append(_geometric(ratios) + (f" ({missing} without)" if missing else ""))
         rows.append(line)
-    return table(["cells", "number", "single device", "whole layers", "heads cut, FFN whole"], rows)
+    return table(
+        ["cells", "number", "single device", "whole layers", "heads cut, FFN whole", "FFN cut, heads together"], rows
+    )
 
 
 def _geometric(ratios: pd.Series) -> str:

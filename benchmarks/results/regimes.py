@@ -133,8 +133,9 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
         "**The best of each class.**",
         regime_tables.classes(cells),
         prose("""Over the best placement found of any class, geometric means. Single devices and whole layers are
-            optima (`layerwise` solves the first placement exactly); of heads cut with whole FFNs it is the best that
-            `headroom` found, so its class optimum may be a little lower."""),
+            optima (`layerwise` solves the first placement exactly); of the other two classes it is the best that
+            `headroom`'s search found in it, so their optima may be a little lower; the gaps above say how much, where
+            `exact` can tell."""),
         "**Under traces.**",
         regime_tables.traced(frame),
         regime_tables.endings(frame),

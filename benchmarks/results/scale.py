@@ -25,28 +25,21 @@ ENOUGH = 5  # instances, below which a claim says how few they are
 RIGHTMOST = 1.8  # ratio in the figure
 SHARDED = 4
 TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
-# (memory, FFN shards) -> instances; those of resource-aware, which decides for half a minute; of other slow ones
-SEEDS = {(TIGHT, 1): (20, 3, 2), (TIGHT, SHARDED): (3, 1, 1), (ROOMY, 1): (3, 1, 1), (ROOMY, SHARDED): (2, 1, 1)}
+CASES = ((TIGHT, 1), (TIGHT, SHARDED), (ROOMY, 1), (ROOMY, SHARDED))  # (memory, FFN shards)
+SEEDS = range(1, 21)
 POLICIES = (
     "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
     "static", "dynamic-threshold", "greedy",
 )  # fmt: skip
 
 
-def seeds_of(case: tuple[str, int], policy: str) -> int:
-    """How many instances of a case a policy runs on, the first ones."""
-    most, slow, slower = SEEDS[case]
-    return {"resource-aware": slow, "static": slower, "dynamic-threshold": slower, "greedy": slower}.get(policy, most)
-
-
 def planned() -> list[Planned]:
     """Every run; seeds vary slowest, so that a collection cut short is a fair sample."""
     return [
         Planned(EXPERIMENT, policy, seed, _settings(*case), dict(zip(SAID, case, strict=True)), NOMINAL_HOP_S)
-        for seed in range(1, 1 + max(counts[0] for counts in SEEDS.values()))
-        for case in SEEDS
+        for seed in SEEDS
+        for case in CASES
         for policy in POLICIES
-        if seed <= seeds_of(case, policy)
     ]
 
 
@@ -83,14 +76,14 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             fluctuate; every seed is another instance. In its own memory ({TIGHT}: all devices together have 1.4
             times what the model needs at the end) the devices are so small that whole layers fit on few of
             them; so it was also run with {ROOMY}, and each with whole FFNs and with FFNs in {SHARDED} shards."""),
-        *(_case(frame, case) for case in SEEDS),
+        *(_case(frame, case) for case in CASES),
         image(NAME, "A token's time over headroom's for each policy, in the four settings"),
         prose("""*Time* is a token's, with its share of stalls, as the mean over the instances that the policy
             finished. *Against headroom* is the mean of the ratio over the instances that both finished, with
             its 95 % bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of
             memory* those in which a device came over its budget; *tokens* is the mean number that was
             generated. *Fullest device*: the largest share of its budget that any device used at any time, the
-            mean over runs; over 100 % is what ended them. Policies that decide slowly ran on fewer instances.
+            mean over runs; over 100 % is what ended them.
             Deciding is not charged; how long it took was measured beside other work and is a rough figure."""),
         store.obtained(how),
     ]  # fmt: skip
@@ -100,7 +93,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
     """Whether the paper's method is faster than EdgeShard and Galaxy at 25 devices, and better with memory."""
     faster, slower, told, counts = [], [], [], []
-    for case in SEEDS:
+    for case in CASES:
         own = of_case(frame, case)
         for rival in RIVALS:
             found = ratio(own, rival, METHOD)
@@ -108,7 +101,7 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
                 counts.append(found.count)
                 (faster if found.low > 1 else slower).append(f"{rival}, {_title(case)}")
                 told.append(f"{rival} {found.value - 1:+.0%} ({_title(case)}, {counted(found.count, 'instance')})")
-    best = [ratio(of_case(frame, case), "layerwise", METHOD) for case in SEEDS]
+    best = [ratio(of_case(frame, case), "layerwise", METHOD) for case in CASES]
     shown = ", ".join(f"{one.value - 1:+.0%}" for one in best if one is not None)
     tight = of_case(frame, (TIGHT, 1))
     refused = {policy: _refused(tight, policy) for policy in (*RIVALS, METHOD)}
@@ -182,8 +175,8 @@ def draw(frame: pd.DataFrame) -> None:
     from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
 
     shown = [policy for policy in POLICIES if policy != BASE]
-    with drawn(NAME, FULL_WIDTH, 2.9, columns=len(SEEDS)) as (figure, panels):
-        for axes, case in zip(panels, SEEDS, strict=True):
+    with drawn(NAME, FULL_WIDTH, 2.9, columns=len(CASES)) as (figure, panels):
+        for axes, case in zip(panels, CASES, strict=True):
             own = of_case(frame, case)
             for place, policy in enumerate(shown):
                 found, runs = ratio(own, policy, BASE), own[own["policy"] == policy]

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.results import grid, regime_tables, regimes, traced
 from benchmarks.results.cells import GRID, experiment_of, load, shuffled
+from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.play import play
 from benchmarks.results.store import Parts
 from testbed.calibration import NOMINAL
@@ -39,9 +40,19 @@ def test_a_cell_played_here_costs_what_the_simulator_says(policy: str, traces: o
 
 def test_static_is_the_best_first_placement_of_all_others() -> None:
     experiment = Experiment.from_dict(experiment_of(0) | SMALL | {"interval": 24}, "cell")
-    costs = [play(experiment, make_policy(name, {})).cost_ms for name in traced.RIVALS]
-    costs.append(play(experiment, make_policy("headroom", {}), seed=0).cost_ms)
+    costs = [play(experiment, make_policy(name, {})).cost_ms for name in ("headroom", *traced.RIVALS)]
     assert play(experiment, make_policy("static", {})).cost_ms == pytest.approx(min(costs))
+
+
+@pytest.mark.parametrize("memory", ["5 x model", "1.4 x model"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_best_with_heads_together_is_the_optimum_of_its_class(seed: int, memory: str) -> None:
+    file = Path(__file__).parents[2] / "experiments" / "small-scale.yaml"
+    changes = ["partition.ffn_shards=4", "traces=[]", "tokens=8", "interval=8", f"topology.memory={memory}"]
+    experiment = Experiment.load(file, [*changes, f"seed={seed}", f"model.layers={1 + seed % 2}", "model.heads=8"])
+    exact = play(experiment, make_policy("exact", {"class": "shard"}))
+    assert exact.status == "done" and not exact.unproven
+    assert play(experiment, HeadsTogether()).cost_ms == pytest.approx(exact.cost_ms, rel=1e-3)
 
 
 def test_the_grid_is_whole_and_its_order_a_permutation(tmp_path: Path) -> None:

@@ -1,0 +1,63 @@
+"""The best first placement of the class `shard`, searched as `headroom` searches all: exact is for smaller models.
+
+In that class the heads of a layer and its projection are on one device, and the FFN's shards anywhere. For the search
+such heads are a part of the projection, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from testbed.placement.blocks import Placement
+from testbed.placement.costs import CostModel, cost_model
+from testbed.placement.feasibility import Infeasible, shortages
+from testbed.placement.kernel import Half, half_of, network_of, tables_of
+from testbed.placement.observation import Observation
+from testbed.placement.plan import x_payload
+from testbed.placement.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem
+from testbed.placement.seeking import Aim, Seeker, warm_up
+from testbed.placement.unfolding import placement_of
+
+
+class HeadsTogether:
+    """The best placement found that keeps each layer's attention on one device; never moves."""
+
+    name = "heads-together"
+
+    def __init__(self) -> None:
+        self._seed = 0
+
+    def reset(self, seed: int) -> None:
+        """`seed` is that of the search."""
+        warm_up()
+        self._seed = seed
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The first placement, and then always that; raises Infeasible where none was found."""
+        if placement is not None:
+            return placement
+        model = cost_model(observation)
+        whole = make_problem(model, None, model)
+        for found in Seeker(together(whole, model), self._seed).seek([], Aim())[-1]:
+            places = found.places.copy()
+            for half in range(0, len(places) - 2, 2):  # attention; the last two are the way home and the LM head
+                places[half, places[half, -1]] = model.shape.kv_heads
+            wanted = placement_of(whole, model, None, places)
+            if not shortages(observation, None, wanted):
+                return wanted
+        raise Infeasible("no placement was found that keeps the heads of each layer together")
+
+
+def together(whole: Problem, model: CostModel) -> Problem:
+    """The problem in which heads go with their projection: no units to place, a larger block for the target."""
+    heads = model.shape.kv_heads
+    attention, *others = halves_for(model)
+    all_s = (heads * attention.unit_s + attention.target_s).tolist()
+    idle = np.zeros_like(attention.unit_s).tolist()
+    halves: list[Half] = [half_of(x_payload(model.shape), [0.0], idle, all_s), *others]
+    network = network_of(model.observation)
+    units, sizes = whole.units.copy(), whole.sizes.copy()
+    units[ATTENTION] = 0
+    sizes[:, ATTENTION, TARGET] += heads * sizes[:, ATTENTION, UNIT]
+    sizes[:, ATTENTION, UNIT] = 0
+    return whole._replace(tables=tables_of([(network, halves)] * 2), units=units, sizes=sizes)
