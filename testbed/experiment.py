@@ -194,8 +194,7 @@ class Experiment(_Strict):
     @property
     def _longest(self) -> int:
         """Positions in the caches at the last token; of a text for a checkpoint's tokeniser at most these."""
-        prompt = self.prompt_tokens or len(str(self.prompt.text).encode())
-        return min(prompt + self.tokens - 1, self.shape.positions)
+        return min(self.most_prompt_tokens + self.tokens - 1, self.shape.positions)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything there is to it, ready for JSON; `from_dict` gives an equal experiment."""
@@ -221,6 +220,11 @@ class Experiment(_Strict):
         if self.prompt.ids is not None:
             return len(self.prompt.ids)
         return len(str(self.prompt.text).encode()) if self.model.preset else None  # presets: one token per byte
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """Tokens in the prompt, or at most so many: a tokeniser makes no more of a text than it has bytes."""
+        return self.prompt_tokens or len(str(self.prompt.text).encode())
 
     @cached_property
     def needs_netem(self) -> str | None:

@@ -17,7 +17,6 @@ from testbed.cli.launch import Request, carry_out
 from testbed.experiment import Experiment
 
 TOKENS, DILATION = 24, 4
-PREFILL_CHUNK = 8  # larger ones need more memory beside the blocks than the reserve has where memory is tight
 POLICIES = ("headroom", "layerwise")
 # Delay in ms, rate in Mbit/s, memory.
 NETWORKS = (
@@ -45,7 +44,7 @@ def collect(parts: Parts, stop_after_s: float | None) -> None:
 
 def emulate(number: int, policy: str, parts: Parts) -> dict[str, Any]:
     """One run on Mininet; its row."""
-    changes = {"tokens": TOKENS, "interval": TOKENS, "dilation": DILATION, "prefill_chunk": PREFILL_CHUNK}
+    changes = {"tokens": TOKENS, "interval": TOKENS, "dilation": DILATION}
     mapping = experiment_of(number, policy, **changes)
     experiment = Experiment.from_dict(mapping, mapping["name"])
     request = Request(experiment, "mininet", parts.folder / "runs", progress=False)

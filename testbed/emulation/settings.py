@@ -25,7 +25,9 @@ def reserve_bytes(experiment: Experiment) -> int:
     logits = 2 * shape.vocab * shape.activation_bytes
     in_flight = 2 * MIGRATION_WINDOW_BYTES * (devices - 1)  # sent to every other device and taken from it
     per_layer = 4 + 2 * devices  # two halves: what works, what meets, and a message from each device to either
-    spans = SPAN_BYTES * min(experiment.interval, experiment.tokens) * shape.layers * per_layer
+    chunks = -(-experiment.most_prompt_tokens // experiment.prefill_chunk)  # each is a pass of the first interval
+    passes = min(experiment.interval, experiment.tokens) + chunks - 1
+    spans = SPAN_BYTES * passes * shape.layers * per_layer
     return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
 
 

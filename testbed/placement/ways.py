@@ -15,7 +15,7 @@ import numpy as np
 
 from testbed.placement.kernel import Floats, Ints, compiled, inlined
 from testbed.placement.problem import HEAD, HOME, LATER_ROOM, RUN, SHORT, TARGET, UNIT, Problem
-from testbed.placement.state import AT_RUN, INTERVAL, State, copy_places, copy_row, half_term, judge, load
+from testbed.placement.state import AT_RUN, INTERVAL, TOO_MANY, State, copy_places, copy_row, half_term, judge, load
 
 MOST_TARGETS = 10  # devices where halves end, fastest first, and the source
 ROUNDS = 12  # of prices
@@ -64,7 +64,7 @@ def best_ways(p: Problem, s: State, weights: Floats, looks: int, most: int) -> t
         if not any(np.array_equal(place, other) for _, other in pool):
             pool.append((value, place.copy()))
         over = s.sums[AT_RUN] - p.devices[LATER_ROOM]
-        if turn == 0 and (over <= 0).all():
+        if turn == 0 and (over <= 0).all() and s.figures[TOO_MANY] == 0:
             return [place], bool(ways.left[0] > 0)
         if ways.left[0] <= 0:
             break

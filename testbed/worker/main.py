@@ -60,7 +60,7 @@ from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, use_precise_timers
 from testbed.worker.probing import Probing
 from testbed.worker.program import Pass, PassResult, Program
-from testbed.worker.scheduling import put_first, transport_threads
+from testbed.worker.scheduling import Precedence, put_first, transport_threads
 from testbed.worker.startup import (
     enter_network,
     return_large_allocations,
@@ -111,7 +111,7 @@ class Worker:
         self._plane = DataPlane(context, config.bind)
         self._inbox = Inbox(line, self._plane)
         self._outbox = Outbox(config.device, self._plane)
-        self._pacer = Pacer(config.paced, config.dilation)
+        self._pacer = Pacer(config.paced, config.dilation, Precedence())
         weights = weight_source(config.model_path, config.shape, config.model_seed, config.partition)
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
@@ -134,6 +134,7 @@ class Worker:
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
         while True:
+            self._pacer.stand_back()
             delivery = self._inbox.get()
             if isinstance(delivery.content, Exception):
                 raise delivery.content

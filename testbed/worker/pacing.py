@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from testbed.placement.blocks import operation_seconds
+from testbed.worker.scheduling import Precedence
 
 Result = TypeVar("Result")
 
 _PR_SET_TIMERSLACK = 29  # prctl(2)
 SPIN_S = 60e-6  # the last stretch of a wait is spun: waking from a sleep takes about that long
 _OVERRUN_TOLERANCE_S = 100e-6  # lateness the host cannot be blamed for: shorter than a wake-up
-_CHAIN_S = 500e-6  # between two operations of a busy device there is no more of our own work than this
+_LATE_MOST_S = 2e-3  # from an operation's last input to its start: more than we and the host's scheduler need
 
 
 def use_precise_timers() -> None:
@@ -34,11 +35,15 @@ class Timing:
 
 
 class Pacer:
-    """Runs operations at the pace of one emulated device; `paced=False` runs them as fast as the host can."""
+    """Runs operations at the pace of one emulated device; `paced=False` runs them as fast as the host can.
 
-    def __init__(self, paced: bool, dilation: float) -> None:
+    From the real end of a paced one until `stand_back`, this thread has its `precedence`.
+    """
+
+    def __init__(self, paced: bool, dilation: float, precedence: Precedence | None = None) -> None:
         self._paced = paced
         self._dilation = dilation
+        self._precedence = precedence
         self._last_end_s = 0.0
         self.streaming_Bps = 1e12
         self.compute_flops = 1e15
@@ -48,25 +53,34 @@ class Pacer:
     ) -> tuple[Result, Timing]:
         """Run one operation made of blocks with these (FLOPs, bytes read) costs, one after another.
 
-        `ready_s` is when its last input was there. An operation whose inputs were there when the one before
-        it ended counts from that end, so that our time between two blocks does not make a slower device.
+        `ready_s` is when its last input was there. A device would begin at once, or when the operation before has
+        ended, so the operation is due from then on: what it takes us to wake up and to unpack makes no slower
+        device, as long as the operation itself leaves the time to make up for it.
         """
-        started = time.monotonic()
-        if self._paced and ready_s <= self._last_end_s and started - self._last_end_s < _CHAIN_S:
-            started = self._last_end_s
+        began = time.monotonic()
         due = sum(operation_seconds(f, b, self.compute_flops, self.streaming_Bps) for f, b in costs) * self._dilation
+        self.stand_back()
         result = operation()
         ended = time.monotonic()
-        overrun = False
-        if self._paced:
-            target = started + due
-            overrun = ended > target + _OVERRUN_TOLERANCE_S
-            if ended < target:
-                _wait_until(target)
-                ended = target
-            self._last_end_s = ended
-        return result, Timing(started, ended, due, overrun)
+        if not self._paced:
+            return result, Timing(began, ended, due, False)
+        if self._precedence is not None:
+            self._precedence.take()
+        started = max(ready_s, self._last_end_s)
+        if began - started > _LATE_MOST_S:  # it was paused, or did something else meanwhile
+            started = began
+        if ended <= started + due:
+            ended = started + due
+            _wait_until(ended)
+        else:  # what could not be made up for is nobody's computing
+            started = min(began, ended - due)
+        self._last_end_s = ended
+        return result, Timing(started, ended, due, ended - started > due + _OVERRUN_TOLERANCE_S)
 
+    def stand_back(self) -> None:
+        """Take turns with others again: all that was computed has been sent."""
+        if self._precedence is not None:
+            self._precedence.give_up()
 
     def lateness(self, count: int, seconds: float) -> list[float]:
         """How late `count` empty operations of `seconds` wall seconds each end here: the floor of pacing."""

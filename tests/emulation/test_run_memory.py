@@ -97,22 +97,25 @@ TIGHT = {"a": "48 MiB", "b": "40 MiB", "c": "34 MiB", "d": "28 MiB"}  # the mode
 
 
 @pytest.mark.parametrize(
-    ("policy", "partition"),
+    ("policy", "chunk", "partition"),
     [
-        ("greedy", {"ffn_shards": 4}),
-        ("round-robin", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
-        ("headroom", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
+        ("greedy", 32, {"ffn_shards": 4}),
+        ("round-robin", 32, {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
+        ("headroom", 32, {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),
+        ("headroom", 160, {"ffn_shards": 8}),  # the whole prompt at once
+        ("headroom", 2, {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}),  # and a long log of it
     ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(f"{key}{int(size)}" for key, size in value.items()),
+    ids=lambda of: "-".join(f"{key}{int(size)}" for key, size in of.items()) if isinstance(of, dict) else str(of),
 )
 def test_a_device_full_of_small_blocks_holds_what_its_ledger_says_and_is_never_killed(
-    policy: str, partition: dict[str, Any], place: Place, tmp_path: Path
+    policy: str, chunk: int, partition: dict[str, Any], place: Place, tmp_path: Path
 ) -> None:
     ended = place.done(
         write_experiment(
             tmp_path,
             model={"preset": "gpt2", "seed": 7, "layers": 4, "vocab": 4096},
             prompt={"ids": [(7 * i) % 4096 for i in range(160)]},
+            prefill_chunk=chunk,
             tokens=16,
             interval=8,
             topology=topology(**{name: {"memory": size} for name, size in TIGHT.items()}),

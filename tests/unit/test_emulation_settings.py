@@ -34,5 +34,8 @@ def test_the_reserve_grows_with_whatever_a_worker_must_hold_beside_its_blocks() 
     assert MIGRATION_WINDOW_BYTES == WINDOW_BYTES
     for more in ("partition={ffn_shards: 8}", "partition={proj_rows: true}", "prefill_chunk=64", "interval=48"):
         assert reserve_bytes(experiment(more)) > plain, more
+    long, passes = {"ids": [1] * 900}, 899  # of one token each, beside the first one's
+    small = reserve_bytes(experiment("prefill_chunk=1", prompt=long)) - reserve_bytes(experiment("prefill_chunk=1"))
+    assert small > passes * 12 * 4 * SPAN_BYTES * 0.9
     partials = 12 * 768 * 4 * 32  # with rows of proj, one for each head and row of a chunk
     assert reserve_bytes(experiment("partition={proj_rows: true}")) > WORKER_RESERVE_BYTES + 2 * partials

@@ -1,5 +1,7 @@
 """Ways through the devices: the shortest where memory is roomy, whole placements everywhere, and better when mixed."""
 
+import subprocess
+import sys
 from itertools import product
 
 import numpy as np
@@ -77,3 +79,13 @@ def test_prices_and_mixing_fill_devices_less_over_than_the_shortest_way(seed):
         judge(problem, seeker, best_ways(problem, seeker.state, seeker.weights, looks, 1)[0][0])
         over.append(seeker.state.figures[TOO_MANY])
     assert over[1] < over[0]
+
+
+def test_nothing_is_left_to_compile_after_the_warm_up():
+    program = """
+from testbed.placement import chains, moves, seeking, state, ways
+seeking.warm_up()
+for function in chains._search, moves.search, state.load, state.judged, ways._way, ways._mix:
+    assert len(function.signatures) == 1, function
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -69,12 +69,30 @@ def test_a_device_that_is_never_idle_is_not_slowed_by_our_own_work_between_block
     assert median(gaps) == pytest.approx(1e-3, rel=0.02)
 
 
-def test_an_operation_whose_input_came_later_counts_from_when_it_starts() -> None:
+def test_an_operation_whose_input_came_later_counts_from_that_input() -> None:
     device = pacer(streaming=1e9)
     _, first = device.run(nothing, [(0.0, 1e6)], 0.0)
     ready = time.monotonic()
     _, second = device.run(nothing, [(0.0, 1e6)], ready)
-    assert second.start_s >= ready > first.end_s
+    assert second.start_s == ready > first.end_s
+
+
+def test_what_we_need_to_wake_up_is_made_up_for_within_the_operation() -> None:
+    device = pacer(streaming=1e9)
+    ready = time.monotonic()
+    time.sleep(0.0005)
+    _, timing = device.run(nothing, [(0.0, 3e6)], ready)
+    assert (timing.start_s, timing.end_s) == (ready, pytest.approx(ready + 3e-3))
+    assert time.monotonic() >= ready + 3e-3
+
+
+def test_an_operation_too_short_to_make_up_for_our_lateness_is_as_long_as_ever_and_no_overrun() -> None:
+    device = pacer(streaming=1e9)
+    ready = time.monotonic()
+    time.sleep(0.0005)
+    _, timing = device.run(nothing, [(0.0, 1e5)], ready)
+    assert timing.start_s >= ready + 0.0004
+    assert timing.end_s - timing.start_s == pytest.approx(1e-4, abs=2e-5) and not timing.overrun
 
 
 def test_after_a_pause_a_busy_chain_does_not_go_on() -> None:
