@@ -62,7 +62,10 @@ def generate_trace(
         if kind != FLUCTUATION:
             return generate(kind, target, int(drawn.random() * 2**31), options)
         changes: list[Change] = []
-        for one in _targets(target, topology):
+        found = _targets(target, topology)
+        if not found:
+            raise ConfigError(f"target is {target}, but topology {topology.name} has no link: drop this trace")
+        for one in found:
             kept = pinned if one == f"device/{topology.source}" else 0
             walk = fluctuation(one, _nominal(one, topology, kept), int(drawn.random() * 2**31), length, options)
             changes += walk.changes if not kept else (_plus(row, kept) for row in walk.changes)

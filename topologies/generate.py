@@ -72,6 +72,11 @@ def settings_of(kind: object, given: Mapping[str, Any], origin: str) -> dict[str
         value = settings.get(key, low)
         if type(value) is not int or value < low:
             raise ConfigError(f"{origin}: {key} is {shown(value)}, but it must be a whole number of at least {low}")
+    clusters = settings.get("clusters", 0)
+    if clusters > settings["devices"]:
+        raise ConfigError(
+            f"{origin}: clusters is {clusters}, but devices is {settings['devices']}, and every cluster needs a device"
+        )
     spread = settings["spread"]
     if type(spread) not in (int, float) or not 0 <= spread <= 2:
         raise ConfigError(f"{origin}: spread is {shown(spread)}, but sigma of the log-normal must be from 0 to 2")

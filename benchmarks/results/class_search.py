@@ -14,8 +14,9 @@ from testbed.placement.feasibility import Infeasible, shortages
 from testbed.placement.kernel import Half, half_of, network_of, tables_of
 from testbed.placement.observation import Observation
 from testbed.placement.plan import x_payload
-from testbed.placement.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem, placement_of
+from testbed.placement.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem
 from testbed.placement.seeking import Aim, Seeker, warm_up
+from testbed.placement.unfolding import placement_of
 
 
 class HeadsTogether:

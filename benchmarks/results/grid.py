@@ -1,8 +1,8 @@
 """Every policy on every cell of the regime map.
 
 Three kinds of parts, because the other policies need not be computed again when `headroom` changes: `head` has
-`headroom`, also with the seed that `static` asks it with, `rivals` the others, and `causes` what tells where gains come
-from. `static` follows from the first two: the best of all the others' first placements, and it never moves.
+`headroom`, `rivals` the others, and `causes` what tells where gains come from. `static` follows from the first two: the
+best of all the others' first placements, and it never moves.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from testbed.placement.policies import make_policy
 
 WHOLE_LAYERS = ("single", "edgeshard", "layerwise")
 CELLS_IN_PART = 20
-AS_STATIC = "headroom as static asks it"
 LIFTED = " without memory limits"
 GAIN = 1.15  # what counts as a gain over whole layers: their time over ours
 
@@ -39,11 +38,10 @@ def rivals(number: int) -> Iterable[Row]:
 
 
 def head(number: int) -> Iterable[Row]:
-    """`headroom` with the cell's seed and with that of `static`."""
+    """`headroom`, and the class of what it found."""
     experiment = load(number)
     played = play(experiment, make_policy("headroom", {}))
     yield row_of(number, "headroom", FFN_SHARDS, played) | {"found_class": class_of(experiment, played)}
-    yield row_of(number, AS_STATIC, FFN_SHARDS, play(experiment, make_policy("headroom", {}), seed=0))
 
 
 def causes(number: int, ours_ms: float) -> Iterable[Row]:
@@ -102,12 +100,11 @@ def table(parts: Parts) -> pd.DataFrame:
     groups = [[parts.find(one.key) or [] for one in group] for group in work(parts)]
     found = [row for group in groups if group[0] and group[1] for rows in group for row in rows]
     frame = pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])
-    asked = frame.policy.isin([AS_STATIC, *RIVALS])
-    cut = frame[(frame.ffn_shards == FFN_SHARDS) & asked]
+    cut = frame[(frame.ffn_shards == FFN_SHARDS) & frame.policy.isin(["headroom", *RIVALS])]
     best = cut.loc[cut.dropna(subset="token_ms").groupby("cell").token_ms.idxmin()]
     asked_ms = cut.groupby("cell").decision_ms.sum().reindex(best.cell)
     whole = pd.concat([
-        frame[frame.policy != AS_STATIC],
+        frame,
         best.assign(policy="static", decision_ms=asked_ms.to_numpy(), found_class=None),
     ])  # fmt: skip
     return whole.sort_values(["cell", "ffn_shards", "policy"]).reset_index(drop=True)

@@ -42,14 +42,14 @@ class Played:
         return 1e3 * (self.tokens_s + self.stall_s) / self.decoded if self.status == "done" else math.inf
 
 
-def play(experiment: Experiment, policy: Policy, seed: int | None = None, hop_s: float = NOMINAL_HOP_S) -> Played:
-    """Run it with the policy to the end, or to where it has no placement; `seed` is the policy's, if not the run's."""
+def play(experiment: Experiment, policy: Policy, hop_s: float = NOMINAL_HOP_S) -> Played:
+    """Run it with the policy to the end, or to where it has no placement."""
     conditions = Conditions(experiment)
     conditions.begin()
     prompt = experiment.prompt_tokens
     assert prompt is not None
     found = Played()
-    policy.reset(experiment.seed if seed is None else seed)
+    policy.reset(experiment.seed)
     placement: Placement | None = None
     for boundary, done in enumerate(range(0, experiment.tokens, experiment.interval)):
         if done:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -102,11 +103,14 @@ def _client(runs: Sequence[SweptRun], scheduler: str | None) -> Iterator[Any]:
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     if scheduler is not None:
+        if re.fullmatch(r"(tcp|tls)://.+:\d+", scheduler) is None:
+            raise ConfigError(f"--scheduler {scheduler}: no address of a scheduler, which is like tcp://10.0.0.1:8786")
         try:
-            with Client(scheduler, timeout="10s", set_as_default=False) as client:
-                yield client
+            found = Client(scheduler, timeout="10s", set_as_default=False)
         except OSError as error:
             raise EnvironmentLacks(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from error
+        with found as client:
+            yield client
         return
     count = max(1, min(os.cpu_count() or 1, len(runs)))
     listening = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}

@@ -6,11 +6,15 @@ back) ends the run in one sentence, and the run folder says what it returned.
 
 from __future__ import annotations
 
+import inspect
 import math
 import reprlib
 import threading
 import time
-from dataclasses import dataclass
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from testbed.errors import RunFailed, TestbedError
 from testbed.placement.blocks import Placement
@@ -43,10 +47,11 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
     """The policy's decision, checked: complete, on known devices, and with room for what moves.
 
     It runs in a thread of its own, so that `limit_s` (seconds of the host) also holds for code that never comes
-    back; the thread is left behind then, and ends with the process. Raises PolicyMisbehaved.
+    back; the thread is left behind then, and ends with the process. Placements go in and come out as copies: what the
+    policy does later to one that it was given or has returned changes nothing here. Raises PolicyMisbehaved.
     """
     who, when = f"policy {policy.name}", f"at token {observation.tokens_done}"
-    returned, raised, seconds = _decide(policy, observation, placement, limit_s)
+    returned, raised, seconds = _decide(policy, observation, placement and _copy(placement), limit_s)
     if seconds > limit_s:
         text = f"{who} took longer {when} than decision_limit, {limit_s:g} s: make it quicker, or raise the limit"
         raise PolicyMisbehaved(text, None if returned is _NOTHING else show(returned), seconds)
@@ -55,11 +60,16 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
     if isinstance(raised, TestbedError):
         raise raised
     if raised is not None:
-        text = f"{who} raised {type(raised).__name__} {when}: {raised}"
-        raise PolicyMisbehaved(text, None, seconds) from raised
+        raise PolicyMisbehaved(f"{who} raised {_said(raised, when, policy)}", None, seconds) from raised
     if not isinstance(returned, Placement):
         text = f"{who} returned {_article(returned)} {when}, but it must return a Placement"
         raise PolicyMisbehaved(text, show(returned), seconds)
+    devices: object = returned.devices  # a user's policy is not checked for types
+    if not isinstance(devices, Mapping):
+        what = f"a Placement of {_article(devices)}"
+        text = f"{who} returned {what} {when}, but it must map every block to a device's name"
+        raise PolicyMisbehaved(text, show(returned), seconds)
+    returned = _copy(returned)
     try:
         check_complete(observation, returned)
     except RunFailed as error:
@@ -79,8 +89,8 @@ def reset(policy: Policy, seed: int) -> None:
         policy.reset(seed)
     except TestbedError:
         raise
-    except Exception as error:
-        text = f"policy {policy.name} raised {type(error).__name__} when it was reset: {error}"
+    except (Exception, SystemExit) as error:
+        text = f"policy {policy.name} raised {_said(error, 'when it was reset', policy)}"
         raise PolicyMisbehaved(text, None, 0.0) from error
 
 
@@ -117,6 +127,22 @@ def _decide(
     if thread.is_alive():
         return _NOTHING, None, max(seconds, math.nextafter(limit_s, math.inf))
     return (returned[0] if returned else _NOTHING), (raised[0] if raised else None), seconds
+
+
+def _copy(placement: Placement) -> Placement:
+    return replace(placement, devices=dict(placement.devices))
+
+
+def _said(error: BaseException, when: str, policy: Policy) -> str:
+    """What a policy raised, on one line: its kind, where in the policy's file, and its words."""
+    try:
+        file = inspect.getfile(type(policy))
+    except (TypeError, OSError):
+        file = ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    where = f" (line {lines[-1]} of {Path(file).name})" if lines else ""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__} {when}{where}" + (f": {words}" if words else "")
 
 
 def _article(returned: object) -> str:

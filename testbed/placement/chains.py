@@ -14,8 +14,8 @@ from testbed.placement.moves import draw
 from testbed.placement.problem import HEAD, LATER_ROOM, RUN, SHORT, TARGET, UNIT, Problem
 from testbed.placement.state import State, copy_places, judge, kind_at, load
 
-RESTARTS = 4
-MOST_TRIES = 400  # orders looked at from one start
+RESTARTS, KEPT = 12, 8  # beginnings, and how many chains are kept
+MOST_TRIES = 1000  # orders looked at from one start
 EFFORT_PER_TRY = 20  # moves of the other search, for each half, that one order counts for
 
 
@@ -29,19 +29,19 @@ def best_chains(p: Problem, s: State, weights: Floats, tries: int) -> list[Ints]
     order = p.devices[SHORT, : p.worth_trying].copy()
     room = np.zeros(p.devices.shape[1], np.int64)
     place, best = np.zeros_like(p.old), np.zeros_like(p.old)
-    found = []
+    found: dict[bytes, tuple[float, Ints]] = {}
     for start in range(RESTARTS):
         for split in (False, True):
-            _search(p, s, weights, tries, start > 0, split, order, room, place, best)
-            found.append(best.copy())
-    return found
+            value = _search(p, s, weights, tries, start > 0, split, order, room, place, best)
+            found[best.tobytes()] = value, best.copy()
+    return [place for _, place in sorted(found.values(), key=lambda one: one[0])[:KEPT]]
 
 
 @compiled
 def _search(
     p: Problem, s: State, weights: Floats, tries: int, anew: bool, split: bool, order: Ints, room: Ints, place: Ints,
     best: Ints,
-) -> None:  # fmt: skip
+) -> float:  # fmt: skip
     """Exchange two devices of the order, or put one elsewhere, as long as that is no worse; `best` is the result."""
     count = len(order)
     if anew:
@@ -66,6 +66,7 @@ def _search(
             _put(order, b, a)
         else:
             _exchange(order, a, b)
+    return least
 
 
 @inlined

@@ -56,6 +56,7 @@ class Draft:
         self.shards = self.stride - self.heads - 2  # of one FFN that is not whole
         self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
         self._kind_of = [self.kinds.index(block.kind) for block in self.blocks]
+        self._examples = [self.blocks[self._kind_of.index(kind)] for kind in range(len(self.kinds))]
         self.budgets = [view.available_bytes for view in observation.devices]
         self.end_sizes = self._sizes(observation.final_length)
         grown = observation.final_length
@@ -64,7 +65,8 @@ class Draft:
         self.reserved_sizes = self._sizes(grown)
         self.now_sizes = self._sizes(observation.length)
         cached = cached_length(observation)
-        self._moved = [moved_bytes(observation, block, cached) for block in self.blocks]
+        moved = [moved_bytes(observation, block, cached) for block in self._examples]
+        self._moved = [moved[kind] for kind in self._kind_of]
         devices = len(self.budgets)
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
@@ -96,8 +98,10 @@ class Draft:
             self.refresh()
 
     def _sizes(self, length: int) -> list[int]:
-        observation = self.observation
-        return [resident_bytes(observation.shape, block, length, observation.partition) for block in self.blocks]
+        """Bytes of each block with caches of this length; blocks of a kind are alike."""
+        seen = self.observation
+        sizes = [resident_bytes(seen.shape, block, length, seen.partition) for block in self._examples]
+        return [sizes[kind] for kind in self._kind_of]
 
     def kind(self, slot: int) -> int:
         """The block's kind as its number in `kinds`: 0 for a head, 1 for proj, 2 for an FFN or a shard of one."""

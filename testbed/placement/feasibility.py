@@ -5,6 +5,7 @@ Bytes are whole pages, as a device's ledger shows them. This module knows budget
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 
@@ -42,16 +43,18 @@ class Infeasible(RunFailed):
 
 def check_complete(observation: Observation, placement: Placement) -> None:
     """Raise RunFailed unless every block of the model is on a device of the observation, and nothing else is."""
-    known = {view.name for view in observation.devices}
-    for block in blocks_of(observation.shape, observation.partition):
-        where = placement.devices.get(block)
-        if where is None:
+    known = sorted(view.name for view in observation.devices)
+    blocks = dict.fromkeys(blocks_of(observation.shape, observation.partition))
+    for block in blocks:
+        if block not in placement.devices:
             raise RunFailed(f"the placement leaves out {block}: every block needs a device")
-        if where not in known:
-            raise RunFailed(f"the placement puts {block} on {where!r}, which is not among {', '.join(sorted(known))}")
-    if len(placement.devices) != len(blocks_of(observation.shape, observation.partition)):
-        unknown = sorted(set(placement.devices) - set(blocks_of(observation.shape, observation.partition)))
-        raise RunFailed(f"the placement has {unknown[0]}, which is not a block of {observation.shape.name}")
+        where = placement.devices[block]
+        if where not in known:  # a list, because a policy of a user's may give what cannot be hashed
+            shown = reprlib.repr(where)
+            raise RunFailed(f"the placement puts {block} on {shown}, which is not among {', '.join(known)}")
+    for block in placement.devices:
+        if block not in blocks:
+            raise RunFailed(f"the placement has {block}, which is not a block of {observation.shape.name}")
 
 
 def device_needs(observation: Observation, placement: Placement | None, length: int) -> dict[str, int]:

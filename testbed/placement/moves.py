@@ -13,6 +13,7 @@ from testbed.placement.state import (
     TOO_MANY,
     WEIGHTS,
     State,
+    add_up,
     begin,
     copy_places,
     copy_row,
@@ -248,6 +249,7 @@ def search(
             if step % 64 == 0:
                 temperature = hot * math.exp(cooling * step)
                 s.priced[OVERFULL] = weights[OVERFULL] * soft * math.exp(softening * step)
+                add_up(s)
                 present = judge(p, s, s.priced)
             move, first, a, b, size = _random_move(p, s)
         else:
@@ -284,4 +286,6 @@ def search(
             copy_places(s.kept, s.place)
     if annealing and found_one:
         load(p, s, s.kept, later)
+    else:
+        add_up(s)
     return judge(p, s, weights)

@@ -1,4 +1,4 @@
-"""A decision as arrays: what the compiled search works on, and the way from its counts back to a placement.
+"""A decision as arrays: what the compiled search works on. `unfolding` is the way from its counts back to a placement.
 
 A token passes 2·L + 2 halves: each layer's attention and FFN, the way home, and the LM head. Every half has a target
 (the device of proj, of the FFN, of the sum; the source for the last two), a number of like units on each device
@@ -9,7 +9,6 @@ Importing this module loads numba, because `kernel` does.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,6 @@ from testbed.placement.tree import aligned_roots
 
 ATTENTION, FFN, HOME, HEAD = range(4)  # kinds of half
 UNIT, TARGET = 0, 1  # columns of the tables by kind of half
-UNPLACED = -1
 GRAINS = 4  # the part of the largest block that any excess counts for besides, so that a few bytes matter
 
 
@@ -219,78 +217,3 @@ def worth_trying(model: CostModel, room: Ints, sizes: Ints, old: Placement | Non
         if len(found) < ENOUGH or sum(int(room[one]) for one in found) < 2 * need or device in held:
             found.append(device)
     return found
-
-
-# --- from counts back to a placement ---------------------------------------------------------------------------
-
-
-def placement_of(problem: Problem, model: CostModel, old: Placement | None, places: Ints) -> Placement:
-    """The placement with these counts and targets that moves as few blocks as it can; `old` itself if none moves."""
-    senders, receivers = tuple(problem.devices[SENDERS].tolist()), tuple(problem.devices[RECEIVERS].tolist())
-    names = model.names
-    pairs = half_blocks(model.observation)
-    first, second = (kind.partial for kind in halves_of(model.partition))
-    devices: dict[Block, str] = {}
-    for half, (units, goal) in enumerate(pairs):
-        *wanted, target = places[half].tolist()
-        present = None if old is None else tuple(model.index[old.devices[block]] for block in units)
-        if present is not None and all(present.count(device) == count for device, count in enumerate(wanted)):
-            where = present
-        elif (first, second, False, False)[kind_of(half, len(pairs))]:
-            where = aligned_near(tuple(wanted), present)
-        else:
-            where = dealt(tuple(wanted), present, senders, receivers)
-        devices.update((block, names[device]) for block, device in zip(units, where, strict=True))
-        if goal is not None:
-            devices[goal] = names[target]
-    if old is not None and devices == old.devices:
-        return old
-    return Placement(devices, old.epoch + 1 if old is not None else 0)
-
-
-@lru_cache(maxsize=4096)
-def dealt(
-    wanted: tuple[int, ...],
-    present: tuple[int, ...] | None,
-    senders: tuple[int, ...],
-    receivers: tuple[int, ...],
-) -> tuple[int, ...]:
-    """The device of each unit: by index at first, then the fewest moves, paired as the search counts them."""
-    if present is None:
-        return tuple(device for device, count in enumerate(wanted) for _ in range(count))
-    where = list(present)
-    spare = {device: present.count(device) - count for device, count in enumerate(wanted)}
-    free = [
-        unit
-        for device in senders
-        if spare[device] > 0
-        for unit in [unit for unit, at in enumerate(present) if at == device][-spare[device] :]
-    ]
-    for device in receivers:
-        for _ in range(-spare[device]):
-            where[free.pop(0)] = device
-    return tuple(where)
-
-
-@lru_cache(maxsize=4096)
-def aligned_near(wanted: tuple[int, ...], present: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The device of each leaf of a sum's tree: aligned runs for each device, over what it has now where it can be."""
-    leaves = sum(wanted)
-    pieces = [(1 << bit, device) for device, n in enumerate(wanted) for bit in range(n.bit_length()) if n >> bit & 1]
-    where = [UNPLACED] * leaves
-    pieces.sort(key=lambda piece: (-piece[0], piece[1]))
-    while pieces:
-        size = pieces[0][0]
-        options = [
-            (-_kept(present, start, size, device), number, start)
-            for number, device in enumerate(device for length, device in pieces if length == size)
-            for start in range(0, leaves - size + 1, size)
-            if all(at == UNPLACED for at in where[start : start + size])
-        ]
-        _, number, start = min(options)
-        where[start : start + size] = [pieces.pop(number)[1]] * size
-    return tuple(where)
-
-
-def _kept(present: tuple[int, ...] | None, start: int, size: int, device: int) -> int:
-    return 0 if present is None else present[start : start + size].count(device)

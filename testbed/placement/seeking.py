@@ -35,21 +35,26 @@ from testbed.placement.state import (
     load,
     new_state,
 )
+from testbed.placement.ways import best_ways
 from testbed.shape import ModelShape
 
-# Annealing, in units of the interval's cost per half, less hot for a first placement, which begins from better starts;
-# and the share of its weight that overfilling costs at first.
-FIRST_HOT, HOT, COLD, SOFT = 0.3, 1.0, 0.005, 0.03
+# Annealing, in units of the interval's cost per half, less hot for a first placement, which begins from better starts,
+# but not where there are moves for one of them only; and the share of its weight that overfilling costs at first.
+FIRST_HOT, ONLY_HOT, HOT, COLD, SOFT = 0.1, 0.3, 1.0, 0.005, 0.03
 COOL = 0.05  # where annealing for the time afterwards begins, in the same units
 OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
 CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
 # Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
 FIRST_EFFORT, LATER_EFFORT = 6e9, 4e8  # divided by the square, later by the cube, of the number of halves
-FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and most
+FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and most,
+FIRST_PER_HALF = 100_000  # in a first placement also per half
+SETTLED = 8  # and so many times fewer where the shortest way fits, because that is all but the optimum
 FEW_DEVICES, MANY_DEVICES = 8, 25  # above them a first placement looks at fewer moves, for each takes longer
 DESCENT = 40_000  # moves of one descent, at most
 HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
 FIRST_FINALISTS, FINALISTS = 4, 6  # starts that are annealed at most,
+FIRST_TURNS = 2  # and in a first placement the best of what comes of them once more,
+WAYS_SHARE, MOST_WAYS = 10, 6  # half-layers looked at for ways: a part of the moves; ways that are starts at most
 LEAST_PER_HALF = 5_000  # each with so many moves per half at least
 
 
@@ -82,6 +87,7 @@ class Seeker:
         else:
             devices = problem.devices.shape[1]
             wanted, (least, most) = FIRST_EFFORT / self.halves**2 * FEW_DEVICES / max(FEW_DEVICES, devices), FIRST_RANGE
+            most = min(most, FIRST_PER_HALF * self.halves)
             least = least * MANY_DEVICES // max(MANY_DEVICES, devices)
         self.effort = int(effort * min(most, max(least, wanted)))
         self.descent = max(1, min(DESCENT, self.effort // 4))
@@ -105,7 +111,7 @@ class Seeker:
         """Descend from every start; anneal from the best, each with a share of the effort."""
         self._weigh(starts[0])
         if not self.problem.placed:
-            starts = [*starts, *best_chains(self.problem, self.state, self.weights, self.tries)]
+            starts = self._first(starts)
         self.descent = max(1, min(DESCENT, self.effort // max(4, len(starts))))
         tried = [self._descend(start) for start in starts]
         for _ in range(HARDER):
@@ -117,14 +123,27 @@ class Seeker:
         fitting = [one for one in tried if np.isfinite(one.value)]
         if fitting:
             self._price(fitting[0].interval_s)
-        effort, hot, count = self.effort // 2, HOT, FINALISTS
+        effort, hot, count, turns = self.effort // 2, HOT, FINALISTS, 1
         if not self.problem.placed:
-            effort, hot, count = self.effort, FIRST_HOT, FIRST_FINALISTS
-        finalists = tried[: max(1, min(count, effort // (LEAST_PER_HALF * self.halves)))]
-        found = [self._anneal(one, effort // len(finalists), hot) for one in finalists]
+            effort, hot, count, turns = self.effort // FIRST_TURNS, FIRST_HOT, FIRST_FINALISTS, FIRST_TURNS
+        count = max(1, min(count, effort // (LEAST_PER_HALF * self.halves)))
+        if not self.problem.placed and count == 1:
+            hot = ONLY_HOT
+        for _ in range(turns):
+            finalists = tried[:count]
+            tried = _different([*tried, *(self._anneal(one, effort // len(finalists), hot) for one in finalists)])
         if self.problem.placed:
-            found.append(self._stay())
-        return sorted((one for one in [*found, *tried] if np.isfinite(one.value)), key=lambda one: one.value)
+            tried.append(self._stay())
+        return sorted((one for one in tried if np.isfinite(one.value)), key=lambda one: one.value)
+
+    def _first(self, starts: list[Ints]) -> list[Ints]:
+        """The starts of a first placement; the shortest way alone, and less effort, where it fits."""
+        ways, settled = best_ways(self.problem, self.state, self.weights, self.effort // WAYS_SHARE, MOST_WAYS)
+        if settled:
+            self.effort //= SETTLED
+            return ways
+        starts = [*starts, *best_chains(self.problem, self.state, self.weights, self.tries), *ways]
+        return list({start.tobytes(): start for start in starts}.values())
 
     def _later(self, found: list[Found], aim: Aim) -> list[Found]:
         """The same for the whole run, from what was found, as near the best interval as the aim demands."""
@@ -189,7 +208,7 @@ def _different(found: list[Found]) -> list[Found]:
 def warm_up() -> None:
     """Compile, or load what was compiled before, so that no decision has to wait for it."""
     shape = ModelShape("warm-up", 1, 8, 1, 1, 8, 8, 8, 8)
-    views = tuple(DeviceView(name, 2**20, 1e9, 1e9, 1e9) for name in "ab")
+    views = tuple(DeviceView(name, 2**11, 1e9, 1e9, 1e9) for name in "ab")  # so little that every start is looked for
     links = {view.name: LinkView(1e9, 1e9, 0.0, 0.0) for view in views}
     model = cost_model(Observation(shape, Partition(), "a", views, links, 1, 0, 4, 2))
-    Seeker(make_problem(model, None, model), 0, 1e-5).seek([], Aim(1.0, 0.1))
+    Seeker(make_problem(model, None, model), 0, 1e-3).seek([], Aim(1.0, 0.1))

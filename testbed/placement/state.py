@@ -32,7 +32,8 @@ from testbed.placement.problem import (
 )
 
 CANDIDATE = 5  # columns: move, half, a, b, size
-MEMO = 1 << 16  # half-layers remembered, by hash
+MEMO = 1 << 16  # half-layers remembered, by hash; in a first placement,
+FIRST_MEMO = 1 << 18
 Hashes = NDArray[np.uint64]
 
 # What a state is judged by, in seconds per unit; `CAP` is in seconds.
@@ -44,6 +45,8 @@ WEIGHTS = 5
 # What `judge` finds besides: seconds of the interval, expected latency later, bytes too many now and at the run's
 # end, seconds of migration.
 INTERVAL, LATER_LATENCY, TOO_MANY, TOO_MANY_RUN, MIGRATION = range(5)
+# After them, kept up to date by every change: the sums of `terms` (rows THIS and LATER), and what they were at `begin`.
+SUMS, SUMS_BEFORE, FIGURES = 5, 7, 9
 # Rows of `sums`: bytes at the interval's and the run's end, arriving bytes and blocks, bytes loaded from storage.
 AT_END, AT_RUN, INCOMING, ARRIVALS, LOADED = range(5)
 WAY = 2  # row of `terms` after THIS and LATER: longest path delay of a half's moves
@@ -56,7 +59,7 @@ class State(NamedTuple):
     terms: Floats  # (3, halves + 1): seconds during the interval and later, and path delays
     sums: Ints  # (5, devices)
     carried: Ints  # (directed links,): bytes migrated over each
-    figures: Floats  # (5,)
+    figures: Floats  # (FIGURES,)
     scratch: Floats
     memo_key: Hashes
     memo: Floats
@@ -74,6 +77,7 @@ def new_state(problem: Problem, seed: int = 1) -> State:
     """An empty state: call `load` next. Memory is that of the memo and a few rows per half."""
     halves, columns = problem.old.shape
     devices = columns - 1
+    memo = MEMO if problem.placed else FIRST_MEMO
     salt = np.random.default_rng(20250502).integers(1, 2**62, devices + 5, dtype=np.uint64) * np.uint64(2) + np.uint64(
         1
     )
@@ -83,10 +87,10 @@ def new_state(problem: Problem, seed: int = 1) -> State:
         terms=np.zeros((3, halves + 1)),
         sums=np.zeros((5, devices), np.int64),
         carried=np.zeros(len(problem.byte_s), np.int64),
-        figures=np.zeros(5),
+        figures=np.zeros(FIGURES),
         scratch=scratch_for(problem.tables),
-        memo_key=np.zeros(MEMO, np.uint64),
-        memo=np.zeros(MEMO),
+        memo_key=np.zeros(memo, np.uint64),
+        memo=np.zeros(memo),
         salt=salt,
         log=np.zeros((2 * halves, columns + 1), np.int64),
         log_terms=np.zeros((2 * halves, 4)),
@@ -122,6 +126,17 @@ def load(p: Problem, s: State, places: Ints, later: bool) -> None:
     for half in range(len(s.place)):
         _account(p, s, half, 1)
         _predict(p, s, half, later)
+    add_up(s)
+
+
+@inlined
+def add_up(s: State) -> None:
+    """The sums of the terms anew: kept up to date, they gather rounding errors."""
+    for case in range(2):
+        total = 0.0
+        for half in range(s.terms.shape[1]):
+            total += s.terms[case, half]
+        s.figures[SUMS + case] = total
 
 
 @inlined
@@ -144,7 +159,7 @@ def half_term(p: Problem, s: State, kind: int, holder: int, place: Ints, case: i
     key ^= key >> np.uint64(29)
     key *= np.uint64(0xBF58476D1CE4E5B9)
     key ^= key >> np.uint64(32)
-    where = key & np.uint64(MEMO - 1)
+    where = key & np.uint64(len(s.memo) - 1)
     if s.memo_key[where] == key:
         return s.memo[where]
     seconds = half_seconds(p.tables, case, kind, holder, target, place, s.scratch)
@@ -158,7 +173,9 @@ def _predict(p: Problem, s: State, half: int, later: bool) -> None:
     holder = s.place[half - 1, -1] if half > 0 else p.source
     kind = kind_at(s, half)
     for case in range(2 if later else 1):
-        s.terms[case, half] = half_term(p, s, kind, holder, s.place[half], case)
+        seconds = half_term(p, s, kind, holder, s.place[half], case)
+        s.figures[SUMS + case] += seconds - s.terms[case, half]
+        s.terms[case, half] = seconds
 
 
 @inlined
@@ -220,6 +237,8 @@ def _account(p: Problem, s: State, half: int, sign: int) -> None:
 def begin(s: State) -> None:
     """Forget what came before: `rollback` comes back to here."""
     s.size[0] = 0
+    for case in range(2):
+        s.figures[SUMS_BEFORE + case] = s.figures[SUMS + case]
 
 
 @inlined
@@ -254,6 +273,8 @@ def rollback(p: Problem, s: State) -> None:
         s.terms[THIS, half], s.terms[LATER, half] = s.log_terms[note, 0], s.log_terms[note, 1]
         s.terms[THIS, half + 1], s.terms[LATER, half + 1] = s.log_terms[note, 2], s.log_terms[note, 3]
     s.size[0] = 0
+    for case in range(2):
+        s.figures[SUMS + case] = s.figures[SUMS_BEFORE + case]
 
 
 @inlined
@@ -283,11 +304,8 @@ def _excess(p: Problem, bytes_too_many: int) -> int:
 @inlined
 def judge(p: Problem, s: State, weights: Floats) -> float:
     """The objective, lower is better; its parts go to `figures`."""
-    latency = p.around_s
-    later = p.around_s
-    for half in range(s.terms.shape[1]):
-        latency += s.terms[THIS, half]
-        later += s.terms[LATER, half]
+    latency = p.around_s + s.figures[SUMS + THIS]
+    later = p.around_s + s.figures[SUMS + LATER]
     over = 0
     over_run = 0
     for device in range(s.sums.shape[1]):

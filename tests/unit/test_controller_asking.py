@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -66,9 +68,22 @@ def test_a_good_answer_comes_back_with_its_time_and_infeasible_with_its_reason()
 
 def test_an_exception_is_named_with_its_kind() -> None:
     error = misbehaviour(lambda: {}["heads"])
-    assert str(error) == "policy own raised KeyError at token 0: 'heads'" and error.returned is None
+    assert re.fullmatch(
+        r"policy own raised KeyError at token 0 \(line \d+ of test_controller_asking.py\): 'heads'", str(error)
+    )
+    assert error.returned is None
     with pytest.raises(PolicyMisbehaved, match="policy own raised ZeroDivisionError when it was reset"):
         reset(Own(lambda: 1 / 0), 1)
+    with pytest.raises(PolicyMisbehaved, match="policy own raised SystemExit when it was reset"):
+        reset(Own(lambda: sys.exit(3)), 1)
+
+
+def test_a_message_of_several_lines_or_none_makes_one_sentence() -> None:
+    def fail(error: Exception) -> None:
+        raise error
+
+    assert str(misbehaviour(lambda: fail(ValueError("one\n  two")))).endswith("test_controller_asking.py): one two")
+    assert str(misbehaviour(lambda: fail(AssertionError()))).endswith("test_controller_asking.py)")
 
 
 @pytest.mark.parametrize(("returned", "said"), [(None, "nothing"), ({"*": "a"}, "a dict"), (7, "an int")])
@@ -83,6 +98,40 @@ def test_an_unknown_device_and_a_missing_block_are_named() -> None:
     assert str(error).endswith("the placement puts ffn(3) on 'z', which is not among a, b, c, d")
     assert error.returned is not None and "ffn(3): 'z'" in error.returned
     assert "leaves out head(0,0)" in str(misbehaviour(lambda: Placement({Block("ffn", 3): "a"})))
+
+
+def test_what_cannot_be_a_devices_name_or_a_block_is_named() -> None:
+    error = misbehaviour(lambda: Placement({key: ["a"] for key in placed().devices}))  # type: ignore[misc]
+    assert "the placement puts head(0,0) on ['a'], which is not among a, b, c, d" in str(error)
+    error = misbehaviour(lambda: Placement(["a"]))  # type: ignore[arg-type]
+    assert "returned a Placement of a list at token 0" in str(error)
+    error = misbehaviour(lambda: Placement({**placed().devices, "ffn(0)": "a", Block("ffn", 99): "a"}))  # type: ignore[dict-item]
+    assert "the placement has ffn(0), which is not a block of" in str(error)
+
+
+def test_a_policy_that_writes_into_a_placement_writes_into_a_copy() -> None:
+    first = next(iter(placed().devices))
+
+    class Careless:
+        name = "careless"
+        kept: Placement
+
+        def reset(self, seed: int) -> None:
+            pass
+
+        def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+            if placement is not None:
+                placement.devices[first] = "d"  # type: ignore[index]
+            self.kept = placement or placed()
+            return self.kept
+
+    policy, present = Careless(), placed()
+    before = dict(present.devices)
+    answer = ask(policy, quickstart(), present, 5.0)
+    assert answer.placement is not None
+    assert present.devices == before and answer.placement.devices[first] == "d" != before[first]
+    policy.kept.devices[first] = "c"  # type: ignore[index]
+    assert answer.placement.devices[first] == "d"
 
 
 def test_a_move_that_does_not_fit_is_refused_with_its_device() -> None:
@@ -151,7 +200,7 @@ def replay(folder: Path, what: str, *options: str) -> int:
 @pytest.mark.parametrize(
     ("what", "sentence", "returned"),
     [
-        ("raise", "policy own raised LookupError at token 2: lost", None),
+        ("raise", "policy own raised LookupError at token 2 (line 22 of own.py): lost", None),
         ("unknown device", "policy own, at token 2: the placement puts head(0,0) on 'nowhere'", "head(0,0): 'nowhere'"),
         ("sleep", "policy own took longer at token 2 than decision_limit, 0.5 s", None),
     ],

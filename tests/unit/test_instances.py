@@ -107,6 +107,14 @@ def test_any_trace_generator_can_be_named() -> None:
         ({"topology": topology(memory="much")}, "memory (a size, or like '1.4 x model')"),
         ({"topology": topology(memory="0.9 x model")}, "never fitted"),
         ({"topology": topology(rate=["2 Mbit/s", "1 Mbit/s"])}, "the lower bound must come first"),
+        ({"topology": {"generate": "two-tier", "devices": 2, "clusters": 3}}, "clusters is 3, but devices is 2"),
+        (
+            {
+                "topology": {"generate": "mesh", "devices": 1},
+                "traces": [{"generate": "fluctuation", "target": "link/*"}],
+            },
+            "traces.0: target is link/*, but topology mesh-1 has no link",
+        ),
         ({"traces": [{"generate": "fluctuations", "target": "link/*"}]}, "did you mean 'fluctuation'"),
         ({"traces": [{"generate": "fluctuation"}]}, "traces.0.target is nothing"),
         ({"traces": [{"generate": "fluctuation", "target": "link/x"}]}, "has no link/x"),

@@ -236,6 +236,60 @@ def test_the_default_deadline_is_of_the_order_of_a_token() -> None:
     assert 0.1 < default_deadline(cost_model(quickstart())) < 1
 
 
+OWN = """
+from __future__ import annotations
+import sys
+from dataclasses import dataclass
+{top}
+@dataclass
+class Own:
+    share: float = 0.5
+    {name}
+
+    def reset(self, seed):
+        pass
+
+    def decide(self, observation, placement):
+        pass
+"""
+
+
+def test_a_users_policy_may_be_a_dataclass_with_postponed_annotations(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN.format(top="", name="name = 'own'"))
+    assert make_policy(f"{file}:Own", {"share": 0.25}).share == 0.25  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("top", "name", "message"),
+    [
+        ("", "name = None", "has no `name`"),
+        ("", "", "has no `name`"),
+        ("sys.exit(7)", "name = 'own'", "cannot be loaded: SystemExit: 7"),
+        ("raise ValueError('one\\ntwo')", "name = 'own'", "cannot be loaded: ValueError: one two$"),
+        ("", "name = 'own'; __post_init__ = lambda self: sys.exit(7)", r"cannot be made from .*: SystemExit: 7"),
+    ],
+)
+def test_a_users_file_that_cannot_be_used_is_refused_in_one_sentence(
+    top: str, name: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN.format(top=top, name=name))
+    with pytest.raises(ConfigError, match=message):
+        make_policy(f"{file}:Own", {})
+
+
+@pytest.mark.parametrize(
+    ("policy", "key"), [("exact", "limit"), ("resource-aware", "deadline"), ("dynamic-threshold", "deadline")]
+)
+def test_a_duration_among_the_options_may_be_seconds_and_a_wrong_one_is_named(policy: str, key: str) -> None:
+    make_policy(policy, {key: 0.5})
+    make_policy(policy, {key: "500 ms"})
+    for wrong in ("soon", -1, True, [1]):
+        with pytest.raises(ConfigError, match=f"^policy {policy}: {key}: .* is not a duration"):
+            make_policy(policy, {key: wrong})
+
+
 def test_a_users_policy_is_loaded_from_its_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(

@@ -129,6 +129,21 @@ def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -
     assert costs["static"] == pytest.approx(min(costs[name] for name in costs if name != "exact"), rel=1e-9)
 
 
+def test_static_asks_the_others_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    class Noting(POLICIES["headroom"][0]):  # type: ignore[misc]
+        def reset(self, seed: int) -> None:
+            asked.append(seed)
+            super().reset(seed)
+
+    monkeypatch.setitem(POLICIES, "headroom", (Noting, ""))
+    policy = make_policy("static", {})
+    policy.reset(7)
+    policy.decide(quickstart(), None)
+    assert asked == [7]
+
+
 # --- single ---------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import difflib
 import importlib.util
 import inspect
 import keyword
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,12 +59,14 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
             known = f"it knows {', '.join(accepted)}" if accepted else "it takes none"
             raise ConfigError(f"policy {name} has no option {key!r}: {known}")
     try:
-        return factory(**given)
+        policy = factory(**given)
     except ConfigError:
         raise
-    except Exception as error:
-        why = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}"
-        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {why}") from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {_said(error)}") from error
+    if not isinstance(getattr(policy, "name", None), str):
+        raise ConfigError(f"policy {name} has no `name`: give the class one, a text for the run's tables")
+    return policy
 
 
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -96,15 +99,23 @@ def _known_policy(name: str) -> Callable[..., Policy]:
 def _user_policy(name: str) -> Callable[..., Policy]:
     path, _, class_name = name.rpartition(":")
     file = Path(path)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    spec = importlib.util.spec_from_file_location(f"policy file {file.resolve()}", file)
     if not file.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"policy file {path} does not exist: write policy: path.py:Class")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for what a class's annotations mean
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is the user's to hear
-        raise ConfigError(f"policy file {path} cannot be loaded: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to hear
+        del sys.modules[spec.name]
+        raise ConfigError(f"policy file {path} cannot be loaded: {_said(error, True)}") from error
     found = getattr(module, class_name, None)
-    if not callable(found) or not (hasattr(found, "decide") and hasattr(found, "reset")):
+    if not isinstance(found, type) or not all(callable(getattr(found, method, None)) for method in ("decide", "reset")):
         raise ConfigError(f"policy file {path} has no class {class_name!r} with methods reset and decide")
-    return found  # type: ignore[no-any-return]
+    return found
+
+
+def _said(error: BaseException, kind: bool = False) -> str:
+    """What a user's code raised, on one line; a TypeError needs no `kind` where it is about the options given."""
+    words = " ".join(str(error).split())
+    return words if words and isinstance(error, TypeError) and not kind else f"{type(error).__name__}: {words}"

@@ -21,15 +21,15 @@ from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, Move, drafted
 from testbed.placement.feasibility import Infeasible, refuse_shortages
 from testbed.placement.observation import Observation
+from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
 from testbed.placement.search import repair
-from testbed.units import parse_duration
 
 THRESHOLD = 0.9  # of a device's memory, and of the deadline
 
 
 class DynamicThreshold:
-    """Thresholds are fractions of memory and of the deadline; `deadline` is a duration, None for the default."""
+    """Thresholds are fractions of memory and of the deadline; `deadline` is a duration (`500 ms`) or seconds."""
 
     name = "dynamic-threshold"
 
@@ -40,7 +40,7 @@ class DynamicThreshold:
                     f"policy {self.name}: {key} is {value!r}, but it must be a fraction over 0, at most 1"
                 )
         self._memory, self._compute = memory, compute
-        self._deadline_s = None if deadline is None else parse_duration(deadline)
+        self._deadline_s = duration_option(self.name, "deadline", deadline)
         if self._deadline_s == 0:
             raise ConfigError(f"policy {self.name}: deadline must be longer than 0 s, like '500 ms'")
 

@@ -31,8 +31,8 @@ from testbed.placement.blocks import Placement, pinned_bytes
 from testbed.placement.exact.classes import PlacementClass
 from testbed.placement.feasibility import Infeasible, Shortage, any_placement, nothing_fits, shortages
 from testbed.placement.observation import Observation, Proof
+from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.headroom import Headroom
-from testbed.units import parse_duration
 
 LIMIT_S = 50.0  # under the default decision_limit
 
@@ -46,10 +46,8 @@ class Exact:
         if class_ not in get_args(PlacementClass):
             known = ", ".join(get_args(PlacementClass))
             raise ConfigError(f"policy exact: class is {class_!r}, and can be {known}")
-        if isinstance(limit, bool):
-            raise ConfigError(f"policy exact: limit is {limit!r}, and must be a duration like '50 s'")
-        number = isinstance(limit, int | float)
-        self._limit_s = LIMIT_S if limit is None else parse_duration(f"{limit} s" if number else limit)
+        limit_s = duration_option(self.name, "limit", limit)
+        self._limit_s = LIMIT_S if limit_s is None else limit_s
         self._class: PlacementClass = class_
         self._start = Headroom(horizon="interval")
         self.last: Proof | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import cached_length, cost_model, migration_delay
+from testbed.placement.costs import cost_model
 from testbed.placement.draft import Draft
-from testbed.placement.feasibility import Infeasible, any_placement, nothing_fits, refuse_shortages, shortages
+from testbed.placement.feasibility import Infeasible, any_placement, nothing_fits, refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.outlook import Outlook
 from testbed.placement.search import repair
@@ -19,10 +19,11 @@ class Headroom:
     """Counts of heads and FFN shards per device and a target for every half-layer, by compiled local search.
 
     The objective is the coming interval's cost, migration included. Starts are the present placement, single devices,
-    layers filled into devices, chains of devices whose order is searched, and units in proportion to speed; all
-    descend through moves of units, targets, layers and patterns of layers, the best are annealed, with memory as a
-    price that rises to a wall. Then the tokens after the interval are weighed at the latency expected for them:
-    caches that grow to the run's end, and rates and memory as `Outlook` sees them coming from past observations.
+    layers filled into devices, chains of devices whose order is searched, a token's shortest ways from device to
+    device while memory gets dearer where it is short, and units in proportion to speed; all descend through moves of
+    units, targets, layers and patterns of layers, the best are annealed, with memory as a price that rises to a wall.
+    Then the tokens after the interval are weighed at the latency expected for them: caches that grow to the run's end,
+    and rates and memory as `Outlook` sees them coming from past observations.
 
     `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 1.5 % more than
     its best for the sake of later ones; `run` lets it cost anything. `effort` multiplies the number of moves looked at.
@@ -50,8 +51,9 @@ class Headroom:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The best placement found that can be carried out from the present one; raises Infeasible."""
-        from testbed.placement.problem import make_problem, placement_of, places_of
+        from testbed.placement.problem import make_problem, places_of
         from testbed.placement.seeking import Aim, Seeker
+        from testbed.placement.unfolding import Unfolder, best_unfolded, placement_of
 
         model = cost_model(observation)
         later = self._outlook.after(observation)
@@ -63,21 +65,15 @@ class Headroom:
         groups = seeker.seek([], aim)
         if not groups[-1]:
             groups = seeker.seek([places_of(model, self._any(observation, placement))], aim)
-        for found in groups:
-            best: tuple[float, Placement] | None = None
-            for one in found:
-                wanted = placement_of(problem, model, placement, one.places)
-                if shortages(observation, placement, wanted):
-                    continue  # shards must stay aligned, so some move that the counts did not show
-                moved_s = migration_delay(observation, placement, wanted, cached_length(observation))
-                value = one.value + moved_s - one.migration_s
-                if best is None or value < best[0]:
-                    best = value, wanted
-                if best[0] <= one.value * (1 + 1e-9):
-                    break
-            if best is not None:
-                return best[1]
-        return refuse_shortages(observation, placement, self._any(observation, placement), self.name)
+        wanted: Placement | None = None
+        if placement is not None and any(half.partial for half in model.halves):
+            wanted = best_unfolded(seeker, Unfolder(problem, model, placement), groups, aim)
+        elif groups[0] or groups[-1]:
+            best = (groups[0] or groups[-1])[0]
+            wanted = placement_of(problem, model, placement, best.places)
+        if wanted is None:
+            wanted = self._any(observation, placement)
+        return refuse_shortages(observation, placement, wanted, self.name)
 
     def _any(self, observation: Observation, placement: Placement | None) -> Placement:
         """Some placement that fits; raises Infeasible."""

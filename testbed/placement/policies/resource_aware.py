@@ -39,8 +39,8 @@ from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
 from testbed.placement.policies.dealing import Seats
+from testbed.placement.policies.durations import duration_option
 from testbed.placement.search import improve, repair
-from testbed.units import parse_duration
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
 BACKTRACK_LIMIT = 8  # placements undone for one block
@@ -52,10 +52,9 @@ class ResourceAware:
     name = "resource-aware"
 
     def __init__(self, deadline: object = None, refine_first: bool = True) -> None:
-        if isinstance(deadline, bool) or not isinstance(refine_first, bool):
-            raise ConfigError("policy resource-aware takes deadline as a duration and refine_first as true or false")
-        number = isinstance(deadline, int | float)
-        self._deadline = None if deadline is None else parse_duration(f"{deadline} s" if number else deadline)
+        if not isinstance(refine_first, bool):
+            raise ConfigError(f"policy resource-aware: refine_first is {refine_first!r}, but it must be true or false")
+        self._deadline = duration_option(self.name, "deadline", deadline)
         if self._deadline == 0:
             raise ConfigError("policy resource-aware: deadline must be longer than 0 s, like '500 ms'")
         self._refine_first = refine_first

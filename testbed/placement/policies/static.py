@@ -26,12 +26,14 @@ class Static:
     name = "static"
 
     def __init__(self, placement: Mapping[str, str] | None = None) -> None:
+        self._seed = 0
         self._patterns = dict(placement) if placement is not None else None
         for pattern in self._patterns or ():
             _check_pattern(pattern)
 
     def reset(self, seed: int) -> None:
-        """Nothing is remembered and nothing is random."""
+        """Begin a run: the others are asked with its seed, and so place as they would in it."""
+        self._seed = seed
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The first placement, and then always the present one."""
@@ -41,12 +43,12 @@ class Static:
             return Placement(expand_patterns(observation, self._patterns))
         whole = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
         try:
-            return _best(whole)
+            return _best(whole, self._seed)
         except Infeasible:
-            return _best(observation)
+            return _best(observation, self._seed)
 
 
-def _best(observation: Observation) -> Placement:
+def _best(observation: Observation, seed: int) -> Placement:
     """The first placement that is predicted to be fastest, of all known policies that have one and decide quickly."""
     from testbed.placement.policies import POLICIES  # which has this module in it
 
@@ -57,7 +59,7 @@ def _best(observation: Observation) -> Placement:
             continue
         try:
             policy = factory()
-            policy.reset(0)
+            policy.reset(seed)
             found.append(policy.decide(observation, None))
         except Infeasible as error:
             refusal = error if error.shortage is not None else refusal or error
