@@ -10,7 +10,8 @@ from running import QUICKSTART, Ended, Place, rows
 pytestmark = pytest.mark.quiet
 RUNS = 3
 SPREAD = 0.03
-DILATED = 0.04  # measured on an idle host: 3.0 %, because dilation makes this testbed's own time per hop weigh less
+DILATED = 0.03  # measured on an idle host: 1.4 %, because dilation makes this testbed's own time per hop weigh less
+SOFTWARE = 0.05  # of the decode time, at most; measured: 1.0 %
 # Others may be using this host now and then: RUNS of so many runs must agree, or one pair of TRIES.
 MOST_RUNS = 7
 TRIES = 4
@@ -27,6 +28,12 @@ def _spread(medians: list[float]) -> float:
     """How far the RUNS medians that are nearest to each other lie apart."""
     ordered = sorted(medians)
     return min(ordered[low + RUNS - 1] / ordered[low] - 1 for low in range(len(ordered) - RUNS + 1))
+
+
+def _software(ended: Ended) -> float:
+    """Share of the decode time that was this testbed's own."""
+    decoded = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
+    return float(sum(row["software_s"] for row in decoded) / sum(row["latency_s"] for row in decoded))
 
 
 def _placements(ended: Ended) -> list[tuple[Any, ...]]:
@@ -49,13 +56,14 @@ def test_the_same_experiment_again_gives_the_same_tokens_and_placements_as_fast(
 
 
 @pytest.mark.timeout(300)
-def test_a_run_twice_as_slow_as_life_reports_the_same_latencies(place: Place) -> None:
+def test_a_run_twice_as_slow_as_life_reports_the_same_latencies_where_software_takes_little(place: Place) -> None:
     plain = ("--tokens", "8", "--set", "traces=[]", "--policy", "static", "--backend", "mininet")
-    off = 1.0
+    tried = []
     for _ in range(TRIES):
         once, twice = (place.done(QUICKSTART, *plain, "--set", f"dilation={factor}") for factor in (1, 2))
         assert once.summary["tokens"] == twice.summary["tokens"]
-        off = min(off, abs(_median_ms(twice) / _median_ms(once) - 1))
-        if off < DILATED:
+        tried.append((abs(_median_ms(twice) / _median_ms(once) - 1), _software(once)))
+        if tried[-1][0] < DILATED and tried[-1][1] < SOFTWARE:
             break
-    assert off < DILATED
+    off, software = tried[-1]
+    assert off < DILATED and software < SOFTWARE, tried
