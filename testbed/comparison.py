@@ -7,6 +7,7 @@ others are counted. Nothing here knows how a run is carried out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def write_tidy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     columns = dict.fromkeys(key for row in rows for key in row)
     table = pa.table({key: _column([row.get(key) for row in rows]) for key in columns})
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.part")
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
     pq.write_table(table, half)
     half.replace(path)
 

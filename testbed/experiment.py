@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
@@ -21,7 +21,7 @@ from testbed.errors import ConfigError
 from testbed.hf_config import check_checkpoint, read_shape
 from testbed.instances import generate_trace, model_need
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Block, Partition, blocks_of, matches, pinned_bytes, vocab_rows
+from testbed.placement.blocks import Block, Exchange, Partition, blocks_of, matches, pinned_bytes, vocab_rows
 from testbed.shape import PRESETS, ModelShape, reshaped
 from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.units import parse_duration
@@ -375,12 +375,15 @@ def _partition(entry: object, origin: str) -> Partition:
             f"{origin}: partition.vocab_shards is {shown(vocab)}, but it must be a whole number of at least 1"
         )
     exchange = fields.get("exchange", "hub")
-    if exchange != "hub":
+    if exchange not in get_args(Exchange):
+        raise ConfigError(f"{origin}: partition.exchange is {shown(exchange)}, but it must be hub or all-to-all")
+    if exchange == "all-to-all" and (shards == 1 or not rows):
         raise ConfigError(
-            f"{origin}: partition.exchange is {shown(exchange)}, but only 'hub', partial sums meeting at one device, "
-            "can be computed so far"
+            f"{origin}: partition.exchange is 'all-to-all', but ffn_shards is {shards} and proj_rows "
+            f"{str(rows).lower()}: devices can only add up for themselves where every half ends in partial sums, with "
+            "ffn_shards of 2 or more and proj_rows: true"
         )
-    return Partition(shards, rows, vocab)
+    return Partition(shards, rows, vocab, exchange)
 
 
 def _duration(text: str, where: str) -> float:

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import Block, Partition, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Partition, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.packing import pack
 from testbed.shape import ModelShape
 from testbed.strict_yaml import shown, suggest
@@ -33,9 +33,11 @@ def model_need(shape: ModelShape, partition: Partition, length: int) -> ModelNee
     counts = Counter(block.kind for block in blocks_of(shape, partition))
     sizes = [(resident_bytes(shape, Block(kind, 0), length, partition), count) for kind, count in counts.items()]
     sizes.sort(reverse=True)
+    copied = copied_bytes(shape, partition)
 
     def fits(rooms: Sequence[int]) -> bool:
-        return min(rooms) >= 0 and pack(rooms, sizes) is not None
+        left = [room - copied for room in rooms]
+        return min(left) >= 0 and pack(left, sizes) is not None
 
     return ModelNeed(pinned_bytes(shape, partition), sum(size * count for size, count in sizes), fits)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ from testbed.calibration import host_calibration
 from testbed.comparison import per_policy, tidy
 from testbed.errors import ConfigError
 from testbed.experiment import Experiment
+from testbed.placement.policies import shared_out
 from testbed.runlog import SUMMARY, read_json
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
 
@@ -33,6 +35,7 @@ OWN_KEYS = {"policy": "policies", "seed": "seeds"}  # not to be swept by `over`
 class Sweep:
     """A sweep file, read and checked."""
 
+    file: Path
     name: str
     experiment: Path
     policies: tuple[str, ...]  # empty: the experiment's own
@@ -53,6 +56,7 @@ class Sweep:
             if backend not in BACKENDS:
                 raise ConfigError(f"{origin}: backend is {shown(backend)}, but it must be one of {', '.join(BACKENDS)}")
         return cls(
+            path,
             path.stem,
             path.parent / experiment,
             _texts(fields.get("policies", []), origin, "policies"),
@@ -75,7 +79,13 @@ class Sweep:
     def _run(self, values: dict[str, Any], policy: str | None, seed: int | None, backend: str) -> SweptRun:
         given = {key: value for key, value in (("policy", policy), ("seed", seed)) if value is not None}
         overrides = [f"{key}={json.dumps(value)}" for key, value in {**values, **given}.items()]
-        experiment = Experiment.load(self.experiment, overrides)
+        try:
+            experiment = Experiment.load(self.experiment, overrides)
+            if self.policies:
+                own = shared_out(self.policies, experiment.policy_options)[experiment.policy]
+                experiment = experiment.model_copy(update={"policy_options": own})
+        except ConfigError as error:
+            raise ConfigError(f"{self.file}: {error}") from error
         return SweptRun(run_key(experiment, backend), values, experiment, backend)
 
 
@@ -129,7 +139,7 @@ class Kept:
         """Keep a finished run's row, in one step."""
         path = self.folder / "rows" / f"{key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_suffix(".part")
+        half = path.with_suffix(f".{os.getpid()}.part")
         half.write_text(json.dumps(row), encoding="utf-8")
         half.replace(path)
 

@@ -54,11 +54,12 @@ def check_experiment(experiment: Experiment) -> list[int]:
     """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError."""
     from testbed.cli.planning import first_observation
     from testbed.placement.feasibility import nothing_fits
-    from testbed.placement.policies import make_policy
+    from testbed.placement.policies import make_policy, refuse_exchange
     from testbed.placement.policies.static import expand_patterns
     from testbed.prompt import prompt_ids
 
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
+    refuse_exchange(experiment.policy, experiment.partition, experiment.placement)
     prompt = prompt_ids(experiment)
     observation = first_observation(experiment, len(prompt))
     if experiment.placement is not None:

@@ -12,7 +12,7 @@ import reprlib
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from testbed.placement.feasibility import Infeasible, check_complete, shortages
 from testbed.placement.observation import Observation, Policy, Proof
 
 SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps
+RESET_LIMIT_S = 600.0  # for what a policy does once, such as compiling its search
 
 
 class PolicyMisbehaved(RunFailed):
@@ -51,7 +52,8 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
     policy does later to one that it was given or has returned changes nothing here. Raises PolicyMisbehaved.
     """
     who, when = f"policy {policy.name}", f"at token {observation.tokens_done}"
-    returned, raised, seconds = _decide(policy, observation, placement and _copy(placement), limit_s)
+    given = placement and _copy(placement)
+    returned, raised, seconds = _within(limit_s, lambda: policy.decide(observation, given))
     if seconds > limit_s:
         text = f"{who} took longer {when} than decision_limit, {limit_s:g} s: make it quicker, or raise the limit"
         raise PolicyMisbehaved(text, None if returned is _NOTHING else show(returned), seconds)
@@ -85,13 +87,14 @@ def ask(policy: Policy, observation: Observation, placement: Placement | None, l
 
 def reset(policy: Policy, seed: int) -> None:
     """Begin a run with the policy; raises PolicyMisbehaved."""
-    try:
-        policy.reset(seed)
-    except TestbedError:
-        raise
-    except (Exception, SystemExit) as error:
-        text = f"policy {policy.name} raised {_said(error, 'when it was reset', policy)}"
-        raise PolicyMisbehaved(text, None, 0.0) from error
+    _, raised, seconds = _within(RESET_LIMIT_S, lambda: policy.reset(seed))
+    if seconds > RESET_LIMIT_S:
+        raise PolicyMisbehaved(f"policy {policy.name} did not come back from reset in {seconds:.0f} s", None, seconds)
+    if isinstance(raised, TestbedError):
+        raise raised
+    if raised is not None:
+        text = f"policy {policy.name} raised {_said(raised, 'when it was reset', policy)}"
+        raise PolicyMisbehaved(text, None, seconds) from raised
 
 
 def show(returned: object) -> str:
@@ -106,20 +109,18 @@ def show(returned: object) -> str:
 _NOTHING = object()
 
 
-def _decide(
-    policy: Policy, observation: Observation, placement: Placement | None, limit_s: float
-) -> tuple[object, BaseException | None, float]:
+def _within(limit_s: float, call: Callable[[], object]) -> tuple[object, BaseException | None, float]:
     """(what it returned, what it raised, seconds); past the limit, without waiting for either."""
     returned: list[object] = []
     raised: list[BaseException] = []
 
     def run() -> None:
         try:
-            returned.append(policy.decide(observation, placement))
+            returned.append(call())
         except BaseException as error:
             raised.append(error)
 
-    thread = threading.Thread(target=run, name=f"policy {policy.name}", daemon=True)
+    thread = threading.Thread(target=run, name="policy", daemon=True)
     started = time.monotonic()
     thread.start()
     thread.join(limit_s)
@@ -141,7 +142,10 @@ def _said(error: BaseException, when: str, policy: Policy) -> str:
         file = ""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     where = f" (line {lines[-1]} of {Path(file).name})" if lines else ""
-    words = " ".join(str(error).split())
+    try:
+        words = " ".join(str(error).split())
+    except Exception:
+        words = "which cannot say more, because its __str__ raises too"
     return f"{type(error).__name__} {when}{where}" + (f": {words}" if words else "")
 
 

@@ -11,7 +11,7 @@ import torch
 from testbed.decoder.choice import logits_digest
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import WeightSource
-from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, vocab_rows
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of, vocab_rows
 from testbed.shape import ModelShape
 
 
@@ -45,7 +45,7 @@ class Reference:
         self.partition = partition
         self.store = BlockStore(shape, weights, positions, partition)
         self.store.add_pinned()
-        for block in blocks_of(shape, partition):
+        for block in (*blocks_of(shape, partition), *copies_of(shape, partition)):
             self.store.add(block)
 
     def forward(self, ids: Sequence[int], position: int) -> torch.Tensor:

@@ -16,11 +16,15 @@ SPAN_BYTES = 768  # of one entry in a worker's log, which is collected at each b
 def reserve_bytes(experiment: Experiment) -> int:
     """Memory over baseline and budget that a device's limit leaves: activations, chunks in flight, the log of spans.
 
-    A worker holds the values of one half-layer at a time, at most the partial sums of all its heads or shards.
+    A worker holds the values of one half-layer at a time, at most the partial sums of all its heads or shards. With an
+    all-to-all exchange some of the next half may be there too, and roots, at most one for every other head or shard,
+    are on their way to every device.
     """
     shape, partition, devices = experiment.shape, experiment.partition, len(experiment.topology.devices)
     partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
     row = 2 * max(shape.ffn_width, partials * shape.width) + devices * shape.width  # and x on its way to every device
+    if not partition.hub:
+        row += partials * shape.width + devices * (partials // 2) * shape.width
     activations = experiment.prefill_chunk * row * shape.activation_bytes
     logits = 2 * shape.vocab * shape.activation_bytes
     in_flight = 2 * MIGRATION_WINDOW_BYTES * (devices - 1)  # sent to every other device and taken from it

@@ -20,6 +20,7 @@ PAGE_BYTES = 4096  # what the kernel hands out; huge pages are switched off for 
 TENSOR_ALIGNMENT = 64  # bytes; tensors inside one block's map start on cache lines
 
 Kind = Literal["head", "proj", "ffn", "sum", "vocab"]
+Exchange = Literal["hub", "all-to-all"]
 ATTENTION, FFN = 0, 1  # the halves of a layer; the index of the block that adds up a half's partial sums
 _AFTER_ALL_LAYERS = 1 << 30
 _HALF_NAMES = ("attn", "ffn")
@@ -37,11 +38,18 @@ class Partition:
     With `ffn_shards` over 1 each FFN is that many column shards, whose partial sums meet at `sum(l,ffn)`. With
     `proj_rows` each head carries its rows of proj(l), whose partial sums meet at `sum(l,attn)`.
     With `vocab_shards` over 1 the LM head is that many blocks of rows, `vocab(k)`, instead of a part of the source.
+    With `exchange` all-to-all no sum is a block: every device has a copy of each, and adds up for itself.
     """
 
     ffn_shards: int = 1  # a power of two that divides F
     proj_rows: bool = False
     vocab_shards: int = 1  # at most V
+    exchange: Exchange = "hub"  # all-to-all needs shards and rows of proj, so that every half ends in partial sums
+
+    @property
+    def hub(self) -> bool:
+        """Whether the results of a half meet at one device."""
+        return self.exchange == "hub"
 
 
 WHOLE = Partition()
@@ -122,11 +130,24 @@ def matches(pattern: str, block: Block) -> bool:
 def layer_blocks(shape: ModelShape, partition: Partition, layer: int) -> tuple[Block, ...]:
     """The blocks of one layer in the order a token meets them."""
     found = [Block("head", layer, group) for group in range(shape.kv_heads)]
+    if not partition.hub:
+        return (*found, *_shards(partition, layer))
     found.append(Block("sum", layer, ATTENTION) if partition.proj_rows else Block("proj", layer))
     if partition.ffn_shards == 1:
         return (*found, Block("ffn", layer))
-    found += [Block("ffn", layer, shard, part=True) for shard in range(partition.ffn_shards)]
-    return (*found, Block("sum", layer, FFN))
+    return (*found, *_shards(partition, layer), Block("sum", layer, FFN))
+
+
+def _shards(partition: Partition, layer: int) -> list[Block]:
+    return [Block("ffn", layer, shard, part=True) for shard in range(partition.ffn_shards)]
+
+
+@lru_cache(maxsize=64)
+def copies_of(shape: ModelShape, partition: Partition) -> tuple[Block, ...]:
+    """What every device has a copy of, beside its blocks: with an all-to-all exchange the sums, else nothing."""
+    if partition.hub:
+        return ()
+    return tuple(Block("sum", layer, half) for layer in range(shape.layers) for half in (ATTENTION, FFN))
 
 
 @lru_cache(maxsize=64)
@@ -248,6 +269,11 @@ def resident_bytes(shape: ModelShape, block: Block, length: int, partition: Part
     if block.kind == "head":
         pages = 2 * _round_up(shape.head_dim * length * shape.kv_bytes, PAGE_BYTES)
     return weight_bytes(shape, block.kind, partition) + pages
+
+
+def copied_bytes(shape: ModelShape, partition: Partition) -> int:
+    """Bytes of `copies_of`, which every device keeps; with an all-to-all exchange a page or more for each bias."""
+    return len(copies_of(shape, partition)) * weight_bytes(shape, "sum", partition)
 
 
 def pinned_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:

@@ -1,7 +1,8 @@
 """What a placement costs: token latency, prefill latency, migration delay and an interval's sum of them.
 
-Every latency here is a sum of `half_layer_latency`; there is no second formula. `CostModel` is one observation
-with its rates looked up and its half-layers remembered; the functions below it are the plain interface.
+Every latency here is a sum of `half_layer_latency`, or with an all-to-all exchange of `half_latency`; there is no
+other formula. `CostModel` is one observation with its rates looked up and its half-layers remembered; the functions
+below it are the plain interface.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from testbed.placement.all_to_all import half_latency, spread_latency
 from testbed.placement.blocks import (
     ATTENTION,
     FFN,
@@ -87,6 +89,7 @@ class CostModel:
         self._seconds: dict[tuple[str, int, int], tuple[float, ...]] = {}
         self._half: tuple[dict[_HalfKey, float], dict[_HalfKey, float]] = ({}, {})
         self._vocab: dict[Counts, float] = {}
+        self._exchanged: dict[tuple[int, Counts, Counts, Counts, Counts | None], float] = {}
         self._tails: dict[tuple[str, int, int, float, int], float] = {}
 
     def seconds(self, kind: str, length: int, rows: int = 1) -> tuple[float, ...]:
@@ -114,6 +117,8 @@ class CostModel:
                 Work(device, each[self.index[device]] * len(parts), work_payload(self.shape, kind, parts, rows))
                 for device, parts in half.work.items()
             ]
+        if kind.work != "vocab" and not self.partition.hub:
+            return self._together(half, work, length, rows)
         seconds = 0.0
         if kind.target is not None:
             seconds = self.seconds(kind.target, length, rows)[self.index[half.target]]
@@ -126,6 +131,46 @@ class CostModel:
         return half_layer_latency(
             seen.links, seen.hop_overhead_s, holder, x_order, x, work, target, seconds, seen.paths
         )
+
+    def _together(self, half: HalfPlan, work: Sequence[Work], length: int, rows: int = 1) -> float:
+        """A half with an all-to-all exchange; with x on its way to all, where that is not there yet."""
+        path, hop_s = self.observation.path, self.observation.hop_overhead_s
+        adding = self.seconds("sum", length, rows)
+        spread = spread_latency(path, hop_s, half.target, half.x_order, x_payload(self.shape, rows))
+        return spread + half_latency(
+            path, hop_s, work, half.targets, [adding[self.index[target]] for target in half.targets]
+        )
+
+    def all_to_all(
+        self, half: int, counts: Counts, others: Counts, starts: Counts = (), roots: Counts | None = None
+    ) -> float:
+        """Mean over the interval of a half of which the source and `others` add up the results themselves.
+
+        `starts` has the devices to which the source sends x before, in the first half of all.
+        """
+        key = (half, counts, others, starts, roots)
+        found = self._exchanged.get(key)
+        if found is None:
+            found = self._exchanged[key] = self._mean_together(*key)
+        return found
+
+    def _mean_together(self, half: int, counts: Counts, others: Counts, starts: Counts, roots: Counts | None) -> float:
+        kind, names = self.halves[half], self.names
+        held = [(device, count) for device, count in enumerate(counts) if count]
+        planned = HalfPlan(
+            {}, names[self.source], tuple(names[device] for device in starts), tuple(names[device] for device in others)
+        )
+        assert kind.work is not None
+        lengths = self.lengths if kind.work == "head" else self.lengths[:1]
+        total = 0.0
+        for length in lengths:
+            each = self.seconds(kind.work, length)
+            work = [
+                Work(names[device], each[device] * count, self._payload(kind, count, roots[device] if roots else None))
+                for device, count in held
+            ]
+            total += self._together(planned, work, length)
+        return total / len(lengths)
 
     def attention(self, holder: int, target: int, counts: Counts, roots: Counts | None = None) -> float:
         """Mean over the interval's first and last token of the attention half with `counts` heads per device."""

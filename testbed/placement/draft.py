@@ -10,17 +10,17 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, resident_bytes
 from testbed.placement.costs import (
-    BULK_WIRE_RATIO,
     MIGRATION_HANDSHAKE_S,
     CostModel,
     cached_length,
     cost_model,
     moved_bytes,
 )
-from testbed.placement.feasibility import Infeasible
-from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.feasibility import Infeasible, device_needs
+from testbed.placement.latency import STALLED_RATE
+from testbed.placement.numbered_paths import NumberedPaths
 from testbed.placement.observation import Observation
 from testbed.placement.tree import align, roots_of_mask
 
@@ -53,7 +53,9 @@ class Draft:
         vocab = observation.partition.vocab_shards
         self.layer_slots = len(self.blocks) - (vocab if vocab > 1 else 0)  # after them the shards of the LM head
         self.stride = self.layer_slots // self.layers  # slots of one layer: heads, where they meet, the FFN's parts
-        self.shards = self.stride - self.heads - 2  # of one FFN that is not whole
+        self.hub = observation.partition.hub  # else nothing meets anywhere, and a layer is heads and shards
+        self.shards = self.stride - self.heads - 2 * self.hub  # of one FFN that is not whole
+        self.first_shard = self.heads + self.hub
         self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
         self._kind_of = [self.kinds.index(block.kind) for block in self.blocks]
         self._examples = [self.blocks[self._kind_of.index(kind)] for kind in range(len(self.kinds))]
@@ -70,8 +72,7 @@ class Draft:
         devices = len(self.budgets)
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
-        pinned = [0] * devices
-        pinned[model.source] = pinned_bytes(observation.shape, observation.partition)
+        pinned = list(device_needs(observation, None, 0).values())
         self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
@@ -81,7 +82,7 @@ class Draft:
         self.incoming = [0] * devices  # number of incoming blocks
         self._loaded = [0] * devices
         self._load_s = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
-        self._ways = _Ways(observation)
+        self._ways = NumberedPaths(observation)
         self._carried = [0] * len(self._ways.seconds_per_byte)
         self._paths: dict[tuple[int, int], int] = {}
         self.where = [UNPLACED] * len(self.blocks)
@@ -122,8 +123,8 @@ class Draft:
         layer, part = divmod(slot, self.stride)
         if part < self.heads:
             return self.counts[layer], self._leaves[ATTENTION][layer], 1 << part
-        if self.heads < part < self.stride - 1:
-            return self.shard_counts[layer], self._leaves[FFN][layer], 1 << (part - self.heads - 1)
+        if self.first_shard <= part < self.first_shard + self.shards:
+            return self.shard_counts[layer], self._leaves[FFN][layer], 1 << (part - self.first_shard)
         return None
 
     # --- moving blocks about -------------------------------------------------------------------------------
@@ -176,6 +177,7 @@ class Draft:
     def _put_all(self, moves: Iterable[Move]) -> Undo:
         """Put blocks elsewhere; the terms of the `Undo` are those that no longer hold."""
         undo = Undo([], {})
+        last = None if self.hub else self.last_halves()
         for slot, device in moves:
             undo.moves.append((slot, self.where[slot]))
             self._put(slot, device)
@@ -184,8 +186,10 @@ class Draft:
                 continue
             layer, part = divmod(slot, self.stride)
             undo.terms[layer] = self.terms[layer]
-            if part == self.stride - 1:
+            if part == self.stride - 1 and self.hub:
                 undo.terms[layer + 1] = self.terms[layer + 1]
+        if last is not None and last != self.last_halves():
+            undo.terms.update(enumerate(self.terms[: self.layers]))
         undo.moves.reverse()
         return undo
 
@@ -205,8 +209,8 @@ class Draft:
     # --- what it costs --------------------------------------------------------------------------------------
 
     def holder(self, layer: int) -> int:
-        """The device that holds x when `layer` begins."""
-        return self.model.source if layer == 0 else self.where[layer * self.stride - 1]
+        """The device that holds x when `layer` begins; the source where others do too."""
+        return self.model.source if layer == 0 or not self.hub else self.where[layer * self.stride - 1]
 
     def term(self, layer: int) -> float:
         """Seconds of one layer of one token; after the last layer, of the way home of x, then of a cut LM head."""
@@ -215,10 +219,34 @@ class Draft:
         if layer == self.layers:
             return self.model.source_seconds(self.holder(layer), lm_head=False)
         base, model = layer * self.stride, self.model
-        middle, end = self.where[base + self.heads], self.where[base + self.stride - 1]
         heads, shards = tuple(self.counts[layer]), tuple(self.shard_counts[layer])
+        if not self.hub:
+            return self._together(2 * layer, heads) + self._together(2 * layer + 1, shards)
+        middle, end = self.where[base + self.heads], self.where[base + self.stride - 1]
         attention = model.attention(self.holder(layer), middle, heads, self._roots(layer, ATTENTION))
         return attention + model.ffn(middle, end, shards, self._roots(layer, FFN))
+
+    def _together(self, half: int, counts: tuple[int, ...]) -> float:
+        """Seconds of a half with an all-to-all exchange; halves are numbered through all layers."""
+        layer, which = divmod(half, 2)
+        last, source = self.last_halves(), self.model.source
+        others = tuple(device for device, end in enumerate(last) if end > half and device != source)
+        starts = () if half else tuple(device for device, end in enumerate(last) if end >= 0 and device != source)
+        return self.model.all_to_all(which, counts, others, starts, self._roots(layer, which))
+
+    def last_halves(self) -> list[int]:
+        """The last half that each device has blocks of, numbered through all layers; -1 for none."""
+        found = [-1] * len(self.budgets)
+        left = len(found)
+        for half in range(2 * self.layers - 1, -1, -1):
+            counts = self.shard_counts[half // 2] if half % 2 else self.counts[half // 2]
+            for device, count in enumerate(counts):
+                if count and found[device] < 0:
+                    found[device] = half
+                    left -= 1
+            if not left:
+                break
+        return found
 
     def _roots(self, layer: int, half: int) -> tuple[int, ...] | None:
         """Partial sums that each device sends; None where there are none, or where `placement` will align them."""
@@ -339,7 +367,7 @@ class Draft:
         """`where` with heads and shards that meet in a sum dealt anew by their counts, so that roots are few."""
         where = list(self.where)
         for layer in range(self.layers):
-            starts = (layer * self.stride, layer * self.stride + self.heads + 1)
+            starts = (layer * self.stride, layer * self.stride + self.first_shard)
             for start, half, counts in zip(starts, self.model.halves, (self.counts, self.shard_counts), strict=True):
                 if half.partial:
                     for device, leaves in enumerate(align(counts[layer])):
@@ -361,32 +389,3 @@ def drafted(observation: Observation, old: Placement | None, fill: Callable[[Dra
         draft = Draft(model, old, old, reserve=False)
         fill(draft)
     return draft.placement(old)
-
-
-class _Ways:
-    """Paths between device numbers as numbers of directed links; each is looked up once."""
-
-    def __init__(self, observation: Observation) -> None:
-        self._observation = observation
-        self._names = [view.name for view in observation.devices]
-        hops = [(name, direction) for name in observation.links for direction in ("up", "down")]
-        self._numbers = {hop: number for number, hop in enumerate(hops)}
-        rates = [rate for link in observation.links.values() for rate in (link.up_bps, link.down_bps)]
-        self.seconds_per_byte = [BULK_WIRE_RATIO * 8 / max(rate, OUTAGE_BPS) for rate in rates]  # of payload
-        self._found: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
-
-    def links(self, pair: tuple[int, int]) -> tuple[int, ...]:
-        """The directed links on the way from one device to another."""
-        return self._look_up(pair)[0]
-
-    def delay_s(self, pair: tuple[int, int]) -> float:
-        """The sum of their delays."""
-        return self._look_up(pair)[1]
-
-    def _look_up(self, pair: tuple[int, int]) -> tuple[tuple[int, ...], float]:
-        found = self._found.get(pair)
-        if found is None:
-            path = self._observation.path(self._names[pair[0]], self._names[pair[1]])
-            links = tuple(self._numbers[leg.hop] for leg in path)
-            found = self._found[pair] = (links, sum(leg.delay_s for leg in path))
-        return found

@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from testbed.errors import RunFailed
-from testbed.placement.blocks import Block, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.observation import Observation
 from testbed.placement.packing import pack
 from testbed.units import format_bytes
@@ -59,7 +59,7 @@ def check_complete(observation: Observation, placement: Placement) -> None:
 
 def device_needs(observation: Observation, placement: Placement | None, length: int) -> dict[str, int]:
     """Bytes each device holds under `placement` (None: nothing placed) at sequence length `length`."""
-    needs = {view.name: 0 for view in observation.devices}
+    needs = dict.fromkeys((view.name for view in observation.devices), _copied(observation))
     needs[observation.source] += pinned_bytes(observation.shape, observation.partition)
     if placement is not None:
         sizes = {kind: size for kind, size, _ in kinds_at(observation, length)}
@@ -119,9 +119,13 @@ def kinds_at(observation: Observation, length: int) -> tuple[tuple[str, int, int
 
 
 def rooms_for(observation: Observation) -> list[int]:
-    """Bytes each device has for blocks: its budget, at the source less what is pinned there."""
-    pinned = pinned_bytes(observation.shape, observation.partition)
-    return [view.available_bytes - (pinned if view.name == observation.source else 0) for view in observation.devices]
+    """Bytes each device has for blocks: its budget, less what every device copies and what is pinned at the source."""
+    kept = device_needs(observation, None, 0)
+    return [view.available_bytes - kept[view.name] for view in observation.devices]
+
+
+def _copied(observation: Observation) -> int:
+    return copied_bytes(observation.shape, observation.partition)
 
 
 def any_placement(observation: Observation, length: int | None = None) -> Placement | None:
@@ -146,20 +150,27 @@ def any_placement(observation: Observation, length: int | None = None) -> Placem
 def nothing_fits(observation: Observation, length: int | None = None) -> str | None:
     """One sentence why no placement of any policy can fit at `length`, or None when one exists."""
     length = observation.final_length if length is None else length
-    pinned, source = pinned_bytes(observation.shape, observation.partition), observation.device(observation.source)
+    pinned, source = device_needs(observation, None, 0)[observation.source], observation.device(observation.source)
     if pinned > source.available_bytes:
         return (
             f"embedding and LM head need {format_bytes(pinned)} on the source {source.name}, "
             f"whose budget is {format_bytes(source.available_bytes)}: give it more memory"
         )
     kinds, rooms = kinds_at(observation, length), rooms_for(observation)
+    if min(rooms) < 0:
+        poorest = observation.devices[rooms.index(min(rooms))]
+        return (
+            f"its own copy of all sums needs {format_bytes(_copied(observation))} on device {poorest.name}, whose "
+            f"budget is {format_bytes(poorest.available_bytes)}: give it more memory"
+        )
     kind, biggest, _ = kinds[0]
     if biggest > max(rooms):
         return (
             f"one {kind} block needs {format_bytes(biggest)} at {length} tokens, and no device has more than "
             f"{format_bytes(max(rooms))} for blocks: give one more memory"
         )
-    need = pinned + sum(size * count for _, size, count in kinds)
+    elsewhere = (len(observation.devices) - 1) * _copied(observation)
+    need = pinned + elsewhere + sum(size * count for _, size, count in kinds)
     budget = sum(view.available_bytes for view in observation.devices)
     if need > budget:
         return (

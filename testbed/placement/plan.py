@@ -1,11 +1,12 @@
 """The plan: what every worker executes under one epoch.
 
-A placement says where blocks are; the plan adds what a worker cannot decide alone: the order in which the
-device that holds x sends it. Both halves of a layer have one form: x goes from the device that holds it to those
-that work on it, and their results meet at one device, the target, which holds what the next half begins with. x is
-at the source before layer 0 and goes back to the source (its last row) after the last layer. Plans are plain
-dataclasses of str, int, tuple and dict, so msgpack carries them. This module knows nothing of sockets or epochs'
-commits.
+A placement says where blocks are; the plan adds what a worker cannot decide alone: the order in which the device
+that holds x sends it. Both halves of a layer have one form: x goes from the device that holds it to those that
+work on it, and their results meet at one device, the target, which holds what the next half begins with. x is at
+the source before layer 0 and goes back to the source (its last row) after the last layer. With an all-to-all
+exchange results go to every device that still has work to do, and to the source; each adds them up and so holds x.
+Only the embedding's x is sent as such. Plans are plain dataclasses of str, int, tuple and dict, so msgpack carries
+them. This module knows nothing of sockets or epochs' commits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from testbed.placement.all_to_all import in_turn
 from testbed.placement.blocks import (
     WHOLE,
     Block,
@@ -37,6 +39,16 @@ class HalfPlan:
     work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; only with some
     target: str
     x_order: tuple[str, ...]  # devices that get x over the network, in send order; never the holder itself
+    others: tuple[str, ...] = ()  # all-to-all: who else adds up the results; the target is the source then
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Every device that adds up the results, or the one device where they meet."""
+        return (self.target, *self.others)
+
+    def receivers(self, device: str) -> tuple[str, ...]:
+        """The targets in the order in which a device with work sends them its results."""
+        return in_turn(self.targets, list(self.work).index(device)) if self.others else (self.target,)
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ class HalfKind(NamedTuple):
     """What one half of every layer is made of."""
 
     work: Kind | None  # kind of the blocks that work side by side; None where the target does it all
-    target: Kind | None  # kind of the block where the results meet; None where they are only compared
+    target: Kind | None  # kind of what adds the results up or joins them; None where they are only compared
     partial: bool  # the results are partial sums, of which a device sends the roots of its complete subtrees
 
 
@@ -115,6 +127,16 @@ def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tu
 def make_plan(observation: Observation, placement: Placement) -> Plan:
     """The plan for a complete placement; a device's index is its position in `observation.devices`."""
     shape, partition, where = observation.shape, observation.partition, placement.devices
+    layers = _layers_by_hub(observation, where) if partition.hub else _layers_all_to_all(observation, where)
+    source, vocab = observation.source, None
+    if partition.vocab_shards > 1:
+        shards = blocks_of(shape, partition)[-partition.vocab_shards :]
+        vocab = _make_half(observation, where, VOCAB, source, shards, source)
+    return Plan(placement.epoch, source, tuple(layers), vocab)
+
+
+def _layers_by_hub(observation: Observation, where: Mapping[Block, str]) -> list[LayerPlan]:
+    shape, partition = observation.shape, observation.partition
     attention, ffn = halves_of(partition)
     layers: list[LayerPlan] = []
     holder = observation.source
@@ -125,11 +147,34 @@ def make_plan(observation: Observation, placement: Placement) -> Plan:
         second = _make_half(observation, where, ffn, middle, blocks[shape.kv_heads + 1 : -1], end)
         layers.append(LayerPlan(first, second))
         holder = end
-    source, vocab = observation.source, None
-    if partition.vocab_shards > 1:
-        shards = blocks_of(shape, partition)[-partition.vocab_shards :]
-        vocab = _make_half(observation, where, VOCAB, source, shards, source)
-    return Plan(placement.epoch, source, tuple(layers), vocab)
+    return layers
+
+
+def _layers_all_to_all(observation: Observation, where: Mapping[Block, str]) -> list[LayerPlan]:
+    """A device adds up for itself as long as it still has work to do in the token; the source always does."""
+    shape, partition = observation.shape, observation.partition
+    names = [view.name for view in observation.devices]
+    works: list[dict[str, tuple[int, ...]]] = []
+    for layer in range(shape.layers):
+        blocks = layer_blocks(shape, partition, layer)
+        works += [_held(names, where, half) for half in (blocks[: shape.kv_heads], blocks[shape.kv_heads :])]
+    last = {device: half for half, work in enumerate(works) for device in work}
+    rest = [name for name in names if name in last and name != observation.source]
+    halves = [
+        HalfPlan(
+            work, observation.source, () if half else tuple(rest), tuple(name for name in rest if last[name] > half)
+        )
+        for half, work in enumerate(works)
+    ]
+    return [LayerPlan(*pair) for pair in zip(halves[::2], halves[1::2], strict=True)]
+
+
+def _held(names: Iterable[str], where: Mapping[Block, str], blocks: Iterable[Block]) -> dict[str, tuple[int, ...]]:
+    """Device -> the indices of those of these blocks that it has, in the order of devices."""
+    held: dict[str, list[int]] = {}
+    for block in blocks:
+        held.setdefault(where[block], []).append(block.index)
+    return {name: tuple(held[name]) for name in names if name in held}
 
 
 def _make_half(
@@ -141,10 +186,7 @@ def _make_half(
     target: str,
 ) -> HalfPlan:
     """One half from the blocks that work side by side."""
-    held: dict[str, list[int]] = {}
-    for block in blocks:
-        held.setdefault(where[block], []).append(block.index)
-    work = {view.name: tuple(held[view.name]) for view in observation.devices if view.name in held}
+    work = _held((view.name for view in observation.devices), where, blocks)
     tails = [(device, tail_seconds(observation, half, device, parts, target)) for device, parts in work.items()]
     return HalfPlan(work, target, send_order(holder, target, tails))
 
@@ -199,8 +241,9 @@ def plan_messages(
             for device in half.x_order:
                 yield holder, device, x
             for device, work in half.work.items():
-                if device != half.target:
-                    yield device, half.target, work_payload(shape, kind, work, rows)
+                for target in half.receivers(device):
+                    if device != target:
+                        yield device, target, work_payload(shape, kind, work, rows)
             holder = half.target
     if holder != plan.source:
         yield holder, plan.source, x_payload(shape, 1)

@@ -24,6 +24,9 @@ WORTHWHILE_S = 1e-7  # smaller predicted gains are rounding
 
 def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
     """Groups of moves that begin in one layer; generated as the draft is when each is asked for."""
+    if not draft.hub:
+        yield from _candidates_without_hub(draft, layer)
+        return
     base, heads, devices = layer * draft.stride, draft.heads, range(len(draft.budgets))
     middle = base + heads  # proj, or where its partial sums meet
     all_heads, ffn = list(range(base, middle)), list(range(middle + 1, base + draft.stride))
@@ -43,6 +46,23 @@ def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
             yield from _thinned(draft, ffn[:-1], source, target)
     if draft.shards:
         yield from _shard_candidates(draft, layer)
+
+
+def _candidates_without_hub(draft: Draft, layer: int) -> Iterator[list[Move]]:
+    """The same where there are only heads and shards; and, where the layer is the first, all that a device has."""
+    base, middle, end = (layer * draft.stride + part for part in (0, draft.heads, draft.stride))
+    heads, shards, devices = range(base, middle), range(middle, end), range(len(draft.budgets))
+    following = range(end, end + draft.stride) if layer + 1 < draft.layers else ()
+    for target in devices:
+        for group in (heads, shards, range(base, end), (*range(base, end), *following)):
+            yield [(slot, target) for slot in group]
+        for source in devices:
+            yield from _thinned(draft, heads, source, target)
+            yield from _thinned(draft, shards, source, target)
+            if layer == 0:  # who has nothing takes no part in any exchange
+                yield [(slot, target) for slot in range(draft.layer_slots) if draft.where[slot] == source]
+    yield from _spread(draft, heads)
+    yield from _spread(draft, shards)
 
 
 def _thinned(draft: Draft, slots: Sequence[int], source: int, target: int) -> Iterator[list[Move]]:
@@ -96,7 +116,7 @@ def _vocab_candidates(draft: Draft) -> Iterator[list[Move]]:
 def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[Move]]:
     """Exchanges between two layers: whole layers, attention halves, or FFNs."""
     one, two = first * draft.stride, second * draft.stride
-    for parts in (range(draft.stride), range(draft.heads + 1), range(draft.heads + 1, draft.stride)):
+    for parts in (range(draft.stride), range(draft.first_shard), range(draft.first_shard, draft.stride)):
         swap = [(one + part, draft.where[two + part]) for part in parts]
         yield swap + [(two + part, draft.where[one + part]) for part in parts]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from testbed.placement.blocks import Block, Partition, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Partition, copied_bytes, pinned_bytes, resident_bytes
 from testbed.shape import ModelShape
 
 
@@ -39,8 +39,9 @@ class Memory:
 
     def held_bytes(self, device: str, length: int) -> int:
         """Bytes of everything on the device with `length` positions cached."""
-        pinned = pinned_bytes(self._shape, self._partition) if device in self._pinned else 0
-        return pinned + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
+        kept = copied_bytes(self._shape, self._partition)
+        kept += pinned_bytes(self._shape, self._partition) if device in self._pinned else 0
+        return kept + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
 
     def _size(self, kind: str, length: int) -> int:
         if self._sizes[0] != length:

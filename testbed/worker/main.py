@@ -19,7 +19,7 @@ from testbed.decoder.reference import chunk_bounds, use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
-from testbed.placement.blocks import parse_block, resident_bytes
+from testbed.placement.blocks import copies_of, parse_block, resident_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
 from testbed.transport.messages import (
@@ -281,8 +281,8 @@ class Worker:
     def _load(self, command: Load) -> None:
         if command.pinned:
             self._store.add_pinned()
-        for name in command.blocks:
-            self._store.add(parse_block(name))
+        for block in (*copies_of(self.config.shape, self.config.partition), *map(parse_block, command.blocks)):
+            self._store.add(block)
         self._line.send(Loaded(self._store.held_bytes(0)))
 
     def _prepare(self, command: Prepare) -> None:

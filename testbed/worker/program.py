@@ -7,6 +7,7 @@ with the embedding and ends with the LM head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -104,7 +105,7 @@ class Program:
             for which, half in enumerate((layer.attention, layer.ffn)):
                 if self.device in half.work:
                     stages.append(("work", number, which))
-                if half.target == self.device:
+                if self.device in half.targets:
                     stages.append(("meet", number, which))
         end = len(plan.layers)
         if plan.source == self.device:
@@ -125,7 +126,7 @@ class Program:
                 if holder == self.device:
                     found |= dict.fromkeys(half.x_order)
                 if self.device in half.work:
-                    found[half.target] = None
+                    found |= dict.fromkeys(half.targets)
                 holder = half.target
         if holder == self.device or (plan.vocab is not None and self.device in plan.vocab.work):
             found[plan.source] = None
@@ -186,7 +187,7 @@ class Program:
     def _let_go(self, stage: Stage) -> None:
         """Drop what a stage was the last to need here, so that a pass never holds more than one half-layer's values."""
         kind, layer, which = stage
-        if kind == "work" and self._half(layer, which).target == self.device:
+        if kind == "work" and self.device in self._half(layer, which).targets:
             return  # x is needed once more, where the results meet
         for key in self._wanted(stage):
             self._values.pop((self._step, key), None)
@@ -208,8 +209,7 @@ class Program:
         """What the stage needs, in a fixed order."""
         kind, layer, which = stage
         plan = self._plan()
-        holder = plan.holder(layer) if which == ATTENTION else plan.layers[layer].attention.target
-        wanted: list[Key] = [(INPUT[which], layer, holder)]
+        wanted: list[Key] = [(INPUT[which], layer, self._holder(layer, which))]
         if kind == "embed":
             wanted = [("ids", 0, self.device)]
         elif kind == "vocab":
@@ -219,6 +219,13 @@ class Program:
         elif kind == "meet":
             wanted += [(RESULT[which], layer, device) for device in self._half(layer, which).work]
         return wanted
+
+    def _holder(self, layer: int, which: int) -> str:
+        """Who has what a half begins with, for this device: itself if it added up the half before."""
+        if layer == 0 and which == ATTENTION:
+            return self._plan().source
+        before = self._half(layer, ATTENTION) if which == FFN else self._half(layer - 1, FFN)
+        return self.device if self.device in before.targets else before.target
 
     def _half(self, layer: int, which: int) -> HalfPlan:
         planned = self._plan().layers[layer]
@@ -308,10 +315,10 @@ class Program:
         costs = [self._cost(Block(kind, layer, part)) for part in parts]
         out, timing = self._pacer.run(compute, costs, last.ready_s)
         self._finish(timing, layer, f"{kind}({layer},{','.join(map(str, parts))})", costs)
-        self._send(RESULT[which], layer, [half.target], out, timing, last)
+        self._send(RESULT[which], layer, half.receivers(self.device), out, timing, last)
 
     def _meet(self, layer: int, which: int, inputs: list[Value], last: Value) -> None:
-        """Where a half ends: proj, a sum, or a whole FFN."""
+        """Where a half ends: proj, a sum, or a whole FFN; with an all-to-all exchange this device's own sum."""
         half, kind = self._half(layer, which), self._halves[which].target
         assert kind is not None
         block = Block(kind, layer, which if kind == "sum" else 0)
@@ -359,11 +366,11 @@ class Program:
             self._send("x", layer, [plan.source], x[-1:].clone(), timing, last)
             return
         half = self._half(layer, which)
-        local = self.device in half.work or half.target == self.device
+        local = self.device in half.work or self.device in half.targets
         self._send(INPUT[which], layer, [*half.x_order, *([self.device] if local else [])], x, timing, last)
 
     def _send(
-        self, kind: str, layer: int, targets: list[str], out: torch.Tensor, timing: Timing, last: Value
+        self, kind: str, layer: int, targets: Sequence[str], out: torch.Tensor, timing: Timing, last: Value
     ) -> None:
         """Hand a result over by reference to this device, by message to others, in the plan's order."""
         compute = last.compute_s + timing.end_s - timing.start_s

@@ -11,7 +11,7 @@ import torch
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
-from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of
+from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of
 from testbed.shape import ModelShape
 
 _CLONE_NEWNET = 0x40000000  # setns(2)
@@ -49,7 +49,7 @@ def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None
     """
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
     store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
-    for block in blocks_of(one, partition):
+    for block in (*blocks_of(one, partition), *copies_of(one, partition)):
         if (block.index == 0 and block.kind != "vocab") or block.kind == "sum":
             store.add(block)
     for rows, position in ((chunk, 0), (1, chunk)):

@@ -37,6 +37,11 @@ class Rotate:
         ("mininet", "staged", {"ffn_shards": 4}, {"head", "proj", "ffn", "sum"}),
         ("mininet", "shipped", {"ffn_shards": 2, "proj_rows": True}, {"head", "ffn", "sum"}),
         ("local", "staged", {"ffn_shards": 8, "vocab_shards": 5}, {"head", "proj", "ffn", "sum", "vocab"}),
+        ("mininet", "staged", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}, {"head", "ffn"}),
+        (
+            "local", "shipped", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 5, "exchange": "all-to-all"},
+            {"head", "ffn", "vocab"},
+        ),
     ],
 )
 def test_shards_and_sums_that_move_change_no_bit(
@@ -52,7 +57,8 @@ def test_shards_and_sums_that_move_change_no_bit(
     assert {row["block"].partition("(")[0] for row in moved} == kinds
     assert all("," in row["block"] for row in moved if row["block"].startswith("ffn"))
     spans = {row["block"].partition("(")[0] for row in rows(ended.folder, "spans") if row["kind"] == "block"}
-    assert spans == kinds | {"embed"} | ({"lm_head"} if "vocab" not in kinds else set())
+    added_up = {"sum"} if "exchange" in partition else set()  # by every device, and no block
+    assert spans == kinds | {"embed"} | added_up | ({"lm_head"} if "vocab" not in kinds else set())
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,7 @@ def test_shards_and_sums_that_move_change_no_bit(
     [
         ("galaxy", {"ffn_shards": 4}),
         ("headroom", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4}),
+        ("tensor-parallel", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}),
     ],
 )
 def test_policies_that_share_shards_out_change_no_bit_while_devices_lose_their_memory(

@@ -45,6 +45,9 @@ def told(folder: Path, table: str, *columns: str) -> list[tuple[Any, ...]]:
         ("round-robin", {}),
         ("headroom", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4}),
         ("galaxy", {"ffn_shards": 8}),
+        ("galaxy", {"ffn_shards": 8, "proj_rows": True, "exchange": "all-to-all"}),
+        ("round-robin", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}),
+        ("resource-aware", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4, "exchange": "all-to-all"}),
     ],
 )
 def test_simulation_and_emulation_decide_alike(

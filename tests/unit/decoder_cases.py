@@ -26,6 +26,8 @@ CUTS = [
     Partition(1, proj_rows=True),
     Partition(4, proj_rows=True),
     Partition(vocab_shards=5),
+    Partition(4, proj_rows=True, exchange="all-to-all"),
+    Partition(2, proj_rows=True, vocab_shards=3, exchange="all-to-all"),
 ]
 
 Where = dict[Block, str]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from testbed.placement.blocks import WHOLE, Partition, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import WHOLE, Partition, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.shape import PRESETS, ModelShape
 from topologies.links import Cable, Link
@@ -50,18 +50,27 @@ partitions = st.one_of(
         vocab_shards=st.sampled_from([1, 1, 2, 3, 5]),
     ),
 )
+all_to_all = st.builds(
+    Partition, st.sampled_from([2, 4, 8]), st.just(True), st.sampled_from([1, 3]), st.just("all-to-all")
+)
+any_partition = st.one_of(partitions, all_to_all)
 
 
 def whole_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:
     """The whole model with a cache of 60 positions."""
     blocks = blocks_of(shape, partition)
-    return pinned_bytes(shape, partition) + sum(resident_bytes(shape, block, 60, partition) for block in blocks)
+    kept = pinned_bytes(shape, partition) + copied_bytes(shape, partition)
+    return kept + sum(resident_bytes(shape, block, 60, partition) for block in blocks)
 
 
 @st.composite
-def observations(draw: st.DrawFn, tightness: st.SearchStrategy[float] | None = None) -> Observation:
+def observations(
+    draw: st.DrawFn,
+    tightness: st.SearchStrategy[float] | None = None,
+    cuts: st.SearchStrategy[Partition] = partitions,
+) -> Observation:
     """A random fleet; with `tightness`, each budget is that multiple of the model's bytes over the fleet's size."""
-    shape, partition = draw(shapes()), draw(partitions)
+    shape, partition = draw(shapes()), draw(cuts)
     names = NAMES[: draw(st.integers(1, 5))]
     whole = whole_bytes(shape, partition)
     budgets = [int(draw(tightness) * whole / len(names)) if tightness is not None else 2 * whole for _ in names]
@@ -85,20 +94,24 @@ def observations(draw: st.DrawFn, tightness: st.SearchStrategy[float] | None = N
 
 
 @st.composite
-def placed(draw: st.DrawFn) -> tuple[Observation, Placement]:
+def placed(
+    draw: st.DrawFn, cuts: st.SearchStrategy[Partition] = partitions
+) -> tuple[Observation, Placement]:
     """A random fleet with room for everything, and a random complete placement on it."""
-    observation = draw(observations())
+    observation = draw(observations(cuts=cuts))
     names = [view.name for view in observation.devices]
     return observation, draw(random_placements(observation, names))
 
 
 @st.composite
-def networked(draw: st.DrawFn) -> tuple[Observation, Placement]:
+def networked(
+    draw: st.DrawFn, cuts: st.SearchStrategy[Partition] = partitions
+) -> tuple[Observation, Placement]:
     """The same on a random connected network: devices with several links, and perhaps switches in between.
 
     No two links are quite alike, so that no two messages come to a link at the same time.
     """
-    observation, placement = draw(placed())
+    observation, placement = draw(placed(cuts))
     nodes = [view.name for view in observation.devices]
     nodes += ["s1", "s2"][: draw(st.integers(0, 2))]
     pairs = [(draw(st.sampled_from(nodes[:n])), nodes[n]) for n in range(1, len(nodes))]

@@ -51,6 +51,18 @@ def test_what_needs_real_devices_is_refused_in_one_sentence(tmp_path: Path, caps
     assert "compute: native" in refused(capsys, "--set", "compute=native")
 
 
+def test_policies_that_think_in_hubs_are_refused_with_an_all_to_all_exchange(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    together = ["--set", "partition={ffn_shards: 4, proj_rows: true, exchange: all-to-all}"]
+    for name in ("headroom", "layerwise", "static"):
+        told = refused(capsys, *together, "--policy", name)
+        assert f"policy {name} " in told and "partition.exchange" in told and "tensor-parallel" in told
+    assert "proj_rows" in refused(capsys, "--set", "partition.exchange=all-to-all")
+    code, summary = replay(capsys, tmp_path, *together, "--policy", "tensor-parallel", "--tokens", "16")
+    assert (code, summary["status"]) == (0, "done")
+
+
 def test_compare_plot_report_and_runs_take_simulated_runs_and_say_what_they_are(
     tmp_path: Path, capsys: Captured
 ) -> None:

@@ -205,7 +205,11 @@ def test_to_dict_survives_json_whatever_the_settings(changes: dict[str, Any]) ->
         ({"partition": {"ffn_shards": 512}}, ["partition.ffn_shards is 512", "does not divide 256"]),
         ({"partition": {"vocab_shards": 0}}, ["partition.vocab_shards is 0", "at least 1"]),
         ({"partition": {"vocab_shards": 200}}, ["partition.vocab_shards is 200", "without any of the 256 words"]),
-        ({"partition": {"exchange": "all-to-all"}}, ["partition.exchange is 'all-to-all'", "only 'hub'"]),
+        ({"partition": {"exchange": "ring"}}, ["partition.exchange is 'ring'", "hub or all-to-all"]),
+        (
+            {"partition": {"exchange": "all-to-all", "ffn_shards": 2}},
+            ["partition.exchange is 'all-to-all'", "proj_rows false", "partial sums"],
+        ),
         ({"partition": {"proj_rows": 1}}, ["partition.proj_rows is 1", "true or false"]),
         ({"partition": {"shards": 1}}, ["'shards'", "did you mean 'ffn_shards'"]),
         ({"model": {"preset": "gpt3"}}, ["model", "'gpt3'", "did you mean 'gpt2'"]),

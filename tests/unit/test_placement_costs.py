@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import networked, observations, placed, quickstart, random_placements
+from placement_cases import any_partition, networked, observations, placed, quickstart, random_placements
 
 from testbed.placement.blocks import Block, Placement, blocks_of, payload_bytes, state_bytes
 from testbed.placement.costs import (
@@ -79,7 +79,7 @@ def test_a_larger_chunk_reads_the_weights_less_often() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(placed(), st.integers(1, 30))
+@given(placed(any_partition), st.integers(1, 30))
 def test_the_mean_of_first_and_last_token_stands_for_the_interval(
     case: tuple[Observation, Placement], done: int
 ) -> None:
@@ -91,7 +91,7 @@ def test_the_mean_of_first_and_last_token_stands_for_the_interval(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.one_of(observations(), networked().map(lambda case: case[0])), st.data())
+@given(st.one_of(observations(cuts=any_partition), networked(any_partition).map(lambda case: case[0])), st.data())
 def test_a_draft_agrees_with_the_plain_functions_after_any_moves(observation: Observation, data: st.DataObject) -> None:
     observation = replace(observation, tokens_done=data.draw(st.sampled_from([0, 8, 16])))
     names = [view.name for view in observation.devices]
@@ -111,7 +111,7 @@ def test_a_draft_agrees_with_the_plain_functions_after_any_moves(observation: Ob
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.one_of(observations(), networked().map(lambda case: case[0])), st.data())
+@given(st.one_of(observations(cuts=any_partition), networked(any_partition).map(lambda case: case[0])), st.data())
 def test_moves_are_tried_where_they_fit_and_may_cost_less_and_leave_no_trace_elsewhere(
     observation: Observation, data: st.DataObject
 ) -> None:

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import MIB, observations, placed, quickstart
+from placement_cases import MIB, any_partition, observations, placed, quickstart
 
 from testbed.errors import RunFailed
-from testbed.placement.blocks import PAGE_BYTES, Block, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import PAGE_BYTES, Block, Placement, blocks_of, copies_of, pinned_bytes, resident_bytes
 from testbed.placement.feasibility import (
     DOUBLE_RESIDENCY,
     END_OF_INTERVAL,
@@ -30,7 +30,7 @@ from testbed.shape import ModelShape
 
 
 @settings(max_examples=150, deadline=None)
-@given(placed(), st.integers(1, 100))
+@given(placed(any_partition), st.integers(1, 100))
 def test_devices_needs_add_up_to_every_block_and_what_is_pinned(
     case: tuple[Observation, Placement], length: int
 ) -> None:
@@ -39,12 +39,13 @@ def test_devices_needs_add_up_to_every_block_and_what_is_pinned(
     partition = observation.partition
     total = sum(device_need(observation, placement, view.name, length) for view in observation.devices)
     blocks = blocks_of(shape, partition)
+    copied = sum(resident_bytes(shape, block, length, partition) for block in copies_of(shape, partition))
     expected = pinned_bytes(shape, partition) + sum(resident_bytes(shape, b, length, partition) for b in blocks)
-    assert total == expected
+    assert total == expected + copied * len(observation.devices)
     for view in observation.devices:
         own = sum(resident_bytes(shape, block, length, partition) for block in placement.on(view.name))
         pinned = pinned_bytes(shape, partition) if view.name == observation.source else 0
-        assert device_need(observation, placement, view.name, length) == own + pinned
+        assert device_need(observation, placement, view.name, length) == own + pinned + copied
 
 
 def _tight_pair(tokens_done: int = 8) -> tuple[Observation, Placement]:
@@ -165,7 +166,7 @@ def _exists(rooms: tuple[int, ...], kinds: tuple[tuple[int, int], ...]) -> bool:
 
 
 @settings(max_examples=150, deadline=None)
-@given(observations(tightness=st.floats(0.3, 2.5)))
+@given(observations(tightness=st.floats(0.3, 2.5), cuts=any_partition))
 def test_either_some_placement_fits_or_the_proof_says_why_not(observation: Observation) -> None:
     found = any_placement(observation)
     if found is None:

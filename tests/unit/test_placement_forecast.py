@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import networked, placed, quickstart
+from placement_cases import any_partition, networked, placed, quickstart
 
 from testbed.placement import forecast as forecast_module
 from testbed.placement.blocks import Placement, blocks_of
@@ -18,7 +18,7 @@ from testbed.placement.plan import make_plan
 
 
 @settings(max_examples=300)
-@given(st.one_of(placed(), networked()), st.integers(1, 100), st.data())
+@given(st.one_of(placed(any_partition), networked(any_partition)), st.integers(1, 100), st.data())
 def test_every_length_has_the_latency_of_its_token(
     case: tuple[Observation, Placement], tokens: int, data: st.DataObject
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from hypothesis import given, settings
-from placement_cases import placed, quickstart
+from placement_cases import any_partition, placed, quickstart
 
 from testbed.placement.blocks import Block, Placement, blocks_of, wire_bytes
 from testbed.placement.observation import Observation
@@ -32,7 +32,7 @@ def _halves(plan: Plan) -> list[tuple[int, str, HalfPlan]]:
 
 
 @settings(max_examples=150, deadline=None)
-@given(placed())
+@given(placed(any_partition))
 def test_a_plan_survives_msgpack(case: tuple[Observation, Placement]) -> None:
     plan = make_plan(*case)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(plan), type=Plan) == plan

@@ -16,7 +16,7 @@ from simulated import drive, experiment, simulated
 
 from testbed.calibration import HostCalibration
 from testbed.errors import ConfigError, OutOfMemory
-from testbed.placement.blocks import Block, Placement, blocks_of, parse_block, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Placement, blocks_of, copies_of, parse_block, pinned_bytes, resident_bytes
 from testbed.placement.costs import migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
@@ -170,11 +170,13 @@ def b_seconds(shown: Observation) -> float:
 def test_every_ledger_is_the_sum_over_the_placement_at_every_step(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    cut = {
+    cut: dict[str, Any] = {
         "ffn_shards": data.draw(st.sampled_from([1, 4])),
         "proj_rows": data.draw(st.booleans()),
         "vocab_shards": data.draw(st.sampled_from([1, 3])),
     }
+    if cut["ffn_shards"] > 1 and cut["proj_rows"]:
+        cut["exchange"] = data.draw(st.sampled_from(["hub", "all-to-all"]))
     interval = data.draw(st.integers(1, 7))
     of = experiment("model.preset=tiny", changes=NO_TRACES, tokens=20, interval=interval, partition=cut)
     blocks = blocks_of(of.shape, of.partition)
@@ -189,9 +191,10 @@ def test_every_ledger_is_the_sum_over_the_placement_at_every_step(
 
     def weight(held: dict[str, set[Block]], length: int) -> dict[str, int]:
         pinned = {of.topology.source: pinned_bytes(of.shape, of.partition)}
+        copies = copies_of(of.shape, of.partition)
         return {
             name: pinned.get(name, 0)
-            + sum(resident_bytes(of.shape, block, length, of.partition) for block in held[name])
+            + sum(resident_bytes(of.shape, block, length, of.partition) for block in (*copies, *held[name]))
             for name in "abcd"
         }
 

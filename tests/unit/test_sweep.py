@@ -52,6 +52,15 @@ def test_a_sweep_is_every_combination_of_values_policies_and_seeds(folder: Path)
     assert runs[0].values == {"interval": 4, "topology.devices": 3} and len(runs[6].experiment.topology.devices) == 4
 
 
+def test_a_policys_option_goes_to_the_policies_that_have_it(folder: Path) -> None:
+    over = {"policy_options.effort": [0.1, 0.2]}
+    options = [one.experiment.policy_options for one in
+               Sweep.load(sweep_file(folder, over=over, policies=["headroom", "greedy"])).runs()]  # fmt: skip
+    assert options == [{"effort": 0.1}, {}, {"effort": 0.2}, {}]
+    with pytest.raises(ConfigError, match="many.yaml: none of the policies greedy has an option 'effort'"):
+        Sweep.load(sweep_file(folder, over=over, policies=["greedy"])).runs()
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -64,6 +73,7 @@ def test_a_sweep_is_every_combination_of_values_policies_and_seeds(folder: Path)
         ({"over": {"interval": 4}}, "over.interval is 4"),
         ({"over": {"policy": ["static"]}}, "'policies'"),
         ({"over": {"intervall": [4]}}, "did you mean 'interval'"),
+        ({"over": {"interval": ["x"]}}, "many.yaml: "),
         ({"policies": ["stattic"]}, "did you mean 'static'"),
     ],
 )

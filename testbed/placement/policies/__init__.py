@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.placement.blocks import Partition
 from testbed.placement.observation import Policy
 from testbed.placement.policies.dynamic_threshold import DynamicThreshold
 from testbed.placement.policies.edgeshard import EdgeShard
@@ -41,6 +42,11 @@ POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "exact": (Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
 }
 
+# The policies that can place for an all-to-all exchange: those that do not depend on where results meet.
+ALL_TO_ALL = (
+    "single", "round-robin", "greedy", "dynamic-threshold", "tensor-parallel", "galaxy", "resource-aware",
+)  # fmt: skip
+
 
 def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, str] | None = None) -> Policy:
     """The policy called `name` with its options; `placement` is a fixed block pattern table, for `static` only.
@@ -67,6 +73,17 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     if not isinstance(getattr(policy, "name", None), str):
         raise ConfigError(f"policy {name} has no `name`: give the class one, a text for the run's tables")
     return policy
+
+
+def refuse_exchange(name: str, partition: Partition, placement: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError for a policy that thinks in hubs while the partition has an all-to-all exchange."""
+    if partition.hub or name in ALL_TO_ALL or name not in POLICIES or (name == "static" and placement is not None):
+        return
+    why = "asks policies that place" if name == "static" else "places"
+    raise ConfigError(
+        f"policy {name} {why} for partition.exchange: hub, and it is all-to-all: change that, or use one of "
+        f"{', '.join(ALL_TO_ALL)}, or static with a placement"
+    )
 
 
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

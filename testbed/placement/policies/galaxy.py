@@ -12,7 +12,8 @@ interpreted:
   its row is on one device, the layer's hub: results meet there, and it sends x on to all. The overlap of tiles of
   a sequence with their transfer does not exist at length one either.
 - *Hubs*: runs of layers in proportion to capacity, where the FFN is whole (`ffn_shards: 1`) and so is the hub's to
-  compute; with shards one hub for all layers, the one with which the cost model predicts the fastest token.
+  compute; with shards one hub for all layers, the one with which the cost model predicts the fastest token. With
+  `exchange: all-to-all` there is none: each device keeps x and adds up for itself.
 - *Later decisions*: the paper plans once. Here capacity is looked at again at each boundary, and a new plan is carried
   out where it fits beside the old one and the interval is predicted to cost less with it, migration included.
   What no longer fits moves in any case, by the cheapest repair.
@@ -43,7 +44,7 @@ class Galaxy:
 
     def _place(self, draft: Draft) -> None:
         weights = capacities(draft)
-        if not draft.shards:
+        if not draft.shards or not draft.hub:
             runs = apportion(draft.layers, weights)
             hubs = [device for device, run in enumerate(runs) for _ in range(run)]
             share_out(draft, weights, hubs, self.name)

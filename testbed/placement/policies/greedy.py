@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, drafted
+from testbed.placement.draft import UNPLACED, Draft, drafted
 from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.dealing import Seats
@@ -60,6 +60,8 @@ def _added_latency(draft: Draft, slot: int, device: int) -> float:
         vocab[device] += 1
         return model.vocab(tuple(vocab))
     layer, part = divmod(slot, draft.stride)
+    if not draft.hub:
+        return _added_together(draft, layer, part, device)
     holder = draft.holder(layer)
     counts = list(draft.counts[layer])
     if part < draft.heads:
@@ -74,3 +76,12 @@ def _added_latency(draft: Draft, slot: int, device: int) -> float:
         return model.ffn(middle, middle, tuple(shards))
     home = model.source_seconds(device, lm_head=False) if layer + 1 == draft.layers else 0.0
     return model.ffn(middle, device, tuple(shards)) + home
+
+
+def _added_together(draft: Draft, layer: int, part: int, device: int) -> float:
+    """With an all-to-all exchange: seconds of the half up to this block, as if those placed so far all needed x."""
+    half = int(part >= draft.heads)
+    counts = list((draft.shard_counts if half else draft.counts)[layer])
+    counts[device] += 1
+    known = {*draft.where, device} - {UNPLACED, draft.model.source}
+    return draft.model.all_to_all(half, tuple(counts), tuple(sorted(known)))

@@ -7,6 +7,7 @@ the way home at the end. Times are those of the cost model's half-layers, as for
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
@@ -44,8 +45,6 @@ class Layers:
         stride, devices = draft.stride, range(len(draft.budgets))
         self.grown_bytes = sum(draft.reserved_sizes[:stride])
         self.now_bytes = sum(draft.now_sizes[:stride])
-        self.step = [[self._step(i, j) for j in devices] for i in devices]
-        self.home = [draft.model.source_seconds(j, lm_head=False) for j in devices]
         self.old = [self._whole(layer) for layer in range(self.count)] if draft.old else [UNPLACED] * self.count
         end_bytes, held = sum(draft.end_sizes[:stride]), [self.old.count(j) for j in devices]
         self.room, self.incoming = [], []
@@ -58,6 +57,17 @@ class Layers:
             self.room.append(held[j] if keeps else grown)
             spare = (draft.budgets[j] - draft.both_bytes[j]) // self.now_bytes if draft.old else self.count
             self.incoming.append(0 if keeps else max(0, min(spare, self.count)))
+
+    @cached_property
+    def step(self) -> list[list[float]]:
+        """Seconds of one layer, by the device that has x and the one that has the layer."""
+        devices = range(len(self.draft.budgets))
+        return [[self._step(i, j) for j in devices] for i in devices]
+
+    @cached_property
+    def home(self) -> list[float]:
+        """Seconds around the layers, by the device that has the last one."""
+        return [self.draft.model.source_seconds(j, lm_head=False) for j in range(len(self.draft.budgets))]
 
     def _step(self, holder: int, device: int) -> float:
         draft = self.draft

@@ -154,6 +154,9 @@ class _Scores:
         x = result = x_payload(self.model.shape)
         if slot >= draft.layer_slots:
             return self._exchange(device, [self.model.source], [self.model.source], x, choice_payload(1))
+        if not draft.hub:  # partial sums to and from all that are there
+            there = [self.model.source, *draft.where[: draft.layer_slots]]
+            return self._exchange(device, there, there, x, x)
         layer, part = divmod(slot, draft.stride)
         base = layer * draft.stride
         middle, end = base + draft.heads, base + draft.stride - 1

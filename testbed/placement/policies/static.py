@@ -33,6 +33,10 @@ class Static:
 
     def reset(self, seed: int) -> None:
         """Begin a run: the others are asked with its seed, and so place as they would in it."""
+        if self._patterns is None:
+            from testbed.placement.seeking import warm_up  # numba; a fixed placement does without
+
+            warm_up()
         self._seed = seed
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:

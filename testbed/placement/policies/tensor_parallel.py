@@ -3,7 +3,8 @@
 Source: Shoeybi et al., *Megatron-LM*, arXiv 1909.08053: heads and FFN columns of every layer are divided evenly, and
 partial results are added up twice in a layer. Where it had to be interpreted:
 
-- *The all-reduce* goes through a hub here: results meet at one device per layer, which sends x on to all.
+- *The all-reduce* goes through a hub here: results meet at one device per layer, which sends x on to all. With
+  `exchange: all-to-all` each device sends its partial sums to all others, and each adds them up.
 - *What cannot be divided* (projection, sums, and the whole FFN while `ffn_shards` is 1) is on the layer's hub. Hubs are
   dealt in equal runs of layers, so that they too are equal parts.
 - *Uneven numbers*: what is left over goes to the devices in turn, layer after layer.
