@@ -62,13 +62,14 @@ def section(name: str, lines: list[dict[str, Any]]) -> str:
     first = lines[0]
     ratio = _spread([line["ratio"] for line in lines if "ratio" in line])
     text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {_rounds(len(lines))}.", ""]
-    text += ["| figure | median (range) |", "| --- | --- |"]
     found = [dict(_figures(line)) for line in lines]
     known = [key for key in found[0] if all(key in each for each in found)]
-    text += [f"| {key} | {_spread([each[key] for each in found])} |" for key in known]
+    if known:
+        text += ["| figure | median (range) |", "| --- | --- |"]
+        text += [f"| {key} | {_spread([each[key] for each in found])} |" for key in known]
     if "sizes" in first:
         keys = [key for key, value in first["sizes"][0].items() if isinstance(value, int | float)]
-        text += ["", "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
+        text += [*([""] if known else []), "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
         for index in range(len(first["sizes"])):
             cells = [_spread([line["sizes"][index][key] for line in lines]) for key in keys]
             text.append("| " + " | ".join(cells) + " |")

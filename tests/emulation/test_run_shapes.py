@@ -103,7 +103,7 @@ def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate
     tokens = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
     # Four layers, each to c and back: eight ways of 12 ms.
     assert all(0.096 < row["latency_s"] < 0.125 for row in tokens)
-    assert ended.summary["prediction_error"] < (0.15 if IN_GUEST else 0.1)  # a guest's software takes its time
+    assert ended.summary["prediction_error"] < (0.15 if IN_GUEST else 0.1)  # a guest takes long to wake up and unpack
     probes = {(row["device"], row["peer"]): row for row in rows(ended.folder, "rates") if row["how"] == "probe"}
     assert probes["c", "a"]["requested_bps"] == 20e6
     assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)
