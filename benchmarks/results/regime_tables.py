@@ -11,7 +11,7 @@ from benchmarks.results.cells import FFN_SHARDS, TIGHT
 from benchmarks.results.cells_emulated import TOKENS
 from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
-from benchmarks.results.paired import mean_of, named, prose, table
+from benchmarks.results.paired import counted, mean_of, named, prose, table
 from benchmarks.results.rows import RIVALS
 
 OURS, STATIC = "headroom", "static"
@@ -151,7 +151,7 @@ def _geometric(ratios: pd.Series) -> str:
 def traced(frame: pd.DataFrame) -> str:
     """Our policy against the best other policy of each setting, paired over its seeds."""
     own = frame[frame["part"] == "traced"]
-    rows = []
+    rows, means = [], []
     for _, runs in own.groupby("cell"):
         times = runs.pivot(index="seed", columns="policy", values="token_ms")
         finished = times[list(OTHERS)].notna().sum()
@@ -161,6 +161,7 @@ def traced(frame: pd.DataFrame) -> str:
         found = mean_of(ratios[best].tolist())
         layers = mean_of((times["layerwise"] / times[OURS]).dropna().tolist())
         assert found is not None
+        means.append(found)
         rows.append([
             _name(runs.to_dict("records")[0], seed=False), len(times), int(times[OURS].isna().sum()), best,
             found.percent(),
@@ -169,7 +170,12 @@ def traced(frame: pd.DataFrame) -> str:
         ])  # fmt: skip
     headings = ["setting", "seeds", "not finished by headroom", "best other", "headroom over it", "worst seed",
                 "layerwise over headroom", "seeds with it"]  # fmt: skip
-    return table(headings, rows)
+    over = [one for one in means if one.value > BOUND]
+    text = f"The mean is over {BOUND - 1:.0%} in {len(over)} of {counted(len(means), 'setting')}"
+    if over:
+        unsure = sum(one.low <= 1 for one in over)
+        text += f"; with the interval reaching below 0 in {unsure} of these, so that more seeds could say otherwise there"
+    return table(headings, rows) + f"\n\n{text}."
 
 
 def endings(frame: pd.DataFrame) -> str:
