@@ -174,7 +174,7 @@ def traced(frame: pd.DataFrame) -> str:
     text = f"The mean is over {BOUND - 1:.0%} in {len(over)} of {counted(len(means), 'setting')}"
     if over:
         unsure = sum(one.low <= 1 for one in over)
-        text += f"; with the interval reaching below 0 in {unsure} of these, so that more seeds could say otherwise there"
+        text += f"; the interval reaches below 0 in {unsure} of these, so more seeds could say otherwise"
     return table(headings, rows) + f"\n\n{text}."
 
 
