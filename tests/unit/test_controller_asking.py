@@ -15,7 +15,6 @@ import yaml
 from placement_cases import quickstart
 
 from testbed.cli import run
-from testbed.controller import asking
 from testbed.controller.asking import SHOWN_BLOCKS, PolicyMisbehaved, ask, reset, show
 from testbed.errors import ConfigError
 from testbed.experiment import Experiment
@@ -152,12 +151,6 @@ def test_a_policy_that_never_comes_back_is_left_behind_after_the_limit() -> None
     assert time.monotonic() - started < 5
     assert str(error).startswith("policy own took longer at token 0 than decision_limit, 0.2 s: ")
     assert error.returned is None
-
-
-def test_a_reset_that_never_comes_back_is_left_behind_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "RESET_LIMIT_S", 0.2)
-    with pytest.raises(PolicyMisbehaved, match="policy own did not come back from reset"):
-        reset(Own(lambda: time.sleep(30)), 1)
 
 
 def test_what_is_shown_of_a_placement_is_bounded() -> None:
