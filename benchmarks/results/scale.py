@@ -182,7 +182,8 @@ def draw(frame: pd.DataFrame) -> None:
                 found, runs = ratio(own, policy, BASE), own[own["policy"] == policy]
                 if found is None:
                     why = "out of memory" if (runs["status"] == "oom").any() else "nothing fits"
-                    axes.text(1.02, place, why if len(runs) else "not run", va="center", fontsize=6, color="#b2182b")
+                    both_run = len(runs) and (own["policy"] == BASE).any()
+                    axes.text(1.02, place, why if both_run else "not run", va="center", fontsize=6, color="#b2182b")
                     continue
                 spread = [[found.value - found.low], [found.high - found.value]]
                 axes.errorbar(found.value, place, xerr=spread, fmt=marker(policy), color=colour(policy), markersize=4)
