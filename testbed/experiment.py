@@ -8,31 +8,32 @@ a run's manifest replays it. It knows what may be written, not which policies ex
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from testbed.errors import ConfigError
+from testbed.experiment_file import (
+    ALTERNATIVES,
+    drop_alternatives,
+    inline_files,
+    read_duration,
+    read_partition,
+    read_traces,
+)
 from testbed.hf_config import check_checkpoint, read_shape
 from testbed.instances import generate_trace, model_need
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Block, Exchange, Partition, blocks_of, matches, pinned_bytes, vocab_rows
+from testbed.placement.blocks import Block, Partition, blocks_of, matches, pinned_bytes, vocab_rows
 from testbed.shape import PRESETS, ModelShape, reshaped
-from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown, suggest
-from testbed.units import parse_duration
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from topologies.generate import generate_topology
 from topologies.model import Device, Topology
 from traces.model import Trace, TraceSet
-
-# Keys of one section that exclude each other: setting one by an override drops the others.
-_ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
-_TRACE_KEYS = ("path", "format", "target", "direction", "end", "period", "bin")
-
 
 # Stands for the topology while everything else is read, which a generated one depends on.
 _NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
@@ -136,19 +137,19 @@ class Experiment(_Strict):
         """
         path = Path(path)
         raw = {"name": path.stem} | read_mapping(path)
-        topology = _inline(raw, path.parent, str(path)) or f"{path}: topology"
+        topology = inline_files(raw, path.parent, str(path)) or f"{path}: topology"
         applied = tuple(parse_override(text) for text in overrides)
         for override in applied:
-            _drop_alternatives(raw, override.key)
+            drop_alternatives(raw, override.key)
             apply_override(raw, override)
-            topology = _inline(raw, Path(), f"--set {override.text}") or topology
+            topology = inline_files(raw, Path(), f"--set {override.text}") or topology
         return cls._build(raw, _Names(str(path), topology, applied))
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], origin: str = "experiment") -> Experiment:
         """The experiment that `to_dict` wrote (or a file's form with paths relative to the current directory)."""
         raw = {"name": origin} | copy.deepcopy(require_mapping(mapping, origin, "an experiment"))
-        topology = _inline(raw, Path(), origin) or f"{origin}: topology"
+        topology = inline_files(raw, Path(), origin) or f"{origin}: topology"
         return cls._build(raw, _Names(origin, topology))
 
     @classmethod
@@ -159,14 +160,15 @@ class Experiment(_Strict):
         for key in ("model", "prompt", "tokens", "topology"):
             if key not in raw:
                 raise ConfigError(f"{names.origin}: the key {key!r} is missing")
-        values = raw | {"partition": _partition(raw.get("partition", {}), names.of("partition"))}
+        values = raw | {"partition": read_partition(raw.get("partition", {}), names.of("partition"))}
         if isinstance(values.get("decision_limit"), str):
             where = f"{names.of('decision_limit')}: decision_limit"
-            values["decision_limit"] = _duration(values["decision_limit"], where)
+            values["decision_limit"] = read_duration(values["decision_limit"], where)
         draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
         where = names.of("topology", base=names.topology)
         topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)
-        traces = _traces(raw.get("traces", []), topology, names.of("traces"), draft)
+        generate = partial(draft._trace_drawn, topology)
+        traces = read_traces(raw.get("traces", []), topology, names.of("traces"), generate)
         experiment = cls._validated(values | {"topology": topology, "traces": traces}, names)
         experiment._check_model(names)
         experiment._check_partition(names)
@@ -190,6 +192,11 @@ class Experiment(_Strict):
         given = {key: value for key, value in entry.items() if key != "generate"}
         need = model_need(self.shape, self.partition, self._longest)
         return generate_topology(entry["generate"], given, self.seed, need, where)
+
+    def _trace_drawn(self, topology: Topology, entry: Mapping[str, Any], index: int, where: str) -> Trace:
+        """The trace that an entry with `generate` makes for this experiment's model, seed and length."""
+        kept = pinned_bytes(self.shape, self.partition)
+        return generate_trace(entry, topology, kept, self.seed, self.tokens, index, where)
 
     @property
     def _longest(self) -> int:
@@ -300,144 +307,11 @@ class Experiment(_Strict):
                 )
 
 
-# --- from a file's form to what the schema takes --------------------------------------------------------
-
-
-def _inline(raw: dict[str, Any], base: Path, origin: str) -> str | None:
-    """Replace paths (relative to `base`) by what they name, in place; the topology's file if that was one."""
-    if isinstance(raw.get("prompt"), str):
-        raw["prompt"] = {"text": raw["prompt"]}
-    for section, what in (("model", "model"), ("prompt", "prompt, if it is not text,")):
-        if section in raw:
-            raw[section] = require_mapping(raw[section], origin, what)
-    if isinstance(raw.get("model", {}).get("path"), str):
-        raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
-    if "file" in raw.get("prompt", {}):
-        raw["prompt"]["text"] = read_text(_path(raw["prompt"].pop("file"), base, f"{origin}: prompt.file"))
-    if isinstance(raw.get("traces"), list):
-        raw["traces"] = [_anchored(entry, base) for entry in raw["traces"]]
-    if not isinstance(raw.get("topology"), str):
-        return None
-    path = _path(raw["topology"], base, f"{origin}: topology")
-    raw["topology"] = {"name": path.stem} | read_mapping(path)
-    return str(path)
-
-
-def _anchored(entry: Any, base: Path) -> Any:
-    """A trace entry whose path no longer depends on where it was written."""
-    if isinstance(entry, str):
-        return {"path": _joined(base, entry)}
-    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-        return entry | {"path": _joined(base, entry["path"])}
-    return entry
-
-
-def _joined(base: Path, path: str) -> str:
-    return os.path.normpath(base / path)
-
-
-def _path(value: object, base: Path, where: str) -> Path:
-    if not isinstance(value, str):
-        raise ConfigError(f"{where} is {shown(value)}, but it must be a path")
-    path = Path(_joined(base, value))
-    if not path.is_file():
-        raise ConfigError(f"{where} is {path}, but there is no such file")
-    return path
-
-
-def _drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
-    """Make room for an override: `model.path=…` replaces a preset, `prompt.ids=…` a text."""
-    choices = _ALTERNATIVES.get(key[0], ())
-    if len(key) > 1 and key[1] in choices and isinstance(raw.get(key[0]), dict):
-        raw[key[0]] = {name: value for name, value in raw[key[0]].items() if name not in choices}
-
-
 def _form(block: Block) -> str:
     """How blocks of this kind are written."""
     kind, _, rest = str(block).partition("(")
     _, comma, index = rest[:-1].partition(",")
     return f"{kind}(layer{comma}{'index' if index.isdigit() else index})"
-
-
-def _partition(entry: object, origin: str) -> Partition:
-    fields = require_mapping(entry, origin, "partition")
-    refuse_unknown_keys(fields, ("ffn_shards", "proj_rows", "vocab_shards", "exchange"), origin, "partition")
-    shards, rows = fields.get("ffn_shards", 1), fields.get("proj_rows", False)
-    if type(shards) is not int or shards < 1 or shards & (shards - 1):
-        raise ConfigError(
-            f"{origin}: partition.ffn_shards is {shown(shards)}, but it must be a power of two, such as 1, 2 or 4"
-        )
-    if not isinstance(rows, bool):
-        raise ConfigError(f"{origin}: partition.proj_rows is {shown(rows)}, but it must be true or false")
-    vocab = fields.get("vocab_shards", 1)
-    if type(vocab) is not int or vocab < 1:
-        raise ConfigError(
-            f"{origin}: partition.vocab_shards is {shown(vocab)}, but it must be a whole number of at least 1"
-        )
-    exchange = fields.get("exchange", "hub")
-    if exchange not in get_args(Exchange):
-        raise ConfigError(f"{origin}: partition.exchange is {shown(exchange)}, but it must be hub or all-to-all")
-    if exchange == "all-to-all" and (shards == 1 or not rows):
-        raise ConfigError(
-            f"{origin}: partition.exchange is 'all-to-all', but ffn_shards is {shards} and proj_rows "
-            f"{str(rows).lower()}: devices can only add up for themselves where every half ends in partial sums, with "
-            "ffn_shards of 2 or more and proj_rows: true"
-        )
-    return Partition(shards, rows, vocab, exchange)
-
-
-def _duration(text: str, where: str) -> float:
-    try:
-        return parse_duration(text)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _traces(entries: object, topology: Topology, origin: str, draft: Experiment) -> TraceSet:
-    if not isinstance(entries, list):
-        raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
-    traces = []
-    for index, entry in enumerate(entries):
-        where = f"{origin}: traces.{index}"
-        if isinstance(entry, Mapping) and "generate" in entry:
-            kept = pinned_bytes(draft.shape, draft.partition)
-            traces.append(generate_trace(entry, topology, kept, draft.seed, draft.tokens, index, where))
-        else:
-            traces.append(_trace(entry, where))
-    devices = [device.name for device in topology.devices]
-    known = {"device": ("devices", devices), "link": ("links", [cable.name for cable in topology.links])}
-    if topology.shape == "star":  # its links have the devices' names
-        known["link"] = known["device"]
-    for trace in traces:
-        for target in sorted({target for target, _ in trace.rows}):
-            kind, _, name = target.partition("/")
-            what, names = known[kind]
-            if name not in names:
-                raise ConfigError(
-                    f"{origin}: trace {trace.name} drives {target}, but topology {topology.name} has only the "
-                    f"{what} {', '.join(names)}"
-                )
-    try:
-        return TraceSet(tuple(traces))
-    except ConfigError as error:
-        raise ConfigError(f"{origin}: {error}") from error
-
-
-def _trace(entry: object, where: str) -> Trace:
-    """One trace: inline as `to_dict` writes it, or a file with the options to read it by."""
-    if isinstance(entry, Mapping) and "changes" in entry:
-        return Trace.from_dict(entry)
-    options = require_mapping(entry, where, "a trace")
-    refuse_unknown_keys(options, _TRACE_KEYS, where, "a trace")
-    for key in ("path", "format", "target", "direction", "end"):
-        if not isinstance(options.get(key, ""), str) or (key == "path" and not options.get(key)):
-            raise ConfigError(f"{where}.{key} is {shown(options.get(key))}, but it must be text")
-    path, window = Path(options.pop("path")), options.pop("bin", None)
-    try:
-        seconds = parse_duration(window) if isinstance(window, str) else window
-        return Trace.load(path, **options, bin_s=seconds)
-    except ConfigError as error:
-        raise error if str(path) in str(error) else ConfigError(f"{where} ({path}): {error}") from error
 
 
 def _config_error(error: ValidationError, names: _Names) -> ConfigError:
@@ -446,7 +320,7 @@ def _config_error(error: ValidationError, names: _Names) -> ConfigError:
     where = tuple(str(part) for part in first["loc"])
     key, message = ".".join(where), first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = {"model": ModelSpec.model_fields, "prompt": _ALTERNATIVES["prompt"]}[where[0]]
+        known = {"model": ModelSpec.model_fields, "prompt": ALTERNATIVES["prompt"]}[where[0]]
         message = f"{where[-1]!r} is not a key of {where[0]}{suggest(where[-1], known)}"
     elif first["type"] == "value_error":
         message = f"{key}: {message}"
