@@ -18,7 +18,7 @@ from testbed.placement.costs import (
     cost_model,
     moved_bytes,
 )
-from testbed.placement.feasibility import Infeasible, device_needs
+from testbed.placement.feasibility import Infeasible, device_needs, refuse_shortages
 from testbed.placement.latency import STALLED_RATE
 from testbed.placement.numbered_paths import NumberedPaths
 from testbed.placement.observation import Observation
@@ -376,10 +376,11 @@ class Draft:
         return where
 
 
-def drafted(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
+def drafted(observation: Observation, old: Placement | None, fill: Callable[[Draft], None], who: str) -> Placement:
     """The placement that `fill` makes of a draft of the present one; `old` itself when it moves nothing.
 
     Tried with room for caches to grow to the run's end first; where that is Infeasible, to the interval's end.
+    Raises Infeasible, naming `who`, where what came of it does not fit.
     """
     model = cost_model(observation)
     try:
@@ -388,4 +389,4 @@ def drafted(observation: Observation, old: Placement | None, fill: Callable[[Dra
     except Infeasible:
         draft = Draft(model, old, old, reserve=False)
         fill(draft)
-    return draft.placement(old)
+    return refuse_shortages(observation, old, draft.placement(old), who)

@@ -19,7 +19,7 @@ from dataclasses import replace
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, Move, drafted
-from testbed.placement.feasibility import Infeasible, refuse_shortages
+from testbed.placement.feasibility import Infeasible
 from testbed.placement.observation import Observation
 from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
@@ -51,8 +51,7 @@ class DynamicThreshold:
         """`resource-aware`'s first placement; later, relieve what is over a threshold."""
         if placement is None:
             return self._first(observation)
-        wanted = drafted(observation, placement, self._relieve_all)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._relieve_all, self.name)
 
     def _first(self, observation: Observation) -> Placement:
         views = (replace(v, available_bytes=int(v.available_bytes * self._memory)) for v in observation.devices)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import UNPLACED, Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.layers import Layers
 from testbed.placement.search import WORTHWHILE_S
@@ -40,8 +39,7 @@ class EdgeShard:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place by dynamic programming, or again where that pays or must."""
-        wanted = drafted(observation, placement, self._choose)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._choose, self.name)
 
     def _choose(self, draft: Draft) -> None:
         layers = Layers(draft)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, drafted
-from testbed.placement.feasibility import Infeasible, refuse_shortages
+from testbed.placement.feasibility import Infeasible
 from testbed.placement.observation import Observation
 from testbed.placement.policies.shares import apportion, share_out
 from testbed.placement.search import WORTHWHILE_S, repair
@@ -39,8 +39,7 @@ class Galaxy:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out in proportion to capacity, again where that pays, and repair what must be."""
-        wanted = drafted(observation, placement, self._place if placement is None else self._plan_again)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._place if placement is None else self._plan_again, self.name)
 
     def _place(self, draft: Draft) -> None:
         weights = capacities(draft)

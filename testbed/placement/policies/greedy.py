@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import UNPLACED, Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.dealing import Seats
 from testbed.placement.search import WORTHWHILE_S, repair
@@ -26,8 +25,7 @@ class Greedy:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place all, or repair and then reconsider each block once."""
-        wanted = drafted(observation, placement, self._place if placement is None else self._reconsider)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._place if placement is None else self._reconsider, self.name)
 
     def _place(self, draft: Draft) -> None:
         seats = Seats(draft, self.name)

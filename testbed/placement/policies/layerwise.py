@@ -47,12 +47,10 @@ class Layerwise:
         """The optimum for the coming interval."""
         fill = self._place if placement is None else self._move
         if self._reserve:
-            wanted = drafted(observation, placement, fill)
-        else:
-            draft = Draft(cost_model(observation), placement, placement, reserve=False)
-            fill(draft)
-            wanted = draft.placement(placement)
-        return refuse_shortages(observation, placement, wanted, self.name)
+            return drafted(observation, placement, fill, self.name)
+        draft = Draft(cost_model(observation), placement, placement, reserve=False)
+        fill(draft)
+        return refuse_shortages(observation, placement, draft.placement(placement), self.name)
 
     def _place(self, draft: Draft) -> None:
         layers = Layers(draft)

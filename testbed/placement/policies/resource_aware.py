@@ -34,7 +34,6 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.costs import CostModel
 from testbed.placement.draft import UNPLACED, Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
@@ -64,8 +63,7 @@ class ResourceAware:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place by scores, or move what must and what pays."""
-        wanted = drafted(observation, placement, self._place if placement is None else self._move)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._place if placement is None else self._move, self.name)
 
     def _place(self, draft: Draft) -> None:
         if not _Scores(draft, self._deadline or default_deadline(draft.model)).place_all():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.dealing import Seats
 from testbed.placement.search import repair
@@ -25,8 +24,7 @@ class RoundRobin:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Deal all, or deal again what no longer fits."""
-        wanted = drafted(observation, placement, self._deal if placement is None else self._deal_again)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._deal if placement is None else self._deal_again, self.name)
 
     def _deal(self, draft: Draft) -> None:
         seats = Seats(draft, self.name)

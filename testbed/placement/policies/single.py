@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import UNPLACED, Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.layers import Layers
 from testbed.placement.search import WORTHWHILE_S
@@ -25,8 +24,7 @@ class Single:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The cheapest device for the coming interval."""
-        wanted = drafted(observation, placement, self._choose)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._choose, self.name)
 
     def _choose(self, draft: Draft) -> None:
         layers = Layers(draft)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies.shares import share_out
 from testbed.placement.search import repair
@@ -32,8 +31,7 @@ class TensorParallel:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out, or repair."""
-        wanted = drafted(observation, placement, self._share if placement is None else self._repair)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return drafted(observation, placement, self._share if placement is None else self._repair, self.name)
 
     def _share(self, draft: Draft) -> None:
         devices = len(draft.budgets)
