@@ -19,6 +19,7 @@ from testbed.placement.feasibility import (
     any_placement,
     check_complete,
     device_need,
+    device_needs,
     nothing_fits,
     refuse_shortages,
     shortages,
@@ -65,6 +66,24 @@ def test_a_device_that_swaps_blocks_must_hold_both_until_commit() -> None:
     assert [(s.device, s.reason) for s in shortages(observation, old, swapped)] == [("b", DOUBLE_RESIDENCY)]
     with pytest.raises(Infeasible, match=r"greedy .* after 8 tokens: device b needs .* and has .*double residency"):
         refuse_shortages(observation, old, swapped, "greedy")
+
+
+def test_what_needs_a_budget_to_the_last_byte_fits_and_a_byte_less_is_a_shortage() -> None:
+    observation, old = _tight_pair()
+    new = old.with_moves([(Block("ffn", 0), "b"), (Block("ffn", 1), "c")])
+
+    def found(budget_bytes: int) -> list[str]:
+        views = tuple(
+            replace(view, available_bytes=budget_bytes if view.name == "b" else 2**30) for view in observation.devices
+        )
+        return [shortage.reason for shortage in shortages(replace(observation, devices=views), old, new)]
+
+    both = device_needs(observation, old, observation.length)["b"]
+    both += resident_bytes(observation.shape, Block("ffn", 0), observation.length)
+    final = device_needs(observation, new, observation.final_length)["b"]
+    assert final < both
+    assert found(both) == [] and found(both - 1) == [DOUBLE_RESIDENCY]
+    assert found(final) == [DOUBLE_RESIDENCY] and found(final - 1) == [DOUBLE_RESIDENCY, END_OF_INTERVAL]
 
 
 def test_a_squeezed_device_that_only_loses_blocks_does_not_violate_double_residency() -> None:

@@ -19,7 +19,7 @@ import pytest
 from testbed.cli import run
 from testbed.errors import ConfigError
 from testbed.experiment import Experiment
-from testbed.sweep import Sweep, run_key
+from testbed.sweep import Kept, Sweep, run_key
 
 EXPERIMENT = {
     "model": {"preset": "tiny"}, "prompt": {"ids": [1, 2, 3]}, "tokens": 24,
@@ -189,3 +189,21 @@ def test_what_is_no_schedulers_address_is_refused_in_one_sentence(
     command = ["sweep", str(sweep_file(folder)), "--out", str(folder / "out"), "--scheduler", address]
     assert run(command) == 2
     assert f"--scheduler {address}: no address of a scheduler" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("summary", "kept"),
+    [
+        ({"status": "done"}, True),
+        ({"status": "oom"}, True),
+        ({"status": "failed", "error_kind": "RunFailed"}, True),
+        ({"status": "failed"}, False),
+    ],
+)
+def test_a_run_that_ended_is_not_made_again_and_one_that_was_cut_off_is(
+    tmp_path: Path, summary: dict[str, str], kept: bool
+) -> None:
+    folder = Kept(tmp_path).runs_folder("key") / "one"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert Kept(tmp_path).find("key") == (summary if kept else None)
