@@ -1,13 +1,14 @@
 """Reading YAML so that a slip of the pen is an error, not a surprise.
 
-PyYAML lets the last of two equal keys win and turns `2024-01-01` into a date; here the first is refused and the
-second stays text. Unknown keys are refused with the nearest known one. This module knows YAML and wording; it
-does not know what any file means.
+PyYAML lets the last of two equal keys win, turns `2024-01-01` into a date and leaves `60e6` as text (YAML 1.1 wants
+`6.0e+7`); here the first is refused, the second stays text and the third is a number. Unknown keys are refused with
+the nearest known one. This module knows YAML and wording; it does not know what any file means.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from testbed.errors import ConfigError
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _MERGE = "tag:yaml.org,2002:merge"
+_FLOAT = "tag:yaml.org,2002:float"
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # a number with an exponent as YAML 1.2 has it
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -41,6 +44,7 @@ _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_StrictLoader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:

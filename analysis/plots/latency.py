@@ -36,6 +36,7 @@ BAR_TOKENS = 0.8  # width of a stall's bar
 MARK_EVERY = 8  # tokens between the markers that tell lines apart without colour
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # legends that lie over lines
 PERCENTS = (50, 95)  # marked on the distributions
+KILL_LABEL_POINTS = 9  # from one kill's label to the next one's, so that they do not lie on one another
 MOST_NAMED = 8  # more runs than this are named by their policy only
 LOG_LEGEND_ROOM = 0.25  # of the decades drawn, above them for the legend
 LOG_SPREAD = 8  # latencies that differ by more than this factor are drawn on a logarithmic axis
@@ -57,12 +58,14 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         )[:, 0]
         colours = palette(policies(runs))
         handles: list[Line2D] = []
+        kills = 0
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
             earlier = [other.policy for other in runs[:index]].count(run.policy)
             if len(runs) > MOST_NAMED:  # a kill is then told once per policy
                 name = "" if earlier else run.policy
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
+            kills += _kill(main, run, name, kills)
             if len(runs) <= MOST_NAMED:
                 line.set_linestyle(dash_of(earlier))
                 handles.append(line)
@@ -196,10 +199,18 @@ def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zor
         zorder=5,
         gid="migrations",
     )
-    killed = oom_mark(run)
-    if killed and len(latency):
-        draw_oom(axes, float(steps[-1]), float(latency[-1]), f"{name}: {killed.text}" if name else "")
     return line
+
+
+def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
+    """Mark where the run was killed, if it was; its label goes below those of the `earlier` kills."""
+    killed, decoded = oom_mark(run), run.decoded
+    if killed is None or decoded.empty:
+        return False
+    last = decoded.iloc[-1]
+    text = f"{name}: {killed.text}" if name else ""
+    draw_oom(axes, float(last["step"]), float(last["latency_s"] * MS), text, drop_points=KILL_LABEL_POINTS * earlier)
+    return bool(text)
 
 
 def _migration_steps(run: Run) -> list[int]:

@@ -102,8 +102,11 @@ def trace_handle() -> Line2D:
     return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label="trace step")
 
 
-def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "") -> None:
-    """The end of a run by the kernel's hand: a cross at (x, y), or a line through the axes."""
+def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_points: float = 0) -> None:
+    """The end of a run by the kernel's hand: a cross at (x, y), or a line through the axes.
+
+    The text stands beside it, `drop_points` lower.
+    """
     if y is None:
         axes.axvline(x, color=ALARM, linewidth=1.0, zorder=4, gid="oom")
     else:
@@ -124,7 +127,7 @@ def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "") -> No
             text,
             (x, 0.97 if y is None else y),
             xycoords=("data", "axes fraction" if y is None else "data"),
-            xytext=(4 if y is None else 6, 0),
+            xytext=(4 if y is None else 6, -drop_points),
             textcoords="offset points",
             va="top" if y is None else "center",
             fontsize=6.5,

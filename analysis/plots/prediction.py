@@ -29,17 +29,23 @@ BAND = 0.10  # the grey band: measured within 10 % of predicted
 
 
 def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
-    """Measured over predicted latency, a point per decode token; the legend gives each policy's median error."""
+    """Measured over predicted latency, a point per decode token; the legend gives each policy's median error.
+
+    Simulated runs are left out beside measured ones, since their times are the predictions themselves.
+    """
     runs = as_runs(runs)
+    colours = palette(policies(runs))
+    simulated = all(run.simulated for run in runs)
+    shown = [run for run in runs if simulated or not run.simulated]
     with paper():
         drawing = figure(COLUMN_WIDTH, 3.5)
         axes = drawing.subplots()
         reached: list[float] = []
-        for index, (policy, colour) in enumerate(palette(policies(runs)).items()):
-            own = [run for run in runs if run.policy == policy]
-            points = pd.concat([run.decoded.dropna(subset=["predicted_s"]) for run in own])
-            if points.empty:
+        for index, (policy, colour) in enumerate(colours.items()):
+            own = [run for run in shown if run.policy == policy and run.decoded["predicted_s"].notna().any()]
+            if not own:
                 continue
+            points = pd.concat([run.decoded.dropna(subset=["predicted_s"]) for run in own])
             error = pd.concat([relative_error(run) for run in own]).median()
             x, y = points["predicted_s"] * MS, points["latency_s"] * MS
             axes.scatter(
@@ -80,6 +86,6 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         axes.set_ylim(low, high)
         axes.set_aspect("equal")
         axes.set_xlabel("Predicted token latency (ms)")
-        axes.set_ylabel("Measured token latency (ms)")
+        axes.set_ylabel(f"{'Simulated' if simulated else 'Measured'} token latency (ms)")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.4)
         return drawing

@@ -83,7 +83,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             its 95 % bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of
             memory* those in which a device came over its budget; *tokens* is the mean number that was
             generated. *Fullest device*: the largest share of its budget that any device used at any time, the
-            mean over runs; over 100 % is what ended them.
+            mean over runs; over 100 % is what ended them. In the figure *8 of 20* says that only so many
+            instances could be compared.
             Deciding is not charged; how long it took was measured beside other work and is a rough figure."""),
         store.obtained(how),
     ]  # fmt: skip
@@ -187,6 +188,9 @@ def draw(frame: pd.DataFrame) -> None:
                     continue
                 spread = [[found.value - found.low], [found.high - found.value]]
                 axes.errorbar(found.value, place, xerr=spread, fmt=marker(policy), color=colour(policy), markersize=4)
+                if found.count < len(runs):
+                    few, at = f"{found.count} of {len(runs)}", (found.high, place)
+                    axes.annotate(few, at, (5, 0), textcoords="offset points", va="center", fontsize=6, color="#555555")
             axes.axvline(1, color="#333333", linewidth=0.8)
             axes.set_yticks(range(len(shown)), shown if axes is panels[0] else [""] * len(shown))
             axes.set_ylim(len(shown) - 0.5, -0.5)

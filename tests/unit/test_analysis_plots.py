@@ -1,3 +1,4 @@
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,15 @@ def test_token_latency_marks_migrations_trace_steps_stalls_and_the_kill(runs: li
     assert len(strip.patches) == 3  # one bar per stall
     assert {"b: link 10 Mbit/s", "c: memory 72 MiB", "static: OOM kill on c"} <= set(texts(figure))
     assert main.get_ylabel() == "Token latency (ms)" and strip.get_xlabel() == "Token"
+
+
+def test_labels_of_kills_at_the_same_place_do_not_lie_on_one_another(tmp_path: Path) -> None:
+    killed = [analysis.load(make_run(tmp_path / name, "static")) for name in ("first", "second")]
+    figure = plots.token_latency(killed)
+    labels = [text for text in figure.findobj(matplotlib.text.Annotation) if "OOM kill" in text.get_text()]
+    figure.canvas.draw()
+    first, second = (label.get_window_extent() for label in labels)
+    assert not first.overlaps(second)
 
 
 def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
@@ -164,6 +174,17 @@ def test_predicted_against_measured_has_a_point_per_token_and_the_error_in_the_l
     for run in runs:
         assert run.summary is not None
         assert f"{run.policy} (median error {run.summary['prediction_error']:.1%})" in texts(figure)
+
+
+def test_simulated_runs_count_for_nothing_beside_measured_ones(aware: Run, tmp_path: Path) -> None:
+    summary = make_run(tmp_path, "resource-aware") / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"provenance": "simulated"}))
+    twin = analysis.load(summary.parent)
+    assert twin.simulated
+    beside = plots.predicted_vs_measured([aware, twin])
+    assert len(drawn(beside, "resource-aware")[0].get_offsets()) == 95
+    assert beside.axes[0].get_ylabel() == "Measured token latency (ms)"
+    assert plots.predicted_vs_measured(twin).axes[0].get_ylabel() == "Simulated token latency (ms)"
 
 
 def test_link_rates_show_requested_read_back_and_every_timed_transfer(aware: Run) -> None:

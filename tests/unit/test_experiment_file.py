@@ -338,6 +338,16 @@ def test_any_text_is_yaml_or_one_sentence(text: str) -> None:
         assert str(error).startswith("file.yaml") and "\n" not in str(error)
 
 
+@pytest.mark.parametrize(("text", "value"), [("60e6", 60e6), ("1E-3", 1e-3), ("-.5e2", -50.0), ("6.0e+7", 6e7)])
+def test_a_number_with_an_exponent_is_a_number(text: str, value: float) -> None:
+    parsed = parse_yaml(f"least: {text}", "x")["least"]
+    assert isinstance(parsed, float) and parsed == value
+
+
+def test_what_only_looks_like_an_exponent_stays_text() -> None:
+    assert parse_yaml("[e6, 1e, 60e6 bit/s, 1e2e3]", "x") == ["e6", "1e", "60e6 bit/s", "1e2e3"]
+
+
 def test_a_date_stays_text() -> None:
     assert parse_yaml("day: 2024-01-01", "x") == {"day": "2024-01-01"}
 
