@@ -42,7 +42,7 @@ def carry_out_all(requests: Sequence[Request], say: Say, done: Done) -> list[dic
 
 
 def compile_policies(experiments: Iterable[Experiment]) -> None:
-    """Let known policies compile what they search with, once here; else every worker process would, at the same time."""
+    """Let known policies compile what they search with once, here; else every worker process would at the same time."""
     for one in experiments:
         if one.policy in POLICIES:
             make_policy(one.policy, one.policy_options, one.placement).reset(one.seed)
