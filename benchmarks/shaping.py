@@ -26,7 +26,7 @@ RATES_MBPS = (20.0, 50.0)
 SLOW_MBPS = 0.5  # packets are queued at this rate …
 FAST_MBPS = 50.0  # … when it changes to this one
 PACKETS = 500
-PAYLOAD_BYTES = 60  # 500 frames of 102 bytes fit in the smallest queue (64 kB)
+PAYLOAD_BYTES = 60  # 500 frames of 102 bytes fit in the smallest queue
 DRAIN_S = 1.0  # nothing comes any more after this much silence
 PORT = 5201
 

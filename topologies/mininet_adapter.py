@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BITS_PER_MEGABIT = 1e6
 MAX_MN_RATE_BPS = 1e9  # TCIntf.bwParamMax is 1000 Mbit/s; above it Mininet leaves the link unshaped
-QUEUE_MS = 100.0  # how long a packet may wait in the token bucket: the same 100 ms of rate as in the emulation
+QUEUE_MS = 100.0  # how long a packet may wait in the token bucket: 100 ms of rate, as on fast links of the emulation
 
 
 def build_topo(topology: Topology, shaped: bool = False) -> Any:

@@ -20,7 +20,7 @@ from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
 
 TOKENS, INTERVAL = 64, 16
-SEEDS = range(1, 21)
+SEEDS = range(1, 101)
 _EVERY = {"step": INTERVAL}
 LINKS = {"generate": "fluctuation", "target": "link/*", **_EVERY}
 SPEEDS = {"generate": "fluctuation", "target": "device/*", **_EVERY}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from testbed.emulation.capture import FULL_FRAME_BYTES, Arrivals, Capture
-from testbed.emulation.shaping import MIN_QUEUE_BYTES, MTU_BYTES, Shaper, in_netns, tbf_parameters
+from testbed.emulation.shaping import MTU_BYTES, Shaper, in_netns, tbf_parameters
 from testbed.errors import EnvironmentLacks
 
 RATES_BPS = (0.5e6, 1e6, 5e6, 20e6, 100e6, 500e6)
@@ -34,7 +34,7 @@ _BEFORE_STEP_S = 0.4
 _AFTER_STEP_S = 1.0
 _SLOW_STEP_FRAMES = 3  # after a step to a slow rate, wait for so many
 _DATAGRAM = bytes(FULL_FRAME_BYTES - 14 - 20 - 8)  # one full frame
-_QUIET_QUEUES = 1.2  # after a step nothing is sent until the least a queue holds has had time to leave,
+_QUIET_QUEUES = 1.2  # after a step nothing is sent until what the queue held has had time to leave,
 _QUIET_MOST_S = 0.06  # but never longer
 _SEND_BUFFER_BYTES = 48_000  # less than any queue holds, so that a sender beside the queue blocks and drops nothing
 _CHUNK = bytes(1 << 16)
@@ -141,11 +141,12 @@ def _measure_step(path: Path, before_bps: float, after_bps: float) -> StepMeasur
         path.shaper.change(path.interface, before_bps)
         time.sleep(_BEFORE_STEP_S)
         capture = Capture(path.far_pid, path.far_interface)
-        if path.shaper.stats(path.interface).dropped:  # the sender was not blocked, and its next frame would wake the
-            flowing.clear()  # queue, which must wake up by itself and live on what it holds
+        queued = path.shaper.stats(path.interface).backlog_bytes
+        if queued > _SEND_BUFFER_BYTES:  # the sender is not blocked, and its next frame would wake the queue,
+            flowing.clear()  # which must wake up by itself and live on what it holds
         stepped_s = time.time()
         path.shaper.change(path.interface, after_bps)
-        time.sleep(min(_QUIET_MOST_S, _QUIET_QUEUES * MIN_QUEUE_BYTES * 8 / after_bps))
+        time.sleep(min(_QUIET_MOST_S, _QUIET_QUEUES * queued * 8 / after_bps))
         flowing.set()
         time.sleep(max(_AFTER_STEP_S, _SLOW_STEP_FRAMES * FULL_FRAME_BYTES * 8 / after_bps))
         ended_s, arrivals = time.time(), capture.stop()

@@ -36,7 +36,8 @@ FAST_BURST_S, FAST_FROM_BPS = 1e-3, 150e6  # of what a rate is above this: a tim
 # two values above, 0.96/0.98/0.97 with these.
 LATE_TIMERS_MIN_BURST_BYTES = 3200
 LATE_TIMERS_BURST_S = 1e-3
-MIN_QUEUE_BYTES = 64_000
+# A queue that overflows makes TCP send again, which no one asked for: prefill's messages to all neighbours must fit.
+MIN_QUEUE_BYTES = 1_000_000
 QUEUE_S = 0.1  # the queue holds 100 ms of rate
 MTU_BYTES = 1500
 KICK_ETHERTYPE = 0x88B5  # IEEE 802 local experimental: no protocol handler takes the frame

@@ -67,11 +67,11 @@ def shaper(ends: tuple[int, int]) -> Iterator[Shaper]:
 class Transfer:
     """A TCP transfer of `size` bytes from the first namespace to the second; times are the receiver's."""
 
-    def __init__(self, ends: tuple[int, int], size: int) -> None:
+    def __init__(self, ends: tuple[int, int], size: int, port: int = PORT) -> None:
         self.size, self.received = size, 0
         self.arrivals: list[tuple[float, int]] = []
-        self._listener = in_netns(ends[1], lambda: socket.create_server((FAR, PORT)))
-        self._sender = in_netns(ends[0], lambda: socket.create_connection((FAR, PORT), timeout=10))
+        self._listener = in_netns(ends[1], lambda: socket.create_server((FAR, port)))
+        self._sender = in_netns(ends[0], lambda: socket.create_connection((FAR, port), timeout=10))
         self._receiver, _ = self._listener.accept()
         self._receiver.settimeout(20)
         self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
@@ -129,6 +129,18 @@ def test_tcp_gets_what_headers_leave_of_the_rate(ends: tuple[int, int], shaper: 
     transfer = Transfer(ends, 4 << 20)
     transfer.finish()
     assert LEAST_SHARE * 20e6 < transfer.goodput() < 0.97 * 20e6
+
+
+def test_a_slow_links_queue_holds_the_messages_of_a_prompt_to_several_neighbours(
+    ends: tuple[int, int], shaper: Shaper
+) -> None:
+    shaper.install("v0", 100e6)
+    transfers = [Transfer(ends, 300_000, PORT + number) for number in range(4)]
+    transfers[0].wait_for(100_000)  # connections that have been used keep much on its way
+    shaper.change("v0", 2.5e6)
+    for transfer in transfers:
+        transfer.finish()
+    assert shaper.stats("v0").dropped == 0
 
 
 def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
