@@ -7,11 +7,13 @@ carried out again, so that a sweep goes on where it was interrupted. `testbed.cl
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -125,6 +127,19 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Hold the folder: two sweeps at once would make the same runs. Raises ConfigError where one is at work."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as lock:  # closed, and so free, however this process ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.folder}: another sweep is at work in this folder: wait until it ends, or use another --out"
+                ) from None
+            yield
 
     def runs_folder(self, key: str) -> Path:
         """Where the run folder of a key is made."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from testbed.cli.launch import Request, Say, carry_out
 from testbed.errors import RunFailed
+from testbed.experiment import Experiment
+from testbed.placement.policies import POLICIES, make_policy
 
 Numbered = tuple[int, Request]
 Done = Callable[[int, dict[str, Any]], None]  # told the request's number and its summary
@@ -25,6 +27,7 @@ def carry_out_all(requests: Sequence[Request], say: Say, done: Done) -> list[dic
     summaries: dict[int, dict[str, Any]] = {}
     workers = min(len(simulated), os.cpu_count() or 1)
     if workers > 1:
+        compile_policies(requests[number].experiment for number in simulated)
         for number, summary in _side_by_side([(number, requests[number]) for number in simulated], workers):
             summaries[number] = summary
             done(number, summary)
@@ -36,6 +39,13 @@ def carry_out_all(requests: Sequence[Request], say: Say, done: Done) -> list[dic
             summaries[number] = carry_out(request, say)
             done(number, summaries[number])
     return [summaries[number] for number in range(len(requests))]
+
+
+def compile_policies(experiments: Iterable[Experiment]) -> None:
+    """Let known policies compile what they search with once, here; else every worker process would at the same time."""
+    for one in experiments:
+        if one.policy in POLICIES:
+            make_policy(one.policy, one.policy_options, one.placement).reset(one.seed)
 
 
 def _side_by_side(numbered: list[Numbered], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:

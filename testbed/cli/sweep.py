@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.cli.replay import OUT, say
 from testbed.cli.show import print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from testbed.sweep import Kept, Sweep, SweptRun
 
 
 @click.command()
@@ -27,13 +30,21 @@ def command(file: Path, scheduler: str | None, out: Path, as_json: bool) -> None
 
     Example: testbed sweep experiments/sweep-delay.yaml
     """
-    from testbed.cli import sweep_runs
-    from testbed.comparison import write_tidy
-    from testbed.sweep import Kept, Sweep, table, tidy_rows
+    from testbed.sweep import Kept, Sweep
 
     sweep = Sweep.load(file)
     runs = sweep.runs()
     kept = Kept(out / sweep.name)
+    with kept.alone():
+        _carry_out(sweep, runs, kept, scheduler, as_json)
+
+
+def _carry_out(sweep: Sweep, runs: list[SweptRun], kept: Kept, scheduler: str | None, as_json: bool) -> None:
+    """What is missing, then the table and the Parquet file of all."""
+    from testbed.cli import sweep_runs
+    from testbed.comparison import write_tidy
+    from testbed.sweep import table, tidy_rows
+
     rows = {run.key: row for run in runs if (row := kept.find(run.key)) is not None}
     already = len(rows)
     rows |= _impossible([run for run in runs if run.key not in rows])

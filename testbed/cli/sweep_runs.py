@@ -21,6 +21,7 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
+from testbed.cli.batch import compile_policies
 from testbed.cli.launch import Request, carry_out
 from testbed.comparison import infeasible_row
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
@@ -112,6 +113,7 @@ def _client(runs: Sequence[SweptRun], scheduler: str | None) -> Iterator[Any]:
         with found as client:
             yield client
         return
+    compile_policies(run.experiment for run in runs if run.backend == "sim")
     count = max(1, min(os.cpu_count() or 1, len(runs)))
     listening = {"host": LOOPBACK, "dashboard": False, "dashboard_address": f"{LOOPBACK}:0"}
     with tempfile.TemporaryDirectory(prefix="headroom-sweep-") as scratch:

@@ -182,10 +182,20 @@ def test_a_run_that_fails_alone_is_a_row_and_the_sweep_goes_on(folder: Path, cap
     assert "2 of 2 runs are there already" in captured.err and "static" in captured.out
 
 
-@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1", ""])
-def test_what_is_no_schedulers_address_is_refused_in_one_sentence(
-    address: str, folder: Path, capsys: Captured
+def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_is_at_work(
+    folder: Path, capsys: Captured
 ) -> None:
+    command = ["sweep", str(sweep_file(folder)), "--out", str(folder / "out")]
+    with Kept(folder / "out/many").alone():
+        assert run(command) == 2
+    said = capsys.readouterr().err
+    assert "out/many: another sweep is at work in this folder" in said and said.count("\n") == 1
+    assert not kept(folder)
+    assert run(command) == 0 and len(kept(folder)) == 2
+
+
+@pytest.mark.parametrize("address", ["nonsense", "http://127.0.0.1:1", "tcp://127.0.0.1", ""])
+def test_what_is_no_schedulers_address_is_refused_in_one_sentence(address: str, folder: Path, capsys: Captured) -> None:
     command = ["sweep", str(sweep_file(folder)), "--out", str(folder / "out"), "--scheduler", address]
     assert run(command) == 2
     assert f"--scheduler {address}: no address of a scheduler" in capsys.readouterr().err
