@@ -71,7 +71,7 @@ def save(parts: store.Parts) -> None:
     store.save(NAME, frame, store.how_obtained(
         f"{command}` and `sudo .venv/bin/{command} --emulated", "predicted and emulated", parts.seconds(),
         sorted({*cells.seed.tolist(), *runs.seed.tolist()}), notes,
-        cells_in_grid=len(GRID),
+        commit=parts.commits(), cells_in_grid=len(GRID),
     ))  # fmt: skip
 
 
