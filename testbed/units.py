@@ -95,7 +95,7 @@ def format_bandwidth(Bps: float) -> str:
 
 def format_compute(flops: float) -> str:
     """`8 GFLOP/s` from 8e9."""
-    return _format(flops, ((1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1, "FLOP/s")))
+    return _format(flops, ((1e9, "GFLOP/s"), (1e6, "MFLOP/s"), (1e3, "kFLOP/s"), (1, "FLOP/s")))
 
 
 def format_duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from testbed import units
@@ -117,6 +117,7 @@ def test_a_value_is_printed_in_the_unit_that_suits_it(text: str, shown: str) -> 
     assert "e+" not in text
 
 
+@example(1e4, (units.parse_compute, units.format_compute))
 @given(st.floats(1, 1e12), st.sampled_from(PAIRS))
 def test_nothing_is_printed_in_powers_of_ten(value: float, pair: tuple[Parse, Callable[[float], str]]) -> None:
     if pair[0] is not units.parse_duration:
