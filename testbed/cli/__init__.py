@@ -120,8 +120,9 @@ def run(args: Sequence[str] | None = None) -> int:
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except OSError as error:
-        # The user's doing more often than ours: --out on a read-only disk or where none can be, a file of another user.
-        users = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR)
+        # The user's doing more often than ours: --out on a read-only disk, where none can be or where a file is, a file
+        # of another user.
+        users = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
         if error.errno not in users or error.filename is None:
             raise
         click.echo(f"Error: {error.filename}: {error.strerror}", err=True)

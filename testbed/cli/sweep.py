@@ -35,11 +35,19 @@ def command(file: Path, scheduler: str | None, out: Path, as_json: bool) -> None
     sweep = Sweep.load(file)
     runs = sweep.runs()
     kept = Kept(out / sweep.name)
+    impossible = _impossible([run for run in runs if kept.find(run.key) is None])  # before a folder is made
     with kept.alone():
-        _carry_out(sweep, runs, kept, scheduler, as_json)
+        _carry_out(sweep, runs, impossible, kept, scheduler, as_json)
 
 
-def _carry_out(sweep: Sweep, runs: list[SweptRun], kept: Kept, scheduler: str | None, as_json: bool) -> None:
+def _carry_out(
+    sweep: Sweep,
+    runs: list[SweptRun],
+    impossible: dict[str, dict[str, Any]],
+    kept: Kept,
+    scheduler: str | None,
+    as_json: bool,
+) -> None:
     """What is missing, then the table and the Parquet file of all."""
     from testbed.cli import sweep_runs
     from testbed.comparison import write_tidy
@@ -47,7 +55,7 @@ def _carry_out(sweep: Sweep, runs: list[SweptRun], kept: Kept, scheduler: str | 
 
     rows = {run.key: row for run in runs if (row := kept.find(run.key)) is not None}
     already = len(rows)
-    rows |= _impossible([run for run in runs if run.key not in rows])
+    rows = impossible | rows
     missing = list({run.key: run for run in runs if run.key not in rows}.values())
     if already and not as_json:
         say(f"{already} of {len(runs)} runs are there already, from before.")

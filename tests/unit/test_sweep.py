@@ -217,3 +217,20 @@ def test_a_run_that_ended_is_not_made_again_and_one_that_was_cut_off_is(
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     assert Kept(tmp_path).find("key") == (summary if kept else None)
+
+
+def test_a_sweep_that_cannot_begin_leaves_nothing_behind(folder: Path, capsys: Captured) -> None:
+    file = sweep_file(folder, policies=["headroom"], over={"policy_options.effort": [1, -1]})
+    assert run(["sweep", str(file), "--out", str(folder / "out")]) == 2
+    assert "effort is -1" in capsys.readouterr().err and not (folder / "out").exists()
+
+
+@pytest.mark.parametrize("verb", ["replay", "compare", "sweep"])
+def test_a_file_where_the_run_folders_should_go_is_one_sentence(folder: Path, verb: str, capsys: Captured) -> None:
+    (folder / "taken").write_text("mine")
+    named = str(sweep_file(folder)) if verb == "sweep" else "experiments/small-scale.yaml"
+    simulated = [] if verb == "sweep" else ["--backend", "sim", "--policy", "round-robin"]
+    assert run([verb, named, *simulated, "--out", str(folder / "taken")]) == 2
+    said = capsys.readouterr().err
+    assert f"Error: {folder / 'taken'}" in said and "Traceback" not in said
+    assert (folder / "taken").read_text() == "mine"
