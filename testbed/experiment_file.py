@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from testbed.errors import ConfigError
+from testbed.files import read_text
 from testbed.placement.blocks import Exchange, Partition
-from testbed.strict_yaml import read_mapping, read_text, refuse_unknown_keys, require_mapping, shown
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
 from testbed.units import parse_duration
 from topologies.model import Topology
 from traces.model import Trace, TraceSet

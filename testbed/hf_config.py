@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.files import read_text
 from testbed.shape import ModelShape
-from testbed.strict_yaml import read_text, require_mapping, shown
+from testbed.strict_yaml import require_mapping, shown
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 
 from testbed.errors import ConfigError
+from testbed.files import read_text
 
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -58,17 +60,6 @@ def parse_yaml(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: this is not YAML: {' '.join(str(error).split())}") from error
 
 
-def read_text(path: Path) -> str:
-    """The text of a file; raises ConfigError naming it when it is missing, unreadable or not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError(f"{path}: the file cannot be read: {reason}") from error
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """The top-level mapping of a YAML file; raises ConfigError naming the file."""
     return require_mapping(parse_yaml(read_text(path), str(path)), str(path), "the file")
@@ -96,7 +87,16 @@ def suggest(word: object, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
+
+
 def shown(value: object) -> str:
-    """`value` as an error message shows it: short, on one line."""
-    text = "nothing" if value is None else repr(value)
+    """`value` as an error message shows it: short, on one line, however large or deeply shared it is."""
+    if value is None:
+        return "nothing"
+    try:
+        text = _REPR.repr(value)
+    except ValueError:  # Python refuses to write an integer of over 4300 digits
+        return "a number of thousands of digits"
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,56 @@
+"""Reading what a user names: each odd thing a path can be is one sentence, soon."""
+
+import os
+import time
+
+import pytest
+
+from testbed.errors import ConfigError
+from testbed.files import read_bytes, read_text
+from testbed.strict_yaml import shown
+
+
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xef\xbb\xbfname: x\r\n")
+    assert read_text(file) == "name: x\r\n"
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev", "x" * 300, "a\0b"])
+def test_what_is_not_a_file_is_one_sentence_within_a_second(name):
+    begun = time.monotonic()
+    with pytest.raises(ConfigError) as caught:
+        read_text(name)
+    assert time.monotonic() - begun < 1
+    assert "\n" not in str(caught.value) and "\0" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_pipe_that_nobody_writes_to_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="it is a pipe, not a file"):
+        read_bytes(tmp_path / "pipe")
+
+
+def test_a_file_larger_than_its_limit_is_refused(tmp_path):
+    file = tmp_path / "big"
+    file.write_bytes(b"x" * 11)
+    with pytest.raises(ConfigError, match="too large"):
+        read_bytes(file, 10)
+    assert len(read_bytes(file, 11)) == 11
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    file = tmp_path / "latin"
+    file.write_bytes(b"caf\xe9")
+    with pytest.raises(ConfigError, match=r"latin.*not UTF-8"):
+        read_text(file)
+
+
+def test_a_value_is_shown_short_whatever_it_is():
+    shared = "x"
+    for _ in range(60):  # as YAML aliases make it: 2**60 leaves
+        shared = [shared, shared]
+    for value in (shared, 10**5000, {"a": shared}, "y" * 10**6):
+        begun = time.monotonic()
+        assert len(shown(value)) <= 60
+        assert time.monotonic() - begun < 1
