@@ -1,13 +1,16 @@
-"""Reading YAML so that a slip of the pen is an error, not a surprise.
+"""Reading YAML so that a slip of the pen is an error, not a surprise, and no file can be a bomb.
 
 PyYAML lets the last of two equal keys win, turns `2024-01-01` into a date and leaves `60e6` as text (YAML 1.1 wants
-`6.0e+7`); here the first is refused, the second stays text and the third is a number. Unknown keys are refused with
-the nearest known one. This module knows YAML and wording; it does not know what any file means.
+`6.0e+7`); here the first is refused, the second stays text and the third is a number. Anchors, aliases and merge keys
+may be used while what they stand for stays small; tags other than those of plain values, numbers that no quantity
+needs, and nesting that nobody reads are refused. Unknown keys are refused with the nearest known one. This module knows
+YAML and wording; it does not know what any file means.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
@@ -19,14 +22,37 @@ import yaml
 from testbed.errors import ConfigError
 from testbed.files import read_text
 
-_TIMESTAMP = "tag:yaml.org,2002:timestamp"
-_MERGE = "tag:yaml.org,2002:merge"
-_FLOAT = "tag:yaml.org,2002:float"
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # a number with an exponent as YAML 1.2 has it
+LARGEST_YAML = 2**20  # characters; what is larger was written by a program, which may as well write JSON
+DEEPEST = 40  # mappings and lists inside each other
+MOST_ALIASED = 100_000  # values that a file with aliases may stand for
+LONGEST_NUMBER = 60  # characters
+LARGEST_INTEGER = 2**63 - 1
+MOST_CHOICES = 40  # of what could have been meant, in one sentence
+
+_TAG = "tag:yaml.org,2002:"
+_MERGE = f"{_TAG}merge"
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_PLAIN = (*_NUMBERS, _MERGE, *(_TAG + kind for kind in ("null", "bool", "str", "seq", "map")))
+_TOO_DEEP = f"mappings and lists are more than {DEEPEST} levels deep"
+_UNWANTED = (f"{_TAG}timestamp", f"{_TAG}value")  # dates, and the key `=`: text
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")  # a number with an exponent as YAML 1.2 has it
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses duplicate keys and leaves dates as text."""
+# libyaml's parser is ten times as fast; Debian's PyYAML has it, and so have the wheels.
+class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """SafeLoader that refuses duplicate keys, leaves dates as text and takes numbers of a sensible size only."""
+
+    _depth = 0
+
+    def descend_resolver(self, current_node: Any, current_index: Any) -> None:
+        """Called before each node is composed, and so the place to end it: libyaml's parser recurses in C."""
+        self._depth += 1
+        if self._depth > DEEPEST + 1:
+            raise _problem(current_node, _TOO_DEEP)
+
+    def ascend_resolver(self) -> None:
+        """Called after each node."""
+        self._depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -35,34 +61,113 @@ class _StrictLoader(yaml.SafeLoader):
                 continue
             key = self.construct_object(key_node)
             if key in seen:
-                problem = f"the key {key!r} appears twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                raise _problem(key_node, f"the key {shown(key)} appears twice")
             seen.add(key)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
 
+    def construct_plain(self, node: Any) -> Any:
+        """A null, true or false, or a number."""
+        kind = node.tag.removeprefix(_TAG)
+        if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
+            raise _problem(node, f"{shown(node.value)} is no number that anything here needs")
+        try:
+            value = yaml.SafeLoader.yaml_constructors[node.tag](self, node)
+        except (ValueError, KeyError, IndexError, OverflowError):
+            raise _problem(node, f"{shown(node.value)} is tagged !!{kind}, but it is none") from None
+        if type(value) is int and abs(value) > LARGEST_INTEGER:
+            raise _problem(node, f"{shown(node.value)} is no number that anything here needs")
+        return value
+
 
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _TIMESTAMP]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _UNWANTED]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_StrictLoader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+.0123456789"))
+_StrictLoader.add_implicit_resolver(f"{_TAG}float", _EXPONENT, list("-+.0123456789"))
+for _kind in ("bool", "int", "float"):
+    _StrictLoader.add_constructor(_TAG + _kind, _StrictLoader.construct_plain)
 
 
 def parse_yaml(text: str, origin: str) -> Any:
     """The value of one YAML document; raises ConfigError naming `origin` and the line."""
+    if len(text) > LARGEST_YAML:
+        raise ConfigError(f"{origin}: this is {len(text)} characters of YAML, and at most {LARGEST_YAML} are read")
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        loader = _StrictLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            _refuse_bombs(node)
+            return loader.construct_object(node, deep=True)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise ConfigError(f"{origin}{line}: this is not the YAML we expect: {error.problem}") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise ConfigError(f"{origin}: this is not YAML: {' '.join(str(error).split())}") from error
 
 
+def _refuse_bombs(root: Any) -> None:
+    """Raise for a tag that is not of plain values, nesting beyond `DEEPEST`, and aliases of too much or of itself.
+
+    Counts what the document stands for once aliases and merge keys are followed, each node looked at once.
+    """
+    sizes: dict[int, tuple[int, int]] = {}  # node -> values in it, levels in it
+    written = 0
+    stack: list[tuple[Any, bool]] = [(root, False)]
+    above: set[int] = set()
+    while stack:
+        node, done = stack.pop()
+        inside = _children(node)
+        if done:
+            above.discard(id(node))
+            below = [sizes[id(child)] for child in inside]
+            sizes[id(node)] = 1 + sum(size for size, _ in below), 1 + max((levels for _, levels in below), default=0)
+            if sizes[id(node)][0] > max(MOST_ALIASED, written):
+                raise _problem(node, f"its aliases stand for over {MOST_ALIASED} values")
+            continue
+        if id(node) in above:
+            raise _problem(node, "an alias stands for something that it is in itself")
+        if id(node) in sizes:
+            continue
+        written += 1
+        if node.tag not in _PLAIN:
+            tag = node.tag.replace(_TAG, "!!")
+            raise _problem(node, f"the tag {shown(tag)} is none that is used here: write plain values")
+        above.add(id(node))
+        stack.append((node, True))
+        stack += ((child, False) for child in inside)
+    if sizes[id(root)][1] > DEEPEST + 1:
+        raise _problem(root, _TOO_DEEP)
+
+
+def _children(node: Any) -> list[Any]:
+    if isinstance(node, yaml.MappingNode):
+        return [child for pair in node.value for child in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _problem(node: Any, text: str) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file; raises ConfigError naming the file."""
-    return require_mapping(parse_yaml(read_text(path), str(path)), str(path), "the file")
+    """The top-level mapping of a YAML file, or of JSON of any size; raises ConfigError naming the file."""
+    text = read_text(path)
+    value = _json(text, str(path)) if len(text) > LARGEST_YAML else parse_yaml(text, str(path))
+    return require_mapping(value, str(path), "the file")
+
+
+def _json(text: str, origin: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{origin}: this is {len(text)} characters and not JSON, and of YAML at most {LARGEST_YAML} are read"
+        ) from error
 
 
 def require_mapping(value: object, origin: str, where: str) -> dict[str, Any]:
@@ -77,14 +182,17 @@ def refuse_unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str], origin
     choices = list(known)
     for key in mapping:
         if key not in choices:
-            raise ConfigError(f"{origin}: {key!r} is not a key of {where}{suggest(key, choices)}")
+            raise ConfigError(f"{origin}: {shown(key)} is not a key of {where}{suggest(key, choices)}")
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
     """The end of a sentence about a wrong word: the nearest known one, or all of them."""
     choices = list(known)
-    near = difflib.get_close_matches(str(word), choices, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"
+    near = difflib.get_close_matches(shown(word).strip("'"), choices, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    more = f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else ""
+    return f"; choose from {', '.join(choices[:MOST_CHOICES])}{more}"
 
 
 _REPR = reprlib.Repr()

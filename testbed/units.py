@@ -10,8 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from decimal import Decimal
 
 from testbed.errors import ConfigError
+from testbed.strict_yaml import LARGEST_INTEGER, shown
 
 _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
@@ -23,51 +25,63 @@ COMPUTE = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
 DURATION = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
 FRACTION = {"": 1.0, "%": 0.01}
 
-_QUANTITY = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
+_QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
+_LONGEST = 100  # characters of a quantity
+
+# What nothing on a desk or in a rack comes near, so that sums and products of quantities stay finite numbers and
+# sums of bytes whole ones of 64 bits.
+MOST_BPS = MOST_BYTES_PER_S = 1e15
+MOST_FLOPS = 1e18
+MOST_BYTES = 2.0**50
+MOST_SECONDS = 1e9
 
 
-def _parse(value: object, units: Mapping[str, float], kind: str, example: str) -> float:
-    text = str(value).strip()
-    match = _QUANTITY.fullmatch(text)
-    if isinstance(value, bool) or match is None or match.group(2) not in units:
-        raise ConfigError(f"{text!r} is not a {kind}: write it like {example!r}")
-    number = float(match.group(1)) * units[match.group(2)]
+def _parse(value: object, units: Mapping[str, float], kind: str, example: str, most: float, limit: str) -> float:
+    plain = isinstance(value, str | float) or (type(value) is int and abs(value) < LARGEST_INTEGER)
+    text = str(value).strip() if plain else ""
+    match = _QUANTITY.fullmatch(text) if len(text) <= _LONGEST else None
+    given = shown(text) if plain else shown(value)
+    if match is None or match.group(2) not in units:
+        raise ConfigError(f"{given} is not a {kind}: write it like {example!r}")
+    try:  # in decimals, so that 16.97 GFLOP/s are 16970000000 FLOP/s and not one part in 10^16 less
+        number = float(Decimal(match.group(1)) * Decimal(repr(units[match.group(2)])))
+    except ArithmeticError:
+        number = math.inf
     if not math.isfinite(number) or number < 0:
-        raise ConfigError(f"{text!r} is not a {kind}: it must be finite and not negative, like {example!r}")
+        raise ConfigError(f"{given} is not a {kind}: it must be finite and not negative, like {example!r}")
+    if number > most:
+        raise ConfigError(f"{given} is not a {kind}: it must be at most {limit}")
     return number
 
 
 def parse_rate(value: object) -> float:
     """Link rate in bit/s from e.g. `50 Mbit/s`; raises ConfigError."""
-    return _parse(value, RATE, "link rate", "50 Mbit/s")
+    return _parse(value, RATE, "link rate", "50 Mbit/s", MOST_BPS, "1000 Tbit/s")
 
 
 def parse_duration(value: object) -> float:
     """Time in seconds from e.g. `2 ms`; raises ConfigError."""
-    return _parse(value, DURATION, "duration", "2 ms")
+    return _parse(value, DURATION, "duration", "2 ms", MOST_SECONDS, "1e9 s")
 
 
 def parse_bytes(value: object) -> int:
     """Size in bytes from e.g. `256 MiB`; raises ConfigError."""
-    return round(_parse(value, BYTES, "memory size", "256 MiB"))
+    return round(_parse(value, BYTES, "memory size", "256 MiB", MOST_BYTES, "1024 TiB"))
 
 
 def parse_bandwidth(value: object) -> float:
     """Memory or storage bandwidth in byte/s from e.g. `3 GB/s`; raises ConfigError."""
-    return _parse(value, BANDWIDTH, "streaming rate", "3 GB/s")
+    return _parse(value, BANDWIDTH, "streaming rate", "3 GB/s", MOST_BYTES_PER_S, "1000 TB/s")
 
 
 def parse_compute(value: object) -> float:
     """Compute rate in FLOP/s from e.g. `8 GFLOP/s`; raises ConfigError."""
-    return _parse(value, COMPUTE, "compute rate", "8 GFLOP/s")
+    return _parse(value, COMPUTE, "compute rate", "8 GFLOP/s", MOST_FLOPS, "1e6 TFLOP/s")
 
 
 def parse_fraction(value: object) -> float:
     """A share of one from e.g. `1 %` or `0.01`; raises ConfigError."""
-    fraction = _parse(value, FRACTION, "fraction", "1 %")
-    if fraction > 1:
-        raise ConfigError(f"{str(value)!r} is not a fraction: it must be at most 100 %")
-    return fraction
+    return _parse(value, FRACTION, "fraction", "1 %", 1.0, "100 %")
 
 
 def _format(value: float, steps: tuple[tuple[float, str], ...]) -> str:

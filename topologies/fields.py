@@ -7,6 +7,7 @@ what a topology is.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from testbed.errors import ConfigError
@@ -47,5 +48,8 @@ def positive(value: object, parse: Parse, origin: str, where: str) -> float:
 
 def exact(value: float, render: Callable[[float], str], parse: Parse, unit: str) -> str:
     """`value` in a readable unit where that reads back as exactly the same number, else in the SI unit."""
-    text = render(value)
-    return text if parse(text) == value else f"{value!r} {unit}".strip()
+    for text in (render(value), f"{value:.17g} {unit}".strip()):
+        with suppress(ConfigError):  # rounded up, it may be more than is taken
+            if parse(text) == value:
+                return text
+    return f"{value!r} {unit}".strip()
