@@ -18,6 +18,7 @@ LARGEST_BYTES = 64 * 2**20
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
     stat.S_IFIFO: "a pipe",
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
@@ -39,8 +40,7 @@ def read_bytes(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> bytes:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-            raise ConfigError(f"{path}: the file cannot be read: it is {kind}, not a file")
+            raise ConfigError(f"{path}: the file cannot be read: it is {kind_of(mode)}, not a file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             content = file.read(limit_bytes + 1)
     except OSError as error:
@@ -61,6 +61,11 @@ def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
         return read_bytes(path, limit_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: the file cannot be read: it is not UTF-8 text") from error
+
+
+def kind_of(mode: int) -> str:
+    """What something is that is no regular file, as a sentence calls it."""
+    return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _short(path: str | Path) -> str:

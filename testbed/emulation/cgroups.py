@@ -236,6 +236,16 @@ def remove_group(path: Path, timeout: float = 5.0) -> int:
     return len(killed)
 
 
+def is_group_of(path: Path, run_id: str) -> bool:
+    """Whether a path is a device's group of this run: `…/headroom/<run>/<device>`, on cgroupfs, without links."""
+    named = path.parts[-3:-1] == (HIERARCHY, run_id) and _SAFE_NAME.fullmatch(path.name) is not None
+    if not named or not path.is_absolute() or path != path.resolve():
+        return False
+    # Of two mounts at one place the later one is seen.
+    holding = [(len(mount.parts), n, kind) for n, (mount, kind, _) in enumerate(_mounts()) if mount in path.parents]
+    return bool(holding) and max(holding)[2] in ("cgroup", "cgroup2")
+
+
 def remove_ancestors(path: Path) -> None:
     """Remove the run's folder and `headroom` itself where they have become empty."""
     for folder in (path.parent, path.parent.parent):
@@ -248,12 +258,11 @@ def remove_ancestors(path: Path) -> None:
 
 
 def _mounts() -> Iterator[tuple[Path, str, set[str]]]:
-    """(mount point, type, super options) of every cgroup mount, see proc(5) on mountinfo."""
+    """(mount point, type, super options) of every mount, see proc(5) on mountinfo."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
-        if kind in ("cgroup", "cgroup2"):
-            yield Path(left.split()[4].encode().decode("unicode_escape")), kind, set(options.split(","))
+        yield Path(left.split()[4].encode().decode("unicode_escape")), kind, set(options.split(","))
 
 
 def _v1_mount(mounts: list[tuple[Path, str, set[str]]], controller: str) -> Path | None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from testbed.emulation.own_files import open_own
 from testbed.errors import EnvironmentLacks
 
 RUNTIME_VARIABLE = "TESTBED_RUNTIME_DIR"
@@ -82,7 +83,8 @@ def host_lock(on_wait: Callable[[str], None] | None = None, *, path: Path = HOST
                 break
             except BlockingIOError:
                 if on_wait is not None and not told:
-                    holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip() or "unknown"
+                    holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
+                    holder = holder if holder.isascii() and holder.isdigit() else "unknown"  # any user may write there
                     on_wait(f"waiting for another emulated run on this host to finish (pid {holder}, {path})")
                     told = True
                 time.sleep(_POLL_S)
@@ -95,13 +97,16 @@ def host_lock(on_wait: Callable[[str], None] | None = None, *, path: Path = HOST
 
 
 def _open_host_lock(path: Path) -> int:
-    flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+    """The lock's file, which any user may have made; the runtime folder's own where its folder is missing."""
     for candidate in (path, runtime_folder() / path.name):
         for _ in range(3):  # opened without O_CREAT first: fs.protected_regular refuses that on others' files
-            with contextlib.suppress(FileNotFoundError, PermissionError, NotADirectoryError):
-                return os.open(candidate, flags)
+            with contextlib.suppress(FileNotFoundError):
+                try:
+                    return open_own(candidate, any_user=True)
+                except EnvironmentLacks as error:
+                    raise EnvironmentLacks(f"the host lock {error}, or use --share-host") from error
             try:
-                descriptor = os.open(candidate, flags | os.O_CREAT | os.O_EXCL, 0o666)
+                descriptor = os.open(candidate, os.O_RDWR | os.O_CLOEXEC | os.O_CREAT | os.O_EXCL, 0o666)
             except FileExistsError:
                 continue
             except OSError:

@@ -2,27 +2,32 @@
 
 Knows processes, control groups and folders by name, and nothing of networks (they die with the capsule). Two files
 per run in the runtime folder: `<id>.json` names everything, `<id>.lock` is flocked by the run's owner as long as it
-lives. Nothing is ever found by a name pattern.
+lives. What a file says is done only where it can be proved: the file is ours alone and named after its run, a process
+has the start that was written down, a group lies where this run's groups do.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
-import signal
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.emulation.cgroups import CgroupUnavailable, remove_ancestors, remove_group
-from testbed.emulation.runtime import host_lock, outer_uid, runtime_folder, socket_path
+import msgspec
+
+from testbed.emulation.cgroups import CgroupUnavailable, is_group_of, remove_ancestors, remove_group
+from testbed.emulation.own_files import open_folder, open_own, read_own, write_own
+from testbed.emulation.processes import ProcessId, process_status
+from testbed.emulation.runtime import HOST_LOCK, host_lock, outer_uid, runtime_folder, socket_path
 from testbed.errors import EnvironmentLacks
+from testbed.strict_yaml import shown
 
 __all__ = [
     "CleanReport",
@@ -36,53 +41,20 @@ __all__ = [
     "outer_uid",
     "runtime_folder",
     "socket_path",
-    "stale_states",
     "take_away",
 ]
 
 SOCKET_NAME_CHARACTERS = 32  # left for the names of the sockets in a run's folder
 _KILL_WAIT_S = 2.0
+_REMOVE_WAIT_S = 20.0  # for all groups of a run together
 _LOCK_ATTEMPTS = 20
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+_FILES = re.compile(r"\.(?P<new>.*)\.\d+\.new|(?P<id>.*)\.(?:json|lock)", re.DOTALL)
+_MOST_PID = 2**22  # PID_MAX_LIMIT in linux/threads.h
 
 
-@dataclass(frozen=True)
-class ProcessId:
-    """A process that cannot be mistaken for a later one with the same number: pid and start (clock ticks)."""
-
-    pid: int
-    start: int
-
-    @classmethod
-    def of(cls, pid: int) -> ProcessId:
-        """The process as it is now; raises ProcessLookupError."""
-        status = _status(pid)
-        if status is None:
-            raise ProcessLookupError(f"no process {pid}")
-        return cls(pid, status[1])
-
-    def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
-        status = _status(self.pid)
-        return status is not None and status[1] == self.start and status[0] not in "ZX"
-
-    def kill(self) -> bool:
-        """SIGKILL it if it is still the same process; the check and the signal go to one pidfd."""
-        try:
-            descriptor = os.pidfd_open(self.pid)
-        except OSError as error:
-            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: gone, and only its session still has the number
-                return False
-            raise
-        try:
-            if not self.alive():
-                return False
-            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
+class _Missing(EnvironmentLacks):
+    """There is no such state file."""
 
 
 @dataclass(frozen=True)
@@ -114,18 +86,23 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """From the file's text; raises ValueError, KeyError or TypeError on anything else."""
-        raw = json.loads(text)
-        return cls(
-            run_id=raw["run_id"],
-            owner=ProcessId(**raw["owner"]),
-            boot_id=raw["boot_id"],
-            init=ProcessId(**raw["init"]) if raw["init"] else None,
-            processes=tuple(ProcessId(**each) for each in raw["processes"]),
-            cgroups=tuple(raw["cgroups"]),
-            socket_folder=raw["socket_folder"],
-            run_folder=raw["run_folder"],
-        )
+        """From the file's text; raises ValueError on anything else."""
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except RecursionError as error:
+            raise ValueError("it is nested too deeply") from error
+
+    def doubt(self, stem: str) -> str | None:
+        """Why this cannot be what the file `<stem>.json` said when we wrote it; None: it can."""
+        if self.run_id != stem or _RUN_ID.fullmatch(stem) is None:
+            return f"its run_id is {shown(self.run_id)}"
+        others = (process for process in (self.init, *self.processes) if process is not None)
+        for least, process in ((1, self.owner), *((2, process) for process in others)):
+            if not least <= process.pid <= _MOST_PID:
+                return f"{shown(process.pid)} is no pid of a run's process"
+        if any("\0" in path for path in (*self.cgroups, self.socket_folder or "", self.run_folder or "")):
+            return "a path in it has a zero byte"
+        return None
 
 
 class RunState:
@@ -162,7 +139,10 @@ class RunState:
         owner = ProcessId.of(os.getpid())
         state = cls(folder, Record(run_id, owner, _boot_id(), socket_folder=str(sockets), run_folder=path), lock)
         state._write()
-        sockets.mkdir(mode=0o700)
+        try:
+            sockets.mkdir(mode=0o700)
+        except OSError as error:
+            raise EnvironmentLacks(f"cannot make the folder {sockets} for sockets: {error.strerror}") from error
         return state
 
     @classmethod
@@ -205,7 +185,7 @@ class RunState:
 
     def _write(self) -> None:
         temporary = self.folder / f".{self.current.run_id}.{os.getpid()}.new"
-        temporary.write_text(self.current.to_json())
+        write_own(temporary, self.current.to_json())
         os.replace(temporary, self.path)
 
 
@@ -218,15 +198,6 @@ class CleanReport:
     removed_paths: list[str] = field(default_factory=list)
     living_runs: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-    def lines(self) -> list[str]:
-        """The report in sentences, for a person."""
-        told = [f"Removed what run {run} had left." for run in self.removed_runs]
-        told += [f"Ended process {pid}." for pid in self.killed]
-        told += [f"Removed {path}." for path in self.removed_paths]
-        told += [f"Left run {run} alone: it is going on." for run in self.living_runs]
-        told += [f"Failed: {failure}." for failure in self.failures]
-        return told or ["There was nothing to clean."]
 
 
 def find_live(run_folder: Path, folder: Path | None = None) -> Record | None:
@@ -242,64 +213,70 @@ def find_live(run_folder: Path, folder: Path | None = None) -> Record | None:
     return None
 
 
-def stale_states(folder: Path | None = None) -> list[Record]:
-    """Records of runs whose owner no longer lives, oldest id first."""
-    folder = runtime_folder() if folder is None else folder
-    stale = []
-    for path in sorted(folder.glob("*.json")):
-        lock = _try_lock(_lock_file(path), create=False)
-        if lock is None:
-            continue
-        try:
-            record = _load(path)
-            if not _owner_alive(record):
-                stale.append(record)
-        except EnvironmentLacks:  # `clean` reports it
-            continue
-        finally:
-            os.close(lock)
-    return stale
-
-
 def clean(folder: Path | None = None) -> CleanReport:
-    """Take away what runs without a living owner have left: recorded processes, cgroups and socket folders.
+    """Take away what runs without a living owner have left: recorded processes, cgroups, socket folders, half files.
 
-    Safe beside starting and running runs: a run's lock is taken, without waiting, before its file is believed.
+    Safe beside starting and running runs: a run's lock is taken, without waiting, before its file is believed. Safe
+    beside other users: what they may have planted is reported and left.
     """
     folder = runtime_folder() if folder is None else folder
     report = CleanReport()
-    stems = {path.name[:-5] for pattern in ("*.json", "*.lock") for path in folder.glob(pattern)}
-    for path in (folder / f"{stem}.json" for stem in sorted(stems)):
-        run_id = path.name.removesuffix(".json")
-        lock = _try_lock(_lock_file(path), create=True)
-        if lock is None:
-            report.living_runs.append(run_id)
-            continue
-        try:
-            if not path.exists():  # finished since we looked, or died before it had made anything
-                _lock_file(path).unlink(missing_ok=True)
+    with open_folder(folder) as place:
+        found = [_FILES.fullmatch(name) for name in os.listdir(place) if name != HOST_LOCK.name]
+        for run_id in sorted({match["id"] or match["new"] or "" for match in found if match is not None}):
+            if _RUN_ID.fullmatch(run_id) is None:
+                report.failures.append(f"{folder} has files named after {shown(run_id)}, which names no run")
                 continue
-            record = _load(path)
-            if _owner_alive(record):
-                report.living_runs.append(run_id)
-            elif _take_away(record, folder, report):
-                path.unlink(missing_ok=True)
-                _lock_file(path).unlink(missing_ok=True)
-                report.removed_runs.append(run_id)
-        except EnvironmentLacks as error:
-            report.failures.append(str(error))
-        finally:
-            os.close(lock)
+            try:
+                _clean_one(run_id, folder, place, report)
+            except (EnvironmentLacks, OSError) as error:
+                report.failures.append(str(error))
     return report
+
+
+def _clean_one(run_id: str, folder: Path, place: int, report: CleanReport) -> None:
+    path = folder / f"{run_id}.json"
+    lock = _try_lock(_lock_file(path), create=True, folder=place)
+    if lock is None:
+        report.living_runs.append(run_id)
+        return
+    try:
+        try:
+            record = _load(path, place)
+        except _Missing:  # finished since we looked, or died before it had made anything
+            _forget(run_id, place)
+            return
+        if _owner_alive(record):
+            report.living_runs.append(run_id)
+        elif _take_away(record, folder, place, report):
+            _forget(run_id, place)
+            report.removed_runs.append(run_id)
+    finally:
+        os.close(lock)
+
+
+def _forget(run_id: str, place: int) -> None:
+    """Remove a run's files; its lock last, so that whoever comes next finds either all or nothing."""
+    half = [name for name in os.listdir(place) if (match := _FILES.fullmatch(name)) and match["new"] == run_id]
+    for name in (*half, f"{run_id}.json", f"{run_id}.lock"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=place)
 
 
 def take_away(state: RunState) -> CleanReport:
     """For a run's owner at its end: remove all that is recorded, then the state file itself."""
     report = CleanReport()
-    record = state.current = _load(state.path)
-    if _take_away(record, state.folder, report):
-        state.close()
-        report.removed_runs.append(record.run_id)
+    try:
+        with open_folder(state.folder) as place:
+            with contextlib.suppress(_Missing):  # someone removed it: what is left is still to be removed
+                state.current = _load(state.path, place)
+            record = state.current
+            if _take_away(record, state.folder, place, report):
+                state.close()
+                _forget(record.run_id, place)
+                report.removed_runs.append(record.run_id)
+    except EnvironmentLacks as error:
+        report.failures.append(str(error))
     return report
 
 
@@ -308,7 +285,7 @@ def new_run_id() -> str:
     return f"{time.strftime('%m%d%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
-def _take_away(record: Record, folder: Path, report: CleanReport) -> bool:
+def _take_away(record: Record, folder: Path, place: int, report: CleanReport) -> bool:
     """Remove everything recorded; True when nothing is left."""
     failures: list[str] = []
     if record.boot_id == _boot_id():
@@ -318,28 +295,41 @@ def _take_away(record: Record, folder: Path, report: CleanReport) -> bool:
         deadline = time.monotonic() + _KILL_WAIT_S
         while any(process.alive() for process in killed) and time.monotonic() < deadline:
             time.sleep(0.01)
+    deadline = time.monotonic() + _REMOVE_WAIT_S
     for name in record.cgroups:
         path = Path(name)
-        if path.parent.name != record.run_id:
-            failures.append(f"{path} is not removed: it is no group of run {record.run_id}")
+        if not os.path.lexists(path):
             continue
-        existed = path.exists()
+        if not is_group_of(path, record.run_id):
+            failures.append(f"{shown(name)} is not removed: it is no control group of run {record.run_id}")
+            continue
         try:
-            remove_group(path)
-            remove_ancestors(path)
+            remove_group(path, max(0.1, min(5.0, deadline - time.monotonic())))
+            report.removed_paths.append(name)
         except CgroupUnavailable as error:
             failures.append(str(error))
-        else:
-            report.removed_paths += [name] if existed else []
+    for path in {Path(name) for name in record.cgroups}:  # also where a run died between making a folder and its groups
+        if is_group_of(path, record.run_id):
+            remove_ancestors(path)
     if record.socket_folder is not None:
-        path = Path(record.socket_folder)
-        if path != folder / record.run_id:
-            failures.append(f"{path} is not removed: it is not the socket folder of run {record.run_id}")
-        elif path.exists():
-            shutil.rmtree(path, ignore_errors=True)
-            report.removed_paths.append(str(path))
+        if record.socket_folder != str(folder / record.run_id):
+            wrong = shown(record.socket_folder)
+            failures.append(f"{wrong} is not removed: it is not the socket folder of run {record.run_id}")
+        else:
+            _remove_sockets(folder / record.run_id, place, report, failures)
     report.failures += failures
     return not failures
+
+
+def _remove_sockets(path: Path, place: int, report: CleanReport, failures: list[str]) -> None:
+    """Remove a run's socket folder, looked up in its open parent and never through a link."""
+    try:
+        shutil.rmtree(path.name, dir_fd=place)
+        report.removed_paths.append(str(path))
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        failures.append(f"{path} is not removed: {error.strerror or error}")
 
 
 def _lock_file(state_file: Path) -> Path:
@@ -350,23 +340,34 @@ def _owner_alive(record: Record) -> bool:
     return record.boot_id == _boot_id() and record.owner.alive()
 
 
-def _load(path: Path) -> Record:
+def _load(path: Path, folder: int | None = None) -> Record:
+    """The record in a state file; raises EnvironmentLacks where it is missing or not to be believed."""
     try:
-        return Record.from_json(path.read_text())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise EnvironmentLacks(f"the state file {path} cannot be read ({error}): remove it by hand") from error
+        record = Record.from_json(read_own(path, folder=folder).decode())
+        doubt = record.doubt(path.name.removesuffix(".json"))
+    except FileNotFoundError as error:
+        raise _Missing(f"the state file {path} is gone") from error
+    except ValueError as error:
+        doubt = " ".join(str(error).split())
+    if doubt is not None:
+        raise EnvironmentLacks(f"the state file {path} cannot be read ({doubt}): remove it by hand")
+    return record
 
 
-def _try_lock(path: Path, *, create: bool) -> int | None:
-    """An open, locked descriptor; None when someone else holds the lock (or, without `create`, it isn't there)."""
+def _try_lock(path: Path, *, create: bool, folder: int | None = None) -> int | None:
+    """An open, locked descriptor; None when someone else holds the lock (or, without `create`, it isn't there).
+
+    Raises EnvironmentLacks where what lies there cannot be a lock of ours.
+    """
+    name = path if folder is None else path.name
     while True:
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
+            descriptor = open_own(path, create=create, folder=folder)
         except FileNotFoundError:
             return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == path.stat().st_ino:
+            if os.fstat(descriptor).st_ino == os.stat(name, dir_fd=folder, follow_symlinks=False).st_ino:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -383,18 +384,9 @@ def _recordable(name: str, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(found for each in value if (found := _recordable(name, each)) is not None)
     if name in ("init", "processes") and isinstance(value, int):
-        status = _status(value)
+        status = process_status(value)
         return None if status is None else ProcessId(value, status[1])
     return str(value) if isinstance(value, Path) else value
-
-
-def _status(pid: int) -> tuple[str, int] | None:
-    """(state letter, start time in ticks since boot: field 22) from /proc/<pid>/stat, see proc(5)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[0], int(fields[19])
 
 
 def _boot_id() -> str:

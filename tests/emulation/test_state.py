@@ -130,3 +130,23 @@ def test_an_owner_takes_its_groups_away_even_with_processes_in_them(folder: Path
         assert ProcessId.of(sleeper.pid).alive()
     assert sleeper.wait(2) == -signal.SIGKILL
     assert not group.memory_path.parent.exists() and list(folder.iterdir()) == []
+
+
+def test_what_another_user_has_put_into_a_runtime_folder_is_not_believed(folder: Path) -> None:
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        for stem, foreign in (("theirs", ".json"), ("locked", ".lock")):
+            record = Record(stem, ProcessId(2**22, 1), boot_id(), processes=(ProcessId.of(sleeper.pid),))
+            (folder / f"{stem}.json").write_text(record.to_json())
+            (folder / f"{stem}.lock").touch()
+            os.chown(folder / f"{stem}{foreign}", 65534, 65534)
+        report = clean(folder)
+        assert len(report.failures) == 2 and all("belongs to user 65534" in failure for failure in report.failures)
+        assert report.killed == [] and sleeper.poll() is None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -1,0 +1,60 @@
+"""A process by its number and its start, so that it cannot be mistaken for a later one. From proc(5)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+STOPPED = "T"  # by a signal; a debugger's stop is another letter
+ENDED = "ZX"
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process that cannot be mistaken for a later one with the same number: pid and start (clock ticks)."""
+
+    pid: int
+    start: int
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """The process as it is now; raises ProcessLookupError."""
+        status = process_status(pid)
+        if status is None:
+            raise ProcessLookupError(f"no process {pid}")
+        return cls(pid, status[1])
+
+    def alive(self) -> bool:
+        """Whether this very process still runs (a zombie does not)."""
+        status = process_status(self.pid)
+        return status is not None and status[1] == self.start and status[0] not in ENDED
+
+    def kill(self) -> bool:
+        """SIGKILL it if it is still the same process; the check and the signal go to one pidfd."""
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: gone, and only its session still has the number
+                return False
+            raise
+        try:
+            if not self.alive():
+                return False
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+
+def process_status(pid: int) -> tuple[str, int] | None:
+    """(state letter, start in ticks since boot: field 22) from /proc/<pid>/stat; None when there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return fields[0], int(fields[19])
