@@ -12,9 +12,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from testbed.errors import ConfigError
+from testbed.strict_json import checked, read_object
+from testbed.strict_yaml import shown
 
 VERSION = 1
 PATH_VARIABLE = "TESTBED_CALIBRATION"
@@ -22,12 +26,15 @@ PATH_VARIABLE = "TESTBED_CALIBRATION"
 NOMINAL_HOP_S = 1e-4
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
 @dataclass(frozen=True)
 class HostCalibration:
     """What is known of this host; the defaults are the nominal values."""
 
-    hop_overhead_s: float = NOMINAL_HOP_S  # from a block's end on one device to the next one's start, links apart
-    pacing_floor_s: float = 0.0  # 95th percentile of how late a paced operation ends
+    hop_overhead_s: Seconds = NOMINAL_HOP_S  # from a block's end on one device to the next one's start, links apart
+    pacing_floor_s: Seconds = 0.0  # 95th percentile of how late a paced operation ends
     backend: str = ""  # where it was measured; empty for the nominal values
     created: str = ""  # UTC
     host: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -48,14 +55,15 @@ class HostCalibration:
         """The inverse of `to_dict`; raises ConfigError naming `origin`."""
         version = document.get("version")
         if version != VERSION:
-            raise ConfigError(f"{origin} has version {version!r} and not {VERSION}: run `testbed calibrate` again")
+            raise ConfigError(f"{origin} has version {shown(version)} and not {VERSION}: run `testbed calibrate` again")
         values = {key: value for key, value in document.items() if key != "version"}
-        unknown = sorted(values.keys() - {one.name for one in fields(cls)})
-        hop = values.get("hop_overhead_s")
-        if unknown or isinstance(hop, bool) or not isinstance(hop, int | float) or not 0 <= hop < 1:
-            what = f"the unknown key {unknown[0]!r}" if unknown else f"hop_overhead_s {hop!r}, no time below 1 s"
-            raise ConfigError(f"{origin} has {what}: run `testbed calibrate` again, or delete the file")
-        return cls(**values)
+        way_out = "run `testbed calibrate` again, or delete the file"
+        for unknown in sorted(values.keys() - {one.name for one in fields(cls)}):
+            raise ConfigError(f"{origin} has the unknown key {shown(unknown)}: {way_out}")
+        try:
+            return checked(values, cls, origin)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {way_out}") from error
 
 
 NOMINAL = HostCalibration()
@@ -76,11 +84,9 @@ def host_calibration() -> HostCalibration:
     if not path.exists():
         return NOMINAL
     try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}): run `testbed calibrate` again, or delete it") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} must hold a JSON object: run `testbed calibrate` again, or delete it")
+        document = read_object(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; run `testbed calibrate` again, or delete it") from error
     return HostCalibration.from_dict(document, str(path))
 
 

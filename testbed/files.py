@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from testbed.errors import ConfigError
 
@@ -26,8 +29,9 @@ _KINDS = {
 }
 
 
-def read_bytes(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> bytes:
-    """The content of a regular file of at most `limit_bytes` bytes; raises ConfigError naming it."""
+@contextmanager
+def open_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file, open for reading its bytes; raises ConfigError naming it, also for what reading it raises."""
     try:
         # Not blocking: opening a pipe that nobody writes to would otherwise wait for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -42,11 +46,17 @@ def read_bytes(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> bytes:
         if not stat.S_ISREG(mode):
             raise ConfigError(f"{path}: the file cannot be read: it is {kind_of(mode)}, not a file")
         with os.fdopen(descriptor, "rb", closefd=False) as file:
-            content = file.read(limit_bytes + 1)
+            yield file
     except OSError as error:
         raise ConfigError(f"{path}: the file cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def read_bytes(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> bytes:
+    """The content of a regular file of at most `limit_bytes` bytes; raises ConfigError naming it."""
+    with open_file(path) as file:
+        content = file.read(limit_bytes + 1)
     if len(content) > limit_bytes:
         raise ConfigError(f"{path}: the file is too large to be what is expected here: over {limit_bytes} bytes")
     return content

@@ -59,8 +59,12 @@ def test_what_was_written_is_read_back(file: Path) -> None:
     ("change", "told"),
     [
         ({"version": 9}, "version 9"),
-        ({"hop_overhead_s": "fast"}, "hop_overhead_s 'fast'"),
-        ({"hop_overhead_s": -1.0}, "hop_overhead_s -1.0"),
+        ({"hop_overhead_s": "fast"}, "hop_overhead_s is 'fast'"),
+        ({"hop_overhead_s": -1.0}, "hop_overhead_s is -1.0"),
+        ({"hop_overhead_s": 1}, "hop_overhead_s is 1"),
+        ({"pacing_floor_s": None}, "pacing_floor_s is nothing"),
+        ({"host": []}, "host is \\[\\]"),
+        ({"block_seconds": {"ffn": {}}}, "block_seconds.*expected float"),
         ({"warp": 3}, "unknown key 'warp'"),
     ],
 )
@@ -73,7 +77,7 @@ def test_a_damaged_file_is_refused_with_its_name_and_the_way_out(
         host_calibration()
 
 
-@pytest.mark.parametrize("content", ["{", "[1]"])
+@pytest.mark.parametrize("content", ["{", "[1]", "[" * 20_000, "1" * 5_000, '{"version": 1, "hop_overhead_s": NaN}'])
 def test_a_file_that_is_no_json_object_is_refused(file: Path, content: str) -> None:
     file.parent.mkdir()
     file.write_text(content)
