@@ -10,7 +10,7 @@ from documents import files_like
 from hypothesis import given
 
 from testbed.calibration import PATH_VARIABLE, HostCalibration, host_calibration
-from testbed.emulation.state import RunState, find_live, stale_states
+from testbed.emulation.state import RunState, clean, find_live
 
 CALIBRATION = HostCalibration(3e-4, 1e-5, "mininet", "2026-01-01T00:00:00Z", {"cores": 2}, {"ffn": 1e-3}, "gpt2")
 STATE = {
@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibration(folder: Path) -> Iterator[Path]:
-    path = folder / "calibration.json"
+def calibration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    path = tmp_path_factory.mktemp("calibration") / "calibration.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(PATH_VARIABLE, str(path))
         yield path
@@ -53,7 +53,9 @@ def fuzz_the_calibration(calibration: Path, content: bytes) -> None:
 def fuzz_the_state_of_a_run(folder: Path, content: bytes) -> None:
     path = folder / "0101000000-abcdef.json"
     path.write_bytes(content)
-    path.with_suffix(".lock").touch()
     assert find_live(Path("/nowhere/runs/x"), folder) is None
-    assert all(record.run_id == path.stem for record in stale_states(folder))
+    report = clean(folder)
+    assert report.killed == [] and report.removed_paths == [] and report.living_runs == []
+    assert path.exists() == bool(report.failures)
+    path.write_bytes(content)
     RunState.attach(path)
