@@ -31,6 +31,7 @@ __all__ = [
     "RunLog",
     "arrow_batches",
     "arrow_schema",
+    "file_part",
     "find_table",
     "is_run_folder",
     "read_json",
@@ -42,6 +43,7 @@ MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
 EVENTS = "events.jsonl"
 
+MOST_NAME_BYTES = 80  # of a name in a run folder's; a file system takes 255 in all
 FLUSH_SECONDS = 1.0  # the most that a killed controller loses
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans stays small in memory
 PARQUET_BATCH_ROWS = 50_000  # rows converted at a time; bounds memory for long runs
@@ -54,6 +56,11 @@ def _plain(value: Any) -> Any:
 
 _encode = msgspec.json.Encoder(enc_hook=_plain).encode
 _ROW_TYPES = {table: row_type(table) for table in TABLES}
+
+
+def file_part(name: str) -> str:
+    """A name as part of a file's: letters, digits and `_ . -` only, and the end of it where it is long."""
+    return re.sub(r"[^\w.-]+", "_", name).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
 
 
 class RunLog:
@@ -83,7 +90,7 @@ class RunLog:
         parent.mkdir(parents=True, exist_ok=True)
         now = time.time()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-        stem = "-".join([stamp, *(re.sub(r"[^\w.-]+", "_", part) for part in (experiment_name, policy))])
+        stem = "-".join([stamp, file_part(experiment_name), file_part(policy)])
         attempt = 1
         while True:
             folder = parent / (stem if attempt == 1 else f"{stem}-{attempt}")

@@ -21,13 +21,14 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import refuse_unknown_keys, shown, suggest
 from testbed.units import parse_bandwidth, parse_bytes, parse_compute, parse_duration, parse_rate
 from topologies.fields import positive, refuse_missing
-from topologies.shapes import bounds_of
+from topologies.shapes import MOST_DEVICES, RANDOM, bounds_of
 
 KINDS = {
     "paper": "a star of log-normal devices, as in arXiv 2505.02533",
     "two-tier": "the same devices in clusters around switches, joined by a backhaul",
     "mesh": "the same devices as a random connected mesh",
 }
+SHAPE_OF = {"paper": "star", "two-tier": "two-tier", "mesh": RANDOM}
 DEFAULTS: Mapping[str, Any] = {
     "memory": "1.4 x model",
     "compute": "30 GFLOP/s",
@@ -72,10 +73,14 @@ def settings_of(kind: object, given: Mapping[str, Any], origin: str) -> dict[str
         value = settings.get(key, low)
         if type(value) is not int or value < low:
             raise ConfigError(f"{origin}: {key} is {shown(value)}, but it must be a whole number of at least {low}")
+    most = MOST_DEVICES[SHAPE_OF[kind]]
+    if settings["devices"] > most:
+        raise ConfigError(f"{origin}: devices is {shown(settings['devices'])}, but {kind} draws at most {most}")
     clusters = settings.get("clusters", 0)
     if clusters > settings["devices"]:
         raise ConfigError(
-            f"{origin}: clusters is {clusters}, but devices is {settings['devices']}, and every cluster needs a device"
+            f"{origin}: clusters is {shown(clusters)}, but devices is {settings['devices']}, and every cluster needs "
+            "a device"
         )
     spread = settings["spread"]
     if type(spread) not in (int, float) or not 0 <= spread <= 2:

@@ -16,6 +16,8 @@ from topologies.fields import Parse, exact, parsed, positive, refuse_missing, re
 
 Hop = tuple[str, str]  # (link, "up" or "down"): one direction of one link
 UP, DOWN = "up", "down"
+LONGEST_WORD = 60
+WORD = f"a word of at most {LONGEST_WORD} characters that traces can have in their targets"
 
 LINK_KEYS = (
     "rate", "up", "down", "delay", "delay_up", "delay_down", "jitter", "jitter_up", "jitter_down",
@@ -49,7 +51,7 @@ class Link:
 class Cable:
     """A link with its name and its place. An end is a device or a switch; up is from the first to the second."""
 
-    name: str  # a trace drives it as link/NAME
+    name: str  # a trace drives it as link/NAME; "" until `names.named` has named it by its ends
     ends: tuple[str, str]
     link: Link
 
@@ -97,17 +99,24 @@ def _optional(fields: Mapping[str, Any], key: str, parse: Parse, origin: str, wh
     return values.get(up, both), values.get(down, both)
 
 
+def is_word(name: object) -> bool:
+    """Whether a trace's target and a table of text can have the name in them as it is."""
+    short = isinstance(name, str) and 0 < len(name) <= LONGEST_WORD
+    return short and str(name).isprintable() and not any(letter.isspace() or letter in ",/\"'#" for letter in str(name))
+
+
 def read_listed(entry: object, nodes: list[str], default: Link | None, origin: str, where: str) -> Cable:
-    """An entry of `links`: its ends, perhaps a name, and its values or (none of them given) the default's."""
+    """An entry of `links`: its ends, its name or "", and its values or (none of them given) the default's."""
     fields = require_mapping(entry, origin, where)
     refuse_unknown_keys(fields, ("ends", "name", *LINK_KEYS), origin, where)
     ends = fields.pop("ends", None)
-    if not isinstance(ends, list) or len(ends) != 2 or any(end not in nodes for end in ends) or ends[0] == ends[1]:
+    two = isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, str) and end in nodes for end in ends)
+    if not two or ends[0] == ends[1]:
         raise ConfigError(f"{origin}: {where}.ends is {shown(ends)}, but it must be two of the devices, like [a, b]")
-    name = fields.pop("name", "-".join(ends))
-    if not isinstance(name, str) or not name or any(letter.isspace() or letter in ",/\"'#" for letter in name):
-        raise ConfigError(f"{origin}: {where}.name is {shown(name)}, but it must be a word, which traces may use")
-    return Cable(name, (ends[0], ends[1]), default if default and not fields else read_link(fields, origin, where))
+    own = fields.pop("name") if (given := "name" in fields) else ""
+    if given and not is_word(own):
+        raise ConfigError(f"{origin}: {where}.name is {shown(own)}, but it must be {WORD}")
+    return Cable(own, (ends[0], ends[1]), default if default and not fields else read_link(fields, origin, where))
 
 
 def link_entry(link: Link) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from testbed.units import (
 from topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
 from topologies.fields import exact, positive, refuse_missing
 from topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
+from topologies.names import refuse_shared_names
 from topologies.routes import Routes, routes_between
 from topologies.shapes import (
     BACKHAUL,
+    MOST_DEVICES,
     RANDOM,
     SHAPE_KEYS,
     SHAPES,
@@ -91,13 +93,16 @@ class Topology:
         """The topology that `mapping` (the YAML's form) describes; `origin` names it in errors."""
         fields = require_mapping(mapping, origin, "a topology")
         shape = fields.get("shape", "star")
-        if shape not in SHAPES:
+        if not isinstance(shape, str) or shape not in SHAPES:
             raise ConfigError(f"{origin}: shape is {shown(shape)}, but only {', '.join(SHAPES)} can be built")
         refuse_unknown_keys(fields, (*_TOPOLOGY_KEYS, *SHAPE_KEYS[shape]), origin, f"a {shape} topology")
         refuse_missing(fields, ("source", "devices"), origin, "")
         entries = require_mapping(fields["devices"], origin, "devices")
-        if not entries:
-            raise ConfigError(f"{origin}: devices is empty, but a topology needs at least one device")
+        most = MOST_DEVICES[shape]
+        if not 0 < len(entries) <= most:
+            raise ConfigError(
+                f"{origin}: devices has {len(entries)}, but a {shape} has at least one device and at most {most}"
+            )
         devices = tuple(_device(name, entry, shape, origin) for name, entry in entries.items())
         if not isinstance(fields["source"], str) or fields["source"] not in entries:
             hint = suggest(fields["source"], entries)
@@ -106,7 +111,9 @@ class Topology:
         if not isinstance(name, str):
             raise ConfigError(f"{origin}: name is {shown(name)}, but it must be text")
         cables, clusters = _cables(shape, fields, list(entries), origin)
-        return cls(name, "mesh" if shape == RANDOM else shape, fields["source"], devices, cables, clusters)
+        topology = cls(name, "mesh" if shape == RANDOM else shape, fields["source"], devices, cables, clusters)  # type: ignore[arg-type]
+        refuse_shared_names(topology, origin)
+        return topology
 
     def to_dict(self) -> dict[str, Any]:
         """The same form as the YAML, complete and exact: `from_dict` gives an equal topology."""

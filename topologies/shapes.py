@@ -16,7 +16,8 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import refuse_unknown_keys, require_mapping, shown
 from testbed.units import parse_duration, parse_rate
 from topologies.fields import Parse, parsed, refuse_missing
-from topologies.links import Cable, Link, read_link, read_listed
+from topologies.links import WORD, Cable, Link, is_word, read_link, read_listed
+from topologies.names import named
 from topologies.routes import next_cables
 
 Shape = Literal["star", "two-tier", "ring", "mesh"]
@@ -28,6 +29,8 @@ SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 SWITCHED = ("star", "two-tier")  # shapes whose devices each have one link, to a switch
 BACKHAUL = "backhaul"
+MOST_DEVICES: Mapping[str, int] = {"star": 1000, "two-tier": 400, "ring": 128, "mesh": 128, RANDOM: 128}
+"""Where routes between all pairs are still found in a second or two."""
 LEAST_RING = 3  # of two devices both links would join the same pair
 
 Clusters = tuple[tuple[str, tuple[str, ...]], ...]  # (name, its devices)
@@ -46,10 +49,12 @@ def read_clusters(entry: object, devices: Sequence[str], origin: str) -> Cluster
         raise ConfigError(f"{origin}: clusters has {len(fields)}, but a backhaul joins at least two clusters")
     seen: dict[str, str] = {}
     for name, members in fields.items():
-        if not isinstance(name, str) or not isinstance(members, list) or not members:
+        if not is_word(name):
+            raise ConfigError(f"{origin}: clusters has {shown(name)}, but a cluster's name must be {WORD}")
+        if not isinstance(members, list) or not members:
             raise ConfigError(f"{origin}: clusters.{name} is {shown(members)}, but it must be a list of devices")
         for member in members:
-            if member not in devices:
+            if not isinstance(member, str) or member not in devices:
                 raise ConfigError(f"{origin}: clusters.{name} has {shown(member)}, which is none of the devices")
             if member in seen:
                 raise ConfigError(f"{origin}: device {member} is in two clusters, {seen[member]} and {name}")
@@ -85,10 +90,10 @@ def ring_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> t
         cable = listed.pop(frozenset((one, other)), None)
         if cable is None and default is None:
             raise ConfigError(f"{origin}: the link {one}-{other} is not described: give link, or an entry of links")
-        cables.append(cable or Cable(f"{one}-{other}", (one, other), default))  # type: ignore[arg-type]
+        cables.append(cable or Cable("", (one, other), default))  # type: ignore[arg-type]
     for cable in listed.values():
-        raise ConfigError(f"{origin}: links has {cable.name}, but its ends are not neighbours in the ring")
-    return tuple(cables)
+        raise ConfigError(f"{origin}: links has {'-'.join(cable.ends)}, but its ends are not neighbours in the ring")
+    return named(cables, devices)
 
 
 def mesh_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> tuple[Cable, ...]:
@@ -97,13 +102,13 @@ def mesh_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> t
     if "links" not in fields:
         refuse_missing(fields, ("link",), origin, "", ": give links, or link for one between every pair")
         assert default is not None
-        return tuple(Cable(f"{one}-{other}", (one, other), default) for one, other in combinations(devices, 2))
+        return named([Cable("", pair, default) for pair in combinations(devices, 2)], devices)
     cables = _listed(fields["links"], devices, default, origin)
     reached = {devices[0], *next_cables(cables, devices[0])}
     for device in devices:
         if device not in reached:
             raise ConfigError(f"{origin}: no links lead from {devices[0]} to {device}: add one to links")
-    return cables
+    return named(cables, devices)
 
 
 def _default(fields: Mapping[str, Any], origin: str) -> Link | None:
@@ -114,11 +119,12 @@ def _listed(entries: object, devices: list[str], default: Link | None, origin: s
     if not isinstance(entries, list):
         raise ConfigError(f"{origin}: links must be a list of mappings with ends, not {shown(entries)}")
     cables = tuple(read_listed(entry, devices, default, origin, f"links.{i}") for i, entry in enumerate(entries))
-    for one, other in combinations(cables, 2):
-        if one.name == other.name:
-            raise ConfigError(f"{origin}: two links are named {one.name}: give one of them another name")
-        if set(one.ends) == set(other.ends):
-            raise ConfigError(f"{origin}: links has {one.name} and {other.name} between the same two devices")
+    between: dict[frozenset[str], Cable] = {}
+    for cable in cables:
+        other = between.setdefault(frozenset(cable.ends), cable)
+        if other is not cable:
+            both = " and ".join(one.name or "-".join(one.ends) for one in (other, cable))
+            raise ConfigError(f"{origin}: links has {both} between the same two devices")
     return cables
 
 
@@ -146,15 +152,17 @@ def random_cables(entry: object, devices: list[str], origin: str) -> tuple[Cable
     drawn = random.Random(seed)
     order = sorted(devices, key=lambda _: drawn.random())
     tree = [(order[int(drawn.random() * number)], order[number]) for number in range(1, len(order))]
-    left = [pair for pair in combinations(devices, 2) if pair not in tree and pair[::-1] not in tree]
+    joined = {frozenset(pair) for pair in tree}
+    left = [pair for pair in combinations(devices, 2) if frozenset(pair) not in joined]
     left.sort(key=lambda _: drawn.random())
     wanted = max(len(tree), round(degree * len(devices) / 2))
     cables = []
-    for one, other in sorted([*tree, *left[: wanted - len(tree)]], key=lambda pair: sorted(map(devices.index, pair))):
-        first, second = sorted((one, other), key=devices.index)
+    index = {device: number for number, device in enumerate(devices)}
+    for one, other in sorted([*tree, *left[: wanted - len(tree)]], key=lambda pair: sorted(index[end] for end in pair)):
+        first, second = sorted((one, other), key=index.__getitem__)
         rate, delay = (_rounded(low + (high - low) * drawn.random()) for low, high in (rates, delays))
-        cables.append(Cable(f"{first}-{second}", (first, second), Link(rate, rate, delay, delay)))
-    return tuple(cables)
+        cables.append(Cable("", (first, second), Link(rate, rate, delay, delay)))
+    return named(cables, devices)
 
 
 def bounds_of(entry: object, parse: Parse, origin: str, where: str, example: str) -> tuple[float, float]:

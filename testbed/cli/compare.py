@@ -25,7 +25,7 @@ TABLE_OF_POLICIES = {
 @click.command()
 @click.argument("experiment", type=click.Path(path_type=Path))
 @click.option("--policy", "policies", multiple=True, required=True, help="Repeat for each policy to compare.")
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True,
               help="Runs per policy, with seeds from the file's on; the same for every policy.")  # fmt: skip
 @click.option("--backend", "backends", multiple=True, type=click.Choice(["mininet", "local", "sim"]),
               help="Repeat for each backend. Default: mininet where it can run, else local.")  # fmt: skip
@@ -62,6 +62,7 @@ def command(
     from testbed.cli import batch, launch
     from testbed.comparison import infeasible_row, per_policy, tidy, write_tidy
     from testbed.placement.policies import shared_out
+    from testbed.runlog import file_part
 
     chosen = list(dict.fromkeys(launch.choose_backend(backend, say) for backend in backends or (None,)))
     first = load(experiment, overrides, tokens=tokens)
@@ -103,7 +104,7 @@ def command(
         for one in planned
     ]
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    parquet = out / f"{stamp}-{first.name}-compare.parquet"
+    parquet = out / f"{stamp}-{file_part(first.name)}-compare.parquet"
     write_tidy([tidy(row) for row in rows], parquet)
     table = per_policy(rows)
     if as_json:

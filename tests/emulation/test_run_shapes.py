@@ -36,6 +36,10 @@ SHAPES: dict[str, dict[str, Any]] = {
         "links": [{"ends": ["a", "b"]}, {"ends": ["b", "c"], "up": "20 Mbit/s", "down": "80 Mbit/s"},
                   {"ends": ["c", "d"]}],
     },
+    "dashes": {
+        "shape": "mesh", "link": FAST,
+        "source": "a", "devices": {name: dict(BARE) for name in ("a", "b-c", "a-b", "c")},
+    },
     "random": {
         "shape": "random", **bare("abcdef"),
         "links": {"degree": 2.5, "seed": 3, "rate": ["50 Mbit/s", "200 Mbit/s"], "delay": ["0.2 ms", "1 ms"]},
@@ -56,6 +60,7 @@ def test_a_run_on_any_shape_gives_the_references_bits_over_shaped_links(
         "three clusters": [*names, "backhaul-one", "backhaul-two", "backhaul-three"],
         "ring": ["a-b", "b-c", "c-d", "d-e", "e-a"],
         "mesh": ["a-b", "b-c", "c-d"],
+        "dashes": ["a:b-c", "a-a-b", "a-c", "b-c-a-b", "b-c-c", "a-b:c"],
     }.get(shape, {row["device"] for row in links})
     assert {(row["device"], row["direction"]) for row in links} == {(n, way) for n in wanted for way in ("up", "down")}
     assert all(row["readback_bps"] == pytest.approx(row["requested_bps"], abs=8) for row in links)

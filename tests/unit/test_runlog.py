@@ -81,6 +81,13 @@ def test_missing_optional_columns_and_numbers_that_are_not_finite_become_null(lo
     assert row["decision_s"] == 1.0 and row["wall_s"] > 1e9
 
 
+def test_any_name_of_an_experiment_and_a_policy_makes_a_folder(tmp_path: Path) -> None:
+    for name in ("../../x", "/", "x" * 400, "é" * 200, "\x1b[2J\n", ".", "模型" * 100):
+        folder = RunLog.create(tmp_path, name, f"/{'long/' * 100}policy.py:Mine").folder
+        assert folder.parent == tmp_path and folder.name.isprintable() and folder.name.endswith("policy.py_Mine")
+        assert (folder / "manifest.json").is_file()
+
+
 def test_an_event_is_on_file_at_once_with_all_rows_before_it(log: RunLog) -> None:
     log.row("placements", **PLACED)
     assert find_table(log.folder, "placements") is None

@@ -61,6 +61,75 @@ def test_more_clusters_meet_at_a_switch_in_the_middle() -> None:
     assert topology.route("a", "c") == (("a", "up"), ("backhaul-one", "up"), ("backhaul-two", "down"), ("c", "down"))
 
 
+def full_mesh(*names: str, **keys: Any) -> dict[str, Any]:
+    devices = {name: dict(BARE) for name in names}
+    return {"shape": "mesh", "source": names[0], "devices": devices, "link": LINK, **keys}
+
+
+def test_links_of_devices_with_dashes_have_names_of_their_own() -> None:
+    topology = Topology.from_dict(full_mesh("a", "b-c", "a-b", "c"))
+    assert [link.name for link in topology.links] == ["a:b-c", "a-a-b", "a-c", "b-c-a-b", "b-c-c", "a-b:c"]
+    assert len(interfaces(topology)) == 12
+    assert Topology.from_dict(json.loads(json.dumps(topology.to_dict()))) == topology
+    pairs = ["a", "b-c"], ["c", "a-b"], ["a", "c"]
+    some = Topology.from_dict(full_mesh("a", "b-c", "a-b", "c", links=[{"ends": pair} for pair in pairs]))
+    assert [link.name for link in some.links] == ["a-b-c", "c-a-b", "a-c"]  # each can mean one link only
+
+
+def test_a_link_that_would_be_named_like_a_device_is_not() -> None:
+    topology = Topology.from_dict(full_mesh("a", "b", "a-b"))
+    assert [link.name for link in topology.links] == ["a:b", "a-a-b", "b-a-b"]
+    ringed = Topology.from_dict({**full_mesh("a", "b", "a-b"), "shape": "ring"})
+    assert [link.name for link in ringed.links] == ["a:b", "b-a-b", "a-b-a"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text("ab-", min_size=1, max_size=5).map("a".__add__), min_size=3, max_size=6, unique=True),
+    st.sampled_from(["mesh", "ring", "random"]),
+    st.integers(0, 5),
+)
+def test_no_two_links_share_a_name_and_a_written_topology_reads_back(names: list[str], shape: str, seed: int) -> None:
+    form = {**full_mesh(*names), "shape": shape}
+    if shape == "random":
+        del form["link"]
+        form["links"] = {"degree": 2, "seed": seed, "rate": ["1 Mbit/s", "2 Mbit/s"]}
+    topology = Topology.from_dict(form)
+    assert len({link.name for link in topology.links} | set(names)) == len(topology.links) + len(names)
+    assert Topology.from_dict(json.loads(json.dumps(topology.to_dict()))) == topology
+
+
+REFUSED_NAMES: list[tuple[dict[str, Any], list[str]]] = [
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": "c-d"}]), ["two links", "c-d", "a to b", "c to d"]),
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": "x"}, {"ends": ["b", "c"], "name": "x"}]), ["named x"]),
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": "c"}]), ["named c", "like a device"]),
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": "x" * 61}]), ["links.0.name", "at most 60"]),
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": "x\x1b[2J"}]), ["links.0.name", "\\x1b"]),
+    (ring("abcd", links=[{"ends": ["a", "b"], "name": ""}]), ["links.0.name", "''"]),
+    (two_tier({"a/b": ["a"], "c": ["b"], "d": ["c"]}), ["clusters", "'a/b'"]),
+    (two_tier({"x" * 300: ["a"], "c": ["b"], "d": ["c"]}), ["clusters", "xxx", "at most 60"]),
+    (full_mesh(*(f"edgenode{number:02}" for number in range(12))), ["edgenode00-eth10", "16 characters", "15"]),
+    (ring("abc") | {"devices": {f"d{number}": BARE for number in range(129)}, "source": "d0"}, ["129", "at most 128"]),
+    (ring("abc", link={"rate": "1 Mbit/s"}, source=["a"]), ["source"]),
+    (mesh("ab") | {"shape": ["mesh"]}, ["shape", "['mesh']"]),
+    (mesh("ab") | {"links": [{"ends": [["a"], "b"], **LINK}]}, ["links.0.ends"]),
+]
+
+
+@pytest.mark.parametrize(("mapping", "expected"), REFUSED_NAMES)
+def test_names_that_cannot_be_are_refused_in_one_sentence(mapping: dict[str, Any], expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Topology.from_dict(mapping, "net.yaml")
+    message = str(caught.value)
+    assert message.startswith("net.yaml: ") and message.isprintable() and len(message) < 300
+    for part in expected:
+        assert part in message
+
+
+def test_names_just_short_enough_are_taken() -> None:
+    Topology.from_dict(full_mesh(*(f"edgenode{number:02}" for number in range(11))))
+
+
 def test_a_ring_goes_the_shorter_way_round() -> None:
     topology = Topology.from_dict(ring())
     assert [link.name for link in topology.links] == ["a-b", "b-c", "c-d", "d-e", "e-a"]
