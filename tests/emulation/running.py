@@ -18,13 +18,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from testbed.emulation.host import in_user_mode_linux
 from testbed.emulation.state import ProcessId, Record
 from testbed.runlog import read_lines, read_rows
+
+if TYPE_CHECKING:
+    from unprivileged import User
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
@@ -108,12 +111,15 @@ class Place:
 
     def testbed(
         self, *arguments: str | Path, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None,
-        timeout: float = PATIENCE_S,
+        by: User | None = None, timeout: float = PATIENCE_S,
     ) -> Ended:  # fmt: skip
-        """Run one command to its end."""
+        """Run one command to its end; as another user with an environment that has theirs in it."""
+        command = [*prefix, *self.command(*arguments)]
         environment = self.env if env is None else env
+        if by is not None:
+            command = [*by.prefix, by.python, "-m", "testbed", *map(str, arguments)]
         done = subprocess.run(
-            [*prefix, *self.command(*arguments)], cwd=ROOT, env=environment, capture_output=True, text=True,
+            command, cwd=ROOT if by is None else by.root, env=environment, capture_output=True, text=True,
             timeout=timeout,
         )  # fmt: skip
         return Ended(done.returncode, done.stdout, done.stderr)

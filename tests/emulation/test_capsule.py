@@ -1,23 +1,19 @@
 """Capsules on the real kernel: what dies with whom, exit codes, signals, and that the host keeps nothing."""
 
-import atexit
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 
 import pytest
+from unprivileged import ROOT, without_rights
 
 from testbed.emulation.capsule import can_make_capsule, launch
 from testbed.errors import EnvironmentLacks
 
-ROOT = Path(__file__).parents[2]
 PYTHON = os.path.realpath(sys.executable)  # everyone may run it, wherever this checkout and its venv are
 NOBODY = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
 SUPERVISOR = (
@@ -39,27 +35,13 @@ WAITING = (
 USERS = pytest.mark.parametrize("user", [[], NOBODY], ids=["root", "nobody"])
 
 
-@cache
-def _readable_copy() -> Path:
-    """The modules under test where an unprivileged user can read them (a checkout may be in root's home)."""
-    copy = Path(tempfile.mkdtemp(prefix="headroom-capsule-"))
-    atexit.register(shutil.rmtree, copy)
-    for name in ("__init__.py", "errors.py", "emulation/__init__.py", "emulation/capsule.py"):
-        target = copy / "testbed" / name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / "testbed" / name, target)
-    for path in (copy, *copy.rglob("*")):
-        path.chmod(0o755)
-    return copy
-
-
 def _supervise(
     program: str, *, user: Sequence[str] = (), kind: str = "capsule", grace_s: float = 5
 ) -> subprocess.Popen:
     return subprocess.Popen(
         [*user, PYTHON, "-c", SUPERVISOR, program, kind, str(grace_s)],
         cwd="/",
-        env=os.environ | {"PYTHONPATH": str(_readable_copy()), "PYTHONDONTWRITEBYTECODE": "1"},
+        env=os.environ | {"PYTHONPATH": str(without_rights().root), "PYTHONDONTWRITEBYTECODE": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -103,7 +85,7 @@ def test_this_machine_can_make_capsules_with_and_without_root() -> None:
     answer = subprocess.run(
         [*NOBODY, PYTHON, "-B", "-c", probe],
         cwd="/",
-        env=os.environ | {"PYTHONPATH": str(_readable_copy())},
+        env=os.environ | {"PYTHONPATH": str(without_rights().root)},
         capture_output=True,
         text=True,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from running import QUICKSTART, Place, save_checkpoint, topology, write_experiment
+from unprivileged import without_rights
 
 TRACE = "time,target,quantity,value\n0,link/b,rate,50 Mbit/s\n\n8,link/b,rate,20 Mbit/s\n"
 
@@ -87,14 +87,13 @@ def test_a_dry_run_needs_neither_root_nor_mininet_nor_torch(place: Place) -> Non
         "sys.meta_path.insert(0, Hidden)\n"
     )
     place.base.chmod(0o755)
-    env = {"PATH": "/nowhere", "PYTHONPATH": str(place.base / "hide"), "PYTHONDONTWRITEBYTECODE": "1"}
-    nobody = ["/usr/bin/setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    nobody = without_rights()
+    env = nobody.env | {"PATH": "/nowhere", "PYTHONPATH": f"{place.base / 'hide'}:{nobody.root}"}
     for module in ("mininet", "torch"):
-        absent = subprocess.run([*nobody, sys.executable, "-c", f"import {module}"], env=env, capture_output=True)
+        absent = subprocess.run([*nobody.prefix, nobody.python, "-c", f"import {module}"], env=env, capture_output=True)
         assert b"ModuleNotFoundError" in absent.stderr
-    ended = place.testbed(
-        "replay", QUICKSTART, "--dry-run", "--json", "--out", place.out, prefix=nobody, env=env
-    )  # fmt: skip
+    quickstart = nobody.root / "experiments" / "quickstart.yaml"
+    ended = place.testbed("replay", quickstart, "--dry-run", "--json", "--out", place.out, by=nobody, env=env)
     assert ended.code == 0, ended.err
     plan = json.loads(ended.out)
     assert set(plan["devices"]) == set("abcd") and plan["predicted_token_ms"] > 0 and plan["feasible"]

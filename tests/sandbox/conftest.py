@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from unprivileged import Sandbox, user
+from guests import Sandbox, user
 
 NOT_SKIPPED = "a sandbox test may not be skipped, User-Mode Linux must be here (script/setup test installs it)"
 
@@ -23,7 +23,7 @@ def sandbox() -> Iterator[Sandbox]:
     """A sandbox with a fresh home, which must be empty of its traces in the end."""
     home = Path(tempfile.mkdtemp(prefix="hr-sandbox-"))
     home.chmod(0o755)
-    os.chown(home, user(), user() if user() != os.geteuid() else -1)
+    os.chown(home, user().uid, user().uid if user().prefix else -1)
     made = Sandbox(home)
     yield made
     left = made.left_behind()

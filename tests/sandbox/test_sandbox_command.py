@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from unprivileged import ROOT, Sandbox, namespaces, user
+from guests import Sandbox, namespaces, user
 
 MIB = 2**20
 
@@ -45,7 +45,7 @@ def test_the_command_finds_its_folder_its_environment_and_testbed_itself(sandbox
     folder = sandbox.home / "with 'odd' name"
     folder.mkdir(mode=0o777)
     script = 'pwd; echo "$TESTBED_REPLAY_TOKENS"; id -u; command -v testbed >&2; command -v tc; test -w "$TMPDIR"'
-    env = {"TESTBED_REPLAY_TOKENS": "5", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    env = {"TESTBED_REPLAY_TOKENS": "5", "PATH": "/usr/bin:/bin", "PYTHONPATH": str(user().root)}
     done = sandbox.run("sh", "-c", script, cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.decode().splitlines()[:3] == [str(folder), "5", "0"]
@@ -60,8 +60,8 @@ def test_its_root_has_the_callers_rights_on_files_and_what_it_writes_is_the_call
     script = f"id -u > {sandbox.home}/kept; cat {secret}; echo mine > {secret}"
     done = sandbox.run("sh", "-c", script)
     kept = sandbox.home / "kept"
-    assert kept.read_text() == "0\n" and kept.stat().st_uid == user()
-    if user() != os.geteuid():
+    assert kept.read_text() == "0\n" and kept.stat().st_uid == user().uid
+    if user().prefix:
         assert done.returncode != 0 and b"not for others" not in done.stdout
         assert secret.read_text() == "not for others"
 
@@ -79,11 +79,12 @@ def test_its_kernel_has_netem_and_cgroup_v2_and_the_host_gets_no_interface_group
     spaces = {name for guest in sandbox.guests() for name in namespaces(guest)}
     assert sorted(os.listdir("/sys/class/net")) == sorted(interfaces)
     assert not list(Path("/sys/fs/cgroup").glob(f"**/{group}"))
+    callers = namespaces(process.pid)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
     assert "netem" in lines[0] and "delay 7ms" in lines[0]
     assert {"memory", "cpu"} <= set(lines[1].split()) and lines[2] == "up\n"
-    assert spaces == namespaces(Path("/proc/self"))  # it is made of plain processes, in no namespace of their own
+    assert spaces == callers  # it is made of plain processes, in no namespace of their own
 
 
 def test_the_memory_is_what_was_asked_for(sandbox: Sandbox) -> None:

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from unprivileged import Sandbox, user
+from guests import Sandbox, user
 
 SIDE_BY_SIDE = 2
 ATTEMPTS = 3  # the guests share the host's cores, and a core that others have for milliseconds costs a link rate
@@ -39,7 +38,7 @@ class Guest:
 
     def command(self, tests: list[str]) -> list[str]:
         """Pytest in the guest."""
-        pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", f"timeout={TEST_S:g}"]
+        pytest = [user().python, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", f"timeout={TEST_S:g}"]
         return [*(() if self.netem else WITHOUT_NETEM), *pytest, *tests]
 
 
@@ -92,7 +91,7 @@ def guests() -> Iterator[dict[str, Future[str | None]]]:
     """What is wrong with the emulation tests in each kind of guest, in the end; the first two are started at once."""
     home = Path(tempfile.mkdtemp(prefix="hr-sandbox-"))
     home.chmod(0o755)
-    os.chown(home, user(), -1)
+    os.chown(home, user().uid, -1)
     with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
         yield {name: pool.submit(complaints, Sandbox(home), guest) for name, guest in GUESTS.items()}
     shutil.rmtree(home, ignore_errors=True)

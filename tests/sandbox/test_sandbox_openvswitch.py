@@ -1,17 +1,16 @@
 """Open vSwitch in the sandbox, whose kernel has a datapath for it."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from unprivileged import ROOT, Sandbox
+from guests import Sandbox, user
 
 
 @pytest.mark.timeout(300)
 def test_an_unprivileged_run_has_the_kernels_open_vswitch(sandbox: Sandbox) -> None:
     done = sandbox.run(
-        sys.executable, "-m", "testbed", "replay", ROOT / "experiments" / "quickstart.yaml",
+        *sandbox.testbed("replay", user().root / "experiments" / "quickstart.yaml"),
         "--set", "model.preset=tiny", "--set", "traces=[]", "--set", "switch=openvswitch", "--tokens", "8",
         "--out", sandbox.home / "runs", "--verify", "--json", "--accept-unfaithful", options=["--timeout", "4 min"],
     )  # fmt: skip

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from unprivileged import ROOT, Sandbox, namespaces, user
+from guests import Sandbox, namespaces, user
 
-QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
 NOT_FAITHFUL = 4  # exit code of a run that was slowed down by what else went on
 ATTEMPTS = 2
 LOOK_EVERY_S = 5.0
@@ -45,10 +43,10 @@ class Host:
         assert not interfaces - self._before[0]
         assert not groups - self._before[1]
 
-    def look_at_guest(self) -> None:
-        """Fail where a process of a guest is in a namespace of its own, or the host has something new."""
+    def look_at_guest(self, caller: int) -> None:
+        """Fail where a process of a guest is in other namespaces than its caller, or the host has something new."""
         self.compare()
-        spaces = namespaces(Path("/proc/self"))
+        spaces = namespaces(caller)
         for process in self._sandbox.guests():
             try:
                 assert namespaces(process) <= spaces
@@ -59,14 +57,15 @@ class Host:
 
 def replayed(sandbox: Sandbox, host: Host) -> tuple[int, dict[str, Any], str]:
     """Exit code, summary and errors of one run of the quickstart as its users start it."""
-    command = [sys.executable, "-m", "testbed", "replay", QUICKSTART, "--set", "delay=netem", "--verify", "--json"]
+    quickstart = user().root / "experiments" / "quickstart.yaml"
+    command = sandbox.testbed("replay", quickstart, "--set", "delay=netem", "--verify", "--json")
     process = sandbox.start(*command, "--out", sandbox.home / "runs", options=["--timeout", f"{PATIENCE_S:.0f} s"])
     while True:
         try:
             out, err = process.communicate(timeout=LOOK_EVERY_S)
             return process.returncode, json.loads(out or "{}"), err.decode()
         except subprocess.TimeoutExpired:
-            host.look_at_guest()
+            host.look_at_guest(process.pid)
 
 
 @pytest.mark.timeout(ATTEMPTS * PATIENCE_S + 60)
@@ -87,4 +86,4 @@ def test_an_unprivileged_quickstart_is_faithful_with_netem_and_enforced_memory_a
     assert (facts["backend"], facts["delay"]) == ("mininet", "netem")
     assert all(planned == held for planned, held in facts["memory_limits"].values())
     kept = [folder, *folder.iterdir()]
-    assert len(kept) > 5 and {path.stat().st_uid for path in kept} == {user()}
+    assert len(kept) > 5 and {path.stat().st_uid for path in kept} == {user().uid}
