@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from testbed.emulation import guest_init
+from testbed.emulation import guest_init, uml_registers
 from testbed.emulation.capsule import collected_signals
 from testbed.emulation.guest_init import STDIN_CHUNK_BYTES, Frames, frame
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
@@ -68,7 +68,7 @@ def lacking() -> str | None:
         return f"the sandbox needs User-Mode Linux, and there is no `{KERNEL}` on the PATH: {REMEDY}"
     if not Path(guest_init.MODULE_ROOT).is_dir():
         return f"the sandbox's kernel has no modules in {guest_init.MODULE_ROOT}: {REMEDY}"
-    return None
+    return uml_registers.lacking()
 
 
 def run(
@@ -184,6 +184,7 @@ class _Guest:
             f"uml_dir={self._folder}/",
             "umid=guest",
         ]
+        needed = {"TMPDIR": str(memory_folder(self._memory_bytes)), **uml_registers.preloads(self._folder)}
         supervisor = os.getpid()
 
         def die_with_supervisor() -> None:  # between fork and exec; at SIGTERM the guest's kernel ends its processes
@@ -195,7 +196,7 @@ class _Guest:
             process = subprocess.Popen(
                 command,
                 cwd="/",
-                env=os.environ | {"TMPDIR": str(memory_folder(self._memory_bytes))},
+                env=os.environ | needed,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed.cli import run
 from testbed.cli.launch import at_this_hosts_pace
 from testbed.cli.sandbox import memory_size
-from testbed.emulation import host, sandbox
+from testbed.emulation import host, sandbox, uml_registers
 from testbed.emulation.guest_init import TEMPORARY, Frames, frame, load_order
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.experiment import Experiment
@@ -118,3 +118,17 @@ def test_a_guest_takes_twice_the_time_unless_the_experiment_says_otherwise(
     taken = at_this_hosts_pace(asked, backend)
     assert taken.dilation == dilation
     assert taken.to_dict() == asked.to_dict() | {"dilation": dilation}
+
+
+def test_a_processor_with_amx_needs_a_compiler_which_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(uml_registers, "CPUINFO", cpuinfo)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    cpuinfo.write_text("flags\t\t: fpu avx512f\n")
+    assert uml_registers.lacking() is None and uml_registers.preloads(tmp_path) == {}
+    cpuinfo.write_text("flags\t\t: fpu avx512f amx_bf16 amx_tile amx_int8\n")
+    lacking = uml_registers.lacking()
+    assert lacking is not None and "AMX" in lacking and "apt-get install tcc" in lacking
+    (tmp_path / "tcc").symlink_to("/bin/false")
+    with pytest.raises(EnvironmentLacks, match="tcc could not compile"):
+        uml_registers.preloads(tmp_path)
