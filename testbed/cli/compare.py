@@ -115,17 +115,27 @@ def command(
 
 
 def _impossible(planned: list[Any]) -> dict[int, str]:
-    """Seed -> why no placement can fit its instance. Raises where that is so for all, or something else is wrong."""
+    """Seed -> why no placement can fit its instance. Raises where that is so for all, or something else is wrong.
+
+    Warns of instances where that may come to be so later.
+    """
     from testbed.cli import launch
+    from testbed.cli.lasting import may_not_last, summed_up
 
     found: dict[int, str] = {}
+    ends: dict[int, str | None] = {}
     for one in planned:
         try:
-            launch.check_experiment(one)
+            prompt = launch.check_experiment(one)
+            if one.seed not in ends:
+                ends[one.seed] = may_not_last(one, len(prompt))
         except launch.NothingFits as error:
             found[one.seed] = str(error)
             if len(found) == len({other.seed for other in planned}):
                 raise
+    warned = {f"seed {seed}": why for seed, why in ends.items() if why}
+    if warned:
+        say(f"Warning: {summed_up(warned, len(ends) + len(found))}.")
     return found
 
 

@@ -52,6 +52,7 @@ class Request:
 
 def check_experiment(experiment: Experiment) -> list[int]:
     """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError."""
+    from testbed.cli.lasting import never_lasts
     from testbed.cli.planning import first_observation
     from testbed.placement.feasibility import nothing_fits
     from testbed.placement.policies import make_policy, refuse_exchange
@@ -67,6 +68,9 @@ def check_experiment(experiment: Experiment) -> list[int]:
     impossible = nothing_fits(observation)
     if impossible:
         raise NothingFits(f"{experiment.name}: no placement can fit: {impossible}")
+    ended = never_lasts(experiment, len(prompt))
+    if ended:
+        raise NothingFits(f"{experiment.name}: no placement can last to the last token: {ended}")
     return prompt
 
 

@@ -30,6 +30,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
 
     Needs neither root nor Mininet nor torch. Raises Infeasible when the policy has no first placement.
     """
+    from testbed.cli.lasting import may_not_last
     from testbed.controller.asking import ask, reset
     from testbed.emulation.settings import memory_limit_bytes, queue_settings
     from testbed.placement.costs import prefill_latency, token_latency
@@ -38,6 +39,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     from testbed.placement.policies import make_policy
 
     observation = first_observation(experiment, prompt_tokens)
+    ends = may_not_last(experiment, prompt_tokens)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     reset(policy, experiment.seed)
     answer = ask(policy, observation, None, experiment.decision_limit)
@@ -81,7 +83,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "feasible": not shortages(observation, None, placement),
         "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
-        "warnings": warnings(experiment),
+        "warnings": [*([ends] if ends else []), *warnings(experiment)],
     }
 
 

@@ -80,6 +80,7 @@ def command(
     Example: testbed replay experiments/quickstart.yaml --policy resource-aware --verify --set tokens=32
     """
     from testbed.cli import launch
+    from testbed.cli.lasting import may_not_last
 
     loaded = load(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
     prompt = launch.check_experiment(loaded)
@@ -88,6 +89,9 @@ def command(
 
         _show_plan(plan(launch.at_this_hosts_pace(loaded, backend), len(prompt)), as_json)
         return
+    ends = may_not_last(loaded, len(prompt))
+    if ends:
+        say(f"Warning: {ends}.")
     chosen = launch.choose_backend(backend, say)
     request = launch.Request(loaded, chosen, out, verify, hold, share_host, calibrate, progress=not as_json)
     summary = launch.carry_out(request, say)

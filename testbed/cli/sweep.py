@@ -86,17 +86,28 @@ def _carry_out(
 
 
 def _impossible(runs: list[Any]) -> dict[str, dict[str, Any]]:
-    """Key -> row of the runs whose instance no placement can fit. Raises for what is wrong in another way."""
-    from testbed.cli import launch
-    from testbed.comparison import infeasible_row
+    """Key -> row of the runs whose instance no placement can fit. Raises for what is wrong in another way.
 
-    found = {}
+    Warns of runs where that may come to be so later.
+    """
+    from testbed.cli import launch
+    from testbed.cli.lasting import may_not_last, summed_up
+    from testbed.comparison import infeasible_row
+    from testbed.strict_yaml import shown
+
+    found, warned = {}, {}
     for run in runs:
         try:
-            launch.check_experiment(run.experiment)
+            prompt = launch.check_experiment(run.experiment)
+            ends = may_not_last(run.experiment, len(prompt))
+            if ends:
+                one = run.experiment
+                warned[f"{one.policy}, seed {one.seed}, over {shown(dict(run.values))}"] = ends
         except launch.NothingFits as error:
             one = run.experiment
             found[run.key] = infeasible_row(one.policy, run.backend, one.name, one.seed, str(error))
+    if warned:
+        say(f"Warning: {summed_up(warned, len(runs))}.")
     return found
 
 
