@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -16,7 +17,8 @@ from typing import NoReturn
 import click
 
 from testbed import __version__
-from testbed.errors import ConfigError, TestbedError
+from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
+from testbed.terminal import READER_GONE, echo, open_standard_streams, printable, settle
 
 VERBS = {
     "doctor": "Try what this machine can emulate, each line with its remedy.",
@@ -37,6 +39,7 @@ VERBS = {
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+LONGEST_NAME = 200  # characters of a path in a sentence
 
 
 class VerbGroup(click.Group):
@@ -105,8 +108,12 @@ def cli() -> None:
 def run(args: Sequence[str] | None = None) -> int:
     """Carry out one command line and give its exit code; what goes wrong is one sentence on standard error."""
     try:
+        given = sys.argv[1:] if args is None else list(args)
+        for argument in given:
+            if not _encodable(argument):
+                raise ConfigError(f"the argument '{argument}' is not UTF-8 text")
         # A verb that ends with another code than 0 says so by `ctx.exit(code)`, which click returns here.
-        code = cli.main(args=None if args is None else list(args), prog_name="testbed", standalone_mode=False)
+        code = cli.main(args=given, prog_name="testbed", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return ConfigError.exit_code
@@ -114,25 +121,61 @@ def run(args: Sequence[str] | None = None) -> int:
         message = error.format_message().removesuffix(".")
         if isinstance(error, click.UsageError) and error.ctx is not None:
             message += f"; see `{error.ctx.command_path} --help`"
-        click.echo(f"Error: {message}", err=True)
-        return ConfigError.exit_code
+        return _refuse(message, ConfigError.exit_code)
     except TestbedError as error:
-        click.echo(f"Error: {error}", err=True)
-        return error.exit_code
+        return _refuse(str(error), error.exit_code)
     except OSError as error:
-        # The user's doing more often than ours: --out on a read-only disk, where none can be or where a file is, a file
-        # of another user.
-        users = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOENT, errno.ENOTDIR, errno.EEXIST)
-        if error.errno not in users or error.filename is None:
+        if error.errno in MACHINES:
+            which = "" if error.filename is None else f"{_named(error.filename)}: "
+            return _refuse(f"{which}{error.strerror}", EnvironmentLacks.exit_code)
+        if error.errno not in USERS or error.filename is None:
             raise
-        click.echo(f"Error: {error.filename}: {error.strerror}", err=True)
-        return ConfigError.exit_code
+        return _refuse(f"{_named(error.filename)}: {error.strerror}", ConfigError.exit_code)
+    except MemoryError as error:
+        told = f" ({error})" if str(error) else ""
+        return _refuse(f"this machine has not enough memory for that{told}", EnvironmentLacks.exit_code)
+    except UnicodeEncodeError as error:
+        if _encodable(error.object):
+            raise
+        return _refuse(f"'{error.object[-80:]}' is not UTF-8 text", ConfigError.exit_code)
+    except SystemExit:  # click's answer where the reader of a help page has gone
+        return READER_GONE
     except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
+        echo("Interrupted.", err=True)
         return INTERRUPTED
     return code if isinstance(code, int) else 0
 
 
+# The user's doing more often than ours: --out on a read-only disk, where none can be or where a file is, a file of
+# another user, a name that no file can have.
+USERS = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ETXTBSY, errno.EBUSY, errno.ENXIO, errno.ENODEV, errno.EMLINK,
+)  # fmt: skip
+# What this machine has run out of, or does not do as it should.
+MACHINES = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS,
+    errno.EIO, errno.ESTALE, errno.ENOLCK,
+)  # fmt: skip
+
+
+def _refuse(message: str, code: int) -> int:
+    echo(f"Error: {printable(message)}", err=True)
+    return code
+
+
+def _named(filename: object) -> str:
+    """A file as a sentence names it: its whole path, unless nobody could read it."""
+    text = os.fsdecode(filename) if isinstance(filename, bytes) else str(filename)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
+
+
+def _encodable(text: str) -> bool:
+    """Whether the text has no bytes in it that were none of UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def main() -> NoReturn:
     """Entry point of the `testbed` command."""
-    sys.exit(run())
+    open_standard_streams()
+    sys.exit(settle(run()))

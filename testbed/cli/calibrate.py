@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from testbed.cli.show import json_option, print_json
+from testbed.cli.show import echo, json_option, print_json
 
 
 @click.command()
@@ -37,8 +37,8 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
         print_json({"path": str(path), **found.to_dict()})
         return
     where = f"measured on {found.backend} at {found.created}, in {path}" if found.measured else f"nominal; no {path}"
-    click.echo(f"Time per hop {found.hop_overhead_s * 1e3:.3f} ms ({where}).")
+    echo(f"Time per hop {found.hop_overhead_s * 1e3:.3f} ms ({where}).")
     if found.measured:
-        click.echo(f"Paced operations end at most {found.pacing_floor_s * 1e3:.3f} ms late (95th percentile).")
+        echo(f"Paced operations end at most {found.pacing_floor_s * 1e3:.3f} ms late (95th percentile).")
         blocks = ", ".join(f"{kind} {seconds * 1e3:.2f} ms" for kind, seconds in found.block_seconds.items())
-        click.echo(f"One core needs for a block of {found.model}: {blocks}.")
+        echo(f"One core needs for a block of {found.model}: {blocks}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from testbed.cli.show import json_option, print_json
+from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import EnvironmentLacks
 
 
@@ -24,12 +24,12 @@ def command(as_json: bool) -> None:
         print_json(asdict(report))
         return
     for run in report.removed_runs:
-        click.echo(f"Removed what run {run} left.")
+        echo(f"Removed what run {run} left.")
     for path in report.removed_paths:
-        click.echo(f"  {path}")
+        echo(f"  {path}")
     for run in report.living_runs:
-        click.echo(f"Left run {run} alone: it is going on.")
+        echo(f"Left run {run} alone: it is going on.")
     if not (report.removed_runs or report.failures):
-        click.echo("Nothing to remove.")
+        echo("Nothing to remove.")
     if report.failures:
         raise EnvironmentLacks("; ".join(report.failures))

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from testbed.cli.replay import CALIBRATE, OUT, SETTINGS, SHARE, TABLE, load, say, table_row
-from testbed.cli.show import print_json, print_table, progress_bar
+from testbed.cli.show import echo, print_json, print_table, progress_bar
 
 MANY = 12  # from so many runs on, people see the table of policies and not every run
 
@@ -158,7 +158,7 @@ def _show(rows: list[dict[str, Any]], table: list[dict[str, Any]], seeds: int, p
             _remarks(row, f"{row['policy']}, seed {row['seed']}" if seeds > 1 else row["policy"])
     if seeds > 1:
         print_table(TABLE_OF_POLICIES, [policy_row(row, seeds) for row in table])
-    click.echo(f"Every run: {parquet}")
+    echo(f"Every run: {parquet}")
 
 
 def policy_row(row: dict[str, Any], instances: int) -> dict[str, Any]:
@@ -172,10 +172,10 @@ def policy_row(row: dict[str, Any], instances: int) -> dict[str, Any]:
 
 def _remarks(row: dict[str, Any], name: str) -> None:
     if row.get("error"):
-        click.echo(f"{name}: {row['error']}.")
+        echo(f"{name}: {row['error']}.")
     for note in (row.get("verdict") or {}).get("notes", []):
-        click.echo(f"{name}: note: {note}.")
+        echo(f"{name}: note: {note}.")
     for reason in (row.get("verdict") or {}).get("reasons", []):
-        click.echo(f"{name}: not faithful: {reason}.")
+        echo(f"{name}: not faithful: {reason}.")
     if row["path"]:
-        click.echo(f"{name}: {row['path']}")
+        echo(f"{name}: {row['path']}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.show import json_option, print_json
+from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import EnvironmentLacks, FidelityError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def command(full: bool, share_host: bool, as_json: bool) -> None:
     if not as_json:
         _show(findings)
     if full and not missing:
-        with nullcontext() if share_host else host_lock(lambda message: click.echo(message, err=True)):
+        with nullcontext() if share_host else host_lock(lambda message: echo(message, err=True)):
             measured = measure()
         if not as_json:
             _show(measured)
@@ -51,6 +51,6 @@ def command(full: bool, share_host: bool, as_json: bool) -> None:
 def _show(findings: list[Finding]) -> None:
     for finding in findings:
         lacking = "OFF    " if finding.fidelity else "MISSING" if finding.required else "without"
-        click.echo(f"{'ok     ' if finding.ok else lacking}  {finding.name}: {finding.detail}")
+        echo(f"{'ok     ' if finding.ok else lacking}  {finding.name}: {finding.detail}")
         if not finding.ok and finding.remedy:
-            click.echo(f"         remedy: {finding.remedy}")
+            echo(f"         remedy: {finding.remedy}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from testbed.cli.show import json_option, print_json
+from testbed.cli.show import echo, json_option, print_json
 
 
 @click.command()
@@ -43,8 +43,8 @@ def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], as_json
     paths = [str(path) for path in save_all(loaded, out, list(dict.fromkeys(formats)))]
     for run, name in zip(loaded, run_names(loaded), strict=True):
         if "#" in name:
-            click.echo(f"{name}: {run.path}", err=True)
+            echo(f"{name}: {run.path}", err=True)
     if as_json:
         print_json({"figures": paths})
     else:
-        click.echo("\n".join(paths))
+        echo("\n".join(paths))

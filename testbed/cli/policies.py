@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from testbed.cli.show import json_option, print_json, print_table
+from testbed.cli.show import echo, json_option, print_json, print_table
 
 
 @click.command()
@@ -29,4 +29,4 @@ def command(as_json: bool) -> None:
         return
     shown = [row | {"options": ", ".join(row["options"]) or "-"} for row in rows]
     print_table({"name": "policy", "description": "what it does", "options": "options"}, shown)
-    click.echo("A policy of your own: --policy path/to/file.py:Class")
+    echo("A policy of your own: --policy path/to/file.py:Class")

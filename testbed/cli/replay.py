@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from testbed.cli.show import print_json, print_table
+from testbed.cli.show import echo, print_json, print_table
 from testbed.errors import FidelityError
 
 SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
@@ -39,7 +39,7 @@ def load(path: Path, overrides: tuple[str, ...], **given: Any) -> Any:
 
 def say(message: str) -> None:
     """A remark for a person, on standard error."""
-    click.echo(message, err=True)
+    echo(message, err=True)
 
 
 @click.command()
@@ -109,19 +109,19 @@ def show_summary(summary: dict[str, Any], reasons: bool) -> None:
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)
     print_table(TABLE, [row])
-    click.echo()
+    echo()
     if latency.get("mean") is not None:
-        click.echo(
+        echo(
             f"Time to first token {summary['ttft_ms']:.0f} ms; then {latency['mean']:.1f} ms per token "
             f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}."
         )
     if summary.get("verified"):
-        click.echo(f"Verified: {summary['verified']}: {summary['verification']}.")
+        echo(f"Verified: {summary['verified']}: {summary['verification']}.")
     for note in (summary.get("verdict") or {}).get("notes", []):
-        click.echo(f"Note: {note}.")
+        echo(f"Note: {note}.")
     for reason in (summary.get("verdict") or {}).get("reasons", []) if reasons else ():
-        click.echo(f"Not faithful: {reason}.")
-    click.echo(f"Run folder: {summary['path']}")
+        echo(f"Not faithful: {reason}.")
+    echo(f"Run folder: {summary['path']}")
 
 
 TABLE = {
@@ -174,7 +174,7 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         return
     from testbed.units import format_bytes
 
-    click.echo(
+    echo(
         f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
         f"{plan['prompt_tokens']} prompt tokens, then {plan['tokens']}; source {plan['source']}."
     )
@@ -196,12 +196,12 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
     if plan["links"]:
         links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
         print_table({key: key for key in links[0]}, links)
-    click.echo(
+    echo(
         f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
     )
     for warning in plan["warnings"]:
-        click.echo(f"Warning: {warning}.", err=True)
+        echo(f"Warning: {warning}.", err=True)
 
 
 def _queues(link: dict[str, Any]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from testbed.cli.show import json_option, print_json
+from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import ConfigError
 
 
@@ -39,4 +39,4 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         figures = [metrics(run).to_dict() for run in loaded]
         print_json({"rows": [row | figure for row, figure in zip(rows, figures, strict=True)], "report": text})
     else:
-        click.echo(text if out is None else str(out), nl=out is not None)
+        echo(text if out is None else str(out), nl=out is not None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from testbed.cli.show import json_option, print_json, print_table
+from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.errors import ConfigError
 
 
@@ -23,7 +23,7 @@ def command(folder: Path, as_json: bool) -> None:
     if as_json:
         print_json(rows)
     elif not rows:
-        click.echo(f"There is no run in {folder}; `testbed replay` makes one.")
+        echo(f"There is no run in {folder}; `testbed replay` makes one.")
     else:
         headings = {"name": "run", "status": "status", "policy": "policy", "backend": "backend"}
         headings |= {"tokens": "tokens", "mean_token_ms": "mean ms", "migrations": "migrations"}

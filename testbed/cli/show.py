@@ -13,6 +13,10 @@ from typing import Any
 
 import click
 
+from testbed.terminal import echo, printable, write
+
+__all__ = ["echo", "json_option", "print_json", "print_table", "progress_bar"]
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 PIPE_WIDTH = 240  # columns for a table that goes into a file or a pipe, where nothing must be cut off
@@ -20,7 +24,8 @@ PIPE_WIDTH = 240  # columns for a table that goes into a file or a pipe, where n
 
 def print_json(document: Any) -> None:
     """Print one JSON document; what is not finite (a figure that a run does not have) is null."""
-    click.echo(json.dumps(_plain(document), indent=2, ensure_ascii=False, allow_nan=False))
+    # Escaped beyond ASCII: so it is JSON in every encoding, and nothing in it commands a terminal.
+    write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
 def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -34,11 +39,14 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -
     for key, heading in columns.items():
         values = [row.get(key) for row in rows]
         numeric = any(isinstance(value, (int, float)) for value in values)
-        table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(printable(heading), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in columns))
     # Colour and width follow the terminal; a pipe gets every character.
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
+    with console.capture() as drawn:
+        console.print(table)
+    write(drawn.get(), nl=False)
 
 
 def _cell(value: Any) -> str:
@@ -46,7 +54,7 @@ def _cell(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 def _plain(value: Any) -> Any:
@@ -70,7 +78,7 @@ def progress_bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int]
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
+        task = progress.add_task(printable(label), total=total)
         yield lambda done: progress.update(task, completed=done)

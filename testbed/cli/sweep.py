@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.replay import OUT, say
-from testbed.cli.show import print_json, print_table, progress_bar
+from testbed.cli.show import echo, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
     from testbed.sweep import Kept, Sweep, SweptRun
@@ -82,7 +82,7 @@ def _carry_out(
         print_json({"rows": told_rows, "table": summed})
         return
     _show(summed, list(sweep.over), len(runs) // max(1, len(summed)))
-    click.echo(f"Every run: {parquet}")
+    echo(f"Every run: {parquet}")
 
 
 def _impossible(runs: list[Any]) -> dict[str, dict[str, Any]]:

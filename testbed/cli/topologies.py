@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from testbed.cli.show import json_option, print_json, print_table
+from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.errors import ConfigError
 from testbed.units import format_bandwidth, format_bytes, format_compute, format_duration, format_rate
 
@@ -75,7 +75,7 @@ def show_topology(topology: str, as_json: bool) -> None:
         print_table({"name": "link", "ends": "from - to (up)"} | _link_headings(others), others)
     memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
     kind = f"{description['name']}: shape {description['shape']}"
-    click.echo(f"{kind}; in all {memory} of memory, {streaming} streaming.")
+    echo(f"{kind}; in all {memory} of memory, {streaming} streaming.")
 
 
 @command.command("generate")
@@ -112,10 +112,10 @@ def generate_one(
     topology = Topology.from_dict(generate_topology(kind, given, seed, need, f"generate {kind}"), f"generate {kind}")
     text = yaml.safe_dump(topology.to_dict(), sort_keys=False, default_flow_style=None, width=1000)
     if out is None:
-        click.echo(text, nl=False)
+        echo(text, nl=False)
     else:
         out.write_text(text, encoding="utf-8")
-        click.echo(f"{out}: {len(topology.devices)} devices")
+        echo(f"{out}: {len(topology.devices)} devices")
 
 
 def _link_row(link: dict[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from testbed.cli.options import Seconds
-from testbed.cli.show import json_option, print_json, print_table
+from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def generate_trace(
     elif as_json:
         _print_trace(trace, as_json)
     else:
-        click.echo(native.dumps(trace), nl=False)
+        echo(native.dumps(trace), nl=False)
 
 
 def _key_and_value(setting: str) -> tuple[str, str]:
@@ -159,7 +159,7 @@ def _save(trace: Trace, out: Path, as_json: bool) -> None:
     if as_json:
         _print_trace(trace, as_json, file=str(out))
     else:
-        click.echo(f"{out}: {len(trace.changes)} rows, end: {trace.end}")
+        echo(f"{out}: {len(trace.changes)} rows, end: {trace.end}")
 
 
 def _print_trace(trace: Trace, as_json: bool, **also: Any) -> None:
@@ -175,4 +175,4 @@ def _print_trace(trace: Trace, as_json: bool, **also: Any) -> None:
     headings = {"target": "target", "quantity": "quantity", "count": "rows", "start": "from", "end": "to"}
     print_table(headings | {key: key for key in ("min", "mean", "max")}, rows)
     period = "" if trace.period is None else f", period {trace.period:g}"
-    click.echo(f"{trace.name}: end: {trace.end}{period}")
+    echo(f"{trace.name}: end: {trace.end}{period}")
