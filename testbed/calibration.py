@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 
 from testbed.errors import ConfigError
+from testbed.keeping_up import HostSpeed, Together
 from testbed.strict_json import checked, read_object
 from testbed.strict_yaml import shown
 
@@ -40,6 +41,7 @@ class HostCalibration:
     host: Mapping[str, Any] = field(default_factory=dict, hash=False)
     block_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)  # unpaced, of the model measured with
     model: str = ""
+    speed: HostSpeed | None = None  # with several devices that compute at once
 
     @property
     def measured(self) -> bool:
@@ -67,6 +69,22 @@ class HostCalibration:
 
 
 NOMINAL = HostCalibration()
+# As `testbed calibrate` measured it on the two-core host that this was written on: milliseconds by devices at once.
+_NOMINAL_FINISHED_MS = {
+    1: (0.45, 0.47, 0.48, 0.50, 0.51, 0.55, 0.57, 0.60, 0.62, 0.65, 0.68, 0.70, 0.73, 0.78, 0.85, 0.98),
+    2: (0.50, 0.53, 0.55, 0.58, 0.60, 0.63, 0.66, 0.68, 0.71, 0.74, 0.81, 0.84, 0.89, 1.05, 1.19, 1.52),
+    4: (0.55, 0.63, 0.71, 0.76, 0.81, 0.87, 0.93, 1.03, 1.19, 1.32, 1.42, 1.52, 1.63, 1.79, 2.03, 3.27),
+    8: (0.61, 0.71, 0.79, 0.90, 1.13, 1.39, 1.69, 2.18, 2.81, 4.42, 5.25, 6.45, 7.40, 8.11, 8.97, 10.47),
+}  # fmt: skip
+_NOMINAL_READ_BYTES = 2430720.0  # three heads of GPT-2
+NOMINAL_SPEED = HostSpeed(
+    cores=2,
+    streaming_Bps=17e9,
+    together=tuple(
+        Together(count, _NOMINAL_READ_BYTES, tuple(ms / 1e3 for ms in times))
+        for count, times in _NOMINAL_FINISHED_MS.items()
+    ),
+)
 
 
 def calibration_path() -> Path:

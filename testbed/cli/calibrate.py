@@ -15,7 +15,9 @@ from testbed.cli.show import echo, json_option, print_json
 @click.option("--show", is_flag=True, help="Measure nothing; show what is in force.")
 @json_option
 def command(backend: str | None, share_host: bool, show: bool, as_json: bool) -> None:
-    """Measure this host's time per network hop and per block, and keep them in a file; takes about a minute.
+    """Measure this host's time per network hop, per block and with several devices at once; takes about a minute.
+
+    The values are kept in a file.
 
     Decisions and predictions then use these values on every backend. Without the file nominal ones hold: delete it to
     go back. $TESTBED_CALIBRATION names another file. Measure when nothing else runs.
@@ -24,6 +26,7 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
     """
     from testbed.calibration import calibration_path, host_calibration, write_calibration
     from testbed.cli.replay import say
+    from testbed.keeping_up import told_rates
 
     if show:
         found = host_calibration()
@@ -42,3 +45,5 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
         echo(f"Paced operations end at most {found.pacing_floor_s * 1e3:.3f} ms late (95th percentile).")
         blocks = ", ".join(f"{kind} {seconds * 1e3:.2f} ms" for kind, seconds in found.block_seconds.items())
         echo(f"One core needs for a block of {found.model}: {blocks}.")
+    if found.speed is not None:
+        echo(f"So fast each device may stream, by how many compute at once: {told_rates(found.speed)}.")

@@ -21,6 +21,7 @@ import topologies
 from testbed.calibration import NOMINAL, HostCalibration
 from testbed.cli.launch import Backend, Request, carry_out
 from testbed.cli.planning import first_observation
+from testbed.emulation.bench_together import measure_speed
 from testbed.errors import RunFailed
 from testbed.experiment import Experiment
 from testbed.placement.blocks import Placement, parse_block
@@ -63,7 +64,8 @@ def calibrate(backend: Backend, share_host: bool, say: Callable[[str], None]) ->
             measured.append(_measured(experiment, Path(summary["path"])))
             events = read_lines(Path(summary["path"]) / EVENTS)
             floors += [event["pacing_floor_s"] for event in events if event["kind"] == "calibrated"]
-    say("Measuring blocks on one core …")
+    say("Measuring blocks on one core, and devices that compute at once …")
+    speed, _ = measure_speed()
     return HostCalibration(
         hop_overhead_s=fit_hop(measured),
         pacing_floor_s=max(floors),
@@ -72,6 +74,7 @@ def calibrate(backend: Backend, share_host: bool, say: Callable[[str], None]) ->
         host={"system": platform.platform(), "cores": os.cpu_count()},
         block_seconds=block_seconds(_experiment(POLICIES[0])),
         model="gpt2",
+        speed=speed,
     )
 
 

@@ -11,7 +11,9 @@ from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import EnvironmentLacks, FidelityError
 
 if TYPE_CHECKING:
-    from testbed.emulation.doctor import Finding
+    from testbed.emulation.findings import Finding
+
+WIDTH = 80
 
 
 @click.command()
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host before measuring.")
 @json_option
 def command(full: bool, share_host: bool, as_json: bool) -> None:
-    """Try what a run needs (capsule, shaped link, netem, memory limit, streaming rate), each line with its remedy.
+    """Try what a run needs (capsule, shaped link, netem, memory limit, devices at once), each line with its remedy.
 
     Exit code 3 when something is missing that every emulated run needs, 4 when --full finds that this machine does
     not keep rates, delays or paces (docs/fidelity.md says how well it must). Example: testbed doctor --full --json
@@ -50,7 +52,17 @@ def command(full: bool, share_host: bool, as_json: bool) -> None:
 
 def _show(findings: list[Finding]) -> None:
     for finding in findings:
-        lacking = "OFF    " if finding.fidelity else "MISSING" if finding.required else "without"
-        echo(f"{'ok     ' if finding.ok else lacking}  {finding.name}: {finding.detail}")
-        if not finding.ok and finding.remedy:
-            echo(f"         remedy: {finding.remedy}")
+        lacking = "OFF" if finding.fidelity else "MISSING" if finding.required else "without"
+        label = lacking if not finding.ok else "slow" if finding.slow else "ok"
+        _say(label, f"{finding.name}: {finding.detail}")
+        if finding.remedy and (finding.slow or not finding.ok):
+            _say("", f"remedy: {finding.remedy}")
+
+
+def _say(label: str, text: str) -> None:
+    """One finding, in as many lines of WIDTH as it takes; paths and addresses stay whole."""
+    from textwrap import fill
+
+    first, following = f"{label:<9}", " " * 9
+    echo(fill(text, WIDTH, initial_indent=first, subsequent_indent=following, break_long_words=False,
+              break_on_hyphens=False))  # fmt: skip

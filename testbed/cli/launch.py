@@ -6,10 +6,8 @@ torch: it waits, forwards Ctrl-C, and removes what the run leaves, however it en
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +27,6 @@ Say = Callable[[str], None]
 
 # All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0011).
 GUEST_DILATION = 2.0
-MININET_PROGRAMS = {"mnexec": "mininet", "brctl": "bridge-utils", "ip": "iproute2", "unshare": "util-linux"}
 
 
 class NothingFits(ConfigError):
@@ -74,22 +71,12 @@ def check_experiment(experiment: Experiment) -> list[int]:
     return prompt
 
 
-def lacking_for_mininet() -> str | None:
-    """One sentence on why Mininet runs cannot be made here, or None."""
-    from testbed.emulation.capsule import can_make_capsule
-
-    if importlib.util.find_spec("mininet") is None:
-        return "Mininet is not installed for this Python (Debian package `mininet`, a venv with system site packages)"
-    for program, package in MININET_PROGRAMS.items():
-        if shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin") is None:
-            return f"the program {program} is missing (Debian package `{package}`)"
-    return can_make_capsule()
-
-
 def choose_backend(wanted: str | None, say: Say) -> Backend:
     """The backend asked for, or mininet where it can run, else local; raises EnvironmentLacks."""
     if wanted == "local" or wanted == "sim":
         return wanted  # type: ignore[return-value]
+    from testbed.emulation.mininet_checks import lacking_for_mininet
+
     lacking = lacking_for_mininet()
     if lacking is None:
         return "mininet"

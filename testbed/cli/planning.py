@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from testbed.calibration import HostCalibration, host_calibration
+from testbed.calibration import NOMINAL_SPEED, HostCalibration, host_calibration
 from testbed.controller.conditions import Conditions, observe
+from testbed.controller.told import worst_first
 from testbed.experiment import Experiment
-from testbed.placement.blocks import Block, block_read_bytes
+from testbed.keeping_up import EXCESS_SHARE, Operation, most_at_once, too_slow_here
+from testbed.placement.blocks import (
+    Block,
+    Kind,
+    block_flops,
+    block_read_bytes,
+    lm_head_flops,
+    lm_head_read_bytes,
+    operation_seconds,
+)
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import Observation
-from testbed.shape import PRESETS
+from testbed.placement.plan import Plan, halves_of
 
 
 def first_observation(
@@ -83,28 +95,58 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "feasible": not shortages(observation, None, placement),
         "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
-        "warnings": [*([ends] if ends else []), *warnings(experiment)],
+        "warnings": [
+            *([ends] if ends else []),
+            *warnings(experiment, operations_at_once(observation, plan, experiment.dilation)),
+        ],
     }
 
 
-HOST_STREAMING_BPS = 24e9  # one core's memory bandwidth on the machine this was written on; `calibrate` measures yours
+def operations_at_once(observation: Observation, plan: Plan, dilation: float) -> dict[str, list[Operation]]:
+    """What each device does for the last token, and how many devices compute at the same time."""
+    shape, partition, length = observation.shape, observation.partition, observation.final_length
+    found: dict[str, list[Operation]] = {view.name: [] for view in observation.devices}
+
+    def add(device: str, count: int, costs: Sequence[tuple[float, float]]) -> None:
+        view = observation.device(device)
+        compute_flops, streaming_Bps = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
+        due_s = sum(operation_seconds(flops, size, compute_flops, streaming_Bps) for flops, size in costs)
+        found[device].append(Operation(count, sum(size for _, size in costs), due_s * dilation))
+
+    def cost(kind: Kind, layer: int, index: int) -> tuple[float, float]:
+        block = Block(kind, layer, index)
+        return block_flops(shape, block, length, 1, partition), block_read_bytes(shape, block, length, partition)
+
+    for layer, halves in enumerate(plan.layers):
+        for which, (half, kind) in enumerate(zip((halves.attention, halves.ffn), halves_of(partition), strict=True)):
+            for device, parts in half.work.items():
+                assert kind.work is not None
+                add(device, len(half.work), [cost(kind.work, layer, part) for part in parts])
+            if kind.target is not None:
+                meeting = [cost(kind.target, layer, which if kind.target == "sum" else 0)]
+                for device in half.targets:
+                    add(device, len(half.targets), meeting)
+    if plan.vocab is None:
+        add(plan.source, 1, [(lm_head_flops(shape), lm_head_read_bytes(shape))])
+    else:
+        for device, parts in plan.vocab.work.items():
+            add(device, len(plan.vocab.work), [cost("vocab", 0, part) for part in parts])
+    return found
 
 
-def warnings(experiment: Experiment) -> list[str]:
-    """What may make the run unfaithful."""
-    total = sum(device.streaming_Bps for device in experiment.topology.devices) / experiment.dilation
-    most = host_streaming_Bps(host_calibration()) / 2
-    if total > most:
-        return [
-            f"the devices' streaming rates add up to {total / 1e9:.1f} GB/s; over {most / 1e9:.0f} GB/s "
-            "a host cannot keep up: use slower devices or `dilation`, and see `testbed doctor`"
-        ]
-    return []
-
-
-def host_streaming_Bps(host: HostCalibration) -> float:
-    """What one core of this host reads from memory, byte/s: from its calibrated time for an FFN, the largest block."""
-    seconds = host.block_seconds.get("ffn", 0.0)
-    if not seconds or host.model not in PRESETS:
-        return HOST_STREAMING_BPS
-    return block_read_bytes(PRESETS[host.model], Block("ffn", 0), 1) / seconds
+def warnings(experiment: Experiment, operations: Mapping[str, Sequence[Operation]]) -> list[str]:
+    """What may make the run unfaithful: devices that this host does not keep up with where they compute at once."""
+    if experiment.compute != "paced":
+        return []
+    host = host_calibration()
+    speed = host.speed or NOMINAL_SPEED
+    slow = too_slow_here(speed, operations)
+    if not slow:
+        return []
+    whose = "as calibrated" if host.speed else "if it is like the one this was written on: see `testbed calibrate`"
+    told = worst_first("device", {device: (share, f"{100 * share:.0f} %") for device, share in slow.items()})
+    return [
+        f"with up to {most_at_once(operations)} devices computing at once, operations would take longer on this host "
+        f"({whose}) than on the emulated device: {told}; {100 * EXCESS_SHARE:.0f} % are allowed: use slower devices, "
+        "fewer of them, or `dilation: 2`"
+    ]

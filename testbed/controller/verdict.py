@@ -14,6 +14,7 @@ from typing import Any
 from testbed.controller.calibration import TCP_SHARE, Calibrated
 from testbed.controller.taken import taken
 from testbed.controller.told import worst_first
+from testbed.keeping_up import EXCESS_SHARE, PACED_FROM_S
 from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]
@@ -27,10 +28,8 @@ DELAY_TOLERANCE = 0.2  # or this share of it
 LAG_S = 0.05  # that a change on the time clock may be late; measured: 99 % within 4 ms, the latest 24 ms
 DROPPED_SHARE = 0.01  # of a queue's frames, that may be lost where nothing asks for loss
 FRAME_BYTES = 1514
-EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model, or a pacing floor for each,
-LATE_FROM = 5  # when so many of them were late
-PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: noted, not held against the run,
-FLOORS_PER_OPERATION = 20  # and so do operations of fewer pacing floors than this
+LATE_FROM = 5  # operations: with fewer late ones a device is never called too slow
+FLOORS_PER_OPERATION = 20  # operations of fewer pacing floors than this are too short to be judged, as are some others
 JUDGED_SPAN_S = 0.5  # shorter intervals say little about waiting
 WAIT_SHARE = 0.10  # of an interval, that a device may wait for the host's CPU,
 WAIT_FLOORS = 3  # or this many times what it waited during calibration,

@@ -12,7 +12,6 @@ import ctypes
 import fcntl
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from testbed.errors import EnvironmentLacks
+from testbed.programs import complaint, find_program
 
 GRACE_S = 10.0  # between the first Ctrl-C and SIGKILL: enough to remove twenty cgroups
 PROBE_TIMEOUT_S = 10.0
@@ -85,8 +85,8 @@ def unshare_command() -> list[str]:
 
 def can_make_capsule() -> str | None:
     """None if a capsule can be made (by making one); else one sentence why not and what would help."""
-    if shutil.which("unshare") is None:
-        return "there is no `unshare` on the PATH: install util-linux"
+    if find_program("unshare") is None:
+        return "there is no program `unshare`: install util-linux"
     try:
         probe = subprocess.run(
             [*unshare_command(), "true"],
@@ -99,8 +99,7 @@ def can_make_capsule() -> str | None:
         return f"`unshare` did not finish within {PROBE_TIMEOUT_S:g} s: run as root"
     if probe.returncode == 0:
         return None
-    answer = probe.stderr.strip() or f"exit code {probe.returncode}"
-    return f"a capsule cannot be made ({answer}): {_remedy()}"
+    return f"a capsule cannot be made ({complaint(probe.returncode, probe.stderr)}): {_remedy()}"
 
 
 def prepare_inner() -> None:

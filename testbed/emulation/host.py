@@ -28,16 +28,16 @@ def switch_interval_s() -> float:
     return GUEST_SWITCH_INTERVAL_S if in_user_mode_linux() else SWITCH_INTERVAL_S
 
 
-def streaming_Bps() -> float:
+def streaming_Bps(size: int = STREAM_BYTES) -> float:
     """Bytes per second that one core streams in the matrix-vector products a decode step is made of (best of five)."""
     import torch
 
     torch.set_num_threads(1)
-    matrix = torch.ones(STREAM_BYTES // 4 // STREAM_WIDTH, STREAM_WIDTH)
+    matrix = torch.ones(size // 4 // STREAM_WIDTH, STREAM_WIDTH)
     vector = torch.ones(STREAM_WIDTH)
     best = float("inf")
     for _ in range(STREAM_ROUNDS):
         started = time.perf_counter()
         matrix.mv(vector)
         best = min(best, time.perf_counter() - started)
-    return STREAM_BYTES / best
+    return size / best

@@ -15,7 +15,7 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
-from testbed.emulation.mininet_checks import check_bridge, few_open_files, try_mnexec
+from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
@@ -88,30 +88,16 @@ class MininetFleet(ProcessFleet):
             self._host_Bps = streaming_Bps()
 
     def _build_network(self) -> None:
-        from mininet.log import setLogLevel
-        from mininet.net import Mininet
-
         from topologies.mininet_adapter import build_topo, interfaces
 
-        setLogLevel("error")
-        Mininet.inited = True  # its fixLimits rewrites the host's sysctls
         topology = self.experiment.topology
         switch = self._switch_class()
-        try:
-            try_mnexec()
-            with few_open_files():
-                self._net = Mininet(build_topo(topology), switch=switch, controller=None)
-                self._net.start()
-            if self._ovs is None:
-                for each in self._net.switches:
-                    check_bridge(each.name, set(each.intfNames()) - {"lo"})
-        except (Exception, SystemExit) as error:  # Mininet exits where it finds no Open vSwitch
-            raise EnvironmentLacks(
-                f"Mininet could not build the network: {' '.join(str(error).split())}; `testbed doctor` tells what "
-                "this machine lacks"
-            ) from error
+        self._net = start_mininet(build_topo(topology), switch)
         if self._ovs is not None:
             self._finish_openvswitch(self._ovs)
+        else:
+            for each in self._net.switches:
+                check_bridge(each.name, set(each.intfNames()) - {"lo"})
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
         ports = Shaper()  # of the switches, which are here
         cables = {cable.name: cable.link for cable in topology.links}

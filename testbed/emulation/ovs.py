@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.errors import EnvironmentLacks
+from testbed.programs import complaint, find_program
 
 PACKAGE = "openvswitch-switch"
 PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-dpctl")
@@ -45,7 +45,7 @@ class OpenVSwitch:
 
     def start(self) -> None:
         """Bring both daemons up; raises EnvironmentLacks with what to install or load."""
-        missing = [name for name in PROGRAMS if _program(name) is None]
+        missing = [name for name in PROGRAMS if find_program(name) is None]
         if missing:
             raise EnvironmentLacks(
                 f"switch: openvswitch needs {', '.join(missing)}: apt-get install {PACKAGE}, {_OTHERWISE}"
@@ -103,7 +103,7 @@ class OpenVSwitch:
     def _daemon(self, name: str, *arguments: str) -> None:
         control = self._folder / f"{name}.ctl"
         logging = ["-vconsole:off", "-vsyslog:off", "-vfile:warn", f"--log-file={self._log(name)}"]
-        command = [str(_program(name)), *arguments, f"--unixctl={control}", *logging]
+        command = [str(find_program(name)), *arguments, f"--unixctl={control}", *logging]
         silent = subprocess.DEVNULL
         self._daemons.append(subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent))
 
@@ -118,11 +118,11 @@ class OpenVSwitch:
 
     def _ask(self, name: str, *arguments: str) -> str:
         """Run one of its programs to its end and return its answer; raises EnvironmentLacks with its complaint."""
-        command = [str(_program(name)), *arguments]
+        command = [str(find_program(name)), *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if done.returncode:
-            complaint = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise EnvironmentLacks(f"`{name} {' '.join(arguments)}` failed: {complaint}; {_OTHERWISE}")
+            said = complaint(done.returncode, done.stderr)
+            raise EnvironmentLacks(f"`{name} {' '.join(arguments)}` failed: {said}; {_OTHERWISE}")
         return done.stdout
 
     def _log(self, name: str) -> Path:
@@ -132,7 +132,3 @@ class OpenVSwitch:
         log = self._log(name)
         lines = log.read_text(errors="replace").splitlines() if log.exists() else []
         return lines[-1] if lines else "it left no message"
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")

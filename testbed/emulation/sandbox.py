@@ -32,6 +32,7 @@ from testbed.emulation import guest_init, uml_registers
 from testbed.emulation.capsule import collected_signals
 from testbed.emulation.guest_init import STDIN_CHUNK_BYTES, Frames, frame
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
+from testbed.programs import find_program, search_path
 from testbed.units import format_bytes, format_duration
 
 KERNEL = "linux.uml"
@@ -46,7 +47,6 @@ FOLDER_PREFIX = "headroom-sandbox-"
 LOG_LINES = 3  # of the guest kernel's last words in an error
 # What belongs to the host's session and leads nowhere in the guest, which is given its own TMPDIR.
 NOT_PASSED_ON = ("TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR", "TESTBED_RUNTIME_DIR", "LD_PRELOAD", "NOTIFY_SOCKET")
-SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # a user's PATH lacks them, and the guest's user is root
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
 _PR_SET_PDEATHSIG = 1
@@ -64,8 +64,8 @@ class Streams:
 
 def lacking() -> str | None:
     """One sentence on why no guest can be started here and what to install, or None. Starts nothing."""
-    if shutil.which(KERNEL) is None:
-        return f"the sandbox needs User-Mode Linux, and there is no `{KERNEL}` on the PATH: {REMEDY}"
+    if find_program(KERNEL) is None:
+        return f"the sandbox needs User-Mode Linux, and there is no program `{KERNEL}`: {REMEDY}"
     if not Path(guest_init.MODULE_ROOT).is_dir():
         return f"the sandbox's kernel has no modules in {guest_init.MODULE_ROOT}: {REMEDY}"
     return uml_registers.lacking()
@@ -105,9 +105,8 @@ def run(
 def guest_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The command's environment: the caller's, with a PATH that also finds `testbed` and the system's programs."""
     passed = {name: value for name, value in env.items() if name not in NOT_PASSED_ON}
-    path = passed.get("PATH", os.defpath).split(os.pathsep)
-    more = [folder for folder in (str(Path(sys.executable).parent), *SYSTEM_PATH) if folder not in path]
-    return passed | {"PATH": os.pathsep.join([*path, *more]), "TMPDIR": guest_init.TEMPORARY}
+    path = os.pathsep.join(filter(None, (passed.get("PATH"), str(Path(sys.executable).parent))))
+    return passed | {"PATH": search_path(path), "TMPDIR": guest_init.TEMPORARY}
 
 
 def memory_folder(memory_bytes: int) -> Path:

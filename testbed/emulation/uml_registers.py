@@ -7,11 +7,11 @@ ones as registers at rest, which a guest cannot use anyway. Linux 6.13 has no su
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 from testbed.errors import EnvironmentLacks
+from testbed.programs import complaint, find_program
 
 SOURCE = Path(__file__).with_suffix(".c")
 COMPILERS = ("tcc", "cc")
@@ -26,7 +26,7 @@ def needed() -> bool:
 
 def lacking() -> str | None:
     """One sentence on what is missing to run a guest on this processor, or None."""
-    if not needed() or any(map(shutil.which, COMPILERS)):
+    if not needed() or any(map(find_program, COMPILERS)):
         return None
     return (
         "this processor has AMX, whose registers User-Mode Linux must be taught, and there is no C compiler for it "
@@ -38,12 +38,12 @@ def preloads(folder: Path) -> dict[str, str]:
     """The environment that a guest's kernel needs on this host; what it loads is made in `folder`."""
     if not needed():
         return {}
-    compiler = next(name for name in COMPILERS if shutil.which(name))
+    compiler = next(name for name in COMPILERS if find_program(name))
     library = folder / "registers.so"
     done = subprocess.run(
         [compiler, "-shared", "-fPIC", "-nostdlib", "-o", library, SOURCE], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        said = " ".join(done.stderr.split())[:200]
+        said = complaint(done.returncode, done.stderr)[:200]
         raise EnvironmentLacks(f"{compiler} could not compile {SOURCE}, which the sandbox needs here: {said}")
     return {"LD_PRELOAD": str(library)}

@@ -214,4 +214,5 @@ def test_a_program_that_does_not_exist_is_one_sentence() -> None:
 
 def test_a_machine_without_unshare_says_which_package_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert can_make_capsule() == "there is no `unshare` on the PATH: install util-linux"
+    monkeypatch.setattr("testbed.programs.SYSTEM_FOLDERS", ())
+    assert can_make_capsule() == "there is no program `unshare`: install util-linux"

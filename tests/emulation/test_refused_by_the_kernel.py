@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from running import Ended, Place, control_groups, interfaces, mentioning, topology, write_experiment
+from running import ROOT, Ended, Place, control_groups, interfaces, mentioning, topology, write_experiment
 
 from testbed.emulation.cgroups import detect
+from testbed.emulation.mininet_checks import PROGRAMS
 from testbed.runlog import MANIFEST, read_json
 
-PROGRAMS = [("mnexec", "mininet"), ("brctl", "bridge-utils"), ("ip", "iproute2"), ("unshare", "util-linux")]
 PRIVATE_MOUNTS = ("unshare", "--mount", "--propagation", "private", "sh", "-ec")
 RENAMED_QDISC = """
 import socket
@@ -92,13 +94,27 @@ def patched(place: Place, program: str) -> dict[str, str]:
     return {"PYTHONPATH": str(folder)}
 
 
-@pytest.mark.parametrize("program, package", PROGRAMS)
+@pytest.mark.parametrize("program, package", [each for each in PROGRAMS.items() if each[0] != "which"])
 def test_a_program_that_is_missing_is_named_with_its_package(
     program: str, package: str, place: Place, tmp_path: Path
 ) -> None:
     sentence = refused(place, write_experiment(tmp_path), prefix=instead_of(program, "/dev/null"))
     assert f"the program {program} is missing" in sentence and f"`{package}`" in sentence
     assert "--backend local" in sentence and not place.out.exists()
+
+
+@pytest.mark.parametrize("path", ["/usr/local/bin:/usr/bin:/bin", "", None])
+def test_a_path_without_the_systems_folders_is_no_hindrance(path: str | None, place: Place, tmp_path: Path) -> None:
+    env = {key: value for key, value in place.env.items() if key != "PATH"} | ({} if path is None else {"PATH": path})
+    ended = place.done(write_experiment(tmp_path, tokens=2), "--backend", "mininet", env=env)
+    assert ended.summary["backend"] == "mininet"
+
+
+def test_what_mininet_only_logs_reaches_the_user(place: Place, tmp_path: Path) -> None:
+    env = _shim(place, "which", "#!/bin/sh\nexit 1\n")
+    sentence = refused(place, write_experiment(tmp_path), env=env)
+    assert "Mininet could not build the network: Cannot find required executable" in sentence
+    assert "testbed doctor" in sentence
 
 
 def test_a_bridge_that_cannot_be_made_is_named_though_mininet_does_not_look(place: Place, tmp_path: Path) -> None:
@@ -143,6 +159,23 @@ def _shim(place: Place, program: str, script: str) -> dict[str, str]:
 
 def _frozen_sysctls(place: Place) -> dict[str, str]:
     return _shim(place, "unshare", FREEZING_UNSHARE.format(unshare=shutil.which("unshare")))
+
+
+@pytest.mark.parametrize(
+    "program, script, told",
+    [
+        ("brctl", "#!/bin/sh\nexit 1\n", "the bridge s1 lacks its ports s1-eth1, s1-eth2"),
+        ("mnexec", "#!/bin/sh\necho no such luck >&2\nexit 1\n", "mnexec does not work (no such luck)"),
+        ("unshare", "#!/bin/sh\necho torn >&2\nexit 9\n", "the trials in a capsule failed: torn"),
+    ],
+)
+def test_the_doctor_says_what_failed_where_a_probe_fails(program: str, script: str, told: str, place: Place) -> None:
+    look = "from testbed.emulation.doctor import examine_network; print([e for e in examine_network() if e.required])"
+    command = [sys.executable, "-c", look]
+    ended = subprocess.run(
+        command, env=place.env | _shim(place, program, script), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert told in ended.stdout and "ok=False" in ended.stdout and "remedy='see" in ended.stdout
 
 
 def test_sysctls_that_cannot_be_written_are_noted_by_a_run_and_told_by_the_doctor(place: Place, tmp_path: Path) -> None:

@@ -68,6 +68,7 @@ def test_where_user_mode_linux_is_missing_the_command_ends_with_3_and_says_what_
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("testbed.programs.SYSTEM_FOLDERS", ())
     assert run(["sandbox", "--share-host", "--", "true"]) == 3
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.endswith("apt-get install user-mode-linux\n")
@@ -124,6 +125,7 @@ def test_a_processor_with_amx_needs_a_compiler_which_is_named(monkeypatch: pytes
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(uml_registers, "CPUINFO", cpuinfo)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("testbed.programs.SYSTEM_FOLDERS", ())
     cpuinfo.write_text("flags\t\t: fpu avx512f\n")
     assert uml_registers.lacking() is None and uml_registers.preloads(tmp_path) == {}
     cpuinfo.write_text("flags\t\t: fpu avx512f amx_bf16 amx_tile amx_int8\n")
