@@ -22,7 +22,11 @@ from traces.model import Trace, TraceSet
 
 # Keys of one section that exclude each other: setting one by an override drops the others.
 ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
-_TRACE_KEYS = ("path", "format", "target", "direction", "end", "period", "bin")
+_TRACE_KEYS = (
+    "path", "format", "target", "direction", "end", "period", "bin", "time", "step", "down", "up", "time_unit",
+    "time_format", "rate_unit", "delimiter", "decimal", "missing", "group", "offset", "clip", "scale",
+)  # fmt: skip
+_TRACE_DURATIONS = ("bin", "step", "offset")
 
 
 def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
@@ -158,9 +162,8 @@ def _trace(entry: object, where: str) -> Trace:
     for key in ("path", "format", "target", "direction", "end"):
         if not isinstance(options.get(key, ""), str) or (key == "path" and not options.get(key)):
             raise ConfigError(f"{where}.{key} is {shown(options.get(key))}, but it must be text")
-    path, window = Path(options.pop("path")), options.pop("bin", None)
-    try:
-        seconds = parse_duration(window) if isinstance(window, str) else window
-        return Trace.load(path, **options, bin_s=seconds)
-    except ConfigError as error:
-        raise error if str(path) in str(error) else ConfigError(f"{where} ({path}): {error}") from error
+    for key in _TRACE_DURATIONS:
+        if isinstance(options.get(key), str):
+            options[key] = read_duration(options[key], f"{where}.{key}")
+    window = options.pop("bin", None)
+    return Trace.load(**options, bin_s=window)

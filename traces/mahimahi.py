@@ -2,20 +2,31 @@
 
 Each line is an integer in milliseconds, not before the line above; each gives the chance to deliver 1500
 bytes (mahimahi's packetshell counts 1504, with its tunnel header), and a repeated value gives several in
-that millisecond. The trace loops with a period equal to its last line. Source: mm-link(1).
+that millisecond. The trace loops with a period equal to its last line. Source: mm-link(1). Only where the first line
+lies over an hour after 0 are the times a clock's: the trace then begins at its first line.
 """
 
 from __future__ import annotations
 
+import re
+from itertools import pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from testbed.errors import ConfigError
-from traces.lines import line_error, numbered_lines
-from traces.model import Change, Trace
+from testbed.strict_yaml import shown
+from traces.lines import file_error, line_error, option_number, trace_text
+from traces.model import MOST_CHANGES, Change, Trace
 from traces.quantities import recorded_quantities
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PACKET_BITS = 1500 * 8
 LONGEST_STAMP = 15  # digits; every whole number up to there is also exact as a float
+LONGEST_SILENCE_MS = 3_600_000  # before the first line, in a trace whose times count from 0
+_SPACES = re.compile(r"^[ \t]+|[ \t]+$", re.MULTILINE)
+_WRONG = re.compile(rf"[^0-9\n]|\n\n|\A\n|[0-9]{{{LONGEST_STAMP + 1}}}")
 
 
 def load(path: str | Path, *, target: str, direction: str, bin_s: float = 1.0) -> Trace:
@@ -27,40 +38,61 @@ def load(path: str | Path, *, target: str, direction: str, bin_s: float = 1.0) -
     """
     path = Path(path)
     quantities = recorded_quantities(target, direction)
-    if isinstance(bin_s, bool) or not isinstance(bin_s, int | float) or not 1e-3 <= bin_s < float("inf"):
-        raise ConfigError(f"{bin_s!r} is not a window for {path}: bin_s must be a number of seconds, at least 0.001")
+    bin_s = option_number(bin_s, f"a window for {path} (bin)", least=1e-3)
     stamps = _opportunities(path)
+    period_s = float(stamps[-1]) / 1000
+    if period_s / bin_s * len(quantities) > MOST_CHANGES:
+        windows = f"{period_s:g} s in windows of {bin_s:g} s"
+        raise file_error(path, f"the trace covers {windows}, and at most {MOST_CHANGES} changes are held: give a bin")
     changes = [
         Change(start, target, quantity, rate) for start, rate in _rates(stamps, bin_s) for quantity in quantities
     ]
-    return Trace(tuple(changes), end="loop", period=stamps[-1] / 1000, name=path.stem)
+    return Trace(tuple(changes), end="loop", period=period_s, name=path.stem)
 
 
-def _opportunities(path: Path) -> list[int]:
-    stamps: list[int] = []
-    for number, line in numbered_lines(path):
-        text = line.strip()
-        if not (text.isascii() and text.isdigit()) or len(text) > LONGEST_STAMP:
-            raise line_error(path, number, f"{text!r:.40} is not a time: it must be whole milliseconds, like '120'")
-        stamp = int(text)
-        if stamps and stamp < stamps[-1]:
-            raise line_error(path, number, f"the time steps backwards from {stamps[-1]} to {stamp} ms")
-        stamps.append(stamp)
+def _opportunities(path: Path) -> np.ndarray:
+    """The lines as whole milliseconds from the trace's begin."""
+    import numpy as np
+
+    text = trace_text(path)
+    if " " in text or "\t" in text:
+        text = _SPACES.sub("", text)
+    text += "" if text.endswith("\n") else "\n"
+    if (wrong := _WRONG.search(text)) is not None:
+        raise _wrong_line(path, text, wrong.start())
+    stamps = np.fromstring(text, dtype=np.int64, sep="\n")
+    backwards = np.flatnonzero(np.diff(stamps) < 0)
+    if len(backwards):
+        at = int(backwards[0])
+        raise line_error(path, at + 2, f"the time steps backwards from {stamps[at]} to {stamps[at + 1]} ms")
+    if stamps[0] > LONGEST_SILENCE_MS:
+        stamps -= stamps[0]
     if stamps[-1] == 0:
         raise line_error(path, len(stamps), "the last time is 0 ms: it is the period and must be above 0")
     return stamps
 
 
-def _rates(stamps: list[int], bin_s: float) -> list[tuple[float, float]]:
+def _wrong_line(path: Path, text: str, place: int) -> ConfigError:
+    """The error about the line at or after this place, which is not whole milliseconds."""
+    place += text[place] == "\n" and place > 0  # of an empty line, the end of the line before
+    begin = text.rfind("\n", 0, place) + 1
+    number = text.count("\n", 0, begin) + 1
+    line = text[begin : text.index("\n", begin)]
+    if not line:
+        return line_error(path, number, "the line is empty: remove it")
+    return line_error(path, number, f"{shown(line)} is not a time: it must be whole milliseconds, like '120'")
+
+
+def _rates(stamps: np.ndarray, bin_s: float) -> list[tuple[float, float]]:
     """(start in seconds, bit/s) of each window."""
-    period_s = stamps[-1] / 1000
+    import numpy as np
+
+    period_s = float(stamps[-1]) / 1000
     whole = int(period_s / bin_s + 1e-9)
     windows = max(1, whole + (period_s - whole * bin_s >= bin_s / 2))
     edges = [k * bin_s for k in range(windows)] + [period_s]
-    counts = [0] * windows
-    window = 0
-    for stamp in stamps:
-        while window + 1 < windows and stamp >= edges[window + 1] * 1000 - 1e-6:
-            window += 1
-        counts[window] += 1
-    return [(edges[k], counts[k] * PACKET_BITS / (edges[k + 1] - edges[k])) for k in range(windows)]
+    before = np.searchsorted(stamps, np.array(edges) * 1000 - 1e-6)  # lines before each edge
+    before[0], before[-1] = 0, len(stamps)
+    counts = np.diff(before).tolist()
+    windows_and_counts = zip(pairwise(edges), counts, strict=True)
+    return [(begin, count * PACKET_BITS / (end - begin)) for (begin, end), count in windows_and_counts]

@@ -26,10 +26,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from testbed.errors import ConfigError
+from testbed.strict_yaml import shown
 from traces.quantities import checked
 from traces.series import EndRule, Series, make_series
 
 SeriesKey = tuple[str, str]  # (target, quantity)
+
+MOST_CHANGES = 1_000_000
+"""Rows of one trace: some hundred bytes each, here and in every run's manifest."""
+
+MOST_STEPS = 2000
+"""Steps of a loop per second or token; an emulated link takes about a thousand changes a second."""
 
 _KEYS = ("name", "end", "period", "changes")
 
@@ -61,8 +68,10 @@ class Trace:
         try:
             object.__setattr__(self, "changes", _canonical(self.changes))
             object.__setattr__(self, "period", _checked_period(self.changes[-1].time_s, self.end, self.period))
+            if self.end == "loop" and self.period is not None and len(self.changes) > MOST_STEPS * self.period:
+                _refuse_frantic_loops(self.series.values())
         except ConfigError as error:
-            raise ConfigError(f"trace {self.name}: {error}") from None
+            raise ConfigError(f"trace {shown(self.name)}: {error}") from None
 
     @classmethod
     def load(cls, path: str | Path, format: str | None = None, **options: Any) -> Trace:
@@ -98,13 +107,13 @@ class Trace:
     def from_dict(cls, data: Mapping[str, Any]) -> Trace:
         """The inverse of `to_dict`; ConfigError for anything else."""
         if not isinstance(data, Mapping) or set(data) != set(_KEYS):
-            raise ConfigError(f"a trace is a mapping with the keys {', '.join(_KEYS)}, not {data!r:.80}")
+            raise ConfigError(f"a trace is a mapping with the keys {', '.join(_KEYS)}, not {shown(data)}")
         try:
             changes = tuple(Change(float(t), str(target), str(q), float(v)) for t, target, q, v in data["changes"])
             period = None if data["period"] is None else float(data["period"])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             rows = "changes must be rows of [time, target, quantity, value] and period a number or null"
-            raise ConfigError(f"trace {data['name']}: {rows}") from None
+            raise ConfigError(f"trace {shown(data['name'])}: {rows}") from None
         return cls(changes, end=data["end"], period=period, name=str(data["name"]))
 
 
@@ -163,26 +172,41 @@ class TraceSet:
         return cls(tuple(Trace.from_dict(one) for one in data))
 
 
+def _refuse_frantic_loops(series: Iterable[Series]) -> None:
+    """Raise for a loop that is so short that nothing could replay it; one that never changes has no period."""
+    for one in series:
+        if one.period is not None and len(one.steps) > MOST_STEPS * one.period * (1 + 1e-9):
+            raise ConfigError(
+                f"its loop of {one.period:g} has {len(one.steps)} steps, which is over {MOST_STEPS} a second or token: "
+                "nothing can replay that, so give a longer period or end: hold"
+            )
+
+
 def _canonical(changes: Iterable[Change]) -> tuple[Change, ...]:
     """Rows checked, in order of (time, target, quantity), the last of duplicates kept."""
+    changes = tuple(changes)
+    if len(changes) > MOST_CHANGES:
+        raise ConfigError(f"it has {len(changes)} rows, and at most {MOST_CHANGES} are held: cut it into parts")
     latest: dict[tuple[float, str, str], Change] = {}
     for change in changes:
-        if not math.isfinite(change.time_s) or change.time_s < 0:
-            raise ConfigError(f"{change.time_s!r} is not a time: it must be finite and not negative")
+        if not 0 <= change.time_s < math.inf:
+            raise ConfigError(f"{shown(change.time_s)} is not a time: it must be finite and not negative")
         if change.value is None:
             raise ConfigError(f"{change.quantity} of {change.target} at {change.time_s:g} has no value")
         value = checked(change.target, change.quantity, change.value)
-        key = (change.time_s, change.target, change.quantity)
-        latest[key] = Change(float(change.time_s), change.target, change.quantity, value)
+        latest[change.time_s, change.target, change.quantity] = (
+            change if type(change.time_s) is type(change.value) is float and value == change.value
+            else Change(float(change.time_s), change.target, change.quantity, value)
+        )
     if not latest:
         raise ConfigError("it has no rows: it must have at least one")
-    return tuple(latest[key] for key in sorted(latest))
+    return tuple(latest[key] for key in sorted(latest))  # quick where they are in order already
 
 
 def _checked_period(last: float, end: EndRule, period: float | None) -> float | None:
     """The period that the end rule works with; None for `hold`."""
     if end not in get_args(EndRule):
-        raise ConfigError(f"{end!r} is not an end rule: write {', '.join(get_args(EndRule))}")
+        raise ConfigError(f"{shown(end)} is not an end rule: write {', '.join(get_args(EndRule))}")
     if end == "hold":
         if period is not None:
             raise ConfigError(f"a period of {period:g} means nothing with end: hold: write end: loop or end: stop")

@@ -5,19 +5,22 @@
     40,device/c,memory,96 MiB
 
 The time is a bare number in the trace clock's unit and never steps backwards from one row to the next; the
-value carries its unit; `rate` and `delay` mean both directions of a link. Lines that start with `#` before
-the header are comments, and of those `# end: loop` and `# period: 140` set the end rule (else `hold`).
+value carries its unit; `rate` and `delay` mean both directions of a link. Lines that start with `#` are
+comments, and of those before the header `# end: loop` and `# period: 140` set the end rule (else `hold`).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from testbed.errors import ConfigError
-from traces.lines import csv_cells, line_error, numbered_lines, parse_number
+from testbed.strict_yaml import shown
+from traces.lines import file_error, line_error, lines_of, parse_number
 from traces.model import Change, Trace
 from traces.quantities import PAIRS, checked, exact_text, file_quantities, number_text, quantity_of
+from traces.series import EndRule
+from traces.tables import Table, read
 
 HEADER = ("time", "target", "quantity", "value")
 
@@ -25,18 +28,14 @@ HEADER = ("time", "target", "quantity", "value")
 def load(path: str | Path) -> Trace:
     """Read a native CSV file; ConfigError naming file and line."""
     path = Path(path)
-    lines = numbered_lines(path)
-    ending: dict[str, Any] = {}
-    while lines and lines[0][1].startswith("#"):
-        number, comment = lines.pop(0)
-        ending.update(_ending(path, number, comment))
-    if not lines or tuple(csv_cells(path, *lines[0])) != HEADER:
-        number, found = lines[0] if lines else (1, "")
-        raise line_error(path, number, f"the header is {found!r:.80}: it must be {','.join(HEADER)!r}")
+    table = read(path)
+    if tuple(name.casefold() for name in table.header) != HEADER:
+        found = f"the header is {table.names()!r}"
+        raise line_error(path, table.header_line or 1, f"{found}: it must be {','.join(HEADER)!r}")
+    ending = _ending(table)
     changes: list[Change] = []
     before = 0.0
-    for number, line in lines[1:]:
-        cells = csv_cells(path, number, line)
+    for number, cells in table.rows():
         try:
             rows = _row(cells)
         except ConfigError as error:
@@ -47,11 +46,11 @@ def load(path: str | Path) -> Trace:
         before = rows[0].time_s
         changes += rows
     if not changes:
-        raise ConfigError(f"trace file {path} has no rows after its header: it must have at least one")
+        raise file_error(path, "the file has no rows after its header: it must have at least one")
     try:
         return Trace(tuple(changes), name=path.stem, **ending)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise file_error(path, error) from None
 
 
 def dumps(trace: Trace) -> str:
@@ -77,27 +76,31 @@ def save(trace: Trace, path: str | Path) -> None:
     """Write the trace as a native CSV file; ConfigError when the file cannot be written."""
     try:
         Path(path).write_text(dumps(trace), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"trace file {path} cannot be written: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise file_error(path, f"the file cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _ending(path: Path, number: int, comment: str) -> dict[str, Any]:
-    key, colon, value = (part.strip() for part in comment.lstrip("#").partition(":"))
-    if not colon or key not in ("end", "period"):
-        return {}
-    if key == "end":
-        if value not in ("hold", "loop", "stop"):
-            raise line_error(path, number, f"{value!r} is not an end rule: write hold, loop or stop")
-        return {"end": value}
-    try:
-        return {"period": parse_number(value, "period")}
-    except ConfigError as error:
-        raise line_error(path, number, error) from None
+def _ending(table: Table) -> dict[str, Any]:
+    """The end rule and the period that the comments before the header set."""
+    ending: dict[str, Any] = {}
+    for number, line in enumerate(lines_of(table.text) if "#" in table.text else (), start=1):
+        if not line.lstrip().startswith("#"):
+            continue
+        key, colon, value = (part.strip() for part in line.lstrip(" \t#").partition(":"))
+        if not colon or key not in ("end", "period"):
+            continue
+        if number > table.header_line:
+            raise line_error(table.path, number, f"the comment sets the {key} of the trace: move it before the header")
+        if key == "end" and value not in get_args(EndRule):
+            raise line_error(table.path, number, f"{shown(value)} is not an end rule: write hold, loop or stop")
+        try:
+            ending[key] = value if key == "end" else parse_number(value, "period")
+        except ConfigError as error:
+            raise line_error(table.path, number, error) from None
+    return ending
 
 
 def _row(cells: list[str]) -> list[Change]:
-    if len(cells) != len(HEADER):
-        raise ConfigError(f"the row has {len(cells)} columns: it must have {len(HEADER)}, {','.join(HEADER)}")
     time_text, target, word, value_text = cells
     time = parse_number(time_text, "time")
     changes = []

@@ -9,11 +9,13 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from testbed import units
 from testbed.errors import ConfigError
+from testbed.strict_yaml import shown
 
-_TARGET = re.compile(r"(link|device)/[^\s,/\"'#]+")
+_TARGET = re.compile(r"(link|device)/[^\s,/\"'#]{1,100}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def _show_fraction(value: float) -> str:
 def _parse_switch(value: object) -> float:
     text = str(value).strip()
     if text not in _SWITCH:
-        raise ConfigError(f"{text!r} is neither on nor off: write on or off, or 1 or 0")
+        raise ConfigError(f"{shown(text)} is neither on nor off: write on or off, or 1 or 0")
     return _SWITCH[text]
 
 
@@ -66,11 +68,12 @@ PAIRS: Mapping[str, tuple[str, str]] = {"rate": ("up", "down"), "delay": ("up_de
 DIRECTIONS: Mapping[str, tuple[str, ...]] = {"up": ("up",), "down": ("down",), "both": ("up", "down")}
 
 
+@lru_cache(maxsize=1024)
 def kind_of(target: str) -> str:
     """`link` or `device`; ConfigError when the target is neither `link/NAME` nor `device/NAME`."""
     match = _TARGET.fullmatch(target)
-    if match is None:
-        raise ConfigError(f"{target!r} is not a target: write link/NAME or device/NAME")
+    if match is None or not target.isprintable():
+        raise ConfigError(f"{shown(target)} is not a target: write link/NAME or device/NAME")
     return match.group(1)
 
 
@@ -78,10 +81,11 @@ def quantity_of(target: str, name: str) -> Quantity:
     """The table's entry for a target's quantity; ConfigError naming those that exist."""
     known = QUANTITIES[kind_of(target)]
     if name not in known:
-        raise ConfigError(f"{target} has no quantity {name!r}: it has {', '.join(known)}")
+        raise ConfigError(f"{target} has no quantity {shown(name)}: it has {', '.join(known)}")
     return known[name]
 
 
+@lru_cache(maxsize=1024)
 def file_quantities(target: str, name: str) -> tuple[str, ...]:
     """The quantities that a file's word stands for: `rate` and `delay` of a link mean both directions."""
     kind = kind_of(target)
@@ -90,16 +94,16 @@ def file_quantities(target: str, name: str) -> tuple[str, ...]:
     known = QUANTITIES[kind]
     if name not in known:
         words = [*PAIRS, *known] if kind == "link" else [*known]
-        raise ConfigError(f"{target} has no quantity {name!r}: it has {', '.join(words)}")
+        raise ConfigError(f"{target} has no quantity {shown(name)}: it has {', '.join(words)}")
     return (name,)
 
 
 def recorded_quantities(target: str, direction: str) -> tuple[str, ...]:
     """The quantities a recorded bandwidth trace gives: it needs a link, and `up`, `down` or `both`."""
-    if kind_of(target) != "link":
-        raise ConfigError(f"a recorded bandwidth trace cannot drive {target!r}: its target must be link/DEVICE")
-    if direction not in DIRECTIONS:
-        raise ConfigError(f"{direction!r} is not a direction of a link: write up, down or both")
+    if not isinstance(target, str) or kind_of(target) != "link":
+        raise ConfigError(f"a recorded bandwidth trace cannot drive {shown(target)}: its target must be link/DEVICE")
+    if not isinstance(direction, str) or direction not in DIRECTIONS:
+        raise ConfigError(f"{shown(direction)} is not a direction of a link: write up, down or both")
     return DIRECTIONS[direction]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +13,13 @@ import click
 from testbed.cli.options import Seconds
 from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.errors import ConfigError
+from testbed.strict_yaml import shown
 
 if TYPE_CHECKING:
     from traces.model import Trace
+
+NO_TARGET = "link/DEVICE"
+"""What the rows of a log drive until its user says which link; no topology has it, so no run can take it for one."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -28,6 +33,20 @@ def reading_options(function: _Function) -> _Function:
         click.option(
             "--bin", "bin_s", type=Seconds(), help="Window that mahimahi's packets are averaged over, e.g. `500 ms`."
         ),
+        click.option("--time", help="Of a CSV, the column of its times."),
+        click.option("--step", type=Seconds(), help="Of a CSV without times, the seconds that a row stands for."),
+        click.option("--down", help="Of a CSV, the column of the rates downwards."),
+        click.option("--up", help="Of a CSV, the column of the rates upwards."),
+        click.option("--time-unit", help="Unit of its times, where the column's name does not tell: s, ms, us, ns."),
+        click.option("--time-format", help="How it writes dates, as strptime has it, where that is not ISO 8601."),
+        click.option("--rate-unit", help="Unit of its rates, where the columns' names do not tell, e.g. `Mbit/s`."),
+        click.option("--delimiter", help="What parts its columns, where the header does not tell: comma, tab, ..."),
+        click.option("--decimal", help="Its decimal sign, where the numbers do not tell."),
+        click.option("--missing", multiple=True, metavar="TEXT", help="What it writes where it has no sample."),
+        click.option("--group", multiple=True, metavar="COLUMN=VALUE", help="Take only rows with this value."),
+        click.option("--clip", metavar="FROM,TO", help="Take only this part of the trace."),
+        click.option("--offset", type=float, help="Begin later by this much, or with a negative one inside the trace."),
+        click.option("--scale", type=float, help="Multiply the rates."),
         click.option("--end", help="What happens after its last row: loop, hold or stop."),
         click.option("--period", type=float, help="Length of a loop, or the time of the stop, on the trace's clock."),
     ]
@@ -86,20 +105,25 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 
     A recorded file of yours: testbed traces show att.up --target link/b --direction up
     """
-    _print_trace(_read(_find(trace), reading), as_json)
+    _print_trace(*_read(_find(trace), reading), as_json=as_json)
 
 
 @command.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Native CSV file to write.")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Native CSV file to write [standard output]."
+)
 @reading_options
 @json_option
-def import_trace(file: Path, out: Path, as_json: bool, **reading: Any) -> None:
+def import_trace(file: Path, out: Path | None, as_json: bool, **reading: Any) -> None:
     """Read a recorded trace and write it as native CSV.
 
     Example: testbed traces import att.up --target link/b --direction up --out att.csv, where att.up is a file of yours
+
+    Any log with a header: testbed traces import log.csv --time timestamp_ms --down dl_kbps --up ul_kbps --target link/b
     """
-    _save(_read(file, reading), out, as_json)
+    trace, file_format = _read(file, reading)
+    _give(trace, file_format, out, as_json)
 
 
 @command.command("generate")
@@ -116,63 +140,76 @@ def generate_trace(
 
     Example: testbed traces generate outage --target link/b --set at=30 --set 'rate=50 Mbit/s' --out outage.csv
     """
-    from traces import native
     from traces.generate import generate
 
-    trace = generate(kind, target, seed, dict(_key_and_value(setting) for setting in settings))
-    if out is not None:
-        _save(trace, out, as_json)
-    elif as_json:
-        _print_trace(trace, as_json)
-    else:
-        echo(native.dumps(trace), nl=False)
+    _give(generate(kind, target, seed, dict(_key_and_value(setting) for setting in settings)), None, out, as_json)
 
 
 def _key_and_value(setting: str) -> tuple[str, str]:
     key, equals, value = setting.partition("=")
     if not key or not equals:
-        raise ConfigError(f"--set {setting!r} is no setting of a generator: write KEY=VALUE, like 'rate=50 Mbit/s'")
+        raise ConfigError(f"--set {shown(setting)} is none of a generator: write KEY=VALUE, like 'rate=50 Mbit/s'")
     return key, value
 
 
 def _find(name_or_path: str) -> Path:
     from traces.bundled import RECIPES, path_of
+    from traces.lines import shortened
 
-    if name_or_path in RECIPES and not Path(name_or_path).is_file():
-        return path_of(name_or_path)
-    if not Path(name_or_path).is_file():
-        raise ConfigError(f"{name_or_path} is neither a trace file nor a bundled trace: those are {', '.join(RECIPES)}")
-    return Path(name_or_path)
-
-
-def _read(path: Path, reading: dict[str, Any]) -> Trace:
-    from traces.model import Trace
-
-    given = {key: value for key, value in reading.items() if value is not None}
-    return Trace.load(path, given.pop("file_format", None), **given)
+    if os.path.lexists(name_or_path):
+        return Path(name_or_path)
+    if name_or_path not in RECIPES:
+        name = shortened(name_or_path)
+        raise ConfigError(f"{name} is neither a trace file nor a bundled trace: those are {', '.join(RECIPES)}")
+    return path_of(name_or_path)
 
 
-def _save(trace: Trace, out: Path, as_json: bool) -> None:
+def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
+    """The trace in a file, and the format that it was read as."""
+    from traces import formats
+
+    given = {key: value for key, value in reading.items() if value not in (None, ())}
+    columns = any(key in given for key in formats.COLUMNS)
+    file_format = given.pop("file_format", None) or formats.guess(path, columns)
+    if columns and "target" not in given:
+        echo(f"No --target is given: the rows name {NO_TARGET}; write your link's name in its place.", err=True)
+        given["target"] = NO_TARGET
+    return formats.load(path, file_format, **given), file_format
+
+
+def _give(trace: Trace, file_format: str | None, out: Path | None, as_json: bool) -> None:
+    """Write the trace to a file, else print it."""
     from traces import native
 
-    native.save(trace, out)
-    if as_json:
-        _print_trace(trace, as_json, file=str(out))
+    if out is not None:
+        native.save(trace, out)
+        if as_json:
+            _print_trace(trace, file_format, as_json, file=str(out))
+        else:
+            echo(f"{out}: {len(trace.changes)} rows, {_ending(trace, file_format)}")
+    elif as_json:
+        _print_trace(trace, file_format, as_json)
     else:
-        echo(f"{out}: {len(trace.changes)} rows, end: {trace.end}")
+        echo(native.dumps(trace), nl=False)
 
 
-def _print_trace(trace: Trace, as_json: bool, **also: Any) -> None:
+def _ending(trace: Trace, file_format: str | None) -> str:
+    """How the trace was read and how it ends."""
+    read_as = "" if file_format is None else f"read as {file_format}, "
+    period = "" if trace.period is None else f", period {trace.period:g}"
+    return f"{read_as}end: {trace.end}{period}"
+
+
+def _print_trace(trace: Trace, file_format: str | None, as_json: bool, **also: Any) -> None:
     from traces.summary import summarise
 
     series = summarise(trace)
     if as_json:
-        print_json(also | trace.to_dict() | {"series": [asdict(one) for one in series]})
+        print_json(also | {"format": file_format} | trace.to_dict() | {"series": [asdict(one) for one in series]})
         return
     rows = [
         asdict(one) | {key: one.text(getattr(one, key)) for key in ("min", "mean", "max")} for one in series
     ]
     headings = {"target": "target", "quantity": "quantity", "count": "rows", "start": "from", "end": "to"}
     print_table(headings | {key: key for key in ("min", "mean", "max")}, rows)
-    period = "" if trace.period is None else f", period {trace.period:g}"
-    echo(f"{trace.name}: end: {trace.end}{period}")
+    echo(f"{trace.name}: {_ending(trace, file_format)}")

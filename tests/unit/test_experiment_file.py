@@ -277,8 +277,8 @@ def test_a_mistake_in_the_topology_file_names_that_file(folder: Path) -> None:
     assert message.startswith(f"{folder / 'nets' / 'two.yaml'}: source is 'e'")
 
 
-def test_a_trace_with_an_empty_line_names_file_and_line(folder: Path) -> None:
-    (folder / "traces" / "slow.csv").write_text(TRACE.replace("8,link", "\n8,link"))
+def test_a_trace_with_a_wrong_row_names_file_and_line(folder: Path) -> None:
+    (folder / "traces" / "slow.csv").write_text(TRACE.replace("8,link", "8,9,link"))
     message = error_of(write(folder))
     assert "slow.csv" in message and "3" in message
 

@@ -1,4 +1,4 @@
-"""The importers of recorded link traces: mahimahi, Pensieve and G-NetTrack."""
+"""The importers of recorded link traces: mahimahi, Pensieve, G-NetTrack, raw HSDPA and 4G, Sabre."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import os
 import re
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -100,40 +101,46 @@ def test_a_recorded_mahimahi_trace_keeps_its_mean_rate_and_its_period(name):
 # -- Pensieve
 
 
-def test_a_pensieve_rows_rate_holds_from_its_time_and_the_first_from_zero(tmp_path):
-    trace = Trace.load(put(tmp_path, "t.pensieve", "0.5\t1.5\n 2 3\n2 4\n6 0\n"), **LINK)
-    both = TraceSet((trace,))
-    assert [both.at(t)["link/b", "down"] for t in (0, 0.5, 1.9, 2, 5.9, 6, 8)] == [
-        1.5e6,
-        1.5e6,
-        1.5e6,
-        4e6,
-        4e6,
-        1.5e6,
-        4e6,
-    ]
+def test_a_pensieve_rows_rate_is_in_force_up_to_its_time_and_the_trace_begins_at_the_first_row(tmp_path):
+    text = "180 0.462624\n185 1.115528\n190 2.758448\n195 0.786616\n200 3.1\n"
+    trace = Trace.load(put(tmp_path, "t.pensieve", text), **LINK)
+    (summary,) = summarise(trace)
+    assert (trace.end, trace.period, round(summary.mean / 1e6, 3)) == ("loop", 20, 1.940)
+    assert [(time, round(rate / 1e6, 6)) for time, rate in trace.rows["link/b", "down"]] == [
+        (0, 1.115528), (5, 2.758448), (10, 0.786616), (15, 3.1),
+    ]  # fmt: skip
+
+
+def test_a_pensieve_trace_by_a_unix_clock_lasts_as_long_as_its_rows_do(tmp_path):
+    trace = Trace.load(put(tmp_path, "t.pensieve", "1285060000.5 1\n1285060001.5 2\n1285060004.5 8\n"), **LINK)
+    assert trace.period == 4
+    assert trace.rows == {("link/b", "down"): [(0, 2e6), (1, 8e6)]}
+
+
+def test_of_pensieve_rows_of_the_same_time_the_later_are_in_force_for_no_time(tmp_path):
+    trace = Trace.load(put(tmp_path, "t.pensieve", "0.5\t1.5\n 2 3\n2 4\n\n6 0\n6 9"), **LINK)
+    assert (trace.period, trace.rows["link/b", "down"]) == (5.5, [(0, 3e6), (1.5, 0)])
 
 
 @pytest.mark.parametrize("name", ["norway-tram-10.pensieve", "norway-train-1.pensieve", "oboe-12.pensieve"])
-def test_a_recorded_pensieve_trace_is_its_own_file(name):
+def test_a_recorded_pensieve_trace_has_the_mean_that_its_simulator_plays(name):
     path = shared(name)
     rows = [tuple(map(float, line.split())) for line in path.read_text().splitlines()]
     trace = Trace.load(path, **LINK)
-    both = TraceSet((trace,))
-    assert trace.period == rows[-1][0]
-    for time, rate in rows[:-1]:
-        assert both.at(time) == {("link/b", "down"): pytest.approx(rate * 1e6)}
+    length = rows[-1][0] - rows[0][0]
+    bits = sum((time - before) * rate * 1e6 for (before, _), (time, rate) in pairwise(rows))
+    (summary,) = summarise(trace)
+    assert trace.period == pytest.approx(length)
+    assert summary.mean == pytest.approx(bits / length)
 
 
 @pytest.mark.parametrize(
     ("text", "line", "message"),
     [
-        ("0 1\n\n1 1\n", 2, "the line is empty"),
         ("0 1\n2 1\n1 1\n", 3, "the time steps backwards from 2 to 1"),
         ("0 1 2\n", 1, "the row has 3 columns"),
         ("0 1\n1 -2\n", 2, "'-2' is not a rate in Mbit/s"),
         ("0 1\nx 2\n", 2, "'x' is not a time in seconds"),
-        ("0 1\n0 2\n", 2, "the last time is 0"),
     ],
 )
 def test_a_wrong_pensieve_file_is_one_sentence_with_file_and_line(tmp_path, text, line, message):
@@ -173,21 +180,90 @@ def test_a_recorded_5g_drive_gives_the_last_value_of_every_second(direction, col
 @pytest.mark.parametrize(
     ("text", "where", "message"),
     [
-        (stamped((1, "7", "1")) + "\n", ", line 3: ", "the line is empty"),
         (stamped((1, "7", "1")) + "1,2\n", ", line 3: ", "the row has 2 columns: the header has 5"),
-        (stamped((1, "fast", "1")), ", line 2: ", "'fast' is not a rate in kbit/s"),
-        (stamped((1, "-7", "1")), ", line 2: ", "'-7' is not a rate in kbit/s"),
-        (stamped((61, "7", "1")), ", line 2: ", "is not a time like '2019.12.14_10.16.30'"),
+        (stamped((1, "fast", "1")), ", line 2: ", "column DL_bitrate: 'fast' is not a number"),
+        (stamped((1, "-7", "1")), ", line 2: ", "column DL_bitrate: '-7' is no rate"),
+        (stamped((61, "7", "1")), ", line 2: ", "'2019.12.14_10.16.61' is not a time"),
         (stamped((1, "-", "1"), (2, "-", "1")), "", "has no value in its column DL_bitrate"),
-        (stamped((1, "7", "1"), (1, "8", "1")), "", "covers less than two seconds"),
-        (GNETTRACK, "", "has no rows after its header"),
-        (GNETTRACK.replace("DL_", "dl"), ", line 1: ", "the header has no column 'DL_bitrate'"),
+        (stamped((1, "7", "1"), (1, "8", "1")), "", "all its rows have the same time"),
+        (GNETTRACK, "", "the log has no rows"),
+        (GNETTRACK.replace("DL_", "dl"), ", line 1: ", "the header has no column 'DL_bitrate': it has Timestamp"),
     ],
 )
 def test_a_wrong_drive_log_is_one_sentence_with_the_file(tmp_path, text, where, message):
     path = put(tmp_path, "bad.csv", text)
     with pytest.raises(ConfigError, match=re.escape(f"{path}{where}") + ".*" + re.escape(message)):
-        Trace.load(path, **LINK)
+        Trace.load(path, "irish5g", **LINK)
+
+
+# -- raw HSDPA and 4G logs
+
+NORWAY = """1285060000 100000 59.85 10.78 125000 1000
+1285060001 101000 59.85 10.78 250000 1000
+1285060002 103000 59.85 10.78 0 1500
+"""
+GHENT = """1453121790686 1001 51.03 3.72 125000 1000
+1453121791686 2002 51.03 3.72 250000 0500
+"""
+
+
+def test_a_raw_log_of_bytes_begins_with_the_first_rows_milliseconds_and_keeps_all_bytes(tmp_path):
+    trace = Trace.load(put(tmp_path, "report.2010-09-28_1407CEST.log", NORWAY), **LINK)
+    assert trace.rows == {("link/b", "down"): [(0, 1e6), (1, 2e6), (2.5, 0)]}
+    assert (trace.end, trace.period) == ("loop", 4)
+
+
+def test_a_clock_in_milliseconds_and_padded_numbers_are_read_alike(tmp_path):
+    trace = Trace.load(put(tmp_path, "report_bus_0001.log", GHENT), **LINK)
+    assert trace.rows == {("link/b", "down"): [(0, 1e6), (1.501, 4e6)]}
+    assert trace.period == 2.001
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 1000 59 10 5 1000\n1 900 59 10 5 1000\n", "line 2: the clock steps backwards from 1000 to 900 ms"),
+        ("1 1000 59 10 5\n", "line 1: the row has 5 columns"),
+        ("1 1000 59 10 5 0\n", "line 1: 5 bytes in 0 milliseconds are no rate"),
+        ("1 1000 59 10 0 0\n", "no row has milliseconds"),
+        ("1 1000 59 10 -5 1000\n", "line 1: '-5' is not a number of bytes"),
+    ],
+)
+def test_a_wrong_raw_log_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Trace.load(put(tmp_path, "r.log", text), "hsdpa", **LINK)
+
+
+# -- Sabre
+
+
+def test_sabres_periods_follow_one_another_and_begin_anew(tmp_path):
+    text = """[
+        {"duration_ms": 5000, "bandwidth_kbps": 1510, "latency_ms": 20}, {"duration_ms": 0, "bandwidth_kbps": 7},
+        {"duration_ms": 2500.0, "bandwidth_kbps": 0, "latency_ms": 20}]"""
+    trace = Trace.load(put(tmp_path, "trace.json", text), **LINK)
+    assert trace.rows == {("link/b", "down"): [(0, 1510e3), (5, 0)]}
+    assert (trace.end, trace.period) == ("loop", 7.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "period 1: it is 1, but it must be like {duration_ms"),
+        ('[{"duration_ms": 1}]', "period 1: bandwidth_kbps is nothing"),
+        ('[{"duration_ms": -1, "bandwidth_kbps": 1}]', "period 1: duration_ms is -1"),
+        ('[{"duration_ms": NaN, "bandwidth_kbps": 1}]', "period 1: duration_ms is nan"),
+        ('[{"duration_ms": true, "bandwidth_kbps": 1}]', "period 1: duration_ms is True"),
+        ("[]", "no period has a duration above 0"),
+        ('{"a": 1}', "a Sabre trace is a list of periods"),
+        ("[" * 10**6, "the file is not JSON"),
+        ("[" + "9" * 5000 + "]", "the file is not JSON"),
+    ],
+    ids=range(9),
+)
+def test_a_wrong_sabre_file_is_one_sentence(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        Trace.load(put(tmp_path, "r.json", text), **LINK)
 
 
 @pytest.mark.parametrize(
