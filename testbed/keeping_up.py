@@ -17,6 +17,7 @@ from testbed.units import format_bandwidth
 
 EXCESS_SHARE = 0.02  # of its operations' time, that a device may be slower than its model
 PACED_FROM_S = 1e-3  # shorter operations drown in our own few hundred microseconds: never held against a device
+FIXED_SHARE = 0.5  # of the time of an operation as measured, that does not depend on its size
 SEARCH_S = 1e-6, 10.0  # where the shortest time that an operation needs is looked for
 
 
@@ -54,12 +55,14 @@ def excess_s(speed: HostSpeed, operation: Operation) -> float:
     """How late the operation ends on average here.
 
     Measured with at least so many devices at once; with more than were measured, times grow with their number. A larger
-    operation takes what its further bytes take where the devices share the cores.
+    operation takes what its further bytes take where the devices share the cores. In a smaller one half of the time is
+    a worker's own work, which stays.
     """
     measured = next((each for each in speed.together if each.count >= operation.count), speed.together[-1])
-    scale = max(1.0, operation.count / measured.count)
+    smaller = min(1.0, operation.read_bytes / measured.read_bytes)
+    scale = max(1.0, operation.count / measured.count) * (FIXED_SHARE + (1 - FIXED_SHARE) * smaller)
     turns = max(1.0, operation.count / speed.cores)
-    more_s = (operation.read_bytes - measured.read_bytes * scale) / speed.streaming_Bps * turns
+    more_s = max(0.0, operation.read_bytes - measured.read_bytes) / speed.streaming_Bps * turns
     late = (max(0.0, each * scale + more_s - operation.due_s) for each in measured.finished_s)
     return sum(late) / len(measured.finished_s)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from testbed.keeping_up import (
     too_slow_here,
 )
 
+ROOT = Path(__file__).parents[2]
 ONE = HostSpeed(2, 10e9, (Together(1, 2e6, (1e-3, 3e-3)), Together(4, 2e6, (2e-3, 6e-3))))
 
 
@@ -60,6 +62,12 @@ def test_devices_that_compute_one_after_another_may_be_as_fast_as_one(tmp_path: 
     assert planned(16, "2 GB/s", tmp_path, policy="edgeshard") == []
 
 
+@pytest.mark.parametrize("policy", ["resource-aware", "static", "headroom"])
+def test_the_quick_starts_devices_leave_a_small_host_air(policy: str) -> None:
+    experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", [f"policy={policy}"])
+    assert dry_run(experiment, 24)["warnings"] == []
+
+
 def test_dilation_and_compute_that_is_not_paced_need_no_warning(tmp_path: Any) -> None:
     assert planned(4, "1.5 GB/s", tmp_path, dilation=2) == []
     assert planned(4, "15 GB/s", tmp_path, compute="native") == []
@@ -80,7 +88,9 @@ def test_the_verdict_and_what_foresees_it_use_one_limit() -> None:
 def test_how_late_an_operation_ends_is_the_mean_over_what_was_measured() -> None:
     assert excess_s(ONE, Operation(1, 2e6, 2e-3)) == pytest.approx(0.5e-3)
     assert excess_s(ONE, Operation(3, 2e6, 2e-3)) == pytest.approx(2e-3)  # as with four
-    assert excess_s(ONE, Operation(8, 4e6, 2e-3)) == pytest.approx(6e-3)  # twice as long with twice as many
+    assert excess_s(ONE, Operation(8, 2e6, 2e-3)) == pytest.approx(6e-3)  # twice as long with twice as many
+    assert excess_s(ONE, Operation(8, 4e6, 2e-3)) == pytest.approx(6.8e-3)  # and four on a core, 0.2 ms each more
+    assert excess_s(ONE, Operation(1, 1e6, 2e-3)) == pytest.approx(0.125e-3)  # three quarters of the time for half
     assert excess_s(ONE, Operation(1, 12e6, 2e-3)) == pytest.approx(1e-3)  # a millisecond more for 10 MB more
 
 
