@@ -73,7 +73,6 @@ GUESTS = {
         "test_openvswitch.py::test_a_run_on_open_vswitch_gives_the_references_bits_and_leaves_nothing[two-tier]",
         "test_openvswitch.py::test_links_keep_their_rates_through_open_vswitch",
         "test_openvswitch.py::test_a_killed_run_takes_its_switch_daemons_along",
-        "test_openvswitch.py::test_without_a_datapath_the_module_and_the_sandbox_are_named",
     )),
     "no netem, linuxbridge": Guest("linuxbridge", False, (
         ABORTED, f"{SHAPES}[ring]",
