@@ -25,11 +25,22 @@ from testbed.experiment_file import (
     read_partition,
     read_traces,
 )
-from testbed.hf_config import check_checkpoint, read_shape
+from testbed.hf_config import read_shape
+from testbed.hf_weights import check_checkpoint
 from testbed.instances import generate_trace, model_need
 from testbed.overrides import Override, apply_override, parse_override
-from testbed.placement.blocks import Block, Partition, blocks_of, matches, pinned_bytes, vocab_rows
-from testbed.shape import PRESETS, ModelShape, reshaped
+from testbed.placement.blocks import (
+    MOST_BLOCKS,
+    WHOLE,
+    Block,
+    Partition,
+    blocks_of,
+    count_blocks,
+    matches,
+    pinned_bytes,
+    vocab_rows,
+)
+from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, reshaped
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from topologies.generate import generate_topology
 from topologies.model import Device, Topology
@@ -62,10 +73,11 @@ class ModelSpec(_Strict):
 
     preset: str | None = None
     path: str | None = None
-    seed: int = Field(default=0, ge=0)
-    layers: int | None = Field(default=None, ge=1)  # of a preset: another size of the same kind
-    heads: int | None = Field(default=None, ge=1)
-    vocab: int | None = Field(default=None, ge=256)  # a prompt's token is a byte
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    # Of a preset: another size of the same kind.
+    layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
+    heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
+    vocab: int | None = Field(default=None, ge=256, le=LARGEST_DIMENSION)  # a prompt's token is a byte
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
@@ -246,9 +258,10 @@ class Experiment(_Strict):
         return None
 
     def _check_model(self, names: _Names) -> None:
-        """The checkpoint is there, and prompt and tokens are within what the model can take."""
+        """What is there of the checkpoint is right, and prompt and tokens are within what the model can take."""
         if self.model.path is not None:
             check_checkpoint(Path(self.model.path))
+        self._check_size(names.of("model"), WHOLE, "fewer layers or heads")
         for index in self.prompt.ids or ():
             if index >= self.shape.vocab:
                 raise ConfigError(
@@ -263,6 +276,7 @@ class Experiment(_Strict):
 
     def _check_partition(self, names: _Names) -> None:
         """Every FFN can be cut into so many equal shards, and no shard of the LM head is empty."""
+        self._check_size(names.of("partition"), self.partition, "fewer shards")
         width, shards = self.shape.ffn_width, self.partition.ffn_shards
         if width % shards:
             raise ConfigError(
@@ -274,6 +288,15 @@ class Experiment(_Strict):
             raise ConfigError(
                 f"{names.of('partition', 'vocab_shards')}: partition.vocab_shards is {vocab}, which leaves a shard "
                 f"without any of the {words} words of {self.shape.name}"
+            )
+
+    def _check_size(self, where: str, partition: Partition, remedy: str) -> None:
+        """Blocks are so many that each can be thought of."""
+        blocks = count_blocks(self.shape, partition)
+        if blocks > MOST_BLOCKS:
+            raise ConfigError(
+                f"{where}: {self.shape.name} would be cut into {blocks} blocks, but at most {MOST_BLOCKS} can be "
+                f"placed: use {remedy}"
             )
 
     def _check_emulation(self, names: _Names) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 FLOAT32_BYTES = 4
+LARGEST_DIMENSION = 2**24
+"""The most layers, heads, words, positions or width of a model; public ones have up to 10 million positions."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def command(
         for policy, own in options.items()
         for number in range(seeds)
     ]
-    impossible = _impossible(planned)
+    impossible = _impossible(planned, computed=chosen != ["sim"])
     requests = [
         launch.Request(
             one, backend, out, verify, share_host=share_host, calibrate=calibrate,
@@ -114,7 +114,7 @@ def command(
     _fail_where_logits_differ(rows)
 
 
-def _impossible(planned: list[Any]) -> dict[int, str]:
+def _impossible(planned: list[Any], computed: bool) -> dict[int, str]:
     """Seed -> why no placement can fit its instance. Raises where that is so for all, or something else is wrong.
 
     Warns of instances where that may come to be so later.
@@ -126,7 +126,7 @@ def _impossible(planned: list[Any]) -> dict[int, str]:
     ends: dict[int, str | None] = {}
     for one in planned:
         try:
-            prompt = launch.check_experiment(one)
+            prompt = launch.check_experiment(one, computed)
             if one.seed not in ends:
                 ends[one.seed] = may_not_last(one, len(prompt))
         except launch.NothingFits as error:

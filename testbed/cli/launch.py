@@ -20,6 +20,7 @@ from testbed import __version__
 from testbed.calibration import HostCalibration, host_calibration
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
+from testbed.hf_weights import require_weights
 from testbed.runlog import SUMMARY, RunLog, read_json
 
 Backend = Literal["mininet", "local", "sim"]
@@ -47,8 +48,11 @@ class Request:
     progress: bool = True
 
 
-def check_experiment(experiment: Experiment) -> list[int]:
-    """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError."""
+def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]:
+    """All that can be known to be wrong before anything starts; returns the prompt's ids. Raises ConfigError.
+
+    What is not to be `computed`, but planned or simulated, needs neither weights nor a tokeniser.
+    """
     from testbed.cli.lasting import never_lasts
     from testbed.cli.planning import first_observation
     from testbed.placement.feasibility import nothing_fits
@@ -58,7 +62,9 @@ def check_experiment(experiment: Experiment) -> list[int]:
 
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     refuse_exchange(experiment.policy, experiment.partition, experiment.placement)
-    prompt = prompt_ids(experiment)
+    if computed:
+        refuse_what_is_not_computed(experiment)
+    prompt = prompt_ids(experiment, computed)
     observation = first_observation(experiment, len(prompt))
     if experiment.placement is not None:
         expand_patterns(observation, experiment.placement)
@@ -88,6 +94,8 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
 
 def refuse_what_is_not_computed(experiment: Experiment) -> None:
     """Raise ConfigError for a model whose shape is known but whose blocks the decoder cannot compute."""
+    if experiment.model.path is not None:
+        require_weights(Path(experiment.model.path))
     shape = experiment.shape
     if shape.gated_ffn or not shape.biases or not shape.learned_positions:
         raise ConfigError(

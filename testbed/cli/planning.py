@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from testbed.calibration import NOMINAL_SPEED, HostCalibration, host_calibration
 from testbed.controller.conditions import Conditions, observe
 from testbed.controller.told import worst_first
 from testbed.experiment import Experiment
+from testbed.hf_weights import find_tensors
 from testbed.keeping_up import EXCESS_SHARE, Operation, most_at_once, too_slow_here
 from testbed.placement.blocks import (
     Block,
@@ -22,6 +24,7 @@ from testbed.placement.blocks import (
 from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, halves_of
+from testbed.prompt import assumed_of_prompt
 
 
 def first_observation(
@@ -98,6 +101,8 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "warnings": [
             *([ends] if ends else []),
             *warnings(experiment, operations_at_once(observation, plan, experiment.dilation)),
+            *assumed_of_prompt(experiment),
+            *_lacking_weights(experiment),
         ],
     }
 
@@ -150,3 +155,11 @@ def warnings(experiment: Experiment, operations: Mapping[str, Sequence[Operation
         f"({whose}) than on the emulated device: {told}; {100 * EXCESS_SHARE:.0f} % are allowed: use slower devices, "
         "fewer of them, or `dilation: 2`"
     ]
+
+
+def _lacking_weights(experiment: Experiment) -> list[str]:
+    """That the model has no weights, in a sentence; none where it has some."""
+    path = experiment.model.path
+    if path is None or find_tensors(Path(path)) is not None:
+        return []
+    return [f"{path} has no weights, so only the sim backend can carry this out"]

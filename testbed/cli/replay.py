@@ -83,7 +83,7 @@ def command(
     from testbed.cli.lasting import may_not_last
 
     loaded = load(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
-    prompt = launch.check_experiment(loaded)
+    prompt = launch.check_experiment(loaded, computed=backend != "sim" and not dry_run)
     if dry_run:
         from testbed.cli.planning import dry_run as plan
 

@@ -12,7 +12,7 @@ from testbed.controller.generation import Controller
 from testbed.errors import ConfigError, TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
-from testbed.prompt import prompt_ids
+from testbed.prompt import assumed_of_prompt, prompt_ids
 from testbed.runlog import RunLog
 from testbed.simulation.fleet import SimFleet
 
@@ -42,7 +42,7 @@ def simulate(
     log.write_manifest(manifest | {"run": folder.name})
     base = summary_base(folder, "sim", experiment)
     summary = base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
-    prompt = prompt_ids(experiment)
+    prompt = prompt_ids(experiment, computed=False)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     fleet = SimFleet(experiment, len(prompt), host.hop_overhead_s / experiment.dilation)
     try:
@@ -50,7 +50,8 @@ def simulate(
             controller = Controller(experiment, prompt, fleet, policy, log, told, "off", host)
             outcome = controller.run()
         summary = base | run_summary(experiment, controller, fleet, outcome)
-        summary["verdict"] = {"ok": True, "reasons": [], "notes": fleet.facts()["notes"]}
+        notes = [*fleet.facts()["notes"], *assumed_of_prompt(experiment)]
+        summary["verdict"] = {"ok": True, "reasons": [], "notes": notes}
     except TestbedError as error:
         code = error.exit_code
         summary = base | {"status": "failed", "tokens": [], "exit_code": code, "error": str(error)}

@@ -98,7 +98,7 @@ def _impossible(runs: list[Any]) -> dict[str, dict[str, Any]]:
     found, warned = {}, {}
     for run in runs:
         try:
-            prompt = launch.check_experiment(run.experiment)
+            prompt = launch.check_experiment(run.experiment, computed=run.backend != "sim")
             ends = may_not_last(run.experiment, len(prompt))
             if ends:
                 one = run.experiment

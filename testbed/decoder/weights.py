@@ -7,19 +7,16 @@ and shapes are those of `testbed.placement.blocks.tensors_of`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from testbed.errors import ConfigError
+from testbed.hf_weights import opened_tensors, prefix_of, require_weights
 from testbed.placement.blocks import ATTENTION, WHOLE, Partition, vocab_rows
 from testbed.shape import ModelShape
 
@@ -129,29 +126,12 @@ def _fill_part(tensor: torch.Tensor, piece: Piece, scale: float, generator: torc
 class HuggingFaceWeights:
     """A GPT-2 checkpoint as `save_pretrained` writes it: safetensors, in one file or sharded."""
 
-    INDEX = "model.safetensors.index.json"
-    SINGLE = "model.safetensors"
-
     def __init__(self, path: Path, shape: ModelShape, partition: Partition = WHOLE) -> None:
         self.path = path
         self.shape = shape
         self.partition = partition
-        self._file_of = self._read_index()
-        self._prefix = "transformer." if any(name.startswith("transformer.") for name in self._file_of) else ""
-
-    def _read_index(self) -> dict[str, str]:
-        index = self.path / self.INDEX
-        if index.exists():
-            files: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            for name in sorted(set(files.values())):
-                if not (self.path / name).exists():
-                    raise ConfigError(f"{index}: names the file {name!r}, which is not in {self.path}")
-            return files
-        single = self.path / self.SINGLE
-        if not single.exists():
-            raise ConfigError(f"{self.path}: has neither {self.SINGLE} nor {self.INDEX}")
-        with _opened(single) as tensors:
-            return dict.fromkeys(tensors.keys(), self.SINGLE)
+        self._stored = require_weights(path)
+        self._prefix = prefix_of(self._stored)
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         """Fill in place from the checkpoint; raises ConfigError for a missing or misshapen tensor."""
@@ -166,10 +146,10 @@ class HuggingFaceWeights:
 
         The file's pages are dropped from the page cache afterwards: they would count as this device's memory.
         """
-        if name not in self._file_of:
+        if name not in self._stored:
             raise ConfigError(f"{self.path}: has no tensor {name!r}; a GPT-2 checkpoint has one")
-        file = self.path / self._file_of[name]
-        with _opened(file) as tensors:
+        file = self._stored[name].file
+        with opened_tensors(file, "pt") as tensors:
             whole = tensors.get_slice(name)
             found, wanted = list(whole.get_shape()), list(piece.dims or tensor.shape)
             if found != wanted:
@@ -214,16 +194,6 @@ class HuggingFaceWeights:
         else:
             module = "mlp.c_fc" if name.startswith("in") else "mlp.c_proj"
         return f"{self._prefix}h.{layer}.{module}.{part}"
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """A safetensors file open for reading; raises ConfigError for one that is damaged or lacks what is asked of it."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            yield tensors
-    except SafetensorError as error:
-        raise ConfigError(f"{file}: this is not the safetensors file that the checkpoint needs: {error}") from error
 
 
 def weight_source(path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:

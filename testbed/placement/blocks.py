@@ -24,6 +24,8 @@ Exchange = Literal["hub", "all-to-all"]
 ATTENTION, FFN = 0, 1  # the halves of a layer; the index of the block that adds up a half's partial sums
 _AFTER_ALL_LAYERS = 1 << 30
 _HALF_NAMES = ("attn", "ffn")
+MOST_BLOCKS = 2**15
+"""That a model may be cut into: GPT-3's 96 layers of 96 heads, with 64 shards for each FFN, make half as many."""
 _BLOCK = re.compile(r"(head|proj|ffn|sum|vocab)\((\d+)(?:,(\d+|attn|ffn))?\)")
 _PATTERN = re.compile(
     r"(head)\((\*|\d+),(\*|\d+)\)|(proj)\((\*|\d+)\)|(ffn)\((\*|\d+)(?:,(\*|\d+))?\)|(sum)\((\*|\d+),(\*|attn|ffn)\)"
@@ -157,6 +159,12 @@ def blocks_of(shape: ModelShape, partition: Partition = WHOLE) -> tuple[Block, .
     if partition.vocab_shards > 1:
         found += [Block("vocab", 0, shard) for shard in range(partition.vocab_shards)]
     return tuple(found)
+
+
+def count_blocks(shape: ModelShape, partition: Partition = WHOLE) -> int:
+    """How many blocks `blocks_of` has at most, without making any."""
+    shards = partition.ffn_shards + (1 if partition.ffn_shards > 1 else 0)
+    return shape.layers * (shape.kv_heads + 1 + shards) + partition.vocab_shards
 
 
 def vocab_rows(shape: ModelShape, partition: Partition) -> int:

@@ -18,6 +18,7 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights
 from testbed.errors import ConfigError
 from testbed.hf_config import read_shape
+from testbed.hf_weights import check_checkpoint, find_tensors
 from testbed.placement.blocks import WHOLE, Block, Partition
 
 transformers = pytest.importorskip("transformers")
@@ -67,12 +68,41 @@ def single(checkpoints: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_cases_are_what_their_names_say(checkpoints: dict[str, Path]) -> None:
-    names = {kind: set(HuggingFaceWeights(folder, read_shape(folder))._file_of) for kind, folder in checkpoints.items()}
+    names = {kind: set(find_tensors(folder) or ()) for kind, folder in checkpoints.items()}
     assert "transformer.wte.weight" in names["single"] and "lm_head.weight" not in names["single"]
     assert "wte.weight" in names["bare"] and not any(name.startswith("transformer.") for name in names["bare"])
     assert "lm_head.weight" in names["untied"] and "lm_head.weight" in names["untied-sharded"]
     assert len(list(checkpoints["sharded"].glob("*.safetensors"))) > 3
     assert load_file(checkpoints["float16"] / "model.safetensors")["transformer.wte.weight"].dtype == torch.float16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_transformers_saves_passes_the_check_before_a_run(checkpoints: dict[str, Path], kind: str) -> None:
+    check_checkpoint(checkpoints[kind])
+
+
+def test_a_pickle_is_converted_by_the_command_that_the_refusal_gives(single: Path) -> None:
+    tensors = load_file(single / "model.safetensors")
+    torch.save(tensors, single / "pytorch_model.bin")
+    (single / "model.safetensors").unlink()
+    message = config_error(lambda: check_checkpoint(single))
+    exec(message.partition('python -c "')[2].rstrip('"'), {})
+    check_checkpoint(single)
+    converted = load_file(single / "model.safetensors")
+    assert all(torch.equal(converted[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_tied_head_that_differs_is_untied_by_transformers_and_refused_here(single: Path) -> None:
+    tensors = load_file(single / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"].clone()
+    save_file(tensors, single / "model.safetensors", {"format": "pt"})
+    check_checkpoint(single)
+    tensors["lm_head.weight"][-1, -1] += 1
+    save_file(tensors, single / "model.safetensors", {"format": "pt"})
+    assert not torch.equal(
+        (model := transformers.GPT2LMHeadModel.from_pretrained(single)).lm_head.weight, model.transformer.wte.weight
+    )
+    assert "lm_head.weight differs from transformer.wte.weight" in config_error(lambda: check_checkpoint(single))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +142,8 @@ def test_a_shard_that_the_index_names_and_is_not_there_is_named(checkpoints: dic
 
 def test_a_folder_without_weights_says_what_is_missing(single: Path) -> None:
     (single / "model.safetensors").unlink()
-    assert "has neither model.safetensors nor" in config_error(lambda: HuggingFaceWeights(single, read_shape(single)))
+    message = config_error(lambda: HuggingFaceWeights(single, read_shape(single)))
+    assert "no such file, and no model.safetensors.index.json either" in message
 
 
 def test_a_missing_tensor_is_named(single: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from checkpoint_cases import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,13 +33,9 @@ DEVICE = {"catalogue": "jetson-nano", "link": {"rate": "100 Mbit/s"}}
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A folder with all files of a small checkpoint; the weights are empty, nobody reads them here."""
-    folder = tmp_path / "small-gpt2"
-    folder.mkdir()
+    """A folder with all files of a small checkpoint."""
     small = GPT2 | {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "vocab_size": 100, "n_inner": 48}
-    (folder / "config.json").write_text(json.dumps(small))
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
+    return write_checkpoint(tmp_path / "small-gpt2", small)
 
 
 def load(checkpoint: Path, *overrides: str, **changes: Any) -> Experiment:
@@ -85,6 +83,24 @@ def test_untied_embeddings_and_epsilon_are_part_of_the_shape() -> None:
         ({"n_layer": "12"}, "n_layer is '12'"),
         ({"n_layer": True}, "n_layer is True"),
         ({"vocab_size": None}, "vocab_size is nothing"),
+        ({"n_layer": 10**9}, "n_layer is 1000000000, but it must be a whole number from 1 to 16777216"),
+        ({"n_layer": -1}, "n_layer is -1"),
+        ({"n_embd": 768.0}, "n_embd is 768.0"),
+        ({"n_positions": float("inf")}, "n_positions is inf"),
+        ({"n_inner": 10**6000}, "n_inner is a number of thousands of digits"),
+        ({"num_hidden_layers": 6}, "n_layer is 12 and num_hidden_layers 6, but both mean the same"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false', but it must be true or false"),
+        ({"layer_norm_epsilon": {}}, "layer_norm_epsilon is {}, but it must be a number between 0 and 1"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon is nan"),
+        ({"layer_norm_epsilon": -1e-5}, "layer_norm_epsilon is -1e-05"),
+        ({"layer_norm_epsilon": 10**400}, "layer_norm_epsilon is 1000"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config is {'quant_method': 'fp8'}, so the"),
+        ({"quantization_config": {"load_in_8bit": True}}, "the weights are quantised; they must be plain float32"),
+        ({"compression_config": {"format": "x"}}, "the weights are compressed"),
+        ({"transformers_weights": "other.safetensors"}, "in another file than model.safetensors"),
+        ({"dtype": "float8_e4m3fn"}, "dtype is 'float8_e4m3fn', but it must be one of float32, float16, bfloat16"),
+        ({"torch_dtype": "torch.int8"}, "torch_dtype is 'torch.int8'"),
+        ({"torch_dtype": ["x"] * 1000}, "torch_dtype is ['x', 'x'"),
     ],
 )
 def test_another_architecture_is_refused_in_one_sentence(changes: dict[str, Any], expected: str) -> None:
@@ -102,6 +118,67 @@ def test_any_config_gives_a_sound_shape_or_a_config_error(changes: dict[str, Any
     assert shape.heads * shape.head_dim == shape.width and min(shape.layers, shape.vocab, shape.positions) >= 1
 
 
+@pytest.mark.parametrize("dtype", [None, "float32", "torch.bfloat16", "float16", "float64", "auto"])
+def test_plain_types_of_weights_are_taken(dtype: str | None) -> None:
+    assert shape_from_config(GPT2 | {"dtype": dtype, "torch_dtype": dtype}, "gpt2") == PRESETS["gpt2"]
+
+
+def test_transformers_other_names_for_dimensions_are_read() -> None:
+    config = {key: value for key, value in GPT2.items() if key not in ("n_embd", "n_layer", "n_head", "n_positions")}
+    config |= {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "max_position_embeddings": 1024}
+    assert shape_from_config(config, "gpt2") == PRESETS["gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 10**6, "nested too deep"),
+        (b'{"n_layer": 1' + b"0" * 5000 + b"}", "a number in this file has thousands of digits"),
+        (b'{"model_type": "gpt2\xff"}', "not UTF-8"),
+        (b'{"a": ' + b" " * (8 << 20) + b"1}", "too large"),
+        (b"[]", "the file must be a mapping"),
+        (b"", "line 1: this is not JSON"),
+    ],
+)
+def test_a_config_that_cannot_be_read_is_one_sentence_within_a_second(
+    checkpoint: Path, content: bytes, told: str
+) -> None:
+    (checkpoint / "config.json").write_bytes(content)
+    begun = time.monotonic()
+    message = error_of(checkpoint)
+    assert message.startswith(f"{checkpoint / 'config.json'}") and told in message
+    assert time.monotonic() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.layers=10000000", "cut into 60000001 blocks, but at most 32768 can be placed: use fewer layers"),
+        ("model.heads=10000000", "blocks, but at most 32768 can be placed"),
+        ("model.layers=1" + "0" * 4000, "model.layers is 10000000"),
+        ("model.vocab=1" + "0" * 30, "model.vocab is 1000000"),
+        ("model.seed=1" + "0" * 30, "model.seed is 1000000"),
+        ("partition.vocab_shards=1" + "0" * 30, "at most 32768 can be placed: use fewer shards"),
+        ("partition.ffn_shards=1073741824", "at most 32768 can be placed: use fewer shards"),
+    ],
+)
+def test_a_giant_model_is_one_sentence_within_a_second(checkpoint: Path, override: str, told: str) -> None:
+    begun = time.monotonic()
+    message = error_of(checkpoint, override, model={"preset": "tiny"})
+    assert f"--set {override.partition('=')[0]}=" in message and told in message
+    assert time.monotonic() - begun < 1
+
+
+def test_a_config_of_a_giant_model_is_one_sentence_within_a_second(checkpoint: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text()) | {"n_layer": 2**24}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    begun = time.monotonic()
+    assert "has no tensor 'transformer.h.2.ln_1.weight'" in error_of(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    assert "at most 32768 can be placed" in error_of(checkpoint)
+    assert time.monotonic() - begun < 1
+
+
 def test_an_experiment_takes_its_shape_from_the_checkpoint(checkpoint: Path) -> None:
     experiment = load(checkpoint)
     assert experiment.shape == ModelShape("small-gpt2", 2, 32, 4, 4, 8, 48, 100, 64)
@@ -117,13 +194,6 @@ def test_an_override_swaps_preset_and_checkpoint(checkpoint: Path, monkeypatch: 
     assert (swapped.model.preset, swapped.model.path) == (None, str(checkpoint))
 
 
-def test_sharded_weights_are_enough(checkpoint: Path) -> None:
-    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00001.safetensors")
-    index = {"weight_map": {"wte.weight": "model-00001-of-00001.safetensors"}}
-    (checkpoint / "model.safetensors.index.json").write_text(json.dumps(index))
-    assert load(checkpoint).shape.layers == 2
-
-
 def test_a_missing_shard_is_named(checkpoint: Path) -> None:
     (checkpoint / "model.safetensors").unlink()
     index = {"weight_map": {"wte.weight": "model-00002-of-00002.safetensors"}}
@@ -131,11 +201,10 @@ def test_a_missing_shard_is_named(checkpoint: Path) -> None:
     assert str(checkpoint / "model-00002-of-00002.safetensors") in error_of(checkpoint)
 
 
-@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
-def test_a_missing_checkpoint_file_is_named(checkpoint: Path, file: str) -> None:
-    (checkpoint / file).unlink()
+def test_a_missing_config_is_named(checkpoint: Path) -> None:
+    (checkpoint / "config.json").unlink()
     message = error_of(checkpoint)
-    assert f"{checkpoint / file}: there is no such file" in message
+    assert f"{checkpoint / 'config.json'}: there is no such file" in message
 
 
 def test_a_missing_checkpoint_folder_is_named(checkpoint: Path) -> None:
