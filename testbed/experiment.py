@@ -73,7 +73,7 @@ class ModelSpec(_Strict):
 
     preset: str | None = None
     path: str | None = None
-    seed: int = Field(default=0, ge=0, lt=2**64)
+    seed: int = Field(default=0, ge=0)
     # Of a preset: another size of the same kind.
     layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
     heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)

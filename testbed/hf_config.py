@@ -6,16 +6,14 @@ Only the GPT-2 family is known, and every setting that would change its arithmet
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
-from testbed.files import read_text
 from testbed.shape import LARGEST_DIMENSION, ModelShape
-from testbed.strict_yaml import require_mapping, shown
+from testbed.strict_json import read_object
+from testbed.strict_yaml import shown
 
 CONFIG = "config.json"
 JSON_BYTES = 8 * 2**20  # config.json or an index; the index of a model of 671 billion parameters has 9 MB
@@ -75,19 +73,7 @@ def shape_from_config(config: Mapping[str, Any], name: str = "model", origin: st
 def read_shape(folder: Path) -> ModelShape:
     """The shape of the checkpoint in `folder`; raises ConfigError naming config.json."""
     path = folder / CONFIG
-    return shape_from_config(read_json_object(path), name=folder.name, origin=str(path))
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; raises ConfigError naming the file, and the line where it is not JSON."""
-    try:
-        return require_mapping(json.loads(read_text(path, JSON_BYTES)), str(path), "the file")
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}, line {error.lineno}: this is not JSON: {error.msg}") from error
-    except ValueError as error:  # Python reads no integer of over 4300 digits
-        raise ConfigError(f"{path}: a number in this file has thousands of digits") from error
-    except RecursionError as error:
-        raise ConfigError(f"{path}: lists and objects in this file are nested too deep to be read") from error
+    return shape_from_config(read_object(path, JSON_BYTES), name=folder.name, origin=str(path))
 
 
 def _check_weights_are_plain(config: Mapping[str, Any], origin: str) -> None:
@@ -119,7 +105,7 @@ def _count(config: Mapping[str, Any], key: str, origin: str) -> int:
 
 def _epsilon(config: Mapping[str, Any], origin: str) -> float:
     value = config.get("layer_norm_epsilon", 1e-5)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1 or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
         raise ConfigError(
             f"{origin}: layer_norm_epsilon is {shown(value)}, but it must be a number between 0 and 1, such as 1e-05"
         )

@@ -20,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 
 from testbed.errors import ConfigError
 from testbed.files import open_file
-from testbed.hf_config import CONFIG, read_json_object, read_shape
+from testbed.hf_config import CONFIG, JSON_BYTES, read_shape
 from testbed.shape import ModelShape
+from testbed.strict_json import read_object
 from testbed.strict_yaml import require_mapping, shown
 
 SINGLE = "model.safetensors"
@@ -150,7 +151,7 @@ def _read_header(file: Path) -> dict[str, StoredTensor]:
 def _sharded(folder: Path) -> dict[str, StoredTensor]:
     """The tensors of all shards; raises ConfigError where the index and they do not agree."""
     index = folder / SHARD_INDEX
-    weight_map = require_mapping(read_json_object(index).get("weight_map"), str(index), "weight_map")
+    weight_map = require_mapping(read_object(index, JSON_BYTES).get("weight_map"), str(index), "weight_map")
     shards: dict[str, dict[str, StoredTensor]] = {}
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not shard or Path(shard).is_absolute() or ".." in Path(shard).parts:
