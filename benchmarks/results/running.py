@@ -68,7 +68,7 @@ def run(planned: Planned, backend: Backend = "sim", keep: Path | None = None) ->
     experiment = planned.load()
     row = {**planned.said, "policy": planned.policy, "seed": planned.seed, "tokens_asked": experiment.tokens}
     try:
-        check_experiment(experiment)
+        check_experiment(experiment, computed=backend != "sim")
     except NothingFits as error:
         return row | {"status": "failed", "error_kind": "Infeasible", "error": str(error), "tokens_done": 0}
     folder = keep or Path(tempfile.mkdtemp(prefix="headroom-result-"))
