@@ -61,6 +61,7 @@ class Run:
     devices: pd.DataFrame
     links: pd.DataFrame
     host: pd.DataFrame
+    waits: pd.DataFrame
     placements: pd.DataFrame
     rates: pd.DataFrame
 

@@ -10,6 +10,7 @@ One process writes a folder at a time; its threads may share the `RunLog`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 from testbed.errors import ConfigError
+from testbed.run_files import RESERVE, LogLost, encode, identity, lost, reserve, write_json
 from testbed.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 
 __all__ = [
@@ -28,7 +30,9 @@ __all__ = [
     "COMMITTED",
     "TABLES",
     "Column",
+    "LogLost",
     "RunLog",
+    "Written",
     "arrow_batches",
     "arrow_schema",
     "file_part",
@@ -46,15 +50,9 @@ EVENTS = "events.jsonl"
 MOST_NAME_BYTES = 80  # of a name in a run folder's; a file system takes 255 in all
 FLUSH_SECONDS = 1.0  # the most that a killed controller loses
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans stays small in memory
-PARQUET_BATCH_ROWS = 50_000  # rows converted at a time; bounds memory for long runs
+PARQUET_BATCH_ROWS = 5_000  # rows converted at a time; bounds memory for long runs
 
 
-def _plain(value: Any) -> Any:
-    """What msgspec cannot encode by itself: paths, blocks and the like go in by their name."""
-    return str(value)
-
-
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
 _ROW_TYPES = {table: row_type(table) for table in TABLES}
 
 
@@ -67,7 +65,8 @@ class RunLog:
     """Writer of one run folder.
 
     Rows are checked against `TABLES` and buffered; an event, a second gone by, or `flush` puts everything on
-    file in whole lines. Non-finite floats are stored as null.
+    file in whole lines. Non-finite floats are stored as null. Raises LogLost as soon as that cannot be done; what is
+    told afterwards is dropped, but for the documents.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -82,6 +81,8 @@ class RunLog:
         self._lock = threading.RLock()
         self._flushed_at = time.monotonic()
         self._closed = False
+        self._lost = False
+        self._identity = identity(self.folder)
 
     @classmethod
     def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
@@ -108,11 +109,15 @@ class RunLog:
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Replace manifest.json in one step."""
-        _write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, manifest)
 
     def read_manifest(self) -> dict[str, Any]:
         """manifest.json as it is now; raises ConfigError when missing or damaged."""
         return read_json(self.folder / MANIFEST)
+
+    def reserve(self) -> None:
+        """Take some room on the disk until `finish`, so that one which is full by then still takes the summary."""
+        reserve(self.folder / RESERVE)
 
     # --- rows ---
 
@@ -125,7 +130,7 @@ class RunLog:
         value = fields.get("value")
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise ValueError(f"event {kind!r}: value {value!r} must be a number in SI units")
-        line = _encode({"wall_s": time.time(), "t_s": t_s, "kind": kind, **fields})
+        line = encode({"wall_s": time.time(), "t_s": t_s, "kind": kind, **fields})
         with self._lock:
             self._append(EVENTS, line)
             self.flush()
@@ -135,7 +140,7 @@ class RunLog:
         row = _checked(table, values)
         if row.wall_s is None:
             row.wall_s = time.time()
-        line = _encode(row)
+        line = encode(row)
         with self._lock:
             self._append(f"{table}.jsonl", line)
             if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
@@ -152,27 +157,57 @@ class RunLog:
             for name, buffer in self._buffers.items():
                 if buffer:
                     self._drain(name, buffer)
+            # Descriptors go on taking rows when the folder has been removed.
+            if self._files and not self._lost and identity(self.folder) != self._identity:
+                raise self._lose(self.folder, "the run folder was removed or replaced while the run went on")
             self._flushed_at = time.monotonic()
 
     def close(self) -> None:
         """Flush and close without finishing: the folder stays that of an unfinished run."""
         with self._lock:
-            self.flush()
-            for descriptor in self._files.values():
-                os.close(descriptor)
-            self._files.clear()
-            self._closed = True
+            try:
+                self.flush()
+            finally:
+                for descriptor in self._files.values():
+                    os.close(descriptor)
+                self._files.clear()
+                self._closed = True
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Turn each table into parquet, then write summary.json; the log is closed afterwards."""
-        self.close()
-        for table in TABLES:
-            _to_parquet(self.folder, table)
-        _write_json(self.folder / SUMMARY, summary)
+    def finish(self, summary: Mapping[str, Any], manifest: Mapping[str, Any] | None = None) -> None:
+        """Replace the manifest, turn each table into parquet, then write summary.json; the log is closed afterwards.
+
+        The summary is written also where the rest cannot be, and says so then; after that, LogLost is raised.
+        """
+        lost: LogLost | None = None
+        try:
+            self.close()
+        except LogLost as problem:
+            lost = problem
+        (self.folder / RESERVE).unlink(missing_ok=True)
+        try:
+            if manifest is not None:
+                self.write_manifest(manifest)
+            if lost is None and not self._lost:
+                for table in TABLES:
+                    _to_parquet(self.folder, table)
+        except LogLost as problem:
+            lost = problem
+        if lost is not None and not summary.get("error"):
+            summary = {**summary, "status": "failed", "exit_code": LogLost.exit_code, "error": str(lost)}
+            summary["error_kind"] = type(lost).__name__
+        write_json(self.folder / SUMMARY, summary)
+        if lost is not None:
+            raise lost
+
+    def written(self, table: str) -> Written:
+        """The rows of a table so far, read from its file whenever they are looked at."""
+        return Written(self, table)
 
     def _append(self, name: str, line: bytes) -> None:
         if self._closed:
             raise ValueError(f"{self.folder / name}: the run log is closed, nothing can be added")
+        if self._lost:
+            return
         buffer = self._buffers.setdefault(name, bytearray())
         buffer += line
         buffer += b"\n"
@@ -180,11 +215,31 @@ class RunLog:
             self._drain(name, buffer)
 
     def _drain(self, name: str, buffer: bytearray) -> None:
-        if name not in self._files:
-            self._files[name] = _open_for_append(self.folder / name)
-        while buffer:
-            written = os.write(self._files[name], buffer)
-            del buffer[:written]
+        try:
+            if name not in self._files:
+                self._files[name] = _open_for_append(self.folder / name)
+            while buffer:
+                written = os.write(self._files[name], buffer)
+                del buffer[:written]
+        except OSError as error:
+            raise self._lose(self.folder / name, error) from error
+
+    def _lose(self, path: Path, why: OSError | str) -> LogLost:
+        self._lost = True
+        for buffer in self._buffers.values():
+            buffer.clear()
+        return lost(path, why)
+
+
+class Written:
+    """The rows of one table as they are on file: dictionaries with every column, missing values as None."""
+
+    def __init__(self, log: RunLog, table: str) -> None:
+        self._log, self._table = log, table
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._log.flush()
+        return iter_rows(self._log.folder, self._table)
 
 
 def _checked(table: str, values: Mapping[str, Any]) -> Any:
@@ -208,15 +263,6 @@ def _open_for_append(path: Path) -> int:
         if whole != len(content):
             os.truncate(path, whole)
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.format(_encode(dict(document)), indent=2) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 # --- reading back ----------------------------------------------------------------------------------------
@@ -270,16 +316,23 @@ def find_table(folder: Path, table: str) -> Path | None:
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
     """All rows of one table as dictionaries with every column, missing values as None."""
+    return list(iter_rows(folder, table))
+
+
+def iter_rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
+    """The same, one by one."""
     path = find_table(folder, table)
     if path is None:
-        return []
+        return
     if path.suffix == ".jsonl":
         rows: Iterable[dict[str, Any]] = read_lines(path)
     else:
         import pyarrow.parquet
 
         rows = pyarrow.parquet.read_table(path).to_pylist()
-    return [{column.name: row.get(column.name) for column in TABLES[table]} for row in rows]
+    names = [column.name for column in TABLES[table]]
+    for row in rows:
+        yield {name: row.get(name) for name in names}
 
 
 def arrow_schema(table: str) -> Any:
@@ -312,8 +365,13 @@ def _to_parquet(folder: Path, table: str) -> None:
     if target.exists() and not lines.exists():
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with pyarrow.parquet.ParquetWriter(temporary, arrow_schema(table), compression="zstd") as writer:
-        for batch in arrow_batches(lines, table):
-            writer.write_batch(batch)
-    temporary.replace(target)
-    lines.unlink(missing_ok=True)
+    try:
+        with pyarrow.parquet.ParquetWriter(temporary, arrow_schema(table), compression="zstd") as writer:
+            for batch in arrow_batches(lines, table):
+                writer.write_batch(batch)
+        temporary.replace(target)
+        lines.unlink(missing_ok=True)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise LogLost(f"{target} cannot be written ({error}): its rows are in {lines.name}") from error

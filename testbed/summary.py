@@ -1,7 +1,7 @@
 """The figures of a run's summary, computed from the rows of its tables.
 
-Pure functions over plain lists, without pandas, so that the controller can use them; `analysis.metrics`
-computes the same from DataFrames. What a figure needs and the run does not have is None, never zero.
+Pure functions over rows that may be read more than once, without pandas, so that the controller can use them;
+`analysis.metrics` computes the same from DataFrames. What a figure needs and the run does not have is None, never zero.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MS = 1e3  # milliseconds per second
 
 
 def summarise(
-    tokens: Sequence[Row],
+    tokens: Iterable[Row],
     migrations: Iterable[Row] = (),
     decisions: Iterable[Row] = (),
     devices: Iterable[Row] = (),
@@ -26,22 +26,20 @@ def summarise(
     *,
     charge_decision: bool = False,
 ) -> dict[str, Any]:
-    """DESIGN §9's summary keys that follow from the tables' rows.
+    """DESIGN §9's summary keys that follow from the tables' rows, which are read several times.
 
     `token_latency_ms` and `mean_token_ms` are over decode tokens, the prefill is `ttft_ms`.
     `mean_token_with_stall_ms` spreads the stall (and, with `charge_decision`, the deciding) over the same
     tokens: the figure for comparing policies that migrate with those that do not. `decision_ms` is the sum
     over the run. `migrations` counts committed blocks. `wire_bytes` is the tokens' traffic, prefill included.
     """
-    migrations, decisions = list(migrations), list(decisions)
-    decoded = [row for row in tokens if not row["prefill"]]
-    latency = [row["latency_s"] for row in decoded]
+    latency = [row["latency_s"] for row in tokens if not row["prefill"]]
     first = next((row["latency_s"] for row in tokens if row["prefill"]), None)
     stall = stall_seconds(migrations, decisions)
     deciding = math.fsum(row["decision_s"] for row in decisions)
     charged = stall + (deciding if charge_decision else 0.0)
-    moved = [row for row in migrations if row["outcome"] == COMMITTED]
-    predicted = [row["predicted_s"] for row in decoded if row.get("predicted_s") is not None]
+    moved = [row["bytes"] for row in migrations if row["outcome"] == COMMITTED]
+    predicted = [row["predicted_s"] for row in tokens if not row["prefill"] and row.get("predicted_s") is not None]
     return {
         "token_latency_ms": {
             "mean": _ms(mean(latency)),
@@ -56,11 +54,11 @@ def summarise(
         "stall_s": stall,
         "decision_ms": MS * deciding,
         "migrations": len(moved),
-        "migrated_bytes": sum(row["bytes"] for row in moved),
+        "migrated_bytes": sum(moved),
         "wire_bytes": sum(row.get("wire_bytes") or 0 for row in tokens),
         "peak_memory_bytes": peak_memory_bytes(devices),
         "predicted_ms": {"mean": _ms(mean(predicted))},
-        "prediction_error": prediction_error(decoded),
+        "prediction_error": prediction_error(row for row in tokens if not row["prefill"]),
         "overruns": sum(bool(row.get("overrun")) for row in spans),
     }
 

@@ -169,6 +169,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _text("device", "device that owns it"),
         _WALL,
     ),
+    "waits": (
+        _text("device", "which"),
+        _integer("first", "first token of the interval"),
+        _integer("last", "last token of the interval"),
+        _seconds("wait_s", "how long its worker waited meanwhile for a core of the host"),
+        _seconds("span_s", "how long the interval took"),
+        _WALL,
+    ),
     "rates": (
         _seconds("t_s", "when the transfer began"),
         _text("device", "the receiver for `down`, else the sender"),

@@ -1,31 +1,50 @@
-"""The process that carries out one run: `python -m testbed.cli.inside RUN_FOLDER`.
+"""The process that carries out one run: `python -m testbed.cli.inside RUN_FOLDER SOCKET_FOLDER`.
 
 It reads everything from the folder's manifest, puts a fleet, a policy and a controller together, and leaves a
-complete run folder. For the mininet backend it is the first process of a capsule: when it ends, all ends.
+complete run folder. For the mininet backend it is the first process of a capsule: when it ends, all ends. What it
+cannot say in the run folder, it leaves in the socket folder for the process that waits for it.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import zmq
+
 from testbed.calibration import HostCalibration
+from testbed.cli.launch import LAST_WORDS
 from testbed.cli.outcome import run_summary, summary_base
 from testbed.cli.show import progress_bar
 from testbed.cli.verification import verify
 from testbed.controller.generation import Controller
 from testbed.emulation.process_fleet import ProcessFleet
-from testbed.errors import TestbedError
+from testbed.emulation.spawn import forkserver_pid
+from testbed.emulation.state import RunState
+from testbed.errors import EnvironmentLacks, TestbedError
 from testbed.experiment import Experiment
 from testbed.placement.policies import make_policy
 from testbed.prompt import prompt_ids
 from testbed.runlog import RunLog
 
 LIVE = "live.json"  # device -> pid in the capsule, while a run is up
+REMEDIES = {
+    errno.EMFILE: "raise `ulimit -n`",
+    errno.ENFILE: "close files elsewhere on this host",
+    errno.ENOSPC: "make room there",
+    errno.EDQUOT: "make room there",
+    errno.EFBIG: "raise `ulimit -f`",
+    errno.EAGAIN: "raise `ulimit -u`",
+    errno.ENOMEM: "use fewer devices or a smaller model",
+    errno.EROFS: "use another --out",
+}
+"""What the host may be out of -> what helps."""
 
 
 def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], positions: int) -> ProcessFleet:
@@ -33,12 +52,15 @@ def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], po
     sockets = Path(options["sockets"])
     if backend == "mininet":
         from testbed.emulation.mininet_fleet import MininetFleet
-        from testbed.emulation.state import RunState
 
         return MininetFleet(experiment, sockets, positions, state=RunState.attach(Path(options["state"])))
     from testbed.emulation.local_fleet import LocalFleet
 
-    return LocalFleet(experiment, sockets, positions)
+    fleet = LocalFleet(experiment, sockets, positions)
+    # No capsule ends it, should it be stopped when this process is killed.
+    state = RunState.attach(Path(options["state"]))
+    state.record(processes=[*state.current.processes, forkserver_pid()])
+    return fleet
 
 
 def run(folder: Path) -> int:
@@ -49,15 +71,16 @@ def run(folder: Path) -> int:
     experiment = Experiment.from_dict(manifest["experiment"])
     prompt = prompt_ids(experiment)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
-    fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
-    host = HostCalibration.from_dict(manifest["calibration"], str(folder))
     base = summary_base(folder, manifest["backend"], experiment)
-    code, summary = 0, base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
-    recorder = None
+    summary = base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
+    fleet: ProcessFleet | None = None
+    controller: Controller | None = None
     try:
+        log.reserve()
+        fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
+        host = HostCalibration.from_dict(manifest["calibration"], str(folder))
         with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
             controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
-            recorder = controller.recorder
             outcome = controller.run()
         summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
         if options["hold"] and outcome.status == "done":
@@ -65,24 +88,34 @@ def run(folder: Path) -> int:
         fleet.stop()
         if options["verify"] and outcome.tokens:
             summary["verified"], summary["verification"] = verify(experiment, prompt, outcome)
-    except TestbedError as error:
-        code = error.exit_code
-        summary = base | {"status": "failed", "tokens": [], "exit_code": code, "error": str(error)}
-        summary["error_kind"] = type(error).__name__
     except KeyboardInterrupt:
-        code = 130
-        tokens = [row["token_id"] for row in recorder.kept["tokens"]] if recorder else []
-        summary = base | {"status": "interrupted", "tokens": tokens, "exit_code": code, "error": "interrupted"}
+        summary = base | {"status": "interrupted", "tokens": [], "exit_code": 130, "error": "interrupted"}
     except Exception as error:
-        summary["error"] = f"a bug in testbed: {type(error).__name__}: {error}"
-        raise
+        told = error if isinstance(error, TestbedError) else _lack(error)
+        if told is None:
+            summary |= {"status": "failed", "error": f"a bug in testbed: {type(error).__name__}: {error}"}
+            raise
+        summary |= {"status": "failed", "exit_code": told.exit_code, "error": str(told)}
+        summary["error_kind"] = type(told).__name__
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left must be written and taken down
-        fleet.stop()
-        manifest["facts"] = fleet.facts() | {"idle_private_bytes": fleet.idle_private_bytes}
-        log.write_manifest(manifest)
-        log.finish(summary)
-    return code
+        if controller is not None:
+            summary["tokens"] = controller.outcome.tokens
+        try:
+            if fleet is not None:
+                fleet.stop()
+                manifest["facts"] = fleet.facts() | {"idle_private_bytes": fleet.idle_private_bytes}
+        finally:
+            log.finish(summary, manifest)
+    return int(summary["exit_code"])
+
+
+def _lack(error: Exception) -> EnvironmentLacks | None:
+    """The sentence on what this host is out of; None for an error that says nothing of the kind, and so is a bug."""
+    if not isinstance(error, OSError | zmq.ZMQError) or error.errno not in REMEDIES:
+        return None
+    where = getattr(error, "filename", None)
+    return EnvironmentLacks(f"{where or 'the run'}: {error.strerror}; {REMEDIES[error.errno]}")
 
 
 def _hold(folder: Path, fleet: ProcessFleet) -> None:
@@ -103,11 +136,16 @@ def main() -> None:
     from testbed.cli import INTERRUPTED
     from testbed.emulation.capsule import prepare_inner
 
+    folder, sockets = map(Path, sys.argv[1:])
     try:
         prepare_inner()  # a Ctrl-C that came while everything above was loaded is delivered here
-        code = run(Path(sys.argv[1]))
+        code = run(folder)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except TestbedError as error:  # the folder took no summary
+        code = error.exit_code
+        with suppress(OSError):
+            (sockets / LAST_WORDS).write_text(json.dumps({"error": str(error), "exit_code": code}))
     sys.exit(code)
 
 

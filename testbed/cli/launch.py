@@ -6,6 +6,7 @@ torch: it waits, forwards Ctrl-C, and removes what the run leaves, however it en
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import sys
@@ -28,6 +29,7 @@ Say = Callable[[str], None]
 
 # All devices share one core in User-Mode Linux, and a message costs five times the software (docs/adr/0011).
 GUEST_DILATION = 2.0
+LAST_WORDS = "last-words.json"  # in the socket folder: what ended a run whose folder takes no summary
 
 
 class NothingFits(ConfigError):
@@ -145,18 +147,33 @@ def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -
             log.write_manifest(manifest)
             log.close()
             code = launch(
-                [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve())],
+                [sys.executable, "-m", "testbed.cli.inside", str(log.folder.resolve()), str(state.sockets)],
+                env=os.environ | {"TMPDIR": str(state.sockets)},  # what a killed run leaves there is cleaned away
                 capsule=request.backend == "mininet",
                 hold_signals=True,
                 on_start=lambda process, init: state.record(
                     init=ProcessId.of(init), processes=[ProcessId.of(process)]
                 ),
             )
+            last_words = _last_words(state.sockets)
         finally:
-            report = take_away(state)
-        for problem in report.failures:
-            say(f"Warning: {problem}.")
+            for problem in take_away(state).failures:
+                say(f"Warning: {problem}.")
+    if last_words is not None:
+        raise last_words
     return _outcome(log.folder, code)
+
+
+def _last_words(sockets: Path) -> TestbedError | None:
+    """What a run says that could not write its summary."""
+    from testbed.emulation.own_files import read_own
+
+    try:
+        words = json.loads(read_own(sockets / LAST_WORDS))
+    except (FileNotFoundError, ValueError, EnvironmentLacks):
+        return None
+    kinds = (ConfigError, EnvironmentLacks, RunFailed)
+    return next((kind for kind in kinds if kind.exit_code == words["exit_code"]), RunFailed)(words["error"])
 
 
 def _outcome(folder: Path, code: int) -> dict[str, Any]:

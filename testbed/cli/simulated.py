@@ -39,6 +39,7 @@ def simulate(
     """
     log = RunLog.create(out, experiment.name, experiment.policy)
     folder = log.folder.resolve()
+    log.reserve()
     log.write_manifest(manifest | {"run": folder.name})
     base = summary_base(folder, "sim", experiment)
     summary = base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
@@ -65,6 +66,5 @@ def simulate(
         summary["error"] = f"a bug in testbed: {type(error).__name__}: {error}"
         raise
     finally:
-        log.write_manifest(manifest | {"run": folder.name, "facts": fleet.facts()})
-        log.finish(summary)
+        log.finish(summary, manifest | {"run": folder.name, "facts": fleet.facts()})
     return summary

@@ -11,23 +11,22 @@ from testbed.controller.exchange import Exchange
 from testbed.controller.fleet import HostUsage, LinkSample, Samples
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
-from testbed.runlog import ABORTED, COMMITTED, RunLog
+from testbed.runlog import ABORTED, COMMITTED, TABLES, RunLog, Written
 from testbed.transport.messages import Span, Token
 
 
 class Recorder:
-    """Writes rows, and keeps those that the summary is computed from."""
+    """Writes rows; keeps none, since the summary is computed from what is on file."""
 
     def __init__(self, log: RunLog, clock: EmulatedClock, prefill_chunks: int) -> None:
         self.log = log
         self._clock = clock
         self._chunks = prefill_chunks
-        tables = ("tokens", "migrations", "decisions", "devices", "spans", "rates", "links", "waits", "host")
-        self.kept: dict[str, list[dict[str, Any]]] = {table: [] for table in tables}
 
-    def _row(self, table: str, **values: Any) -> None:
-        self.log.row(table, **values)
-        self.kept[table].append(values)
+    @property
+    def kept(self) -> dict[str, Written]:
+        """The rows of every table so far, read from their files whenever they are looked at."""
+        return {table: self.log.written(table) for table in TABLES}
 
     def token(self, token: Token, predicted_s: float, wire: float) -> None:
         """One generated token with its prediction and its traffic."""
@@ -36,7 +35,7 @@ class Recorder:
         if token.compute_s is not None and token.transfer_s is not None:
             compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
             spent = {"compute_s": compute, "transfer_s": transfer, "software_s": latency - compute - transfer}
-        self._row(
+        self.log.row(
             "tokens",
             step=token.step,
             token_id=token.token_id,
@@ -53,7 +52,7 @@ class Recorder:
     def spans(self, spans: Sequence[Span]) -> None:
         """What devices and paths were busy with; a pass of the prefill belongs to token 0."""
         for span in spans:
-            self._row(
+            self.log.row(
                 "spans",
                 step=max(0, span.step - self._chunks + 1),
                 layer=span.layer,
@@ -71,7 +70,7 @@ class Recorder:
 
     def decision(self, proof: Proof | None = None, **values: Any) -> None:
         """One call of the policy, what it cost, and what it proved."""
-        self._row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
+        self.log.row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
     def exchange(self, exchange: Exchange, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]) -> None:
         """Every block's migration, and the rate that each path reached."""
@@ -80,7 +79,7 @@ class Recorder:
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
         for move in migration.moves:
             arrival = exchange.arrivals.get(str(move.block))
-            self._row(
+            self.log.row(
                 "migrations",
                 epoch=migration.epoch,
                 block=str(move.block),
@@ -108,7 +107,7 @@ class Recorder:
         self, start_s: float, seconds: float, source: str, destination: str, size: int, requested_bps: float, how: str
     ) -> None:
         """What one transfer reached, from the first to the last payload byte at the receiver."""
-        self._row(
+        self.log.row(
             "rates",
             t_s=self._clock.at(start_s) if start_s else 0.0,
             device=source,
@@ -128,7 +127,7 @@ class Recorder:
     def links(self, samples: Sequence[LinkSample]) -> None:
         """Links as changed or as found."""
         for sample in samples:
-            self._row(
+            self.log.row(
                 "links",
                 t_s=self._clock.now() if sample.t_s is None else sample.t_s,
                 device=sample.device,
@@ -145,8 +144,7 @@ class Recorder:
 
     def wait(self, device: str, first: int, last: int, wait_s: float, span_s: float) -> None:
         """How long a device waited for the host's CPU while tokens first-last were generated; for the verdict."""
-        row = {"device": device, "first": first, "last": last, "wait_s": wait_s, "span_s": span_s}
-        self.kept["waits"].append(row)
+        self.log.row("waits", device=device, first=first, last=last, wait_s=wait_s, span_s=span_s)
 
     def host(self, first: int, last: int, before: HostUsage, now: HostUsage) -> None:
         """What the host's cores were used for while tokens first-last were generated."""
@@ -159,7 +157,7 @@ class Recorder:
         pressed = None
         if now.pressure_s is not None and before.pressure_s is not None:
             pressed = (now.pressure_s - before.pressure_s) / span_s
-        self._row(
+        self.log.row(
             "host",
             t_s=self._clock.at(now.at_s),
             first_step=first,
@@ -183,7 +181,7 @@ class Recorder:
         """Memory of every device and the queues of every link."""
         self.links(samples.links)
         for sample in samples.devices:
-            self._row(
+            self.log.row(
                 "devices",
                 t_s=self._clock.now(),
                 device=sample.device,

@@ -8,7 +8,7 @@ not only how long devices waited.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ class Window:
         return self.idle < IDLE_LEAST and self.others > OTHERS_MOST
 
 
-def taken(host: Sequence[Row], waits: Iterable[Row]) -> tuple[list[str], list[str]]:
+def taken(host: Iterable[Row], waits: Iterable[Row]) -> tuple[list[str], list[str]]:
     """(reasons, notes) from the rows of the table `host` and the devices' waits by interval."""
     found = windows(host)
     lost = [window for window in found if window.is_taken]

@@ -7,7 +7,7 @@ know and that does not make the run wrong, such as memory limits that no kernel 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,12 +49,9 @@ class Asked:
 
 
 def verdict(
-    kept: Mapping[str, Sequence[Row]], facts: Mapping[str, Any], calibrated: Calibrated, asked: Asked
+    kept: Mapping[str, Iterable[Row]], facts: Mapping[str, Any], calibrated: Calibrated, asked: Asked
 ) -> dict[str, Any]:
-    """`{ok, reasons, notes}` from a run's rows by table.
-
-    `kept["waits"]` has one row per device and interval: first, last (token), wait_s, span_s (both emulated).
-    """
+    """`{ok, reasons, notes}` from a run's rows by table, which are read several times."""
     floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
     taking, noticed = taken(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
@@ -201,13 +198,16 @@ def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
     ]
 
 
-def _software(tokens: Iterable[Row], spans: Sequence[Row], floor_s: float) -> list[str]:
+def _software(tokens: Iterable[Row], spans: Iterable[Row], floor_s: float) -> list[str]:
     """A note where blocks are too small for this testbed to pace them and hop between them unnoticed."""
-    decoded = [row for row in tokens if not row["prefill"]]
-    spent = sum(row["latency_s"] for row in decoded)
-    short = [row for row in spans if row["kind"] == "block" and row["due_s"] < floor_s]
-    late = sum(row["end_s"] - row["start_s"] - row["due_s"] for row in short if row.get("overrun") and row["step"])
-    software = sum(row["software_s"] or 0.0 for row in decoded) + late
+    spent = software = 0.0
+    for row in tokens:
+        if not row["prefill"]:
+            spent += row["latency_s"]
+            software += row["software_s"] or 0.0
+    for row in spans:
+        if row["kind"] == "block" and row["due_s"] < floor_s and row.get("overrun") and row["step"]:
+            software += row["end_s"] - row["start_s"] - row["due_s"]
     if not spent or software <= SOFTWARE_SHARE * spent:
         return []
     return [

@@ -11,11 +11,13 @@ import ctypes
 import mmap
 import signal
 import struct
+import time
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from testbed.emulation.cgroups import DeviceCgroup
+from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed
 from testbed.worker.lifeline import end_with_parent
 
@@ -65,20 +67,27 @@ class Ballast:
             raise RunFailed(f"the ballast (pid {self.process.pid}) is gone: {error.strerror}") from error
         (self.held_bytes,) = _SIZE.unpack(self._answer(_SIZE.size, f"hold {size_bytes} bytes", timeout))
 
+    def let_go(self) -> None:
+        """Have the process end by itself, soon; its memory is free when it has."""
+        self._connection.close()
+
     def stop(self, timeout: float = 2.0) -> None:
         """End the process; its memory is free afterwards."""
-        self._connection.close()
-        self.process.join(timeout)
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        from testbed.emulation.spawn import end_processes  # not for the process itself, whose pages count
+
+        self.let_go()
+        end_processes([self.process], timeout)
 
     def _answer(self, size: int, request: str, timeout: float) -> bytes:
-        if not self._connection.poll(timeout):
-            raise RunFailed(
-                f"the ballast (pid {self.process.pid}) could not {request} within {timeout:g} s: its control group is "
-                "full and nothing in it can be killed"
-            )
+        deadline, standstill = time.monotonic() + timeout, Standstill()
+        assert self.process.pid is not None
+        while not self._connection.poll(max(0.0, min(0.5, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                raise RunFailed(
+                    f"the ballast (pid {self.process.pid}) could not {request} within {timeout:g} s: its control group "
+                    "is full and nothing in it can be killed"
+                )
+            standstill.look({f"the ballast (pid {self.process.pid})": self.process.pid})
         try:
             return self._connection.recv_bytes(size)
         except (EOFError, OSError) as error:

@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from testbed.errors import EnvironmentLacks
+from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.programs import complaint, find_program
 
+STOPPED_PATIENCE_S = 20.0  # longer than the inner process waits for those that it has started
 GRACE_S = 10.0  # between the first Ctrl-C and SIGKILL: enough to remove twenty cgroups
 PROBE_TIMEOUT_S = 10.0
 CANNOT_START = 126  # exit code when the parent died before the child could tie itself to it, as in sh
@@ -37,6 +38,7 @@ _CAP_SYS_ADMIN = 21
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _FORK_WAIT_S = 5.0
 _KILL_WAIT_S = 5.0
+_LOOK_S = 1.0
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -56,7 +58,8 @@ def launch(
     Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process; it has
     `grace_s` to end; after that, or at a second signal, it is killed and the code is 130, as for SIGINT. `on_start`
     gets two pids as this host sees them: of the process started, and of the inner one (the same without a capsule).
-    The inner process dies with this one.
+    The inner process dies with this one. What is left of its session when it has ended, or has been stopped by a signal
+    for `STOPPED_PATIENCE_S`, is killed; in the latter case RunFailed is raised.
     `hold_signals` is for a program that calls `prepare_inner`: an earlier SIGINT waits for that, instead of being
     dropped (PID 1 has no handler yet) or of hitting an interpreter that is still starting.
     Only for the main thread: the kernel ties the child to its *thread*.
@@ -168,8 +171,9 @@ def _supervise(
     """Wait for the end, passing the first signal on and killing at the second or when the grace is over."""
     pidfd = os.pidfd_open(process.pid)
     deadline: float | None = None
+    stopped_since: float | None = None
     try:
-        while process.poll() is None:
+        while not select.select([pidfd], [], [], 0)[0]:
             if received and deadline is None:
                 deadline = time.monotonic() + grace_s
                 with contextlib.suppress(ProcessLookupError):
@@ -177,12 +181,19 @@ def _supervise(
             if deadline is not None and (len(received) > 1 or time.monotonic() >= deadline):
                 _end(process, inner)
                 return 128 + signal.SIGINT
-            timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+            stopped = _is_stopped(inner) or _is_stopped(process.pid)
+            stopped_since = (stopped_since or time.monotonic()) if stopped else None
+            if stopped_since is not None and time.monotonic() - stopped_since >= STOPPED_PATIENCE_S:
+                raise RunFailed(f"the run's own process had been stopped by a signal for {STOPPED_PATIENCE_S:.0f} s")
+            timeout = _LOOK_S if deadline is None else min(_LOOK_S, max(0.0, deadline - time.monotonic()))
             readable, _, _ = select.select([pidfd, wakeup.fileno()], [], [], timeout)
             if wakeup.fileno() in readable:
                 wakeup.recv(64)
     finally:
         os.close(pidfd)
+    # Its number is still its own: it has not been waited for. A forkserver that is stopped would outlive it.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()
     return 128 - code if code < 0 else code
 
@@ -217,11 +228,21 @@ def _only_child(process: subprocess.Popen[bytes]) -> int | None:
     return None
 
 
+def _is_stopped(pid: int) -> bool:
+    return _status_of(pid)[:1] == ["T"]
+
+
 def _parent_of(pid: str) -> int | None:
+    status = _status_of(pid)
+    return int(status[1]) if status else None
+
+
+def _status_of(pid: int | str) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on, see proc(5); nothing where there is no such process."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return []
 
 
 def _end(process: subprocess.Popen[bytes], inner: int) -> None:
@@ -239,6 +260,8 @@ def _end(process: subprocess.Popen[bytes], inner: int) -> None:
         process.kill()
         select.select([pidfd], [], [], _KILL_WAIT_S)
         os.close(pidfd)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

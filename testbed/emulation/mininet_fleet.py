@@ -42,6 +42,7 @@ _LACKS_NETEM = (
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
 )
 SAMPLED_LATE_S = 1.0  # a look at a replayed link may find what the trace had so long ago: on a busy host, changes wait
+BALLAST_PATIENCE_S = 2.0  # for all of them to end by themselves
 OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
 
 
@@ -261,6 +262,12 @@ class MininetFleet(ProcessFleet):
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
         return PathView(0.0, 0.0) if self._netem else super()._path(target, sender, receiver)
 
+    def _going_on(self) -> dict[str, int]:
+        helpers = {f"the ballast of device {name}": each.process.pid for name, each in self._ballasts.items()}
+        if self._replayer is not None and self._replayer.going_on:
+            helpers["the replayer, which changes the links' rates,"] = self._replayer.process.pid
+        return super()._going_on() | {name: pid for name, pid in helpers.items() if pid is not None}
+
     # --- looking -----------------------------------------------------------------------------------------
 
     def _sample_device(self, device: str, alive: bool) -> DeviceSample:
@@ -336,7 +343,10 @@ class MininetFleet(ProcessFleet):
         if self._replayer is not None:
             self._replayer.stop()
         for ballast in self._ballasts.values():
-            ballast.stop()
+            ballast.let_go()
+        deadline = time.monotonic() + BALLAST_PATIENCE_S
+        for ballast in self._ballasts.values():
+            ballast.stop(max(0.0, deadline - time.monotonic()))
         self._ballasts = {}
         for group in self._cgroups.values():
             group.kill_and_remove()

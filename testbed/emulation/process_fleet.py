@@ -25,7 +25,8 @@ from testbed.controller.fleet import (
 )
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
-from testbed.emulation.spawn import forkserver, start_worker
+from testbed.emulation.spawn import FORKSERVER, end_processes, forkserver, forkserver_pid, start_worker
+from testbed.emulation.standstill import Standstill
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
 from testbed.transport.control import ControlHub
@@ -44,7 +45,7 @@ from testbed.transport.messages import (
 from testbed.worker.entry import WorkerConfig
 from traces.model import SeriesKey
 
-START_PATIENCE_S = 60.0
+START_PATIENCE_S = 50.0
 STOP_PATIENCE_S = 2.0
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
@@ -73,6 +74,7 @@ class ProcessFleet(ABC):
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
+        self._standstill = Standstill()
         self._refused: dict[str, tuple[str, ...]] = {}  # kernel knobs that devices could not set
         self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
         self._target: TargetState | None = None
@@ -216,7 +218,7 @@ class ProcessFleet(ABC):
         self._hub.send(device, command)
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Control events, and workers that have ended."""
+        """Control events, and workers that have ended; raises RunFailed for a process that stands still."""
         assert self._hub is not None
         found: list[tuple[str, FleetEvent]] = [*self._pending, *self._hub.poll(0)]
         self._pending = []
@@ -229,7 +231,18 @@ class ProcessFleet(ABC):
                 found += self._hub.poll(0)  # its last words come first
                 self._lost.add(name)
                 found.append((name, DeviceLost(self._was_oom_killed(name), process.exitcode)))
+        if not found:
+            self._standstill.look(self._going_on())
         return found
+
+    def _going_on(self) -> dict[str, int]:
+        """The processes that must not stand still now, by what a sentence calls them."""
+        found = {FORKSERVER: forkserver_pid()}
+        for name, process in self._processes.items():
+            paused = self._target is not None and self._target.devices[name].paused
+            if name not in self._lost and not paused:
+                found[f"device {name}: its worker"] = process.pid
+        return {name: pid for name, pid in found.items() if pid is not None}
 
     def observe(self) -> Samples:
         """Memory, queues and the host's cores as they are now."""
@@ -243,12 +256,7 @@ class ProcessFleet(ABC):
                 self.send(name, Stop())
             if self._target is not None and self._target.devices[name].paused:
                 self._signal(name, signal.SIGCONT)
-        deadline = time.monotonic() + STOP_PATIENCE_S
-        for process in self._processes.values():
-            process.join(max(0.0, deadline - time.monotonic()))
-            if process.is_alive():
-                process.kill()
-                process.join()
+        end_processes(self._processes.values(), STOP_PATIENCE_S)
         self._processes = {}
         self._release()
         if self._hub is not None:

@@ -25,7 +25,8 @@ from typing import Any
 
 from testbed.clock import ClockState, EmulatedClock
 from testbed.emulation.shaping import Shaper, ShapingFailed
-from testbed.emulation.spawn import start_process
+from testbed.emulation.spawn import end_processes, start_process
+from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed, TestbedError
 from testbed.worker.lifeline import end_with_parent
 from topologies.links import Hop
@@ -38,7 +39,7 @@ MOST_IN_A_BATCH = 1000  # reports: well below what a local socket takes at once
 LEAST_PAUSE_S = 2e-3
 FIFO_PRIORITY = 1  # the lowest that still comes before every ordinary process
 NICE = -10  # where real-time scheduling is not permitted
-START_PATIENCE_S = 60.0  # for a process of the forkserver, which may be loading torch
+START_PATIENCE_S = 50.0  # for a process of the forkserver, which may be loading torch
 END_PATIENCE_S = 5.0
 
 # A message is one packet: a letter, then a fixed struct, a text or several structs. No pickle.
@@ -110,6 +111,11 @@ class Replayer:
         self.priority = self._started()
         clock.follow(self._tell)
 
+    @property
+    def going_on(self) -> bool:
+        """Whether it has not been asked to end."""
+        return not math.isfinite(self._ended_s)
+
     def reports(self) -> list[Replayed]:
         """Changes made since the last call, in order; without waiting."""
         self._channel.setblocking(False)
@@ -124,12 +130,11 @@ class Replayer:
         found: list[Replayed] = []
         if not math.isfinite(self._ended_s):
             with contextlib.suppress(OSError):  # it has failed: its last words tell why
-                self._channel.setblocking(True)
+                self._channel.settimeout(END_PATIENCE_S)
                 self._channel.send(_END)
-            self._channel.settimeout(END_PATIENCE_S)
             try:
                 while self._cpu_s is None:
-                    found += self._take(self._receive())
+                    found += self._take(self._await(END_PATIENCE_S))
             except TimeoutError as error:
                 raise RunFailed(f"the replayer (pid {self.process.pid}) does not end: it is stuck") from error
             self._ended_s = time.monotonic()
@@ -139,9 +144,7 @@ class Replayer:
     def stop(self) -> None:
         """End the process at once; safe to call twice."""
         self._channel.close()
-        if self.process.is_alive():
-            self.process.kill()
-        self.process.join()
+        end_processes([self.process])
 
     def facts(self) -> dict[str, Any]:
         """How it went so far; seconds are of wall time."""
@@ -154,9 +157,8 @@ class Replayer:
         return facts
 
     def _started(self) -> str:
-        self._channel.settimeout(START_PATIENCE_S)
         try:
-            packet = self._receive()
+            packet = self._await(START_PATIENCE_S)
             if packet[:1] != _READY:
                 self._take(packet)
         except TimeoutError as error:
@@ -166,6 +168,19 @@ class Replayer:
             self.stop()
             raise
         return packet[1:].decode()
+
+    def _await(self, patience_s: float) -> bytes:
+        """The next packet; raises TimeoutError, or RunFailed for a process that stands still."""
+        deadline, standstill = time.monotonic() + patience_s, Standstill()
+        assert self.process.pid is not None
+        while True:
+            self._channel.settimeout(0.5)
+            try:
+                return self._receive()
+            except TimeoutError:
+                if time.monotonic() >= deadline:
+                    raise
+                standstill.look({f"the replayer (pid {self.process.pid})": self.process.pid})
 
     def _receive(self) -> bytes:
         """The next packet; empty when the process is gone, also where it left something of ours unread."""
@@ -179,7 +194,7 @@ class Replayer:
             self._begun_s = time.monotonic()
         paused_at = math.nan if state.paused_at_s is None else state.paused_at_s
         with contextlib.suppress(OSError):  # it has ended; if it should not have, its reports tell
-            self._channel.setblocking(True)
+            self._channel.settimeout(END_PATIENCE_S)  # a stopped process takes only so many
             self._channel.send(_CLOCK + _CLOCK_STATE.pack(state.zero_s, state.paused_total_s, paused_at))
 
     def _take(self, packet: bytes) -> list[Replayed]:

@@ -10,19 +10,28 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver as server
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed
 from testbed.worker.entry import WorkerConfig, run_worker
 from testbed.worker.lifeline import end_with_parent
 
 PRELOAD = ["testbed.emulation.preload"]
+FORKSERVER = "the forkserver, which starts workers,"
+FORK_PATIENCE_S = 50.0  # for the first process; the server may be loading torch
+KILL_PATIENCE_S = 5.0
+LEAVE_PATIENCE_S = 1.0  # for a process that has answered
+_LOOK_S = 0.5
 
 
 @contextmanager
@@ -55,27 +64,104 @@ def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServer
 
 
 def start_process(process: ForkServerProcess) -> None:
-    """Start a process of the forkserver's context; it is ended with this one at the latest."""
+    """Start a process of the forkserver's context; it is ended with this one at the latest.
+
+    Raises RunFailed when the forkserver does not answer.
+    """
     process.daemon = True
-    with _plain_main():
+    with _plain_main(), _answering():
         process.start()
 
 
+def forkserver_pid() -> int | None:
+    """The forkserver's pid, once it runs."""
+    pid: int | None = server._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> None:
+    """Wait so long for processes to end by themselves, then kill them; returns within seconds whatever they do.
+
+    It is the forkserver that tells how its children end. One that does not, because it is stopped, is ended too, and
+    its children with it.
+    """
+    left = list(processes)
+    deadline = time.monotonic() + patience_s
+    for process in left:
+        process.join(max(0.0, deadline - time.monotonic()))
+    left = [process for process in left if process.is_alive()]
+    for process in left:
+        process.kill()
+    for last in (False, True):
+        deadline = time.monotonic() + KILL_PATIENCE_S
+        for process in left:
+            process.join(max(0.0, deadline - time.monotonic()))
+        if not last and any(process.is_alive() for process in left):
+            _kill_forkserver()
+
+
 def call(context: ForkServerContext, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function answers in a child of the forkserver, which has torch loaded; raises RunFailed if it raises."""
+    """What a function answers in a child of the forkserver, which has torch loaded; raises RunFailed if it raises.
+
+    It may compute as long as it likes, but not stand still.
+    """
     ours, theirs = context.Pipe()
     process = context.Process(target=_answer, args=(theirs, function, arguments), name=function.__name__)
     start_process(process)
     theirs.close()
+    standstill = Standstill()
+    assert process.pid is not None
     try:
+        while not ours.poll(_LOOK_S):
+            standstill.look({f"the process for {function.__name__}": process.pid})
         answer, problem = ours.recv()
     except EOFError:
-        process.join()
+        end_processes([process], KILL_PATIENCE_S)
         raise RunFailed(f"the process for {function.__name__} ended with code {process.exitcode}") from None
-    process.join()
+    finally:
+        end_processes([process], LEAVE_PATIENCE_S)
     if problem is not None:
         raise problem
     return answer
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """For a block in which multiprocessing waits for the forkserver, without an end of its own.
+
+    Only the server's death ends that wait, so a thread kills one that is stopped or takes too long.
+    """
+    answered = threading.Event()
+    trouble: list[str] = []
+
+    def watch() -> None:
+        standstill, begun_s = Standstill(), time.monotonic()
+        while not answered.wait(_LOOK_S):
+            try:
+                pid = forkserver_pid()
+                standstill.look({FORKSERVER: pid} if pid is not None else {})
+                if time.monotonic() - begun_s > FORK_PATIENCE_S:
+                    raise RunFailed(f"{FORKSERVER} gave no answer for {FORK_PATIENCE_S:.0f} s")
+            except RunFailed as error:
+                trouble.append(str(error))
+                _kill_forkserver()
+                return
+
+    threading.Thread(target=watch, name="forkserver-watch", daemon=True).start()
+    try:
+        yield
+    except (EOFError, OSError) as error:
+        why = trouble[0] if trouble else f"{FORKSERVER} ended while it started a process ({error})"
+        raise RunFailed(why) from error
+    finally:
+        answered.set()
+
+
+def _kill_forkserver() -> None:
+    pid = forkserver_pid()
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _answer(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

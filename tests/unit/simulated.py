@@ -12,7 +12,7 @@ from testbed.experiment import Experiment
 from testbed.placement.observation import Policy
 from testbed.placement.policies import make_policy
 from testbed.prompt import prompt_ids
-from testbed.runlog import RunLog, read_rows
+from testbed.runlog import TABLES, RunLog, read_rows
 from testbed.simulation.fleet import SimFleet
 from testbed.transport.messages import Arrived, Token
 from traces.model import Change, Trace
@@ -65,5 +65,5 @@ def drive(out: Path, of: Experiment, policy: Policy | None = None) -> tuple[Watc
     controller = Controller(of, prompt_ids(of), fleet, policy, log, effort="off")
     outcome = controller.run()
     log.close()
-    kept = controller.recorder.kept | {"placements": read_rows(log.folder, "placements")}
+    kept = {table: read_rows(log.folder, table) for table in TABLES}
     return fleet, outcome, kept

@@ -288,6 +288,8 @@ class _Story:
                 "host", t_s=self.now, first_step=step - INTERVAL, last_step=step - 1, span_s=0.5, cores=2,
                 own_share=0.14, others_share=0.01, idle_share=0.84, pressure_share=0.04, load=0.8,
             )  # fmt: skip
+            for device in DEVICES:
+                self.put("waits", device=device, first=step - INTERVAL, last=step - 1, wait_s=0.001, span_s=0.5)
         for device in DEVICES:
             ledger = self.ledger(device, step)
             self.put(
