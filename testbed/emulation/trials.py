@@ -248,7 +248,7 @@ def _knobs(net: object) -> Finding:
 
 
 def _open_vswitch() -> Finding:
-    from testbed.emulation.ovs import PACKAGE, OpenVSwitch
+    from testbed.emulation.ovs import OpenVSwitch
 
     with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
         ovs = OpenVSwitch(Path(folder, "ovs"))
@@ -256,7 +256,7 @@ def _open_vswitch() -> Finding:
             ovs.start()
             return Finding("Open vSwitch", True, False, f"started {ovs.facts()}")
         except EnvironmentLacks as error:
-            return Finding("Open vSwitch", False, False, str(error), f"apt-get install {PACKAGE}, only for that switch")
+            return Finding("Open vSwitch", False, False, str(error), "only `switch: openvswitch` needs it")
         finally:
             ovs.stop()
 
