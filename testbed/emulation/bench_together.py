@@ -98,7 +98,7 @@ def _read_bytes() -> float:
 
 def _in_devices(count: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work` answers in so many processes at once; raises RunFailed where one fails or takes too long."""
-    from testbed.emulation.spawn import forkserver, start_process
+    from testbed.emulation.spawn import end_processes, forkserver, start_process
 
     context = forkserver()
     processes, pipes = [], []
@@ -115,10 +115,7 @@ def _in_devices(count: int, work: Callable[..., Any], *arguments: Any) -> list[A
             pipe.send(addresses)
         return _hear(pipes)
     finally:
-        for process in processes:
-            process.kill()
-        for process in processes:
-            process.join()
+        end_processes(processes)
 
 
 def _hear(pipes: Sequence[Connection]) -> list[Any]:

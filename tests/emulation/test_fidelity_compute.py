@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 
 import pytest
 from running import QUICKSTART, Ended, Place, rows
 
+from testbed.emulation import bench_together
 from testbed.emulation.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
+from testbed.emulation.bench_together import measure_speed
+from testbed.errors import RunFailed
 
 pytestmark = pytest.mark.quiet
 TRIES = 2  # more, where others used the host
@@ -43,3 +47,16 @@ def test_blocks_that_are_late_now_and_then_or_all_a_little_are_found_out() -> No
     assert not compare([10e-3] * 90 + [10.6e-3] * 10, 10e-3).ok  # the 95th percentile
     assert not compare([10.25e-3] * 100, 10e-3).ok  # the mean
     assert not compare([9.7e-3] * 100, 10e-3).ok  # too fast is wrong as well
+
+
+def test_operations_of_devices_that_compute_at_once_are_timed() -> None:
+    speed, others = measure_speed((1, 4))
+    assert [each.count for each in speed.together] == [1, 4] and speed.streaming_Bps > 1e8 and 0 <= others <= 1
+    for each in speed.together:
+        assert list(each.finished_s) == sorted(each.finished_s) and 0 < each.finished_s[0] < each.finished_s[-1] < 5
+
+
+def test_a_measuring_process_that_fails_is_told_and_ends_the_others() -> None:
+    with pytest.raises(RunFailed, match="TypeError"):
+        bench_together._in_devices(2, divmod)
+    assert multiprocessing.active_children() == []
