@@ -68,6 +68,14 @@ def test_the_quick_starts_devices_leave_a_small_host_air(policy: str) -> None:
     assert dry_run(experiment, 24)["warnings"] == []
 
 
+def test_the_readmes_own_topology_leaves_a_small_host_air(tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    (tmp_path / "mine.yaml").write_text(readme.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
+    overrides = [f"topology={tmp_path / 'mine.yaml'}", "traces=[]"]
+    experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", overrides)
+    assert dry_run(experiment, 24)["warnings"] == []
+
+
 def test_dilation_and_compute_that_is_not_paced_need_no_warning(tmp_path: Any) -> None:
     assert planned(4, "1.5 GB/s", tmp_path, dilation=2) == []
     assert planned(4, "15 GB/s", tmp_path, compute="native") == []
