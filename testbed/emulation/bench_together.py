@@ -43,7 +43,11 @@ WARM_ROUNDS = 10
 STREAM_BYTES = 64 * 2**20  # for each core
 STREAMERS_MOST = 8
 GROUPS = 16  # of times, from the shortest to the longest, of which the means are kept
-PATIENCE_S = 30.0
+PATIENCE_S = 20.0
+
+
+class NoAnswer(RunFailed):
+    """A measuring process stands still."""
 
 
 def measure_speed(counts: tuple[int, ...] = COUNTS) -> tuple[HostSpeed, float]:
@@ -69,8 +73,7 @@ def _ready() -> None:
 
 def _measure(count: int) -> Together:
     rounds = max(ROUNDS_LEAST, OPERATIONS // count)
-    with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
-        times: list[list[float]] = _in_devices(count, _compute, folder, rounds)
+    times = _exchange(count, rounds)
     parts = []
     for part in range(ATTEMPTS):
         first = WARM_ROUNDS + part * rounds
@@ -79,6 +82,15 @@ def _measure(count: int) -> Together:
     bounds = [round(each * len(best) / GROUPS) for each in range(GROUPS + 1)]
     means = [fmean(best[first:last]) for first, last in pairwise(bounds)]
     return Together(count, _read_bytes(), tuple(round(mean, 6) for mean in means))
+
+
+def _exchange(count: int, rounds: int) -> list[list[float]]:
+    """The times of each device; once more where they stood still, since a single device that is stopped stops all."""
+    with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
+        try:
+            return _in_devices(count, _compute, folder, rounds)
+        except NoAnswer:
+            return _in_devices(count, _compute, folder, rounds)
 
 
 def _shape() -> tuple[ModelShape, Partition]:
@@ -125,7 +137,7 @@ def _hear(pipes: Sequence[Connection]) -> list[Any]:
     while len(answers) < len(pipes):
         ready = wait([pipe for pipe in pipes if pipe not in answers], max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise RunFailed(f"a measuring process did not answer within {PATIENCE_S:g} s: this host is far too busy")
+            raise NoAnswer(f"a measuring process did not answer within {PATIENCE_S:g} s: this host is far too busy")
         for pipe in ready:
             assert isinstance(pipe, Connection)
             try:

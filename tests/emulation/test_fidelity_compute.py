@@ -60,3 +60,10 @@ def test_a_measuring_process_that_fails_is_told_and_ends_the_others() -> None:
     with pytest.raises(RunFailed, match="TypeError"):
         bench_together._in_devices(2, divmod)
     assert multiprocessing.active_children() == []
+
+
+def test_a_measuring_process_that_stands_still_is_no_reason_to_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_together, "PATIENCE_S", 0.0)
+    with pytest.raises(RunFailed, match="did not answer within 0 s"):
+        bench_together._measure(1)
+    assert multiprocessing.active_children() == []

@@ -9,7 +9,8 @@ import pytest
 from running import Place, rows, topology, write_experiment
 
 from testbed.emulation.bench_delay import DELAYS_S, LOSSES, LossMeasured
-from testbed.emulation.doctor import Finding, measure_netem
+from testbed.emulation.doctor import measure_netem
+from testbed.emulation.findings import Finding
 
 pytestmark = [pytest.mark.quiet, pytest.mark.needs_netem, pytest.mark.timeout(300)]
 DIRECTIONS = ("up", "down")
