@@ -13,6 +13,9 @@ from random import Random
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.strict_yaml import shown
+from traces.generate import MOST_GENERATED
+from traces.lines import option_number
 from traces.model import Change, Trace
 
 Nominal = Mapping[str, Mapping[str, float]]  # word in a file (rate, memory, compute) -> quantity -> SI value
@@ -31,16 +34,16 @@ def fluctuation(
     """
     given = dict(options or {})
     word = given.pop("quantity", next(iter(nominal)) if "rate" in nominal else "compute")
-    if word not in nominal:
-        raise ConfigError(f"quantity {word!r} of {target} cannot fluctuate: choose from {', '.join(nominal)}")
+    if not isinstance(word, str) or word not in nominal:
+        raise ConfigError(f"quantity {shown(word)} of {target} cannot fluctuate: choose from {', '.join(nominal)}")
     values = dict(DEFAULTS) | ({"most": MEMORY_MOST} if word == "memory" else {})
     for key, value in given.items():
         if key not in values:
-            raise ConfigError(f"a fluctuation has no option {key!r}: it has quantity, {', '.join(values)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"{key} of a fluctuation is {value!r}, but it must be a number")
-        values[key] = float(value)
+            raise ConfigError(f"a fluctuation has no option {shown(key)}: it has quantity, {', '.join(values)}")
+        values[key] = option_number(value, f"{key} of a fluctuation", least=0.0)
     _check(values)
+    if length / values["step"] > MOST_GENERATED:
+        raise ConfigError(f"step of a fluctuation is {values['step']:g}: {length:g} tokens may have {MOST_GENERATED}")
     factors = _walk(values, seed, length)
     return Trace(
         tuple(

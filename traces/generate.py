@@ -15,9 +15,13 @@ from typing import Any
 
 from testbed import units
 from testbed.errors import ConfigError
-from traces.lines import parse_number
+from testbed.strict_yaml import shown
+from traces.lines import option_number, parse_number
 from traces.model import Change, Trace
 from traces.quantities import recorded_quantities
+
+MOST_GENERATED = 100_000
+"""Steps of a generated trace; a run of a thousand tokens, or of hours, has fewer."""
 
 MBIT = 1e6
 MIB = 2**20
@@ -44,6 +48,8 @@ def cellular_walk(
     """
     if not states_bps or step <= 0 or length <= 0:
         raise ConfigError("a cellular walk needs at least one state, and a step and a length above 0")
+    if length / step > MOST_GENERATED:
+        raise ConfigError(f"a cellular walk of {length:g} in steps of {step:g} has over {MOST_GENERATED} steps")
     if not 0 <= stay <= 1 or not 0 <= spread < 1:
         raise ConfigError(f"stay {stay:g} and spread {spread:g} of a cellular walk must be shares of one")
     random = Random(seed)
@@ -161,13 +167,13 @@ def generate(kind: str, target: str, seed: int = 0, options: Mapping[str, object
     out (`rate` for `rate_bps`). Raises ConfigError naming the option.
     """
     if kind not in GENERATORS:
-        raise ConfigError(f"{kind!r} is not a trace generator: there are {', '.join(GENERATORS)}")
+        raise ConfigError(f"{shown(kind)} is not a trace generator: there are {', '.join(GENERATORS)}")
     known = {_short(name): name for name in option_names(kind)}
     values: dict[str, Any] = {}
     for option, value in (options or {}).items():
         name = known.get(_short(option))
         if name is None:
-            raise ConfigError(f"generator {kind} has no option {option!r}: it has {', '.join(known)}")
+            raise ConfigError(f"generator {kind} has no option {shown(option)}: it has {', '.join(known)}")
         try:
             values[name] = _parse_option(name, value)
         except ConfigError as error:
@@ -206,7 +212,7 @@ def _parse_option(name: str, value: object) -> Any:
         return str(value)
     if name in _SHARES:
         return units.parse_fraction(value)
-    return parse_number(str(value), "time")
+    return option_number(parse_number(value, "time") if isinstance(value, str) else value, "a time", least=0.0)
 
 
 def _listed(value: object) -> Sequence[object]:

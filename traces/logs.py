@@ -166,7 +166,7 @@ def _taken_groups(table: Table, group: object) -> dict[int, str]:
     pairs = [*group.items()] if isinstance(group, Mapping) else [text.partition("=")[::2] for text in _texts(group)]
     taken = {}
     for name, value in pairs:
-        if not name or not isinstance(name, str) or value == "":
+        if not name or not isinstance(name, str) or value in ("", [], ()):
             raise ConfigError(f"the group {shown(name)} is not one: write COLUMN=VALUE, like run_num=3")
         taken[table.column(name)] = _texts(value)[0]
     return taken

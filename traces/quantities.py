@@ -43,19 +43,31 @@ def _parse_switch(value: object) -> float:
 
 _SWITCH = {"on": 1.0, "off": 0.0, "1": 1.0, "0": 0.0}
 
-_RATE = Quantity(units.parse_rate, units.format_rate, units.RATE, ("Gbit/s", "Mbit/s", "kbit/s", "bit/s"))
-_DELAY = Quantity(units.parse_duration, units.format_duration, units.DURATION, ("s", "ms", "us", "s"))
+_RATE = Quantity(
+    units.parse_rate, units.format_rate, units.RATE, ("Gbit/s", "Mbit/s", "kbit/s", "bit/s"), most=units.MOST_BPS
+)
+_DELAY = Quantity(
+    units.parse_duration, units.format_duration, units.DURATION, ("s", "ms", "us", "s"), most=units.MOST_SECONDS
+)
 _LOSS = Quantity(units.parse_fraction, _show_fraction, units.FRACTION, ("",), most=1.0)
-_MEMORY = Quantity(units.parse_bytes, units.format_bytes, units.BYTES, ("GiB", "MiB", "KiB", "B"))
+_MEMORY = Quantity(
+    units.parse_bytes, units.format_bytes, units.BYTES, ("GiB", "MiB", "KiB", "B"), most=units.MOST_BYTES
+)
 _COMPUTE = Quantity(
     units.parse_compute,
     units.format_compute,
     units.COMPUTE,
     ("TFLOP/s", "GFLOP/s", "MFLOP/s", "FLOP/s"),
     zero_allowed=False,
+    most=units.MOST_FLOPS,
 )
 _STREAMING = Quantity(
-    units.parse_bandwidth, units.format_bandwidth, units.BANDWIDTH, ("GB/s", "MB/s", "kB/s", "B/s"), zero_allowed=False
+    units.parse_bandwidth,
+    units.format_bandwidth,
+    units.BANDWIDTH,
+    ("GB/s", "MB/s", "kB/s", "B/s"),
+    zero_allowed=False,
+    most=units.MOST_BYTES_PER_S,
 )
 _PAUSE = Quantity(_parse_switch, lambda value: "on" if value else "off", units.FRACTION, ("",), most=1.0)
 

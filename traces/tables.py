@@ -81,8 +81,8 @@ def parse(path: Path, text: str, delimiter: str | None = None) -> Table:
         line = raw.strip()
         if line.startswith("#"):
             comments.append((number, line))
-        elif line.casefold().startswith("sep=") and len(line) == 5 and number == 1:
-            delimiter = delimiter or line[4]
+        elif number == 1 and raw.lstrip().casefold() in (f"sep={sign}" for sign in DELIMITERS.values()):
+            delimiter = delimiter or raw.lstrip()[4]
         elif line:
             break
     else:
@@ -111,7 +111,7 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
     try:
         for cells in reader:
             begin = cells[0].lstrip() if cells else ""
-            if begin.startswith("#") or (reader.line_num == 1 and begin[:4].casefold() == "sep="):
+            if begin.startswith("#") or (reader.line_num == 1 and begin[:4].casefold() == "sep=" and len(begin) < 6):
                 continue
             stripped = [cell.strip() for cell in cells]
             if any(stripped):

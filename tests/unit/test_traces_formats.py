@@ -100,7 +100,7 @@ def any_trace(draw: st.DrawFn) -> Trace:
         )
     end = draw(st.sampled_from(["hold", "loop", "stop"]))
     last = max(change.time_s for change in changes)
-    return Trace(changes, end=end, period=None if end == "hold" else last + draw(st.floats(1e-3, 1e3)))
+    return Trace(changes, end=end, period=None if end == "hold" else last + draw(st.floats(0.1, 1e3)))
 
 
 @given(trace=any_trace())

@@ -111,8 +111,8 @@ def traces(draw: st.DrawFn) -> Trace:
     changes = tuple(Change(time, target, quantity, float(value)) for time, target, quantity, value in draw(ROWS))
     end = draw(st.sampled_from(["hold", "loop", "stop"]))
     last = max(change.time_s for change in changes)
-    # A lap of a millisecond is the shortest that a recorded format can give.
-    period = None if end == "hold" else max(last, 1e-3) + draw(st.sampled_from([0.0, 0.1, 1 / 3, 7.0]))
+    # Long enough for eight steps, by the rule on loops that nothing could replay.
+    period = None if end == "hold" else max(last, 0.05) + draw(st.sampled_from([0.0, 0.1, 1 / 3, 7.0]))
     return Trace(changes, end=end, period=period)
 
 
