@@ -1,5 +1,6 @@
-"""The local fleet: the same workers as plain processes on loopback, for machines where no capsule can be made.
+"""The local fleet: the same workers as plain processes, for machines where no capsule can be made.
 
+They talk over Unix sockets in the run's folder, which no other user can enter, and never over a network.
 Rates and delays are imposed in software: the sender stamps when a message would have left its uplink, the
 receiver holds it until it would have passed its downlink. Memory is held against the worker's own ledger;
 no kernel enforces it.
@@ -12,6 +13,7 @@ from typing import Any
 
 from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.emulation.runtime import socket_path
 from testbed.errors import ConfigError
 from testbed.transport.messages import PathView
 
@@ -19,7 +21,7 @@ OUTAGE_BPS = 8.0  # as on the emulated network: TBF cannot hold at 0
 
 
 class LocalFleet(ProcessFleet):
-    """Workers on 127.0.0.1."""
+    """Workers as plain processes."""
 
     backend = "local"
 
@@ -38,7 +40,8 @@ class LocalFleet(ProcessFleet):
         self._baselines: dict[str, int] = {}
 
     def _place(self, device: str) -> Mapping[str, Any]:
-        return {"bind": "tcp://127.0.0.1:*", "netns_pid": None, "cgroup_procs": None}
+        path = socket_path(self._sockets, f"data-{self.names.index(device)}")
+        return {"bind": f"ipc://{path}", "secret": None, "netns_pid": None, "cgroup_procs": None}
 
     def _all_started(self) -> None:
         self._baselines = {device: process_rss_bytes(pid) or 0 for device, pid in self._pids.items()}
@@ -69,9 +72,10 @@ class LocalFleet(ProcessFleet):
         """How this fleet emulates."""
         return {
             "backend": self.backend,
-            "rates": "imposed by sender and receiver in software, on loopback",
+            "rates": "imposed by sender and receiver in software, on Unix sockets",
             "delay": "transport",
             "memory": "not enforced by a kernel: held against the worker's own ledger",
+            "notes": self._notes(),
         }
 
     def oom_kills(self) -> int:

@@ -7,6 +7,7 @@ the run's state file before they are made.
 from __future__ import annotations
 
 import functools
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,6 +42,7 @@ _LACKS_NETEM = (
     "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
 )
+SECRET_BYTES = 16
 SAMPLED_LATE_S = 1.0  # a look at a replayed link may find what the trace had so long ago: on a busy host, changes wait
 BALLAST_PATIENCE_S = 2.0  # for all of them to end by themselves
 OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
@@ -65,6 +67,7 @@ class MininetFleet(ProcessFleet):
         self.replayed = frozenset((f"link/{name}", direction) for name, direction in self._series)
         self._replayed_links: dict[Hop, ReplayedLink] = {}
         self._replayer: Replayer | None = None
+        self._secret = secrets.token_bytes(SECRET_BYTES)  # on an emulated network anyone may connect to a device
         self._quota = self.experiment.compute == "quota"
         self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
         self._netem = False
@@ -141,6 +144,7 @@ class MininetFleet(ProcessFleet):
         group = self._cgroups.get(device)
         return {
             "bind": f"tcp://{host.IP()}:{DATA_PORT}",
+            "secret": self._secret,
             "netns_pid": host.pid,
             "cgroup_procs": str(group.memory_path / "cgroup.procs") if group else None,
         }
@@ -321,7 +325,7 @@ class MininetFleet(ProcessFleet):
         refused = f"not enforced by the kernel: {self._mode.reason}; the workers' own ledgers hold the budget instead"
         notes = [QUOTA_NOTE] if self._quota else []
         notes += [USERSPACE_NOTE] if self._ovs is not None and self._ovs.datapath == "user" else []
-        notes += self._refused_notes()
+        notes += self._notes()
         return {
             "backend": self.backend,
             "rates": "TBF on every link, each direction",

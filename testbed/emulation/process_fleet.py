@@ -25,12 +25,14 @@ from testbed.controller.fleet import (
 )
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
+from testbed.emulation.settings import largest_frame_bytes
 from testbed.emulation.spawn import FORKSERVER, end_processes, forkserver, forkserver_pid, start_worker
 from testbed.emulation.standstill import Standstill
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment import Experiment
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
+    Collected,
     Command,
     Connect,
     Connected,
@@ -76,6 +78,8 @@ class ProcessFleet(ABC):
         self._pids: dict[str, int] = {}
         self._standstill = Standstill()
         self._refused: dict[str, tuple[str, ...]] = {}  # kernel knobs that devices could not set
+        self._strangers: dict[str, int] = {}  # connections that each device refused
+        self._dropped = 0  # control frames that no device sent
         self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
         self._target: TargetState | None = None
         self._pending: list[tuple[str, FleetEvent]] = []
@@ -88,7 +92,7 @@ class ProcessFleet(ABC):
 
     @abstractmethod
     def _place(self, device: str) -> Mapping[str, Any]:
-        """WorkerConfig fields of one device: bind, netns_pid, cgroup_procs."""
+        """WorkerConfig fields of one device: bind, secret, netns_pid, cgroup_procs."""
 
     @abstractmethod
     def _all_started(self) -> None:
@@ -135,7 +139,7 @@ class ProcessFleet(ABC):
     def start(self) -> None:
         """Bring up every device, connected; raises EnvironmentLacks with the way out."""
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._hub = ControlHub(self._sockets)
+        self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
         model = self.experiment.model
         for name in self.names:
@@ -148,6 +152,7 @@ class ProcessFleet(ABC):
                 prefill_chunk=self.experiment.prefill_chunk,
                 partition=self.experiment.partition,
                 control=str(self._sockets),
+                most_bytes=largest_frame_bytes(self.experiment),
                 paced=self.experiment.compute == "paced",
                 dilation=self.experiment.dilation,
                 switch_interval_s=switch_interval_s(),
@@ -226,6 +231,7 @@ class ProcessFleet(ABC):
             sentinels: list[Connection | int] = [p.sentinel for n, p in self._processes.items() if n not in self._lost]
             wait([self._hub, *sentinels], max(0.0, timeout_s))  # type: ignore[list-item]
             found = list(self._hub.poll(0))
+        self._strangers |= {name: event.strangers for name, event in found if isinstance(event, Collected)}
         for name, process in self._processes.items():
             if name not in self._lost and not process.is_alive():
                 found += self._hub.poll(0)  # its last words come first
@@ -260,6 +266,7 @@ class ProcessFleet(ABC):
         self._processes = {}
         self._release()
         if self._hub is not None:
+            self._dropped = self._hub.dropped
             self._hub.close()
             self._hub = None
 
@@ -269,13 +276,20 @@ class ProcessFleet(ABC):
 
     # --- inside ------------------------------------------------------------------------------------------
 
-    def _refused_notes(self) -> list[str]:
-        """One note for each kernel knob that devices could not set."""
+    def _notes(self) -> list[str]:
+        """What devices refused or were refused: kernel knobs, and whoever does not belong to the run."""
         devices: dict[str, list[str]] = {}
         for name, refused in self._refused.items():
             for why in refused:
                 devices.setdefault(why, []).append(name)
-        return [f"on {', '.join(names)} {why}; {REFUSED_MEANS}" for why, names in devices.items()]
+        notes = [f"on {', '.join(names)} {why}; {REFUSED_MEANS}" for why, names in devices.items()]
+        strangers = [f"{count} on {name}" for name, count in self._strangers.items() if count]
+        if strangers:
+            notes.append(f"connections to data ports by strangers to the run were refused: {', '.join(strangers)}")
+        dropped = self._hub.dropped if self._hub is not None else self._dropped
+        if dropped:
+            notes.append(f"{dropped} frames on the controller's sockets were dropped, because no device sent them")
+        return notes
 
     def _signal(self, device: str, number: signal.Signals) -> None:
         """Stop or continue a worker; one that has died is left alone, its loss is reported as an event."""

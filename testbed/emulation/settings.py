@@ -10,6 +10,8 @@ from testbed.experiment import Experiment
 # 1.7-3.1 MiB on the quickstart, uncut and cut in every way; more than twice that.
 WORKER_RESERVE_BYTES = 8 * 2**20
 MIGRATION_WINDOW_BYTES = 2**20  # testbed.worker.transfers.WINDOW_BYTES, per sender
+CHUNK_BYTES = 2**16  # testbed.worker.transfers.CHUNK_BYTES, and as much for a frame of a probe
+HEADER_BYTES = 2**12  # of a message, at most: a name has at most 255 characters
 SPAN_BYTES = 768  # of one entry in a worker's log, which is collected at each boundary, and of its copies on the way
 
 
@@ -33,6 +35,14 @@ def reserve_bytes(experiment: Experiment) -> int:
     passes = min(experiment.interval, experiment.tokens) + chunks - 1
     spans = SPAN_BYTES * passes * shape.layers * per_layer
     return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
+
+
+def largest_frame_bytes(experiment: Experiment) -> int:
+    """The longest frame that one device sends to another: a chunk, or a prefill's rows with all partial sums."""
+    shape, partition = experiment.shape, experiment.partition
+    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
+    row = max(partials * shape.width, shape.heads * shape.head_dim) * shape.activation_bytes
+    return max(CHUNK_BYTES, experiment.prefill_chunk * row) + HEADER_BYTES
 
 
 def peak_memory_bytes(experiment: Experiment, device: str) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
+import msgspec
 import zmq
 
 from testbed.errors import ConfigError, RunFailed
@@ -18,6 +20,7 @@ from testbed.transport.messages import Command, Event, decode_command, decode_ev
 
 MAX_SOCKET_PATH = 107  # sun_path less its terminating zero, unix(7)
 LINGER_MS = 500
+GREETING = b""
 GREETING_PATIENCE_S = 1.0  # it was sent before the event that came first
 
 
@@ -29,9 +32,12 @@ def _endpoint(folder: Path, name: str) -> str:
 
 
 class ControlHub:
-    """The controller's side."""
+    """The controller's side. `dropped` counts messages that none of `devices` can have sent.
 
-    def __init__(self, folder: Path) -> None:
+    Only the run's own user can enter `folder`; what he sends by mistake must not end the run.
+    """
+
+    def __init__(self, folder: Path, devices: Collection[str]) -> None:
         commands, events = _endpoint(folder, "commands"), _endpoint(folder, "events")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._commands = self._context.socket(zmq.ROUTER)
@@ -41,7 +47,9 @@ class ControlHub:
         self._events = self._context.socket(zmq.PULL)
         self._events.set_hwm(0)
         self._events.bind(events)
+        self._devices = {device.encode(): device for device in devices}
         self._greeted: set[str] = set()
+        self.dropped = 0
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when events may be waiting."""
@@ -61,9 +69,11 @@ class ControlHub:
             while True:
                 try:
                     device, body = self._events.recv_multipart(zmq.NOBLOCK)
+                    found.append((self._devices[device], decode_event(body)))
                 except zmq.Again:
                     break
-                found.append((device.decode(), decode_event(body)))
+                except (ValueError, KeyError, msgspec.MsgspecError):
+                    self.dropped += 1
         # The two sockets are no queue together: a worker's Hello may be here before its greeting, without which the
         # ROUTER would not know it yet.
         self._hear_greetings({device for device, _ in found})
@@ -76,7 +86,11 @@ class ControlHub:
             left = max(0.0, deadline - time.monotonic()) if awaited - self._greeted else 0.0
             if not self._commands.poll(round(left * 1000)):
                 return
-            self._greeted.add(self._commands.recv_multipart()[0].decode())
+            who, *said = self._commands.recv_multipart()
+            if who in self._devices and said == [GREETING]:
+                self._greeted.add(self._devices[who])
+            else:
+                self.dropped += 1
 
     def close(self) -> None:
         """Close the sockets."""
@@ -92,7 +106,7 @@ class ControlLine:
         self.inbound.setsockopt(zmq.IDENTITY, self._name)
         self.inbound.setsockopt(zmq.LINGER, LINGER_MS)
         self.inbound.connect(_endpoint(folder, "commands"))
-        self.inbound.send(b"")  # a greeting, so that the ROUTER knows this name before Hello arrives
+        self.inbound.send(GREETING)  # so that the ROUTER knows this name before Hello arrives
         # In a context of its own, so that closing can wait until a worker's last words have left.
         self._own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._events = self._own.socket(zmq.PUSH)

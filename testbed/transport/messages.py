@@ -288,6 +288,7 @@ class Collected(Message, frozen=True):
     spans: list[Span]
     held_bytes: int
     runqueue_wait_s: float
+    strangers: int = 0  # connections to the data address so far that did not show the run's secret
 
 
 class Failed(Message, frozen=True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from testbed.placement.blocks import Partition
 from testbed.shape import ModelShape
@@ -19,7 +19,9 @@ class WorkerConfig:
     positions: int  # longest sequence of the run
     prefill_chunk: int
     partition: Partition
-    bind: str  # data address, e.g. tcp://10.0.0.1:5555
+    bind: str  # data address, e.g. tcp://10.0.0.1:5555 or ipc:///run/headroom/…/data-0
+    secret: bytes | None = field(repr=False)  # what peers show each other; None where no stranger can reach the address
+    most_bytes: int  # of one frame; who sends a longer one is cut off
     control: str  # folder of the control sockets
     netns_pid: int | None  # a process in the Mininet host's network namespace
     cgroup_procs: str | None  # file to write 0 to, to join the device's cgroup

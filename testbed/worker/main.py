@@ -21,7 +21,7 @@ from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import copies_of, parse_block, resident_bytes
 from testbed.transport.control import ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, Door, ProbeFrame
 from testbed.transport.messages import (
     Abort,
     Aborted,
@@ -91,25 +91,30 @@ def run(config: WorkerConfig) -> None:
     line = ControlLine(context, Path(config.control), config.device)
     for thread in transport_threads():
         put_first(thread)
+    plane: DataPlane | None = None
     try:
-        Worker(config, context, line).serve(tuple(why for why in refused if why is not None))
+        if config.secret is not None:
+            Door(context, config.secret)
+        plane = DataPlane(context, config.bind, config.secret, config.most_bytes)
+        Worker(config, line, plane).serve(tuple(why for why in refused if why is not None))
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
     finally:
-        line.close()
-        context.term()
+        line.close()  # first, for what went wrong must be told
+        if plane is not None:
+            plane.close()
+        context.term()  # which waits for all sockets to be closed
     os._exit(0)
 
 
 class Worker:
     """Dispatches deliveries to the program, the migration ends, and the answers."""
 
-    def __init__(self, config: WorkerConfig, context: zmq.Context[zmq.Socket[bytes]], line: ControlLine) -> None:
+    def __init__(self, config: WorkerConfig, line: ControlLine, plane: DataPlane) -> None:
         self.config = config
-        self._line = line
-        self._plane = DataPlane(context, config.bind)
-        self._inbox = Inbox(line, self._plane)
+        self._line, self._plane = line, plane
+        self._inbox = Inbox(line, plane)
         self._outbox = Outbox(config.device, self._plane)
         self._pacer = Pacer(config.paced, config.dilation, Precedence())
         weights = weight_source(config.model_path, config.shape, config.model_seed, config.partition)
@@ -139,7 +144,6 @@ class Worker:
             if isinstance(delivery.content, Exception):
                 raise delivery.content
             if isinstance(delivery.content, Stop):
-                self._plane.close()
                 return
             if delivery.is_data:
                 self._data(delivery)
@@ -331,4 +335,4 @@ class Worker:
     def _collect(self, command: Collect) -> None:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
-        self._line.send(Collected(command.request, spans, held, runqueue_wait_s()))
+        self._line.send(Collected(command.request, spans, held, runqueue_wait_s(), self._plane.strangers()))

@@ -17,9 +17,10 @@ import zmq
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import MESSAGE_HEADER_BYTES
 from testbed.transport.control import MAX_SOCKET_PATH, ControlHub, ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane, Door, _encode
 from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
 
+DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
 Contexts = Callable[[], "zmq.Context[zmq.Socket[bytes]]"]
 
 
@@ -32,7 +33,7 @@ def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[ControlHub]:
-    made = ControlHub(tmp_path)
+    made = ControlHub(tmp_path, DEVICES)
     yield made
     made.close()
 
@@ -160,12 +161,32 @@ def test_a_socket_path_that_the_kernel_would_cut_is_refused(tmp_path: Path, lett
     room = MAX_SOCKET_PATH - len(str(tmp_path)) - 1 - len("/commands")
     fits = tmp_path / ("x" * room)
     fits.mkdir()
-    ControlHub(fits).close()
+    ControlHub(fits, DEVICES).close()
     size = len(letter.encode())
     too_long = tmp_path / (letter * (room // size + 1))
     with pytest.raises(ConfigError, match="at most 107") as caught:
-        ControlHub(too_long)
+        ControlHub(too_long, DEVICES)
     assert str(too_long) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_no_device_sent_is_dropped_and_counted(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    events, commands = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
+    events.connect(f"ipc://{tmp_path / 'events'}")
+    commands.connect(f"ipc://{tmp_path / 'commands'}")
+    broken = [[b""], [b"a"], [b"a", b"\xc1"], [b"\xff", encode(Loaded(1))], [b"ghost", encode(Loaded(1))], [b"a"] * 5]
+    for frames in broken * 50:
+        events.send_multipart(frames)
+        commands.send_multipart(frames)
+    line = ControlLine(context, tmp_path, "a")
+    line.send(Loaded(2))
+    found: list[tuple[str, object]] = []
+    assert eventually(lambda: bool(found.extend(hub.poll(0.1)) or (hub.dropped >= 600 and found)))
+    assert hub.dropped == 600
+    assert found == [("a", Loaded(2))]
+    hub.send("a", Stop())
+    assert line.receive() == Stop()
 
 
 # --- data ----------------------------------------------------------------------------------------------
@@ -202,6 +223,73 @@ def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent(context: zmq.Contex
     here.send("b", activation(), memoryview(buffer))
     buffer[:] = b"\x02" * len(buffer)
     assert there.receive()[1] == b"\x01" * len(buffer)
+
+
+SECRET = b"0123456789abcdef"
+
+
+def eventually(look: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_counted(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    others: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    Door(context, SECRET)
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*", SECRET) for _ in range(2))
+    for secret in (None, b"guess", SECRET[:-1], SECRET + b"x"):
+        stranger = others.socket(zmq.PUSH)
+        if secret is not None:
+            stranger.plain_username, stranger.plain_password = b"peer", secret
+        stranger.connect(there.address)
+        with contextlib.suppress(zmq.Again):  # once it has been refused
+            for _ in range(100):
+                stranger.send_multipart([_encode(activation()), b"forged"], zmq.NOBLOCK)
+    host, port = there.address.removeprefix("tcp://").split(":")
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as one:
+            one.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+    here.know({"b": there.address})
+    here.send("b", sent := activation(), b"true")
+    assert there.receive() == (sent, b"true")
+    assert eventually(lambda: there.strangers() >= 54)
+    assert not there.inbound.poll(100) and here.strangers() == 0
+    others.destroy(linger=0)
+
+
+def test_a_frame_longer_than_any_of_a_run_ends_its_connection(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    there = DataPlane(context, "tcp://127.0.0.1:*", most_bytes=1000)
+    for size, arrives in ((1000, True), (1001, False)):
+        here = DataPlane(context, "tcp://127.0.0.1:*")
+        here.know({"b": there.address})
+        here.send("b", activation(), bytes(size))
+        assert bool(there.inbound.poll(300)) == arrives
+        if arrives:
+            there.receive()
+
+
+@pytest.mark.parametrize("frames", [[b"x"], [b"", b""], [b"x"] * 5, [encode(Stop()), b""]])
+def test_a_message_that_is_none_of_the_data_plane_is_an_error_in_one_sentence(
+    context: zmq.Context[zmq.Socket[bytes]], frames: list[bytes], tmp_path: Path
+) -> None:
+    there = DataPlane(context, f"ipc://{tmp_path}/data")
+    pushing = context.socket(zmq.PUSH)
+    pushing.connect(there.address)
+    pushing.send_multipart(frames)
+    with pytest.raises(RunFailed, match="a peer sent what is no message of the data plane"):
+        there.receive()
+
+
+def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    first = DataPlane(context, "tcp://127.0.0.1:*")
+    own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with pytest.raises(RunFailed, match="cannot be bound: Address already in use"):
+        DataPlane(own, first.address, SECRET)
+    own.term()
 
 
 class Tap:

@@ -31,7 +31,7 @@ class Bench:
 
     def __init__(self, folder: Path, peers: str = "bc") -> None:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.hub = ControlHub(folder)
+        self.hub = ControlHub(folder, ["a"])
         self.line = ControlLine(context, folder, "a")
         self.plane = DataPlane(context, "tcp://127.0.0.1:*")
         self.peers: dict[str, DataPlane] = {}
