@@ -110,11 +110,13 @@ def check_bridge(name: str, ports: set[str]) -> None:
     """Raise EnvironmentLacks unless this bridge has all these ports: Mininet does not look at what brctl answers."""
     shown = subprocess.run(["ip", "-o", "link", "show", "master", name], capture_output=True, text=True, check=False)
     found = {line.split(":")[1].strip().partition("@")[0] for line in shown.stdout.splitlines()}
-    missing = ", ".join(sorted(ports - found))
+    missing = sorted(ports - found)
     if missing:
-        answer = shown.stderr.strip() or "it was made without them"
+        again = subprocess.run(["brctl", "addif", name, missing[0]], capture_output=True, text=True, check=False)
+        said = f"brctl: {complaint(again.returncode, again.stderr)}"
+        answer = said if again.returncode else "it was made without them"
         raise EnvironmentLacks(
-            f"Mininet could not build the network: the bridge {name} lacks its ports {missing} ({answer}); "
+            f"Mininet could not build the network: the bridge {name} lacks its ports {', '.join(missing)} ({answer}); "
             "`testbed doctor` tells what this machine lacks"
         )
 

@@ -164,7 +164,7 @@ def _frozen_sysctls(place: Place) -> dict[str, str]:
 @pytest.mark.parametrize(
     "program, script, told",
     [
-        ("brctl", "#!/bin/sh\nexit 1\n", "the bridge s1 lacks its ports s1-eth1, s1-eth2"),
+        ("brctl", "#!/bin/sh\necho no bridge >&2\nexit 1\n", "lacks its ports s1-eth1, s1-eth2 (brctl: no bridge)"),
         ("mnexec", "#!/bin/sh\necho no such luck >&2\nexit 1\n", "mnexec does not work (no such luck)"),
         ("unshare", "#!/bin/sh\necho torn >&2\nexit 9\n", "the trials in a capsule failed: torn"),
     ],
