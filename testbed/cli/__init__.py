@@ -18,6 +18,7 @@ import click
 
 from testbed import __version__
 from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
+from testbed.giving_back import giving_back
 from testbed.terminal import READER_GONE, echo, open_standard_streams, printable, settle
 
 VERBS = {
@@ -178,4 +179,6 @@ def _encodable(text: str) -> bool:
 def main() -> NoReturn:
     """Entry point of the `testbed` command."""
     open_standard_streams()
-    sys.exit(settle(run()))
+    with giving_back():
+        code = run()
+    sys.exit(settle(code))

@@ -29,6 +29,7 @@ from testbed.emulation.spawn import forkserver_pid
 from testbed.emulation.state import RunState
 from testbed.errors import EnvironmentLacks, TestbedError
 from testbed.experiment import Experiment
+from testbed.giving_back import giving_back
 from testbed.placement.policies import make_policy
 from testbed.prompt import prompt_ids
 from testbed.runlog import RunLog
@@ -139,7 +140,8 @@ def main() -> None:
     folder, sockets = map(Path, sys.argv[1:])
     try:
         prepare_inner()  # a Ctrl-C that came while everything above was loaded is delivered here
-        code = run(folder)
+        with giving_back():  # what lies outside the run folder, such as a compiled policy
+            code = run(folder)
     except KeyboardInterrupt:
         code = INTERRUPTED
     except TestbedError as error:  # the folder took no summary

@@ -21,6 +21,7 @@ from testbed import __version__
 from testbed.calibration import HostCalibration, host_calibration
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
+from testbed.giving_back import giving_back
 from testbed.hf_weights import require_weights
 from testbed.runlog import SUMMARY, RunLog, read_json
 
@@ -120,6 +121,11 @@ def carry_out(request: Request, say: Say, host: HostCalibration | None = None) -
 
     `host` is what is known of this host; by default what its file says.
     """
+    with giving_back():
+        return _carry_out(request, say, host)
+
+
+def _carry_out(request: Request, say: Say, host: HostCalibration | None) -> dict[str, Any]:
     request = replace(request, experiment=at_this_hosts_pace(request.experiment, request.backend))
     host = host or host_calibration()
     if request.backend == "sim":

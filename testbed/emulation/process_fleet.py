@@ -47,7 +47,7 @@ from testbed.transport.messages import (
 from testbed.worker.entry import WorkerConfig
 from traces.model import SeriesKey
 
-START_PATIENCE_S = 50.0
+START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
@@ -237,7 +237,7 @@ class ProcessFleet(ABC):
                 found += self._hub.poll(0)  # its last words come first
                 self._lost.add(name)
                 found.append((name, DeviceLost(self._was_oom_killed(name), process.exitcode)))
-        if not found:
+        if not self._lost:  # else what ended with the lost one would be named instead of it
             self._standstill.look(self._going_on())
         return found
 

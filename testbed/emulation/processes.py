@@ -53,8 +53,18 @@ class ProcessId:
 
 def process_status(pid: int) -> tuple[str, int] | None:
     """(state letter, start in ticks since boot: field 22) from /proc/<pid>/stat; None when there is no such process."""
+    fields = _fields(pid)
+    return (fields[0], int(fields[19])) if fields else None
+
+
+def cpu_ticks(pid: int) -> int:
+    """The CPU time that a process has used (fields 14 and 15); 0 when there is no such process."""
+    fields = _fields(pid)
+    return int(fields[11]) + int(fields[12]) if fields else 0
+
+
+def _fields(pid: int) -> list[str]:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return None
-    return fields[0], int(fields[19])
+        return []

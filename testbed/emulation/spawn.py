@@ -21,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
+from testbed.emulation.processes import cpu_ticks
 from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed
 from testbed.worker.entry import WorkerConfig, run_worker
@@ -28,7 +29,7 @@ from testbed.worker.lifeline import end_with_parent
 
 PRELOAD = ["testbed.emulation.preload"]
 FORKSERVER = "the forkserver, which starts workers,"
-FORK_PATIENCE_S = 50.0  # for the first process; the server may be loading torch
+IDLE_PATIENCE_S = 45.0  # without an answer and without any use of a core; loading torch on a busy host may take minutes
 KILL_PATIENCE_S = 5.0
 LEAVE_PATIENCE_S = 1.0  # for a process that has answered
 _LOOK_S = 0.5
@@ -129,19 +130,21 @@ def call(context: ForkServerContext, function: Callable[..., Any], *arguments: A
 def _answering() -> Iterator[None]:
     """For a block in which multiprocessing waits for the forkserver, without an end of its own.
 
-    Only the server's death ends that wait, so a thread kills one that is stopped or takes too long.
+    Only the server's death ends that wait, so a thread kills one that is stopped or does nothing.
     """
     answered = threading.Event()
     trouble: list[str] = []
 
     def watch() -> None:
-        standstill, begun_s = Standstill(), time.monotonic()
+        standstill, used, since_s = Standstill(), 0, time.monotonic()
         while not answered.wait(_LOOK_S):
             try:
                 pid = forkserver_pid()
                 standstill.look({FORKSERVER: pid} if pid is not None else {})
-                if time.monotonic() - begun_s > FORK_PATIENCE_S:
-                    raise RunFailed(f"{FORKSERVER} gave no answer for {FORK_PATIENCE_S:.0f} s")
+                if pid is not None and cpu_ticks(pid) != used:
+                    used, since_s = cpu_ticks(pid), time.monotonic()
+                if time.monotonic() - since_s > IDLE_PATIENCE_S:
+                    raise RunFailed(f"{FORKSERVER} gave no answer for {IDLE_PATIENCE_S:.0f} s")
             except RunFailed as error:
                 trouble.append(str(error))
                 _kill_forkserver()
