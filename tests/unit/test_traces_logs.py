@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from testbed.cli import run
 from testbed.errors import ConfigError
+from testbed.experiment import Experiment
 from traces import Trace, columns, summarise
 
 B = {"target": "link/b"}
@@ -292,3 +295,37 @@ def test_an_fcc_row_stands_for_five_seconds_of_bytes(tmp_path):
         Trace.load(path, **B)
     trace = Trace.load(path, group=["unit_id=7", "target=a"], **B)
     assert (rows(trace), trace.period) == ([(0, 8e3), (5, 16e3)], 10)
+
+
+# -- from the command line, and from an experiment
+
+LOG = "timestamp_ms,dl_kbps,ul_kbps\n1700000000000,5000,100\n1700000001000,6000,200\n1700000004000,1,2\n"
+COLUMNS = ["--time", "timestamp_ms", "--down", "dl_kbps", "--up", "ul_kbps"]
+
+
+def test_a_log_is_imported_by_its_columns_and_without_a_target_no_run_can_take_it(tmp_path, capsys):
+    log, out = put(tmp_path, LOG), tmp_path / "out.csv"
+    assert run(["traces", "import", str(log), *COLUMNS]) == 0
+    printed = capsys.readouterr()
+    assert "\n1,link/DEVICE,down,6 Mbit/s\n" in printed.out and "No --target is given" in printed.err
+    assert run(["traces", "import", str(log), *COLUMNS, "--target", "link/b", "--scale", "2", "--out", str(out)]) == 0
+    assert rows(Trace.load(out)) == [(0, 10e6), (1, 12e6), (4, 2e3)]
+
+
+def test_show_says_as_what_a_file_was_read_its_period_and_its_mean_rate(tmp_path, capsys):
+    assert run(["traces", "show", str(put(tmp_path, LOG)), *COLUMNS, "--target", "link/b"]) == 0
+    printed = capsys.readouterr().out
+    assert "5.75 Mbit/s" in printed
+    assert printed.endswith("log: read as csv, end: loop, period 4\n")
+
+
+def test_an_experiments_entry_takes_the_same_options(tmp_path):
+    put(tmp_path, "run;when;rate\n1;0;5\n2;0;6\n2;1500;7\n")
+    entry = {
+        "time": "when", "time_unit": "ms", "down": "rate", "rate_unit": "Mbit/s", "group": {"run": 2},
+        "target": "link/b", "direction": "both", "scale": 0.5, "offset": "2 s",
+    }  # fmt: skip
+    experiment = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
+    loaded = Experiment.load(experiment, [f"traces=[{json.dumps(entry | {'path': str(tmp_path / 'log.csv')})}]"])
+    (trace,) = loaded.traces.traces
+    assert (rows(trace), rows(trace, "up"), trace.period) == ([(2, 3e6), (3.5, 3.5e6)], rows(trace), 3.5)
