@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, resident_bytes
@@ -23,6 +24,7 @@ from testbed.placement.latency import STALLED_RATE
 from testbed.placement.numbered_paths import NumberedPaths
 from testbed.placement.observation import Observation
 from testbed.placement.tree import align, roots_of_mask
+from testbed.placement.useful import reachable, with_room
 
 UNPLACED = -1
 Move = tuple[int, int]  # (slot, device)
@@ -376,11 +378,26 @@ class Draft:
         return where
 
 
-def drafted(observation: Observation, old: Placement | None, fill: Callable[[Draft], None], who: str) -> Placement:
+def drafted(
+    observation: Observation, old: Placement | None, fill: Callable[[Draft], None], who: str, for_work: bool = False
+) -> Placement:
     """The placement that `fill` makes of a draft of the present one; `old` itself when it moves nothing.
 
+    Devices without room for a block (`for_work`: other than a sum) are left out, and those that cannot be reached as
+    long as the others suffice. Raises Infeasible, naming `who`, where what came of it does not fit.
+    """
+    able = with_room(observation, old, for_work)
+    at_hand = reachable(able, old)
+    if at_hand is not able:
+        with suppress(Infeasible):
+            return refuse_shortages(observation, old, filled(at_hand, old, fill), who)
+    return refuse_shortages(observation, old, filled(able, old, fill), who)
+
+
+def filled(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
+    """The same with all devices, and without looking whether what came of it fits.
+
     Tried with room for caches to grow to the run's end first; where that is Infeasible, to the interval's end.
-    Raises Infeasible, naming `who`, where what came of it does not fit.
     """
     model = cost_model(observation)
     try:
@@ -389,4 +406,4 @@ def drafted(observation: Observation, old: Placement | None, fill: Callable[[Dra
     except Infeasible:
         draft = Draft(model, old, old, reserve=False)
         fill(draft)
-    return refuse_shortages(observation, old, draft.placement(old), who)
+    return draft.placement(old)

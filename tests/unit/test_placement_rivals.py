@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise, product
 
@@ -15,8 +16,8 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Partition, Placement, blocks_of
 from testbed.placement.costs import cost_model, interval_cost, token_latency
 from testbed.placement.draft import Draft
-from testbed.placement.feasibility import Infeasible, check_complete, shortages
-from testbed.placement.observation import Observation
+from testbed.placement.feasibility import Infeasible, any_placement, check_complete, kinds_at, shortages
+from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import POLICIES, make_policy
 from testbed.placement.policies.edgeshard import shortest
 from testbed.placement.policies.layer_walk import cheapest_walk
@@ -358,3 +359,61 @@ def test_dynamic_threshold_moves_nothing_below_its_thresholds_however_much_it_wo
 def test_a_wrong_option_is_refused_by_its_name(name: str, options: dict[str, object], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         make_policy(name, options)
+
+
+# --- devices of no use -----------------------------------------------------------------------------------------
+
+
+USELESS = ("no memory", "a byte less than a block", "no way there", "no way back")
+
+
+@pytest.mark.parametrize(
+    ("name", "useless", "partition"),
+    [
+        *product(("tensor-parallel", "galaxy", "round-robin"), USELESS, (Partition(), Partition(8, True))),
+        *product(("edgeshard", "layerwise", "greedy", "resource-aware", "headroom"), USELESS[::2], (Partition(),)),
+        ("dynamic-threshold", "no memory", Partition()),
+    ],
+)
+def test_a_device_of_no_use_changes_no_decision(name: str, useless: str, partition: Partition) -> None:
+    observation = replace(quickstart(), partition=partition)
+    block = min(size for kind, size, _ in kinds_at(observation, observation.final_length) if kind != "sum")
+    if "less" in useless and partition.ffn_shards > 1 and name not in ("tensor-parallel", "galaxy"):
+        block = 1  # a sum may be placed there
+    room = {"no memory": 0, "a byte less than a block": block - 1}.get(useless, 2**40)
+    rates = {"no way there": (1e9, 0.0), "no way back": (0.0, 1e9)}.get(useless, (1e9, 1e9))
+    policy = make_policy(name, {})
+    policy.reset(1)
+    with suppress(Infeasible):
+        wanted = policy.decide(observation, None)
+        for place in (0, 4):
+            views = list(observation.devices)
+            views.insert(place, DeviceView("z", room, 9e9, 9e10, 1e9))
+            links = {**observation.links, "z": LinkView(*rates, 1e-4, 1e-4)}
+            policy.reset(1)
+            found = policy.decide(replace(observation, devices=tuple(views), links=links), None)
+            assert found.devices == wanted.devices
+
+
+def test_a_device_that_cannot_be_reached_is_used_where_nothing_else_will_do() -> None:
+    observation = quickstart()
+    links = {**observation.links, "c": replace(observation.links["c"], up_bps=0.0)}
+    views = [replace(view, available_bytes=view.available_bytes // (1 if view.name in "ac" else 4))
+             for view in observation.devices]  # fmt: skip
+    without = replace(observation, links=links, devices=tuple(view for view in views if view.name != "c"))
+    assert any_placement(without) is None
+    seen = replace(observation, links=links, devices=tuple(views))
+    if any_placement(seen) is not None:
+        assert make_policy("greedy", {}).decide(seen, None).on("c")
+
+
+def test_edgeshard_pins_its_first_layer_unless_told_or_in_a_model_of_one_layer() -> None:
+    observation = quickstart()
+    roomy = tuple(replace(view, available_bytes=2**32) for view in observation.devices)
+    fast = tuple(replace(v, streaming_Bps=v.streaming_Bps * (50 if v.name == "b" else 1)) for v in roomy)
+    for layers, option, wanted in ((2, None, "a"), (2, True, "a"), (2, False, "b"), (1, None, "b"), (1, True, "a")):
+        seen = replace(observation, shape=replace(observation.shape, layers=layers), devices=fast)
+        options = {} if option is None else {"pin_source": option}
+        assert layer_devices(make_policy("edgeshard", options).decide(seen, None))[0] == wanted
+    with pytest.raises(ConfigError, match="pin_source is 'no'"):
+        make_policy("edgeshard", {"pin_source": "no"})

@@ -24,6 +24,7 @@ from testbed.placement.observation import Observation
 from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
 from testbed.placement.search import repair
+from testbed.placement.useful import reachable, with_room
 
 THRESHOLD = 0.9  # of a device's memory, and of the deadline
 
@@ -54,9 +55,10 @@ class DynamicThreshold:
         return drafted(observation, placement, self._relieve_all, self.name)
 
     def _first(self, observation: Observation) -> Placement:
-        views = (replace(v, available_bytes=int(v.available_bytes * self._memory)) for v in observation.devices)
+        seen = reachable(with_room(observation, None), None)
+        views = (replace(v, available_bytes=int(v.available_bytes * self._memory)) for v in seen.devices)
         try:
-            return ResourceAware().decide(replace(observation, devices=tuple(views)), None)
+            return ResourceAware().place(replace(seen, devices=tuple(views)))
         except Infeasible:
             return ResourceAware().decide(observation, None)
 

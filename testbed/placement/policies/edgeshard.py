@@ -12,6 +12,8 @@ Where it had to be interpreted:
   to j only if j has room for one more. That is not exact: a dearer path that left more room is forgotten, and so an
   assignment can be missed. Where it ends in nothing, the layers are dealt in order to the devices in descending
   room, the source first.
+- *The first layer at the source* keeps the prompt there in the paper. `pin_source: false` lets the programme choose. In
+  a model of one layer the pin would decide everything, so it is off there unless `pin_source: true` asks for it.
 - *A source without room for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
 - *Later decisions*: the paper places once, offline, from profiles. Here the same programme runs again at every
   boundary, with present rates and with room for old and new blocks at once until commit; its result is taken where
@@ -20,19 +22,29 @@ Where it had to be interpreted:
 
 from __future__ import annotations
 
+from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.draft import UNPLACED, Draft, drafted
 from testbed.placement.observation import Observation
 from testbed.placement.policies.layers import Layers
 from testbed.placement.search import WORTHWHILE_S
+from testbed.strict_yaml import shown
 
 Entry = tuple[float, tuple[int, ...]]  # (seconds, device of each layer so far)
 
 
 class EdgeShard:
-    """The dynamic programme over layers and devices, first layer at the source."""
+    """The dynamic programme over layers and devices. `pin_source`: the first layer stays at the source.
+
+    By default it does, as in the paper, but in a model of one layer: there it would mean everything on the source.
+    """
 
     name = "edgeshard"
+
+    def __init__(self, pin_source: bool | None = None) -> None:
+        if pin_source is not None and not isinstance(pin_source, bool):
+            raise ConfigError(f"policy {self.name}: pin_source is {shown(pin_source)}, but it must be true or false")
+        self._pin_source = pin_source
 
     def reset(self, seed: int) -> None:
         """Nothing is remembered and nothing is random."""
@@ -44,7 +56,8 @@ class EdgeShard:
     def _choose(self, draft: Draft) -> None:
         layers = Layers(draft)
         stays = bool(draft.old) and not draft.overloaded()
-        found = shortest(layers, draft.model.source) or dealt(layers, draft.model.source)
+        pinned = layers.count > 1 if self._pin_source is None else self._pin_source
+        found = shortest(layers, draft.model.source, pinned) or dealt(layers, draft.model.source)
         if found is None:
             if stays:
                 return
@@ -62,10 +75,10 @@ def fits_one_more(layers: Layers, path: tuple[int, ...], device: int) -> bool:
     return len(here) <= layers.room[device] and (coming == 0 or coming <= layers.incoming[device])
 
 
-def shortest(layers: Layers, source: int) -> tuple[int, ...] | None:
+def shortest(layers: Layers, source: int, pinned: bool = True) -> tuple[int, ...] | None:
     """The dynamic programme's path, a device for each layer; None where its memory rule ends in nothing."""
     devices = range(len(layers.home))
-    first = [source] if fits_one_more(layers, (), source) else list(devices)
+    first = [source] if pinned and fits_one_more(layers, (), source) else list(devices)
     table: dict[int, Entry] = {j: (layers.step[source][j], (j,)) for j in first if fits_one_more(layers, (), j)}
     for _ in range(1, layers.count):
         following: dict[int, Entry] = {}

@@ -33,6 +33,7 @@ from testbed.placement.feasibility import Infeasible, Shortage, any_placement, n
 from testbed.placement.observation import Observation, Proof
 from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.headroom import Headroom
+from testbed.placement.useful import with_room
 
 LIMIT_S = 50.0  # under the default decision_limit
 
@@ -63,6 +64,7 @@ class Exact:
         from testbed.placement.exact.solve import optimum  # loads numpy
 
         self.last = None
+        observation = with_room(observation, placement)
         found = optimum(observation, placement, self._class, self._limit_s, self._starts(observation, placement))
         if found.placement is None:
             raise self._refusal(observation, placement)

@@ -39,7 +39,8 @@ class Galaxy:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out in proportion to capacity, again where that pays, and repair what must be."""
-        return drafted(observation, placement, self._place if placement is None else self._plan_again, self.name)
+        fill = self._place if placement is None else self._plan_again
+        return drafted(observation, placement, fill, self.name, for_work=True)
 
     def _place(self, draft: Draft) -> None:
         weights = capacities(draft)

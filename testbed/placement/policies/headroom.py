@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.costs import cost_model
@@ -10,6 +12,7 @@ from testbed.placement.feasibility import Infeasible, any_placement, nothing_fit
 from testbed.placement.observation import Observation
 from testbed.placement.outlook import Outlook
 from testbed.placement.search import repair
+from testbed.placement.useful import reachable, same_devices, with_room
 
 HORIZONS = ("interval", "near", "run")
 NEAR = 0.015  # what the interval may cost more than its best for the sake of the tokens after it
@@ -51,12 +54,21 @@ class Headroom:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The best placement found that can be carried out from the present one; raises Infeasible."""
+        expected = self._outlook.after(observation)
+        able = with_room(observation, placement)
+        at_hand = reachable(able, placement)
+        if at_hand is not able:
+            with suppress(Infeasible):
+                return refuse_shortages(observation, placement, self._best(at_hand, placement, expected), self.name)
+        return refuse_shortages(observation, placement, self._best(able, placement, expected), self.name)
+
+    def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
         from testbed.placement.problem import make_problem, places_of
         from testbed.placement.seeking import Aim, Seeker
         from testbed.placement.unfolding import Unfolder, best_unfolded, placement_of
 
         model = cost_model(observation)
-        later = self._outlook.after(observation)
+        later = expected and same_devices(expected, observation)
         problem = make_problem(model, placement, cost_model(later or observation))
         slack = {"interval": 0.0, "near": NEAR, "run": float("inf")}[self._horizon]
         left = observation.tokens_max - observation.tokens_done - observation.interval_tokens
@@ -73,7 +85,7 @@ class Headroom:
             wanted = placement_of(problem, model, placement, best.places)
         if wanted is None:
             wanted = self._any(observation, placement)
-        return refuse_shortages(observation, placement, wanted, self.name)
+        return wanted
 
     def _any(self, observation: Observation, placement: Placement | None) -> Placement:
         """Some placement that fits; raises Infeasible."""

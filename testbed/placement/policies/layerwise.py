@@ -26,6 +26,7 @@ from testbed.placement.policies.edgeshard import dealt, shortest
 from testbed.placement.policies.layer_moves import cheapest_moves
 from testbed.placement.policies.layer_walk import cheapest_walk
 from testbed.placement.policies.layers import Layers
+from testbed.placement.useful import with_room
 
 
 class Layerwise:
@@ -48,7 +49,7 @@ class Layerwise:
         fill = self._place if placement is None else self._move
         if self._reserve:
             return drafted(observation, placement, fill, self.name)
-        draft = Draft(cost_model(observation), placement, placement, reserve=False)
+        draft = Draft(cost_model(with_room(observation, placement)), placement, placement, reserve=False)
         fill(draft)
         return refuse_shortages(observation, placement, draft.placement(placement), self.name)
 

@@ -33,7 +33,8 @@ from collections import Counter
 from testbed.errors import ConfigError
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.costs import CostModel
-from testbed.placement.draft import UNPLACED, Draft, drafted
+from testbed.placement.draft import UNPLACED, Draft, drafted, filled
+from testbed.placement.feasibility import refuse_shortages
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
@@ -64,6 +65,10 @@ class ResourceAware:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place by scores, or move what must and what pays."""
         return drafted(observation, placement, self._place if placement is None else self._move, self.name)
+
+    def place(self, observation: Observation) -> Placement:
+        """A first placement on these devices, all of them; raises Infeasible."""
+        return refuse_shortages(observation, None, filled(observation, None, self._place), self.name)
 
     def _place(self, draft: Draft) -> None:
         if not _Scores(draft, self._deadline or default_deadline(draft.model)).place_all():

@@ -31,7 +31,8 @@ class TensorParallel:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out, or repair."""
-        return drafted(observation, placement, self._share if placement is None else self._repair, self.name)
+        fill = self._share if placement is None else self._repair
+        return drafted(observation, placement, fill, self.name, for_work=True)
 
     def _share(self, draft: Draft) -> None:
         devices = len(draft.budgets)
