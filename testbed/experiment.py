@@ -46,6 +46,9 @@ from topologies.generate import generate_topology
 from topologies.model import Device, Topology
 from traces.model import Trace, TraceSet
 
+MOST_TOKENS = 10**9  # more than anything takes; a model's positions are the nearer limit
+LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON has exactly
+
 # Stands for the topology while everything else is read, which a generated one depends on.
 _NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
 
@@ -73,7 +76,7 @@ class ModelSpec(_Strict):
 
     preset: str | None = None
     path: str | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     # Of a preset: another size of the same kind.
     layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
     heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
@@ -116,11 +119,11 @@ class PromptSpec(_Strict):
 class Experiment(_Strict):
     """Everything one run depends on; SI units inside. Made by `load` or `from_dict`, never changed."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
     model: ModelSpec
     prompt: PromptSpec
-    tokens: int = Field(ge=1)
-    interval: int = Field(default=8, ge=1)  # λ, tokens between two decisions
+    tokens: int = Field(ge=1, le=MOST_TOKENS)
+    interval: int = Field(default=8, ge=1, le=MOST_TOKENS)  # λ, tokens between two decisions
     partition: InstanceOf[Partition] = Partition()
     topology: InstanceOf[Topology]
     traces: InstanceOf[TraceSet]
@@ -130,15 +133,15 @@ class Experiment(_Strict):
     placement: dict[str, str] | None = None  # for `static`: block pattern -> device, later entries win
     weights: Literal["staged", "shipped"] = "staged"
     delay: Literal["auto", "netem", "transport"] = "auto"
-    dilation: float = Field(default=1.0, ge=1, allow_inf_nan=False)
-    seed: int = Field(default=0, ge=0)
-    grace: int = Field(default=2, ge=0)  # intervals between announcing and enforcing a memory decrease
-    prefill_chunk: int = Field(default=32, ge=1)  # tokens
+    dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals between announcing and enforcing a memory decrease
+    prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
     observation: Literal["oracle"] = "oracle"  # what the traces say now
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
-    decision_limit: float = Field(default=60.0, gt=0, allow_inf_nan=False)  # s of the host for one decision
+    decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # s of the host for one decision
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.errors import ConfigError
-from testbed.strict_yaml import parse_yaml, shown
+from testbed.strict_yaml import parse_yaml, shown, suggest
+
+SECTIONS = 2  # levels that are made where they are missing, like `partition` or `topology.backhaul`; not a device
+_LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value`, taken apart; `text` is what the user wrote."""
+    """One `key=value`, taken apart; `text` is what the user wrote, as a message may show it."""
 
     key: tuple[str, ...]
     value: Any
@@ -29,26 +32,30 @@ class Override:
 def parse_override(text: str) -> Override:
     """The override that e.g. `model.seed=3` means; raises ConfigError."""
     key, equals, value = text.partition("=")
+    said = text if len(text) <= _LONGEST_SHOWN and text.isprintable() else shown(text)
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise ConfigError(f"--set {text}: write it like key=value, for instance tokens=16 or model.seed=3")
-    return Override(parts, parse_yaml(value, f"--set {text}"), text)
+        raise ConfigError(f"--set {said}: write it like key=value, for instance tokens=16 or model.seed=3")
+    return Override(parts, parse_yaml(value, f"--set {said}"), said)
 
 
 def apply_override(mapping: dict[str, Any], override: Override) -> None:
-    """Set the value in place, making mappings on the way; digits index a list. Raises ConfigError."""
+    """Set the value in place, making sections on the way; digits index a list. Raises ConfigError."""
     inside: Any = mapping
     for depth, part in enumerate(override.key):
         where = ".".join(override.key[:depth])
         last = depth == len(override.key) - 1
         if isinstance(inside, list):
-            if not part.isdecimal() or int(part) >= len(inside):
+            if not part.isdecimal() or len(part) > 9 or int(part) >= len(inside):
                 entries = f"{len(inside)} entries, numbered from 0"
-                raise ConfigError(f"--set {override.text}: {where} has {entries}, and none called {part!r}")
+                raise ConfigError(f"--set {override.text}: {where} has {entries}, and none called {shown(part)}")
             index: Any = int(part)
         elif isinstance(inside, dict):
             index = part
             if not last and inside.get(part) is None:
+                if depth >= SECTIONS:
+                    hint = suggest(part, map(str, inside))
+                    raise ConfigError(f"--set {override.text}: {where} has no {shown(part)} to set this in{hint}")
                 inside[part] = {}
         else:
             raise ConfigError(f"--set {override.text}: {where} is {shown(inside)}, which has no keys inside")

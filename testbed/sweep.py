@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mappi
 KEYS = ("experiment", "policies", "seeds", "backend", "over")
 BACKENDS = ("mininet", "local", "sim")
 PACKAGES = ("testbed", "topologies", "traces")  # what a run's outcome can depend on
+MOST_RUNS = 100_000
 OWN_KEYS = {"policy": "policies", "seed": "seeds"}  # not to be swept by `over`
 
 
@@ -70,6 +72,9 @@ class Sweep:
     def runs(self) -> list[SweptRun]:
         """Every run there is, loaded: values of the swept keys vary slowest, then policies, then seeds."""
         keys = list(self.over)
+        count = math.prod(map(len, (*self.over.values(), self.backends, self.policies or [0], self.seeds or [0])))
+        if count > MOST_RUNS:
+            raise ConfigError(f"{self.file}: the sweep has {count} runs, and one of over {MOST_RUNS} never ends")
         return [
             self._run(dict(zip(keys, values, strict=True)), policy, seed, backend)
             for values in itertools.product(*self.over.values())
@@ -201,6 +206,8 @@ def _texts(value: object, origin: str, where: str) -> tuple[str, ...]:
 
 def _seeds(value: object, origin: str) -> tuple[int, ...]:
     """A count (seeds 1, 2, …) or a list."""
+    if type(value) is int and value > MOST_RUNS:
+        raise ConfigError(f"{origin}: seeds is {value}, but a sweep may have at most {MOST_RUNS} runs")
     entries = list(range(1, value + 1)) if type(value) is int else value
     if not isinstance(entries, list) or not all(type(entry) is int and entry >= 0 for entry in entries) or value == 0:
         raise ConfigError(f"{origin}: seeds is {shown(value)}, but it must be how many, or a list of whole numbers")
@@ -212,15 +219,19 @@ def _over(value: object, origin: str) -> dict[str, tuple[Any, ...]]:
     for key, values in fields.items():
         if key in OWN_KEYS:
             raise ConfigError(f"{origin}: over has {key!r}, which the sweep's own key {OWN_KEYS[key]!r} says")
+        if not isinstance(key, str):
+            raise ConfigError(f"{origin}: over has {shown(key)}, but a key of the experiment is text")
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{origin}: over.{key} is {shown(values)}, but it must be a list of values")
+            raise ConfigError(f"{origin}: over.{shown(key)} is {shown(values)}, but it must be a list of values")
         _once([json.dumps(entry) for entry in values], origin, f"over.{key}")
-    return {str(key): tuple(values) for key, values in fields.items()}
+    return {key: tuple(values) for key, values in fields.items()}
 
 
 def _once(entries: Iterable[Any], origin: str, where: str) -> tuple[Any, ...]:
     found = tuple(entries)
+    seen: set[Any] = set()
     for entry in found:
-        if found.count(entry) > 1:
-            raise ConfigError(f"{origin}: {where} has {entry} twice, but every run is made once")
+        if entry in seen:
+            raise ConfigError(f"{origin}: {where} has {shown(entry)} twice, but every run is made once")
+        seen.add(entry)
     return found

@@ -45,6 +45,8 @@ OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "mesh": {"degree": 3},
 }
 DRAWS = 1000  # tries until the model can be packed
+DRAWN_DEVICES = 3000  # in all tries: whether blocks can be packed into many devices takes longer to tell
+FEWEST_DRAWS = 25
 FURTHEST = 4.0  # a draw is at most this many times its median, and at least the same part of it
 _TIMES_MODEL = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*x\s*model\s*")
 
@@ -98,13 +100,14 @@ def generate_topology(
     settings = settings_of(kind, given, origin)
     assert isinstance(kind, str)
     names = [f"d{number + 1}" for number in range(settings["devices"])]
-    for attempt in range(DRAWS):
+    draws = max(FEWEST_DRAWS, min(DRAWS, DRAWN_DEVICES // len(names)))
+    for attempt in range(draws):
         drawn = Random(f"topology/{kind}/{seed}/{settings['seed']}/{attempt}")
         rooms = _rooms(settings, len(names), need, drawn, origin)
         if need.fits(rooms):
             return _form(kind, settings, names, rooms, need, drawn, origin)
     raise ConfigError(
-        f"{origin}: in {DRAWS} draws of {len(names)} devices with memory {settings['memory']} the model's blocks never "
+        f"{origin}: in {draws} draws of {len(names)} devices with memory {settings['memory']} the model's blocks never "
         "fitted: give more memory, fewer tokens, a smaller spread or more ffn_shards"
     )
 

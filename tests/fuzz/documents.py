@@ -24,8 +24,8 @@ ODD: st.SearchStrategy[Any] = st.one_of(
 
 
 @st.composite
-def broken(draw: st.DrawFn, good: Any) -> Any:
-    """A copy of the document `good` with up to three places changed: replaced, left out, renamed or repeated."""
+def broken(draw: st.DrawFn, good: Any, other: st.SearchStrategy[Any] = ODD) -> Any:
+    """A copy of `good` with up to three places changed: replaced by `other`, left out, renamed or doubled."""
     document = copy.deepcopy(good)
     for _ in range(draw(st.integers(0, 3))):
         place, parent = [], None
@@ -38,7 +38,7 @@ def broken(draw: st.DrawFn, good: Any) -> Any:
             if draw(st.integers(0, 3)) == 0:
                 break
         if parent is None:
-            return draw(ODD)
+            return draw(other)
         change = draw(st.integers(0, 4))
         if change == 0:
             del parent[place[-1]]
@@ -47,7 +47,7 @@ def broken(draw: st.DrawFn, good: Any) -> Any:
         elif change == 2 and isinstance(parent, list):
             parent.append(copy.deepcopy(inner))
         else:
-            parent[place[-1]] = draw(ODD)
+            parent[place[-1]] = draw(other)
     return document
 
 

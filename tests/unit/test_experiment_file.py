@@ -366,3 +366,30 @@ def test_loading_an_experiment_loads_nothing_heavy() -> None:
 def test_every_preset_can_be_an_experiments_model(folder: Path) -> None:
     for name, shape in PRESETS.items():
         assert Experiment.load(write(folder), [f"model.preset={name}"]).shape == shape
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("topology.devices.zz.memory=64 MiB", ["topology.devices has no 'zz'", "a, b"]),
+        ("topology.devices.a.lnk.rate=1 Mbit/s", ["topology.devices.a has no 'lnk'", "'link'"]),
+        ("seed=9007199254740992", ["seed", "less than or equal"]),
+        (f"seed={'9' * 5000}", ["no number"]),
+        ("tokens=1000000000000", ["tokens", "less than or equal"]),
+        ("interval=4611686018427387904", ["interval", "less than or equal"]),
+        ("decision_limit=1e300", ["decision_limit", "less than or equal"]),
+        ("dilation=1e300", ["dilation", "less than or equal"]),
+        ("topology={generate: paper, devices: 1000000000000000000}", ["devices", "at most 1000"]),
+        ("traces=[{generate: fluctuation, target: link/*, step: 1e-9}]", ["step"]),
+        ("traces=[{generate: cellular-walk, target: link/a, step: 1e-9}]", ["steps"]),
+        ("traces=&a [*a]", ["in itself"]),
+        ("tokens=!!int x", ["tagged !!int"]),
+    ],
+)
+def test_an_override_out_of_all_proportion_is_one_sentence(override: str, expected: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Experiment.load(Path(__file__).parents[2] / "experiments" / "quickstart.yaml", [override])
+    message = str(caught.value)
+    assert message.isprintable() and len(message) < 500
+    for part in expected:
+        assert part in message
