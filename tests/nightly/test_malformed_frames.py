@@ -1,4 +1,4 @@
-"""10,000 malformed frames at data ports and at the controller, from inside the network: the tokens stay bitwise right."""
+"""10,000 malformed frames at data ports and at the controller, from inside the network: the tokens stay right."""
 
 from __future__ import annotations
 
