@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -49,6 +50,7 @@ from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open: four devices do with 64
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
@@ -72,6 +74,7 @@ class ProcessFleet(ABC):
         self._sockets = sockets
         self._positions = positions
         self._hub: ControlHub | None = None
+        allow_open_files(FILES + FILES_PER_DEVICE * len(self.names))
         self._context = forkserver()
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
@@ -325,6 +328,17 @@ class ProcessFleet(ABC):
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:
         return 0.0
+
+
+def allow_open_files(needed: int) -> None:
+    """Raise this process's soft limit where it is lower; raises EnvironmentLacks where the hard one is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != hard < needed:
+        raise EnvironmentLacks(
+            f"a run of so many devices needs {needed} open files and may have {hard}: raise `ulimit -n`"
+        )
+    if resource.RLIM_INFINITY != soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def private_bytes(pid: int) -> int:
