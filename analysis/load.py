@@ -13,21 +13,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from testbed.errors import ConfigError
 from testbed.runlog import (
     EVENTS,
-    MANIFEST,
-    SUMMARY,
     TABLES,
     Column,
     arrow_batches,
     arrow_schema,
     find_table,
     is_run_folder,
-    read_json,
     read_lines,
+    read_manifest,
+    read_parquet,
+    read_summary,
 )
+
+LARGEST = 1e18  # seconds, bytes, bit/s, FLOP: what no run reaches
+MESSAGE_CHARACTERS = 200  # of what a library says about a file
+MOST_EVENT_FIELDS = 200  # ours have some dozens
 
 # Columns that `events` always has; what an event says besides gets a column of its own.
 EVENT_DTYPES = {
@@ -116,8 +121,8 @@ def load(path: str | Path) -> Run:
     try:
         return Run(
             path=folder,
-            manifest=read_json(folder / MANIFEST),
-            summary=read_json(folder / SUMMARY) if (folder / SUMMARY).exists() else None,
+            manifest=read_manifest(folder),
+            summary=read_summary(folder),
             events=_load_events(folder / EVENTS),
             **{table: _load_table(folder, table) for table in TABLES},
         )
@@ -143,26 +148,41 @@ def load_many(paths: str | Path | Iterable[str | Path]) -> list[Run]:
 
 
 def _load_table(folder: Path, table: str) -> pd.DataFrame:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = arrow_schema(table)
     path = find_table(folder, table)
     try:
-        if path is None:
-            content = schema.empty_table()
-        elif path.suffix == ".jsonl":
-            content = pa.Table.from_batches(arrow_batches(path, table), schema=schema)
-        else:
-            stored = pq.read_table(path)
-            for name in set(schema.names) - set(stored.column_names):  # written before the column existed
-                stored = stored.append_column(name, pa.nulls(len(stored), schema.field(name).type))
-            content = stored.select(schema.names).cast(schema)
+        content = arrow_schema(table).empty_table() if path is None else _arrow_table(path, table)
         frame = content.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
         typed: pd.DataFrame = frame.astype({column.name: _pandas_dtype(column) for column in TABLES[table]})
-        return typed
-    except (pa.ArrowException, ValueError, TypeError) as problem:
-        raise AnalysisError(f"{path} does not hold the columns of table {table}: {problem}") from None
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
+        if path is not None and not path.exists():  # the run has just finished and put Parquet in its lines' place
+            return _load_table(folder, table)
+        told = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
+        raise AnalysisError(f"{path} does not hold the columns of table {table}: {told}") from None
+    for column in TABLES[table]:
+        _refuse_values(typed[column.name], column, f"{path}: column {column.name}")
+    return typed
+
+
+def _arrow_table(path: Path, table: str) -> pa.Table:
+    schema = arrow_schema(table)
+    if path.suffix == ".jsonl":
+        return pa.Table.from_batches(arrow_batches(path, table), schema=schema)
+    stored = read_parquet(path)
+    for name in set(schema.names) - set(stored.column_names):  # written before the column existed
+        stored = stored.append_column(name, pa.nulls(len(stored), schema.field(name).type))
+    return stored.select(schema.names).cast(schema)
+
+
+def _refuse_values(values: pd.Series, column: Column, where: str) -> None:
+    """Raise AnalysisError for values that no run has."""
+    if column.dtype == "str":
+        if column.required and values.isna().any():
+            raise AnalysisError(f"{where} lacks a value")
+        for value in values.dropna().unique():
+            if column.choices and value not in column.choices:
+                raise AnalysisError(f"{where} holds {value[:40]!r}, which is none of {', '.join(column.choices)}")
+    elif column.dtype != "bool" and (values.abs() > LARGEST).fillna(False).any():
+        raise AnalysisError(f"{where} holds {values[values.abs() > LARGEST].iloc[0]}, which is out of all proportion")
 
 
 def _pandas_dtype(column: Column) -> str:
@@ -175,8 +195,11 @@ def _pandas_dtype(column: Column) -> str:
 def _load_events(path: Path) -> pd.DataFrame:
     rows = list(read_lines(path))
     more = dict.fromkeys(name for row in rows for name in row if name not in EVENT_DTYPES)
+    if len(more) > MOST_EVENT_FIELDS:
+        raise AnalysisError(f"{path}: its events have {len(more)} fields, where ours have at most {MOST_EVENT_FIELDS}")
     frame = pd.DataFrame(rows, columns=[*EVENT_DTYPES, *more], dtype=object)
     try:
         return frame.astype(EVENT_DTYPES)
-    except (ValueError, TypeError) as problem:
-        raise AnalysisError(f"{path} holds an event with a wrong type: {problem}") from None
+    except (ValueError, TypeError, OverflowError) as problem:
+        told = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
+        raise AnalysisError(f"{path} holds an event with a wrong type: {told}") from None

@@ -22,7 +22,10 @@ from typing import Any
 import msgspec
 
 from testbed.errors import ConfigError
+from testbed.files import open_file
+from testbed.run_documents import Manifest, Summary
 from testbed.run_files import RESERVE, LogLost, encode, identity, lost, reserve, write_json
+from testbed.strict_json import checked, parse_object, read_object
 from testbed.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 
 __all__ = [
@@ -40,7 +43,10 @@ __all__ = [
     "is_run_folder",
     "read_json",
     "read_lines",
+    "read_manifest",
+    "read_parquet",
     "read_rows",
+    "read_summary",
 ]
 
 MANIFEST = "manifest.json"
@@ -51,6 +57,8 @@ MOST_NAME_BYTES = 80  # of a name in a run folder's; a file system takes 255 in 
 FLUSH_SECONDS = 1.0  # the most that a killed controller loses
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans stays small in memory
 PARQUET_BATCH_ROWS = 5_000  # rows converted at a time; bounds memory for long runs
+LEAST_ROWS = 10_000  # of a Parquet file that compresses so well that it has more rows than bytes
+LONGEST_LINE = 2**20  # bytes of one row or event
 
 
 _ROW_TYPES = {table: row_type(table) for table in TABLES}
@@ -273,16 +281,27 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What is known of a run before it begins; raises ConfigError where it is missing or not what we write."""
+    return _read_document(folder / MANIFEST, Manifest)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """How a run ended; None: it did not come to its end. Raises ConfigError where it is not what we write."""
+    path = folder / SUMMARY
+    return _read_document(path, Summary) if path.exists() else None
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON document; raises ConfigError when missing or damaged."""
-    try:
-        document = msgspec.json.decode(path.read_bytes())
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder") from None
-    except msgspec.DecodeError as problem:
-        raise ConfigError(f"{path} is not JSON: {problem}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} must hold a JSON object, not a {type(document).__name__}")
+    """A JSON document of a run; raises ConfigError when missing or damaged."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder")
+    return read_object(path)
+
+
+def _read_document(path: Path, kind: type[Manifest] | type[Summary]) -> dict[str, Any]:
+    document = read_json(path)
+    checked(document, kind, str(path))
     return document
 
 
@@ -290,17 +309,16 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a JSON-lines file; nothing if it is missing, and a half-written last line is left out."""
     if not path.exists():
         return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+    with open_file(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
+            if len(line) == LONGEST_LINE:
+                raise ConfigError(f"{path} line {number} is too long: over {LONGEST_LINE} bytes")
             try:
-                row = msgspec.json.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+                yield parse_object(line, f"{path} line {number}")
+            except ConfigError:
                 if not line.endswith(b"\n"):
                     return
-                raise ConfigError(f"{path} line {number} is not JSON: {problem}") from None
-            if not isinstance(row, dict):
-                raise ConfigError(f"{path} line {number} must be a JSON object, not {line[:40]!r}")
-            yield row
+                raise
 
 
 def find_table(folder: Path, table: str) -> Path | None:
@@ -324,15 +342,26 @@ def iter_rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
     path = find_table(folder, table)
     if path is None:
         return
-    if path.suffix == ".jsonl":
-        rows: Iterable[dict[str, Any]] = read_lines(path)
-    else:
-        import pyarrow.parquet
-
-        rows = pyarrow.parquet.read_table(path).to_pylist()
+    rows: Iterable[dict[str, Any]] = read_lines(path) if path.suffix == ".jsonl" else read_parquet(path).to_pylist()
     names = [column.name for column in TABLES[table]]
     for row in rows:
         yield {name: row.get(name) for name in names}
+
+
+def read_parquet(path: Path) -> Any:
+    """The rows of a Parquet file as a pyarrow table; raises ConfigError where it holds none."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with open_file(path) as file:
+        try:
+            parquet = pyarrow.parquet.ParquetFile(file)
+            rows, size = parquet.metadata.num_rows, os.fstat(file.fileno()).st_size
+            if rows > max(LEAST_ROWS, size):  # each has the time at which it was written
+                raise ConfigError(f"{path} says that it holds {rows} rows, which {size} bytes cannot")
+            return parquet.read()
+        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
 
 
 def arrow_schema(table: str) -> Any:

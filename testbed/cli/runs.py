@@ -28,6 +28,9 @@ def command(folder: Path, as_json: bool) -> None:
         headings = {"name": "run", "status": "status", "policy": "policy", "backend": "backend"}
         headings |= {"tokens": "tokens", "mean_token_ms": "mean ms", "migrations": "migrations"}
         print_table(headings, rows)
+        for row in rows:
+            if "error" in row:
+                echo(f"{row['name']} is damaged: {row['error']}.")
 
 
 def _find_runs(folder: Path) -> list[Path]:
@@ -39,35 +42,46 @@ def _find_runs(folder: Path) -> list[Path]:
             return []
         raise ConfigError(f"{folder} is no folder: give one that `testbed replay --out` or `compare --out` wrote to")
     children = [child for child in folder.iterdir() if child.is_dir()]
-    below = [child for parent in children if not is_run_folder(parent) for child in parent.iterdir()]
+    below = [child for parent in children if not is_run_folder(parent) for child in _inside(parent)]
     return sorted((run for run in [*children, *below] if is_run_folder(run)), key=lambda run: (run.name, run))
 
 
-def _describe(run: Path, folder: Path) -> dict[str, Any]:
-    """One row; a run that did not come to its end is `unfinished` and its tokens are those on file."""
-    from testbed.runlog import MANIFEST, SUMMARY, read_json
+def _inside(folder: Path) -> list[Path]:
+    """What a folder holds; nothing where it may not be looked into, or is gone."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
 
+
+def _describe(run: Path, folder: Path) -> dict[str, Any]:
+    """One row; a run that did not come to its end is `unfinished` and its tokens are those on file.
+
+    One that cannot be read is `damaged`, with the reason as its error.
+    """
     row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run)}
     try:
-        manifest = read_json(run / MANIFEST)
-        summary = read_json(run / SUMMARY) if (run / SUMMARY).exists() else {}
+        return row | _what_it_says(run)
     except ConfigError as error:
         return row | {"status": "damaged", "error": str(error)}
-    experiment = manifest.get("experiment")
-    told = (experiment if isinstance(experiment, dict) else {}) | manifest | summary
-    return row | {
-        "status": told.get("status", "unfinished") if summary else "unfinished",
+    except OSError as error:
+        return row | {"status": "damaged", "error": f"{error.filename or run}: {error.strerror}"}
+
+
+def _what_it_says(run: Path) -> dict[str, Any]:
+    from testbed.runlog import read_lines, read_manifest, read_summary
+
+    manifest = read_manifest(run)
+    summary = read_summary(run)
+    told = (manifest.get("experiment") or {}) | manifest | (summary or {})
+    tokens = (summary or {}).get("tokens")
+    return {
+        "status": "unfinished" if summary is None else told.get("status", "unfinished"),
         "policy": told.get("policy"),
         "backend": told.get("backend"),
         "seed": told.get("seed"),
-        "tokens": len(summary["tokens"]) if isinstance(summary.get("tokens"), list) else _tokens_on_file(run),
-        "mean_token_ms": summary.get("mean_token_ms"),
-        "migrations": summary.get("migrations"),
-        "verdict_ok": (summary.get("verdict") or {}).get("ok"),
+        "tokens": sum(1 for _ in read_lines(run / "tokens.jsonl")) if tokens is None else len(tokens),
+        "mean_token_ms": told.get("mean_token_ms"),
+        "migrations": told.get("migrations"),
+        "verdict_ok": (told.get("verdict") or {}).get("ok"),
     }
-
-
-def _tokens_on_file(run: Path) -> int:
-    from testbed.runlog import read_lines
-
-    return sum(1 for _ in read_lines(run / "tokens.jsonl"))

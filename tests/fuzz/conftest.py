@@ -1,9 +1,9 @@
 """What every fuzz test of this folder lives under; a file `fuzz_<reader>.py` is about one reader.
 
-Each test runs `TESTBED_FUZZ_CASES` cases (2,000 where it is not set, as in CI; `script/fuzz` sets 20,000). A case that
-ends, or raises of the family of `TestbedError` with one printable sentence, is right. One that raises anything else,
-computes for more than `CASE_SECONDS` or takes more than `CASE_BYTES` fails. Tests need no settings of their own, and
-must not catch more than `TestbedError`.
+The tests of a reader share `TESTBED_FUZZ_CASES` cases evenly (2,000 where it is not set, as in CI; `script/fuzz` sets
+20,000). A case that ends, or raises of the family of `TestbedError` with one printable sentence, is right. One that
+raises anything else, computes for more than `CASE_SECONDS` or takes more than `CASE_BYTES` fails. Tests need no
+settings of their own, and must not catch more than `TestbedError`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import resource
 import signal
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +36,6 @@ MESSAGE_CHARACTERS = 1000  # a sentence that a terminal shows at once
 
 settings.register_profile(
     "fuzz",
-    max_examples=CASES,
     deadline=None,  # computing is limited below, and while it goes on
     database=None,
     derandomize=CASES <= CI_CASES,  # what CI tries is the same until its test changes
@@ -53,13 +52,14 @@ class _TooLong(BaseException):
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the tests of this folder their number of cases, and each case its limits."""
-    for item in items:
-        test = getattr(item, "function", None)
-        inside = Path(__file__).parent in item.path.parents
-        if inside and getattr(test, "is_hypothesis_test", False) and not hasattr(test, "fuzzed"):
-            settings(settings.get_profile("fuzz"))(test)
-            test.fuzzed = f"{item.path.stem}::{test.__name__}"
-            test.hypothesis.inner_test = _limited(test.hypothesis.inner_test, test.fuzzed)
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    tests = {test for item in here if getattr(test := getattr(item, "function", None), "is_hypothesis_test", False)}
+    readers = Counter(test.__module__ for test in tests)
+    for test in tests:
+        cases = -(-CASES // readers[test.__module__])
+        settings(settings.get_profile("fuzz"), max_examples=cases)(test)
+        test.fuzzed = f"{test.__module__}::{test.__name__}"
+        test.hypothesis.inner_test = _limited(test.hypothesis.inner_test, test.fuzzed)
 
 
 def _limited(case: Callable[..., Any], name: str) -> Callable[..., None]:
