@@ -1,13 +1,20 @@
-"""What readers of run folders take from manifest.json and summary.json, and of which type it is.
+"""manifest.json and summary.json of a run folder: what readers take from them, and of which type it is.
 
 Both hold more than this; what else is in them is for people.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
+
+from testbed.errors import ConfigError
+from testbed.strict_json import checked, read_object
+
+MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
@@ -56,3 +63,27 @@ class Summary(_Said):
     mean_token_ms: float | None = None
     migrations: Count | None = None
     verdict: Verdict | None = None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What is known of a run before it begins; raises ConfigError where it is missing or not what we write."""
+    return _read_document(folder / MANIFEST, Manifest)
+
+
+def read_summary(folder: Path) -> dict[str, Any] | None:
+    """How a run ended; None: it did not come to its end. Raises ConfigError where it is not what we write."""
+    path = folder / SUMMARY
+    return _read_document(path, Summary) if path.exists() else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document of a run; raises ConfigError when missing or damaged."""
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder")
+    return read_object(path)
+
+
+def _read_document(path: Path, kind: type[Manifest] | type[Summary]) -> dict[str, Any]:
+    document = read_json(path)
+    checked(document, kind, str(path))
+    return document

@@ -23,14 +23,16 @@ import msgspec
 
 from testbed.errors import ConfigError
 from testbed.files import open_file
-from testbed.run_documents import Manifest, Summary
+from testbed.run_documents import MANIFEST, SUMMARY, read_json, read_manifest, read_summary
 from testbed.run_files import RESERVE, LogLost, encode, identity, lost, reserve, write_json
-from testbed.strict_json import checked, parse_object, read_object
+from testbed.strict_json import parse_object
 from testbed.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 
 __all__ = [
     "ABORTED",
     "COMMITTED",
+    "MANIFEST",
+    "SUMMARY",
     "TABLES",
     "Column",
     "LogLost",
@@ -49,8 +51,6 @@ __all__ = [
     "read_summary",
 ]
 
-MANIFEST = "manifest.json"
-SUMMARY = "summary.json"
 EVENTS = "events.jsonl"
 
 MOST_NAME_BYTES = 80  # of a name in a run folder's; a file system takes 255 in all
@@ -279,30 +279,6 @@ def _open_for_append(path: Path) -> int:
 def is_run_folder(folder: Path) -> bool:
     """Whether the folder was made by a `RunLog`."""
     return (folder / MANIFEST).is_file()
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What is known of a run before it begins; raises ConfigError where it is missing or not what we write."""
-    return _read_document(folder / MANIFEST, Manifest)
-
-
-def read_summary(folder: Path) -> dict[str, Any] | None:
-    """How a run ended; None: it did not come to its end. Raises ConfigError where it is not what we write."""
-    path = folder / SUMMARY
-    return _read_document(path, Summary) if path.exists() else None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON document of a run; raises ConfigError when missing or damaged."""
-    if not path.exists():
-        raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder")
-    return read_object(path)
-
-
-def _read_document(path: Path, kind: type[Manifest] | type[Summary]) -> dict[str, Any]:
-    document = read_json(path)
-    checked(document, kind, str(path))
-    return document
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -16,6 +18,7 @@ from analysis.plots.links import link_rates
 from analysis.plots.prediction import predicted_vs_measured
 from analysis.plots.style import DPI, as_runs, paper, run_names
 
+MOST_NAME_CHARACTERS = 50  # of a run's in a file's; even of the longest UTF-8 a file's takes 63
 FORMATS = ("png", "pdf", "svg")
 
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
@@ -29,12 +32,25 @@ def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[s
         raise AnalysisError(f"{unknown!r} is not a format for figures: one of {', '.join(FORMATS)}")
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [path for draw in _OF_ALL for path in save_figure(draw(runs), folder / draw.__name__, formats)]
+    written = [path for draw in _OF_ALL for path in _saved(draw, runs, folder / draw.__name__, formats)]
+    taken: Counter[str] = Counter()
     for run, name in zip(runs, run_names(runs), strict=True):
-        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
+        taken[slug] += 1  # what is cut or replaced may make two names one
+        slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
         for plot in _OF_EACH:
-            written += save_figure(plot(run), folder / f"{plot.__name__}-{slug}", formats)
+            written += _saved(plot, run, folder / f"{plot.__name__}-{slug}", formats)
     return written
+
+
+def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw and save; raises AnalysisError where the tables hold values that no figure can show."""
+    try:
+        return save_figure(draw(what), stem, formats)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        which = ", ".join(str(run.path) for run in as_runs(what)[:3])
+        told = " ".join(str(error).split())[:200]
+        raise AnalysisError(f"{which}: the values there cannot be drawn as {draw.__name__}: {told}") from error
 
 
 def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:

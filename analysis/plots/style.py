@@ -51,6 +51,7 @@ PAPER: Any = {
     "hatch.linewidth": 0.4,
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # a dollar sign in a name is one
     "pdf.fonttype": 42,  # text stays text in PDF
     "svg.fonttype": "none",
     "savefig.dpi": DPI,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Annotated
 
 import click
+import msgspec
 
 from testbed.errors import ConfigError
+
+Pid = Annotated[int, msgspec.Meta(gt=0, lt=2**31)]
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -23,11 +26,12 @@ def command(ctx: click.Context, run: Path, device: str, arguments: tuple[str, ..
     Example: testbed exec runs/20260101T000000Z-quickstart-static b -- ping -c 3 10.0.0.1
     """
     from testbed.emulation.state import find_live
+    from testbed.strict_json import checked, read_object
 
     live = run / "live.json"
     if not live.exists():
         raise ConfigError(f"{run} is not up: start it with `testbed replay EXPERIMENT --hold`")
-    pids: dict[str, int] = json.loads(live.read_text())
+    pids = checked(read_object(live), dict[str, Pid], str(live))
     if device not in pids:
         raise ConfigError(f"{run} has no device {device!r}: it has {', '.join(pids)}")
     state = find_live(run.resolve())
