@@ -41,6 +41,7 @@ VERBS = {
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 LONGEST_NAME = 200  # characters of a path in a sentence
+LONGEST_MESSAGE = 4000  # characters of a sentence: some name many devices
 
 
 class VerbGroup(click.Group):
@@ -161,14 +162,17 @@ MACHINES = (
 
 
 def _refuse(message: str, code: int) -> int:
-    echo(f"Error: {printable(message)}", err=True)
+    echo(f"Error: {printable(_short(message, LONGEST_MESSAGE))}", err=True)
     return code
 
 
 def _named(filename: object) -> str:
     """A file as a sentence names it: its whole path, unless nobody could read it."""
-    text = os.fsdecode(filename) if isinstance(filename, bytes) else str(filename)
-    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME // 2]}...{text[-LONGEST_NAME // 2 :]}"
+    return _short(os.fsdecode(filename) if isinstance(filename, bytes) else str(filename), LONGEST_NAME)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"
 
 
 def _encodable(text: str) -> bool:

@@ -35,15 +35,23 @@ def command(folder: Path, as_json: bool) -> None:
 
 def _find_runs(folder: Path) -> list[Path]:
     """Run folders in `folder` and one level below, where `compare` puts its own; by the time in their name."""
-    from testbed.runlog import is_run_folder
-
     if not folder.is_dir():
         if folder == Path("runs"):
             return []
         raise ConfigError(f"{folder} is no folder: give one that `testbed replay --out` or `compare --out` wrote to")
     children = [child for child in folder.iterdir() if child.is_dir()]
-    below = [child for parent in children if not is_run_folder(parent) for child in _inside(parent)]
-    return sorted((run for run in [*children, *below] if is_run_folder(run)), key=lambda run: (run.name, run))
+    below = [child for parent in children if not _is_run(parent) for child in _inside(parent)]
+    return sorted((run for run in [*children, *below] if _is_run(run)), key=lambda run: (run.name, run))
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether it is a run's folder; one that may not be looked into is none."""
+    from testbed.runlog import is_run_folder
+
+    try:
+        return is_run_folder(folder)
+    except OSError:
+        return False
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -166,8 +166,8 @@ KINDS += [pa.dictionary(pa.int8(), pa.string()), pa.large_string(), pa.duration(
 
 
 @given(written=parquet_files())
-def fuzz_the_parquet_of_a_table(folder: Path, sound: Run, written: tuple[str, bytes]) -> None:
+def fuzz_the_parquet_of_a_table(folder: Path, written: tuple[str, bytes]) -> None:
     table, content = written
     with content_of(folder / f"{table}.parquet", content):
         frame = _load_table(folder, table)
-    metrics(replace(sound, **{table: frame}))
+    assert list(frame.columns) == list(ROWS[table])

@@ -66,6 +66,21 @@ def test_a_damaged_run_is_listed_with_what_is_wrong(folder: Path, capsys: pytest
     assert "bad\\x1b[31m is damaged" in out and "policy is 3: expected str | null, got int." in out
 
 
+def test_a_folder_that_may_not_be_looked_into_ends_no_listing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "closed").mkdir()
+
+    def look(self: Path) -> bool:
+        if "closed" in self.parts:
+            raise PermissionError(13, "Permission denied", str(self))
+        return os.path.isfile(self)
+
+    monkeypatch.setattr(Path, "is_file", look)  # as it is for a user who is not root
+    assert run(["runs", str(folder), "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
 def test_what_is_no_file_where_a_table_should_be_is_not_waited_for(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,11 @@ def test_an_argument_that_is_not_utf_8_is_refused(capsys: pytest.CaptureFixture[
 LONG = "n" * 100
 
 
+def test_a_value_of_thousands_of_characters_is_not_repeated_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["policies", "--" + "9" * 50_000]) == 2
+    assert len(capsys.readouterr().err) < 5000
+
+
 @pytest.fixture
 def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], int]:
     def run_failing(error: BaseException) -> int:
