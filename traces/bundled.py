@@ -60,7 +60,7 @@ RECIPES: Mapping[str, Recipe] = {
     "cpu-contention": Recipe(
         "an app on d leaves 40 % of its compute and streaming rates from 32 to 64",
         lambda: generate.cpu_contention(
-            "device/d", compute_flops=6e9, streaming_Bps=0.75e9, share=0.4, at=32, duration=32
+            "device/d", compute_flops=6e9, streaming_Bps=1.5e9, share=0.4, at=32, duration=32
         ),
     ),
     "outage": Recipe(

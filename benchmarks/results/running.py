@@ -48,8 +48,8 @@ class Planned:
 
     @property
     def overrides(self) -> list[str]:
-        """As `--set` takes them; JSON is YAML."""
-        return [f"{key}={json.dumps(value)}" for key, value in self.settings.items()]
+        """As `--set` takes them, JSON being YAML; at life's pace, as all recorded runs were made."""
+        return [f"{key}={json.dumps(value)}" for key, value in {"dilation": 1, **self.settings}.items()]
 
     @property
     def command(self) -> str:

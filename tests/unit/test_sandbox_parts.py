@@ -115,7 +115,7 @@ def test_a_guest_takes_twice_the_time_unless_the_experiment_says_otherwise(
     in_guest: bool, backend: Any, overrides: list[str], dilation: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "in_user_mode_linux", lambda: in_guest)
-    asked = Experiment.load(Path(__file__).parents[2] / "experiments" / "quickstart.yaml", overrides)
+    asked = Experiment.load(Path(__file__).parents[2] / "experiments" / "small-scale.yaml", overrides)
     taken = at_this_hosts_pace(asked, backend)
     assert taken.dilation == dilation
     assert taken.to_dict() == asked.to_dict() | {"dilation": dilation}

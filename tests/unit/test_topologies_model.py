@@ -221,7 +221,7 @@ def test_the_demo_topology_is_tight_but_holds_the_model() -> None:
     assert all(device.memory_bytes < blocks for device in topology.devices if device.name != topology.source)
     spare = topology.device("a").memory_bytes - pinned_bytes(shape)
     assert topology.source == "a" and spare > resident_bytes(shape, Block("ffn", 0), 128)
-    assert sum(device.streaming_Bps for device in topology.devices) <= 3.5e9
+    assert sum(device.streaming_Bps for device in topology.devices) <= 6.9e9 * (1 + 1e-9)
     for device in topology.devices:
         assert 50e6 <= device.link.up_bps == device.link.down_bps <= 200e6
         assert 0.0002 <= device.link.up_delay_s == device.link.down_delay_s <= 0.001
