@@ -44,6 +44,7 @@ ROWS = {
     for table, columns in TABLES.items()
 }
 """A row of each table with all its columns."""
+MOST_LINES = 3
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def fuzz_the_summary(folder: Path, sound: Run, content: bytes) -> None:
 
 def lines_like(row: dict[str, Any]) -> st.SearchStrategy[bytes]:
     """A file of rows, of which most are right."""
-    lines = st.lists(st.one_of(st.just(row), broken(row)), max_size=3).map(
+    lines = st.lists(st.one_of(st.just(row), broken(row)), max_size=MOST_LINES).map(
         lambda rows: b"".join(as_bytes(one) + b"\n" for one in rows)
     )
     return st.one_of(lines, lines, lines.flatmap(mangled), GARBAGE)
@@ -133,7 +134,8 @@ def fuzz_the_lines_of_a_table(folder: Path, sound: Run, written: tuple[str, byte
     table, content = written
     with content_of(folder / f"{table}.jsonl", content):
         frame = _load_table(folder, table)
-    metrics(replace(sound, **{table: frame}))
+    if len(frame) == MOST_LINES:  # not always: the figures of a run cost more than reading it
+        metrics(replace(sound, **{table: frame}))
 
 
 @st.composite
