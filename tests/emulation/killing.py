@@ -15,6 +15,7 @@ WITHIN_S = 60.0  # nothing may wait longer, whatever was stopped
 STOPPED_S = 3.0  # after which a stopped process that only its user can help goes on
 GONE_S = 5.0
 SHARED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
+DEVICES = 4
 TOKENS = {"set-up": 300, "decode": 300, "migration": 300, "teardown": 6}
 
 TO_AND_FRO = """
@@ -86,10 +87,12 @@ def target(going: Going, which: str, backend: str) -> int:
     def forked() -> int | None:
         server = forkserver()
         for pid in children(server) if server is not None else ():
-            score = _read(pid, "oom_score_adj").strip()
-            kind = {b"1000": "worker", b"-1000": "ballast"}.get(score)
-            if score == b"0" and os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO:
-                kind = "replayer"
+            # Workers and ballasts join a device's group first; some containers let no ballast protect itself.
+            grouped = b"/headroom/" in _read(pid, "cgroup")
+            score = int(_read(pid, "oom_score_adj") or 0)
+            if score != 1000 and which != "worker" and len(children(server or 0)) <= DEVICES:
+                continue  # a worker that has only just begun
+            kind = "worker" if score == 1000 else "ballast" if grouped else "replayer"
             if kind == which or (which == "worker" and backend == "local"):
                 return pid
         return None
