@@ -222,7 +222,8 @@ def _over(value: object, origin: str) -> dict[str, tuple[Any, ...]]:
         if not isinstance(key, str):
             raise ConfigError(f"{origin}: over has {shown(key)}, but a key of the experiment is text")
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{origin}: over.{shown(key)} is {shown(values)}, but it must be a list of values")
+            name = shown(key).strip("'")
+            raise ConfigError(f"{origin}: over.{name} is {shown(values)}, but it must be a list of values")
         _once([json.dumps(entry) for entry in values], origin, f"over.{key}")
     return {key: tuple(values) for key, values in fields.items()}
 
