@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.replay import OUT, say
+from testbed.cli.replay import OUT, SHARE, say
 from testbed.cli.show import echo, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: worker processes here].")
+@SHARE
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="Print rows and table as JSON.")
-def command(file: Path, scheduler: str | None, out: Path, as_json: bool) -> None:
+def command(file: Path, scheduler: str | None, share_host: bool, out: Path, as_json: bool) -> None:
     """Carry out every run of the sweep FILE that has not been yet, and show a table.
 
     FILE has the keys experiment, policies, seeds (how many, or a list), backend (default: sim) and over, a mapping of
@@ -37,7 +38,7 @@ def command(file: Path, scheduler: str | None, out: Path, as_json: bool) -> None
     kept = Kept(out / sweep.name)
     impossible = _impossible([run for run in runs if kept.find(run.key) is None])  # before a folder is made
     with kept.alone():
-        _carry_out(sweep, runs, impossible, kept, scheduler, as_json)
+        _carry_out(sweep, runs, impossible, kept, scheduler, share_host, as_json)
 
 
 def _carry_out(
@@ -46,6 +47,7 @@ def _carry_out(
     impossible: dict[str, dict[str, Any]],
     kept: Kept,
     scheduler: str | None,
+    share_host: bool,
     as_json: bool,
 ) -> None:
     """What is missing, then the table and the Parquet file of all."""
@@ -69,7 +71,7 @@ def _carry_out(
         told(len(rows))
         try:
             if missing:
-                sweep_runs.carry_out_runs(missing, kept, scheduler, done)
+                sweep_runs.carry_out_runs(missing, kept, scheduler, share_host, done)
         except KeyboardInterrupt:
             say(f"{len(rows)} of {len(runs)} runs are kept; the same command goes on from there.")
             raise

@@ -12,14 +12,17 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from testbed.cli.batch import compile_policies
 from testbed.cli.launch import Request, carry_out
+from testbed.cli.replay import say
 from testbed.cli.side_by_side import WorkersDied, side_by_side
 from testbed.comparison import infeasible_row
+from testbed.emulation.runtime import WAITING
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment import Experiment
 from testbed.sweep import Kept, SweptRun, finished_in
@@ -29,10 +32,16 @@ ATTEMPTS = 3  # workers that may die under one run before it counts as the run's
 
 
 def carry_out_runs(
-    runs: Sequence[SweptRun], kept: Kept, scheduler: str | None, done: Callable[[SweptRun, dict[str, Any]], None]
+    runs: Sequence[SweptRun],
+    kept: Kept,
+    scheduler: str | None,
+    share_host: bool,
+    done: Callable[[SweptRun, dict[str, Any]], None],
 ) -> None:
     """Carry out every run, in any order; `done` gets each as it ends. Raises when one could not be carried out."""
-    calls = [(run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve())) for run in runs]
+    calls = [
+        (run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve()), share_host) for run in runs
+    ]
     try:
         if scheduler is not None:
             for run, row in _on_cluster(runs, calls, scheduler):
@@ -50,7 +59,7 @@ def carry_out_runs(
         ) from error
 
 
-def carry_out_one(experiment: dict[str, Any], backend: str, folder: str) -> dict[str, Any]:
+def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_host: bool = False) -> dict[str, Any]:
     """One run, on a worker; returns its row. What is wrong with this run alone is a row with its error.
 
     It is asked again when a worker dies with a row that nobody had fetched; a run that is there is not made anew.
@@ -62,7 +71,7 @@ def carry_out_one(experiment: dict[str, Any], backend: str, folder: str) -> dict
     try:
         if backend == "sim":
             return carry_out(Request(loaded, "sim", Path(folder), progress=False), lambda message: None)
-        return _emulate(loaded, backend, Path(folder))
+        return _emulate(loaded, backend, Path(folder), share_host)
     except EnvironmentLacks:
         raise
     except TestbedError as error:
@@ -70,22 +79,33 @@ def carry_out_one(experiment: dict[str, Any], backend: str, folder: str) -> dict
         return row | {"error_kind": type(error).__name__}
 
 
-def _emulate(experiment: Experiment, backend: str, folder: Path) -> dict[str, Any]:
+def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: bool) -> dict[str, Any]:
     """An emulated run in a process of its own, which must be the main thread's; it dies with this worker."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(json.dumps(experiment.to_dict()), encoding="utf-8")  # JSON is YAML
     command = ["setpriv", "--pdeathsig", "INT", sys.executable, "-m", "testbed", "replay", str(file)]
     command += ["--backend", backend, "--out", str(folder), "--accept-unfaithful", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=_hear_interrupts)
-    said = ended.stderr.strip().rpartition("\n")[2].removeprefix("Error: ")
-    if ended.returncode == EnvironmentLacks.exit_code:
+    command += ["--share-host"] if share_host else []
+    said = ""
+    with (
+        tempfile.TemporaryFile("w+") as out,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts) as run,
+    ):
+        for line in run.stderr or ():
+            said = line.strip().removeprefix("Error: ")
+            if said.startswith(WAITING):  # maybe for ever: any user can have the host's lock
+                say(said)
+        code = run.wait()
+        out.seek(0)
+        told = out.read()
+    if code == EnvironmentLacks.exit_code:
         raise EnvironmentLacks(said)
-    if ended.returncode == ConfigError.exit_code:
+    if code == ConfigError.exit_code:
         raise ConfigError(said)
-    if not ended.stdout.strip():
-        raise RunFailed(said or f"the run ended with code {ended.returncode}")
-    row: dict[str, Any] = json.loads(ended.stdout)
+    if not told.strip():
+        raise RunFailed(said or f"the run ended with code {code}")
+    row: dict[str, Any] = json.loads(told)
     return row
 
 

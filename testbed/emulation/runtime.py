@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from testbed.errors import EnvironmentLacks
 RUNTIME_VARIABLE = "TESTBED_RUNTIME_DIR"
 MAX_SOCKET_PATH = 107  # sun_path in unix(7), less its closing zero
 HOST_LOCK = Path("/run/lock/headroom-testbed.lock")
+WAITING = "waiting for"  # what a sentence for `on_wait` begins with
 _POLL_S = 0.2
 
 
@@ -83,17 +85,31 @@ def host_lock(on_wait: Callable[[str], None] | None = None, *, path: Path = HOST
                 break
             except BlockingIOError:
                 if on_wait is not None and not told:
-                    holder = os.pread(descriptor, 64, 0).decode(errors="replace").strip()
-                    holder = holder if holder.isascii() and holder.isdigit() else "unknown"  # any user may write there
-                    on_wait(f"waiting for another emulated run on this host to finish (pid {holder}, {path})")
+                    on_wait(
+                        f"{WAITING} another emulated run on this host to finish ({_holder(descriptor)} holds {path}); "
+                        "--share-host does not wait"
+                    )
                     told = True
                 time.sleep(_POLL_S)
-        with contextlib.suppress(OSError):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Who holds this file's lock, by proc_locks(5): any user may write into the file, and hold it without a run."""
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for words in map(str.split, Path("/proc/locks").read_text().splitlines()):
+        if words[1] == "FLOCK" and words[5] == file:
+            with contextlib.suppress(FileNotFoundError):
+                uid = Path("/proc", words[4]).stat().st_uid
+                try:
+                    user = pwd.getpwuid(uid).pw_name
+                except KeyError:
+                    user = str(uid)
+                return f"pid {words[4]} of user {user}"
+    return "a process that cannot be seen from here"
 
 
 def _open_host_lock(path: Path) -> int:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
@@ -240,6 +241,28 @@ def test_the_host_lock_makes_the_second_wait_and_tells_it_for_whom(tmp_path: Pat
     waiter.join(5)
     assert f"pid {os.getpid()}" in order[0] and order[1:] == ["first out", "second in"]
     assert path.stat().st_mode & 0o777 == 0o666
+
+
+def test_who_waits_is_told_which_user_holds_the_lock_whatever_the_file_says(tmp_path: Path) -> None:
+    """Any user may hold the lock, without a run, for as long as he likes, and write what he likes into its file."""
+    path, said = tmp_path / "host.lock", []
+    path.write_text("1\n")
+    path.chmod(0o666)
+    tmp_path.chmod(0o755)
+    with path.open() as opened:
+        step_down = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
+        hold = ["flock", "--no-fork", "/dev/stdin", "sh", "-c", "echo; exec sleep 60"]
+        holder = subprocess.Popen([*step_down, *hold], stdin=opened, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline()
+
+    def wait(message: str) -> None:
+        said.append(message)
+        holder.kill()
+
+    with host_lock(wait, path=path):
+        holder.communicate()
+    user = pwd.getpwuid(65534 if step_down else os.geteuid()).pw_name
+    assert f"(pid {holder.pid} of user {user} holds {path}); --share-host does not wait" in said[0]
 
 
 def test_waiting_for_the_host_lock_can_be_interrupted(tmp_path: Path) -> None:
