@@ -10,17 +10,17 @@ from pathlib import Path
 
 import zmq
 from running import ROOT, UNJUDGED, Going, Place, topology, two_placements, write_experiment
+from trespassing import let_in, listening
 
 from testbed.transport.messages import Failed, encode
 
 MALFORMED = 100  # tests/nightly sends 10,000
 ATTACKER = Path(__file__).with_name("attacker.py")
-LINK = {"link": {"rate": "200 Mbit/s", "delay": "4 ms"}}
 
 
-def lasting(folder: Path, tokens: int) -> Path:
+def lasting(folder: Path, tokens: int, delay: str) -> Path:
     """An experiment of some seconds, whose devices talk to new peers half-way."""
-    far = topology(**dict.fromkeys("abcd", LINK))
+    far = topology(**{name: {"link": {"rate": "200 Mbit/s", "delay": delay}} for name in "abcd"})
     return write_experiment(folder, tokens=tokens, interval=tokens // 2, topology=far)
 
 
@@ -69,11 +69,14 @@ def flood_controller(going: Going, count: int) -> None:
     context.term()
 
 
-def survives(place: Place, folder: Path, tokens: int, count: int) -> list[str]:
+def survives(place: Place, folder: Path, tokens: int, count: int, delay: str) -> list[str]:
     """A run that is attacked all along gives the right tokens; returns its notes."""
     options = ("--backend", "mininet", "--policy", moving(folder), "--verify", *UNJUDGED)
-    with place.started(lasting(folder, tokens), *options) as going:
+    with place.started(lasting(folder, tokens, delay), *options) as going:
         going.until_token(3)
+        sockets = listening(member.pid for member in going.members())
+        assert len(sockets) >= 3, sockets  # two of the controller's and the forkserver's
+        assert let_in(sockets) == []
         flood_controller(going, count)
         connections = attack(going, count)
         assert going.process.poll() is None, "the run ended before the attack"
@@ -89,4 +92,16 @@ def survives(place: Place, folder: Path, tokens: int, count: int) -> list[str]:
 
 
 def test_malformed_frames_from_inside_are_counted_and_change_no_token(place: Place, tmp_path: Path) -> None:
-    survives(place, tmp_path, 90, MALFORMED)
+    survives(place, tmp_path, 60, MALFORMED, "4 ms")
+
+
+def test_another_user_of_the_host_can_neither_end_nor_disturb_a_local_run(place: Place, tmp_path: Path) -> None:
+    """As could be done to each device's data socket while that was TCP on loopback."""
+    with place.started(write_experiment(tmp_path, tokens=200), "--backend", "local", "--verify", *UNJUDGED) as going:
+        going.until_token(2)
+        sockets = listening(member.pid for member in going.members())
+        assert len([path for path in sockets if Path(path).name.startswith("data-")]) == 4, sockets
+        assert let_in(sockets) == []
+        ended = going.end()
+    assert ended.code == 0, ended.err
+    assert (ended.summary["status"], ended.summary["verified"]) == ("done", "bitwise")

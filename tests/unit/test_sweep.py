@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from trespassing import let_in, listening
 
 from testbed.cli import run
 from testbed.errors import ConfigError
@@ -145,6 +146,7 @@ def test_a_sweep_survives_a_killed_worker_and_goes_on_after_an_interrupt(folder:
     assert {link.family for link in sockets} <= {socket.AF_UNIX}
     paths = {link.laddr for link in sockets if link.laddr}
     assert all(Path(path).parent.stat().st_mode & 0o077 == 0 for path in paths), paths
+    assert os.geteuid() != 0 or let_in(listening([first.pid, *(child.pid for child in children)])) == []
     workers[0].kill()
     wait_for(lambda: len(kept(folder)) >= 20, first)
     os.killpg(first.pid, signal.SIGINT)  # as a terminal does
