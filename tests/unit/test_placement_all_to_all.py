@@ -180,8 +180,8 @@ def test_a_token_takes_what_workers_take_that_wait_for_one_another(
     around = cost_model(layers).source_seconds(cost_model(layers).source)
     plan = replace(plan, vocab=None)
     waiting = Workers(layers, plan, length, barrier=True).run()
+    # Nothing is said of devices that do not wait: a message that leaves early can be in the way of a more urgent one.
     assert token_latency(layers, plan, length) == pytest.approx(waiting + around, rel=1e-9, abs=1e-9)
-    assert Workers(layers, plan, length, barrier=False).run() <= waiting * 1.0001
 
 
 def test_two_hops_a_layer_are_worked_out_by_hand() -> None:
