@@ -43,6 +43,7 @@ class ControlHub:
         self._commands = self._context.socket(zmq.ROUTER)
         self._commands.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._commands.setsockopt(zmq.LINGER, LINGER_MS)
+        self._commands.setsockopt(zmq.RCVHWM, 0)  # what waits behind a limit is lost uncounted when its sender goes
         self._commands.bind(commands)
         self._events = self._context.socket(zmq.PULL)
         self._events.set_hwm(0)

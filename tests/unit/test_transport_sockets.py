@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -11,9 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import zmq
 
+from testbed.emulation.settings import WORKER_RESERVE_BYTES
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import MESSAGE_HEADER_BYTES
 from testbed.transport.control import MAX_SOCKET_PATH, ControlHub, ControlLine
@@ -189,6 +192,18 @@ def test_what_no_device_sent_is_dropped_and_counted(
     assert line.receive() == Stop()
 
 
+def test_what_a_sender_left_that_has_gone_is_counted_too(hub: ControlHub, tmp_path: Path) -> None:
+    others: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    commands = others.socket(zmq.DEALER)
+    commands.set_hwm(0)
+    commands.connect(f"ipc://{tmp_path / 'commands'}")
+    for _ in range(10_000):
+        commands.send(b"garbage")
+    commands.close()
+    others.term()  # returns when all has left
+    assert eventually(lambda: hub.poll(0.01) == [] and hub.dropped == 10_000)
+
+
 # --- data ----------------------------------------------------------------------------------------------
 
 
@@ -259,6 +274,22 @@ def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_coun
     assert eventually(lambda: there.strangers() >= 54)
     assert not there.inbound.poll(100) and here.strangers() == 0
     others.destroy(linger=0)
+
+
+def test_six_hundred_strangers_cost_less_memory_than_a_worker_has_in_reserve(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    Door(context, SECRET)
+    there = DataPlane(context, "tcp://127.0.0.1:*", SECRET, most_bytes=2**17)
+    host, port = there.address.removeprefix("tcp://").split(":")
+    before = psutil.Process().memory_full_info().uss
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            one = stack.enter_context(socket.create_connection((host, int(port))))
+            with contextlib.suppress(OSError):  # some are cut off at once
+                one.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(200))[number % 3])
+        assert eventually(lambda: there.strangers() >= 600)
+        assert psutil.Process().memory_full_info().uss - before < WORKER_RESERVE_BYTES / 2
 
 
 def test_a_frame_longer_than_any_of_a_run_ends_its_connection(context: zmq.Context[zmq.Socket[bytes]]) -> None:
