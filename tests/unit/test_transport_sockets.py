@@ -200,8 +200,11 @@ def test_what_a_sender_left_that_has_gone_is_counted_too(hub: ControlHub, tmp_pa
     for _ in range(10_000):
         commands.send(b"garbage")
     commands.close()
-    others.term()  # returns when all has left
+    leaving = threading.Thread(target=others.term)  # returns when all has left
+    leaving.start()
+    leaving.join(2)
     assert eventually(lambda: hub.poll(0.01) == [] and hub.dropped == 10_000)
+    leaving.join()
 
 
 # --- data ----------------------------------------------------------------------------------------------
