@@ -93,6 +93,7 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "tokens": experiment.tokens,
         "source": experiment.topology.source,
+        "dilation": experiment.dilation,
         "devices": devices,
         "links": {name: link for name, link in links.items() if name not in devices},
         "feasible": not shortages(observation, None, placement),

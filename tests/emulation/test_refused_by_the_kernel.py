@@ -40,6 +40,7 @@ def refusing(path, *arguments, **options):
         raise OSError({code}, os.strerror({code}), path)
     return plain(path, *arguments, **options)
 os.open = refusing
+os.supports_dir_fd.add(refusing)  # as what it stands for
 """
 # `ip`, which before whatever it does takes, where the switches are, the name that Mininet wants to give.
 TAKING_IP = """#!/bin/sh
