@@ -197,7 +197,8 @@ def _show_plan(plan: dict[str, Any], as_json: bool) -> None:
         links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
         print_table({key: key for key in links[0]}, links)
     if plan["dilation"] != 1:
-        echo(f"Emulated {plan['dilation']:g} times slower than life: links and queues above are set so, times below are not.")
+        pace = f"{plan['dilation']:g} times slower than life"
+        echo(f"Emulated {pace}: links and queues above are set so, times below are not.")
     echo(
         f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
