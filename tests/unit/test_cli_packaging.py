@@ -98,7 +98,7 @@ def test_a_skipped_emulation_test_is_a_failure(tmp_path: Path) -> None:
     arguments.append("--continue-on-collection-errors")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests/emulation")},  # what the conftest imports
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'tests/emulation'}:{ROOT / 'tests'}"},  # what the conftest imports
     )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "1 failed, 1 passed, 1 xfailed, 2 errors" in done.stdout, done.stdout
