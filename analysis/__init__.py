@@ -1,9 +1,5 @@
-"""Reading runs: DataFrames, metrics, figures and a short report.
+"""`import analysis` gives `testbed.analysis`, where the code is."""
 
-`analysis.load(path)` and `analysis.load_many(paths)` give `Run`s; `analysis.metrics`, `analysis.plots` and
-`analysis.report` work on them. Of the testbed it knows the run folder's format and nothing else.
-"""
+from testbed.doors import open_door
 
-from analysis.load import AnalysisError, Run, load, load_many
-
-__all__ = ["AnalysisError", "Run", "load", "load_many"]
+open_door(__name__)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from statistics import median
 
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
-from testbed.placement.feasibility import Infeasible
+from testbed.placement.cost.memory import Infeasible
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import make_policy
 from testbed.shape import ModelShape

@@ -24,8 +24,8 @@ from testbed.emulation.replayer import ReplayedLink, Replayer, schedule
 from testbed.emulation.shaping import Shaper, tbf_parameters
 from testbed.emulation.spawn import forkserver
 from testbed.errors import EnvironmentLacks
-from topologies.links import DOWN, UP
-from traces.series import Series
+from testbed.topologies.links import DOWN, UP
+from testbed.traces.series import Series
 
 LINKS = 50
 COMPARED_LINKS = 5  # with all fifty the peer falls behind without end

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from testbed.runlog import read_json, read_lines, read_rows
+from testbed.runlog.folder import read_json, read_lines, read_rows
 
 SIZES = (5, 25, 50, 100)
 TOKENS = 17

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from testbed.emulation.local_fleet import LocalFleet
 from testbed.emulation.process_fleet import private_bytes
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 
 DEVICES = 20
 FRESH = "import sys, torch, zmq, msgspec; torch.set_num_threads(1); print('ready', flush=True); sys.stdin.read()"

@@ -1,1 +1,5 @@
-"""Who is in the network: devices, their links, and where the prompt enters."""
+"""`import topologies` gives `testbed.topologies`, where the code is."""
+
+from testbed.doors import open_door
+
+open_door(__name__)

@@ -1,153 +1,26 @@
-"""A topology as a Mininet `Topo`: hosts named like the devices, around switches or linked to each other.
-
-Two callers. The emulation asks for plain links and shapes them itself. Plain Mininet loads this file by
+"""Topologies for plain Mininet.
 
     mn --custom topologies/mininet_adapter.py --topo headroom,topologies/star4.yaml --switch lxbr --controller none
 
-and then each link is a `TCLink` with the device's rates and delays (where the kernel lacks netem, Mininet prints
-tc's error for each delay and goes on without it). `mn` executes the text of this file with the system's Python,
-without a module name or `__file__`, and copies its global names into its own: hence the imports inside functions.
-It knows Mininet's classes and the topology model, nothing of workers or runs.
-
-Where links join devices directly, each device has one address for all its links and a static route to every other
-device through its neighbour's address; no link needs a subnet of its own.
+`mn` executes the text of this file with the system's Python, without a module name or `__file__`, and copies its global
+names into its own: hence the imports inside functions. The topology itself is made by
+`testbed.topologies.mininet_adapter`.
 """
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from topologies.model import Cable, Hop, Topology
-
-BITS_PER_MEGABIT = 1e6
-MAX_MN_RATE_BPS = 1e9  # TCIntf.bwParamMax is 1000 Mbit/s; above it Mininet leaves the link unshaped
-QUEUE_MS = 100.0  # how long a packet may wait in the token bucket: 100 ms of rate, as on fast links of the emulation
-
-
-def build_topo(topology: Topology, shaped: bool = False) -> Any:
-    """A `mininet.topo.Topo` of the topology; `shaped` gives the links their rates, delays, jitter and loss.
-
-    Plain links have Mininet's default class, so that `Mininet(link=...)` decides. Raises ConfigError for a rate
-    that Mininet's own shaping cannot give.
-    """
-    from mininet.link import TCLink
-    from mininet.topo import Topo
-
-    topo = Topo()
-    for switch in topology.switches:
-        topo.addSwitch(switch)
-    addresses = {device.name: address(number) for number, device in enumerate(topology.devices)}
-    for device in topology.devices:
-        if topology.switches:
-            topo.addHost(device.name)
-        else:
-            hops = neighbours(topology, device.name)
-            routes = [(addresses[target], addresses[via], port) for target, (via, port) in hops.items()]
-            topo.addHost(device.name, cls=forwarder(), ip=f"{addresses[device.name]}/32", routes=routes)
-    for cable, (one, other) in zip(topology.links, _ports(topology), strict=True):
-        options = {} if not shaped else {"cls": TCLink, **_directions(topology, cable)}
-        topo.addLink(*cable.ends, port1=one, port2=other, **options)
-    return topo
-
-
-def interfaces(topology: Topology) -> dict[Hop, tuple[str, str]]:
-    """For each direction of each link, (the node it leaves, the interface there), as Mininet will name it."""
-    found = {}
-    for cable, ports in zip(topology.links, _ports(topology), strict=True):
-        for end, port in zip(cable.ends, ports, strict=True):
-            found[cable.hop_from(end)] = (end, f"{end}-eth{port}")
-    return found
-
-
-def neighbours(topology: Topology, device: str) -> dict[str, tuple[str, str]]:
-    """For every other device, (the neighbour that leads there, the interface towards it)."""
-    cables, leaving = {cable.name: cable for cable in topology.links}, interfaces(topology)
-    found = {}
-    for other in topology.devices:
-        if other.name != device:
-            first = topology.route(device, other.name)[0]
-            found[other.name] = (cables[first[0]].beyond(device), leaving[first][1])
-    return found
-
-
-def address(number: int) -> str:
-    """The address of a device by its index; the same that Mininet gives to hosts in this order."""
-    high, low = divmod(number + 1, 256)
-    return f"10.0.{high}.{low}"
-
-
-def forwarder() -> type[Any]:
-    """The class of a host that passes on what is for others, by static routes."""
-    from subprocess import PIPE
-
-    from mininet.node import Node
-
-    class Forwarder(Node):
-        """Its `routes` are (address, neighbour's address, interface)."""
-
-        def config(self, routes: Any = (), **params: Any) -> Any:
-            """Forward, and install the routes once the interfaces are there; raises RuntimeError."""
-            result = super().config(**params)
-            knobs = "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/*/rp_filter"
-            refused = self.cmd(f"echo 1 > {knobs[0]}; for knob in {knobs[1]}; do echo 0 > $knob; done")
-            if refused.strip():
-                raise RuntimeError(f"host {self.name} cannot forward: {' '.join(refused.split())}")
-            own = str(params["ip"]).partition("/")[0]
-            batch = "".join(f"link set {name} up\n" for name in self.intfNames() if name != "lo")
-            batch += "".join(f"route add {to}/32 via {via} dev {name} src {own} onlink\n" for to, via, name in routes)
-            process = self.popen(["ip", "-batch", "-"], stdin=PIPE, encoding="utf-8")
-            _, complaint = process.communicate(batch)
-            if process.returncode:
-                raise RuntimeError(f"host {self.name} takes no routes: {' '.join(complaint.split())}")
-            return result
-
-    return Forwarder
-
-
-def _ports(topology: Topology) -> list[tuple[int, int]]:
-    """The ports of each link at its first and second end: in the order of links, from 0 on hosts, 1 on switches."""
-    free = {device.name: 0 for device in topology.devices} | dict.fromkeys(topology.switches, 1)
-    ports = []
-    for cable in topology.links:
-        one, other = cable.ends
-        ports.append((free[one], free[other]))
-        free[one] += 1
-        free[other] += 1
-    return ports
-
-
-def _directions(topology: Topology, cable: Cable) -> dict[str, Any]:
-    """TCLink's parameters of a link; raises ConfigError for a rate it would ignore."""
-    from testbed.errors import ConfigError
-
-    link = cable.link
-    if max(link.up_bps, link.down_bps) > MAX_MN_RATE_BPS:
-        raise ConfigError(
-            f"{topology.name}: the link of {cable.name} is faster than 1 Gbit/s, the most that Mininet's own "
-            "links can be shaped to; lower it, or use testbed replay"
-        )
-    return {
-        "params1": _shaping(link.up_bps, link.up_delay_s, link.up_jitter_s, link.up_loss),
-        "params2": _shaping(link.down_bps, link.down_delay_s, link.down_jitter_s, link.down_loss),
-    }
-
-
-def _shaping(rate_bps: float, delay_s: float, jitter_s: float, loss: float) -> dict[str, Any]:
-    """TCIntf's parameters for one direction."""
-    shaping: dict[str, Any] = {"bw": rate_bps / BITS_PER_MEGABIT, "use_tbf": True, "latency_ms": QUEUE_MS}
-    shaping |= {"delay": f"{delay_s * 1e3:g}ms"} if delay_s > 0 else {}
-    shaping |= {"jitter": f"{jitter_s * 1e3:g}ms"} if jitter_s > 0 else {}
-    return shaping | ({"loss": loss * 100} if loss > 0 else {})
+from typing import Any
 
 
 def _for_mn(name_or_path: object) -> Any:
     """What `--topo headroom,PATH` calls: the topology in a file, or a bundled one by name, with shaped links."""
+    import sys
+
     root = _repository()
     if root not in sys.path:
         sys.path.insert(0, root)
-    from topologies.model import Topology, find_topology
+    from testbed.topologies.mininet_adapter import build_topo
+    from testbed.topologies.model import Topology, find_topology
 
     return build_topo(Topology.load(find_topology(str(name_or_path))), shaped=True)
 

@@ -1,13 +1,5 @@
-"""Traces: how link rates and device resources change during a run, step by step.
+"""`import traces` gives `testbed.traces`, where the code is."""
 
-`model` holds the data and its rules, one file per format reads it (`native`, `mahimahi`, `pensieve`,
-`irish5g`; `formats` chooses), `generate` makes it from a seed, `bundled` is what ships in `data/`, and
-`summary` says in numbers what a trace holds. The package knows neither topologies nor experiments, and
-not whether its time axis counts seconds or tokens: that is the experiment's `trace_clock`.
-"""
+from testbed.doors import open_door
 
-from traces.model import Change, Trace, TraceSet
-from traces.series import EndRule
-from traces.summary import SeriesSummary, summarise
-
-__all__ = ["Change", "EndRule", "SeriesSummary", "Trace", "TraceSet", "summarise"]
+open_door(__name__)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import analysis
+from testbed import analysis
 from testbed.controller.conditions import Conditions, observe
-from testbed.experiment import Experiment
+from testbed.experiment.prompt import prompt_ids
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, parse_block
-from testbed.placement.costs import token_latency
+from testbed.placement.cost.model import token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
-from testbed.prompt import prompt_ids
 
 STEP = 1e-6  # the small share; latencies are straight lines but for where two ways are equally long
 TRUST = 1e-3  # the parts must add up to the whole within this share of it

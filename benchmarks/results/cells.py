@@ -11,7 +11,7 @@ import itertools
 from random import Random
 from typing import Any, NamedTuple
 
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 
 SHAPES = ("gpt2", "tinyllama-1.1b")
 DEVICES = (4, 6, 8)

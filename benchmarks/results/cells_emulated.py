@@ -13,8 +13,8 @@ import pandas as pd
 
 from benchmarks.results.cells import GRID, Cell, experiment_of
 from benchmarks.results.store import Parts
-from testbed.cli.launch import Request, carry_out
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
+from testbed.running.launch import Request, carry_out
 
 TOKENS, DILATION = 24, 4
 POLICIES = ("headroom", "layerwise")

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
+from testbed.placement.annealing.counts_to_blocks import placement_of
+from testbed.placement.annealing.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem
+from testbed.placement.annealing.search import Aim, Seeker, warm_up
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import CostModel, cost_model
-from testbed.placement.feasibility import Infeasible, shortages
-from testbed.placement.kernel import Half, half_of, network_of, tables_of
+from testbed.placement.cost.kernel import Half, half_of, network_of, tables_of
+from testbed.placement.cost.memory import Infeasible, shortages
+from testbed.placement.cost.model import CostModel, cost_model
 from testbed.placement.observation import Observation
 from testbed.placement.plan import x_payload
-from testbed.placement.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem
-from testbed.placement.seeking import Aim, Seeker, warm_up
-from testbed.placement.unfolding import placement_of
 
 
 class HeadsTogether:

@@ -10,8 +10,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, palette, paper
 from benchmarks.results.store import ROOT
+from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, palette, paper
 from testbed.placement.policies import POLICIES
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "colour", "drawn", "marker"]

@@ -20,7 +20,7 @@ from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.play import Played, play
 from benchmarks.results.rows import RIVALS, Row, Work, row_of
 from benchmarks.results.store import Parts
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.exact.classes import PlacementClass, in_class
 from testbed.placement.policies import make_policy
 

@@ -14,7 +14,7 @@ import pandas as pd
 from benchmarks.results import store
 from benchmarks.results.paired import DONE, Mean, counted, finished, mean_of, prose, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing, part_key, run
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 
 NAME = "migration"
 FROZEN = "benchmarks/results/frozen.py"

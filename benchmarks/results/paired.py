@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from testbed.comparison import COST, mean_with_interval
+from testbed.runlog.comparison import COST, mean_with_interval
 
 DONE = "done"
 

@@ -10,13 +10,13 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.conditions import Conditions, observe
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import cached_length, migration_delay
-from testbed.placement.feasibility import Infeasible, device_needs
-from testbed.placement.forecast import Forecast
+from testbed.placement.cost.forecast import Forecast
+from testbed.placement.cost.memory import Infeasible, device_needs
+from testbed.placement.cost.model import cached_length, migration_delay
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import make_plan
 

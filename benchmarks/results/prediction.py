@@ -14,13 +14,13 @@ from typing import Any
 
 import pandas as pd
 
-import analysis
 from benchmarks.results import store
 from benchmarks.results.attribution import predicted_parts
 from benchmarks.results.paired import prose, table
 from benchmarks.results.running import Planned, run
-from testbed import calibration
-from testbed.cli.calibrating import calibrate
+from testbed import analysis
+from testbed.controller import calibration
+from testbed.running.calibrate import calibrate
 
 NAME = "prediction"
 CALIBRATION = "calibration"  # no .json, which parts have

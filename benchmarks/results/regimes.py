@@ -30,7 +30,7 @@ from benchmarks.results.cells import (
 from benchmarks.results.grid import GAIN
 from benchmarks.results.paired import named, prose
 from benchmarks.results.rows import Work
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.placement.policies import make_policy
 
 NAME = "regimes"

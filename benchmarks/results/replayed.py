@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks.results.store import ROOT
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.conditions import Conditions, observe
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement
+from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.exact.offline import best_run
 from testbed.placement.exact.solve import Solution, decision_cost, optimum
-from testbed.placement.feasibility import Infeasible, shortages
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.placement.policies import make_policy

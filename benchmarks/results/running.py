@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import analysis
 from benchmarks.results.store import ROOT, Parts, bar
-from testbed.calibration import NOMINAL_HOP_S, HostCalibration
-from testbed.cli.launch import Backend, NothingFits, Request, carry_out, check_experiment
-from testbed.comparison import tidy
+from testbed import analysis
+from testbed.controller.calibration import NOMINAL_HOP_S, HostCalibration
 from testbed.errors import ConfigError
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
+from testbed.runlog.comparison import tidy
+from testbed.running.launch import Backend, NothingFits, Request, carry_out, check_experiment
 
 EXPERIMENTS = ROOT / "experiments"
 KEPT = (

@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.results import store
 from benchmarks.results.paired import DONE, counted, finished, named, prose, ratio, table
 from benchmarks.results.running import NOMINAL_NOTE, Planned, collect_runs, found_rows, missing
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 
 NAME = "scale"
 BASE = "headroom"

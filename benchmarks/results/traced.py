@@ -16,7 +16,7 @@ from benchmarks.results.cells import FFN_SHARDS, Cell, experiment_with
 from benchmarks.results.play import play
 from benchmarks.results.rows import RIVALS, Row, Work, row_of
 from benchmarks.results.store import Parts
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
 
 TOKENS, INTERVAL = 64, 16

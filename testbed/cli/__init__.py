@@ -18,7 +18,7 @@ import click
 
 from testbed import __version__
 from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
-from testbed.giving_back import giving_back
+from testbed.running.giving_back import giving_back
 from testbed.terminal import READER_GONE, echo, open_standard_streams, printable, settle
 
 VERBS = {

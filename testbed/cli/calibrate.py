@@ -24,14 +24,15 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
 
     Example: testbed calibrate --json
     """
-    from testbed.calibration import calibration_path, host_calibration, write_calibration
     from testbed.cli.replay import say
-    from testbed.keeping_up import told_rates
+    from testbed.controller.calibration import calibration_path, host_calibration, write_calibration
+    from testbed.controller.keeping_up import told_rates
 
     if show:
         found = host_calibration()
     else:
-        from testbed.cli import calibrating, launch
+        from testbed.running import calibrate as calibrating
+        from testbed.running import launch
 
         found = calibrating.calibrate(launch.choose_backend(backend, say), share_host, say)
         write_calibration(found)

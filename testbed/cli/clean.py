@@ -17,7 +17,7 @@ def command(as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from testbed.emulation.state import clean
+    from testbed.emulation.state_files import clean
 
     report = clean()
     if as_json:

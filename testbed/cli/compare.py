@@ -59,10 +59,10 @@ def command(
 
     Simulated: testbed compare experiments/small-scale.yaml --backend sim --policy headroom --policy greedy --seeds 20
     """
-    from testbed.cli import batch, launch
-    from testbed.comparison import infeasible_row, per_policy, tidy, write_tidy
     from testbed.placement.policies import shared_out
-    from testbed.runlog import file_part
+    from testbed.runlog.comparison import infeasible_row, per_policy, tidy, write_tidy
+    from testbed.runlog.folder import file_part
+    from testbed.running import batch, launch
 
     chosen = list(dict.fromkeys(launch.choose_backend(backend, say) for backend in backends or (None,)))
     first = load(experiment, overrides, tokens=tokens)
@@ -119,8 +119,8 @@ def _impossible(planned: list[Any], computed: bool) -> dict[int, str]:
 
     Warns of instances where that may come to be so later.
     """
-    from testbed.cli import launch
-    from testbed.cli.lasting import may_not_last, summed_up
+    from testbed.running import launch
+    from testbed.running.lasting import may_not_last, summed_up
 
     found: dict[int, str] = {}
     ends: dict[int, str | None] = {}
@@ -140,7 +140,7 @@ def _impossible(planned: list[Any], computed: bool) -> dict[int, str]:
 
 
 def _fail_where_logits_differ(rows: list[dict[str, Any]]) -> None:
-    from testbed.cli import launch
+    from testbed.running import launch
 
     different = [row for row in rows if row.get("verified") == "different"]
     if different:

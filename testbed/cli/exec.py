@@ -25,7 +25,7 @@ def command(ctx: click.Context, run: Path, device: str, arguments: tuple[str, ..
 
     Example: testbed exec runs/20260101T000000Z-quickstart-static b -- ping -c 3 10.0.0.1
     """
-    from testbed.emulation.state import find_live
+    from testbed.emulation.state_files import find_live
     from testbed.strict_json import checked, read_object
 
     live = run / "live.json"

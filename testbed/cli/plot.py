@@ -36,8 +36,8 @@ def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], as_json
 
     Example: testbed plot runs/demo --out figures --format pdf
     """
-    from analysis import load_many
-    from analysis.plots import run_names, save_all
+    from testbed.analysis import load_many
+    from testbed.analysis.plots import run_names, save_all
 
     loaded = load_many(runs)
     paths = [str(path) for path in save_all(loaded, out, list(dict.fromkeys(formats)))]

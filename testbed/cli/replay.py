@@ -31,7 +31,7 @@ ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even whe
 
 def load(path: Path, overrides: tuple[str, ...], **given: Any) -> Any:
     """The experiment with overrides, and with the options that were given on top."""
-    from testbed.experiment import Experiment
+    from testbed.experiment.schema import Experiment
 
     extra = [f"{key}={value}" for key, value in given.items() if value is not None]
     return Experiment.load(path, [*overrides, *extra])
@@ -79,13 +79,13 @@ def command(
 
     Example: testbed replay experiments/quickstart.yaml --policy resource-aware --verify --set tokens=32
     """
-    from testbed.cli import launch
-    from testbed.cli.lasting import may_not_last
+    from testbed.running import launch
+    from testbed.running.lasting import may_not_last
 
     loaded = load(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
     prompt = launch.check_experiment(loaded, computed=backend != "sim" and not dry_run)
     if dry_run:
-        from testbed.cli.planning import dry_run as plan
+        from testbed.running.planning import dry_run as plan
 
         _show_plan(plan(launch.at_this_hosts_pace(loaded, backend), len(prompt)), as_json)
         return

@@ -23,9 +23,9 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 
     Example: testbed report runs/demo --out report.md
     """
-    from analysis import load_many
-    from analysis.metrics import metrics
-    from analysis.report import report
+    from testbed.analysis import load_many
+    from testbed.analysis.metrics import metrics
+    from testbed.analysis.report import report
 
     loaded = load_many(runs)
     text = report(loaded)

@@ -46,7 +46,7 @@ def _find_runs(folder: Path) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Whether it is a run's folder; one that may not be looked into is none."""
-    from testbed.runlog import is_run_folder
+    from testbed.runlog.folder import is_run_folder
 
     try:
         return is_run_folder(folder)
@@ -77,7 +77,7 @@ def _describe(run: Path, folder: Path) -> dict[str, Any]:
 
 
 def _what_it_says(run: Path) -> dict[str, Any]:
-    from testbed.runlog import read_lines, read_manifest, read_summary
+    from testbed.runlog.folder import read_lines, read_manifest, read_summary
 
     manifest = read_manifest(run)
     summary = read_summary(run)

@@ -30,20 +30,20 @@ def command(
     Example: testbed sandbox -- testbed replay experiments/quickstart.yaml --set delay=netem
     """
     from testbed.cli.replay import say
-    from testbed.emulation import sandbox
-    from testbed.emulation.state import host_lock
+    from testbed.emulation.state_files import host_lock
+    from testbed.sandbox import guest
 
     memory_bytes = memory_size(memory)
     stdin = None if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer
-    streams = sandbox.Streams(stdin, sys.stdout.buffer, sys.stderr.buffer)
+    streams = guest.Streams(stdin, sys.stdout.buffer, sys.stderr.buffer)
     with nullcontext() if share_host else host_lock(say):
-        code = sandbox.run(arguments, streams, memory_bytes=memory_bytes, timeout_s=timeout_s)
+        code = guest.run(arguments, streams, memory_bytes=memory_bytes, timeout_s=timeout_s)
     ctx.exit(code)
 
 
 def memory_size(text: str) -> int:
     """Bytes from `4G`, `512M` or a typed size like `4 GiB`; raises ConfigError below what a guest needs."""
-    from testbed.emulation.sandbox import LEAST_MEMORY_BYTES
+    from testbed.sandbox.guest import LEAST_MEMORY_BYTES
     from testbed.units import format_bytes, parse_bytes
 
     size = parse_bytes(re.sub(r"(?<=[\d ])([KMGT])$", r"\1iB", text.strip()))

@@ -12,7 +12,7 @@ from testbed.cli.replay import OUT, SHARE, say
 from testbed.cli.show import echo, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from testbed.sweep import Kept, Sweep, SweptRun
+    from testbed.running.sweep_folder import Kept, Sweep, SweptRun
 
 
 @click.command()
@@ -31,7 +31,7 @@ def command(file: Path, scheduler: str | None, share_host: bool, out: Path, as_j
 
     Example: testbed sweep experiments/sweep-delay.yaml
     """
-    from testbed.sweep import Kept, Sweep
+    from testbed.running.sweep_folder import Kept, Sweep
 
     sweep = Sweep.load(file)
     runs = sweep.runs()
@@ -51,9 +51,9 @@ def _carry_out(
     as_json: bool,
 ) -> None:
     """What is missing, then the table and the Parquet file of all."""
-    from testbed.cli import sweep_runs
-    from testbed.comparison import write_tidy
-    from testbed.sweep import table, tidy_rows
+    from testbed.runlog.comparison import write_tidy
+    from testbed.running import sweep_runs
+    from testbed.running.sweep_folder import table, tidy_rows
 
     rows = {run.key: row for run in runs if (row := kept.find(run.key)) is not None}
     already = len(rows)
@@ -92,9 +92,9 @@ def _impossible(runs: list[Any]) -> dict[str, dict[str, Any]]:
 
     Warns of runs where that may come to be so later.
     """
-    from testbed.cli import launch
-    from testbed.cli.lasting import may_not_last, summed_up
-    from testbed.comparison import infeasible_row
+    from testbed.runlog.comparison import infeasible_row
+    from testbed.running import launch
+    from testbed.running.lasting import may_not_last, summed_up
     from testbed.strict_yaml import shown
 
     found, warned = {}, {}

@@ -27,7 +27,7 @@ def list_topologies(as_json: bool) -> None:
 
     Example: testbed topologies list --json
     """
-    from topologies.model import list_bundled
+    from testbed.topologies.model import list_bundled
 
     rows = list_bundled()
     if as_json:
@@ -46,7 +46,7 @@ def show_topology(topology: str, as_json: bool) -> None:
 
     Example: testbed topologies show topologies/star4.yaml
     """
-    from topologies.model import Topology, describe, find_topology
+    from testbed.topologies.model import Topology, describe, find_topology
 
     description = describe(Topology.load(find_topology(topology)))
     if as_json:
@@ -95,13 +95,13 @@ def generate_one(
     """
     import yaml
 
-    from testbed.instances import model_need
-    from testbed.overrides import apply_override, parse_override
+    from testbed.experiment.instances import model_need
+    from testbed.experiment.overrides import apply_override, parse_override
     from testbed.placement.blocks import WHOLE
     from testbed.shape import PRESETS
     from testbed.strict_yaml import suggest
-    from topologies.generate import generate_topology
-    from topologies.model import Topology
+    from testbed.topologies.generate import generate_topology
+    from testbed.topologies.model import Topology
 
     if model not in PRESETS:
         raise ConfigError(f"--model {model}: there is no such preset{suggest(model, PRESETS)}")

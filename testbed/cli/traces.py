@@ -16,7 +16,7 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
 if TYPE_CHECKING:
-    from traces.model import Trace
+    from testbed.traces.model import Trace
 
 NO_TARGET = "link/DEVICE"
 """What the rows of a log drive until its user says which link; no topology has it, so no run can take it for one."""
@@ -70,8 +70,8 @@ def list_traces(as_json: bool) -> None:
 
     Example: testbed traces list --json
     """
-    from traces.bundled import RECIPES, path_of
-    from traces.model import Trace
+    from testbed.traces.bundled import RECIPES, path_of
+    from testbed.traces.model import Trace
 
     rows: list[dict[str, Any]] = []
     for name, recipe in RECIPES.items():
@@ -140,7 +140,7 @@ def generate_trace(
 
     Example: testbed traces generate outage --target link/b --set at=30 --set 'rate=50 Mbit/s' --out outage.csv
     """
-    from traces.generate import generate
+    from testbed.traces.generate import generate
 
     _give(generate(kind, target, seed, dict(_key_and_value(setting) for setting in settings)), None, out, as_json)
 
@@ -153,8 +153,8 @@ def _key_and_value(setting: str) -> tuple[str, str]:
 
 
 def _find(name_or_path: str) -> Path:
-    from traces.bundled import RECIPES, path_of
-    from traces.lines import shortened
+    from testbed.traces.bundled import RECIPES, path_of
+    from testbed.traces.lines import shortened
 
     if os.path.lexists(name_or_path):
         return Path(name_or_path)
@@ -166,7 +166,7 @@ def _find(name_or_path: str) -> Path:
 
 def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
     """The trace in a file, and the format that it was read as."""
-    from traces import formats
+    from testbed.traces import formats
 
     given = {key: value for key, value in reading.items() if value not in (None, ())}
     columns = any(key in given for key in formats.COLUMNS)
@@ -179,7 +179,7 @@ def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
 
 def _give(trace: Trace, file_format: str | None, out: Path | None, as_json: bool) -> None:
     """Write the trace to a file, else print it."""
-    from traces import native
+    from testbed.traces import native
 
     if out is not None:
         native.save(trace, out)
@@ -201,15 +201,13 @@ def _ending(trace: Trace, file_format: str | None) -> str:
 
 
 def _print_trace(trace: Trace, file_format: str | None, as_json: bool, **also: Any) -> None:
-    from traces.summary import summarise
+    from testbed.traces.summary import summarise
 
     series = summarise(trace)
     if as_json:
         print_json(also | {"format": file_format} | trace.to_dict() | {"series": [asdict(one) for one in series]})
         return
-    rows = [
-        asdict(one) | {key: one.text(getattr(one, key)) for key in ("min", "mean", "max")} for one in series
-    ]
+    rows = [asdict(one) | {key: one.text(getattr(one, key)) for key in ("min", "mean", "max")} for one in series]
     headings = {"target": "target", "quantity": "quantity", "count": "rows", "start": "from", "end": "to"}
     print_table(headings | {key: key for key in ("min", "mean", "max")}, rows)
     echo(f"{trace.name}: {_ending(trace, file_format)}")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from testbed.errors import RunFailed, TestbedError
 from testbed.placement.blocks import Placement
-from testbed.placement.feasibility import Infeasible, check_complete, shortages
+from testbed.placement.cost.memory import Infeasible, check_complete, shortages
 from testbed.placement.observation import Observation, Policy, Proof
 
 SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps

@@ -1,180 +1,118 @@
-"""Before token 0: connections are warmed, and what this host adds is measured, so that a run is judged where it runs.
+"""What this host's software adds to what it emulates, measured once by `testbed calibrate` and kept in a file.
 
-Measured are the software's time per hop, each link's rate and delay, how late a paced operation ends, and how much of
-the time workers wait for a core although nothing else is wanted of them.
+Policies, predictions and the simulation all take it from here, so that the same experiment is decided in the same way
+on every backend. Without a file the nominal values hold. Seconds are wall seconds; a run with `dilation: k` feels the
+k-th part of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
 
-from testbed.controller.fleet import Fleet
-from testbed.placement.latency import transfer_seconds
-from testbed.placement.observation import Observation
-from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pinged, Probe, Probed
+import msgspec
 
-Effort = Literal["off", "quick", "full"]
-Answer = Callable[[type[Any], str], Any]  # waits for the next event of a kind from a device
+from testbed.controller.keeping_up import HostSpeed, Together
+from testbed.errors import ConfigError
+from testbed.strict_json import checked, read_object
+from testbed.strict_yaml import shown
 
-WARM_EVERY_PAIR_UP_TO = 12  # devices; in larger fleets the connections around the ring are warmed
-PING_COUNT = 8  # per probed pair; the first warms the connection and is not counted
-PROBE_SECONDS = {"quick": 0.1, "full": 0.5}  # of the link's rate, so that the bucket's first burst weighs little
-PROBE_LEAST_BYTES = 32 * 1024
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
-PROBE_AGAIN_BELOW = 0.9  # of what TCP can get: a probe is short, and whatever else runs for milliseconds costs it rate;
-PROBE_ATTEMPTS = 5  # it is then made again, and the best counts, because nothing makes a link seem faster than it is
-PROBE_MOST_BYTES = {"quick": 2_000_000, "full": 10_000_000}
-PACE_COUNT = {"quick": 10, "full": 50}
-PACE_SECONDS = 1e-3
-PACED_DEVICES = {"quick": 4, "full": 1_000}  # a hundred devices share the same few cores
+VERSION = 1
+PATH_VARIABLE = "TESTBED_CALIBRATION"
+# What a message costs in software on its way, as measured on a two-core host (0.10-0.12 ms, ZeroMQ and Python).
+NOMINAL_HOP_S = 1e-4
+
+
+Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class ProbeResult:
-    """One burst from device to device; wall seconds from its first to its last payload byte at the receiver."""
+class HostCalibration:
+    """What is known of this host; the defaults are the nominal values."""
 
-    sender: str
-    receiver: str
-    size: int
-    seconds: float
-    requested_bps: float
+    hop_overhead_s: Seconds = NOMINAL_HOP_S  # from a block's end on one device to the next one's start, links apart
+    pacing_floor_s: Seconds = 0.0  # 95th percentile of how late a paced operation ends
+    backend: str = ""  # where it was measured; empty for the nominal values
+    created: str = ""  # UTC
+    host: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    block_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)  # unpaced, of the model measured with
+    model: str = ""
+    speed: HostSpeed | None = None  # with several devices that compute at once
 
+    @property
+    def measured(self) -> bool:
+        """Whether these are this host's own values."""
+        return bool(self.backend)
 
-@dataclass(frozen=True)
-class DelayResult:
-    """One-way delay between two devices, emulated seconds: asked for, and measured less the software's time."""
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON, with the version."""
+        return {"version": VERSION, **asdict(self)}
 
-    sender: str
-    receiver: str
-    expected_s: float
-    measured_s: float
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    """What was measured; with effort `off` only the defaults."""
-
-    effort: Effort = "off"
-    hop_overhead_s: float | None = None  # median emulated seconds a message takes beyond the cost model's path
-    pacing_floor_s: float = 0.0  # 95th percentile of how late a paced operation ends, wall seconds
-    wait_share: float = 0.0  # of the time, that a worker waited for a core during calibration; median over devices
-    probes: Sequence[ProbeResult] = field(default_factory=tuple)
-    delays: Sequence[DelayResult] = field(default_factory=tuple)
-
-
-def calibrate(effort: Effort, fleet: Fleet, answer: Answer, observation: Observation) -> Calibrated:
-    """Measure with the effort asked for: `quick` around a ring of devices, `full` for every pair and longer."""
-    names = [view.name for view in observation.devices]
-    every_pair = [(a, b) for a in names for b in names if a != b]
-    # Around a ring every device's uplink and every device's downlink carries one probe.
-    ring = list(zip(names, [*names[1:], names[0]], strict=True)) if len(names) > 1 else []
-    warmed = every_pair if len(names) <= WARM_EVERY_PAIR_UP_TO else ring
-    if effort == "off":
-        _ping(fleet, answer, warmed, 1)
-        return Calibrated()
-    chosen = ring if effort == "quick" else every_pair
-    waited, started = _waits(fleet, answer, names), fleet.clock.wall()
-    trips = _ping(fleet, answer, warmed, 1) | _ping(fleet, answer, chosen, PING_COUNT)
-    hop = _hop_overhead(trips, observation, fleet)
-    probes = [_best_probe(effort, fleet, answer, pair, observation) for pair in chosen]
-    waits = _waits(fleet, answer, names)
-    shares = [(waits[name] - waited[name]) / (fleet.clock.wall() - started) for name in names]
-    return Calibrated(
-        effort,
-        max(0.0, hop),
-        _pacing_floor(effort, fleet, answer, names),
-        _median(shares),
-        [probe for probe in probes if probe is not None],
-        [
-            DelayResult(a, b, _delay(observation, a, b), _median(trips[a, b]) / 2 - max(0.0, hop))
-            for a, b in chosen
-        ],
-    )
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], origin: str) -> HostCalibration:
+        """The inverse of `to_dict`; raises ConfigError naming `origin`."""
+        version = document.get("version")
+        if version != VERSION:
+            raise ConfigError(f"{origin} has version {shown(version)} and not {VERSION}: run `testbed calibrate` again")
+        values = {key: value for key, value in document.items() if key != "version"}
+        way_out = "run `testbed calibrate` again, or delete the file"
+        for unknown in sorted(values.keys() - {one.name for one in fields(cls)}):
+            raise ConfigError(f"{origin} has the unknown key {shown(unknown)}: {way_out}")
+        try:
+            return checked(values, cls, origin)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; {way_out}") from error
 
 
-def _ping(
-    fleet: Fleet, answer: Answer, pairs: Sequence[tuple[str, str]], count: int
-) -> dict[tuple[str, str], list[float]]:
-    """Round trips of an empty message per pair, emulated seconds, the first left out where there are more."""
-    trips = {}
-    for device, peer in pairs:
-        fleet.send(device, Ping(peer, count))
-        found: Pinged = answer(Pinged, device)
-        trips[device, peer] = [fleet.clock.duration(trip) for trip in found.round_trips_s][min(1, count - 1) :]
-    return trips
+NOMINAL = HostCalibration()
+# As `testbed calibrate` measured it on the two-core host that this was written on: milliseconds by devices at once.
+_NOMINAL_FINISHED_MS = {
+    1: (0.45, 0.47, 0.48, 0.50, 0.51, 0.55, 0.57, 0.60, 0.62, 0.65, 0.68, 0.70, 0.73, 0.78, 0.85, 0.98),
+    2: (0.50, 0.53, 0.55, 0.58, 0.60, 0.63, 0.66, 0.68, 0.71, 0.74, 0.81, 0.84, 0.89, 1.05, 1.19, 1.52),
+    4: (0.55, 0.63, 0.71, 0.76, 0.81, 0.87, 0.93, 1.03, 1.19, 1.32, 1.42, 1.52, 1.63, 1.79, 2.03, 3.27),
+    8: (0.61, 0.71, 0.79, 0.90, 1.13, 1.39, 1.69, 2.18, 2.81, 4.42, 5.25, 6.45, 7.40, 8.11, 8.97, 10.47),
+}  # fmt: skip
+_NOMINAL_READ_BYTES = 2430720.0  # three heads of GPT-2
+NOMINAL_SPEED = HostSpeed(
+    cores=2,
+    streaming_Bps=17e9,
+    together=tuple(
+        Together(count, _NOMINAL_READ_BYTES, tuple(ms / 1e3 for ms in times))
+        for count, times in _NOMINAL_FINISHED_MS.items()
+    ),
+)
 
 
-def _hop_overhead(trips: Mapping[tuple[str, str], list[float]], observation: Observation, fleet: Fleet) -> float:
-    excess = []
-    for (a, b), found in trips.items():
-        if len(found) > 1:
-            there = transfer_seconds(observation.path(a, b), 0.0)
-            back = transfer_seconds(observation.path(b, a), 0.0)
-            excess += [(trip - there - back) / 2 for trip in found]
-    return _median(excess)
+def calibration_path() -> Path:
+    """Where this host's calibration is kept: `$TESTBED_CALIBRATION`, else under `$XDG_CACHE_HOME` or ~/.cache."""
+    given = os.environ.get(PATH_VARIABLE)
+    if given:
+        return Path(given)
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "headroom" / "calibration.json"
 
 
-def _delay(observation: Observation, a: str, b: str) -> float:
-    """Mean of the two directions' delays: all that a round trip can tell."""
-    return sum(leg.delay_s for path in (observation.path(a, b), observation.path(b, a)) for leg in path) / 2
+def host_calibration() -> HostCalibration:
+    """This host's calibration, or the nominal one where there is none; raises ConfigError for a damaged file."""
+    path = calibration_path()
+    if not path.exists():
+        return NOMINAL
+    try:
+        document = read_object(path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; run `testbed calibrate` again, or delete it") from error
+    return HostCalibration.from_dict(document, str(path))
 
 
-def _best_probe(
-    effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, pair: tuple[str, str], observation: Observation
-) -> ProbeResult | None:
-    """The fastest of as many bursts as it takes to get near the path's rate; None for a path at rate 0."""
-    best = _probe(effort, fleet, answer, pair, observation)
-    for _ in range(PROBE_ATTEMPTS - 1):
-        if best is None or _share(best, fleet) >= PROBE_AGAIN_BELOW:
-            break
-        again = _probe(effort, fleet, answer, pair, observation)
-        best = min(best, again or best, key=lambda each: each.seconds)
-    return best
-
-
-def _share(probe: ProbeResult, fleet: Fleet) -> float:
-    """What a burst reached, of what TCP can get from the path's rate."""
-    return probe.size * 8 / fleet.clock.duration(probe.seconds) / (TCP_SHARE * probe.requested_bps)
-
-
-def _probe(
-    effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, pair: tuple[str, str], observation: Observation
-) -> ProbeResult | None:
-    """Time one burst; None for a path at rate 0."""
-    sender, receiver = pair
-    path = observation.path(sender, receiver)
-    requested = min(leg.rate_bps for leg in path)
-    if not requested:
-        return None
-    wanted = requested / 8 * PROBE_SECONDS[effort]
-    size = round(min(PROBE_MOST_BYTES[effort], max(PROBE_LEAST_BYTES, wanted)))
-    fleet.send(sender, Probe(receiver, size))
-    probed: Probed = answer(Probed, receiver)
-    # The first frame was there after the sender's stamp and before the receiver's, which is late where the receiver was
-    # woken late, and then makes the link seem too fast. What is between the two speaks for the link as far as it can.
-    on_its_way_s = sum(leg.delay_s for leg in path) * fleet.clock.dilation
-    ideal_s = probed.size * 8 / (TCP_SHARE * requested) * fleet.clock.dilation
-    seconds = max(probed.seconds, min(ideal_s, probed.since_sent_s - on_its_way_s))
-    return ProbeResult(sender, receiver, probed.size, seconds, requested)
-
-
-def _pacing_floor(effort: Literal["quick", "full"], fleet: Fleet, answer: Answer, names: Sequence[str]) -> float:
-    late: list[float] = []
-    for name in names[: PACED_DEVICES[effort]]:
-        fleet.send(name, Pace(PACE_COUNT[effort], PACE_SECONDS))
-        paced: Paced = answer(Paced, name)
-        late += paced.late_s
-    return sorted(late)[int(0.95 * (len(late) - 1))]
-
-
-def _waits(fleet: Fleet, answer: Answer, names: Sequence[str]) -> dict[str, float]:
-    for name in names:
-        fleet.send(name, Collect(0))
-    found: dict[str, Collected] = {name: answer(Collected, name) for name in names}
-    return {name: collected.runqueue_wait_s for name, collected in found.items()}
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2] if values else 0.0
+def write_calibration(found: HostCalibration) -> Path:
+    """Keep a calibration in this host's file, replacing the one before; returns the file."""
+    path = calibration_path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
+    temporary.replace(path)
+    return path

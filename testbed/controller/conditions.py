@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from traces.model import Change, SeriesKey, TraceSet
+from testbed.traces.model import Change, SeriesKey, TraceSet
 
 # What a trace's quantity sets of a link.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -89,9 +89,7 @@ class Conditions:
 
     def enforce(self, boundary: int, committed: bool) -> list[Announcement]:
         """The announcements whose time has come: all of them at a commit, the old ones otherwise."""
-        due = [
-            news for news in self._announced.values() if committed or boundary - news.boundary >= self._grace
-        ]
+        due = [news for news in self._announced.values() if committed or boundary - news.boundary >= self._grace]
         for news in due:
             self._memory[news.device] = news.memory_bytes
             del self._announced[news.device]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from testbed.clock import EmulatedClock
+from testbed.topologies.links import UP, Hop, Link
+from testbed.traces.model import SeriesKey
 from testbed.transport.messages import Command, Event
-from topologies.links import UP, Hop, Link
-from traces.model import SeriesKey
 
 LinkTarget = Link  # what a link should be, in emulated units; rate 0 is an outage
 

@@ -11,24 +11,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from testbed.calibration import NOMINAL, HostCalibration
 from testbed.controller.asking import Answer, PolicyMisbehaved, ask, reset
-from testbed.controller.calibration import Calibrated, Effort, calibrate
+from testbed.controller.calibration import NOMINAL, HostCalibration
 from testbed.controller.conditions import Conditions
 from testbed.controller.exchange import Exchange, carry_out
 from testbed.controller.fleet import Fleet
 from testbed.controller.migration import Migration, Move
+from testbed.controller.path_probes import Calibrated, Effort, calibrate
 from testbed.controller.recorder import Recorder
 from testbed.controller.watch import Watch
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
-from testbed.placement.costs import cached_length, migration_delay, prefill_latency, token_latency
-from testbed.placement.feasibility import Infeasible, shortages
-from testbed.placement.forecast import Forecast
+from testbed.placement.cost.forecast import Forecast
+from testbed.placement.cost.memory import Infeasible, shortages
+from testbed.placement.cost.model import cached_length, migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
-from testbed.runlog import RunLog
+from testbed.runlog.folder import RunLog
 from testbed.transport.messages import (
     Decode,
     Load,

@@ -11,7 +11,7 @@ from testbed.controller.exchange import Exchange
 from testbed.controller.fleet import HostUsage, LinkSample, Samples
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
-from testbed.runlog import ABORTED, COMMITTED, TABLES, RunLog, Written
+from testbed.runlog.folder import ABORTED, COMMITTED, TABLES, RunLog, Written
 from testbed.transport.messages import Span, Token
 
 

@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.controller.calibration import TCP_SHARE, Calibrated
+from testbed.controller.keeping_up import EXCESS_SHARE, PACED_FROM_S
+from testbed.controller.path_probes import TCP_SHARE, Calibrated
 from testbed.controller.taken import taken
 from testbed.controller.told import worst_first
-from testbed.keeping_up import EXCESS_SHARE, PACED_FROM_S
 from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]
@@ -193,9 +193,7 @@ def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
             for device, (share, row) in worst.items()
         },
     )
-    return [
-        f"{told} for the host's CPU: stop what else runs here, use fewer devices, slower ones, or `dilation: 2`"
-    ]
+    return [f"{told} for the host's CPU: stop what else runs here, use fewer devices, slower ones, or `dilation: 2`"]
 
 
 def _software(tokens: Iterable[Row], spans: Iterable[Row], floor_s: float) -> list[str]:

@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from testbed.calibration import NOMINAL_HOP_S
+from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
 from testbed.controller.migration import Move
 from testbed.controller.recorder import Recorder
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, resident_bytes
-from testbed.placement.costs import cached_length
-from testbed.placement.feasibility import device_needs
+from testbed.placement.cost.memory import device_needs
+from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
-from testbed.runlog import RunLog
+from testbed.runlog.folder import RunLog
 from testbed.transport.messages import (
     Arrived,
     Collect,

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import torch
 
+from testbed.decoder.checkpoint import opened_tensors, prefix_of, require_weights
 from testbed.errors import ConfigError
-from testbed.hf_weights import opened_tensors, prefix_of, require_weights
 from testbed.placement.blocks import ATTENTION, WHOLE, Partition, vocab_rows
 from testbed.shape import ModelShape
 

@@ -23,14 +23,14 @@ from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.shaping import OUTAGE_BPS, Netem, Shaper, ShapingFailed
 from testbed.emulation.spawn import start_process
-from testbed.emulation.state import RunState
+from testbed.emulation.state_files import RunState
 from testbed.errors import EnvironmentLacks, RunFailed
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
+from testbed.topologies.links import DOWN, UP, Hop, Link
+from testbed.traces.series import Series
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
-from topologies.links import DOWN, UP, Hop, Link
-from traces.series import Series
 
 QUOTA_PERIOD_S = 0.01  # short against a token, so that a burst at full speed is short too
 QUOTA_NOTE = (
@@ -92,7 +92,7 @@ class MininetFleet(ProcessFleet):
             self._host_Bps = streaming_Bps()
 
     def _build_network(self) -> None:
-        from topologies.mininet_adapter import build_topo, interfaces
+        from testbed.topologies.mininet_adapter import build_topo, interfaces
 
         topology = self.experiment.topology
         switch = self._switch_class()

@@ -30,7 +30,8 @@ from testbed.emulation.settings import largest_frame_bytes
 from testbed.emulation.spawn import FORKSERVER, end_processes, forkserver, forkserver_pid, start_worker
 from testbed.emulation.standstill import Standstill
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
+from testbed.traces.model import SeriesKey
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
     Collected,
@@ -46,7 +47,6 @@ from testbed.transport.messages import (
     Stop,
 )
 from testbed.worker.entry import WorkerConfig
-from traces.model import SeriesKey
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
@@ -360,5 +360,3 @@ def process_rss_bytes(pid: int) -> int | None:
     except OSError:
         return None
     return None
-
-

@@ -28,9 +28,9 @@ from testbed.emulation.shaping import Shaper, ShapingFailed
 from testbed.emulation.spawn import end_processes, start_process
 from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed, TestbedError
+from testbed.topologies.links import Hop
+from testbed.traces.series import Series
 from testbed.worker.lifeline import end_with_parent
-from topologies.links import Hop
-from traces.series import Series
 
 REPORT_INTERVAL_S = 0.1  # between batches, while there is something to report
 MOST_IN_A_BATCH = 1000  # reports: well below what a local socket takes at once

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 
 # What a worker needs beside its blocks once it is warm: interpreter growth, socket buffers, page tables. Measured at
 # 1.7-3.1 MiB on the quickstart, uncut and cut in every way; more than twice that.

@@ -11,8 +11,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from testbed.placement.blocks import Placement
-from testbed.placement.feasibility import kinds_at, rooms_for
-from testbed.placement.latency import OUTAGE_BPS
+from testbed.placement.cost.latency import OUTAGE_BPS
+from testbed.placement.cost.memory import kinds_at, rooms_for
 from testbed.placement.observation import Observation
 
 

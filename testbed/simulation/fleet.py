@@ -15,16 +15,17 @@ from testbed.clock import EmulatedClock, VirtualTime
 from testbed.controller.conditions import observation_of
 from testbed.controller.fleet import DeviceSample, FleetEvent, LinkSample, Samples, TargetState
 from testbed.errors import RunFailed
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
-from testbed.placement.costs import chunk_rows, prefill_latency
-from testbed.placement.forecast import Forecast
-from testbed.placement.latency import transfer_seconds
+from testbed.placement.cost.forecast import Forecast
+from testbed.placement.cost.latency import transfer_seconds
+from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.jobs import Job
 from testbed.simulation.memory import Memory
 from testbed.simulation.transfers import Transfers
+from testbed.traces.model import SeriesKey
 from testbed.transport.messages import (
     Abort,
     Aborted,
@@ -53,7 +54,6 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.units import format_bytes
-from traces.model import SeriesKey
 
 SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time is the cost model's"
 

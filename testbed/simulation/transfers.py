@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from testbed.placement.blocks import Block, Placement, parse_block, weight_bytes
-from testbed.placement.costs import MIGRATION_HANDSHAKE_S, migration_loads
+from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, migration_loads
 from testbed.placement.observation import Hop, Observation
 from testbed.simulation.jobs import Job
 from testbed.transport.messages import Arrival, Incoming

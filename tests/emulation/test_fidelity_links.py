@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from running import IN_GUEST, Place, short_place
 
-from testbed.emulation.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
-from testbed.emulation.capture import Capture
+from testbed.doctor.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
+from testbed.doctor.capture import Capture
 from testbed.emulation.shaping import Applied, Netem, Shaper, tbf_parameters
 from testbed.errors import EnvironmentLacks
 from testbed.units import format_rate

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import QUICKSTART, TINY, Place
 
-from testbed.giving_back import giving_back
+from testbed.running.giving_back import giving_back
 
 USER = 65534
 

@@ -21,8 +21,8 @@ from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.shaping import OUTAGE_BPS, Shaper, ShapingFailed
 from testbed.emulation.spawn import forkserver
 from testbed.errors import RunFailed
-from topologies.links import DOWN, UP
-from traces.series import Series
+from testbed.topologies.links import DOWN, UP
+from testbed.traces.series import Series
 
 pytestmark = pytest.mark.quiet
 LINKS = 50

@@ -26,8 +26,8 @@ from running import (
 from unprivileged import without_rights
 
 from testbed.emulation.cgroups import detect
-from testbed.emulation.state import ProcessId
-from testbed.runlog import read_json
+from testbed.emulation.state_files import ProcessId
+from testbed.runlog.folder import read_json
 
 BACKENDS = pytest.mark.parametrize("backend", ["mininet", "local"])
 WITHIN_S = 2.0

@@ -18,7 +18,7 @@ from running import (
     write_experiment,
 )
 
-from testbed.runlog import read_json
+from testbed.runlog.folder import read_json
 
 MIB = 2**20
 SHARE, SLACK = 0.10, 4 * MIB

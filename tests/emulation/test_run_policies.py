@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from running import Ended, Place, rows, topology, write_experiment
 
-from testbed.cli.planning import dry_run
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
 from testbed.placement.policies import POLICIES
+from testbed.running.planning import dry_run
 
 # A layer of the tiny preset takes 248 KiB with its caches, the embedding 196 KiB.
 SQUEEZE = "time,target,quantity,value\n4,device/{name},memory,{left}\n"

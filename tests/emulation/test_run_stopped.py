@@ -11,7 +11,7 @@ import pytest
 from killing import assert_one_sentence, codes, hit, vulnerable
 from running import UNJUDGED, Place
 
-from testbed.runlog import read_json
+from testbed.runlog.folder import read_json
 
 
 @pytest.mark.parametrize(

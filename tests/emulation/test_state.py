@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from testbed.emulation.cgroups import DeviceCgroup, detect
-from testbed.emulation.state import ProcessId, Record, RunState, clean, find_live
+from testbed.emulation.state_files import ProcessId, Record, RunState, clean, find_live
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import sys
 from pathlib import Path
 from testbed.emulation.capsule import launch
-from testbed.emulation.state import RunState
+from testbed.emulation.state_files import RunState
 with RunState.create(sys.argv[1], Path(sys.argv[1])) as state:
     program = [sys.executable, "-c", sys.argv[2], str(state.path)]
     sys.exit(launch(program, on_start=lambda process, inner: state.record(init=inner, processes=[process])))
@@ -29,7 +29,7 @@ import subprocess, sys, time
 from pathlib import Path
 from testbed.emulation.capsule import prepare_inner
 from testbed.emulation.cgroups import DeviceCgroup, detect
-from testbed.emulation.state import RunState
+from testbed.emulation.state_files import RunState
 prepare_inner()
 state = RunState.attach(Path(sys.argv[1]))
 mode, run = detect(), state.current.run_id

@@ -26,10 +26,10 @@ from documents import ODD_NUMBERS, ODD_TEXTS, as_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.hf_config import read_shape
-from testbed.hf_weights import DTYPES, check_checkpoint, find_tensors, gpt2_tensors, prefix_of
+from testbed.decoder.checkpoint import DTYPES, check_checkpoint, find_tensors, gpt2_tensors, prefix_of
+from testbed.decoder.config_json import read_shape
+from testbed.experiment.prompt import tokenise
 from testbed.placement.blocks import count_blocks
-from testbed.prompt import tokenise
 
 TENSORS = tensors_of(CONFIG)
 SHARDS = {"a.safetensors": dict(list(TENSORS.items())[:7]), "b.safetensors": dict(list(TENSORS.items())[7:])}

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yamls import dumped, overrides_of, yaml_like
 
-from testbed.experiment import Experiment
+from testbed.experiment.schema import Experiment
+from testbed.running.sweep_folder import Sweep
 from testbed.strict_yaml import parse_yaml
-from testbed.sweep import Sweep
 
 ROOT = Path(__file__).parents[2]
 

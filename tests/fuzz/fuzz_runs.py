@@ -16,14 +16,14 @@ from documents import GARBAGE, as_bytes, broken, files_like, mangled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.load import Run, _load_events, _load_table, load
-from analysis.metrics import metrics
-from analysis.plots.marks import oom_mark, trace_marks
-from analysis.plots.style import run_names
-from analysis.report import _provenance, _verdict
+from testbed.analysis.load import Run, _load_events, _load_table, load
+from testbed.analysis.metrics import metrics
+from testbed.analysis.plots.marks import oom_mark, trace_marks
+from testbed.analysis.plots.style import run_names
+from testbed.analysis.report import _provenance, _verdict
 from testbed.cli.runs import _describe
 from testbed.cli.show import print_json
-from testbed.runlog import TABLES, RunLog, arrow_schema, read_manifest, read_summary
+from testbed.runlog.folder import TABLES, RunLog, arrow_schema, read_manifest, read_summary
 
 EVENT = {"wall_s": 1.5, "t_s": 0.5, "kind": "trace_applied", "step": 3, "device": "b", "target": "link/b"}
 EVENT |= {"quantity": "up", "value": 5e6, "reason": "it said so"}

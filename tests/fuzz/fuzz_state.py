@@ -9,8 +9,8 @@ import pytest
 from documents import files_like
 from hypothesis import given
 
-from testbed.calibration import PATH_VARIABLE, HostCalibration, host_calibration
-from testbed.emulation.state import RunState, clean, find_live
+from testbed.controller.calibration import PATH_VARIABLE, HostCalibration, host_calibration
+from testbed.emulation.state_files import RunState, clean, find_live
 
 CALIBRATION = HostCalibration(3e-4, 1e-5, "mininet", "2026-01-01T00:00:00Z", {"cores": 2}, {"ffn": 1e-3}, "gpt2")
 STATE = {

@@ -13,11 +13,11 @@ from yamls import OTHER, overrides_of, yaml_like
 
 from testbed import units
 from testbed.errors import TestbedError
-from testbed.overrides import apply_override, parse_override
+from testbed.experiment.overrides import apply_override, parse_override
 from testbed.strict_yaml import parse_yaml
-from topologies.generate import DEFAULTS, KINDS, OF_KIND, ModelNeed, generate_topology
-from topologies.mininet_adapter import interfaces
-from topologies.model import Topology, describe, find_topology, list_bundled
+from testbed.topologies.generate import DEFAULTS, KINDS, OF_KIND, ModelNeed, generate_topology
+from testbed.topologies.mininet_adapter import interfaces
+from testbed.topologies.model import Topology, describe, find_topology, list_bundled
 
 BUNDLED: list[Any] = [parse_yaml(Path(row["path"]).read_text(), row["name"]) for row in list_bundled()]
 BARE = {"streaming": "1 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
-from traces import Trace, TraceSet, formats, native, summarise
-from traces.generate import GENERATORS, generate
+from testbed.traces import Trace, TraceSet, formats, native, summarise
+from testbed.traces.generate import GENERATORS, generate
 
 LINK = {"target": "link/b", "direction": "both"}
 NATIVE = "# end: loop\n# period: 96\ntime,target,quantity,value\n0,link/b,rate,50 Mbit/s\n40,device/c,memory,96 MiB\n"

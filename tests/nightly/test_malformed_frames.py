@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "emulation"))
-
 from running import short_place
-from test_strangers import survives
+from strangers import survives
 
 MALFORMED = 10_000
 TOKENS, DELAY = 120, "40 ms"  # which last as long as the attack may take on a busy host

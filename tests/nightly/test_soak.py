@@ -17,7 +17,7 @@ import pytest
 from killing import TO_AND_FRO, children
 from running import UNJUDGED, Going, Place, topology, write_experiment
 
-from testbed.runlog import read_lines
+from testbed.runlog.folder import read_lines
 
 RUNS = int(os.environ.get("TESTBED_SOAK_RUNS", "20"))
 FIRST = 300

@@ -35,7 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
 @pytest.fixture(autouse=True)
 def needs_uml() -> None:
     """Fail in one sentence where the test could only fail in many."""
-    from testbed.emulation.sandbox import lacking
+    from testbed.sandbox.guest import lacking
 
     missing = lacking()
     if missing is not None:

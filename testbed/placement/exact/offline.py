@@ -14,12 +14,12 @@ import numpy as np
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement, blocks_of, resident_bytes
-from testbed.placement.costs import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, cached_length, moved_bytes
+from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.cost.memory import device_needs, rooms_for
+from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, cached_length, moved_bytes
 from testbed.placement.exact.options import Ints
-from testbed.placement.exact.problem import Floats, path_delays
+from testbed.placement.exact.program import Floats, path_delays
 from testbed.placement.exact.solve import decision_cost
-from testbed.placement.feasibility import device_needs, rooms_for
-from testbed.placement.latency import OUTAGE_BPS, STALLED_RATE
 from testbed.placement.observation import Observation
 
 PLACEMENTS = 5000  # states of the dynamic programme, at most

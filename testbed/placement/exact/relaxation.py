@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from testbed.placement.exact.options import Ints
-from testbed.placement.exact.problem import Floats, Problem
-from testbed.placement.solver import quiet_highs
+from testbed.placement.exact.program import Floats, Problem
+from testbed.placement.highs import quiet_highs
 
 ROUNDS = 200  # of columns added to the linear programme, at most
 CLOSE = 1e-7  # relative distance of bound and linear programme at which the prices are good enough

@@ -10,7 +10,8 @@ import numpy as np
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Placement
-from testbed.placement.costs import (
+from testbed.placement.cost.memory import shortages
+from testbed.placement.cost.model import (
     MIGRATION_HANDSHAKE_S,
     CostModel,
     cached_length,
@@ -18,12 +19,11 @@ from testbed.placement.costs import (
     migration_delay,
 )
 from testbed.placement.deadline import Deadline
+from testbed.placement.exact.branch_and_bound import Found, near_ways, search
 from testbed.placement.exact.classes import PlacementClass, in_class
 from testbed.placement.exact.options import Flags, assign, movable
-from testbed.placement.exact.problem import Half, Problem, build, path_delays, restricted
+from testbed.placement.exact.program import Half, Problem, build, path_delays, restricted
 from testbed.placement.exact.relaxation import best_prices
-from testbed.placement.exact.search import Found, near_ways, search
-from testbed.placement.feasibility import shortages
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.placement.tree import align

@@ -18,12 +18,12 @@ from dataclasses import replace
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, Move, drafted
-from testbed.placement.feasibility import Infeasible
+from testbed.placement.cost.memory import Infeasible
+from testbed.placement.durations import duration_option
+from testbed.placement.local.draft import Draft, Move, drafted
+from testbed.placement.local.improve import repair
 from testbed.placement.observation import Observation
-from testbed.placement.policies.durations import duration_option
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
-from testbed.placement.search import repair
 from testbed.placement.useful import reachable, with_room
 
 THRESHOLD = 0.9  # of a device's memory, and of the deadline

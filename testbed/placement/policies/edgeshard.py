@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import UNPLACED, Draft, drafted
+from testbed.placement.layers.whole import Layers
+from testbed.placement.local.draft import UNPLACED, Draft, drafted
+from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
-from testbed.placement.policies.layers import Layers
-from testbed.placement.search import WORTHWHILE_S
 from testbed.strict_yaml import shown
 
 Entry = tuple[float, tuple[int, ...]]  # (seconds, device of each layer so far)

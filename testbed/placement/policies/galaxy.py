@@ -22,11 +22,11 @@ interpreted:
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, drafted
-from testbed.placement.feasibility import Infeasible
+from testbed.placement.cost.memory import Infeasible
+from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.improve import WORTHWHILE_S, repair
+from testbed.placement.local.shares import apportion, share_out
 from testbed.placement.observation import Observation
-from testbed.placement.policies.shares import apportion, share_out
-from testbed.placement.search import WORTHWHILE_S, repair
 
 
 class Galaxy:

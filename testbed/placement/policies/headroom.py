@@ -5,13 +5,13 @@ from __future__ import annotations
 from contextlib import suppress
 
 from testbed.errors import ConfigError
+from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import cost_model
-from testbed.placement.draft import Draft
-from testbed.placement.feasibility import Infeasible, any_placement, nothing_fits, refuse_shortages
+from testbed.placement.cost.memory import Infeasible, any_placement, nothing_fits, refuse_shortages
+from testbed.placement.cost.model import cost_model
+from testbed.placement.local.draft import Draft
+from testbed.placement.local.improve import repair
 from testbed.placement.observation import Observation
-from testbed.placement.outlook import Outlook
-from testbed.placement.search import repair
 from testbed.placement.useful import reachable, same_devices, with_room
 
 HORIZONS = ("interval", "near", "run")
@@ -46,7 +46,7 @@ class Headroom:
 
     def reset(self, seed: int) -> None:
         """Begin a run: forget what was observed; `seed` is that of the annealing."""
-        from testbed.placement.seeking import warm_up
+        from testbed.placement.annealing.search import warm_up
 
         warm_up()
         self._seed = seed
@@ -63,9 +63,9 @@ class Headroom:
         return refuse_shortages(observation, placement, self._best(able, placement, expected), self.name)
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
-        from testbed.placement.problem import make_problem, places_of
-        from testbed.placement.seeking import Aim, Seeker
-        from testbed.placement.unfolding import Unfolder, best_unfolded, placement_of
+        from testbed.placement.annealing.counts_to_blocks import Unfolder, best_unfolded, placement_of
+        from testbed.placement.annealing.problem import make_problem, places_of
+        from testbed.placement.annealing.search import Aim, Seeker
 
         model = cost_model(observation)
         later = expected and same_devices(expected, observation)

@@ -18,14 +18,14 @@ import math
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
-from testbed.placement.costs import cost_model
-from testbed.placement.draft import Draft, drafted
-from testbed.placement.feasibility import refuse_shortages
+from testbed.placement.cost.memory import refuse_shortages
+from testbed.placement.cost.model import cost_model
+from testbed.placement.layers.dominance import cheapest_moves
+from testbed.placement.layers.integer_program import cheapest_walk
+from testbed.placement.layers.whole import Layers
+from testbed.placement.local.draft import Draft, drafted
 from testbed.placement.observation import Observation
 from testbed.placement.policies.edgeshard import dealt, shortest
-from testbed.placement.policies.layer_moves import cheapest_moves
-from testbed.placement.policies.layer_walk import cheapest_walk
-from testbed.placement.policies.layers import Layers
 from testbed.placement.useful import with_room
 
 

@@ -32,15 +32,15 @@ from collections import Counter
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
-from testbed.placement.costs import CostModel
-from testbed.placement.draft import UNPLACED, Draft, drafted, filled
-from testbed.placement.feasibility import refuse_shortages
-from testbed.placement.latency import transfer_seconds
+from testbed.placement.cost.latency import transfer_seconds
+from testbed.placement.cost.memory import refuse_shortages
+from testbed.placement.cost.model import CostModel
+from testbed.placement.durations import duration_option
+from testbed.placement.local.dealing import Seats
+from testbed.placement.local.draft import UNPLACED, Draft, drafted, filled
+from testbed.placement.local.improve import improve, repair
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
-from testbed.placement.policies.dealing import Seats
-from testbed.placement.policies.durations import duration_option
-from testbed.placement.search import improve, repair
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
 BACKTRACK_LIMIT = 8  # placements undone for one block

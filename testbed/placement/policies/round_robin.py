@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, drafted
+from testbed.placement.local.dealing import Seats
+from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.improve import repair
 from testbed.placement.observation import Observation
-from testbed.placement.policies.dealing import Seats
-from testbed.placement.search import repair
 
 
 class RoundRobin:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import UNPLACED, Draft, drafted
+from testbed.placement.layers.whole import Layers
+from testbed.placement.local.draft import UNPLACED, Draft, drafted
+from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
-from testbed.placement.policies.layers import Layers
-from testbed.placement.search import WORTHWHILE_S
 from testbed.units import format_bytes
 
 

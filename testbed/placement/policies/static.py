@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Placement, blocks_of, is_pattern, matches
-from testbed.placement.costs import interval_cost
-from testbed.placement.feasibility import Infeasible
+from testbed.placement.cost.memory import Infeasible
+from testbed.placement.cost.model import interval_cost
 from testbed.placement.observation import Observation
 
 NOT_ASKED = ("static", "exact")  # itself, and one that may take minutes
@@ -34,7 +34,7 @@ class Static:
     def reset(self, seed: int) -> None:
         """Begin a run: the others are asked with its seed, and so place as they would in it."""
         if self._patterns is None:
-            from testbed.placement.seeking import warm_up  # numba; a fixed placement does without
+            from testbed.placement.annealing.search import warm_up  # numba; a fixed placement does without
 
             warm_up()
         self._seed = seed

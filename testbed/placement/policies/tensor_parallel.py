@@ -15,10 +15,10 @@ partial results are added up twice in a layer. Where it had to be interpreted:
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.draft import Draft, drafted
+from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.improve import repair
+from testbed.placement.local.shares import share_out
 from testbed.placement.observation import Observation
-from testbed.placement.policies.shares import share_out
-from testbed.placement.search import repair
 
 
 class TensorParallel:

@@ -1,0 +1,25 @@
+"""Figures in paper quality, each from one function that takes runs and gives a matplotlib `Figure`.
+
+`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs; `memory`, `placement_map` and
+`link_rates` show one. They touch no global state of matplotlib: no pyplot, no backend is chosen.
+"""
+
+from testbed.analysis.plots.heads import placement_map
+from testbed.analysis.plots.latency import latency_ecdf, token_latency
+from testbed.analysis.plots.ledger import memory
+from testbed.analysis.plots.links import link_rates
+from testbed.analysis.plots.prediction import predicted_vs_measured
+from testbed.analysis.plots.save import save_all, save_figure
+from testbed.analysis.plots.style import run_names
+
+__all__ = [
+    "latency_ecdf",
+    "link_rates",
+    "memory",
+    "placement_map",
+    "predicted_vs_measured",
+    "run_names",
+    "save_all",
+    "save_figure",
+    "token_latency",
+]

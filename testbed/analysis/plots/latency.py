@@ -1,0 +1,238 @@
+"""Token latency: over the run, and its distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from testbed.analysis.load import Run
+from testbed.analysis.metrics import MS, committed
+from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_handle, trace_marks
+from testbed.analysis.plots.style import (
+    COLUMN_WIDTH,
+    DARK,
+    FULL_WIDTH,
+    GREY,
+    as_runs,
+    dash_of,
+    figure,
+    marker_of,
+    palette,
+    paper,
+    plain_log_ticks,
+    policies,
+    run_names,
+    say_empty,
+    whole_numbers,
+)
+
+BAR_TOKENS = 0.8  # width of a stall's bar
+MARK_EVERY = 8  # tokens between the markers that tell lines apart without colour
+BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # legends that lie over lines
+PERCENTS = (50, 95)  # marked on the distributions
+KILL_LABEL_POINTS = 9  # from one kill's label to the next one's, so that they do not lie on one another
+MOST_NAMED = 8  # more runs than this are named by their policy only
+LOG_LEGEND_ROOM = 0.25  # of the decades drawn, above them for the legend
+LOG_SPREAD = 8  # latencies that differ by more than this factor are drawn on a logarithmic axis
+
+
+def token_latency(runs: Run | Sequence[Run]) -> Figure:
+    """Decode latency of every token, one line per run; below it each policy's mean stall for migrations.
+
+    Triangles: blocks were migrated before this token. Dashed lines: trace steps. Cross: an OOM kill.
+    """
+    runs = as_runs(runs)
+    with paper():
+        names = run_names(runs)
+        stalled = {policy: stall for policy in policies(runs) if (stall := _mean_stalls(runs, policy))}
+        stalls = bool(stalled)
+        drawing = figure(FULL_WIDTH, 3.1 if stalls else 2.5)
+        main, *strip = drawing.subplots(
+            2 if stalls else 1, 1, sharex=True, squeeze=False, height_ratios=[4, 1] if stalls else [1]
+        )[:, 0]
+        colours = palette(policies(runs))
+        handles: list[Line2D] = []
+        kills = 0
+        for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+            colour, order = colours[run.policy], policies(runs).index(run.policy)
+            earlier = [other.policy for other in runs[:index]].count(run.policy)
+            if len(runs) > MOST_NAMED:  # a kill is then told once per policy
+                name = "" if earlier else run.policy
+            line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
+            kills += _kill(main, run, name, kills)
+            if len(runs) <= MOST_NAMED:
+                line.set_linestyle(dash_of(earlier))
+                handles.append(line)
+        if len(runs) > MOST_NAMED:
+            handles += [
+                Line2D([], [], color=colour, marker=marker_of(order), markersize=3, label=policy)
+                for order, (policy, colour) in enumerate(colours.items())
+            ]
+        decoded = [latency for run in runs for latency in run.decoded["latency_s"] * MS]
+        if not decoded:
+            say_empty(main, "no token was decoded")
+            return drawing
+        if max(decoded) > LOG_SPREAD * min(decoded) > 0:
+            main.set_yscale("log")
+            plain_log_ticks(main.yaxis)
+            spread = max(decoded) / min(decoded)
+            main.set_ylim(min(decoded) / spread**0.05, max(decoded) * spread**LOG_LEGEND_ROOM)
+        else:
+            main.set_ylim(0, 1.05 * max(decoded))
+        main.set_ylabel("Token latency (ms)")
+        longest = max(run.tokens_asked or len(run.tokens) for run in runs)
+        main.set_xlim(0, longest)
+        main.xaxis.set_major_locator(whole_numbers())
+        # Runs of one comparison share their traces; the one that got furthest saw all of them.
+        marks = max((trace_marks(run) for run in runs), key=len)
+        draw_trace_marks(main, marks)
+        if any(len(committed(run)) for run in runs):
+            handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
+        if marks:
+            handles.append(trace_handle())
+        main.legend(
+            handles=handles,
+            loc="upper left" if main.get_yscale() == "log" else "lower left",
+            ncols=min(len(handles), 4),
+            **BEHIND,
+        )
+        bottom = main
+        if strip:
+            bottom = strip[0]
+            for number, (policy, stall) in enumerate(stalled.items()):  # bars of one boundary stand side by side
+                middle = (number - (len(stalled) - 1) / 2) * BAR_TOKENS
+                places = [step + middle for step in stall]
+                bottom.bar(places, list(stall.values()), width=BAR_TOKENS, color=colours[policy], gid="stall")
+            draw_trace_marks(bottom, marks, labels=False)
+            bottom.set_ylabel("Stall (s)")
+        bottom.set_xlabel("Token")
+        drawing.align_ylabels()
+        return drawing
+
+
+def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
+    """Empirical distribution of decode latency, one line per policy, its runs pooled."""
+    runs = as_runs(runs)
+    with paper():
+        drawing = figure(COLUMN_WIDTH, 2.6)
+        axes = drawing.subplots()
+        colours = palette(policies(runs))
+        low, high = np.inf, 0.0
+        handles: list[Line2D] = []
+        for index, (policy, colour) in enumerate(colours.items()):
+            own = [run for run in runs if run.policy == policy]
+            latency = np.concatenate([(run.decoded["latency_s"] * MS).to_numpy() for run in own])
+            if not len(latency):
+                continue
+            low, high = min(low, latency.min()), max(high, latency.max())
+            label = f"{policy} ({_tokens_text(own)})"
+            sns.ecdfplot(x=latency, ax=axes, color=colour, linewidth=1.3)
+            axes.plot(
+                np.percentile(latency, PERCENTS),
+                [percent / 100 for percent in PERCENTS],
+                marker=marker_of(index),
+                markersize=4.5,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                linestyle="none",
+                color=colour,
+                zorder=4,
+                gid="percentiles",
+            )
+            handles.append(Line2D([], [], color=colour, marker=marker_of(index), markersize=4, label=label))
+        if not high:
+            say_empty(axes, "no token was decoded")
+            return drawing
+        for percent in PERCENTS:
+            axes.axhline(percent / 100, color=GREY, linewidth=0.5, linestyle=(0, (1, 2)), zorder=0, gid="guide")
+            axes.annotate(
+                f"p{percent}",
+                (1.0, percent / 100),
+                xycoords=("axes fraction", "data"),
+                fontsize=6.5,
+                color=DARK,
+                xytext=(2, 0),
+                textcoords="offset points",
+                va="center",
+            )
+        if high > LOG_SPREAD * low:
+            axes.set_xscale("log")
+            plain_log_ticks(axes.xaxis)
+        axes.set_xlabel("Token latency (ms)")
+        axes.set_ylabel("Share of decode tokens")
+        axes.set_ylim(0, 1.02)
+        axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+        return drawing
+
+
+def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zorder: float) -> Line2D:
+    decoded = run.decoded
+    steps, latency = decoded["step"].to_numpy(), (decoded["latency_s"] * MS).to_numpy()
+    (line,) = axes.plot(
+        steps,
+        latency,
+        color=colour,
+        marker=marker,
+        markersize=3,
+        markevery=(MARK_EVERY // 2, MARK_EVERY),
+        label=name,
+        zorder=zorder,
+        gid="latency",
+    )
+    by_step = dict(zip(steps, latency, strict=True))
+    moved = [step for step in _migration_steps(run) if step in by_step]
+    axes.plot(
+        moved,
+        [by_step[step] for step in moved],
+        marker="^",
+        markersize=5.5,
+        color=colour,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        linestyle="none",
+        zorder=5,
+        gid="migrations",
+    )
+    return line
+
+
+def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
+    """Mark where the run was killed, if it was; its label goes below those of the `earlier` kills."""
+    killed, decoded = oom_mark(run), run.decoded
+    if killed is None or decoded.empty:
+        return False
+    last = decoded.iloc[-1]
+    text = f"{name}: {killed.text}" if name else ""
+    draw_oom(axes, float(last["step"]), float(last["latency_s"] * MS), text, drop_points=KILL_LABEL_POINTS * earlier)
+    return bool(text)
+
+
+def _migration_steps(run: Run) -> list[int]:
+    """Tokens before which blocks were migrated."""
+    epochs = set(committed(run)["epoch"])
+    return sorted(run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"])
+
+
+def _mean_stalls(runs: Sequence[Run], policy: str) -> dict[int, float]:
+    """A policy's stall by token, the mean over its runs."""
+    own = [_stalls(run) for run in runs if run.policy == policy]
+    steps = sorted({step for stalls in own for step in stalls})
+    return {step: sum(stalls.get(step, 0.0) for stalls in own) / len(own) for step in steps}
+
+
+def _stalls(run: Run) -> dict[int, float]:
+    """Stall in seconds by the token it came before."""
+    stalled = run.decisions[run.decisions["stall_s"].fillna(0.0) > 0]
+    return dict(zip(stalled["step"], stalled["stall_s"], strict=True))
+
+
+def _tokens_text(runs: Sequence[Run]) -> str:
+    made = sum(len(run.decoded) for run in runs)
+    asked = sum((run.tokens_asked or len(run.tokens)) - 1 for run in runs)
+    return f"{made} tokens" if made >= asked else f"{made} of {asked} tokens"

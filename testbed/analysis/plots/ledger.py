@@ -1,0 +1,115 @@
+"""Memory of each device: what its blocks hold, what they may hold, what the co-located process takes."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from testbed.analysis.load import Run
+from testbed.analysis.plots.marks import Mark, draw_oom, oom_mark, trace_handle, trace_marks
+from testbed.analysis.plots.style import (
+    ALARM,
+    DARK,
+    FULL_WIDTH,
+    GREY,
+    devices_of,
+    figure,
+    grid_of,
+    palette,
+    paper,
+    say_empty,
+)
+
+MIB = 2**20
+
+
+def memory(run: Run) -> Figure:
+    """One panel per device: ledger (filled) under its budget (line), ballast hanging from the device's top.
+
+    The ballast hangs from the largest budget the device ever had, so where it meets the ledger the device is
+    full. Vertical: trace steps of memory (dashed), the OOM kill (red).
+    """
+    with paper():
+        devices = [device for device in devices_of(run) if (run.devices["device"] == device).any()]
+        rows, columns = grid_of(len(devices))
+        drawing = figure(FULL_WIDTH, 1.75 * rows + 0.35)
+        panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        if not devices:
+            say_empty(panels[0], "the run has no memory samples")
+            return drawing
+        colours = palette(devices_of(run))
+        killed = oom_mark(run)
+        changes = [mark for mark in trace_marks(run) if "memory" in mark.text]
+        for index, (axes, device) in enumerate(zip(panels, devices, strict=False)):
+            samples = run.devices[run.devices["device"] == device].sort_values("t_s", kind="stable")
+            _panel(axes, samples, colours[device])
+            axes.set_title(f"Device {device}", loc="left", pad=3)
+            _mark(axes, device, changes, killed)
+            axes.tick_params(labelbottom=index + columns >= len(devices))
+        for axes in panels[len(devices) :]:
+            axes.set_axis_off()
+        panels[0].set_xlim(min(0.0, run.devices["t_s"].min()), run.devices["t_s"].max() * 1.06 or 1.0)
+        panels[0].set_ylim(0, 1.08 * run.devices[["budget_bytes", "ledger_bytes"]].max().max() / MIB)
+        drawing.supxlabel("Emulated time since token 0 (s)", fontsize=8)
+        drawing.supylabel("Memory (MiB)", fontsize=8)
+        ballast = Patch(facecolor="white", edgecolor=GREY, hatch="////", label="ballast (co-located app)")
+        drawing.legend(
+            handles=[
+                Patch(facecolor="#777777", alpha=0.55, label="ledger (weights, KV)"),
+                Line2D([], [], color=DARK, linewidth=1.1, label="budget"),
+                Line2D([], [], color=DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
+                *([ballast] if (run.devices["ballast_bytes"].fillna(0) > 0).any() else []),
+                *([trace_handle()] if changes else []),
+                *([Line2D([], [], color=ALARM, label=killed.text)] if killed else []),
+            ],
+            loc="outside upper center",
+            ncols=6,
+            columnspacing=1.2,
+            handlelength=1.6,
+        )
+        return drawing
+
+
+def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:
+    time = samples["t_s"].to_numpy(float)
+    size = {
+        name: (samples[f"{name}_bytes"].astype("Float64") / MIB).to_numpy(float, na_value=float("nan"))
+        for name in ("ledger", "budget", "ballast", "predicted")
+    }
+    axes.fill_between(time, 0, size["ledger"], step="post", color=colour, alpha=0.55, linewidth=0, gid="ledger")
+    axes.plot(time, size["ledger"], drawstyle="steps-post", color=colour, linewidth=1.0, gid="ledger-line")
+    axes.plot(
+        time,
+        size["predicted"],
+        drawstyle="steps-post",
+        color=DARK,
+        linewidth=0.8,
+        linestyle=(0, (1, 1)),
+        gid="predicted",
+    )
+    axes.plot(time, size["budget"], drawstyle="steps-post", color=DARK, linewidth=1.1, gid="budget")
+    if (size["ballast"] > 0).any():
+        top = float(samples["budget_bytes"].max()) / MIB
+        axes.fill_between(
+            time,
+            top - size["ballast"],
+            top,
+            where=size["ballast"] > 0,
+            step="post",
+            facecolor="none",
+            edgecolor=GREY,
+            hatch="////",
+            linewidth=0.4,
+            gid="ballast",
+        )
+
+
+def _mark(axes: Axes, device: str, changes: list[Mark], killed: Mark | None) -> None:
+    for mark in changes:
+        if any(line.startswith(f"{device}: memory") for line in mark.text.split("\n")):
+            axes.axvline(mark.t_s, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5, gid="trace-step")
+    if killed and killed.text.endswith(f" {device}"):
+        draw_oom(axes, killed.t_s)

@@ -1,0 +1,203 @@
+"""Links: what the trace asked for, what the kernel had in force, what transfers got."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from testbed.analysis.load import Run
+from testbed.analysis.metrics import achieved_share
+from testbed.analysis.plots.style import (
+    DARK,
+    FULL_WIDTH,
+    GREY,
+    devices_of,
+    figure,
+    grid_of,
+    palette,
+    paper,
+    plain_log_ticks,
+    say_empty,
+)
+
+MBIT = 1e6
+TCP_SHARE = 0.956  # TCP payload per wire byte at MTU 1500: the most a transfer can get
+LOG_SPREAD = 8
+MOST_DECADES = 1e4
+LOWEST_SHARE = 0.8  # the ratio axis starts here unless a transfer did worse
+_DIRECTIONS = ("up", "down", "path")
+_DASHES: dict[str, Any] = {"up": "-", "down": (0, (3, 2)), "path": "none"}
+_MARKERS = {"up": "^", "down": "v", "path": "o"}
+
+
+def link_rates(run: Run) -> Figure:
+    """Left, one panel per device: requested rate (wide), read back (thin), achieved by transfers (markers).
+
+    A path's transfer is shown at the link that limits it.
+
+    Right: achieved / requested of every timed transfer over the requested rate, with TCP's ceiling.
+    """
+    with paper():
+        devices = [
+            name
+            for name in devices_of(run)
+            if (run.links["device"] == name).any() or (run.rates["device"] == name).any()
+        ]
+        rows, columns = grid_of(len(devices), most_columns=2 if len(devices) <= 6 else 4)
+        drawing = figure(FULL_WIDTH, max(3.0, 1.3 * rows + 0.5))
+        left, right = drawing.subfigures(1, 2, width_ratios=[1.6, 1], squeeze=False)[0]
+        panels = left.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        colours, limits = palette(_DIRECTIONS), _limiting_device(run)
+        for index, (axes, device) in enumerate(zip(panels, devices, strict=False)):
+            _panel(axes, run, device, limits, colours)
+            axes.tick_params(labelbottom=index + columns >= len(devices))
+        for axes in panels[len(devices) :]:
+            axes.set_axis_off()
+        if devices:
+            seen = pd.concat([run.links["requested_bps"], run.rates["achieved_bps"]])
+            seen = seen[seen > 0]
+            if seen.max() > LOG_SPREAD * seen.min():
+                panels[0].set_yscale("log")
+                lowest = max(seen.min(), seen.max() / MOST_DECADES)  # an outage runs off the bottom
+                panels[0].set_ylim(lowest / MBIT / 1.4, seen.max() / MBIT * 1.4)
+                for axes in panels[: len(devices)]:
+                    plain_log_ticks(axes.yaxis)
+            else:
+                panels[0].set_ylim(bottom=0)
+            left.supxlabel("Emulated time since token 0 (s)", fontsize=8)
+            left.supylabel("Rate (Mbit/s)", fontsize=8)
+            left.legend(handles=_handles(run, colours), loc="outside upper center", ncols=3, columnspacing=1.0)
+        else:
+            left.text(0.5, 0.5, "the run has no shaped links", ha="center", color=GREY)
+        _scatter(right.subplots(), run, colours)
+        return drawing
+
+
+def _panel(axes: Axes, run: Run, device: str, limits: pd.Series, colours: dict[str, Any]) -> None:
+    end = pd.concat([run.links["t_s"], run.rates["t_s"], run.tokens["start_s"]]).max()
+    links = run.links[run.links["device"] == device]
+    for direction, own in links.groupby("direction"):
+        own = own.sort_values("t_s", kind="stable")
+        time = np.append(own["t_s"], max(end, own["t_s"].max()))  # the last value holds to the end
+        asked, read = (np.append(own[name], own[name].iloc[-1]) / MBIT for name in ("requested_bps", "readback_bps"))
+        axes.plot(time, asked, drawstyle="steps-post", color=GREY, linewidth=3.5, alpha=0.45, gid="requested")
+        axes.plot(
+            time,
+            read,
+            drawstyle="steps-post",
+            color=colours[str(direction)],
+            linestyle=_DASHES[str(direction)],
+            linewidth=1.1,
+            zorder=3 if direction == "down" else 2.5,
+            gid="readback",
+        )
+    for direction, own in run.rates[limits == device].groupby("direction"):
+        axes.scatter(
+            own["t_s"],
+            own["achieved_bps"] / MBIT,
+            marker=_MARKERS[str(direction)],
+            s=16,
+            zorder=4,
+            color=[colours[str(direction)]],
+            edgecolors="white",
+            linewidths=0.4,
+            gid="achieved",
+        )
+    axes.set_title(f"Link of {device}", loc="left", pad=3)
+
+
+def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:
+    rates = run.rates[run.rates["requested_bps"] > 0]
+    if rates.empty:
+        say_empty(axes, "no transfer was timed")
+        return
+    for (direction, how), own in rates.groupby(["direction", "how"]):
+        filled = how == "migration"
+        axes.scatter(
+            own["requested_bps"] / MBIT,
+            own["achieved_bps"] / own["requested_bps"],
+            marker=_MARKERS[str(direction)],
+            s=20,
+            facecolors=[colours[str(direction)]] if filled else "none",
+            edgecolors=[colours[str(direction)]],
+            linewidths=0.8,
+            zorder=3,
+            gid=f"{direction}:{how}",
+        )
+    axes.axhline(1.0, color=DARK, linewidth=0.8, zorder=1, gid="requested")
+    axes.axhline(TCP_SHARE, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1, gid="ceiling")
+    share = rates["achieved_bps"] / rates["requested_bps"]
+    axes.set_ylim(min(LOWEST_SHARE, share.min() - 0.05), max(1.02, 1.02 * share.max()))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.set_xscale("log")
+    axes.set_xlim(rates["requested_bps"].min() / MBIT / 1.6, rates["requested_bps"].max() / MBIT * 1.6)
+    plain_log_ticks(axes.xaxis)
+    axes.set_xlabel("Requested rate (Mbit/s)")
+    axes.set_ylabel("Achieved / requested")
+    axes.set_title(f"{len(rates)} transfers, median {achieved_share(run).median():.3f}", loc="left", pad=3)
+    axes.legend(
+        handles=[
+            Line2D([], [], color=DARK, linewidth=0.8, label="requested"),
+            Line2D([], [], color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), label=f"TCP ceiling ({TCP_SHARE})"),
+            Line2D(
+                [], [], marker="o", markersize=4, markerfacecolor="none", color=DARK, linestyle="none", label="probe"
+            ),
+            Line2D([], [], marker="o", markersize=4, color=DARK, linestyle="none", label="migration"),
+        ],
+        loc="best",
+        ncols=2,
+        columnspacing=1.0,
+        handlelength=1.4,
+    )
+
+
+def _limiting_device(run: Run) -> pd.Series:
+    """For each timed transfer the device whose link limits it.
+
+    That is the transfer's own device, except on a path, where it may be the peer: of the two the one whose
+    link had the rate that the path was to have.
+    """
+
+    def limiting(row: pd.Series) -> str:
+        if row["direction"] != "path" or pd.isna(row["peer"]):
+            return str(row["device"])
+        ends = ((row["device"], "up"), (row["peer"], "down"))
+        return str(min(ends, key=lambda end: abs(_rate_at(run, end[0], end[1], row["t_s"]) - row["requested_bps"]))[0])
+
+    return run.rates.apply(limiting, axis=1) if len(run.rates) else pd.Series(dtype="str")
+
+
+def _rate_at(run: Run, device: str, direction: str, t_s: float) -> float:
+    """The requested rate in force, infinite where none was logged."""
+    link = run.links[(run.links["device"] == device) & (run.links["direction"] == direction)]
+    until = link[link["t_s"] <= t_s].sort_values("t_s", kind="stable")
+    return float(until["requested_bps"].iloc[-1]) if len(until) else float("inf")
+
+
+def _handles(run: Run, colours: dict[str, Any]) -> list[Line2D]:
+    """Legend entries for what the panels really show."""
+    handles = [Line2D([], [], color=GREY, linewidth=3.5, alpha=0.45, label="requested")]
+    for name in _DIRECTIONS:
+        read = run.links.loc[run.links["direction"] == name, "readback_bps"].notna().any()
+        timed = (run.rates["direction"] == name).any()
+        told = [word for word, drawn in (("read back", read), ("achieved", timed)) if drawn]
+        if told:
+            handles.append(
+                Line2D(
+                    [],
+                    [],
+                    color=colours[name],
+                    marker=_MARKERS[name] if timed else "none",
+                    markersize=4,
+                    linestyle=_DASHES[name] if read else "none",
+                    linewidth=1.1,
+                    label=f"{name}: {', '.join(told)}",
+                )
+            )
+    return handles

@@ -1,0 +1,155 @@
+"""What happened to a run from outside: trace steps, enforced memory, the kernel's kill."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from testbed.analysis.load import Run
+from testbed.analysis.plots.style import ALARM, DARK, GREY, si
+
+MOST_LABELS = 6  # more trace steps than this get lines only
+_UNITS = {
+    "up": "bit/s",
+    "down": "bit/s",
+    "up_delay": "s",
+    "down_delay": "s",
+    "memory": "B",
+    "compute": "FLOP/s",
+    "streaming": "B/s",
+}
+_WORDS = {"up": "uplink", "down": "downlink", "up_delay": "up delay", "down_delay": "down delay"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Something that happened at a token boundary."""
+
+    step: float
+    t_s: float
+    text: str
+
+
+def step_of(run: Run, event: pd.Series) -> float:
+    """The token an event belongs to: the one it names, else the first that begins no earlier."""
+    if pd.notna(event["step"]):
+        return float(event["step"])
+    if pd.isna(event["t_s"]):
+        return 0.0
+    return float((run.tokens["start_s"] < event["t_s"]).sum())
+
+
+def trace_marks(run: Run) -> list[Mark]:
+    """The changes that traces imposed after the start, those of one boundary in one mark."""
+    events = run.events[run.events["kind"].isin(["trace_applied", "memory_announced", "memory_enforced"])]
+    by_step: dict[float, tuple[float, list[str]]] = {}
+    announced: set[tuple[float, str]] = set()
+    for _, event in events.iterrows():
+        step = step_of(run, event)
+        text = _change_text(event)
+        if step <= 0:
+            continue
+        if event["kind"] == "memory_announced":
+            announced.add((step, text))
+        elif event["kind"] == "memory_enforced":
+            if (step, text) in announced:  # at the same boundary: one label is enough
+                continue
+            text += " enforced"
+        _, texts = by_step.setdefault(step, (event["t_s"], []))
+        if text not in texts:
+            texts.append(text)
+    return [Mark(step, t_s, "\n".join(_merged(texts))) for step, (t_s, texts) in sorted(by_step.items())]
+
+
+def oom_mark(run: Run) -> Mark | None:
+    """Where the kernel killed a device, if it did."""
+    kills = run.events[run.events["kind"] == "oom_kill"]
+    if kills.empty:
+        return None
+    kill = kills.iloc[0]
+    where = f" on {kill['device']}" if pd.notna(kill["device"]) else ""
+    return Mark(step_of(run, kill), float(kill["t_s"]), f"OOM kill{where}")
+
+
+def draw_trace_marks(
+    axes: Axes, marks: Sequence[Mark], labels: bool = True, colour: str = GREY, zorder: float = 0.5
+) -> None:
+    """Vertical lines at the marks' tokens, labelled above the axes if they are few."""
+    for index, mark in enumerate(marks):
+        axes.axvline(mark.step, color=colour, linewidth=0.7, linestyle=(0, (2, 2)), zorder=zorder, gid="trace-step")
+        if labels and len(marks) <= MOST_LABELS:
+            # A label close to its left neighbour goes on the left-hand side of the first line instead.
+            close = index + 1 < len(marks) and marks[index + 1].step - mark.step < 0.2 * marks[-1].step
+            axes.annotate(
+                mark.text,
+                (mark.step, 1.0),
+                xycoords=("data", "axes fraction"),
+                xytext=(-2 if close else 2, 2),
+                textcoords="offset points",
+                ha="right" if close else "left",
+                va="bottom",
+                fontsize=6.5,
+                color=DARK,
+            )
+
+
+def trace_handle() -> Line2D:
+    """Legend entry for the lines of `draw_trace_marks`."""
+    return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label="trace step")
+
+
+def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_points: float = 0) -> None:
+    """The end of a run by the kernel's hand: a cross at (x, y), or a line through the axes.
+
+    The text stands beside it, `drop_points` lower.
+    """
+    if y is None:
+        axes.axvline(x, color=ALARM, linewidth=1.0, zorder=4, gid="oom")
+    else:
+        axes.plot(
+            [x],
+            [y],
+            marker="X",
+            markersize=7,
+            color=ALARM,
+            markeredgecolor="white",
+            linestyle="none",
+            zorder=6,
+            gid="oom",
+            clip_on=False,
+        )
+    if text:
+        axes.annotate(
+            text,
+            (x, 0.97 if y is None else y),
+            xycoords=("data", "axes fraction" if y is None else "data"),
+            xytext=(4 if y is None else 6, -drop_points),
+            textcoords="offset points",
+            va="top" if y is None else "center",
+            fontsize=6.5,
+            color=ALARM,
+        )
+
+
+def _change_text(event: pd.Series) -> str:
+    target = str(event["target"]).partition("/")[2] or str(event["target"])
+    quantity = str(event["quantity"])
+    value = event["value"]
+    if quantity == "loss":
+        return f"{target}: loss {value:.2%}"
+    shown = f"{value * 1e3:.3g} ms" if _UNITS.get(quantity) == "s" else si(value, _UNITS.get(quantity, ""))
+    return f"{target}: {_WORDS.get(quantity, quantity)} {shown}"
+
+
+def _merged(texts: list[str]) -> list[str]:
+    """`b: uplink X` and `b: downlink X` as `b: link X`."""
+    merged: list[str] = []
+    for text in texts:
+        twin = text.replace("uplink", "downlink") if "uplink" in text else text.replace("downlink", "uplink")
+        both = text.replace("uplink", "link").replace("downlink", "link")
+        merged.append(both if twin in texts else text)
+    return list(dict.fromkeys(merged))

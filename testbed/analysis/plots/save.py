@@ -1,0 +1,62 @@
+"""Figures onto disk."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from testbed.analysis.load import AnalysisError, Run
+from testbed.analysis.plots.heads import placement_map
+from testbed.analysis.plots.latency import latency_ecdf, token_latency
+from testbed.analysis.plots.ledger import memory
+from testbed.analysis.plots.links import link_rates
+from testbed.analysis.plots.prediction import predicted_vs_measured
+from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
+
+MOST_NAME_CHARACTERS = 50  # of a run's in a file's; even of the longest UTF-8 a file's takes 63
+FORMATS = ("png", "pdf", "svg")
+
+_OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
+_OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
+
+
+def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Draw every figure into `out_dir`: three that compare the runs, and three for each run, named after it."""
+    runs = as_runs(runs)
+    for unknown in set(formats) - set(FORMATS):
+        raise AnalysisError(f"{unknown!r} is not a format for figures: one of {', '.join(FORMATS)}")
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [path for draw in _OF_ALL for path in _saved(draw, runs, folder / draw.__name__, formats)]
+    taken: Counter[str] = Counter()
+    for run, name in zip(runs, run_names(runs), strict=True):
+        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
+        taken[slug] += 1  # what is cut or replaced may make two names one
+        slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
+        for plot in _OF_EACH:
+            written += _saved(plot, run, folder / f"{plot.__name__}-{slug}", formats)
+    return written
+
+
+def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path, formats: Sequence[str]) -> list[Path]:
+    """Draw and save; raises AnalysisError where the tables hold values that no figure can show."""
+    try:
+        return save_figure(draw(what), stem, formats)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        which = ", ".join(str(run.path) for run in as_runs(what)[:3])
+        told = " ".join(str(error).split())[:200]
+        raise AnalysisError(f"{which}: the values there cannot be drawn as {draw.__name__}: {told}") from error
+
+
+def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
+    """Write the figure as `<stem>.<format>` for each format; 300 dpi, text as text in PDF and SVG."""
+    paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
+    with paper():
+        for path in paths:
+            drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.03)
+    return paths

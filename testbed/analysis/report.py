@@ -1,0 +1,114 @@
+"""A short report of runs in Markdown: the results, and how they were obtained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pandas as pd
+
+from testbed.analysis.load import AnalysisError, Run
+from testbed.analysis.metrics import metrics
+
+MIB = 2**20
+MB = 1e6
+_HEADERS = (
+    "policy",
+    "status",
+    "tokens",
+    "p50 (ms)",
+    "p95 (ms)",
+    "migrations",
+    "MB moved",
+    "stall (s)",
+    "OOM kills",
+    "peak memory (MiB)",
+    "prediction error",
+    "verdict",
+)
+_WORDS = {"policy", "status", "verdict"}  # left-aligned
+
+
+def report(runs: Run | Sequence[Run]) -> str:
+    """A table with a row per run, then where the numbers come from; raises AnalysisError for no runs."""
+    runs = [runs] if isinstance(runs, Run) else list(runs)
+    if not runs:
+        raise AnalysisError("there is nothing to report: give at least one run")
+    lines = ["# Results", "", _row(_HEADERS), _row("---" if header in _WORDS else "---:" for header in _HEADERS)]
+    lines += [_row(_cells(run)) for run in runs]
+    lines += [
+        "",
+        "Latencies are over decode tokens, the prefill excluded, in emulated time. Memory is the largest ledger "
+        "(weights and KV caches) of any device. The prediction error is the median of "
+        "|predicted − measured| / measured.",
+        "",
+        "## How the results were obtained",
+        "",
+    ]
+    lines += [f"- {line}" for run in runs for line in _provenance(run)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(cells: Iterable[object]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def _cells(run: Run) -> list[str]:
+    figures = metrics(run)
+    tokens = len(run.tokens)
+    asked = run.tokens_asked or tokens
+    return [
+        run.policy,
+        run.status,
+        f"{tokens}" if tokens >= asked else f"{tokens} of {asked}",
+        _number(figures["p50_ms"], ".1f"),
+        _number(figures["p95_ms"], ".1f"),
+        str(figures["migrations"]),
+        f"{figures['migrated_bytes'] / MB:.2f}",
+        f"{figures['stall_s']:.3f}",
+        str(figures["oom_kills"]),
+        _number(figures["peak_memory_bytes"] / MIB, ".1f"),
+        _number(figures["prediction_error"], ".1%"),
+        _verdict(run),
+    ]
+
+
+def _number(value: float, how: str) -> str:
+    return "–" if pd.isna(value) else format(value, how)
+
+
+def _verdict(run: Run) -> str:
+    if run.simulated:
+        return "simulated"
+    verdict = run.said("verdict")
+    if not isinstance(verdict, Mapping):
+        return "none"
+    return "ok" if verdict.get("ok") else "not faithful"
+
+
+def _provenance(run: Run) -> list[str]:
+    """One line on where a run was made, and one per reason to doubt it."""
+    parts = [f"backend {run.said('backend', 'unknown')}"]
+    if run.simulated:
+        parts = ["simulated in virtual time, nothing was measured"]
+    name = run.said("name", run.said("experiment_name"))
+    if name:
+        parts.append(f"experiment {name}")
+    if run.seed is not None:
+        parts.append(f"seed {run.seed}")
+    for key in ("delay", "dilation", "compute", "observation", "trace_clock", "weights"):
+        value = run.said(key)
+        if value is not None:
+            parts.append(f"{key} {value}")
+    verified = run.said("verified")
+    if verified:
+        parts.append(f"verified {verified}")
+    machine = run.said("machine")
+    if isinstance(machine, Mapping):
+        parts.append("machine " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    lines = [f"{run.policy} (`{run.path.name}`): " + "; ".join(parts) + "."]
+    if run.summary is None:
+        lines.append(f"{run.policy}: the run did not come to its end; its row holds what was logged until then.")
+    verdict = run.said("verdict")
+    reasons = verdict.get("reasons") if isinstance(verdict, Mapping) else None
+    lines += [f"{run.policy}: {reason}" for reason in reasons or []]
+    return lines

@@ -1,0 +1,1 @@
+"""What this machine can emulate, found by trying it, and how well."""

@@ -1,0 +1,1 @@
+"""The experiment: one YAML file that says everything a run depends on."""

@@ -1,0 +1,169 @@
+"""From what a file or an override says to what the experiment's schema takes.
+
+Paths become what they name, and the entries that are more than plain values (partition, durations, traces) become
+the objects they describe. It knows the file's form and refuses what has another in one sentence; what the values
+must be to one another is the experiment's affair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from testbed.errors import ConfigError
+from testbed.files import read_text
+from testbed.placement.blocks import Exchange, Partition
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
+from testbed.topologies.model import Topology
+from testbed.traces.model import Trace, TraceSet
+from testbed.units import parse_duration
+
+# Keys of one section that exclude each other: setting one by an override drops the others.
+ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
+_TRACE_KEYS = (
+    "path", "format", "target", "direction", "end", "period", "bin", "time", "step", "down", "up", "time_unit",
+    "time_format", "rate_unit", "delimiter", "decimal", "missing", "group", "offset", "clip", "scale",
+)  # fmt: skip
+_TRACE_DURATIONS = ("bin", "step", "offset")
+
+
+def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
+    """Replace paths (relative to `base`) by what they name, in place; the topology's file if that was one."""
+    if isinstance(raw.get("prompt"), str):
+        raw["prompt"] = {"text": raw["prompt"]}
+    for section, what in (("model", "model"), ("prompt", "prompt, if it is not text,")):
+        if section in raw:
+            raw[section] = require_mapping(raw[section], origin, what)
+    if isinstance(raw.get("model", {}).get("path"), str):
+        raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
+    if "file" in raw.get("prompt", {}):
+        raw["prompt"]["text"] = read_text(_path(raw["prompt"].pop("file"), base, f"{origin}: prompt.file"))
+    if isinstance(raw.get("traces"), list):
+        raw["traces"] = [_anchored(entry, base) for entry in raw["traces"]]
+    if not isinstance(raw.get("topology"), str):
+        return None
+    path = _path(raw["topology"], base, f"{origin}: topology")
+    raw["topology"] = {"name": path.stem} | read_mapping(path)
+    return str(path)
+
+
+def _anchored(entry: Any, base: Path) -> Any:
+    """A trace entry whose path no longer depends on where it was written."""
+    if isinstance(entry, str):
+        return {"path": _joined(base, entry)}
+    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
+        return entry | {"path": _joined(base, entry["path"])}
+    return entry
+
+
+def _joined(base: Path, path: str) -> str:
+    return os.path.normpath(base / path)
+
+
+def _path(value: object, base: Path, where: str) -> Path:
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {shown(value)}, but it must be a path")
+    path = Path(_joined(base, value))
+    if not path.is_file():
+        raise ConfigError(f"{where} is {path}, but there is no such file")
+    return path
+
+
+def drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
+    """Make room for an override: `model.path=…` replaces a preset, `prompt.ids=…` a text."""
+    choices = ALTERNATIVES.get(key[0], ())
+    if len(key) > 1 and key[1] in choices and isinstance(raw.get(key[0]), dict):
+        raw[key[0]] = {name: value for name, value in raw[key[0]].items() if name not in choices}
+
+
+def read_partition(entry: object, origin: str) -> Partition:
+    """How the model is cut, from the file's `partition`; raises ConfigError naming `origin` and the key."""
+    fields = require_mapping(entry, origin, "partition")
+    refuse_unknown_keys(fields, ("ffn_shards", "proj_rows", "vocab_shards", "exchange"), origin, "partition")
+    shards, rows = fields.get("ffn_shards", 1), fields.get("proj_rows", False)
+    if type(shards) is not int or shards < 1 or shards & (shards - 1):
+        raise ConfigError(
+            f"{origin}: partition.ffn_shards is {shown(shards)}, but it must be a power of two, such as 1, 2 or 4"
+        )
+    if not isinstance(rows, bool):
+        raise ConfigError(f"{origin}: partition.proj_rows is {shown(rows)}, but it must be true or false")
+    vocab = fields.get("vocab_shards", 1)
+    if type(vocab) is not int or vocab < 1:
+        raise ConfigError(
+            f"{origin}: partition.vocab_shards is {shown(vocab)}, but it must be a whole number of at least 1"
+        )
+    exchange = fields.get("exchange", "hub")
+    if exchange not in get_args(Exchange):
+        raise ConfigError(f"{origin}: partition.exchange is {shown(exchange)}, but it must be hub or all-to-all")
+    if exchange == "all-to-all" and (shards == 1 or not rows):
+        raise ConfigError(
+            f"{origin}: partition.exchange is 'all-to-all', but ffn_shards is {shards} and proj_rows "
+            f"{str(rows).lower()}: devices can only add up for themselves where every half ends in partial sums, with "
+            "ffn_shards of 2 or more and proj_rows: true"
+        )
+    return Partition(shards, rows, vocab, exchange)
+
+
+def read_duration(text: str, where: str) -> float:
+    """Seconds, from a text such as `500 ms`; raises ConfigError naming `where`."""
+    try:
+        return parse_duration(text)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def read_traces(
+    entries: object, topology: Topology, origin: str, generate: Callable[[Mapping[str, Any], int, str], Trace]
+) -> TraceSet:
+    """The traces a file lists, each over something the topology has.
+
+    `generate` makes the trace of an entry that says so, given the entry, its index and what errors call it. Raises
+    ConfigError naming `origin` and the entry.
+    """
+    if not isinstance(entries, list):
+        raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
+    traces = []
+    for index, entry in enumerate(entries):
+        where = f"{origin}: traces.{index}"
+        drawn = isinstance(entry, Mapping) and "generate" in entry
+        traces.append(generate(entry, index, where) if drawn else _trace(entry, where))
+    _check_targets(traces, topology, origin)
+    try:
+        return TraceSet(tuple(traces))
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
+
+
+def _check_targets(traces: list[Trace], topology: Topology, origin: str) -> None:
+    """Every trace drives devices and links that the topology has."""
+    devices = [device.name for device in topology.devices]
+    known = {"device": ("devices", devices), "link": ("links", [cable.name for cable in topology.links])}
+    if topology.shape == "star":  # its links have the devices' names
+        known["link"] = known["device"]
+    for trace in traces:
+        for target in sorted({target for target, _ in trace.rows}):
+            kind, _, name = target.partition("/")
+            what, names = known[kind]
+            if name not in names:
+                raise ConfigError(
+                    f"{origin}: trace {trace.name} drives {target}, but topology {topology.name} has only the "
+                    f"{what} {', '.join(names)}"
+                )
+
+
+def _trace(entry: object, where: str) -> Trace:
+    """One trace: inline as `to_dict` writes it, or a file with the options to read it by."""
+    if isinstance(entry, Mapping) and "changes" in entry:
+        return Trace.from_dict(entry)
+    options = require_mapping(entry, where, "a trace")
+    refuse_unknown_keys(options, _TRACE_KEYS, where, "a trace")
+    for key in ("path", "format", "target", "direction", "end"):
+        if not isinstance(options.get(key, ""), str) or (key == "path" and not options.get(key)):
+            raise ConfigError(f"{where}.{key} is {shown(options.get(key))}, but it must be text")
+    for key in _TRACE_DURATIONS:
+        if isinstance(options.get(key), str):
+            options[key] = read_duration(options[key], f"{where}.{key}")
+    window = options.pop("bin", None)
+    return Trace.load(**options, bin_s=window)

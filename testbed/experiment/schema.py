@@ -1,0 +1,356 @@
+"""The experiment: one YAML file that says everything a run depends on.
+
+Strict by intent: unknown keys, missing files and impossible values are one sentence each, before anything is
+started. A loaded experiment is self-contained (topology, traces and prompt inside), so that its `to_dict` form in
+a run's manifest replays it. It knows what may be written, not which policies exist nor how a run is carried out.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+
+from testbed.decoder.checkpoint import check_checkpoint
+from testbed.decoder.config_json import read_shape
+from testbed.errors import ConfigError
+from testbed.experiment.instances import generate_trace, model_need
+from testbed.experiment.overrides import Override, apply_override, parse_override
+from testbed.experiment.reading import (
+    ALTERNATIVES,
+    drop_alternatives,
+    inline_files,
+    read_duration,
+    read_partition,
+    read_traces,
+)
+from testbed.placement.blocks import (
+    MOST_BLOCKS,
+    WHOLE,
+    Block,
+    Partition,
+    blocks_of,
+    count_blocks,
+    matches,
+    pinned_bytes,
+    vocab_rows,
+)
+from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, reshaped
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
+from testbed.topologies.generate import generate_topology
+from testbed.topologies.model import Device, Topology
+from testbed.traces.model import Trace, TraceSet
+
+MOST_TOKENS = 10**9  # more than anything takes; a model's positions are the nearer limit
+LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON has exactly
+
+# Stands for the topology while everything else is read, which a generated one depends on.
+_NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What an error calls the place it is about: the file, and the override that set it."""
+
+    origin: str
+    topology: str  # the topology's own file, or where it stands in the experiment
+    overrides: tuple[Override, ...] = ()
+
+    def of(self, *where: str, base: str | None = None) -> str:
+        """The file (or `base`), with the last override that touched the place."""
+        touching = [override.text for override in self.overrides if override.touches(where)]
+        return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ModelSpec(_Strict):
+    """Which model: a preset with weights from `seed`, or a Hugging Face checkpoint's folder (absolute path)."""
+
+    preset: str | None = None
+    path: str | None = None
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    # Of a preset: another size of the same kind.
+    layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
+    heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
+    vocab: int | None = Field(default=None, ge=256, le=LARGEST_DIMENSION)  # a prompt's token is a byte
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        if (self.preset is None) == (self.path is None):
+            raise ValueError("give either preset or path, one of the two")
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"there is no preset {self.preset!r}{suggest(self.preset, PRESETS)}")
+        if self.preset is None and (self.layers or self.heads or self.vocab):
+            raise ValueError("layers, heads and vocab resize a preset; a checkpoint has its own")
+        if self.preset is not None:
+            self.shape()
+        return self
+
+    def shape(self) -> ModelShape:
+        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        if self.preset is None:
+            return read_shape(Path(str(self.path)))
+        return reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
+
+
+class PromptSpec(_Strict):
+    """What the model is asked: text, or token ids."""
+
+    text: str | None = Field(default=None, min_length=1)
+    ids: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> PromptSpec:
+        if (self.text is None) == (self.ids is None):
+            raise ValueError("give either text, file or ids, one of the three")
+        if self.ids == ():
+            raise ValueError("ids is empty, but a prompt needs at least one token")
+        return self
+
+
+class Experiment(_Strict):
+    """Everything one run depends on; SI units inside. Made by `load` or `from_dict`, never changed."""
+
+    name: str = Field(min_length=1, max_length=200)
+    model: ModelSpec
+    prompt: PromptSpec
+    tokens: int = Field(ge=1, le=MOST_TOKENS)
+    interval: int = Field(default=8, ge=1, le=MOST_TOKENS)  # λ, tokens between two decisions
+    partition: InstanceOf[Partition] = Partition()
+    topology: InstanceOf[Topology]
+    traces: InstanceOf[TraceSet]
+    trace_clock: Literal["token", "time"] = "token"
+    policy: str = Field(default="resource-aware", min_length=1)
+    policy_options: dict[str, Any] = Field(default_factory=dict)
+    placement: dict[str, str] | None = None  # for `static`: block pattern -> device, later entries win
+    weights: Literal["staged", "shipped"] = "staged"
+    delay: Literal["auto", "netem", "transport"] = "auto"
+    dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals between announcing and enforcing a memory decrease
+    prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
+    observation: Literal["oracle"] = "oracle"  # what the traces say now
+    compute: Literal["paced", "native", "quota"] = "paced"
+    switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
+    charge_decision: bool = False
+    decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # s of the host for one decision
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+        """The experiment in a YAML file, with `key=value` overrides applied in order.
+
+        Paths in the file are relative to it, those in overrides to the current directory. Raises ConfigError
+        naming the file (or override), the key and the value.
+        """
+        path = Path(path)
+        raw = {"name": path.stem} | read_mapping(path)
+        topology = inline_files(raw, path.parent, str(path)) or f"{path}: topology"
+        applied = tuple(parse_override(text) for text in overrides)
+        for override in applied:
+            drop_alternatives(raw, override.key)
+            apply_override(raw, override)
+            topology = inline_files(raw, Path(), f"--set {override.text}") or topology
+        return cls._build(raw, _Names(str(path), topology, applied))
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], origin: str = "experiment") -> Experiment:
+        """The experiment that `to_dict` wrote (or a file's form with paths relative to the current directory)."""
+        raw = {"name": origin} | copy.deepcopy(require_mapping(mapping, origin, "an experiment"))
+        topology = inline_files(raw, Path(), origin) or f"{origin}: topology"
+        return cls._build(raw, _Names(origin, topology))
+
+    @classmethod
+    def _build(cls, raw: dict[str, Any], names: _Names) -> Experiment:
+        for override in names.overrides:
+            refuse_unknown_keys({override.key[0]: None}, cls.model_fields, f"--set {override.text}", "an experiment")
+        refuse_unknown_keys(raw, cls.model_fields, names.origin, "an experiment")
+        for key in ("model", "prompt", "tokens", "topology"):
+            if key not in raw:
+                raise ConfigError(f"{names.origin}: the key {key!r} is missing")
+        values = raw | {"partition": read_partition(raw.get("partition", {}), names.of("partition"))}
+        if isinstance(values.get("decision_limit"), str):
+            where = f"{names.of('decision_limit')}: decision_limit"
+            values["decision_limit"] = read_duration(values["decision_limit"], where)
+        draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
+        where = names.of("topology", base=names.topology)
+        topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)
+        generate = partial(draft._trace_drawn, topology)
+        traces = read_traces(raw.get("traces", []), topology, names.of("traces"), generate)
+        experiment = cls._validated(values | {"topology": topology, "traces": traces}, names)
+        experiment._check_model(names)
+        experiment._check_partition(names)
+        experiment._check_placement(names)
+        experiment._check_emulation(names)
+        return experiment
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any], names: _Names) -> Experiment:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise _config_error(error, names) from error
+
+    def _drawn(self, entry: Any, where: str, names: _Names) -> Any:
+        """The topology's entry; where it says `generate`, what this experiment's model and seed make of it."""
+        if not isinstance(entry, Mapping) or "generate" not in entry:
+            return entry
+        self._check_model(names)
+        self._check_partition(names)
+        given = {key: value for key, value in entry.items() if key != "generate"}
+        need = model_need(self.shape, self.partition, self._longest)
+        return generate_topology(entry["generate"], given, self.seed, need, where)
+
+    def _trace_drawn(self, topology: Topology, entry: Mapping[str, Any], index: int, where: str) -> Trace:
+        """The trace that an entry with `generate` makes for this experiment's model, seed and length."""
+        kept = pinned_bytes(self.shape, self.partition)
+        return generate_trace(entry, topology, kept, self.seed, self.tokens, index, where)
+
+    @property
+    def _longest(self) -> int:
+        """Positions in the caches at the last token; of a text for a checkpoint's tokeniser at most these."""
+        return min(self.most_prompt_tokens + self.tokens - 1, self.shape.positions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything there is to it, ready for JSON; `from_dict` gives an equal experiment."""
+        written = self.model_dump(exclude={"model", "prompt", "partition", "topology", "traces"})
+        return {
+            "name": self.name,
+            "model": self.model.model_dump(exclude_none=True),
+            "prompt": self.prompt.model_dump(mode="json", exclude_none=True),
+            "partition": asdict(self.partition),
+            "topology": self.topology.to_dict(),
+            "traces": self.traces.to_dict(),
+            **copy.deepcopy(written),
+        }
+
+    @cached_property
+    def shape(self) -> ModelShape:
+        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        return self.model.shape()
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens in the prompt; None for text and a checkpoint, which only its tokeniser can tell."""
+        if self.prompt.ids is not None:
+            return len(self.prompt.ids)
+        return len(str(self.prompt.text).encode()) if self.model.preset else None  # presets: one token per byte
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """Tokens in the prompt, or at most so many: a tokeniser makes no more of a text than it has bytes."""
+        return self.prompt_tokens or len(str(self.prompt.text).encode())
+
+    @cached_property
+    def needs_netem(self) -> str | None:
+        """A link that loses or scatters packets, in the topology or by a trace; None where there is none."""
+        for cable in self.topology.links:
+            if cable.link.needs_netem:
+                return cable.name
+        for trace in self.traces.traces:
+            for (target, quantity), rows in trace.rows.items():
+                if quantity == "loss" and any(value for _, value in rows):
+                    return target.removeprefix("link/")
+        return None
+
+    def _check_model(self, names: _Names) -> None:
+        """What is there of the checkpoint is right, and prompt and tokens are within what the model can take."""
+        if self.model.path is not None:
+            check_checkpoint(Path(self.model.path))
+        self._check_size(names.of("model"), WHOLE, "fewer layers or heads")
+        for index in self.prompt.ids or ():
+            if index >= self.shape.vocab:
+                raise ConfigError(
+                    f"{names.of('prompt')}: prompt.ids has {index}, but the model's ids end at {self.shape.vocab - 1}"
+                )
+        length = (self.prompt_tokens or 1) + self.tokens
+        if length > self.shape.positions:
+            raise ConfigError(
+                f"{names.of('tokens')}: prompt and tokens make {length} positions, but the model "
+                f"{self.shape.name} can take at most {self.shape.positions}"
+            )
+
+    def _check_partition(self, names: _Names) -> None:
+        """Every FFN can be cut into so many equal shards, and no shard of the LM head is empty."""
+        self._check_size(names.of("partition"), self.partition, "fewer shards")
+        width, shards = self.shape.ffn_width, self.partition.ffn_shards
+        if width % shards:
+            raise ConfigError(
+                f"{names.of('partition', 'ffn_shards')}: partition.ffn_shards is {shards}, which does not divide "
+                f"{width}, the FFN width of {self.shape.name}"
+            )
+        words, vocab = self.shape.vocab, self.partition.vocab_shards
+        if (vocab - 1) * vocab_rows(self.shape, self.partition) >= words:
+            raise ConfigError(
+                f"{names.of('partition', 'vocab_shards')}: partition.vocab_shards is {vocab}, which leaves a shard "
+                f"without any of the {words} words of {self.shape.name}"
+            )
+
+    def _check_size(self, where: str, partition: Partition, remedy: str) -> None:
+        """Blocks are so many that each can be thought of."""
+        blocks = count_blocks(self.shape, partition)
+        if blocks > MOST_BLOCKS:
+            raise ConfigError(
+                f"{where}: {self.shape.name} would be cut into {blocks} blocks, but at most {MOST_BLOCKS} can be "
+                f"placed: use {remedy}"
+            )
+
+    def _check_emulation(self, names: _Names) -> None:
+        """What is asked of links and devices can be emulated together."""
+        if self.delay == "transport" and self.needs_netem:
+            raise ConfigError(
+                f"{names.of('delay')}: link {self.needs_netem} has loss or jitter, which delay: transport cannot make; "
+                "use delay: auto or netem"
+            )
+        paused = [target for trace in self.traces.traces for target, quantity in trace.rows if quantity == "pause"]
+        if paused and self.trace_clock == "token":
+            raise ConfigError(
+                f"{names.of('trace_clock')}: a trace pauses {paused[0]}, which would never end on the token clock, "
+                "because a paused device generates no token; use trace_clock: time"
+            )
+
+    def _check_placement(self, names: _Names) -> None:
+        """Every entry of a fixed placement means some block and an existing device."""
+        devices = [device.name for device in self.topology.devices]
+        blocks = blocks_of(self.shape, self.partition)
+        for pattern, device in (self.placement or {}).items():
+            where = names.of("placement", pattern)
+            if device not in devices:
+                hint = suggest(device, devices)
+                raise ConfigError(f"{where}: placement puts {pattern} on {device!r}, which is no device{hint}")
+            if not any(matches(pattern, block) for block in blocks):
+                known = ", ".join(("head(layer,index)", *dict.fromkeys(map(_form, blocks[self.shape.kv_heads :]))))
+                raise ConfigError(
+                    f"{where}: placement has {pattern!r}, which is no block of {self.shape.name} in this partition; "
+                    f"write {known} or a pattern like 'head(0,*)'"
+                )
+
+
+def _form(block: Block) -> str:
+    """How blocks of this kind are written."""
+    kind, _, rest = str(block).partition("(")
+    _, comma, index = rest[:-1].partition(",")
+    return f"{kind}(layer{comma}{'index' if index.isdigit() else index})"
+
+
+def _config_error(error: ValidationError, names: _Names) -> ConfigError:
+    """The first thing that is wrong, as one sentence; misspelt keys before what is missing because of them."""
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    where = tuple(str(part) for part in first["loc"])
+    key, message = ".".join(where), first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        known = {"model": ModelSpec.model_fields, "prompt": ALTERNATIVES["prompt"]}[where[0]]
+        message = f"{where[-1]!r} is not a key of {where[0]}{suggest(where[-1], known)}"
+    elif first["type"] == "value_error":
+        message = f"{key}: {message}"
+    else:
+        wanted = message[0].lower() + message[1:]
+        message = f"{key} is {shown(first['input'])}, but {wanted.replace('input should', 'it should')}"
+    return ConfigError(f"{names.of(*where)}: {message}")

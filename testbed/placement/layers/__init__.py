@@ -1,0 +1,1 @@
+"""Placements that keep layers whole."""

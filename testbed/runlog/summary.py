@@ -1,0 +1,124 @@
+"""The figures of a run's summary, computed from the rows of its tables.
+
+Pure functions over rows that may be read more than once, without pandas, so that the controller can use them;
+`analysis.metrics` computes the same from DataFrames. What a figure needs and the run does not have is None, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from testbed.runlog.tables import COMMITTED
+
+Row = Mapping[str, Any]
+
+MS = 1e3  # milliseconds per second
+
+
+def summarise(
+    tokens: Iterable[Row],
+    migrations: Iterable[Row] = (),
+    decisions: Iterable[Row] = (),
+    devices: Iterable[Row] = (),
+    spans: Iterable[Row] = (),
+    *,
+    charge_decision: bool = False,
+) -> dict[str, Any]:
+    """DESIGN §9's summary keys that follow from the tables' rows, which are read several times.
+
+    `token_latency_ms` and `mean_token_ms` are over decode tokens, the prefill is `ttft_ms`.
+    `mean_token_with_stall_ms` spreads the stall (and, with `charge_decision`, the deciding) over the same
+    tokens: the figure for comparing policies that migrate with those that do not. `decision_ms` is the sum
+    over the run. `migrations` counts committed blocks. `wire_bytes` is the tokens' traffic, prefill included.
+    """
+    latency = [row["latency_s"] for row in tokens if not row["prefill"]]
+    first = next((row["latency_s"] for row in tokens if row["prefill"]), None)
+    stall = stall_seconds(migrations, decisions)
+    deciding = math.fsum(row["decision_s"] for row in decisions)
+    charged = stall + (deciding if charge_decision else 0.0)
+    moved = [row["bytes"] for row in migrations if row["outcome"] == COMMITTED]
+    predicted = [row["predicted_s"] for row in tokens if not row["prefill"] and row.get("predicted_s") is not None]
+    return {
+        "token_latency_ms": {
+            "mean": _ms(mean(latency)),
+            "p50": _ms(percentile(latency, 50)),
+            "p95": _ms(percentile(latency, 95)),
+            "p99": _ms(percentile(latency, 99)),
+        },
+        "mean_token_ms": _ms(mean(latency)),
+        "mean_token_with_stall_ms": _ms((math.fsum(latency) + charged) / len(latency)) if latency else None,
+        "ttft_ms": _ms(first),
+        "total_s": math.fsum(row["latency_s"] for row in tokens) + charged,
+        "stall_s": stall,
+        "decision_ms": MS * deciding,
+        "migrations": len(moved),
+        "migrated_bytes": sum(moved),
+        "wire_bytes": sum(row.get("wire_bytes") or 0 for row in tokens),
+        "peak_memory_bytes": peak_memory_bytes(devices),
+        "predicted_ms": {"mean": _ms(mean(predicted))},
+        "prediction_error": prediction_error(row for row in tokens if not row["prefill"]),
+        "overruns": sum(bool(row.get("overrun")) for row in spans),
+    }
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """Arithmetic mean; None of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    """Percentile with linear interpolation between order statistics (numpy's default); None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    rank = (len(ordered) - 1) * percent / 100
+    below = math.floor(rank)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (rank - below)
+
+
+def prediction_error(decoded: Iterable[Row]) -> float | None:
+    """Median of |predicted - measured| / measured over decode tokens that have a prediction."""
+    errors = [
+        abs(row["predicted_s"] - row["latency_s"]) / row["latency_s"]
+        for row in decoded
+        if row.get("predicted_s") is not None and row["latency_s"] > 0
+    ]
+    return percentile(errors, 50)
+
+
+def stall_seconds(migrations: Iterable[Row], decisions: Iterable[Row]) -> float:
+    """Decode time lost to moving blocks.
+
+    The decisions' own `stall_s` where they have it; else the time in which at least one block was on its way
+    (transfers of one epoch overlap and count once).
+    """
+    told = [row["stall_s"] for row in decisions if row.get("stall_s") is not None]
+    if told:
+        return math.fsum(told)
+    lost, reached = 0.0, -math.inf
+    moving = [(row["start_s"], row["last_byte_s"]) for row in migrations if row.get("last_byte_s") is not None]
+    for start, end in sorted(moving):
+        lost += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return lost
+
+
+def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
+    """Largest ledger of each device."""
+    peak: dict[str, int] = {}
+    for row in devices:
+        if row.get("ledger_bytes") is not None:
+            peak[row["device"]] = max(peak.get(row["device"], 0), row["ledger_bytes"])
+    return peak
+
+
+def achieved_share(rates: Iterable[Row]) -> float | None:
+    """Median of achieved over requested rate (TCP payload at MTU 1500 reaches at most 0.956)."""
+    return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else MS * seconds

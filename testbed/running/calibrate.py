@@ -1,0 +1,143 @@
+"""Measuring what this host's software adds to emulated tokens, for `testbed calibrate`.
+
+Two short runs of a GPT-2 on four unequal devices, one that spreads every layer over all of them and one that spreads
+little. The time per hop is the one that makes the cost model's tokens as long as the measured ones, both runs weighing
+the same. It so holds all that the model leaves out and that comes with a hop: sending, waking, unpacking, waiting for a
+core of this host, less what a link's bucket lets pass.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from testbed.controller.calibration import NOMINAL, HostCalibration
+from testbed.doctor.bench_together import measure_speed
+from testbed.errors import RunFailed
+from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Placement, parse_block
+from testbed.placement.cost.model import token_latency
+from testbed.placement.observation import Observation
+from testbed.placement.plan import Plan, make_plan
+from testbed.runlog.folder import EVENTS, read_lines, read_rows
+from testbed.runlog.summary import percentile
+from testbed.running.launch import Backend, Request, carry_out
+from testbed.running.planning import first_observation
+from testbed.topologies.model import BUNDLED_FOLDER
+
+POLICIES = ("round-robin", "resource-aware")
+TOKENS = 32
+PROMPT = list(range(1, 25))
+SLOWEST_HOP_S = 5e-3  # where the search ends
+HOP_STEP_S = 1e-6  # what is kept of it
+BLOCK_RUNS = 9  # of each kind of block; the median is kept
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run: its plan, what it was planned for, and the median of its tokens."""
+
+    observation: Observation
+    plan: Plan
+    length: int  # of the middle token
+    latency_s: float
+
+
+def calibrate(backend: Backend, share_host: bool, say: Callable[[str], None]) -> HostCalibration:
+    """Measure this host on a backend; raises what keeps a run from being carried out."""
+    measured: list[Measured] = []
+    floors: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="headroom-calibrate-") as folder:
+        for policy in POLICIES:
+            experiment = _experiment(policy)
+            say(f"Measuring {experiment.tokens} tokens under {policy} on {backend} …")
+            request = Request(experiment, backend, Path(folder), share_host=share_host, progress=False)
+            summary = carry_out(request, say, NOMINAL)
+            if summary["status"] != "done":
+                raise RunFailed(f"a calibration run under {policy} failed: {summary['error']}")
+            measured.append(_measured(experiment, Path(summary["path"])))
+            events = read_lines(Path(summary["path"]) / EVENTS)
+            floors += [event["pacing_floor_s"] for event in events if event["kind"] == "calibrated"]
+    say("Measuring blocks on one core, and devices that compute at once …")
+    speed, _ = measure_speed()
+    return HostCalibration(
+        hop_overhead_s=fit_hop(measured),
+        pacing_floor_s=max(floors),
+        backend=backend,
+        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        host={"system": platform.platform(), "cores": os.cpu_count()},
+        block_seconds=block_seconds(_experiment(POLICIES[0])),
+        model="gpt2",
+        speed=speed,
+    )
+
+
+def _experiment(policy: str) -> Experiment:
+    topology = BUNDLED_FOLDER / "star4.yaml"
+    keys: dict[str, Any] = {
+        "model": {"preset": "gpt2", "seed": 7}, "prompt": {"ids": PROMPT}, "tokens": TOKENS, "interval": TOKENS,
+        "topology": str(topology), "policy": policy,
+    }  # fmt: skip
+    return Experiment.from_dict(keys, "calibration")
+
+
+def _measured(experiment: Experiment, folder: Path) -> Measured:
+    decoded = [row for row in read_rows(folder, "tokens") if not row["prefill"]]
+    latency = percentile([row["latency_s"] for row in decoded], 50)
+    assert latency is not None
+    observation = first_observation(experiment, len(PROMPT), NOMINAL)
+    placed = {parse_block(row["block"]): row["device"] for row in read_rows(folder, "placements")}
+    return Measured(observation, make_plan(observation, Placement(placed)), len(PROMPT) + TOKENS // 2, latency)
+
+
+def fit_hop(measured: Sequence[Measured]) -> float:
+    """Seconds per hop at which the model's relative errors over the runs add up to nothing; whole microseconds."""
+
+    def excess(hop_s: float) -> float:
+        return sum(
+            token_latency(replace(one.observation, hop_overhead_s=hop_s), one.plan, one.length) / one.latency_s - 1
+            for one in measured
+        )
+
+    low, high = 0.0, SLOWEST_HOP_S
+    while high - low > HOP_STEP_S / 2:
+        middle = (low + high) / 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    return round(high / HOP_STEP_S) * HOP_STEP_S
+
+
+def block_seconds(experiment: Experiment) -> dict[str, float]:
+    """Median seconds that one core of this host needs for a block of each kind, on one token, unpaced."""
+    import torch
+
+    from testbed.decoder.reference import use_one_thread
+    from testbed.decoder.store import BlockStore
+    from testbed.decoder.weights import RandomWeights
+    from testbed.placement.blocks import Block
+
+    use_one_thread()
+    one = replace(experiment.shape, name="calibration", layers=1, positions=len(PROMPT) + 1)
+    store = BlockStore(one, RandomWeights(one, 0), one.positions)
+    for block in (Block("head", 0, 0), Block("proj", 0), Block("ffn", 0)):
+        store.add(block)
+    x, heads = torch.zeros(1, one.width), torch.zeros(1, one.heads * one.head_dim)
+    operations: dict[str, Callable[[], Any]] = {
+        "head": lambda: store.heads(0, [0], x, len(PROMPT)),
+        "proj": lambda: store.proj(0, heads, x),
+        "ffn": lambda: store.ffn(0, x),
+    }
+    found = {}
+    for kind, operation in operations.items():
+        times = []
+        for _ in range(BLOCK_RUNS):
+            started = time.perf_counter()
+            operation()
+            times.append(time.perf_counter() - started)
+        found[kind] = sorted(times)[len(times) // 2]
+    return found

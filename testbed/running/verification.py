@@ -1,0 +1,37 @@
+"""`--verify`: every token's logits against those of the single-process reference.
+
+The reference is computed in a process of its own, forked from the server that has torch loaded: the controller, which
+needs it for nothing else, then starts without.
+"""
+
+from __future__ import annotations
+
+from testbed.controller.generation import Outcome
+from testbed.emulation.spawn import call, forkserver
+from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Partition
+from testbed.shape import ModelShape
+
+
+def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
+    """Compare every token's logits with the single-process reference: (`bitwise` or `different`, one sentence)."""
+    expected = call(
+        forkserver(), reference_tokens, experiment.shape, experiment.model.path, experiment.model.seed,
+        experiment.partition, prompt, len(outcome.tokens), experiment.tokens, experiment.prefill_chunk,
+    )  # fmt: skip
+    for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
+        if (token, digest) != wanted:
+            return "different", f"the logits of token {step} differ from the single-process reference"
+    return "bitwise", f"the logits of all {len(outcome.tokens)} tokens equal the single-process reference bit for bit"
+
+
+def reference_tokens(
+    shape: ModelShape, path: str | None, seed: int, partition: Partition, prompt: list[int], count: int, most: int,
+    chunk: int,
+) -> list[tuple[int, str]]:  # fmt: skip
+    """(token id, digest of its logits) of the first `count` of `most` tokens, computed here."""
+    from testbed.decoder.reference import Reference
+    from testbed.decoder.weights import weight_source
+
+    reference = Reference(shape, weight_source(path, shape, seed, partition), len(prompt) + most, partition)
+    return [(token.token_id, token.logits_digest) for token in reference.generate(prompt, count, chunk)]

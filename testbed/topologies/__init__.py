@@ -1,0 +1,1 @@
+"""Who is in the network: devices, their links, and where the prompt enters."""

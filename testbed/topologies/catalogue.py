@@ -1,0 +1,54 @@
+"""The device catalogue: what named boards can do, each value with its source.
+
+The numbers live in catalogue.yaml; this module reads them and knows nothing of links or networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping
+from testbed.units import parse_bandwidth, parse_bytes, parse_compute
+
+CATALOGUE_FILE = Path(__file__).parents[2] / "topologies" / "catalogue.yaml"
+
+# What a device is, by the key that says it in a file.
+DEVICE_QUANTITIES: dict[str, Callable[[object], float]] = {
+    "streaming": parse_bandwidth,
+    "compute": parse_compute,
+    "memory": parse_bytes,
+    "storage": parse_bandwidth,
+}
+
+
+@dataclass(frozen=True)
+class Board:
+    """One named board: its quantities as text with units, and where each is from."""
+
+    name: str
+    title: str
+    values: dict[str, str]  # key of DEVICE_QUANTITIES -> e.g. "5.5 GB/s"
+    sources: dict[str, str]  # the same keys
+
+
+@lru_cache(maxsize=1)
+def boards() -> dict[str, Board]:
+    """Every board of the catalogue by name; raises ConfigError if the catalogue is damaged."""
+    origin = str(CATALOGUE_FILE)
+    found: dict[str, Board] = {}
+    for name, entry in read_mapping(CATALOGUE_FILE).items():
+        fields = require_mapping(entry, origin, name)
+        refuse_unknown_keys(fields, ["board", *DEVICE_QUANTITIES], origin, name)
+        quantities = {key: require_mapping(fields.get(key), origin, f"{name}.{key}") for key in DEVICE_QUANTITIES}
+        for key, quantity in quantities.items():
+            refuse_unknown_keys(quantity, ["value", "source"], origin, f"{name}.{key}")
+        found[name] = Board(
+            name,
+            str(fields["board"]),
+            {key: str(quantity["value"]) for key, quantity in quantities.items()},
+            {key: str(quantity["source"]) for key, quantity in quantities.items()},
+        )
+    return found

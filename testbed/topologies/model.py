@@ -1,0 +1,296 @@
+"""The topology: devices, the links between them, and which device the prompt enters at.
+
+One YAML file describes it; the same file gives the emulated network, the simulated one and a plain Mininet
+`Topo`. This module needs the standard library and PyYAML only, because `mn` loads it with the system's Python.
+It does not know what runs on a device or how a link is shaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import ConfigError
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
+from testbed.topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
+from testbed.topologies.fields import exact, positive, refuse_missing
+from testbed.topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
+from testbed.topologies.names import refuse_shared_names
+from testbed.topologies.routes import Routes, routes_between
+from testbed.topologies.shapes import (
+    BACKHAUL,
+    MOST_DEVICES,
+    RANDOM,
+    SHAPE_KEYS,
+    SHAPES,
+    SWITCHED,
+    Clusters,
+    Shape,
+    backhaul_cables,
+    mesh_cables,
+    random_cables,
+    read_clusters,
+    ring_cables,
+    switches_of,
+)
+from testbed.units import (
+    format_bandwidth,
+    format_bytes,
+    format_compute,
+    parse_bandwidth,
+    parse_bytes,
+    parse_compute,
+)
+
+__all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "find_topology", "list_bundled"]
+
+SWITCH = "s1"  # the star's centre; no device may have its name
+
+# Linux interface names hold 15 characters (IFNAMSIZ - 1); Mininet appends "-eth0" to the device's name.
+MAX_NAME_LENGTH = 10
+_NAME = re.compile(rf"[A-Za-z][A-Za-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}")
+
+_TOPOLOGY_KEYS = ("name", "shape", "source", "devices")
+_DEVICE_KEYS = ("catalogue", *DEVICE_QUANTITIES, "link")
+BUNDLED_FOLDER = Path(__file__).parents[2] / "topologies"
+
+
+@dataclass(frozen=True)
+class Device:
+    """One machine before any trace changes it. `memory_bytes` is the budget for weights and KV caches."""
+
+    name: str
+    streaming_Bps: float
+    compute_flops: float
+    memory_bytes: int
+    storage_Bps: float
+    link: Link | None  # to its switch; None where links join devices directly
+    catalogue: str | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Devices and the links between them; the devices' order is their index everywhere else."""
+
+    name: str
+    shape: Shape
+    source: str
+    devices: tuple[Device, ...]
+    cables: tuple[Cable, ...] = ()  # the links beside the devices' own to their switches
+    clusters: Clusters = ()  # of a two-tier network
+
+    @classmethod
+    def load(cls, path: str | Path) -> Topology:
+        """The topology in a YAML file; raises ConfigError naming the file, the key and the value."""
+        return cls.from_dict(read_mapping(Path(path)), str(path))
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any], origin: str = "topology") -> Topology:
+        """The topology that `mapping` (the YAML's form) describes; `origin` names it in errors."""
+        fields = require_mapping(mapping, origin, "a topology")
+        shape = fields.get("shape", "star")
+        if not isinstance(shape, str) or shape not in SHAPES:
+            raise ConfigError(f"{origin}: shape is {shown(shape)}, but only {', '.join(SHAPES)} can be built")
+        refuse_unknown_keys(fields, (*_TOPOLOGY_KEYS, *SHAPE_KEYS[shape]), origin, f"a {shape} topology")
+        refuse_missing(fields, ("source", "devices"), origin, "")
+        entries = require_mapping(fields["devices"], origin, "devices")
+        most = MOST_DEVICES[shape]
+        if not 0 < len(entries) <= most:
+            raise ConfigError(
+                f"{origin}: devices has {len(entries)}, but a {shape} has at least one device and at most {most}"
+            )
+        devices = tuple(_device(name, entry, shape, origin) for name, entry in entries.items())
+        if not isinstance(fields["source"], str) or fields["source"] not in entries:
+            hint = suggest(fields["source"], entries)
+            raise ConfigError(f"{origin}: source is {shown(fields['source'])}, which is none of the devices{hint}")
+        name = fields.get("name", Path(origin).stem)
+        if not isinstance(name, str):
+            raise ConfigError(f"{origin}: name is {shown(name)}, but it must be text")
+        cables, clusters = _cables(shape, fields, list(entries), origin)
+        topology = cls(name, "mesh" if shape == RANDOM else shape, fields["source"], devices, cables, clusters)  # type: ignore[arg-type]
+        refuse_shared_names(topology, origin)
+        return topology
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same form as the YAML, complete and exact: `from_dict` gives an equal topology."""
+        whole: dict[str, Any] = {
+            "name": self.name,
+            "shape": self.shape,
+            "source": self.source,
+            "devices": {device.name: _device_entry(device) for device in self.devices},
+        }
+        if self.shape == "two-tier":
+            whole["clusters"] = {name: list(members) for name, members in self.clusters}
+            whole[BACKHAUL] = link_entry(self.cables[0].link)
+        elif self.shape != "star":
+            whole["links"] = [cable_entry(cable) for cable in self.cables]
+        return whole
+
+    @cached_property
+    def links(self) -> tuple[Cable, ...]:
+        """Every link: the devices' own to their switches, which have the devices' names, then the others."""
+        own = (
+            Cable(device.name, (device.name, self.switch_of(device.name)), device.link)
+            for device in self.devices
+            if device.link is not None
+        )
+        return (*own, *self.cables)
+
+    @property
+    def switches(self) -> tuple[str, ...]:
+        """The switches; none where links join devices directly."""
+        return switches_of(self.clusters) if self.shape in SWITCHED else ()
+
+    def switch_of(self, device: str) -> str:
+        """The switch that a device's own link leads to."""
+        numbers = [number for number, (_, members) in enumerate(self.clusters) if device in members]
+        return self.switches[numbers[0] if numbers else 0]
+
+    @cached_property
+    def routes(self) -> Routes | None:
+        """The links on the way between any two devices; None for a star, where it is up one and down the other."""
+        if self.shape == "star":
+            return None
+        return routes_between([device.name for device in self.devices], self.links)
+
+    def route(self, source: str, target: str) -> tuple[Hop, ...]:
+        """The directed links from one device to another, in order."""
+        return ((source, UP), (target, DOWN)) if self.routes is None else self.routes[source, target]
+
+    def device(self, name: str) -> Device:
+        """One device by name; raises ConfigError for an unknown one."""
+        for device in self.devices:
+            if device.name == name:
+                return device
+        known = [device.name for device in self.devices]
+        raise ConfigError(f"topology {self.name}: there is no device {name!r}{suggest(name, known)}")
+
+
+# --- bundled files and what the command line shows --------------------------------------------------------
+
+
+def list_bundled() -> list[dict[str, Any]]:
+    """One row for each topology file of this package: name, path, shape, source, devices, memory_bytes."""
+    rows = []
+    for path in sorted(BUNDLED_FOLDER.glob("*.yaml")):
+        if path != CATALOGUE_FILE:
+            topology = Topology.load(path)
+            rows.append(
+                {
+                    "name": topology.name,
+                    "path": str(path),
+                    "shape": topology.shape,
+                    "source": topology.source,
+                    "devices": len(topology.devices),
+                    "memory_bytes": sum(device.memory_bytes for device in topology.devices),
+                }
+            )
+    return rows
+
+
+def find_topology(name_or_path: str) -> Path:
+    """The file meant by a path or by a bundled topology's name; raises ConfigError."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    bundled = {file.stem: file for file in BUNDLED_FOLDER.glob("*.yaml") if file != CATALOGUE_FILE}
+    if name_or_path in bundled:
+        return bundled[name_or_path]
+    hint = suggest(name_or_path, sorted(bundled))
+    raise ConfigError(f"{name_or_path}: there is no such topology file, nor a bundled one of that name{hint}")
+
+
+def describe(topology: Topology) -> dict[str, Any]:
+    """A JSON-able description in SI units, with totals and, for catalogue devices, the values' sources."""
+    devices = []
+    for device in topology.devices:
+        row: dict[str, Any] = {
+            "name": device.name,
+            "source": device.name == topology.source,
+            "catalogue": device.catalogue,
+            "streaming_Bps": device.streaming_Bps,
+            "compute_flops": device.compute_flops,
+            "memory_bytes": device.memory_bytes,
+            "storage_Bps": device.storage_Bps,
+        }
+        if device.link is not None:
+            row |= {name: getattr(device.link, name) for name in ("up_bps", "down_bps", "up_delay_s", "down_delay_s")}
+        if device.catalogue is not None:
+            row["value_sources"] = dict(boards()[device.catalogue].sources)
+        devices.append(row)
+    return {
+        "name": topology.name,
+        "shape": topology.shape,
+        "source": topology.source,
+        "devices": devices,
+        "links": [{"name": link.name, "ends": list(link.ends)} | asdict(link.link) for link in topology.links],
+        "memory_bytes": sum(device.memory_bytes for device in topology.devices),
+        "streaming_Bps": sum(device.streaming_Bps for device in topology.devices),
+    }
+
+
+# --- from YAML --------------------------------------------------------------------------------------------
+
+
+def _cables(
+    shape: str, fields: Mapping[str, Any], devices: list[str], origin: str
+) -> tuple[tuple[Cable, ...], Clusters]:
+    """What the shape's own keys say: its links beside the devices' own, and its clusters."""
+    if shape == "star":
+        return (), ()
+    if shape == "two-tier":
+        refuse_missing(fields, ("clusters", BACKHAUL), origin, "")
+        clusters = read_clusters(fields["clusters"], devices, origin)
+        return backhaul_cables(clusters, fields[BACKHAUL], origin), clusters
+    if shape == RANDOM:
+        refuse_missing(fields, ("links",), origin, "")
+        return random_cables(fields["links"], devices, origin), ()
+    return (ring_cables if shape == "ring" else mesh_cables)(fields, devices, origin), ()
+
+
+def _device(name: object, entry: object, shape: str, origin: str) -> Device:
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == SWITCH:
+        raise ConfigError(
+            f"{origin}: {shown(name)} cannot be a device's name: use at most {MAX_NAME_LENGTH} letters, digits "
+            f"and '-', the first a letter, and not {SWITCH!r}"
+        )
+    where = f"devices.{name}"
+    fields = require_mapping(entry, origin, where)
+    refuse_unknown_keys(fields, _DEVICE_KEYS, origin, where)
+    catalogue = fields.get("catalogue")
+    if catalogue is not None:
+        if not isinstance(catalogue, str) or catalogue not in boards():
+            hint = suggest(catalogue, boards())
+            raise ConfigError(f"{origin}: {where}.catalogue is {shown(catalogue)}, which the catalogue lacks{hint}")
+        fields = {**boards()[catalogue].values, **fields}
+    if shape not in SWITCHED and "link" in fields:
+        raise ConfigError(
+            f"{origin}: {where} has a link, but in a {shape} topology links join devices: say it beside devices"
+        )
+    refuse_missing(fields, (*DEVICE_QUANTITIES, *(["link"] if shape in SWITCHED else [])), origin, f"{where}.")
+    values = {key: positive(fields[key], parse, origin, f"{where}.{key}") for key, parse in DEVICE_QUANTITIES.items()}
+    return Device(
+        name=name,
+        streaming_Bps=values["streaming"],
+        compute_flops=values["compute"],
+        memory_bytes=int(values["memory"]),
+        storage_Bps=values["storage"],
+        link=read_link(fields["link"], origin, f"{where}.link") if shape in SWITCHED else None,
+        catalogue=catalogue,
+    )
+
+
+def _device_entry(device: Device) -> dict[str, Any]:
+    """The YAML's form of a device."""
+    entry: dict[str, Any] = {} if device.catalogue is None else {"catalogue": device.catalogue}
+    entry |= {
+        "streaming": exact(device.streaming_Bps, format_bandwidth, parse_bandwidth, "B/s"),
+        "compute": exact(device.compute_flops, format_compute, parse_compute, "FLOP/s"),
+        "memory": exact(device.memory_bytes, format_bytes, parse_bytes, "B"),
+        "storage": exact(device.storage_Bps, format_bandwidth, parse_bandwidth, "B/s"),
+    }
+    return entry if device.link is None else entry | {"link": link_entry(device.link)}

@@ -1,0 +1,57 @@
+"""Which links a message takes from one device to another: static shortest paths.
+
+Least delay as the topology says it, then fewest links, then the first named link: a trace that slows or cuts a link
+changes no route, as static routes do not. Every node on the way knows only the destination's next hop, and the
+next hops agree with each other, so what a packet meets is the route written here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+from testbed.topologies.links import UP, Cable, Hop
+
+Routes = Mapping[tuple[str, str], tuple[Hop, ...]]
+
+
+def next_cables(cables: Sequence[Cable], target: str) -> dict[str, Cable]:
+    """For every node that can reach `target`, the link on which it sends what goes there."""
+    at: dict[str, list[tuple[int, Cable]]] = {}
+    for number, cable in enumerate(cables):
+        for end in cable.ends:
+            at.setdefault(end, []).append((number, cable))
+    following: dict[str, Cable] = {}
+    settled: set[str] = set()
+    waiting: list[tuple[float, int, int, str]] = [(0.0, 0, -1, target)]  # (delay, links, link taken, node)
+    while waiting:
+        delay, links, taken, node = heapq.heappop(waiting)
+        if node in settled:
+            continue
+        settled.add(node)
+        if taken >= 0:
+            following[node] = cables[taken]
+        for number, cable in at.get(node, ()):
+            before = cable.beyond(node)
+            if before not in settled:
+                up = cable.hop_from(before)[1] == UP
+                here = cable.link.up_delay_s if up else cable.link.down_delay_s
+                heapq.heappush(waiting, (delay + here, links + 1, number, before))
+    return following
+
+
+def routes_between(devices: Sequence[str], cables: Sequence[Cable]) -> Routes:
+    """Every ordered pair of different devices that can reach each other -> the directed links in between."""
+    routes: dict[tuple[str, str], tuple[Hop, ...]] = {}
+    for target in devices:
+        following = next_cables(cables, target)
+        for source in devices:
+            if source == target or source not in following:
+                continue
+            hops, node = [], source
+            while node != target:
+                cable = following[node]
+                hops.append(cable.hop_from(node))
+                node = cable.beyond(node)
+            routes[source, target] = tuple(hops)
+    return routes

@@ -1,0 +1,46 @@
+"""What a trace holds, in numbers: one summary per series."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.traces.model import Trace
+from testbed.traces.quantities import quantity_of
+
+
+@dataclass(frozen=True)
+class SeriesSummary:
+    """One series of a trace; values in SI units, times in the trace clock's unit."""
+
+    target: str
+    quantity: str
+    count: int  # rows
+    min: float
+    mean: float  # weighted by how long each value holds between start and end
+    max: float
+    start: float  # the first row's time
+    end: float  # the period, or with `hold` the trace's last row or the `until` asked for
+
+    def text(self, value: float) -> str:
+        """A value of this series with its unit, rounded for people."""
+        return quantity_of(self.target, self.quantity).show(value)
+
+
+def summarise(trace: Trace, until: float | None = None) -> list[SeriesSummary]:
+    """One summary per series, by target and quantity.
+
+    With `hold` the last value has no length of its own: it counts up to `until` where that is given. Rows
+    that are never in force (at the period of a loop or stop) count as rows only.
+    """
+    last = trace.changes[-1].time_s
+    end = trace.period if trace.period is not None else max(last, until or 0.0)
+    summaries = []
+    for (target, quantity), rows in sorted(trace.rows.items()):
+        held = rows if trace.period is None else [row for row in rows if row[0] < end] or rows
+        spans = [after - before for (before, _), (after, _) in zip(held, [*held[1:], (end, 0.0)], strict=True)]
+        values = [value for _, value in held]
+        length = sum(spans)
+        mean = sum(v * s for v, s in zip(values, spans, strict=True)) / length if length > 0 else values[-1]
+        mean = min(max(mean, min(values)), max(values))  # against rounding
+        summaries.append(SeriesSummary(target, quantity, len(rows), min(values), mean, max(values), rows[0][0], end))
+    return summaries

@@ -1,0 +1,180 @@
+"""A run whose every process is there to be killed or stopped, and what must be true however that ends it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from running import Ended, Going, Place, alive_after, control_groups, events, mentioning, topology, write_experiment
+
+from testbed.runlog.folder import read_json, read_lines
+
+WITHIN_S = 60.0  # nothing may wait longer, whatever was stopped
+STOPPED_S = 3.0  # after which a stopped process that only its user can help goes on
+GONE_S = 5.0
+SHARED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
+DEVICES = 4
+TOKENS = {"set-up": 300, "decode": 300, "migration": 300, "teardown": 6}
+
+TO_AND_FRO = """
+from testbed.placement.blocks import Placement
+from testbed.placement.policies.static import expand_patterns
+
+
+class ToAndFro:
+    name = "to-and-fro"
+
+    def reset(self, seed):
+        self.turn = 0
+
+    def decide(self, observation, placement):
+        if placement is None:
+            return Placement(expand_patterns(observation, {"*": "a"}))
+        self.turn += 1
+        return placement.with_moves(expand_patterns(observation, {"*": "a", "head(0,*)": "ab"[self.turn % 2]}).items())
+"""
+
+
+def vulnerable(folder: Path, moment: str, backend: str) -> Path:
+    """An experiment that migrates every 2 tokens; on Mininet it has a ballast and a replayer."""
+    (folder / "policy.py").write_text(TO_AND_FRO)
+    slow = {name: {"link": {"rate": "4 Mbit/s", "delay": "3 ms"}} for name in "abcd"}
+    squeeze = "time,target,quantity,value\n0,device/b,memory,64 MiB\n900,device/b,memory,48 MiB\n"
+    rates = "".join(f"{n},link/c,rate,{3 + n % 2} Mbit/s\n" for n in range(900))
+    (folder / "trace.csv").write_text(squeeze)
+    (folder / "rates.csv").write_text("time,target,quantity,value\n" + rates)
+    return write_experiment(
+        folder, "doomed", tokens=TOKENS[moment], interval=2, policy=f"{folder / 'policy.py'}:ToAndFro",
+        topology=topology(**slow), delay="transport", trace_clock="time", weights="shipped",
+        traces=["trace.csv", "rates.csv"] if backend == "mininet" else [],
+    )  # fmt: skip
+
+
+def children(pid: int) -> list[int]:
+    """The processes that have this one as parent."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[1]) == pid and fields[0] not in "ZX":
+                found.append(int(entry))
+    return found
+
+
+def target(going: Going, which: str, backend: str) -> int:
+    """The pid, on this host, of one of a run's processes, as soon as there is such a one."""
+    if which == "outer":
+        return going.process.pid
+    init = going.record().init
+    assert init is not None
+    if which == "inner":
+        return init.pid
+
+    def forkserver() -> int | None:
+        for pid in children(init.pid):
+            if b"multiprocessing.forkserver" in _read(pid, "cmdline"):
+                return pid
+        return None
+
+    if which == "forkserver":
+        return int(going.wait(forkserver, "a forkserver"))
+
+    def forked() -> int | None:
+        server = forkserver()
+        for pid in children(server) if server is not None else ():
+            # Workers and ballasts join a device's group first; some containers let no ballast protect itself.
+            grouped = b"/headroom/" in _read(pid, "cgroup")
+            score = int(_read(pid, "oom_score_adj") or 0)
+            if score != 1000 and which != "worker" and len(children(server or 0)) <= DEVICES:
+                continue  # a worker that has only just begun
+            kind = "worker" if score == 1000 else "ballast" if grouped else "replayer"
+            if kind == which or (which == "worker" and backend == "local"):
+                return pid
+        return None
+
+    return int(going.wait(forked, f"a {which}"))
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def await_moment(going: Going, moment: str) -> None:
+    """Return in the middle of decoding or migrating, or when the last token has come."""
+    if moment == "decode":
+        going.until_token(3)
+    elif moment == "migration":
+        folder = going.until_token(1)
+
+        def moving() -> bool | None:
+            begun, ended = (len(events(folder, f"migration_{what}")) for what in ("begin", "done"))
+            return begun > ended or None
+
+        going.wait(moving, "a migration")
+    elif moment == "teardown":
+        folder = going.folder()
+        last = TOKENS[moment]
+        going.wait(lambda: len(list(read_lines(folder / "tokens.jsonl"))) >= last or None, "the last token")
+
+
+def hit(
+    place: Place, folder: Path, which: str, number: signal.Signals, moment: str, backend: str
+) -> tuple[Ended, float]:
+    """Send one signal to one process of a run at one moment; returns how the run ended and how long that took.
+
+    Fails where it takes too long or leaves what `testbed clean` does not remove.
+    """
+    experiment = vulnerable(folder, moment, backend)
+    with place.started(experiment, "--backend", backend, *SHARED) as going:
+        pid = target(going, which, backend) if moment in ("set-up", "decode", "migration") else 0
+        await_moment(going, moment)
+        members = going.members()
+        pid = pid or target(going, which, backend)
+        begun = time.monotonic()
+        os.kill(pid, number)
+        if which == "outer" and number == signal.SIGSTOP:
+            time.sleep(STOPPED_S)
+            os.kill(pid, signal.SIGCONT)
+            if moment != "teardown":
+                time.sleep(1.0)
+                os.kill(pid, signal.SIGINT)
+        ended = _end(going, WITHIN_S)
+        took = time.monotonic() - begun
+        run_folder = going.folder()
+    assert alive_after(members, GONE_S) == set(), "processes of the run outlive it"
+    cleaned = place.testbed("clean")
+    assert cleaned.code == 0, cleaned.err
+    assert mentioning(str(run_folder)) == [] and place.left_behind() == []
+    assert control_groups(str(read_json(run_folder / "manifest.json").get("id", "-"))) == []
+    return ended, took
+
+
+def _end(going: Going, patience_s: float) -> Ended:
+    out, err = going.process.communicate(timeout=patience_s)
+    return Ended(going.process.returncode, out, err)
+
+
+def codes(which: str, number: signal.Signals, moment: str) -> set[int]:
+    """The exit codes that are right."""
+    if which == "outer":
+        after = {0 if moment == "teardown" else 130}
+        return {signal.SIGKILL: {-9}, signal.SIGTERM: {130}, signal.SIGSTOP: after}[number]
+    interrupted = {130} if which == "inner" and number == signal.SIGTERM else {5}
+    late = {0, 5} if moment == "teardown" else set()  # it may have been done with that process already
+    return interrupted | late
+
+
+def assert_one_sentence(ended: Ended) -> None:
+    """What a user sees of a run that did not end well."""
+    if ended.code not in (0, -9):
+        lines = ended.err.strip().splitlines()
+        assert len(lines) == 1 and (lines[0] == "Interrupted." or lines[0].startswith("Error: ")), ended.err
+    assert "Traceback" not in ended.err, ended.err

@@ -1,0 +1,257 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from synthetic_run import first_placement, make_run
+
+from testbed import analysis
+from testbed.analysis import Run, plots
+from testbed.analysis.plots import run_names
+from testbed.runlog.folder import RunLog
+
+RUNS_FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured")
+RUN_FIGURES = ("memory", "placement_map", "link_rates")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    parent = tmp_path_factory.mktemp("runs")
+    return [analysis.load(make_run(parent, policy)) for policy in ("static", "resource-aware")]
+
+
+@pytest.fixture(scope="module")
+def static(runs: list[Run]) -> Run:
+    return runs[0]
+
+
+@pytest.fixture(scope="module")
+def aware(runs: list[Run]) -> Run:
+    return runs[1]
+
+
+def drawn(figure: Figure, gid: str) -> list[Artist]:
+    def walk(artist: Artist) -> Iterator[Artist]:
+        for child in artist.get_children():
+            yield child
+            yield from walk(child)
+
+    return list(dict.fromkeys(artist for artist in walk(figure) if artist.get_gid() == gid))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
+
+
+def test_token_latency_has_a_line_per_run_with_a_point_per_decode_token(runs: list[Run]) -> None:
+    figure = plots.token_latency(runs)
+    static, aware = drawn(figure, "latency")
+    assert (len(static.get_xdata()), len(aware.get_xdata())) == (47, 95)
+    np.testing.assert_allclose(aware.get_ydata(), 1e3 * runs[1].tokens["latency_s"][1:])
+    assert [line.get_label() for line in (static, aware)] == ["static", "resource-aware"]
+    assert static.get_color() != aware.get_color()
+
+
+def test_token_latency_marks_migrations_trace_steps_stalls_and_the_kill(runs: list[Run]) -> None:
+    figure = plots.token_latency(runs)
+    assert sorted(x for marks in drawn(figure, "migrations") for x in marks.get_xdata()) == [40, 48, 72]
+    assert {line.get_xdata()[0] for line in drawn(figure, "trace-step")} == {40, 48}
+    (cross,) = drawn(figure, "oom")
+    assert list(cross.get_xdata()) == [47]  # the last token that the killed run made
+    main, strip = figure.axes
+    assert len(strip.patches) == 3  # one bar per stall
+    assert {"b: link 10 Mbit/s", "c: memory 72 MiB", "static: OOM kill on c"} <= set(texts(figure))
+    assert main.get_ylabel() == "Token latency (ms)" and strip.get_xlabel() == "Token"
+
+
+def test_labels_of_kills_at_the_same_place_do_not_lie_on_one_another(tmp_path: Path) -> None:
+    killed = [analysis.load(make_run(tmp_path / name, "static")) for name in ("first", "second")]
+    figure = plots.token_latency(killed)
+    labels = [text for text in figure.findobj(matplotlib.text.Annotation) if "OOM kill" in text.get_text()]
+    figure.canvas.draw()
+    first, second = (label.get_window_extent() for label in labels)
+    assert not first.overlaps(second)
+
+
+def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "static", tokens=40, finished=False)
+    log = RunLog(folder)
+    for step in range(1, 11):
+        log.event("trace_applied", step / 10, step=step, target="link/a", quantity="up", value=step * 1e6)
+    log.close()
+    figure = plots.token_latency(analysis.load(folder))
+    assert len(drawn(figure, "trace-step")) == 10
+    assert not any("Mbit/s" in text for text in texts(figure))
+
+
+def test_runs_of_one_policy_are_told_apart_by_seed_and_share_a_colour(tmp_path: Path) -> None:
+    runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in (0, 1)]
+    lines = drawn(plots.token_latency(runs), "latency")
+    assert [line.get_label() for line in lines] == ["greedy, seed 0", "greedy, seed 1"]
+    assert lines[0].get_color() == lines[1].get_color()
+    assert lines[0].get_linestyle() != lines[1].get_linestyle()
+    (pooled,) = [line for line in plots.latency_ecdf(runs).axes[0].lines if line.get_gid() is None]
+    assert len(pooled.get_xdata()) == 22 + 1
+
+
+def test_twelve_runs_that_nothing_tells_apart_are_numbered_so_that_they_sort(tmp_path: Path) -> None:
+    runs = [analysis.load(make_run(tmp_path, "greedy", seed=0, tokens=4)) for _ in range(12)]
+    names = run_names(runs)
+    assert names == sorted(names) and (names[0], names[-1]) == ("greedy #01", "greedy #12")
+    assert run_names(runs[:2]) == ["greedy #1", "greedy #2"]
+
+
+def test_the_ecdf_has_a_line_per_policy_that_climbs_from_zero_to_one(runs: list[Run]) -> None:
+    figure = plots.latency_ecdf(runs)
+    (axes,) = figure.axes
+    curves = [line for line in axes.lines if line.get_gid() is None]
+    assert [len(curve.get_xdata()) for curve in curves] == [47 + 1, 95 + 1]
+    for curve in curves:
+        assert (curve.get_ydata()[0], curve.get_ydata()[-1]) == (0, 1)
+        assert np.all(np.diff(curve.get_ydata()) > 0)
+    assert len(drawn(figure, "percentiles")) == 2
+    assert "static (47 of 95 tokens)" in texts(figure)
+
+
+def test_memory_has_a_panel_per_device_with_ledger_under_budget(aware: Run) -> None:
+    figure = plots.memory(aware)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [f"Device {name}" for name in "abcd"]
+    samples = (aware.devices["device"] == "a").sum()
+    for gid in ("budget", "ledger-line", "predicted"):
+        assert [len(line.get_xdata()) for line in drawn(figure, gid)] == [samples] * 4, gid
+    budgets = drawn(figure, "budget")
+    assert [line.get_ydata()[-1] for line in budgets] == [200, 128, 72, 176]
+    assert len(drawn(figure, "ballast")) == 1  # only c is squeezed
+    assert not drawn(figure, "oom")
+
+
+def test_memory_marks_the_kill_on_the_device_that_died(static: Run) -> None:
+    figure = plots.memory(static)
+    (line,) = drawn(figure, "oom")
+    assert line.axes.get_title(loc="left") == "Device c"
+    killed = static.events.loc[static.events["kind"] == "oom_kill", "t_s"].item()
+    assert line.get_xdata()[0] == killed
+
+
+def test_the_placement_map_has_a_row_per_block_and_a_column_per_placement(aware: Run) -> None:
+    figure = plots.placement_map(aware)
+    heads, proj, ffn = (mesh.get_array() for mesh in drawn(figure, "placement"))
+    assert (heads.shape, proj.shape, ffn.shape) == ((144, 4), (12, 4), (12, 4))
+    # layer 6's first four heads: c, c, then a from token 48, d from token 72
+    np.testing.assert_array_equal(heads[72:76], [[2, 2, 0, 3]] * 4)
+    np.testing.assert_array_equal(heads[76:84], [[2, 2, 2, 2]] * 8)
+    np.testing.assert_array_equal(ffn[7], [2, 2, 3, 3])
+    assert [len(lines.get_segments()) for lines in drawn(figure, "layers")] == [11, 11, 11]
+    assert [text for text in texts(figure) if text.startswith("device ")] == [f"device {name}" for name in "abcd"]
+
+
+def test_the_placement_map_of_a_killed_run_ends_where_the_run_ended(static: Run) -> None:
+    figure = plots.placement_map(static)
+    assert {line.get_xdata()[0] for line in drawn(figure, "oom")} == {48}
+    assert figure.axes[0].get_xlim() == (0, 96)
+    assert "OOM kill on c" in texts(figure)
+
+
+def test_of_two_placements_at_one_token_the_later_one_is_drawn(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "static", tokens=9, finished=False)
+    log = RunLog(folder)
+    log.rows("placements", ({"epoch": 1, "step": 0, "block": block, "device": "d"} for block in first_placement()))
+    log.close()
+    meshes = drawn(plots.placement_map(analysis.load(folder)), "placement")
+    assert [mesh.get_array().shape for mesh in meshes] == [(144, 1), (12, 1), (12, 1)]
+    assert all((mesh.get_array() == 3).all() for mesh in meshes)
+
+
+def test_predicted_against_measured_has_a_point_per_token_and_the_error_in_the_legend(runs: list[Run]) -> None:
+    figure = plots.predicted_vs_measured(runs)
+    assert [len(drawn(figure, run.policy)[0].get_offsets()) for run in runs] == [47, 95]
+    (diagonal,) = drawn(figure, "diagonal")
+    assert list(diagonal.get_xdata()) == list(diagonal.get_ydata())
+    for run in runs:
+        assert run.summary is not None
+        assert f"{run.policy} (median error {run.summary['prediction_error']:.1%})" in texts(figure)
+
+
+def test_simulated_runs_count_for_nothing_beside_measured_ones(aware: Run, tmp_path: Path) -> None:
+    summary = make_run(tmp_path, "resource-aware") / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"provenance": "simulated"}))
+    twin = analysis.load(summary.parent)
+    assert twin.simulated
+    beside = plots.predicted_vs_measured([aware, twin])
+    assert len(drawn(beside, "resource-aware")[0].get_offsets()) == 95
+    assert beside.axes[0].get_ylabel() == "Measured token latency (ms)"
+    assert plots.predicted_vs_measured(twin).axes[0].get_ylabel() == "Simulated token latency (ms)"
+
+
+def test_link_rates_show_requested_read_back_and_every_timed_transfer(aware: Run) -> None:
+    figure = plots.link_rates(aware)
+    assert len(drawn(figure, "requested")) == 4 * 2 + 1  # each direction of each device, and the ratio's line at 1
+    assert len(drawn(figure, "readback")) == 4 * 2
+    achieved = sum(len(points.get_offsets()) for points in drawn(figure, "achieved"))
+    assert achieved == len(aware.rates) == 11
+    ratios = [drawn(figure, gid) for gid in ("up:probe", "down:probe", "up:migration")]
+    assert [len(points[0].get_offsets()) for points in ratios] == [4, 4, 3]
+    share = aware.rates["achieved_bps"] / aware.rates["requested_bps"]
+    assert f"11 transfers, median {share.median():.3f}" in texts(figure)
+
+
+def test_a_paths_transfer_is_shown_at_the_link_that_limits_it(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "e", "p")
+    for device, rate in (("a", 200e6), ("b", 50e6)):
+        for direction in ("up", "down"):
+            log.row("links", t_s=0.0, device=device, direction=direction, requested_bps=rate)
+    log.row(
+        "rates", t_s=1.0, device="a", direction="path", peer="b", requested_bps=50e6, achieved_bps=47e6, how="probe"
+    )
+    log.close()
+    (points,) = drawn(plots.link_rates(analysis.load(log.folder)), "achieved")
+    assert points.axes.get_title(loc="left") == "Link of b"
+    assert points.get_offsets().tolist() == [[1.0, 47.0]]
+
+
+def test_drawing_leaves_the_callers_matplotlib_settings_alone(aware: Run) -> None:
+    before = dict(matplotlib.rcParams)
+    plots.memory(aware)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_all_figures_are_written_and_named_after_their_run(runs: list[Run], tmp_path: Path) -> None:
+    written = plots.save_all(runs, tmp_path / "figures", formats=("png", "pdf"))
+    stems = [*RUNS_FIGURES, *(f"{name}-{run.policy}" for run in runs for name in RUN_FIGURES)]
+    assert sorted(path.name for path in written) == sorted(
+        f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf")
+    )
+    for path in written:
+        assert path.read_bytes()[:4] in (b"\x89PNG", b"%PDF")
+
+
+def test_one_run_alone_gives_at_least_six_figures(aware: Run, tmp_path: Path) -> None:
+    assert len(plots.save_all([aware], tmp_path)) == 6
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_that_logged_nothing_still_gives_its_figures(tmp_path: Path, finished: bool) -> None:
+    log = RunLog.create(tmp_path / "runs", "e", "p")
+    log.finish({"status": "failed"}) if finished else log.close()
+    assert len(plots.save_all(analysis.load(log.folder), tmp_path / "figures")) == 6
+
+
+def test_a_run_killed_in_its_prefill_still_gives_its_figures(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path / "runs", "e", "p")
+    log.row("placements", epoch=0, step=0, block="ffn(0)", device="a")
+    log.row("devices", t_s=-1.0, device="a", alive=True, ledger_bytes=2**20)
+    log.row("links", t_s=-1.0, device="a", direction="up", requested_bps=0.0)
+    log.event("oom_kill", device="a")
+    log.close()
+    assert len(plots.save_all(analysis.load(log.folder), tmp_path / "figures")) == 6
+
+
+def test_an_unknown_format_and_no_runs_are_refused(aware: Run, tmp_path: Path) -> None:
+    with pytest.raises(analysis.AnalysisError, match="'bmp' is not a format"):
+        plots.save_all([aware], tmp_path, formats=("bmp",))
+    with pytest.raises(analysis.AnalysisError, match="at least one run"):
+        plots.token_latency([])

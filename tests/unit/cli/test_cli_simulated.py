@@ -1,0 +1,101 @@
+"""`--backend sim` from the command line: the same folder, the same verbs over it, and no claim to have measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.cli import run
+from testbed.runlog.tables import TABLES
+
+QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "quickstart.yaml")
+Captured = pytest.CaptureFixture[str]
+
+
+def replay(capsys: Captured, out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code = run(["replay", QUICKSTART, "--backend", "sim", "--out", str(out), "--json", *arguments])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def refused(capsys: Captured, *arguments: str) -> str:
+    assert run(["replay", QUICKSTART, "--backend", "sim", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.startswith("Error: ") and told.err.count("\n") == 1
+    return told.err
+
+
+def test_replay_leaves_a_run_folder_and_prints_its_summary(tmp_path: Path, capsys: Captured) -> None:
+    code, summary = replay(capsys, tmp_path, "--tokens", "16")
+    assert (code, summary["status"], summary["provenance"], len(summary["tokens"])) == (0, "done", "simulated", 16)
+    folder = Path(summary["path"])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["backend"] == "sim" and manifest["facts"]["provenance"] == "simulated"
+    assert manifest["calibration"]["hop_overhead_s"] == 1e-4
+    assert [path.name for path in folder.glob("*.jsonl")] == ["events.jsonl"]
+    assert {path.stem for path in folder.glob("*.parquet")} == set(TABLES)
+
+
+def test_a_run_out_of_memory_is_exit_code_5(tmp_path: Path, capsys: Captured) -> None:
+    assert run(["replay", QUICKSTART, "--backend", "sim", "--out", str(tmp_path), "--policy", "static", "--json"]) == 5
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "oom"
+    assert "device b ran out of memory at token 48" in captured.err and captured.err.count("\n") == 1
+
+
+def test_what_needs_real_devices_is_refused_in_one_sentence(tmp_path: Path, capsys: Captured) -> None:
+    assert "--verify needs logits" in refused(capsys, "--verify")
+    assert "--hold keeps a network up" in refused(capsys, "--hold")
+    assert "compute: native" in refused(capsys, "--set", "compute=native")
+
+
+def test_policies_that_think_in_hubs_are_refused_with_an_all_to_all_exchange(tmp_path: Path, capsys: Captured) -> None:
+    together = ["--set", "partition={ffn_shards: 4, proj_rows: true, exchange: all-to-all}"]
+    for name in ("headroom", "layerwise", "static"):
+        told = refused(capsys, *together, "--policy", name)
+        assert f"policy {name} " in told and "partition.exchange" in told and "tensor-parallel" in told
+    assert "proj_rows" in refused(capsys, "--set", "partition.exchange=all-to-all")
+    code, summary = replay(capsys, tmp_path, *together, "--policy", "tensor-parallel", "--tokens", "16")
+    assert (code, summary["status"]) == (0, "done")
+
+
+def test_compare_plot_report_and_runs_take_simulated_runs_and_say_what_they_are(
+    tmp_path: Path, capsys: Captured
+) -> None:
+    policies = ["--policy", "static", "--policy", "resource-aware"]
+    compare = ["compare", QUICKSTART, "--backend", "sim", "--out", str(tmp_path / "runs")]
+    assert run([*compare, *policies, "--json"]) == 0
+    table = {row["policy"]: row for row in json.loads(capsys.readouterr().out)["table"]}
+    assert table["static"]["oom"] == 1 and table["resource-aware"]["mean_token_ms"] > 0
+    assert run([*compare, "--policy", "round-robin", "--tokens", "16"]) == 0
+    assert "simulated" in capsys.readouterr().out
+    assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    assert {row["backend"] for row in json.loads(capsys.readouterr().out)} == {"sim"}
+    assert run(["report", str(tmp_path / "runs")]) == 0
+    page = capsys.readouterr().out
+    assert page.count("| simulated |") == 3 and "nothing was measured" in page
+    assert run(["plot", str(tmp_path / "runs"), "--out", str(tmp_path / "figures"), "--json"]) == 0
+    assert all(Path(path).stat().st_size for path in json.loads(capsys.readouterr().out)["figures"])
+
+
+def test_nothing_is_left_behind_outside_the_run_folder(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_RUNTIME_DIR", str(tmp_path / "rt"))
+    replay(capsys, tmp_path / "runs", "--tokens", "8")
+    assert not (tmp_path / "rt").exists()
+
+
+def test_a_run_without_arithmetic_loads_no_torch_and_no_sockets(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from testbed.cli import run;"
+        f"assert run(['replay', {QUICKSTART!r}, '--backend', 'sim', '--tokens', '8', '--out', {str(tmp_path)!r}]) == 0;"
+        "print({'torch', 'zmq', 'mininet', 'numba', 'pyroute2'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

@@ -1,0 +1,90 @@
+"""What `script/setup` takes its own stamp's word for, and what a copy of the tree to a virtual machine leaves alone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+# Stands in for the venv's Python: notes what it is asked for, and leaves machine code where numba would.
+PYTHON = """#!/bin/sh
+echo "$@" >>"{log}"
+case "$*" in *"-m testbed replay"*) mkdir -p {cache} && touch {cache}/a.nbi {cache}/a.1.nbc ;; esac
+"""
+CACHE, SITE_PACKAGES = "testbed/placement/__pycache__", ".venv/lib/python3.11/site-packages"
+INSTALLED, COMPILED = "--editable", "-m testbed replay"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A tree with all that set-up goes by, set up once."""
+    for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "script/setup"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for folder in ("testbed/placement", ".venv/bin", f"{SITE_PACKAGES}/numpy"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "testbed/placement/cost/kernel.py").write_text("# compiled")
+    for name in ("python", "testbed"):
+        program = tmp_path / ".venv/bin" / name
+        program.write_text(PYTHON.format(log=tmp_path / "asked", cache=tmp_path / CACHE))
+        program.chmod(0o755)
+    assert done_by_setup(tree=tmp_path) == {INSTALLED, COMPILED}
+    return tmp_path
+
+
+def done_by_setup(*extras: str, tree: Path) -> set[str]:
+    """What `script/setup` does in a tree: packages installed, the search compiled."""
+    (tree / "asked").write_text("")
+    subprocess.run([tree / "script/setup", *extras], check=True, capture_output=True)
+    asked = (tree / "asked").read_text()
+    return {what for what in (INSTALLED, COMPILED) if what in asked}
+
+
+def test_repeated_it_does_nothing(tree: Path) -> None:
+    assert done_by_setup(tree=tree) == set()
+
+
+LOSSES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
+    "the compiled search": (lambda tree: shutil.rmtree(tree / CACHE), {COMPILED}),
+    "a part of the compiled search": (lambda tree: (tree / CACHE / "a.1.nbc").unlink(), {COMPILED}),
+    "what the search was compiled from": (
+        lambda tree: (tree / "testbed/placement/cost/kernel.py").write_text("# changed"), {COMPILED},
+    ),
+    "a package": (lambda tree: (tree / f"{SITE_PACKAGES}/numpy").rmdir(), {INSTALLED}),
+    "the system's Python, by an upgrade": (
+        lambda tree: (tree / ".venv/bin/python").rename(tree / ".venv/bin/python3.13")
+        and (tree / ".venv/bin/python").symlink_to("python3.13"), {INSTALLED},
+    ),
+    "the command": (lambda tree: (tree / ".venv/bin/testbed").unlink(), {INSTALLED}),
+    "the pinned versions": (lambda tree: (tree / "constraints.txt").write_text(""), {INSTALLED}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lost", LOSSES)
+def test_what_is_gone_or_changed_is_made_again_and_nothing_else(lost: str, tree: Path) -> None:
+    lose, mended = LOSSES[lost]
+    lose(tree)
+    assert done_by_setup(tree=tree) == mended
+
+
+def test_a_search_that_could_not_be_compiled_is_tried_again(tree: Path) -> None:
+    shutil.rmtree(tree / CACHE)
+    python = tree / ".venv/bin/python"
+    whole = python.read_text()
+    python.write_text(whole.replace("case", "exit 1; case"))
+    subprocess.run([tree / "script/setup"], capture_output=True)
+    python.write_text(whole)
+    assert COMPILED in done_by_setup(tree=tree)
+
+
+def test_vagrant_leaves_alone_in_the_machine_whatever_git_ignores() -> None:
+    ruby = (ROOT / "Vagrantfile").read_text()
+    assert re.search(r'rsync__exclude: .*File.readlines\(File.join\(__dir__, ".gitignore"\), chomp: true\)', ruby)
+    ignored = (ROOT / ".gitignore").read_text().split("\n")
+    assert {"__pycache__/", "*.egg-info/", ".venv", "runs/"} <= set(ignored)
+    assert not [line for line in ignored if line.startswith(("#", "!"))]  # which rsync would take for names
