@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,16 @@ EVENT_DTYPES = {
     "value": "float64",
 }
 
+# What a notebook shows of a summary: heading -> key of the summary, and how its value is written.
+NOTEBOOK_FIGURES = {
+    "mean token (ms)": ("mean_token_ms", ".2f"),
+    "first token (ms)": ("ttft_ms", ".1f"),
+    "stall (s)": ("stall_s", ".3f"),
+    "deciding (ms)": ("decision_ms", ".1f"),
+    "migrations": ("migrations", "d"),
+    "prediction error": ("prediction_error", ".1%"),
+}
+
 
 class AnalysisError(ConfigError):
     """What was given to analyse is no run, or a damaged one."""
@@ -53,9 +64,12 @@ class AnalysisError(ConfigError):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One run: its documents and its tables."""
+    """One run: its folder, its documents and its tables.
 
-    path: Path
+    Each table is a DataFrame with the columns and units of docs/run-folder.md.
+    """
+
+    folder: Path
     manifest: Mapping[str, Any]
     summary: Mapping[str, Any] | None  # None: the run did not come to its end
     events: pd.DataFrame
@@ -81,7 +95,7 @@ class Run:
     @property
     def policy(self) -> str:
         """Name of the policy."""
-        return str(self.said("policy", self.path.name))
+        return str(self.said("policy", self.folder.name))
 
     @property
     def status(self) -> str:
@@ -111,6 +125,27 @@ class Run:
         """The tokens table without the prefill."""
         return self.tokens[~self.tokens["prefill"]]
 
+    @property
+    def verdict(self) -> str:
+        """`ok`, `not faithful`, `simulated`, or `none` for a run that did not come to a verdict."""
+        if self.simulated:
+            return "simulated"
+        verdict = self.said("verdict")
+        if not isinstance(verdict, Mapping):
+            return "none"
+        return "ok" if verdict.get("ok") else "not faithful"
+
+    def _repr_html_(self) -> str:
+        """The table that a notebook shows; a figure that the summary does not have is a dash."""
+        rows = {"policy": self.policy, "backend": str(self.said("backend", "unknown")), "status": self.status}
+        rows["tokens"] = str(len(self.tokens))
+        for heading, (key, how) in NOTEBOOK_FIGURES.items():
+            value = (self.summary or {}).get(key)
+            rows[heading] = "–" if value is None else format(value, how)
+        rows |= {"verdict": self.verdict, "folder": str(self.folder)}
+        body = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in rows.items())
+        return f"<table><tbody>{body}</tbody></table>"
+
 
 def load(path: str | Path) -> Run:
     """The run in this folder; raises AnalysisError if it is none or is damaged."""
@@ -120,7 +155,7 @@ def load(path: str | Path) -> Run:
         raise AnalysisError(f"{folder} is no run folder: {what}; give a folder that `testbed replay` made")
     try:
         return Run(
-            path=folder,
+            folder=folder,
             manifest=read_manifest(folder),
             summary=read_summary(folder),
             events=_load_events(folder / EVENTS),

@@ -77,7 +77,7 @@ def metrics(run: Run) -> pd.Series:
     decoded = run.decoded["latency_s"]
     return pd.Series(
         {
-            "run": run.path.name,
+            "run": run.folder.name,
             "policy": run.policy,
             "status": run.status,
             "tokens": len(run.tokens),

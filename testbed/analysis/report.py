@@ -68,21 +68,12 @@ def _cells(run: Run) -> list[str]:
         str(figures["oom_kills"]),
         _number(figures["peak_memory_bytes"] / MIB, ".1f"),
         _number(figures["prediction_error"], ".1%"),
-        _verdict(run),
+        run.verdict,
     ]
 
 
 def _number(value: float, how: str) -> str:
     return "–" if pd.isna(value) else format(value, how)
-
-
-def _verdict(run: Run) -> str:
-    if run.simulated:
-        return "simulated"
-    verdict = run.said("verdict")
-    if not isinstance(verdict, Mapping):
-        return "none"
-    return "ok" if verdict.get("ok") else "not faithful"
 
 
 def _provenance(run: Run) -> list[str]:
@@ -105,7 +96,7 @@ def _provenance(run: Run) -> list[str]:
     machine = run.said("machine")
     if isinstance(machine, Mapping):
         parts.append("machine " + ", ".join(f"{key} {value}" for key, value in machine.items()))
-    lines = [f"{run.policy} (`{run.path.name}`): " + "; ".join(parts) + "."]
+    lines = [f"{run.policy} (`{run.folder.name}`): " + "; ".join(parts) + "."]
     if run.summary is None:
         lines.append(f"{run.policy}: the run did not come to its end; its row holds what was logged until then.")
     verdict = run.said("verdict")

@@ -43,7 +43,7 @@ def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], as_json
     paths = [str(path) for path in save_all(loaded, out, list(dict.fromkeys(formats)))]
     for run, name in zip(loaded, run_names(loaded), strict=True):
         if "#" in name:
-            echo(f"{name}: {run.path}", err=True)
+            echo(f"{name}: {run.folder}", err=True)
     if as_json:
         print_json({"figures": paths})
     else:

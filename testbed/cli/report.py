@@ -35,7 +35,7 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
         except OSError as error:
             raise ConfigError(f"report {out} cannot be written: {error.strerror}") from None
     if as_json:
-        rows = [{"path": str(run.path), "policy": run.policy, "status": run.status} for run in loaded]
+        rows = [{"path": str(run.folder), "policy": run.policy, "status": run.status} for run in loaded]
         figures = [metrics(run).to_dict() for run in loaded]
         print_json({"rows": [row | figure for row, figure in zip(rows, figures, strict=True)], "report": text})
     else:

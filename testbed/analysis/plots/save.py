@@ -48,7 +48,7 @@ def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path,
     try:
         return save_figure(draw(what), stem, formats)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        which = ", ".join(str(run.path) for run in as_runs(what)[:3])
+        which = ", ".join(str(run.folder) for run in as_runs(what)[:3])
         told = " ".join(str(error).split())[:200]
         raise AnalysisError(f"{which}: the values there cannot be drawn as {draw.__name__}: {told}") from error
 

@@ -76,7 +76,7 @@ def test_a_run_cut_in_the_middle_of_a_line_loads_without_that_line(tmp_path: Pat
 def test_many_runs_load_from_a_folder_of_runs_or_from_each(tmp_path: Path) -> None:
     folders = [make_run(tmp_path, policy, tokens=9) for policy in ("static", "greedy")]
     (tmp_path / "notes").mkdir()
-    assert [run.path for run in analysis.load_many(tmp_path)] == sorted(folders)
+    assert [run.folder for run in analysis.load_many(tmp_path)] == sorted(folders)
     assert [run.policy for run in analysis.load_many(folders)] == ["static", "greedy"]
 
 
@@ -101,3 +101,13 @@ def test_a_table_written_before_an_optional_column_existed_still_loads(tmp_path:
     stored = pd.read_parquet(folder / "decisions.parquet").drop(columns=["stall_s"])
     stored.to_parquet(folder / "decisions.parquet")
     assert analysis.load(folder).decisions["stall_s"].isna().all()
+
+
+def test_a_notebook_shows_a_run_as_a_table_and_dashes_what_it_does_not_have(tmp_path: Path) -> None:
+    run = analysis.load(make_run(tmp_path, "static<b>", tokens=9))
+    assert isinstance(run.summary, dict) and isinstance(run.folder, Path)
+    shown = run._repr_html_()
+    assert "<th>policy</th><td>static&lt;b&gt;</td>" in shown and "<th>tokens</th><td>9</td>" in shown
+    log = RunLog.create(tmp_path, "e", "p")
+    log.close()
+    assert "<th>mean token (ms)</th><td>–</td>" in analysis.load(log.folder)._repr_html_()
