@@ -12,7 +12,7 @@ MALFORMED = 100  # tests/nightly sends 10,000
 
 
 def test_malformed_frames_from_inside_are_counted_and_change_no_token(place: Place, tmp_path: Path) -> None:
-    survives(place, tmp_path, 60, MALFORMED, "4 ms")
+    survives(place, tmp_path, 60, MALFORMED, "16 ms")  # the attack takes seconds on a busy host
 
 
 def test_another_user_of_the_host_can_neither_end_nor_disturb_a_local_run(place: Place, tmp_path: Path) -> None:
