@@ -14,12 +14,12 @@ from typing import NamedTuple
 from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE
 from testbed.placement.cost.memory import Infeasible, Shortage, nothing_fits
 from testbed.placement.cost.model import BULK_WIRE_RATIO, cached_length, moved_bytes
-from testbed.placement.local.draft import UNPLACED, Draft, Move
+from testbed.placement.local.draft import UNPLACED, Draft, Shift
 from testbed.placement.observation import Hop, Path
 from testbed.units import format_bytes
 
 
-class Hauls(NamedTuple):
+class LayerMigrations(NamedTuple):
     """Moving whole layers: seconds that one layer keeps each resource busy, and which resources it needs from i to j.
 
     A resource is a device's storage, or one direction of a link. `of[i, j]` has resources, and which of `delays_s` is
@@ -31,7 +31,7 @@ class Hauls(NamedTuple):
     of: dict[tuple[int, int], tuple[tuple[int, ...], int]]
 
 
-class Layers:
+class WholeLayers:
     """A draft seen in whole layers.
 
     `step[i][j]`: seconds of one layer on j when x is on i (its way there included), mean over the interval;
@@ -76,14 +76,14 @@ class Layers:
         )
         return draft.model.attention(holder, device, tuple(heads)) + draft.model.ffn(device, device, tuple(shards))
 
-    def _rest(self) -> list[Move]:
+    def _rest(self) -> list[Shift]:
         """Shards of the LM head: where they are, at first at the source and what has no room there where most is."""
         draft = self.draft
         slots = range(draft.layer_slots, len(draft.blocks))
         if draft.old:
             return [(slot, draft.old[slot]) for slot in slots]
         free = [budget - pinned for budget, pinned in zip(draft.budgets, draft.pinned_bytes, strict=True)]
-        found: list[Move] = []
+        found: list[Shift] = []
         for slot in slots:
             size, source = draft.reserved_sizes[slot], draft.model.source
             device = source if free[source] >= size else max(range(len(free)), key=lambda j: (free[j], -j))
@@ -97,7 +97,7 @@ class Layers:
         held = set(self.draft.old[layer * stride : (layer + 1) * stride])
         return held.pop() if len(held) == 1 else UNPLACED
 
-    def hauls(self) -> Hauls:
+    def migrations(self) -> LayerMigrations:
         """What moving one whole layer takes, for every pair of devices; resource j is what device j has to load."""
         draft, observation = self.draft, self.draft.observation
         cached = cached_length(observation)
@@ -120,13 +120,13 @@ class Layers:
             for (i, j), path in legs.items()
         }
         of |= {(UNPLACED, j): ((j,), 1) for j in range(len(self.home))}
-        return Hauls(unit_s, [0.0, *(delays or [0.0])], of)
+        return LayerMigrations(unit_s, [0.0, *(delays or [0.0])], of)
 
     def slots(self, layer: int) -> range:
         """The blocks of a layer."""
         return range(layer * self.draft.stride, (layer + 1) * self.draft.stride)
 
-    def moves(self, devices: Sequence[int]) -> list[Move]:
+    def moves(self, devices: Sequence[int]) -> list[Shift]:
         """The moves that put layer l on devices[l], and what belongs to no layer in its place."""
         return [(slot, device) for layer, device in enumerate(devices) for slot in self.slots(layer)] + self.rest
 

@@ -27,13 +27,13 @@ from testbed.placement.tree import align, roots_of_mask
 from testbed.placement.useful import reachable, with_room
 
 UNPLACED = -1
-Move = tuple[int, int]  # (slot, device)
+Shift = tuple[int, int]  # (slot, device)
 
 
 class Undo(NamedTuple):
     """What takes moves back: the moves that do it, last first, and the layers' seconds as they were."""
 
-    moves: list[Move]
+    moves: list[Shift]
     terms: dict[int, float]
 
 
@@ -162,7 +162,7 @@ class Draft:
         else:
             del self._paths[path]
 
-    def apply(self, moves: Iterable[Move]) -> Undo:
+    def apply(self, moves: Iterable[Shift]) -> Undo:
         """Carry out moves; returns what `take_back` needs. Only for drafts with every block placed."""
         undo = self._put_all(moves)
         for layer in undo.terms:
@@ -176,7 +176,7 @@ class Draft:
         for layer, seconds in undo.terms.items():
             self.terms[layer] = seconds
 
-    def _put_all(self, moves: Iterable[Move]) -> Undo:
+    def _put_all(self, moves: Iterable[Shift]) -> Undo:
         """Put blocks elsewhere; the terms of the `Undo` are those that no longer hold."""
         undo = Undo([], {})
         last = None if self.hub else self.last_halves()
@@ -309,7 +309,7 @@ class Draft:
         """Devices over their budget at the interval's last token."""
         return [device for device in range(len(self.budgets)) if self.excess(device)]
 
-    def try_moves(self, moves: Sequence[Move], below: float = math.inf) -> Undo | None:
+    def try_shifts(self, moves: Sequence[Shift], below: float = math.inf) -> Undo | None:
         """Apply moves if every receiving device can hold them; returns the undo, or None when nothing changed.
 
         Moves that would certainly cost `below` or more, whatever the layers they touch take, are not applied either.
@@ -328,7 +328,7 @@ class Draft:
             self.terms[layer] = self.term(layer)
         return undo
 
-    def _would_fit(self, moves: Sequence[Move]) -> bool:
+    def _would_fit(self, moves: Sequence[Shift]) -> bool:
         """Whether every receiving device `fits` after these moves of blocks that are elsewhere, each named once."""
         where, old, sizes = self.where, self.old, self.reserved_sizes
         targets = {device for _, device in moves}
@@ -378,7 +378,7 @@ class Draft:
         return where
 
 
-def drafted(
+def decide_on_draft(
     observation: Observation, old: Placement | None, fill: Callable[[Draft], None], who: str, for_work: bool = False
 ) -> Placement:
     """The placement that `fill` makes of a draft of the present one; `old` itself when it moves nothing.
@@ -390,11 +390,11 @@ def drafted(
     at_hand = reachable(able, old)
     if at_hand is not able:
         with suppress(Infeasible):
-            return refuse_shortages(observation, old, filled(at_hand, old, fill), who)
-    return refuse_shortages(observation, old, filled(able, old, fill), who)
+            return refuse_shortages(observation, old, fill_draft(at_hand, old, fill), who)
+    return refuse_shortages(observation, old, fill_draft(able, old, fill), who)
 
 
-def filled(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
+def fill_draft(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
     """The same with all devices, and without looking whether what came of it fits.
 
     Tried with room for caches to grow to the run's end first; where that is Infeasible, to the interval's end.

@@ -13,7 +13,7 @@ from itertools import product
 
 from testbed.placement.cost.memory import Infeasible, Shortage
 from testbed.placement.cost.packing import first_fit, pack
-from testbed.placement.local.draft import Draft, Move
+from testbed.placement.local.draft import Draft, Shift
 from testbed.placement.tree import align
 
 EFFORT = 40_000  # candidate moves looked at in one decision, at most
@@ -22,7 +22,7 @@ EXACT_PACKINGS = 16  # of those, how many are packed exactly where there are mor
 WORTHWHILE_S = 1e-7  # smaller predicted gains are rounding
 
 
-def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
+def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Shift]]:
     """Groups of moves that begin in one layer; generated as the draft is when each is asked for."""
     if not draft.hub:
         yield from _candidates_without_hub(draft, layer)
@@ -48,7 +48,7 @@ def layer_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
         yield from _shard_candidates(draft, layer)
 
 
-def _candidates_without_hub(draft: Draft, layer: int) -> Iterator[list[Move]]:
+def _candidates_without_hub(draft: Draft, layer: int) -> Iterator[list[Shift]]:
     """The same where there are only heads and shards; and, where the layer is the first, all that a device has."""
     base, middle, end = (layer * draft.stride + part for part in (0, draft.heads, draft.stride))
     heads, shards, devices = range(base, middle), range(middle, end), range(len(draft.budgets))
@@ -65,7 +65,7 @@ def _candidates_without_hub(draft: Draft, layer: int) -> Iterator[list[Move]]:
     yield from _spread(draft, shards)
 
 
-def _thinned(draft: Draft, slots: Sequence[int], source: int, target: int) -> Iterator[list[Move]]:
+def _thinned(draft: Draft, slots: Sequence[int], source: int, target: int) -> Iterator[list[Shift]]:
     """One, all or half of the heads (or shards) on one device to another."""
     here = [slot for slot in slots if draft.where[slot] == source]
     if here and source != target:
@@ -76,7 +76,7 @@ def _thinned(draft: Draft, slots: Sequence[int], source: int, target: int) -> It
             yield [(slot, target) for slot in here[len(here) // 2 :]]
 
 
-def _shard_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
+def _shard_candidates(draft: Draft, layer: int) -> Iterator[list[Shift]]:
     """The sum of an FFN alone or with its device's shards, and the shards spread over the fastest devices."""
     base, heads = layer * draft.stride, draft.heads
     shards, last = range(base + heads + 1, base + draft.stride - 1), base + draft.stride - 1
@@ -89,7 +89,7 @@ def _shard_candidates(draft: Draft, layer: int) -> Iterator[list[Move]]:
         yield [*spread, (last, draft.where[base + heads])]
 
 
-def _spread(draft: Draft, shards: range) -> Iterator[list[Move]]:
+def _spread(draft: Draft, shards: range) -> Iterator[list[Shift]]:
     """Shards dealt anew to the fastest devices, two or more of them."""
     speeds = draft.model.seconds(draft.kinds[draft.kind(shards[0])], draft.model.lengths[0])
     fastest = sorted(range(len(speeds)), key=lambda device: (speeds[device], device))
@@ -101,7 +101,7 @@ def _spread(draft: Draft, shards: range) -> Iterator[list[Move]]:
         yield [(shards[leaf], device) for device, leaves in enumerate(align(counts)) for leaf in leaves]
 
 
-def _vocab_candidates(draft: Draft) -> Iterator[list[Move]]:
+def _vocab_candidates(draft: Draft) -> Iterator[list[Shift]]:
     """The shards of the LM head: one, half or all of a device's to another, or all spread anew."""
     shards = range(draft.layer_slots, len(draft.blocks))
     if not shards:
@@ -113,7 +113,7 @@ def _vocab_candidates(draft: Draft) -> Iterator[list[Move]]:
     yield from _spread(draft, shards)
 
 
-def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[Move]]:
+def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[Shift]]:
     """Exchanges between two layers: whole layers, attention halves, or FFNs."""
     one, two = first * draft.stride, second * draft.stride
     for parts in (range(draft.stride), range(draft.first_shard), range(draft.first_shard, draft.stride)):
@@ -121,7 +121,7 @@ def exchange_candidates(draft: Draft, first: int, second: int) -> Iterator[list[
         yield swap + [(two + part, draft.where[one + part]) for part in parts]
 
 
-def candidates(draft: Draft) -> Iterator[list[Move]]:
+def candidates(draft: Draft) -> Iterator[list[Shift]]:
     """Every group of moves of one sweep."""
     for layer in range(draft.layers):
         yield from layer_candidates(draft, layer)
@@ -142,7 +142,7 @@ def improve(draft: Draft, effort: int = EFFORT) -> bool:
             effort -= 1
             if effort < 0:
                 break
-            undo = draft.try_moves(moves, below=cost)
+            undo = draft.try_shifts(moves, below=cost)
             if undo is None:
                 continue
             now = draft.cost
@@ -168,10 +168,10 @@ def repair(draft: Draft, who: str) -> None:
 
 
 def _relieve(draft: Draft, device: int) -> bool:
-    best: tuple[float, int, list[Move]] | None = None
+    best: tuple[float, int, list[Shift]] | None = None
     cost, excess = draft.cost, draft.excess(device)
     for turn, moves in enumerate(_evacuations(draft, device)):
-        undo = draft.try_moves(moves)
+        undo = draft.try_shifts(moves)
         if undo is None:
             continue
         relief = min(excess, excess - draft.excess(device))
@@ -187,7 +187,7 @@ def _relieve(draft: Draft, device: int) -> bool:
     return True
 
 
-def _evacuations(draft: Draft, device: int) -> Iterator[list[Move]]:
+def _evacuations(draft: Draft, device: int) -> Iterator[list[Shift]]:
     others = [target for target in range(len(draft.budgets)) if target != device]
     for layer in range(draft.layers):
         base = layer * draft.stride
@@ -228,7 +228,7 @@ def _repair_exactly(draft: Draft, who: str) -> None:
         for receiver, packing in zip(receivers, packed, strict=True):
             for kind, count in zip(order, packing, strict=True):
                 seats[kind] += [receiver] * count
-        moves: list[Move] = []
+        moves: list[Shift] = []
         for device, choice in zip(overloaded, counts, strict=True):
             for kind, count in enumerate(choice):
                 mine = [s for s, where in enumerate(draft.where) if where == device and draft.kind(s) == kind]

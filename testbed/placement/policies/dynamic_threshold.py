@@ -19,11 +19,11 @@ from dataclasses import replace
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible
-from testbed.placement.durations import duration_option
-from testbed.placement.local.draft import Draft, Move, drafted
+from testbed.placement.local.draft import Draft, Shift, decide_on_draft
 from testbed.placement.local.improve import repair
 from testbed.placement.observation import Observation
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
+from testbed.placement.policy_options import duration_option
 from testbed.placement.useful import reachable, with_room
 
 THRESHOLD = 0.9  # of a device's memory, and of the deadline
@@ -52,7 +52,7 @@ class DynamicThreshold:
         """`resource-aware`'s first placement; later, relieve what is over a threshold."""
         if placement is None:
             return self._first(observation)
-        return drafted(observation, placement, self._relieve_all, self.name)
+        return decide_on_draft(observation, placement, self._relieve_all, self.name)
 
     def _first(self, observation: Observation) -> Placement:
         seen = reachable(with_room(observation, None), None)
@@ -93,14 +93,14 @@ class _Load:
         """Take the block away whose leaving costs least; False where no other device may have one."""
         draft = self.draft
         busy = [self.busy_s(other) for other in range(len(draft.budgets))]
-        best: tuple[float, Move] | None = None
+        best: tuple[float, Shift] | None = None
         for slot in self._different(device):
             for target in range(len(busy)):
                 seconds = busy[target] + self.block_s[slot][target]
                 full = draft.end_bytes[target] + draft.end_sizes[slot] > self.most_bytes[target]
                 if target == device or full or seconds > self.most_s:
                     continue
-                undo = draft.try_moves([(slot, target)])
+                undo = draft.try_shifts([(slot, target)])
                 if undo is not None:
                     if best is None or draft.cost < best[0]:
                         best = (draft.cost, (slot, target))

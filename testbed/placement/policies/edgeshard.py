@@ -24,8 +24,8 @@ from __future__ import annotations
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
-from testbed.placement.layers.whole import Layers
-from testbed.placement.local.draft import UNPLACED, Draft, drafted
+from testbed.placement.layers.whole import WholeLayers
+from testbed.placement.local.draft import UNPLACED, Draft, decide_on_draft
 from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
 from testbed.strict_yaml import shown
@@ -51,10 +51,10 @@ class EdgeShard:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place by dynamic programming, or again where that pays or must."""
-        return drafted(observation, placement, self._choose, self.name)
+        return decide_on_draft(observation, placement, self._choose, self.name)
 
     def _choose(self, draft: Draft) -> None:
-        layers = Layers(draft)
+        layers = WholeLayers(draft)
         stays = bool(draft.old) and not draft.overloaded()
         pinned = layers.count > 1 if self._pin_source is None else self._pin_source
         found = shortest(layers, draft.model.source, pinned) or dealt(layers, draft.model.source)
@@ -68,14 +68,14 @@ class EdgeShard:
             draft.apply([(slot, device) for slot, device in enumerate(before) if draft.where[slot] != device])
 
 
-def fits_one_more(layers: Layers, path: tuple[int, ...], device: int) -> bool:
+def fits_one_more(layers: WholeLayers, path: tuple[int, ...], device: int) -> bool:
     """Whether the next layer of a path may go to `device`, beside those it already put there."""
     here = [layer for layer, where in enumerate((*path, device)) if where == device]
     coming = sum(layers.old[layer] != device for layer in here)
     return len(here) <= layers.room[device] and (coming == 0 or coming <= layers.incoming[device])
 
 
-def shortest(layers: Layers, source: int, pinned: bool = True) -> tuple[int, ...] | None:
+def shortest(layers: WholeLayers, source: int, pinned: bool = True) -> tuple[int, ...] | None:
     """The dynamic programme's path, a device for each layer; None where its memory rule ends in nothing."""
     devices = range(len(layers.home))
     first = [source] if pinned and fits_one_more(layers, (), source) else list(devices)
@@ -92,7 +92,7 @@ def shortest(layers: Layers, source: int, pinned: bool = True) -> tuple[int, ...
     return table[min(ends)[1]][1] if ends else None
 
 
-def dealt(layers: Layers, source: int) -> tuple[int, ...] | None:
+def dealt(layers: WholeLayers, source: int) -> tuple[int, ...] | None:
     """Layers in order to the devices in descending room, the source first; layers that stay take up room too."""
     order = sorted(range(len(layers.home)), key=lambda j: (j != source, -layers.room[j], j))
     path: tuple[int, ...] = ()

@@ -29,10 +29,10 @@ from typing import get_args
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement, pinned_bytes
 from testbed.placement.cost.memory import Infeasible, Shortage, any_placement, nothing_fits, shortages
-from testbed.placement.durations import duration_option
 from testbed.placement.exact.classes import PlacementClass
 from testbed.placement.observation import Observation, Proof
 from testbed.placement.policies.headroom import Headroom
+from testbed.placement.policy_options import duration_option
 from testbed.placement.useful import with_room
 
 LIMIT_S = 50.0  # under the default decision_limit

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible
-from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.draft import Draft, decide_on_draft
 from testbed.placement.local.improve import WORTHWHILE_S, repair
-from testbed.placement.local.shares import apportion, share_out
+from testbed.placement.local.proportional import apportion, split_in_proportion
 from testbed.placement.observation import Observation
 
 
@@ -40,26 +40,26 @@ class Galaxy:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out in proportion to capacity, again where that pays, and repair what must be."""
         fill = self._place if placement is None else self._plan_again
-        return drafted(observation, placement, fill, self.name, for_work=True)
+        return decide_on_draft(observation, placement, fill, self.name, for_work=True)
 
     def _place(self, draft: Draft) -> None:
         weights = capacities(draft)
         if not draft.shards or not draft.hub:
             runs = apportion(draft.layers, weights)
             hubs = [device for device, run in enumerate(runs) for _ in range(run)]
-            share_out(draft, weights, hubs, self.name)
+            split_in_proportion(draft, weights, hubs, self.name)
             return
         best: tuple[float, int] | None = None
         for hub in range(len(weights)):
             draft.clear()
             try:
-                share_out(draft, weights, [hub] * draft.layers, self.name)
+                split_in_proportion(draft, weights, [hub] * draft.layers, self.name)
             except Infeasible:
                 continue
             if best is None or draft.latency < best[0]:
                 best = (draft.latency, hub)
         draft.clear()
-        share_out(draft, weights, [best[1] if best else draft.model.source] * draft.layers, self.name)
+        split_in_proportion(draft, weights, [best[1] if best else draft.model.source] * draft.layers, self.name)
 
     def _plan_again(self, draft: Draft) -> None:
         stays, cost, model = not draft.overloaded(), draft.cost, draft.model
@@ -70,7 +70,7 @@ class Galaxy:
             moves = [(slot, model.index[planned[block]]) for slot, block in enumerate(draft.blocks)]
         except Infeasible:
             moves = []
-        undo = draft.try_moves(moves)
+        undo = draft.try_shifts(moves)
         if undo is not None and (draft.overloaded() or (stays and draft.cost >= cost - WORTHWHILE_S)):
             draft.take_back(undo)
         if draft.overloaded():

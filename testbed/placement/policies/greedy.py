@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.local.dealing import Seats
-from testbed.placement.local.draft import UNPLACED, Draft, drafted
+from testbed.placement.local.draft import UNPLACED, Draft, decide_on_draft
+from testbed.placement.local.forward_checking import ForwardChecking
 from testbed.placement.local.improve import WORTHWHILE_S, repair
 from testbed.placement.observation import Observation
 
@@ -25,14 +25,16 @@ class Greedy:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place all, or repair and then reconsider each block once."""
-        return drafted(observation, placement, self._place if placement is None else self._reconsider, self.name)
+        return decide_on_draft(
+            observation, placement, self._place if placement is None else self._reconsider, self.name
+        )
 
     def _place(self, draft: Draft) -> None:
-        seats = Seats(draft, self.name)
+        checking = ForwardChecking(draft, self.name)
         devices = range(len(draft.budgets))
         for slot in range(len(draft.blocks)):
             added = sorted((_added_latency(draft, slot, device), device) for device in devices)
-            seats.take(slot, next(device for _, device in added if seats.can_take(slot, device)))
+            checking.assign(slot, next(device for _, device in added if checking.allows(slot, device)))
         draft.refresh()
 
     def _reconsider(self, draft: Draft) -> None:
@@ -40,7 +42,7 @@ class Greedy:
         cost = draft.cost
         for slot in range(len(draft.blocks)):
             for device in range(len(draft.budgets)):
-                undo = draft.try_moves([(slot, device)])
+                undo = draft.try_shifts([(slot, device)])
                 if undo is None:
                     continue
                 now = draft.cost

@@ -22,7 +22,7 @@ class Headroom:
     """Counts of heads and FFN shards per device and a target for every half-layer, by compiled local search.
 
     The objective is the coming interval's cost, migration included. Starts are the present placement, single devices,
-    layers filled into devices, chains of devices whose order is searched, a token's shortest ways from device to
+    layers fill_draft into devices, chains of devices whose order is searched, a token's shortest ways from device to
     device while memory gets dearer where it is short, and units in proportion to speed; all descend through moves of
     units, targets, layers and patterns of layers, the best are annealed, with memory as a price that rises to a wall.
     Then the tokens after the interval are weighed at the latency expected for them: caches that grow to the run's end,

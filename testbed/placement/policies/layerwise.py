@@ -20,10 +20,10 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import refuse_shortages
 from testbed.placement.cost.model import cost_model
-from testbed.placement.layers.dominance import cheapest_moves
 from testbed.placement.layers.integer_program import cheapest_walk
-from testbed.placement.layers.whole import Layers
-from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.layers.label_setting import cheapest_assignment
+from testbed.placement.layers.whole import WholeLayers
+from testbed.placement.local.draft import Draft, decide_on_draft
 from testbed.placement.observation import Observation
 from testbed.placement.policies.edgeshard import dealt, shortest
 from testbed.placement.useful import with_room
@@ -48,25 +48,25 @@ class Layerwise:
         """The optimum for the coming interval."""
         fill = self._place if placement is None else self._move
         if self._reserve:
-            return drafted(observation, placement, fill, self.name)
+            return decide_on_draft(observation, placement, fill, self.name)
         draft = Draft(cost_model(with_room(observation, placement)), placement, placement, reserve=False)
         fill(draft)
         return refuse_shortages(observation, placement, draft.placement(placement), self.name)
 
     def _place(self, draft: Draft) -> None:
-        layers = Layers(draft)
+        layers = WholeLayers(draft)
         found = cheapest_walk(layers.step, layers.home, layers.room, layers.count, draft.model.source)
         if found is None:
             raise layers.refuse(self.name)
         layers.put(found)
 
     def _move(self, draft: Draft) -> None:
-        layers, source = Layers(draft), draft.model.source
+        layers, source = WholeLayers(draft), draft.model.source
         stays = not draft.overloaded()
         start = None if stays else dealt(layers, source) or shortest(layers, source)
         if start is not None:
             layers.put(start)
-        found = cheapest_moves(layers, math.inf if not stays and start is None else draft.cost)
+        found = cheapest_assignment(layers, math.inf if not stays and start is None else draft.cost)
         self.proven = found.proven
         if found.devices:
             layers.put(found.devices)

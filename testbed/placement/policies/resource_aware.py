@@ -35,12 +35,12 @@ from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.cost.latency import transfer_seconds
 from testbed.placement.cost.memory import refuse_shortages
 from testbed.placement.cost.model import CostModel
-from testbed.placement.durations import duration_option
-from testbed.placement.local.dealing import Seats
-from testbed.placement.local.draft import UNPLACED, Draft, drafted, filled
+from testbed.placement.local.draft import UNPLACED, Draft, decide_on_draft, fill_draft
+from testbed.placement.local.forward_checking import ForwardChecking
 from testbed.placement.local.improve import improve, repair
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
+from testbed.placement.policy_options import duration_option
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
 BACKTRACK_LIMIT = 8  # placements undone for one block
@@ -64,19 +64,19 @@ class ResourceAware:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Place by scores, or move what must and what pays."""
-        return drafted(observation, placement, self._place if placement is None else self._move, self.name)
+        return decide_on_draft(observation, placement, self._place if placement is None else self._move, self.name)
 
     def place(self, observation: Observation) -> Placement:
         """A first placement on these devices, all of them; raises Infeasible."""
-        return refuse_shortages(observation, None, filled(observation, None, self._place), self.name)
+        return refuse_shortages(observation, None, fill_draft(observation, None, self._place), self.name)
 
     def _place(self, draft: Draft) -> None:
         if not _Scores(draft, self._deadline or default_deadline(draft.model)).place_all():
             draft.clear()
-            seats = Seats(draft, self.name)
+            checking = ForwardChecking(draft, self.name)
             for slot in range(len(draft.blocks)):
                 devices = range(len(draft.budgets))
-                seats.take(slot, next(device for device in devices if seats.can_take(slot, device)))
+                checking.assign(slot, next(device for device in devices if checking.allows(slot, device)))
         draft.refresh()
         if self._refine_first:
             improve(draft)

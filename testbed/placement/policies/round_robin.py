@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.local.dealing import Seats
-from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.draft import Draft, decide_on_draft
+from testbed.placement.local.forward_checking import ForwardChecking
 from testbed.placement.local.improve import repair
 from testbed.placement.observation import Observation
 
@@ -24,16 +24,16 @@ class RoundRobin:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Deal all, or deal again what no longer fits."""
-        return drafted(observation, placement, self._deal if placement is None else self._deal_again, self.name)
+        return decide_on_draft(observation, placement, self._deal if placement is None else self._deal_again, self.name)
 
     def _deal(self, draft: Draft) -> None:
-        seats = Seats(draft, self.name)
+        checking = ForwardChecking(draft, self.name)
         turn = 0
         devices = len(draft.budgets)
         for slot in range(len(draft.blocks)):
             order = [(turn + step) % devices for step in range(devices)]
-            device = next(device for device in order if seats.can_take(slot, device))
-            seats.take(slot, device)
+            device = next(device for device in order if checking.allows(slot, device))
+            checking.assign(slot, device)
             turn = device + 1
         draft.refresh()
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.layers.whole import Layers
-from testbed.placement.local.draft import UNPLACED, Draft, drafted
+from testbed.placement.layers.whole import WholeLayers
+from testbed.placement.local.draft import UNPLACED, Draft, decide_on_draft
 from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
 from testbed.units import format_bytes
@@ -24,10 +24,10 @@ class Single:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The cheapest device for the coming interval."""
-        return drafted(observation, placement, self._choose, self.name)
+        return decide_on_draft(observation, placement, self._choose, self.name)
 
     def _choose(self, draft: Draft) -> None:
-        layers = Layers(draft)
+        layers = WholeLayers(draft)
         here = set(layers.old) if draft.old else set()
         stays = len(here) == 1 and UNPLACED not in here and not draft.overloaded()
         best = (draft.cost - WORTHWHILE_S, next(iter(here))) if stays else None

@@ -15,9 +15,9 @@ partial results are added up twice in a layer. Where it had to be interpreted:
 from __future__ import annotations
 
 from testbed.placement.blocks import Placement
-from testbed.placement.local.draft import Draft, drafted
+from testbed.placement.local.draft import Draft, decide_on_draft
 from testbed.placement.local.improve import repair
-from testbed.placement.local.shares import share_out
+from testbed.placement.local.proportional import split_in_proportion
 from testbed.placement.observation import Observation
 
 
@@ -32,12 +32,12 @@ class TensorParallel:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Share out, or repair."""
         fill = self._share if placement is None else self._repair
-        return drafted(observation, placement, fill, self.name, for_work=True)
+        return decide_on_draft(observation, placement, fill, self.name, for_work=True)
 
     def _share(self, draft: Draft) -> None:
         devices = len(draft.budgets)
         hubs = [layer * devices // draft.layers for layer in range(draft.layers)]
-        share_out(draft, [1.0] * devices, hubs, self.name)
+        split_in_proportion(draft, [1.0] * devices, hubs, self.name)
 
     def _repair(self, draft: Draft) -> None:
         repair(draft, self.name)

@@ -124,7 +124,7 @@ def test_moves_are_tried_where_they_fit_and_may_cost_less_and_leave_no_trace_els
         moves = [(slot, device) for slot, device in chosen.items() if draft.where[slot] != device]
         before = (draft.where[:], draft.terms[:], draft.cost)
         below = data.draw(st.sampled_from([float("inf"), draft.cost, draft.cost * 0.9, draft.cost * 1.1]))
-        undo = draft.try_moves(list(chosen.items()), below)
+        undo = draft.try_shifts(list(chosen.items()), below)
         plainly = plain.apply(moves)
         fit = all(plain.fits(device) for _, device in moves)
         if undo is None:

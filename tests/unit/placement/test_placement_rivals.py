@@ -17,9 +17,9 @@ from testbed.placement.blocks import Block, Partition, Placement, blocks_of
 from testbed.placement.cost.memory import Infeasible, any_placement, check_complete, kinds_at, shortages
 from testbed.placement.cost.model import cost_model, interval_cost, token_latency
 from testbed.placement.layers.integer_program import cheapest_walk
-from testbed.placement.layers.whole import Layers
+from testbed.placement.layers.whole import WholeLayers
 from testbed.placement.local.draft import Draft
-from testbed.placement.local.shares import apportion
+from testbed.placement.local.proportional import apportion
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import POLICIES, make_policy
 from testbed.placement.policies.edgeshard import shortest
@@ -252,7 +252,7 @@ def test_edgeshard_begins_at_the_source_and_layerwise_need_not() -> None:
 
 def test_edgeshards_programme_is_the_papers_recurrence_where_memory_is_no_matter() -> None:
     observation = roomy(quickstart())
-    layers = Layers(Draft(cost_model(observation), None, None))
+    layers = WholeLayers(Draft(cost_model(observation), None, None))
     step, home = layers.step, layers.home
     table = [[math.inf] * 4 for _ in range(12)]
     table[0][0] = step[0][0]

@@ -21,7 +21,7 @@ def apportion(total: int, weights: Sequence[float], first: int = 0) -> list[int]
     return shares
 
 
-def share_out(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: str) -> None:
+def split_in_proportion(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: str) -> None:
     """Fill an empty draft: heads and shards (of FFN, LM head) in proportion to `weights`, the rest on its layer's hub.
 
     What a device has no memory for goes, part by part from the last layer on, to the device with room that is then

@@ -16,7 +16,7 @@ from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S
 if TYPE_CHECKING:
     import numpy as np
 
-    from testbed.placement.layers.whole import Layers
+    from testbed.placement.layers.whole import WholeLayers
 
 BEAM = 200  # partial assignments kept in a first, quick search for a good one
 EFFORT = 100_000  # the same times the number of devices, in the search that is to prove it
@@ -24,7 +24,7 @@ ROUNDS = 60  # steps by which memory's prices are found
 TIE_S = 1e-9
 
 
-class Found(NamedTuple):
+class Assignment(NamedTuple):
     """A device per layer, what its interval costs in seconds, and whether nothing can be cheaper."""
 
     devices: list[int]
@@ -32,14 +32,14 @@ class Found(NamedTuple):
     proven: bool
 
 
-def cheapest_moves(layers: Layers, known_s: float) -> Found:
+def cheapest_assignment(layers: WholeLayers, known_s: float) -> Assignment:
     """The cheapest assignment below `known_s`, the interval's cost if nothing moves (infinite if that does not fit).
 
     Without devices where none was found: then nothing should move, or nothing fits.
     """
     search = _Search(layers)
     if known_s - search.least_s <= TIE_S:
-        return Found([], known_s, True)
+        return Assignment([], known_s, True)
     quick = search.run(known_s, BEAM)
     if quick.proven:
         return quick
@@ -75,7 +75,7 @@ def _mixed(rows: np.ndarray) -> np.ndarray:
 
 
 class _Search:
-    def __init__(self, layers: Layers) -> None:
+    def __init__(self, layers: WholeLayers) -> None:
         import numpy as np
 
         self.layers, self.count = layers, layers.count
@@ -83,9 +83,9 @@ class _Search:
         self.step, self.home = np.array(layers.step), np.array(layers.home)
         self.room = np.array(layers.room)
         devices = len(self.home)
-        self.hauls = layers.hauls()  # (old, new) -> resources
-        self.unit_s = np.array(self.hauls.unit_s)
-        self.delays = np.array(self.hauls.delays_s)  # ascending, the first is 0: no move
+        self.migrations = layers.migrations()  # (old, new) -> resources
+        self.unit_s = np.array(self.migrations.unit_s)
+        self.delays = np.array(self.migrations.delays_s)  # ascending, the first is 0: no move
         self.least_after = self._least_after(np.zeros(devices))  # (count + 1, devices)
         self.prices = self._prices()
         self.priced_after = self._least_after(self.prices)
@@ -94,7 +94,10 @@ class _Search:
         priced = float((self.step[source] + self.prices + self.priced_after[1]).min() - self.prices @ self.room)
         self.least_move_s = (
             min(
-                (float(self.unit_s[list(used)].max()) + self.delays[path] for used, path in self.hauls.of.values()),
+                (
+                    float(self.unit_s[list(used)].max()) + self.delays[path]
+                    for used, path in self.migrations.of.values()
+                ),
                 default=0.0,
             )
             + MIGRATION_HANDSHAKE_S
@@ -136,7 +139,7 @@ class _Search:
             prices = np.maximum(0.0, prices + scale / (1 + turn / 4) * over / norm / 2)
         return best
 
-    def run(self, below_s: float, width: int) -> Found:
+    def run(self, below_s: float, width: int) -> Assignment:
         """The cheapest complete assignment under `below_s`; no devices where none was found."""
         import numpy as np
 
@@ -157,7 +160,7 @@ class _Search:
                 keep = keep[np.argsort(bound[keep], kind="stable")[:width]]
                 proven = False
             if not len(keep):
-                return Found([], below_s, proven)
+                return Assignment([], below_s, proven)
             level = _rows(level, keep)
             levels.append(level)
         total = self._bound(level, self.count)
@@ -166,7 +169,7 @@ class _Search:
         for level in reversed(levels[1:]):
             found.append(int(level.device[row]))
             row = int(level.parent[row])
-        return Found(found[::-1], cost, proven)
+        return Assignment(found[::-1], cost, proven)
 
     def _expand(self, level: _Level, layer: int) -> _Level:
         """Every assignment of one more layer that memory allows."""
@@ -175,7 +178,7 @@ class _Search:
         grown: list[_Level] = []
         old = self.layers.old[layer]
         for device in range(len(self.home)):
-            used, path = self.hauls.of.get((old, device), ((), 0))
+            used, path = self.migrations.of.get((old, device), ((), 0))
             able = level.counts[:, device] < self.room[device]
             if device != old:
                 able &= level.loads[:, device] < self.layers.incoming[device]

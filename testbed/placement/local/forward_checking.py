@@ -10,7 +10,7 @@ from testbed.placement.local.draft import Draft
 from testbed.units import format_bytes
 
 
-class Seats:
+class ForwardChecking:
     """Which devices may take the next block so that all the others still fit somewhere.
 
     As long as first-fit packs what is left, any device may take a block after which it still does. Where only an
@@ -37,7 +37,7 @@ class Seats:
     def _rooms(self) -> list[int]:
         return [budget - held for budget, held in zip(self._draft.budgets, self._draft.reserved_bytes, strict=True)]
 
-    def can_take(self, slot: int, device: int) -> bool:
+    def allows(self, slot: int, device: int) -> bool:
         """Whether `device` may take this block: it has room, and what is left still fits."""
         kind = self._draft.kind(slot)
         if self._quota is not None:
@@ -49,7 +49,7 @@ class Seats:
         left = [(self._sizes[other], self._left[other] - (other == kind)) for other in self._order]
         return first_fit(rooms, left) is not None
 
-    def take(self, slot: int, device: int) -> None:
+    def assign(self, slot: int, device: int) -> None:
         """Place the block there."""
         kind = self._draft.kind(slot)
         self._left[kind] -= 1
