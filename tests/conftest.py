@@ -1,11 +1,14 @@
-"""For all tests: no display, and hypothesis without a deadline (the machines that run this share two cores)."""
+"""For all tests: no display, a Ctrl-C that is heard, hypothesis without a deadline (the machines share two cores)."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 from hypothesis import settings
 
+# A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["TESTBED_CALIBRATION"] = "/dev/null.none"  # the nominal values, whatever is known of this machine
 settings.register_profile("headroom", deadline=None, print_blob=True)
