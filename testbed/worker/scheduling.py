@@ -7,7 +7,9 @@ import os
 import threading
 from pathlib import Path
 
-_MESSAGES, _WAITING = 2, 1  # real-time priorities: a thread that carries a message does not wait for one that waits
+# Real-time priorities (sched(7)): messages go before a thread that ends an operation, and that before arithmetic. All
+# go before this host's other processes, which no emulated device knows of (ADR 0016).
+_MESSAGES, _ENDING, _COMPUTING = 3, 2, 1
 
 
 def put_first(thread: int) -> None:
@@ -21,30 +23,30 @@ def put_first(thread: int) -> None:
 
 
 class Precedence:
-    """The calling thread's right to run before others' arithmetic: taken to end an operation on time and to send.
+    """The calling thread's right to run before this host's other processes, and, when taken, before others' arithmetic.
 
-    On two cores a worker that wakes to send would otherwise wait until others' operations are done, though these have
-    time to spare. To wait for input it is given up: being late then is made up for. Nothing happens where that is not
-    permitted (not root).
+    On two cores a worker that wakes to send would otherwise wait until other workers' operations are done, though these
+    have time to spare. While it waits for input and computes it is given up: a worker that is late then can catch up.
+    Nothing happens where that is not permitted (not root).
     """
 
     def __init__(self) -> None:
         self._thread = threading.get_native_id()
-        self._policy = os.SCHED_OTHER
+        self._priority = 0
 
     def take(self) -> None:
-        """Run first from now on."""
-        self._set(os.SCHED_FIFO, _WAITING)
+        """From now on, run before others' arithmetic: an operation ends, and what it gave is sent."""
+        self._set(_ENDING)
 
     def give_up(self) -> None:
-        """Take turns like everyone."""
-        self._set(os.SCHED_OTHER, 0)
+        """From now on, take turns with other workers' arithmetic."""
+        self._set(_COMPUTING)
 
-    def _set(self, policy: int, priority: int) -> None:
-        if policy != self._policy:
+    def _set(self, priority: int) -> None:
+        if priority != self._priority:
             with contextlib.suppress(OSError):
-                os.sched_setscheduler(self._thread, policy, os.sched_param(priority))
-                self._policy = policy
+                os.sched_setscheduler(self._thread, os.SCHED_FIFO, os.sched_param(priority))
+                self._priority = priority
 
 
 def transport_threads() -> list[int]:
