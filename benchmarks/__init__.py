@@ -1,1 +1,4 @@
-"""Side-by-side ratios against peers; `python -m benchmarks.NAME` prints one JSON line last. Never part of the tests."""
+"""Benchmarks that measure ratios against peers side by side; they are no part of the tests.
+
+`python -m benchmarks.NAME` prints one JSON line last.
+"""

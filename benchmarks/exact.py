@@ -1,6 +1,7 @@
-"""How long `exact` takes: four layers of eight heads on 3 to 5 devices, memory tight and loose, four decisions each.
+"""The time that `exact` takes for four layers of eight heads on 3 to 5 devices with tight and loose memory.
 
-Prints seconds of the first and of later decisions, and each instance that was not proved with its gap:
+For four decisions each, this prints the seconds of the first and of later decisions, and the gap of each instance whose
+optimum was not proved:
 
     .venv/bin/python -m benchmarks.exact --seeds 5
 """
@@ -48,7 +49,7 @@ def instance(seed: int, devices: int, layers: int, heads: int, tightness: float,
 
 
 def changed(observation: Observation, rng: random.Random) -> Observation:
-    """The same star 32 tokens on, with other rates and speeds and a little other memory."""
+    """The same star 32 tokens later, with other rates and speeds, and slightly other memory."""
     views = tuple(
         replace(
             view,
@@ -74,7 +75,7 @@ def main() -> None:
     parser.add_argument("--tightness", type=float, nargs="+", default=[1.15, 1.4, 3.0])
     parser.add_argument("--ffn-shards", type=int, default=1)
     given = parser.parse_args()
-    make_policy("exact", {}).decide(instance(0, 2, 1, 2, 3.0, 1), None)  # loads what is loaded once
+    make_policy("exact", {}).decide(instance(0, 2, 1, 2, 3.0, 1), None)  # imports and compiles everything first
     print("devices  memory  decisions  infeasible  unproved  first s: median   max   later s: median   max")
     unproved: list[str] = []
     for devices in given.devices:

@@ -1,8 +1,8 @@
 """Run every benchmark and write docs/benchmarks.md: `python -m benchmarks.page [--rounds N]`.
 
-Each program runs several times as a process of its own; the page gives the median and the range of every figure in
-its JSON line, with the machine they were measured on. `--keep FOLDER NAME…` measures only some and keeps their lines
-in the folder; the page says which are still missing.
+Each program runs several times as a process of its own. The page gives the median and the range of each figure in its
+JSON line, and the machine. `--keep FOLDER NAME…` measures only some programs and keeps their lines in the folder; the
+page says which are missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.results.store import machine
 
 NAMES = ("shaping", "replay", "spawn", "scale", "policy")
-OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # what takes longer to decide eight times is left out
+OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # policies whose eight decisions take longer are left out
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
@@ -45,7 +45,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
-    """Every number of a JSON line by its key, those inside an object by both keys; the ratio has a line of its own."""
+    """All numbers of a JSON line except the ratio, by key; a number inside an object has both keys."""
     for key, value in line.items():
         if isinstance(value, dict):
             yield from _figures(value, f"{above}{key}: ")
@@ -58,7 +58,7 @@ def _rounds(count: int) -> str:
 
 
 def section(name: str, lines: list[dict[str, Any]]) -> str:
-    """One benchmark's part of the page."""
+    """The part of the page on one benchmark."""
     first = lines[0]
     ratio = _spread([line["ratio"] for line in lines if "ratio" in line])
     text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {_rounds(len(lines))}.", ""]

@@ -1,8 +1,8 @@
-"""How long policies take to decide, and how much memory they use doing so.
+"""The time and the memory that policies need to decide.
 
-`python -m benchmarks.policy [--policy NAME]… [--rounds N]` decides for growing fleets, each policy and size in a
-process of its own: a first placement, then decisions under rates that change every time. Compiled policies are warmed
-up first, as at the beginning of every run. `--size` picks sizes; what takes over `--limit` seconds is left out.
+`python -m benchmarks.policy [--policy NAME]… [--rounds N]` measures growing fleets: a first placement, and then
+decisions under rates that change each time. Each policy and size has a process of its own. Compiled policies are warmed
+up first, as at the start of a run. `--size` selects sizes; a policy that takes more than `--limit` seconds is left out.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ from testbed.shape import PRESETS, ModelShape
 LLAMA = ModelShape(
     "llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, True, False, False, False, weight_bytes=2, kv_bytes=2
 )
-# Devices, model, and the memory of all devices as a multiple of the model's: with many, the largest block must fit.
+# Devices, model, and the memory of all devices as a multiple of the model's. With many devices it is larger, so that
+# the largest block fits on one.
 SIZES = {"5": (5, PRESETS["gpt2"], 1.6), "25": (25, LLAMA, 1.6), "200": (200, LLAMA, 5.0)}
 LATER = 7  # decisions after the first
 CONTEXT, TOKENS, INTERVAL = 64, 1000, 16
 
 
 def fleet(devices: int, shape: ModelShape, tightness: float, shards: int, seed: int) -> Observation:
-    """A star with log-normal memory, speeds and links; the source has room for what is pinned to it besides."""
+    """A star with log-normal memory, speeds and links; the source has extra room for its pinned bytes."""
     rng = np.random.default_rng(seed)
     partition = Partition(ffn_shards=shards)
     names = [f"d{number}" for number in range(devices)]
@@ -56,7 +57,7 @@ def fleet(devices: int, shape: ModelShape, tightness: float, shards: int, seed: 
 
 
 def shaken(observation: Observation, tokens_done: int, rng: np.random.Generator) -> Observation:
-    """The same fleet later, each link's rate changed by some 30 %."""
+    """The same fleet later, with each link's rate changed by about 30 %."""
     links = {
         name: replace(link, up_bps=link.up_bps * float(rng.lognormal(0, 0.3)))
         for name, link in observation.links.items()
@@ -65,7 +66,7 @@ def shaken(observation: Observation, tokens_done: int, rng: np.random.Generator)
 
 
 def decide(policy_name: str, size: str, shards: int) -> dict[str, float]:
-    """Milliseconds of the first and of later decisions, and the process's largest resident size."""
+    """The milliseconds of the first and of later decisions, and the largest resident size of the process."""
     devices, shape, tightness = SIZES[size]
     observation = fleet(devices, shape, tightness, shards, 1)
     policy = make_policy(policy_name, {})
@@ -88,7 +89,7 @@ def decide(policy_name: str, size: str, shards: int) -> dict[str, float]:
 
 
 def measured(policy: str, size: str, shards: int, rounds: int, limit_s: float) -> dict[str, float] | None:
-    """Medians over some processes; None where one takes too long or finds no placement."""
+    """Medians over some processes; None if one takes too long or finds no placement."""
     found: list[dict[str, float]] = []
     command = [sys.executable, "-m", "benchmarks.policy", "--one", policy, size, str(shards)]
     for _ in range(rounds):
@@ -102,7 +103,7 @@ def measured(policy: str, size: str, shards: int, rounds: int, limit_s: float) -
 
 
 def main() -> None:
-    """Print a line per policy and size, and one JSON line."""
+    """Print a line for each policy and size, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--policy", action="append")
     parser.add_argument("--size", action="append", choices=SIZES)

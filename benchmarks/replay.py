@@ -1,8 +1,9 @@
-"""Replaying link rates on the time clock: a process of its own against running `tc` at each change's time.
+"""Replays link rates on the time clock: our replayer process against running `tc` at the time of each change.
 
-`python -m benchmarks.replay` makes a capsule with veth links in network namespaces, both ends shaped. A schedule that
-the peer can keep up with is replayed both ways, by turns, with both ways' lateness compared; then the replayer alone
-takes fifty links at ten changes a second in each direction, with the host's cores idle and busy. The last line is JSON.
+`python -m benchmarks.replay` makes a capsule with veth links between network namespaces, shaped at both ends. Our
+replayer and the peer take turns with a schedule that the peer can keep up with, and their lateness is compared. Then
+our replayer alone replays fifty links with ten changes a second in each direction, with idle and with busy cores. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from testbed.topologies.links import DOWN, UP
 from testbed.traces.series import Series
 
 LINKS = 50
-COMPARED_LINKS = 5  # with all fifty the peer falls behind without end
+COMPARED_LINKS = 5  # with all fifty links the peer falls behind forever
 CHANGES_PER_S = 10  # of each direction of each link
 PERIOD_S = 2.0
 SECONDS = 6.0
@@ -53,7 +54,7 @@ def main() -> int:
 
 
 def measure(rounds: int) -> None:
-    """All rounds and the report; the namespaces go with the capsule."""
+    """Run all rounds and print the report; the namespaces end with the capsule."""
     links = shaped_links(LINKS)
     few = links[: 2 * COMPARED_LINKS]
     ours, theirs, idle, busy = [], [], [], []
@@ -97,7 +98,7 @@ def measure(rounds: int) -> None:
 
 
 def shaped_links(count: int) -> list[ReplayedLink]:
-    """Both directions of so many links, each with changes at moments and to rates of its own."""
+    """A schedule for both directions of some links, each with its own times and rates."""
     draw = random.Random(4)
     holders = [
         subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 3600"], stdout=subprocess.PIPE)
@@ -122,7 +123,7 @@ def shaped_links(count: int) -> list[ReplayedLink]:
 
 
 def by_replayer(links: Sequence[ReplayedLink]) -> tuple[float, float, float]:
-    """(median late, p99 late, share of a core) of the schedule's first SECONDS."""
+    """The median and p99 of lateness, and the share of a core, over the schedule's first SECONDS."""
     clock = EmulatedClock()
     replayer = Replayer(forkserver(), links, clock)
     clock.start()
@@ -137,7 +138,7 @@ def by_replayer(links: Sequence[ReplayedLink]) -> tuple[float, float, float]:
 
 
 def by_tc(links: Sequence[ReplayedLink]) -> tuple[float, float, float]:
-    """The same by running `tc` in the link's namespace when a change is due."""
+    """The same for running `tc` in the link's namespace when a change is due."""
     late, begun_s, cpu_before = [], time.monotonic(), sum(os.times()[:4])
     for due_s, index, rate_bps in schedule(links):
         if due_s > SECONDS:

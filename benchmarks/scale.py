@@ -1,7 +1,7 @@
-"""How the testbed itself grows with the number of devices: start-up, memory per device, software time per token.
+"""The cost of the testbed by the number of devices: start-up, memory per device, and software time per token.
 
-`python -m benchmarks.scale` replays a tiny model, dealt round-robin, on star topologies of 5, 25, 50 and 100
-emulated devices, each token verified bitwise, and takes the figures from the run folders. Needs root.
+`python -m benchmarks.scale` replays a tiny model, placed round-robin, on stars of 5, 25, 50 and 100 emulated devices.
+It verifies each token bitwise and reads the figures from the run folders. It needs root.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ DEVICE = {
 
 
 def experiment(devices: int) -> dict[str, Any]:
-    """So many equal devices around one switch."""
+    """A star of equal devices."""
     topology = {"shape": "star", "source": "d0", "devices": {f"d{number}": DEVICE for number in range(devices)}}
     return {
         "model": {"preset": "tiny", "seed": 1}, "prompt": "How many are we?", "tokens": TOKENS, "interval": 16,
@@ -37,7 +37,7 @@ def experiment(devices: int) -> dict[str, Any]:
 
 
 def replay(devices: int, folder: Path) -> dict[str, Any]:
-    """One run's figures: start-up seconds, private bytes per idle device, and where a token's time went."""
+    """The figures of one run: start-up seconds, private bytes of an idle device, and the parts of a token's time."""
     file = folder / f"star{devices}.yaml"
     file.write_text(yaml.safe_dump(experiment(devices)))
     command = [sys.executable, "-m", "testbed", "replay", str(file), "--backend", "mininet", "--verify", "--json"]
@@ -63,7 +63,7 @@ def replay(devices: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print a line per size and one JSON line."""
+    """Print a line for each size and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     rounds = parser.parse_args().rounds

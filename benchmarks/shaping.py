@@ -1,9 +1,9 @@
-"""Changing a link's rate while it carries traffic: this package's way against Mininet's own.
+"""Changes a link's rate while it carries traffic: our `Shaper` against Mininet's own method.
 
-`python -m benchmarks.shaping` makes a capsule, builds real Mininet links in it, and changes their rates by turns
-through `Shaper.change` (one netlink message, the waking frame and the read-back included) and through Mininet's
-`TCIntf.config(bw=…)` (which runs `tc` several times). Then it looks at what becomes of packets waiting in the
-queue during one change. The last line is JSON.
+`python -m benchmarks.shaping` makes a capsule and builds real Mininet links in it. It changes their rates in turns by
+`Shaper.change` (one netlink message, including the waking frame and the read-back) and by Mininet's
+`TCIntf.config(bw=…)` (which runs `tc` several times). Then it counts the packets that survive in the queue during a
+change. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ SLOW_MBPS = 0.5  # packets are queued at this rate …
 FAST_MBPS = 50.0  # … when it changes to this one
 PACKETS = 500
 PAYLOAD_BYTES = 60  # 500 frames of 102 bytes fit in the smallest queue
-DRAIN_S = 1.0  # nothing comes any more after this much silence
+DRAIN_S = 1.0  # after this much silence, no more packets arrive
 PORT = 5201
 
 
 def main() -> int:
-    """Measure in a capsule; returns the exit code. Raises EnvironmentLacks where there can be none."""
+    """Measure in a capsule and return the exit code; raises EnvironmentLacks if this host cannot have one."""
     if sys.argv[1:] == ["--inside"]:
         prepare_inner()
         measure()
@@ -45,12 +45,12 @@ def main() -> int:
 
 
 def measure() -> None:
-    """Build two equal links, time both ways by turns, count the packets that survive, print."""
+    """Build two equal links, time both methods in turns, count the packets that survive, and print."""
     from mininet.link import TCLink
     from mininet.log import setLogLevel
     from mininet.net import Mininet
 
-    setLogLevel("critical")  # it prints tc's remarks about its own settings as errors
+    setLogLevel("critical")  # it reports tc's remarks about its own settings as errors
     Mininet.inited = True  # its fixLimits rewrites the host's sysctls
     net = Mininet(controller=None)
     pairs = [
@@ -82,7 +82,7 @@ def measure() -> None:
 
 
 def time_by_turns(*ways: Callable[[float], None]) -> list[list[float]]:
-    """Seconds per change, one list per way; every change is to another rate than before."""
+    """The seconds of each change for each method; each change sets another rate than before."""
     taken: list[list[float]] = [[] for _ in ways]
     for number in range(CHANGES):
         for way, times in zip(ways, taken, strict=True):
@@ -93,7 +93,7 @@ def time_by_turns(*ways: Callable[[float], None]) -> list[list[float]]:
 
 
 def survivors(change: Callable[[float], None], near: int, far: int, address: str) -> int:
-    """Of PACKETS datagrams given to a slow link, how many arrive when its rate changes while they wait."""
+    """The number of PACKETS datagrams on a slow link that arrive if its rate changes while they wait."""
     receiver = in_netns(far, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sender = in_netns(near, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with receiver, sender:
@@ -117,7 +117,7 @@ def survivors(change: Callable[[float], None], near: int, far: int, address: str
 
 
 def report(ours_s: float, request_s: float, peer_s: float, kept_ours: int, kept_peer: int) -> None:
-    """A line for people, and the last one as JSON."""
+    """Print a line of text, and a last line of JSON."""
     print(f"one change of rate: {ours_s * 1e6:.1f} us here, {peer_s * 1e3:.2f} ms by TCIntf.config ({CHANGES} each)")
     print(f"packets that survived one, of {PACKETS}: {kept_ours} here, {kept_peer} by TCIntf.config")
     result: dict[str, Any] = {

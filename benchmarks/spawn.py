@@ -1,7 +1,7 @@
-"""Twenty devices from a warm forkserver against twenty fresh interpreters that import torch.
+"""Starts twenty devices from a warm forkserver, against twenty fresh interpreters that import torch.
 
-`python -m benchmarks.spawn` starts both kinds, one after the other and in turn, and compares the time until the
-last one is ready and the private memory of each. The forkserver's own start and its imports are counted.
+`python -m benchmarks.spawn` starts both kinds in turns. It compares the time until the last process is ready and the
+private memory of each. The time of the forkserver includes its own start and its imports.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FRESH = "import sys, torch, zmq, msgspec; torch.set_num_threads(1); print('ready
 
 
 def experiment(devices: int) -> Experiment:
-    """A topology of so many small devices; nothing is generated on it."""
+    """A topology of small devices on which no token is generated."""
     each = {"streaming": "100 MB/s", "compute": "1 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
     link = {"rate": "100 Mbit/s", "delay": "0.3 ms"}
     topology = {
@@ -37,7 +37,7 @@ def experiment(devices: int) -> Experiment:
 
 
 def forked(devices: int) -> tuple[float, float]:
-    """(seconds until the last worker is connected, median private bytes), the forkserver's start included."""
+    """The seconds until the last worker is connected, with the forkserver's start, and the median private bytes."""
     multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # so that its start is counted
     with tempfile.TemporaryDirectory(prefix="hr") as folder:
         fleet = LocalFleet(experiment(devices), Path(folder), 8)
@@ -50,7 +50,7 @@ def forked(devices: int) -> tuple[float, float]:
 
 
 def fresh(devices: int) -> tuple[float, float]:
-    """(seconds until the last interpreter has imported torch, median private bytes)."""
+    """The seconds until the last interpreter has imported torch, and the median private bytes."""
     started = time.perf_counter()
     processes = [
         subprocess.Popen([sys.executable, "-c", FRESH], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -1,8 +1,8 @@
-"""One clock through which all times, rates and delays of a run pass.
+"""The clock that converts between wall time and the emulated time of a run.
 
-With `dilation` k the emulation is k times slower than life: an emulated second takes k wall seconds, a
-link of r bit/s is shaped to r/k, and every report is in emulated time. Where nothing is emulated the wall itself is
-made up: the simulation's clock runs on a `VirtualTime`, which passes only as far as it is told to.
+With `dilation` k, the emulation is k times slower than life: an emulated second takes k wall seconds, a link of r bit/s
+is shaped to r/k, and all reports are in emulated time. The clock of a simulation uses a `VirtualTime` as its wall time,
+which passes only when the simulation advances it.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ClockState:
-    """All that is needed to tell a running clock's time elsewhere on this host; in monotonic wall seconds."""
+    """The state of a running clock in monotonic wall seconds; another process can compute the time from it."""
 
     zero_s: float
-    paused_total_s: float  # of pauses that are over
-    paused_at_s: float | None  # None while it goes
+    paused_total_s: float  # the sum of all finished pauses
+    paused_at_s: float | None  # None while the clock runs
 
 
 class VirtualTime:
-    """Seconds that pass when somebody says so; call it for what `time.monotonic` would say."""
+    """Wall time that passes only through `advance`; calling it returns the time, like `time.monotonic`."""
 
     def __init__(self) -> None:
         self._now_s = 0.0
 
     def __call__(self) -> float:
-        """Virtual seconds so far."""
+        """The virtual time in seconds."""
         return self._now_s
 
     def advance(self, until_s: float) -> None:
-        """Let time pass until then; it never goes back."""
+        """Let time pass until `until_s`; it never goes back."""
         self._now_s = max(self._now_s, until_s)
 
 
 class EmulatedClock:
-    """Emulated seconds since token 0; stands still while paused (deciding pauses the trace clock).
+    """Emulated seconds since token 0, and a trace clock that pauses, for example while a policy decides.
 
-    `wall` tells the time in which a fleet's timestamps and a controller's deadlines are, in seconds.
+    `wall` returns the wall time in seconds, in which fleets give timestamps and controllers set deadlines.
     """
 
     def __init__(self, dilation: float = 1.0, wall: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class EmulatedClock:
         self._followers: list[Callable[[ClockState], None]] = []
 
     def follow(self, told: Callable[[ClockState], None]) -> None:
-        """Call `told` whenever the clock starts, is paused or goes on; at once if it has started."""
+        """Call `told` whenever the clock starts, pauses or resumes; and now, if it has started."""
         self._followers.append(told)
         self._tell([told])
 
@@ -62,20 +62,20 @@ class EmulatedClock:
                 told(state)
 
     def start(self) -> None:
-        """Now is emulated time 0."""
+        """Set emulated time 0 to now."""
         self._zero_s = self.wall()
         self._tell(self._followers)
 
     def now(self) -> float:
-        """Emulated seconds since the start, pauses included; 0 before it."""
+        """The emulated seconds since the start, with pauses; 0 before the start."""
         return self.at(self.wall())
 
     def at(self, wall_s: float) -> float:
-        """Emulated seconds at a time of the wall."""
+        """The emulated seconds at a wall time."""
         return 0.0 if self._zero_s is None else (wall_s - self._zero_s) / self.dilation
 
     def trace_now(self) -> float:
-        """Emulated seconds that count for traces: pauses left out."""
+        """The emulated seconds since the start without pauses, which are the time of traces."""
         wall = self.wall() if self._paused_at_s is None else self._paused_at_s
         return max(0.0, self.at(wall) - self._paused_total_s / self.dilation)
 
@@ -86,12 +86,12 @@ class EmulatedClock:
             self._tell(self._followers)
 
     def resume(self) -> None:
-        """Let the trace clock go on."""
+        """Let the trace clock run again."""
         if self._paused_at_s is not None:
             self._paused_total_s += self.wall() - self._paused_at_s
             self._paused_at_s = None
             self._tell(self._followers)
 
     def duration(self, wall_s: float) -> float:
-        """Emulated seconds of a wall duration."""
+        """The emulated seconds of a duration on the wall."""
         return wall_s / self.dilation

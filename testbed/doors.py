@@ -1,4 +1,8 @@
-"""The top-level names `analysis`, `traces` and `topologies`, which lead to the packages of that name in `testbed`."""
+"""Makes the top-level packages `analysis`, `traces` and `topologies` lead to `testbed.analysis` and so on.
+
+The project's layout asks for top-level folders of these names. Nothing inside `testbed` imports them, so a user's own
+`analysis` cannot get in the way.
+"""
 
 from __future__ import annotations
 

@@ -1,27 +1,27 @@
-"""What can go wrong, one class per kind of remedy.
+"""The exceptions of this package: one class for each kind of remedy.
 
-Each class carries the exit code a command ends with; `testbed.cli` maps exceptions to codes there and
-nowhere else. A message is one complete sentence: what, where, the value, and what would be right.
+A class has the exit code with which a command ends. A message is one complete sentence that says what is wrong and
+where, names the value, and says what would be right.
 """
 
 from __future__ import annotations
 
 
 class TestbedError(Exception):
-    """Base of everything this package raises on purpose."""
+    """The base class of all exceptions that this package raises on purpose."""
 
     __test__ = False  # the name looks like a test class to pytest
     exit_code = 5
 
 
 class ConfigError(TestbedError):
-    """The user's files or options are wrong; nothing has been started."""
+    """A file or an option of the user is wrong, and nothing has been started."""
 
     exit_code = 2
 
 
 class EnvironmentLacks(TestbedError):
-    """This machine lacks something the run needs; `testbed doctor` says what."""
+    """This machine lacks something that the run needs; `testbed doctor` says what."""
 
     exit_code = 3
 
@@ -33,7 +33,7 @@ class FidelityError(TestbedError):
 
 
 class RunFailed(TestbedError):
-    """The run was started and failed: a policy misbehaved, a device died, verification differed."""
+    """The run was started and failed: a policy misbehaved, a device died, or verification found a difference."""
 
     exit_code = 5
 

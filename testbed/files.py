@@ -1,8 +1,7 @@
-"""Reading the files that a user names: whole, of bounded size, and only where they are files.
+"""Reads the files that a user names, if they are regular files of bounded size.
 
-A path may name a device that never ends, a pipe that never begins, or a file larger than memory. Each is one
-`ConfigError` here, so that every reader in the project answers in the same words. This module knows paths and bytes;
-it does not know what any file means.
+A path may name a device that never ends, a pipe that nobody writes to, or a file larger than memory. Each of these is a
+`ConfigError`, in the same words for every reader. This module knows paths and bytes, but not what a file means.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import BinaryIO
 from testbed.errors import ConfigError
 
 LARGEST_BYTES = 64 * 2**20
-"""What a reader takes where it does not say otherwise: the longest public trace we know of has 30 MB."""
+"""The largest file that is read by default; the longest public trace that we know of has 30 MB."""
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -31,9 +30,9 @@ _KINDS = {
 
 @contextmanager
 def open_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A regular file, open for reading its bytes; raises ConfigError naming it, also for what reading it raises."""
+    """Open a regular file for reading bytes; raises ConfigError naming it, also when reading it fails."""
     try:
-        # Not blocking: opening a pipe that nobody writes to would otherwise wait for ever.
+        # Without O_NONBLOCK, opening a pipe that nobody writes to would wait forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: there is no such file") from error
@@ -65,7 +64,7 @@ def read_bytes(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> bytes:
 def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
     """The text of a UTF-8 file without its byte-order mark; raises ConfigError as `read_bytes` does.
 
-    Line ends are as in the file.
+    Line ends stay as they are in the file.
     """
     try:
         return read_bytes(path, limit_bytes).decode("utf-8-sig")
@@ -74,11 +73,11 @@ def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
 
 
 def kind_of(mode: int) -> str:
-    """What something is that is no regular file, as a sentence calls it."""
+    """The kind of something that is no regular file, in words."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")
 
 
 def _short(path: str | Path) -> str:
-    """A path as a message shows it: one of thousands of characters is cut."""
+    """A path as an error shows it: a very long one is cut."""
     text = str(path)
     return text if len(text) <= 200 else f"{text[:80]}...{text[-80:]}"

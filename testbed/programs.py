@@ -1,8 +1,7 @@
-"""The system's programs, found whatever PATH says.
+"""Finds the system's programs, whatever PATH is.
 
-A user who is not root has no /usr/sbin on his PATH, where Debian keeps `ifconfig`, `brctl` and Open vSwitch; a service
-may have no PATH at all. What PATH names comes first, then the system's own folders. This module knows names of
-programs and folders, not what they are for.
+On Debian, the PATH of a normal user lacks /usr/sbin, which holds `ifconfig`, `brctl` and Open vSwitch. A service may
+have no PATH at all. So programs are searched in the folders of PATH first, and then in the system's folders.
 """
 
 from __future__ import annotations
@@ -15,23 +14,23 @@ SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", 
 
 
 def search_path(given: str | None) -> str:
-    """PATH as given, then the system's folders. Without its empty names, which mean the current folder."""
+    """The given PATH without its empty names, which mean the current folder, and then the system's folders."""
     folders = [folder for folder in (given or "").split(os.pathsep) if folder]
     return os.pathsep.join(dict.fromkeys([*folders, *SYSTEM_FOLDERS]))
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is, or None."""
+    """The path of a program, or None."""
     return shutil.which(name, path=search_path(os.environ.get("PATH")))
 
 
 def use_system_folders() -> None:
-    """Let this process, all that it starts, and libraries such as Mininet find the system's programs."""
+    """Let this process, its children and libraries such as Mininet find the system's programs."""
     os.environ["PATH"] = search_path(os.environ.get("PATH"))
 
 
 def complaint(returncode: int, stderr: str | bytes, lines: int = 1) -> str:
-    """What a program that failed said last on standard error, or else how it ended."""
+    """The last lines that a failed program wrote to standard error, or else how it ended."""
     text = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr
     said: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
     if said:

@@ -1,7 +1,7 @@
-"""Reading JSON so that what is not what we expect is one sentence.
+"""Reads JSON strictly: a document that is not as expected is an error of one sentence.
 
-msgspec reads it: strictly (no NaN, no lone surrogates), and checks the types that a reader asks for. This module knows
-JSON and wording; it does not know what any file means.
+msgspec reads the JSON (it refuses NaN and lone surrogates) and checks the types that a reader asks for. This module
+knows JSON and the wording of errors, but not what a file means.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 def read_object(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> dict[str, Any]:
-    """The object that a JSON file holds; raises ConfigError naming the file."""
+    """The object in a JSON file; raises ConfigError naming the file."""
     return parse_object(read_bytes(path, limit_bytes).removeprefix(codecs.BOM_UTF8), str(path))
 
 
 def parse_object(content: bytes, origin: str) -> dict[str, Any]:
-    """The object that is written in these bytes; raises ConfigError naming `origin`."""
+    """The object in the bytes of a JSON document; raises ConfigError naming `origin`."""
     try:
         document = msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -37,7 +37,7 @@ def parse_object(content: bytes, origin: str) -> dict[str, Any]:
 
 
 def checked(value: Any, kind: type[T], origin: str) -> T:
-    """What JSON held, as `kind`'s annotations describe it; raises ConfigError naming the key and its value."""
+    """A value from JSON, converted to the type `kind`; raises ConfigError naming the key and its value."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

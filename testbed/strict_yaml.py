@@ -1,10 +1,10 @@
-"""Reading YAML so that a slip of the pen is an error, not a surprise, and no file can be a bomb.
+"""Reads YAML strictly: a mistake is an error, and no file can exhaust memory or time.
 
-PyYAML lets the last of two equal keys win, turns `2024-01-01` into a date and leaves `60e6` as text (YAML 1.1 wants
-`6.0e+7`); here the first is refused, the second stays text and the third is a number. Anchors, aliases and merge keys
-may be used while what they stand for stays small; tags other than those of plain values, numbers that no quantity
-needs, and nesting that nobody reads are refused. Unknown keys are refused with the nearest known one. This module knows
-YAML and wording; it does not know what any file means.
+PyYAML lets the last of two equal keys win, turns `2024-01-01` into a date, and leaves `60e6` as text because YAML 1.1
+wants `6.0e+7`. Here an equal key is an error, the date stays text, and `60e6` is a number. Anchors, aliases and merge
+keys are allowed as long as their expansion stays small. Tags of other than plain values, numbers that no quantity
+needs, deep nesting and unknown keys are errors. This module knows YAML and the wording of errors, but not what a file
+means.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ import yaml
 from testbed.errors import ConfigError
 from testbed.files import read_text
 
-LARGEST_YAML = 2**20  # characters; what is larger was written by a program, which may as well write JSON
-DEEPEST = 40  # mappings and lists inside each other
-MOST_ALIASED = 100_000  # values that a file with aliases may stand for
+LARGEST_YAML = 2**20  # characters; a program that writes more can write JSON
+DEEPEST = 40  # the most levels of nested mappings and lists
+MOST_ALIASED = 100_000  # the most values of a file after its aliases are expanded
 LONGEST_NUMBER = 60  # characters
 LARGEST_INTEGER = 2**63 - 1
-MOST_CHOICES = 40  # of what could have been meant, in one sentence
+MOST_CHOICES = 40  # the most choices that an error lists
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
 _NUMBERS = (f"{_TAG}int", f"{_TAG}float")
 _PLAIN = (*_NUMBERS, _MERGE, *(_TAG + kind for kind in ("null", "bool", "str", "seq", "map")))
 _TOO_DEEP = f"mappings and lists are more than {DEEPEST} levels deep"
-_UNWANTED = (f"{_TAG}timestamp", f"{_TAG}value")  # dates, and the key `=`: text
-_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")  # a number with an exponent as YAML 1.2 has it
+_UNWANTED = (f"{_TAG}timestamp", f"{_TAG}value")  # dates and the key `=` stay text
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")  # a number with an exponent in the form of YAML 1.2
 
 
-# libyaml's parser is ten times as fast; Debian's PyYAML has it, and so have the wheels.
+# libyaml's parser is ten times as fast. The PyYAML of Debian and of the wheels has it.
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """SafeLoader that refuses duplicate keys, leaves dates as text and takes numbers of a sensible size only."""
+    """A SafeLoader that refuses duplicate keys and oversized numbers, and leaves dates as text."""
 
     _depth = 0
 
     def descend_resolver(self, current_node: Any, current_index: Any) -> None:
-        """Called before each node is composed, and so the place to end it: libyaml's parser recurses in C."""
+        """Refuse deep nesting; the loader calls this before each node, and libyaml's parser recurses in C."""
         self._depth += 1
         if self._depth > DEEPEST + 1:
             raise _problem(current_node, _TOO_DEEP)
 
     def ascend_resolver(self) -> None:
-        """Called after each node."""
+        """Leave a level; the loader calls this after each node."""
         self._depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -67,7 +67,7 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
         return mapping
 
     def construct_plain(self, node: Any) -> Any:
-        """A null, true or false, or a number."""
+        """The value of a boolean or a number."""
         kind = node.tag.removeprefix(_TAG)
         if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
             raise _problem(node, f"{shown(node.value)} is no number that anything here needs")
@@ -90,7 +90,7 @@ for _kind in ("bool", "int", "float"):
 
 
 def parse_yaml(text: str, origin: str) -> Any:
-    """The value of one YAML document; raises ConfigError naming `origin` and the line."""
+    """The value of a YAML document; raises ConfigError naming `origin` and the line."""
     if len(text) > LARGEST_YAML:
         raise ConfigError(f"{origin}: this is {len(text)} characters of YAML, and at most {LARGEST_YAML} are read")
     try:
@@ -111,11 +111,11 @@ def parse_yaml(text: str, origin: str) -> Any:
 
 
 def _refuse_bombs(root: Any) -> None:
-    """Raise for a tag that is not of plain values, nesting beyond `DEEPEST`, and aliases of too much or of itself.
+    """Raise for a tag of other than plain values, for deep nesting, and for aliases that expand to too much.
 
-    Counts what the document stands for once aliases and merge keys are followed, each node looked at once.
+    The function counts the values of the document with all aliases and merge keys expanded, and visits each node once.
     """
-    sizes: dict[int, tuple[int, int]] = {}  # node -> values in it, levels in it
+    sizes: dict[int, tuple[int, int]] = {}  # node -> (values in it, levels in it)
     written = 0
     stack: list[tuple[Any, bool]] = [(root, False)]
     above: set[int] = set()
@@ -155,7 +155,7 @@ def _problem(node: Any, text: str) -> yaml.constructor.ConstructorError:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The top-level mapping of a YAML file, or of JSON of any size; raises ConfigError naming the file."""
+    """The top-level mapping of a YAML file, or of a JSON file of any size; raises ConfigError naming the file."""
     text = read_text(path)
     value = _json(text, str(path)) if len(text) > LARGEST_YAML else parse_yaml(text, str(path))
     return require_mapping(value, str(path), "the file")
@@ -171,14 +171,14 @@ def _json(text: str, origin: str) -> Any:
 
 
 def require_mapping(value: object, origin: str, where: str) -> dict[str, Any]:
-    """`value` as a new dict if it is a mapping; else a ConfigError naming `origin` and `where`."""
+    """A mapping as a new dict; raises ConfigError naming `origin` and `where` if `value` is none."""
     if not isinstance(value, Mapping):
         raise ConfigError(f"{origin}: {where} must be a mapping of keys to values, not {shown(value)}")
     return dict(value)
 
 
 def refuse_unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str], origin: str, where: str) -> None:
-    """Raise a ConfigError for the first key that is not known, suggesting the nearest that is."""
+    """Raise ConfigError for the first unknown key, with the nearest known one."""
     choices = list(known)
     for key in mapping:
         if key not in choices:
@@ -186,7 +186,7 @@ def refuse_unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str], origin
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
-    """The end of a sentence about a wrong word: the nearest known one, or all of them."""
+    """The end of an error about an unknown word: the nearest known word, or all of them."""
     choices = list(known)
     near = difflib.get_close_matches(shown(word).strip("'"), choices, n=1, cutoff=0.6)
     if near:
@@ -200,7 +200,7 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 60
 
 
 def shown(value: object) -> str:
-    """`value` as an error message shows it: short, on one line, however large or deeply shared it is."""
+    """The text of a value in an error: short and on one line, however large the value is."""
     if value is None:
         return "nothing"
     try:

@@ -1,7 +1,7 @@
-"""Writing to the standard streams: safely for terminals, and in one sentence where it cannot be done.
+"""Writes to the standard streams in a way that is safe for terminals; a failure is an error of one sentence.
 
-All that a verb prints goes through `echo` or `write`. What comes from files, folders and arguments may hold characters
-that command a terminal, or that no encoding has; they are escaped here, as Python's `repr` would.
+All verbs print through `echo` or `write`. Text from files, folders and arguments may contain control characters or
+characters that the encoding lacks; this module escapes them like Python's `repr`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ READER_GONE = 141  # 128 + SIGPIPE, as shells report it
 
 
 def printable(text: str, keep: str = "") -> str:
-    """The text with everything escaped that is not printed as itself, but for the characters to `keep`."""
+    """The text with all unprintable characters escaped, except for those in `keep`."""
     if text.isprintable():
         return text
     return "".join(
@@ -27,14 +27,15 @@ def printable(text: str, keep: str = "") -> str:
 
 
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
-    """Print lines of text, on standard output or as a remark on standard error."""
+    """Print lines of text on standard output, or a remark on standard error."""
     write(printable(text, keep="\n"), err, nl)
 
 
 def write(text: str, err: bool = False, nl: bool = True) -> None:
-    """Print text as it is, colours included where the stream is a terminal.
+    """Print text as it is, with its colours if the stream is a terminal.
 
-    What cannot be written to standard output ends the command, quietly where its reader has gone; a remark is lost.
+    If standard output cannot be written, the command ends with an error, or quietly if its reader has gone. A remark on
+    standard error that cannot be written is lost.
     """
     try:
         click.echo(text, err=err, nl=nl)
@@ -49,14 +50,16 @@ def write(text: str, err: bool = False, nl: bool = True) -> None:
 def open_standard_streams() -> None:
     """Make all three streams safe to use.
 
-    One that is closed would be the next file that is opened. Input is then empty, errors are lost, and writing output
-    fails. A stream whose encoding lacks a character gets its escape.
+    The next file that is opened would take the place of a closed stream. So a closed input becomes empty, a closed
+    standard error discards what is written, and writing to a closed output fails. A character that the encoding of a
+    stream lacks is escaped.
     """
     for descriptor, flags in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest number that is free is this one
+            # `open` returns the lowest free descriptor, which is this one.
+            os.set_inheritable(os.open(os.devnull, flags), True)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
@@ -65,7 +68,7 @@ def open_standard_streams() -> None:
 
 
 def settle(code: int) -> int:
-    """Give up what standard output has not taken, so that the interpreter's end is quiet; returns the exit code."""
+    """Flush standard output, or discard the rest if that fails; returns the exit code."""
     try:
         sys.stdout.flush()
     except OSError:

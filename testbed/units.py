@@ -1,8 +1,8 @@
-"""Typed quantities at the edges, SI numbers inside.
+"""Parses and formats quantities with units; inside the package all quantities are SI numbers.
 
-Inside the package every quantity is a float or int in seconds, bytes, bit/s, byte/s or FLOP/s. Files and
-options write them with a unit: `50 Mbit/s`, `2 ms`, `256 MiB`, `8 GFLOP/s`, `3 GB/s`. Bits and bytes
-never mix: a link rate in `MB/s` is refused, and so is a streaming rate in `Mbit/s`.
+A quantity is a float or an int in seconds, bytes, bit/s, byte/s or FLOP/s. Files and options write it with a unit:
+`50 Mbit/s`, `2 ms`, `256 MiB`, `8 GFLOP/s`, `3 GB/s`. Bits and bytes never mix: a link rate in `MB/s` is an error, and
+so is a streaming rate in `Mbit/s`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ DURATION = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
 FRACTION = {"": 1.0, "%": 0.01}
 
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
-_LONGEST = 100  # characters of a quantity
+_LONGEST = 100  # the most characters of a quantity
 
-# What nothing on a desk or in a rack comes near, so that sums and products of quantities stay finite numbers and
-# sums of bytes whole ones of 64 bits.
+# Limits far above any real device. They keep sums and products of quantities finite, and sums of bytes within 64 bits.
 MOST_BPS = MOST_BYTES_PER_S = 1e15
 MOST_FLOPS = 1e18
 MOST_BYTES = 2.0**50
@@ -43,7 +42,7 @@ def _parse(value: object, units: Mapping[str, float], kind: str, example: str, m
     given = shown(text) if plain else shown(value)
     if match is None or match.group(2) not in units:
         raise ConfigError(f"{given} is not a {kind}: write it like {example!r}")
-    try:  # in decimals, so that 16.97 GFLOP/s are 16970000000 FLOP/s and not one part in 10^16 less
+    try:  # with decimals, 16.97 GFLOP/s is exactly 16970000000 FLOP/s
         number = float(Decimal(match.group(1)) * Decimal(repr(units[match.group(2)])))
     except ArithmeticError:
         number = math.inf
@@ -55,32 +54,32 @@ def _parse(value: object, units: Mapping[str, float], kind: str, example: str, m
 
 
 def parse_rate(value: object) -> float:
-    """Link rate in bit/s from e.g. `50 Mbit/s`; raises ConfigError."""
+    """A link rate in bit/s from text like `50 Mbit/s`; raises ConfigError."""
     return _parse(value, RATE, "link rate", "50 Mbit/s", MOST_BPS, "1000 Tbit/s")
 
 
 def parse_duration(value: object) -> float:
-    """Time in seconds from e.g. `2 ms`; raises ConfigError."""
+    """A time in seconds from text like `2 ms`; raises ConfigError."""
     return _parse(value, DURATION, "duration", "2 ms", MOST_SECONDS, "1e9 s")
 
 
 def parse_bytes(value: object) -> int:
-    """Size in bytes from e.g. `256 MiB`; raises ConfigError."""
+    """A size in bytes from text like `256 MiB`; raises ConfigError."""
     return round(_parse(value, BYTES, "memory size", "256 MiB", MOST_BYTES, "1024 TiB"))
 
 
 def parse_bandwidth(value: object) -> float:
-    """Memory or storage bandwidth in byte/s from e.g. `3 GB/s`; raises ConfigError."""
+    """A memory or storage bandwidth in byte/s from text like `3 GB/s`; raises ConfigError."""
     return _parse(value, BANDWIDTH, "streaming rate", "3 GB/s", MOST_BYTES_PER_S, "1000 TB/s")
 
 
 def parse_compute(value: object) -> float:
-    """Compute rate in FLOP/s from e.g. `8 GFLOP/s`; raises ConfigError."""
+    """A compute rate in FLOP/s from text like `8 GFLOP/s`; raises ConfigError."""
     return _parse(value, COMPUTE, "compute rate", "8 GFLOP/s", MOST_FLOPS, "1e6 TFLOP/s")
 
 
 def parse_fraction(value: object) -> float:
-    """A share of one from e.g. `1 %` or `0.01`; raises ConfigError."""
+    """A share of one from text like `1 %` or `0.01`; raises ConfigError."""
     return _parse(value, FRACTION, "fraction", "1 %", 1.0, "100 %")
 
 

@@ -1,1 +1,1 @@
-"""The measured answers: one module per question, and the page made of them (docs/results.md)."""
+"""The results: a module for each question, and the page docs/results.md that is made from them."""

@@ -1,8 +1,8 @@
-"""How much of a predicted token is computing, how much lies on links, and how much is software.
+"""Splits a predicted token latency into computing, links and software.
 
-A token's predicted latency is made of maxima and sums of block times, transfers and the software's time per hop. Make
-all block times longer by a small share, and it grows by that share of those on its critical path; the same for the
-other two. So the parts add up to the whole, and there is no second formula.
+A predicted latency consists of maxima and sums of block times, transfers and the software's time per hop. If all block
+times grow by a small share, the latency grows by that share of the block times on its critical path. The same holds for
+the other two. So the three derivatives add up to the latency, and no second formula is needed.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from testbed.placement.cost.model import token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 
-STEP = 1e-6  # the small share; latencies are straight lines but for where two ways are equally long
-TRUST = 1e-3  # the parts must add up to the whole within this share of it
+STEP = 1e-6  # the small share; a latency is linear except where two paths are equally long
+TRUST = 1e-3  # the parts must add up to the latency within this share of it
 
 
 def predicted_parts(folder: Path) -> dict[int, dict[str, float]]:
-    """Token's step -> compute, transfer and software in seconds, as predicted in the run in this folder.
+    """The predicted compute, transfer and software seconds of each token of a run, by step.
 
-    Empty on the time clock, where conditions change in the middle of an interval. Raises ValueError where they do not
-    add up to the prediction in the run's own log.
+    The result is empty on the time clock, where conditions change within an interval. Raises ValueError if the parts do
+    not add up to the prediction in the run's log.
     """
     run = analysis.load(folder)
     experiment = Experiment.from_dict(run.manifest["experiment"], run.manifest["experiment_name"])
@@ -49,7 +49,7 @@ def predicted_parts(folder: Path) -> dict[int, dict[str, float]]:
 
 
 def _plans(run: analysis.Run, experiment: Experiment) -> Iterator[tuple[int, int, Observation, Plan]]:
-    """(step, sequence length, conditions, plan) of each decoded token."""
+    """The (step, sequence length, conditions, plan) of each decode token."""
     prompt = len(prompt_ids(experiment))
     hop_s = run.manifest["calibration"]["hop_overhead_s"] / experiment.dilation
     conditions = Conditions(experiment)
@@ -72,7 +72,7 @@ def _grown(changed: Observation, observation: Observation, plan: Plan, length: i
 
 
 def slower_devices(observation: Observation) -> Observation:
-    """Every block takes `STEP` longer."""
+    """The same devices with all block times longer by the share `STEP`."""
     devices = tuple(
         replace(view, streaming_Bps=view.streaming_Bps / (1 + STEP), compute_flops=view.compute_flops / (1 + STEP))
         for view in observation.devices
@@ -81,7 +81,7 @@ def slower_devices(observation: Observation) -> Observation:
 
 
 def slower_links(observation: Observation) -> Observation:
-    """Every transfer and delay takes `STEP` longer."""
+    """The same links with all transfers and delays longer by the share `STEP`."""
     links = {
         name: replace(
             link,
@@ -96,5 +96,5 @@ def slower_links(observation: Observation) -> Observation:
 
 
 def slower_software(observation: Observation) -> Observation:
-    """Every hop's software takes `STEP` longer."""
+    """The same software with all hops longer by the share `STEP`."""
     return replace(observation, hop_overhead_s=observation.hop_overhead_s * (1 + STEP))

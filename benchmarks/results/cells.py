@@ -1,7 +1,7 @@
-"""The grid of the regime map: 3240 cells, each an experiment that anyone can replay.
+"""The grid of the regime map: 3240 cells, each of which is an experiment that anyone can replay.
 
-A cell is a model shape, a number of devices, a link's delay and rate, the devices' streaming rate, memory loose or
-tight, a context and a seed. Devices are drawn by the project's own generator (`topology: {generate: paper}`), so
+A cell has a model shape, a number of devices, a link's delay and rate, the devices' streaming rate, loose or tight
+memory, a context length and a seed. The project's own generator draws the devices (`topology: {generate: paper}`), so
 cells that differ only in network or streaming rate have the same devices up to that factor.
 """
 
@@ -15,9 +15,9 @@ from testbed.experiment.schema import Experiment
 
 SHAPES = ("gpt2", "tinyllama-1.1b")
 DEVICES = (4, 6, 8)
-DELAYS_MS = (0.1, 0.3, 1.0, 3.0, 10.0)  # one-way, of each link: the path between two devices has two of them
+DELAYS_MS = (0.1, 0.3, 1.0, 3.0, 10.0)  # one-way for each link; the path between two devices has two links
 RATES_MBPS = (10, 100, 1000)
-STREAMING_GBPS = (4, 17, 60)  # gigabytes per second, the median device's
+STREAMING_GBPS = (4, 17, 60)  # gigabytes per second of the median device
 MEMORIES = ("loose", "tight")
 CONTEXTS = ("short", "long")
 SEEDS = (1, 2, 3)
@@ -25,9 +25,9 @@ SEEDS = (1, 2, 3)
 PROMPT_TOKENS = {("gpt2", "short"): 128, ("gpt2", "long"): 900,
                  ("tinyllama-1.1b", "short"): 128, ("tinyllama-1.1b", "long"): 1900}  # fmt: skip
 TOKENS = INTERVAL = 64  # nothing changes in a cell, so there is one decision
-LOOSE_TIMES_DEVICES = 4  # loose: so many times the model for each device, so that every one holds it whole
+LOOSE_TIMES_DEVICES = 4  # times the model for each device with loose memory, so that each can hold it whole
 TIGHT = "1.4 x model"
-FLOPS_PER_BYTE = 4  # compute follows streaming at this ratio, so that memory bandwidth decides: min(B, C * b_w / 2) = B
+FLOPS_PER_BYTE = 4  # compute follows streaming at this ratio, so memory bandwidth decides: min(B, C * b_w / 2) = B
 FFN_SHARDS = 8
 
 
@@ -51,14 +51,14 @@ GRID = tuple(
 
 
 def shuffled() -> list[int]:
-    """All cells' numbers in an order of which any beginning is a fair sample."""
+    """The numbers of all cells in a random order, so that any first part is a fair sample."""
     order = list(range(len(GRID)))
     Random("regimes").shuffle(order)
     return order
 
 
 def experiment_of(number: int, policy: str = "headroom", **changes: Any) -> dict[str, Any]:
-    """The cell as an experiment file has it; `changes` are keys of the file to set besides."""
+    """The experiment file of a cell as a mapping, with `changes` to its keys."""
     return experiment_with(GRID[number], f"cell-{number:04}", policy) | changes
 
 
@@ -87,11 +87,11 @@ def experiment_with(cell: Cell, name: str, policy: str) -> dict[str, Any]:
 
 
 def prompt_text(length: int) -> str:
-    """A prompt of so many tokens: a preset takes a byte for a token."""
+    """A prompt with this number of tokens; a token of a preset is a byte."""
     return ("Where do the heads go? " * (length // 23 + 1))[:length]
 
 
 def load(number: int, policy: str = "headroom", **changes: Any) -> Experiment:
-    """The cell's experiment, its devices drawn."""
+    """The experiment of the cell, with its devices drawn."""
     mapping = experiment_of(number, policy, **changes)
     return Experiment.from_dict(mapping, mapping["name"])

@@ -1,7 +1,8 @@
-"""A dozen cells of the regime map on Mininet: real heads on real links, the prediction beside the measurement.
+"""Emulates a dozen cells of the regime map on Mininet and compares the measurement with the prediction.
 
-GPT-2's shape with seeded weights on four devices of about 4 GB/s, at a quarter of life's pace, so that the host can
-keep up. Each cell runs with `headroom` and with `layerwise`; 24 tokens are few, but nothing changes in a cell.
+A cell has GPT-2's shape with seeded weights on four devices of about 4 GB/s. It is emulated four times slower than
+life, so that the host can keep up, with `headroom` and with `layerwise`. 24 tokens are enough, because nothing changes
+in a cell.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ CELLS = tuple(
 
 
 def collect(parts: Parts, stop_after_s: float | None) -> None:
-    """Emulate what is missing, until the time is up."""
+    """Emulate the missing runs until the time is up."""
     started = time.monotonic()
     for number in CELLS:
         for policy in POLICIES:
@@ -43,7 +44,7 @@ def collect(parts: Parts, stop_after_s: float | None) -> None:
 
 
 def emulate(number: int, policy: str, parts: Parts) -> dict[str, Any]:
-    """One run on Mininet; its row."""
+    """Emulate one run on Mininet and return its row."""
     changes = {"tokens": TOKENS, "interval": TOKENS, "dilation": DILATION}
     mapping = experiment_of(number, policy, **changes)
     experiment = Experiment.from_dict(mapping, mapping["name"])
@@ -65,7 +66,7 @@ def emulate(number: int, policy: str, parts: Parts) -> dict[str, Any]:
 
 
 def table(parts: Parts) -> pd.DataFrame:
-    """One row for each cell and policy that was emulated."""
+    """A row for each emulated cell and policy."""
     keys = [f"emulated-{number:04}-{policy}" for number in CELLS for policy in POLICIES]
     found = [row for key in keys for row in parts.find(key) or []]
     return pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])

@@ -1,7 +1,8 @@
-"""The best first placement of the class `shard`, searched as `headroom` searches all: exact is for smaller models.
+"""Finds the best first placement of the class `shard` with the search of `headroom`, because the models are too large
+for `exact`.
 
-In that class the heads of a layer and its projection are on one device, and the FFN's shards anywhere. For the search
-such heads are a part of the projection, and nothing else changes.
+In this class, the heads of a layer and its projection are on one device, and FFN shards on any. The search treats the
+heads as a part of the projection.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from testbed.placement.plan import x_payload
 
 
 class HeadsTogether:
-    """The best placement found that keeps each layer's attention on one device; never moves."""
+    """Places once, with each layer's attention on one device, and never moves a block."""
 
     name = "heads-together"
 
@@ -28,19 +29,19 @@ class HeadsTogether:
         self._seed = 0
 
     def reset(self, seed: int) -> None:
-        """`seed` is that of the search."""
+        """Set the seed of the search."""
         warm_up()
         self._seed = seed
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """The first placement, and then always that; raises Infeasible where none was found."""
+        """The first placement found, and the same one at each later decision; raises Infeasible if there is none."""
         if placement is not None:
             return placement
         model = cost_model(observation)
         whole = make_problem(model, None, model)
         for found in Seeker(together(whole, model), self._seed).seek([], Aim())[-1]:
             places = found.places.copy()
-            for half in range(0, len(places) - 2, 2):  # attention; the last two are the way home and the LM head
+            for half in range(0, len(places) - 2, 2):  # attention; the last two are the return home and the LM head
                 places[half, places[half, -1]] = model.shape.kv_heads
             wanted = placement_of(whole, model, None, places)
             if not shortages(observation, None, wanted):
@@ -49,7 +50,7 @@ class HeadsTogether:
 
 
 def together(whole: Problem, model: CostModel) -> Problem:
-    """The problem in which heads go with their projection: no units to place, a larger block for the target."""
+    """The problem in which heads go with their projection: no heads to place, but a larger target."""
     heads = model.shape.kv_heads
     attention, *others = halves_for(model)
     all_s = (heads * attention.unit_s + attention.target_s).tolist()

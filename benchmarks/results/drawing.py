@@ -1,4 +1,4 @@
-"""How the results' figures look: sizes and fonts of `analysis.plots`, one colour and marker for each policy."""
+"""The look of the figures of the results: the style of `analysis.plots`, with a colour and marker for each policy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from testbed.placement.policies import POLICIES
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "colour", "drawn", "marker"]
 
 IMAGES = ROOT / "docs" / "img"
-# Those that are told apart most often have the colours that differ most; the others share grey tones and a marker each.
+# The policies that readers compare most have the most different colours. The others are grey, with a marker each.
 _COLOURED = (
     "headroom", "resource-aware", "layerwise", "edgeshard", "galaxy", "static", "greedy", "exact", "tensor-parallel",
     "round-robin",
@@ -26,12 +26,12 @@ _GREY = "#7f7f7f"
 
 
 def colour(policy: str) -> object:
-    """A policy's colour, the same in every figure."""
+    """The colour of a policy, which is the same in all figures."""
     return palette(_COLOURED).get(policy, _GREY)
 
 
 def marker(policy: str) -> str:
-    """A policy's marker, the same in every figure."""
+    """The marker of a policy, which is the same in all figures."""
     return marker_of(list(POLICIES).index(policy))
 
 
@@ -44,22 +44,22 @@ def part_colours() -> dict[str, str]:
 def drawn(
     name: str, width: float, height: float, rows: int = 1, columns: int = 1
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A figure to draw on, in inches, written to docs/img/results-NAME.png in the end; its axes row by row."""
+    """Yield the axes, row by row, of a figure of this size in inches; then save it as docs/img/results-NAME.png."""
     with paper():
         matplotlib.use("agg")
         fig = figure(width, height)
         axes = fig.subplots(rows, columns, squeeze=False)
         yield fig, list(axes.flat)
         IMAGES.mkdir(parents=True, exist_ok=True)
-        # No software version or date in the file: the same data give the same bytes.
+        # The file has no version or date, so the same data give the same bytes.
         fig.savefig(IMAGES / f"results-{name}.png", metadata={"Software": None})
 
 
 def image(name: str, alt: str) -> str:
-    """The Markdown that shows it on the page."""
+    """The Markdown that shows a figure on the page."""
     return f"![{alt}](img/results-{name}.png)"
 
 
 def images() -> list[Path]:
-    """All that were drawn."""
+    """All figures that were drawn."""
     return sorted(IMAGES.glob("results-*.png"))

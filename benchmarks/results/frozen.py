@@ -1,4 +1,4 @@
-"""A policy that places once and then keeps what it has, to see what migration is worth:
+"""A policy that places once and then never migrates, to measure what migration is worth:
 `testbed replay experiments/quickstart.yaml --policy benchmarks/results/frozen.py:ResourceAwareFrozen`.
 """
 
@@ -10,7 +10,7 @@ from testbed.placement.policies.resource_aware import ResourceAware
 
 
 class ResourceAwareFrozen:
-    """resource-aware's first placement, for the whole run."""
+    """Keeps the first placement of `resource-aware` for the whole run."""
 
     name = "resource-aware-frozen"
 
@@ -18,9 +18,9 @@ class ResourceAwareFrozen:
         self.inner = ResourceAware()
 
     def reset(self, seed: int) -> None:
-        """As the inner policy."""
+        """Reset the inner policy."""
         self.inner.reset(seed)
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """The inner policy's first placement, and then always the present one."""
+        """The inner policy's first placement, and later the present placement."""
         return self.inner.decide(observation, None) if placement is None else placement

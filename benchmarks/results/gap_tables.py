@@ -1,6 +1,6 @@
-"""What the page says of the gaps: tables, the figure, and the claim they decide.
+"""The tables, the figure and the claim about gaps on the page.
 
-A gap is a decision's cost over the optimum's, less one; of decisions whose optimum was found.
+The gap of a decision is its cost divided by the optimum's cost, minus one, if the optimum was found.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from benchmarks.results.store import Claim
 from testbed.placement.policies import POLICIES
 
 METHOD, OURS = "resource-aware", "headroom"
-CLAIMED = 0.20  # the paper's figure, the wider one
+CLAIMED = 0.20  # the wider figure of the paper
 ORDER = ("headroom", METHOD, SCORES_ALONE, *(name for name in POLICIES if name not in ("headroom", METHOD, "exact")))
 GAP = "gap"
 
 
 def with_gaps(frame: pd.DataFrame) -> pd.DataFrame:
-    """The decisions that were made, with their gaps."""
+    """The decisions with their gaps."""
     made = frame[(frame["status"] == DECIDED) & frame["exact_s"].notna()]
     return made.assign(**{GAP: made["cost_s"] / made["exact_s"] - 1})
 
@@ -50,7 +50,7 @@ def title(setting: str, shards: int) -> str:
 
 
 def intro(frame: pd.DataFrame) -> str:
-    """What a gap is, and what was looked at."""
+    """The introduction: what a gap is, and which instances were used."""
     own = decisions_of(frame)
     instances = own[["setting", "devices", "memory", "ffn_shards", "seed"]].drop_duplicates()
     compared = int(own["exact_s"].notna().sum())
@@ -65,7 +65,7 @@ def intro(frame: pd.DataFrame) -> str:
 
 
 def policies_table(own: pd.DataFrame) -> str:
-    """Gaps of first placements and of later decisions, and what could not be decided."""
+    """The gaps of first placements and of later decisions, and the decisions without a placement."""
     made = with_gaps(own)
     rows = []
     for policy in ORDER:
@@ -87,12 +87,12 @@ def policies_table(own: pd.DataFrame) -> str:
 
 
 def percent(gap: float) -> str | None:
-    """A gap as a percentage; None for that of no decision."""
+    """A gap as a percentage; None is the gap of no decision."""
     return None if pd.isna(gap) else f"{max(gap, 0.0):.2%}"
 
 
 def by_fleet(frame: pd.DataFrame) -> str:
-    """Mean and worst gap of the two policies, by setting, devices and memory."""
+    """The mean and the worst gap of the two policies, by setting, devices and memory."""
     made = with_gaps(decisions_of(frame))
     rows = []
     fleets = made.groupby(["setting", "ffn_shards", "devices", "memory"])
@@ -114,7 +114,7 @@ def instance_of(row: pd.Series) -> Instance:
 
 
 def worst_of(frame: pd.DataFrame, policy: str) -> str:
-    """The policy's worst decision and how to see it again."""
+    """The worst decision of a policy, and the command that repeats it."""
     made = with_gaps(decisions_of(frame))
     worst = made.loc[made.loc[made["policy"] == policy, GAP].idxmax()]
     slowest = frame.loc[frame["policy"] == policy, "decision_s"].max()
@@ -128,7 +128,7 @@ def worst_of(frame: pd.DataFrame, policy: str) -> str:
 
 
 def causes(frame: pd.DataFrame) -> str:
-    """Where the paper's method is farther off than claimed, and what in its rule does it."""
+    """The decisions in which the paper's method is farther from the optimum than claimed, and the reasons."""
     made = with_gaps(decisions_of(frame))
     own, first = made[made["policy"] == METHOD], made[made["decision"] == 0]
     beyond = own[own[GAP] > CLAIMED]
@@ -153,7 +153,7 @@ def causes(frame: pd.DataFrame) -> str:
 
 
 def settings_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
-    """(layers, FFN shards) of all rows, one layer first."""
+    """The (layers, FFN shards) of all rows; one layer comes first."""
     found = frame.groupby(["setting", "ffn_shards"]).groups
     return sorted(
         ((str(setting), int(shards)) for setting, shards in found), key=lambda key: (key[0] != ONE_LAYER, key)
@@ -161,7 +161,7 @@ def settings_of(frame: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def unproved(frame: pd.DataFrame) -> str:
-    """Decisions whose optimum was not proved in time, with what is left open."""
+    """The decisions whose optimum was not proved in time, with the remaining gap of the bound."""
     own = decisions_of(frame)
     own = own[~own["proved"] & own["exact_s"].notna()]
     if not len(own):
@@ -176,7 +176,7 @@ def unproved(frame: pd.DataFrame) -> str:
 
 
 def runs_table(own: pd.DataFrame) -> str:
-    """Whole runs beside the offline optimum."""
+    """Whole runs compared with the offline optimum."""
     if not len(own):
         return ""
     made = with_gaps(own)
@@ -193,7 +193,7 @@ def runs_table(own: pd.DataFrame) -> str:
 
 
 def claim(frame: pd.DataFrame) -> Claim:
-    """Whether the paper's method is within 15 to 20 % of the optimum."""
+    """The claim that the paper's method is within 15 to 20 % of the optimum."""
     own = with_gaps(decisions_of(frame))
     own = own[own["policy"] == METHOD]
     first = own[own["decision"] == 0]
@@ -212,7 +212,7 @@ def claim(frame: pd.DataFrame) -> Claim:
 
 
 def draw(frame: pd.DataFrame) -> None:
-    """A panel for each setting, two boxes for each policy: first placements, and later decisions."""
+    """Draw a panel for each setting with two boxes for each policy: first placements and later decisions."""
     from benchmarks.results.drawing import FULL_WIDTH, drawn
 
     made = with_gaps(decisions_of(frame))
@@ -244,7 +244,7 @@ def draw(frame: pd.DataFrame) -> None:
 
 
 def _box(axes, gaps: pd.Series, place: float, colour: str) -> None:  # type: ignore[no-untyped-def]
-    """Middle half as a bar, the whole range as a line, the mean as a dot."""
+    """Draw the middle half as a bar, the whole range as a line, and the mean as a dot."""
     low, high = gaps.quantile(0.25), gaps.quantile(0.75)
     axes.hlines(place, gaps.min(), gaps.max(), color=colour, linewidth=0.8)
     axes.hlines(place, low, high, color=colour, linewidth=4, alpha=0.6)

@@ -1,8 +1,8 @@
-"""How far each policy is from the optimum of each decision, and of a whole run.
+"""Measures the gap of each policy to the optimum of each decision, and of a whole run.
 
-`python -m benchmarks.results.gaps` replays every policy's decisions through `exact`, from the same observation and the
-same present placement, on drawn instances of one layer and of four; and compares whole runs of tiny instances with the
-best that is possible for one who knows the future.
+`python -m benchmarks.results.gaps` repeats each decision of each policy with `exact`, from the same observation and
+placement, on drawn instances of one and of four layers. It also compares whole runs of tiny instances with the optimum
+of an offline solver, which knows the future.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from testbed.placement.policies import POLICIES
 NAME = "gaps"
 DEVICES = (3, 4, 5)
 SEEDS = {(ONE_LAYER, 1): 20, (FOUR_LAYERS, 1): 5, (WHOLE_RUN, 1): 5, (ONE_LAYER, 4): 5, (FOUR_LAYERS, 4): 2}
-# In parts of their own, so that the others need not be computed again when `headroom` changes; `static` asks it.
+# These have their own parts, so that a change of `headroom` does not recompute the others; `static` asks `headroom`.
 OURS = ("headroom", "static")
 GROUPS = {"ours": OURS, "others": (*(name for name in POLICIES if name not in OURS), *VARIANTS)}
 
 
 def planned() -> list[Instance]:
-    """Every instance: whole FFNs before others, and any first part of it has the same share of each setting."""
+    """All instances in an order in which each first part has equal shares of all settings; whole FFNs come first."""
     instances = [
         Instance(setting, devices, memory, shards, seed)
         for (setting, shards), seeds in SEEDS.items()
@@ -36,7 +36,7 @@ def planned() -> list[Instance]:
 
 
 def collect(parts: store.Parts, stop_after_s: float | None) -> None:
-    """Compute every instance that is not there yet, in order, until the time is up."""
+    """Compute the missing instances in order until the time is up."""
     started, instances = time.monotonic(), planned()
     with store.bar(len(instances), NAME) as told:
         for number, instance in enumerate(instances):
@@ -52,12 +52,12 @@ def collect(parts: store.Parts, stop_after_s: float | None) -> None:
 
 
 def main() -> None:
-    """Compute what is missing and save the table."""
+    """Compute the missing parts and save the table."""
     options = store.arguments(NAME, __doc__).parse_args()
     parts = store.Parts(options.parts)
     collect(parts, options.seconds)
     found = [[parts.find(f"{instance.key}-{group}") for group in GROUPS] for instance in planned()]
-    whole = [groups for groups in found if None not in groups]  # of others, not all policies are known
+    whole = [groups for groups in found if None not in groups]  # for the others, some policies are missing
     frame = pd.DataFrame([row for groups in whole for rows in groups for row in rows or ()])
     for column in ("decision", "moved_blocks", "messages", "exact_messages"):
         frame[column] = frame[column].astype("Int64")
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on how far from the optimum decisions are."""
+    """The section of the page on gaps."""
     from benchmarks.results import gap_tables as told
     from benchmarks.results.drawing import image
 
@@ -92,7 +92,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """Whether the paper's method is within 15 to 20 % of the optimum on 3 to 5 devices."""
+    """The claim that the paper's method is within 15 to 20 % of the optimum on 3 to 5 devices."""
     from benchmarks.results.gap_tables import claim
 
     return [claim(frame)]

@@ -1,8 +1,8 @@
-"""Every policy on every cell of the regime map.
+"""Computes every policy on every cell of the regime map.
 
-Three kinds of parts, because the other policies need not be computed again when `headroom` changes: `head` has
-`headroom`, `rivals` the others, and `causes` what tells where gains come from. `static` follows from the first two: the
-best of all the others' first placements, and it never moves.
+There are three kinds of parts, so that a change of `headroom` does not recompute the other policies: `head` has
+`headroom`, `rivals` has the others, and `causes` finds where gains come from. The result of `static` follows from the
+first two, because it keeps the best first placement of all others.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from testbed.placement.policies import make_policy
 WHOLE_LAYERS = ("single", "edgeshard", "layerwise")
 CELLS_IN_PART = 20
 LIFTED = " without memory limits"
-GAIN = 1.15  # what counts as a gain over whole layers: their time over ours
+GAIN = 1.15  # the least ratio of the time of whole layers to ours that counts as a gain
 
 
 def rivals(number: int) -> Iterable[Row]:
-    """All policies but `headroom`, and `static`, which asks it."""
+    """All policies except `headroom`, and except `static`, which asks `headroom`."""
     experiment = load(number)
     for policy in RIVALS:
         yield row_of(number, policy, FFN_SHARDS, play(experiment, make_policy(policy, {})))
 
 
 def head(number: int) -> Iterable[Row]:
-    """`headroom`, and the class of what it found."""
+    """`headroom`, and the class of its placement."""
     experiment = load(number)
     played = play(experiment, make_policy("headroom", {}))
     yield row_of(number, "headroom", FFN_SHARDS, played) | {"found_class": class_of(experiment, played)}
 
 
 def causes(number: int, ours_ms: float) -> Iterable[Row]:
-    """Heads cut alone, and whole layers then; FFNs cut alone; without memory limits where that tells the cause."""
+    """The time with only heads apart, with whole layers, with only FFNs cut, and without memory limits where needed."""
     whole_ffn = load(number, partition={"ffn_shards": 1})
     heads = play(whole_ffn, make_policy("headroom", {}))
     yield row_of(number, "headroom", 1, heads) | {"found_class": class_of(whole_ffn, heads)}
@@ -59,14 +59,14 @@ def causes(number: int, ours_ms: float) -> Iterable[Row]:
 
 
 def lifted(experiment: Experiment) -> Experiment:
-    """The same fleet with room for the whole model on every device."""
+    """The same fleet with room for the whole model on each device."""
     need = sum(device.memory_bytes for device in experiment.topology.devices)
     devices = tuple(replace(device, memory_bytes=need) for device in experiment.topology.devices)
     return experiment.model_copy(update={"topology": replace(experiment.topology, devices=devices)})
 
 
 def class_of(experiment: Experiment, played: Played) -> str | None:
-    """The smallest class that the first placement belongs to."""
+    """The smallest class that contains the first placement."""
     if played.first is None or played.observation is None:
         return None
     classes = get_args(PlacementClass)
@@ -74,7 +74,7 @@ def class_of(experiment: Experiment, played: Played) -> str | None:
 
 
 def work(parts: Parts) -> Iterator[list[Work]]:
-    """The parts, in groups for the same cells; any first groups are a fair sample of the grid."""
+    """The parts in groups for the same cells; any first groups are a fair sample of the grid."""
     order = shuffled()
     for start in range(0, len(order), CELLS_IN_PART):
         cells = order[start : start + CELLS_IN_PART]
@@ -96,7 +96,7 @@ def _causes(parts: Parts, key: str) -> list[Row]:
 
 
 def table(parts: Parts) -> pd.DataFrame:
-    """One row for each policy and partition, of the cells that all policies have been through; causes where known."""
+    """A row for each policy and partition of the cells that all policies have finished, with causes where known."""
     groups = [[parts.find(one.key) or [] for one in group] for group in work(parts)]
     found = [row for group in groups if group[0] and group[1] for rows in group for row in rows]
     frame = pd.DataFrame([GRID[row["cell"]]._asdict() | row for row in found])

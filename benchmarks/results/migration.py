@@ -1,7 +1,8 @@
-"""What migration is worth: policies with it, and the same ones that keep their first placement.
+"""Measures what migration is worth: policies that migrate, and the same policies with a fixed first placement.
 
 `python -m benchmarks.results.migration` simulates the quick start's devices under each bundled trace, and drawn
-instances under seeded fluctuations and events. `--emulated` adds emulated runs of the quick start (root, a quiet host).
+instances under seeded fluctuations and events. `--emulated` adds emulated runs of the quick start, which need root and
+a quiet host.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ BUNDLED: dict[str, dict[str, Any]] = {
     "memory-squeeze": {"traces": ["traces/data/memory-squeeze.csv"]},
     "cpu-contention": {"traces": ["traces/data/cpu-contention.csv"]},
     "cellular-walk": {"traces": ["traces/data/cellular-walk.csv"]},
-    # The outage comes after 30 seconds, so on the time clock and with more tokens.
+    # The outage begins after 30 seconds, so it needs the time clock and more tokens.
     "outage": {"traces": ["traces/data/outage.csv"], "trace_clock": "time", "tokens": 160},
 }
-BUNDLED_SEEDS = range(1, 4)  # the instance is always the same; only headroom's search draws anything
+BUNDLED_SEEDS = range(1, 4)  # the instance is always the same; only the search of headroom is random
 DRAWN_FLEET = {"generate": "paper", "devices": 4, "memory": "1.4 x model", "streaming": "1.5 GB/s"}
 _MEMORY = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
 DRAWN: dict[str, list[dict[str, Any]]] = {
@@ -41,11 +42,11 @@ DRAWN: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 DRAWN_SEEDS = range(1, 9)
 EMULATED_ROUNDS = 3
-LITTLE = 0.02  # of a token's time: less is hardly worth moving for
+LITTLE = 0.02  # of a token's time; a smaller saving is hardly worth a migration
 
 
 def planned() -> list[Planned]:
-    """Every simulated run; of drawn instances the seeds vary slowest."""
+    """All simulated runs; the seeds of drawn instances vary slowest."""
     bundled = [
         Planned("quickstart.yaml", policy, seed, settings, _said(trace), NOMINAL_HOP_S)
         for trace, settings in BUNDLED.items()
@@ -69,7 +70,7 @@ def _said(trace: str, drawn: bool = False, backend: str = "sim") -> dict[str, An
 
 
 def emulated() -> list[Planned]:
-    """The quick start's runs on Mininet, the rounds slowest."""
+    """The runs of the quick start on Mininet; the rounds vary slowest."""
     return [
         Planned("quickstart.yaml", policy, seed, {}, _said("quick start", backend="mininet"))
         for seed in range(1, EMULATED_ROUNDS + 1)
@@ -78,7 +79,7 @@ def emulated() -> list[Planned]:
 
 
 def main() -> None:
-    """Simulate, and emulate if asked to, what is missing; save the table."""
+    """Simulate the missing runs, emulate them if asked to, and save the table."""
     parser = store.arguments(NAME, __doc__)
     parser.add_argument("--emulated", action="store_true", help="emulate what is missing, in place of simulating")
     options = parser.parse_args()
@@ -91,7 +92,7 @@ def main() -> None:
 
 
 def emulate(parts: store.Parts, stop_after_s: float | None) -> None:
-    """Emulate what is missing, until the time is up."""
+    """Emulate the missing runs until the time is up."""
     started = time.monotonic()
     for one in emulated():
         if parts.find(part_key(one)) is None:
@@ -103,7 +104,7 @@ def emulate(parts: store.Parts, stop_after_s: float | None) -> None:
 
 
 def save(parts: store.Parts) -> None:
-    """Write the table from the parts that are there."""
+    """Write the table from the finished parts."""
     runs = [*planned(), *emulated()]
     frame = pd.DataFrame(found_rows(parts, runs))
     command = f"python -m benchmarks.results.{NAME}"
@@ -124,7 +125,7 @@ SHOWN = {
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on what migration is worth."""
+    """The section of the page on migration."""
     from benchmarks.results.drawing import image
 
     bundled = frame[(~frame["drawn"]) & (frame["backend"] == "sim")]
@@ -151,7 +152,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """Whether moving heads pays."""
+    """The claim that moving heads pays."""
     simulated = frame[frame["backend"] == "sim"]
     ended, moved, saved = 0, 0, []
     for _, own in simulated.groupby(["trace", "drawn"]):
@@ -196,7 +197,7 @@ def _worth_table(frame: pd.DataFrame, traces: list[str]) -> str:
 
 
 def worth(own: pd.DataFrame, moving: str, still: str) -> str | None:
-    """The share of a token's time that moving saves, over the instances that both finished; None of none."""
+    """The share of a token's time that migration saves, over the instances that both finished; None if none."""
     found = saving(own, moving, still)
     if found is None:
         return None
@@ -205,7 +206,7 @@ def worth(own: pd.DataFrame, moving: str, still: str) -> str | None:
 
 
 def saving(own: pd.DataFrame, moving: str, still: str) -> Mean | None:
-    """1 − with / without, paired."""
+    """1 − (with migration) / (without migration), paired."""
     with_, without = finished(own, moving).align(finished(own, still), join="inner")
     return mean_of((1 - with_ / without).tolist())
 
@@ -239,7 +240,7 @@ def _range(values: pd.Series, digits: int) -> str | None:
 
 
 def draw(frame: pd.DataFrame) -> None:
-    """Left how far runs come, right what a token saves; a row for each trace, a mark for each pair of policies."""
+    """Draw the finished share of runs (left) and the saved time (right), with a row for each trace."""
     from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
 
     simulated = frame[frame["backend"] == "sim"]

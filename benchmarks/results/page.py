@@ -1,7 +1,7 @@
-"""Write docs/results.md, its figures and the tables of other pages from docs/results/: `script/results`.
+"""Writes docs/results.md, its figures, and tables of other pages from docs/results/, for `script/results`.
 
-Each section is `section(frame, how) -> str` of the module named like its data, which also draws its figures. It may
-also have `claims(frame, how) -> list[Claim]`: what it says of claims of the paper, for the table at the top.
+The module with the name of the data has `section(frame, how) -> str`, which also draws the figures. It may have
+`claims(frame, how) -> list[Claim]`, which judge claims of the paper for the table at the top of the page.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ Weights are random: time and memory are a real model's, the text is not.
 
 
 def module(name: str) -> ModuleType:
-    """The module of one question."""
+    """The module of a result."""
     return importlib.import_module(f"benchmarks.results.{name}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Collect what is asked for, then write the page."""
+    """Collect the requested results, and then write the page."""
     parser = argparse.ArgumentParser(prog="script/results", description=__doc__)
     parser.add_argument("--collect", nargs="*", metavar="NAME",
                         help=f"collect these first (none named: all): {', '.join(NAMES)}")  # fmt: skip
@@ -63,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def write() -> Path:
-    """Write the page from the data that are there, and the tables of other pages; returns the page's file."""
-    page, tables = text(), tables_elsewhere()  # nothing is written where data are missing
+    """Write the page and the tables of other pages from the present data; returns the page's file."""
+    page, tables = text(), tables_elsewhere()  # if data are missing, nothing is written
     PAGE.write_text(page, encoding="utf-8")
     for file, table in tables.items():
         put_table(file, table)
@@ -72,13 +72,13 @@ def write() -> Path:
 
 
 def tables_elsewhere() -> dict[Path, str]:
-    """The tables that other pages have from the data."""
+    """The tables of other pages that come from the data."""
     twin = prediction.twin_table(store.load(prediction.NAME)[0])
     return {store.ROOT / "README.md": readme(), store.ROOT / "docs" / "twin.md": twin}
 
 
 def put_table(file: Path, table: str) -> None:
-    """Put a table in the place of the one with the same headings."""
+    """Replace the table with the same headings."""
     page, heading = file.read_text(encoding="utf-8"), table.partition("\n")[0]
     before, found, after = page.partition(heading + "\n")
     if not found:
@@ -87,7 +87,7 @@ def put_table(file: Path, table: str) -> None:
 
 
 def text() -> str:
-    """The whole page; draws the figures too."""
+    """The text of the page; also draws the figures."""
     sections = [module(name).section(*store.load(name)).strip() for name in collected()]
     rows = ["| the paper | here | figure |", "| --- | --- | --- |"]
     rows += [f"| {claim.claim} | **{claim.verdict}** | {claim.figure} |" for claim in claims()]
@@ -95,7 +95,7 @@ def text() -> str:
 
 
 def claims() -> list[store.Claim]:
-    """What the data say of the paper's claims, in the page's order."""
+    """The claims of the paper and what the data say, in the order of the page."""
     found: list[store.Claim] = []
     for name in collected():
         own = module(name)
@@ -110,7 +110,7 @@ def readme() -> str:
 
 
 def collected() -> list[str]:
-    """The results whose data are there, in the page's order."""
+    """The results that have data, in the order of the page."""
     return [name for name in NAMES if (store.DATA / f"{name}.parquet").exists()]
 
 

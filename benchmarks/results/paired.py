@@ -1,4 +1,4 @@
-"""Means over paired instances with bootstrap intervals, and how text and tables are written on the page."""
+"""Means over paired instances with bootstrap intervals, and helpers that write text and tables for the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DONE = "done"
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over `count` instances and its 95 % interval, which one instance alone has not."""
+    """A mean over `count` instances and its 95 % interval, which a single instance does not have."""
 
     value: float
     low: float
@@ -33,7 +33,7 @@ class Mean:
 
 
 def mean_of(values: Sequence[float]) -> Mean | None:
-    """The mean of paired values; None of none."""
+    """The mean of paired values; None if there are none."""
     mean, interval = mean_with_interval(list(values))
     if mean is None:
         return None
@@ -42,35 +42,35 @@ def mean_of(values: Sequence[float]) -> Mean | None:
 
 
 def finished(frame: pd.DataFrame, policy: str, column: str = COST) -> pd.Series:
-    """Seed -> figure of a policy's runs that came to their end."""
+    """The figure of each finished run of a policy, by seed."""
     own = frame[(frame["policy"] == policy) & (frame["status"] == DONE)]
     figures: pd.Series = own.set_index("seed")[column].astype(float)
     return figures
 
 
 def ratio(frame: pd.DataFrame, policy: str, base: str) -> Mean | None:
-    """Mean over the seeds that both finished of a token's time with its share of stalls, `policy` over `base`."""
+    """The ratio of token times with stalls, `policy` over `base`, as the mean over the seeds that both finished."""
     ours, theirs = finished(frame, policy).align(finished(frame, base), join="inner")
     return mean_of((ours / theirs).tolist())
 
 
 def prose(text: str) -> str:
-    """A paragraph written over several lines of a program, as one line."""
+    """A paragraph from several lines of code as one line."""
     return " ".join(text.split())
 
 
 def named(names: Sequence[str]) -> str:
-    """Names in a sentence: `a, b and c`."""
+    """Names for a sentence: `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def counted(count: int, thing: str) -> str:
-    """A number of things: `1 seed`, `2 seeds`."""
+    """A number with its noun: `1 seed`, `2 seeds`."""
     return f"{count} {thing}" + ("" if count == 1 else "s")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
+    """A Markdown table whose first column is text and whose other columns are numbers."""
     marks = ["---", *["---:"] * (len(headings) - 1)]
     lines = [headings, marks, *rows]
     return "\n".join("| " + " | ".join("-" if cell is None else str(cell) for cell in line) + " |" for line in lines)

@@ -1,7 +1,6 @@
-"""One run of an experiment in this process, without its folder: what each decision costs and what follows from it.
+"""Simulates one run in this process without a run folder, so that thousands of cells take minutes.
 
-The same decisions and the same figures as `testbed replay --backend sim` (tested); only what the simulator would write
-down is left out, so that a grid of thousands of cells takes minutes.
+A test checks that decisions and figures equal those of `testbed replay --backend sim`.
 """
 
 from __future__ import annotations
@@ -23,27 +22,27 @@ from testbed.placement.plan import make_plan
 
 @dataclass
 class Played:
-    """What a run came to."""
+    """The outcome of a run."""
 
     status: str = "done"  # done, infeasible (no first placement), or oom
     reason: str = ""
-    tokens_s: float = 0.0  # decoded tokens, the first one, which the prefill gives, left out
+    tokens_s: float = 0.0  # of decode tokens, without the token of the prefill
     stall_s: float = 0.0
     decoded: int = 0
     moved: int = 0  # blocks
-    unproven: int = 0  # decisions of which the policy says that it did not search to the end
+    unproven: int = 0  # decisions whose optimum the policy did not prove
     decision_s: list[float] = field(default_factory=list)
     first: Placement | None = None
-    observation: Observation | None = None  # the first
+    observation: Observation | None = None  # the first one
 
     @property
     def cost_ms(self) -> float:
-        """Milliseconds per decoded token, migrations spread over them; infinite for a run that did not finish."""
+        """The milliseconds per decode token, including migrations; infinite for a run that did not finish."""
         return 1e3 * (self.tokens_s + self.stall_s) / self.decoded if self.status == "done" else math.inf
 
 
 def play(experiment: Experiment, policy: Policy, hop_s: float = NOMINAL_HOP_S) -> Played:
-    """Run it with the policy to the end, or to where it has no placement."""
+    """Run an experiment with a policy until the end, or until it has no placement."""
     conditions = Conditions(experiment)
     conditions.begin()
     prompt = experiment.prompt_tokens
@@ -82,7 +81,7 @@ def play(experiment: Experiment, policy: Policy, hop_s: float = NOMINAL_HOP_S) -
 
 
 def _generate(found: Played, seen: Observation, placement: Placement) -> None:
-    """The coming interval's tokens under conditions that stay."""
+    """Generate the tokens of an interval under constant conditions."""
     forecast = Forecast(seen, make_plan(seen, placement), seen.final_length)
     for length in range(seen.length + (seen.tokens_done == 0), seen.final_length + 1):
         found.tokens_s += forecast.seconds(length)

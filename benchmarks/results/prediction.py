@@ -1,7 +1,7 @@
-"""The cost model against emulated tokens, and where the rest lies: in computing, on links, or in software.
+"""Compares the cost model with emulated tokens, and splits the error into computing, links and software.
 
-`sudo .venv/bin/python -m benchmarks.results.prediction` calibrates this host, then emulates each case and simulates it
-beside. It wants root and a host on which nothing else runs; every case takes less than a minute.
+`sudo .venv/bin/python -m benchmarks.results.prediction` calibrates this host, and then emulates and simulates each
+case. It needs root and a host on which nothing else runs. A case takes less than a minute.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testbed.controller import calibration
 from testbed.running.calibrate import calibrate
 
 NAME = "prediction"
-CALIBRATION = "calibration"  # no .json, which parts have
+CALIBRATION = "calibration"  # without `.json`, which is the suffix of parts
 MS = 1e3
 PARTS = ("compute", "transfer", "software")
 KEPT_OF_RUN = (
@@ -39,7 +39,7 @@ KEPT_OF_RUN = (
 
 @dataclass(frozen=True)
 class Case:
-    """One experiment, and how near its median must be."""
+    """An experiment, and the largest median error that counts as right."""
 
     name: str
     policy: str
@@ -47,7 +47,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def planned(self, backend: str) -> Planned:
-        """The run to be made."""
+        """The run of this case."""
         return Planned("quickstart.yaml", self.policy, 1, self.settings, {"case": self.name, "backend": backend})
 
 
@@ -74,7 +74,7 @@ CASES = (
 
 
 def main() -> None:
-    """Calibrate, emulate and simulate what is missing; save the table."""
+    """Calibrate, emulate and simulate the missing cases, and save the table."""
     parser = store.arguments(NAME, __doc__)
     options = parser.parse_args()
     parts, started = store.Parts(options.parts), time.monotonic()
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def measured(case: Case, folder: Path) -> list[dict[str, Any]]:
-    """A row for each decoded token of a case, with what is the same for the whole run in every row."""
+    """A row for each decode token of a case; values of the whole run stand in each row."""
     emulated = run(case.planned("mininet"), "mininet", folder)
     if not emulated.get("run") or emulated["status"] != "done":
         raise RuntimeError(f"{case.name} under {case.policy} ended {emulated['status']}: {emulated.get('error')}")
@@ -120,7 +120,7 @@ def measured(case: Case, folder: Path) -> list[dict[str, Any]]:
 
 
 def save(parts: store.Parts) -> None:
-    """Write the table from the parts that are there."""
+    """Write the table from the finished parts."""
     rows = [row for number in range(len(CASES)) for row in parts.find(str(number)) or []]
     found = calibration.host_calibration()
     store.save(NAME, pd.DataFrame(rows), store.how_obtained(
@@ -135,7 +135,7 @@ def save(parts: store.Parts) -> None:
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on predicted against emulated tokens."""
+    """The section of the page on predicted and emulated tokens."""
     from benchmarks.results.drawing import image
 
     cases = summed_up(frame)
@@ -172,7 +172,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def twin_table(frame: pd.DataFrame) -> str:
-    """The table of docs/twin.md: simulated against emulated tokens."""
+    """The table of docs/twin.md that compares simulated with emulated tokens."""
     rows = [
         [
             case.case, case.policy, case.tokens + 1, f"{100 * case.twin_median:.1f} %", f"{100 * case.twin_p90:.1f} %",
@@ -193,7 +193,7 @@ def twin_table(frame: pd.DataFrame) -> str:
 
 
 def summed_up(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each case: median and 90th percentile of the error, and the mean residual by part."""
+    """A row for each case: the median and the 90th percentile of the error, and the mean residual by part."""
     rows = []
     for (case, policy), own in frame.groupby(["case", "policy"], sort=False):
         error = (own["predicted_ms"] - own["emulated_ms"]).abs() / own["emulated_ms"]
@@ -214,7 +214,7 @@ def summed_up(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(cases: pd.DataFrame) -> None:
-    """Left the errors, right what they are made of."""
+    """Draw the errors (left) and their parts (right)."""
     from benchmarks.results.drawing import FULL_WIDTH, drawn, part_colours
 
     names = [f"{case.case.replace('`', '')}\n{case.policy}" for case in cases.itertuples()]

@@ -1,4 +1,4 @@
-"""The map: where placing heads and FFN shards is faster than the best that whole layers can do."""
+"""Draws the map of where placing heads and FFN shards is faster than the best placement of whole layers."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from benchmarks.results.drawing import FULL_WIDTH, drawn
 from benchmarks.results.grid import GAIN
 
 STEPS = (1.0, 1.05, GAIN, 1.3, 1.5, 2.0, 4.0)  # of the time ratio
-COLOURS = "cividis_r"  # told apart by everyone, and in grey
+COLOURS = "cividis_r"  # readable for everyone, also in grey
 EMPTY = "#ffffff"
 
 
 def draw(name: str, cells: pd.DataFrame) -> None:
-    """A panel for each model, memory and streaming rate; the number is the geometric mean over the other keys."""
+    """Draw a panel for each model, memory and streaming rate; a number is the geometric mean over the other keys."""
     from matplotlib import colormaps
 
     norm = BoundaryNorm(STEPS, colormaps[COLOURS].N)
@@ -70,7 +70,7 @@ def _panel(axes: Axes, own: pd.DataFrame, norm: BoundaryNorm) -> None:
 
 
 def _border(axes: Axes, means: dict[Any, float]) -> None:
-    """A line between neighbours of which one gains and the other does not."""
+    """Draw a line between neighbouring cells if only one of them gains."""
 
     def gains(column: int, row: int) -> bool | None:
         inside = 0 <= column < len(DELAYS_MS) and 0 <= row < len(RATES_MBPS)

@@ -1,4 +1,4 @@
-"""What the page says of the regime map: tables and sentences, every figure from the data."""
+"""The tables and sentences on the regime map; all figures come from the data."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from benchmarks.results.paired import counted, mean_of, named, prose, table
 from benchmarks.results.rows import RIVALS
 
 OURS, STATIC = "headroom", "static"
-BOUND = 1.01  # the most that headroom may cost over the best of the others
-FEW_SEEDS = 20  # of a setting under traces, that are judged on their own besides
+BOUND = 1.01  # the largest allowed ratio of headroom to the best other policy
+FEW_SEEDS = 20  # of a setting under traces; these are also judged alone
 OTHERS = (STATIC, *RIVALS)
-CLASS_BEST = {"single": "single_ms", "edgeshard": "layer_ms", "layerwise": "layer_ms"}  # the others may cut anything
+CLASS_BEST = {
+    "single": "single_ms",
+    "edgeshard": "layer_ms",
+    "layerwise": "layer_ms",
+}  # the others use any
 EMULATED = (OURS, "layerwise")
 PACKING = "packing by "
 UNTOLD = "not looked into"
@@ -27,7 +31,7 @@ KEYS = ["shape", "devices", "delay_ms", "rate_Mbps", "streaming_GBps", "memory",
 
 
 def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row for each cell: its keys, what each policy takes, and what follows; times in milliseconds per token."""
+    """A row for each cell: its keys, the time of each policy in milliseconds per token, and derived figures."""
     own = frame[frame["part"] == "cell"]
     keys = own.drop_duplicates("cell").set_index("cell")[KEYS]
     cut = _times(own[own["ffn_shards"] == FFN_SHARDS])
@@ -38,7 +42,7 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
     found["ratio"] = cut[OURS] / found["best_other"]
     layers = list(WHOLE_LAYERS)
     found["layer_ms"] = pd.concat([cut[layers], whole[layers]], axis=1).min(axis=1)
-    found["head_ms"] = whole[OURS]  # none where the causes have not been looked into
+    found["head_ms"] = whole[OURS]  # NaN where the causes were not computed
     found["head_ms"] = found["head_ms"].where(~(found["head_ms"] > found["layer_ms"]), found["layer_ms"])
     looked_into = cut.index.isin(own.loc[own["policy"] == HeadsTogether.name, "cell"])
     together = cut.get(HeadsTogether.name, pd.Series(index=cut.index, dtype=float))
@@ -54,12 +58,12 @@ def cells_of(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _times(own: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds per token by cell and policy; none where there is no placement."""
+    """The milliseconds per token by cell and policy; NaN where there is no placement."""
     return own.pivot(index="cell", columns="policy", values="token_ms")
 
 
 def _cause(cell: Mapping[Any, Any]) -> str | None:
-    """Where a gain over whole layers comes from; none where it is too small to count."""
+    """The cause of a gain over whole layers; None if the gain is too small to count."""
     if pd.isna(cell["layer_ms"]):
         return CAUSES[0]
     if not cell["gain"] >= GAIN:
@@ -71,7 +75,7 @@ def _cause(cell: Mapping[Any, Any]) -> str | None:
 
 
 def causes(cells: pd.DataFrame) -> str:
-    """Shares of cells that gain, by cause, for each model and memory."""
+    """The shares of cells that gain, by cause, for each model and memory."""
     rows = []
     groups = [*cells.groupby(["shape", "memory"]), (("all", ""), cells)]
     for (shape, memory), own in groups:
@@ -83,7 +87,7 @@ def causes(cells: pd.DataFrame) -> str:
 
 
 def against_others(cells: pd.DataFrame) -> str:
-    """Whether headroom is within the bound of the best other policy, with every cell where it is not."""
+    """Whether headroom is within the bound of the best other policy, and all cells where it is not."""
     known = cells["ratio"].dropna()
     missing = cells["ratio"].isna() & cells["best_other"].notna()
     over = known[known > BOUND]
@@ -105,7 +109,7 @@ def against_others(cells: pd.DataFrame) -> str:
 
 
 def policies(cells: pd.DataFrame) -> str:
-    """Each policy over the best of all in its cell."""
+    """The time of each policy over the best policy of the same cell."""
     best = cells[[OURS, *OTHERS]].min(axis=1)
     rows = []
     for policy in (OURS, *OTHERS):
@@ -128,7 +132,7 @@ def policies(cells: pd.DataFrame) -> str:
 
 
 def classes(cells: pd.DataFrame) -> str:
-    """The best of each class of placements over the best of any, by model and memory: geometric means."""
+    """The best placement of each class over the best of all, by model and memory, as geometric means."""
     rows = []
     for (shape, memory), own in cells.dropna(subset="head_ms").groupby(["shape", "memory"]):
         best = own[[OURS, "best_other", "head_ms", "shard_ms"]].min(axis=1)
@@ -150,7 +154,7 @@ def _geometric(ratios: pd.Series) -> str:
 
 
 def traced(frame: pd.DataFrame) -> str:
-    """Our policy against the best other policy of each setting, paired over its seeds."""
+    """Our policy against the best other policy of each setting, paired over seeds."""
     own = frame[frame["part"] == "traced"]
     rows, means, few = [], [], []
     for _, runs in own.groupby("cell"):
@@ -183,7 +187,7 @@ def traced(frame: pd.DataFrame) -> str:
 
 
 def _closest(times: pd.DataFrame) -> tuple[str, pd.Series]:
-    """The other policy that is closest to ours among those that finished most often, and our time over its, by seed."""
+    """The closest other policy among those that finished most often, and our time over its time by seed."""
     finished = times[list(OTHERS)].notna().sum()
     ratios = {name: (times[OURS] / times[name]).dropna() for name in OTHERS if finished[name] == finished.max()}
     best = max(ratios, key=lambda name: ratios[name].mean())
@@ -191,7 +195,7 @@ def _closest(times: pd.DataFrame) -> tuple[str, pd.Series]:
 
 
 def endings(frame: pd.DataFrame) -> str:
-    """How the runs under traces ended, where not all of a policy's came to their end."""
+    """The outcomes of runs under traces, for policies that did not finish all of them."""
     own = frame[frame["part"] == "traced"]
     told = []
     for policy in (OURS, *OTHERS):
@@ -203,7 +207,7 @@ def endings(frame: pd.DataFrame) -> str:
 
 
 def emulated(frame: pd.DataFrame) -> str:
-    """Predicted beside measured."""
+    """The table of predicted and measured times."""
     own = frame[frame["part"] == "emulated"]
     if not len(own):
         return "No cell has been emulated."

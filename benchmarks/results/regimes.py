@@ -1,8 +1,8 @@
-"""Where cutting layers pays: every policy on a grid of models, fleets and networks, static and under traces.
+"""Finds where cutting layers pays: every policy on a grid of models, fleets and networks, static and under traces.
 
-`python -m benchmarks.results.regimes` computes what is missing, the cells in an order of which any beginning is a fair
-sample. `--cell N` prints the experiment of one cell, and `--traced N SEED` one under traces, to replay with `testbed`.
-`--emulated` runs a dozen cells on Mininet (root, a quiet host).
+`python -m benchmarks.results.regimes` computes the missing parts in an order in which any first part is a fair sample.
+`--cell N` prints the experiment of a cell, and `--traced N SEED` one under traces, to be replayed with `testbed`.
+`--emulated` runs a dozen cells on Mininet, which needs root and a quiet host.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ NAME = "regimes"
 
 
 def work(parts: store.Parts) -> list[Work]:
-    """All parts, cells and traced runs in turn."""
+    """All parts; cells and runs under traces take turns."""
     groups = itertools.zip_longest(grid.work(parts), traced.work(), fillvalue=())
     return [one for pair in groups for group in pair for one in group]
 
 
 def collect(parts: store.Parts, stop_after_s: float | None) -> None:
-    """Compute the parts that are not there yet, in order, until the time is up."""
+    """Compute the missing parts in order until the time is up."""
     started, wanted = time.monotonic(), work(parts)
-    make_policy("headroom", {}).reset(0)  # compiles what is not compiled yet
+    make_policy("headroom", {}).reset(0)  # compiles the search if needed
     with store.bar(len(wanted), NAME) as told:
         for number, one in enumerate(wanted):
             if parts.find(one.key) is None:
@@ -58,7 +58,7 @@ def collect(parts: store.Parts, stop_after_s: float | None) -> None:
 
 
 def save(parts: store.Parts) -> None:
-    """Write the table from the parts that are there."""
+    """Write the table from the finished parts."""
     cells, runs, emulated = grid.table(parts), traced.table(parts), cells_emulated.table(parts)
     kinds = {"cell": cells, "traced": runs, "emulated": emulated}
     frame = pd.concat([one.assign(part=kind) for kind, one in kinds.items() if len(one)], ignore_index=True)
@@ -76,7 +76,7 @@ def save(parts: store.Parts) -> None:
 
 
 def main() -> None:
-    """Compute what is missing and save the table."""
+    """Compute the missing parts and save the table."""
     parser = store.arguments(NAME, __doc__)
     parser.add_argument("--cell", type=int, metavar="N", help="print one cell's experiment and do nothing else")
     parser.add_argument("--traced", type=int, nargs=2, metavar=("N", "SEED"), help="the same of one under traces")
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on where cutting layers pays."""
+    """The section of the page on where cutting layers pays."""
     from benchmarks.results import regime_map, regime_tables
     from benchmarks.results.drawing import image
 
@@ -151,12 +151,12 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """Whether cutting layers beats whole layers on few devices, and whether heads alone are what does it."""
+    """The claims that cutting layers beats whole layers on few devices, and that heads alone do so."""
     from benchmarks.results.regime_tables import CAUSES, PACKING, cells_of
 
     cells = cells_of(frame)
     gains, tight = cells["cause"].notna(), cells["memory"] == "tight"
-    causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells that were looked into
+    causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells whose causes were computed
     packing = causes.str.startswith(PACKING, na=False)
     together = causes.notna() & ~packing
     heads = causes.isin([CAUSES[1], PACKING + CAUSES[1]])

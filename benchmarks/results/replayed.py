@@ -1,7 +1,7 @@
-"""Each decision of each policy beside `exact`'s, from the same observation and the same present placement.
+"""Compares each decision of each policy with the one of `exact` from the same observation and placement.
 
-Instances are drawn by the project's own generators from `experiments/small-scale.yaml`, so that each can be replayed
-by itself (`Instance.command`).
+The project's own generators draw the instances from `experiments/small-scale.yaml`, so each can be replayed alone
+(`Instance.command`).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from testbed.placement.policies import make_policy
 
 EXPERIMENT = "experiments/small-scale.yaml"
 INTERVAL = 8
-LIMIT_S = 60.0  # of wall clock for one decision of `exact`
+LIMIT_S = 60.0  # wall seconds for one decision of `exact`
 ONE_LAYER, FOUR_LAYERS, WHOLE_RUN = "one layer", "four layers", "whole run"
 MEMORIES = {"tight": "1.4 x model", "loose": "5 x model"}
-# Where memory is tight it also shrinks and grows, so that blocks must move.
+# Tight memory also shrinks and grows, so that blocks must move.
 SHRINKING = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
-# The paper's first placement by scores alone, without the moves that `resource-aware` tries after it.
+# The paper's first placement by scores alone, without the moves that `resource-aware` tries afterwards.
 SCORES_ALONE = "resource-aware, scores alone"
 VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {SCORES_ALONE: ("resource-aware", {"refine_first": False})}
 DECIDED, REFUSED, OVERFULL = "decided", "refused", "does not fit"
@@ -39,7 +39,7 @@ Row = dict[str, Any]
 
 
 class Instance(NamedTuple):
-    """A run whose decisions are compared."""
+    """An instance whose decisions are compared."""
 
     setting: str
     devices: int
@@ -49,12 +49,12 @@ class Instance(NamedTuple):
 
     @property
     def key(self) -> str:
-        """A file name for it."""
+        """The file name of this instance."""
         return "-".join(str(part).replace(" ", "_") for part in self)
 
     @property
     def overrides(self) -> list[str]:
-        """What is set in the experiment, as `--set` takes it."""
+        """The overrides of the experiment in the form of `--set`."""
         layers, heads, decisions = {
             ONE_LAYER: (1, 8 + self.seed % 9, 4), FOUR_LAYERS: (4, 8, 4), WHOLE_RUN: (1, 4, 8),
         }[self.setting]  # fmt: skip
@@ -73,22 +73,22 @@ class Instance(NamedTuple):
         return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
 
     def command(self, policy: str) -> str:
-        """What replays it with one policy."""
+        """The command that replays this instance with a policy."""
         words = [f"testbed replay {EXPERIMENT} --backend sim --policy {policy}"]
         return " ".join([*words, *(f"--set '{one}'" for one in self.overrides)])
 
     def load(self) -> Experiment:
-        """Its experiment, devices and traces drawn."""
+        """The experiment of this instance with its devices and traces drawn."""
         return Experiment.load(ROOT / EXPERIMENT, self.overrides)
 
     @property
     def columns(self) -> Row:
-        """What tells its rows from others."""
+        """The columns that identify the rows of this instance."""
         return self._asdict()
 
 
 def observations(experiment: Experiment) -> list[Observation]:
-    """What a policy is shown at each decision; the same for all, whatever they decide."""
+    """The observation at each decision; it is the same for all policies, whatever they decide."""
     conditions = Conditions(experiment)
     conditions.begin()
     assert experiment.prompt_tokens is not None
@@ -102,7 +102,7 @@ def observations(experiment: Experiment) -> list[Observation]:
 
 
 def messages(observation: Observation, placement: Placement) -> int:
-    """How many messages between devices one decoded token takes."""
+    """The number of messages between devices for a decode token."""
     plan = make_plan(observation, placement)
     halves = [half for layer in plan.layers for half in (layer.attention, layer.ffn)]
     inside = sum(len(half.x_order) + sum(device != half.target for device in half.work) for half in halves)
@@ -110,7 +110,7 @@ def messages(observation: Observation, placement: Placement) -> int:
 
 
 class _Exact:
-    """`exact` for the decisions of one instance; all first ones are the same, and so are those that share a past."""
+    """`exact` for the decisions of one instance, with a cache: decisions with the same past have the same optimum."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, str], tuple[Solution, float]] = {}
@@ -118,7 +118,7 @@ class _Exact:
     def beside(
         self, number: int, seen: Observation, old: Placement | None, new: Placement | None
     ) -> tuple[Solution, float]:
-        """(the optimum, CPU seconds it took); `new` is a placement to begin with."""
+        """The optimum and the CPU seconds it took; the search starts from the placement `new`."""
         key = number, "" if old is None else str(sorted((str(block), at) for block, at in old.devices.items()))
         if key not in self._found:
             started = time.process_time()
@@ -128,7 +128,7 @@ class _Exact:
 
 
 def rows_of(instance: Instance, policies: Sequence[str]) -> list[Row]:
-    """What comes of these policies on one instance: a row for each decision, or for each whole run."""
+    """The rows of these policies on one instance: one for each decision, or one for each whole run."""
     seen = observations(instance.load())
     if instance.setting == WHOLE_RUN:
         _, least_s = best_run(seen)
@@ -138,7 +138,7 @@ def rows_of(instance: Instance, policies: Sequence[str]) -> list[Row]:
 
 
 def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _Exact) -> Iterator[Row]:
-    """A row for each decision of a policy, as far as its placements fit."""
+    """A row for each decision of a policy until its placement no longer fits."""
     policy = make_policy(*VARIANTS.get(name, (name, {})))
     policy.reset(instance.seed)
     old: Placement | None = None
@@ -166,11 +166,11 @@ def _decisions(instance: Instance, name: str, seen: list[Observation], exact: _E
         if fits:
             old = wanted
         elif old is None or shortages(observation, None, old):
-            return  # nothing is placed, or what is placed runs out of memory
+            return  # there is no placement, or it runs out of memory
 
 
 def _run(instance: Instance, name: str, seen: list[Observation], least_s: float) -> Row:
-    """What the whole run costs a policy, beside the least that it can cost."""
+    """The cost of the whole run with a policy, and the least possible cost."""
     policy = make_policy(*VARIANTS.get(name, (name, {})))
     policy.reset(instance.seed)
     old: Placement | None = None

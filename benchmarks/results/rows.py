@@ -1,4 +1,4 @@
-"""One policy's run of one instance as a row of the regimes' table."""
+"""A policy's run of an instance as a row of the table of regimes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def row_of(number: int, policy: str, shards: int, played: Played) -> Row:
-    """One policy's run of one cell."""
+    """The row of a policy's run of a cell."""
     return {
         "cell": number,
         "policy": policy,
@@ -27,7 +27,7 @@ def row_of(number: int, policy: str, shards: int, played: Played) -> Row:
 
 
 class Work(NamedTuple):
-    """One part of the collection: a key, and what computes its rows."""
+    """A part of the collection: its key, and the function that computes its rows."""
 
     key: str
     compute: Callable[[], Iterable[Row]]

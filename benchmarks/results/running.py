@@ -1,6 +1,6 @@
-"""One run of an experiment and what the results keep of it, as plain columns with their units.
+"""Carries out a run of an experiment and keeps its results as plain columns with units.
 
-A run here is what `testbed replay` does: the same experiment files, keys, backends and run folders.
+A run is the same as one of `testbed replay`: the same experiment files, keys, backends and run folders.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ NOMINAL_NOTE = f"simulated runs count the nominal {NOMINAL_HOP_S * 1e3:g} ms of 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run to be made: the experiment's file, what is set in it, and the policy.
+    """A planned run: the experiment's file, its overrides, and the policy.
 
-    `said` are the columns that tell it from the others. `hop_s`, if given, is the software's time per hop in place of
-    this host's calibrated one; the results that do not measure this host take the nominal one.
+    `said` holds the columns that identify the run. `hop_s`, if given, replaces this host's calibrated software time per
+    hop; results that do not measure this host use the nominal time.
     """
 
     experiment: str  # file name below experiments/
@@ -48,23 +48,23 @@ class Planned:
 
     @property
     def overrides(self) -> list[str]:
-        """As `--set` takes them, JSON being YAML; at life's pace, as all recorded runs were made."""
+        """The overrides in the form of `--set`, with `dilation: 1`, as for all recorded runs."""
         return [f"{key}={json.dumps(value)}" for key, value in {"dilation": 1, **self.settings}.items()]
 
     @property
     def command(self) -> str:
-        """What makes this run alone, on the sim backend."""
+        """The command that simulates this run alone."""
         words = [f"testbed replay experiments/{self.experiment} --backend sim", f"--policy {self.policy}"]
         return " ".join([*words, f"--seed {self.seed}", *(f"--set '{one}'" for one in self.overrides)])
 
     def load(self) -> Experiment:
-        """The experiment, checked."""
+        """The checked experiment."""
         overrides = [*self.overrides, f"policy={json.dumps(self.policy)}", f"seed={self.seed}"]
         return Experiment.load(EXPERIMENTS / self.experiment, overrides)
 
 
 def run(planned: Planned, backend: Backend = "sim", keep: Path | None = None) -> dict[str, Any]:
-    """Carry out one run; its row. `keep` is where the run folder goes, else it is read and removed."""
+    """Carry out a run and return its row. `keep` receives the run folder; without it, the folder is removed."""
     experiment = planned.load()
     row = {**planned.said, "policy": planned.policy, "seed": planned.seed, "tokens_asked": experiment.tokens}
     try:
@@ -92,14 +92,14 @@ def run(planned: Planned, backend: Backend = "sim", keep: Path | None = None) ->
 
 
 def _memory_share(folder: Path) -> float | None:
-    """The most that any device used of its budget at any time, 1 being all of it; None where nothing was placed."""
+    """The largest share of its budget that any device used at any time; None if nothing was placed."""
     devices = analysis.load(folder).devices.dropna(subset=["ledger_bytes", "budget_bytes"])
     devices = devices[devices["budget_bytes"] > 0]
     return float((devices["ledger_bytes"] / devices["budget_bytes"]).max()) if len(devices) else None
 
 
 def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_after_s: float | None) -> None:
-    """Make every simulated run that is not there yet, in order, until the time is up."""
+    """Simulate the missing runs in order until the time is up."""
     started = time.monotonic()
     with bar(len(planned), label) as told:
         for number, one in enumerate(planned):
@@ -114,16 +114,16 @@ def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_afte
 
 
 def part_key(planned: Planned) -> str:
-    """A file name for a run: what tells it apart, in words."""
+    """The file name of a run, made of the columns that identify it."""
     words = [*(str(value) for value in planned.said.values()), Path(planned.policy).name, f"seed{planned.seed}"]
     return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
 
 
 def found_rows(parts: Parts, planned: Iterable[Planned]) -> list[dict[str, Any]]:
-    """The rows of these runs that are there, in their order."""
+    """The rows of the finished runs, in the order of the plan."""
     return [row for one in planned for row in parts.find(part_key(one)) or []]
 
 
 def missing(parts: Parts, planned: Iterable[Planned]) -> int:
-    """How many of these runs have not been made."""
+    """The number of runs that are missing."""
     return sum(parts.find(part_key(one)) is None for one in planned)

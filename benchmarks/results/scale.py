@@ -1,4 +1,4 @@
-"""The larger setting: 25 devices, 1000 tokens. Who is fast, who runs out of memory, and how full devices get.
+"""Compares policies with 25 devices and 1000 tokens: their speed, their OOM kills, and how full devices get.
 
 `python -m benchmarks.results.scale` simulates experiments/medium-scale.yaml under every policy, in its own memory and
 in more, and with the FFNs whole and in shards; each seed is another instance.
@@ -21,10 +21,10 @@ METHOD = "resource-aware"
 RIVALS = ("edgeshard", "galaxy")
 SAID = ("memory", "ffn_shards")
 EXPERIMENT = "medium-scale.yaml"
-ENOUGH = 5  # instances, below which a claim says how few they are
-RIGHTMOST = 1.8  # ratio in the figure
+ENOUGH = 5  # with fewer instances, a claim says how few they are
+RIGHTMOST = 1.8  # the largest ratio in the figure
 SHARDED = 4
-TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and one where devices hold whole layers
+TIGHT, ROOMY = "1.4 x model", "4 x model"  # the experiment's own memory, and enough for whole layers on each device
 CASES = {(TIGHT, 1): 20, (TIGHT, SHARDED): 5, (ROOMY, 1): 20, (ROOMY, SHARDED): 5}  # (memory, FFN shards): instances
 POLICIES = (
     "headroom", "edgeshard", "galaxy", "layerwise", "round-robin", "tensor-parallel", "single", "resource-aware",
@@ -33,7 +33,7 @@ POLICIES = (
 
 
 def planned() -> list[Planned]:
-    """Every run; seeds vary slowest, so that a collection cut short is a fair sample."""
+    """All runs; the seeds vary slowest, so that an unfinished collection is a fair sample."""
     return [
         Planned(EXPERIMENT, policy, seed, _settings(*case), dict(zip(SAID, case, strict=True)), NOMINAL_HOP_S)
         for seed in range(1, 1 + max(CASES.values()))
@@ -51,7 +51,7 @@ def _settings(memory: str, shards: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Simulate what is missing and save the table."""
+    """Simulate the missing runs and save the table."""
     options = store.arguments(NAME, __doc__).parse_args()
     parts, runs = store.Parts(options.parts), planned()
     collect_runs(parts, runs, NAME, options.seconds)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on 25 devices."""
+    """The section of the page on 25 devices."""
     from benchmarks.results.drawing import image
 
     draw(frame)
@@ -92,7 +92,7 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """Whether the paper's method is faster than EdgeShard and Galaxy at 25 devices, and better with memory."""
+    """The claims that the paper's method is faster than EdgeShard and Galaxy at 25 devices and needs less memory."""
     faster, slower, told, counts = [], [], [], []
     for case in CASES:
         own = of_case(frame, case)
@@ -127,14 +127,14 @@ def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
 
 
 def _refused(own: pd.DataFrame, policy: str) -> tuple[float, str]:
-    """The share of a policy's runs for which it found no placement, and the same in words."""
+    """The share of a policy's runs without a placement, and the same in words."""
     runs = own[own["policy"] == policy]
     refused = int((runs["error_kind"] == "Infeasible").sum())
     return refused / len(runs), f"{refused} of {len(runs)}"
 
 
 def _fullest(own: pd.DataFrame, policy: str) -> float:
-    """Mean over a policy's runs of the largest share of its budget that any device used."""
+    """The largest share of its budget that any device used, as the mean over a policy's runs."""
     return float(own.loc[own["policy"] == policy, "most_memory_share"].mean())
 
 
@@ -172,7 +172,7 @@ def _row(own: pd.DataFrame, policy: str) -> list[object]:
 
 
 def draw(frame: pd.DataFrame) -> None:
-    """A panel for each setting, a line for each policy: its ratio to headroom, or that it finished nothing."""
+    """Draw a panel for each setting with a line for each policy: its ratio to headroom, or that it finished no run."""
     from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
 
     shown = [policy for policy in POLICIES if policy != BASE]

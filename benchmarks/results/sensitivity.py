@@ -1,7 +1,7 @@
-"""What the answer depends on: the software's time per hop, and λ, how many tokens lie between two decisions.
+"""Measures how results depend on the software's time per hop and on λ, the number of tokens between two decisions.
 
 `python -m benchmarks.results.sensitivity` simulates drawn instances of a GPT-2 on four devices whose links, speeds and
-memory fluctuate, changing one of the two at a time.
+memory fluctuate, and changes one of the two at a time.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ NAME = "sensitivity"
 BASE = "headroom"
 HOPS_MS = (0.0, 0.1, 0.2, 0.5, 1.0)
 INTERVALS = (1, 2, 4, 8, 16, 32, 64)
-HOP_MS, INTERVAL = 0.1, 8  # the other one's value while one is changed
+HOP_MS, INTERVAL = 0.1, 8  # the value of one while the other changes
 SEEDS = range(1, 5)
 POLICIES = (
     "headroom", "resource-aware", "layerwise", "edgeshard", "galaxy", "tensor-parallel", "round-robin", "greedy",
 )  # fmt: skip
-PARTITION = {"ffn_shards": 4}  # so that those who share an FFN out can
+PARTITION = {"ffn_shards": 4}  # so that policies that distribute an FFN can
 
 
 def planned() -> list[Planned]:
-    """Every run, each seed's after those of the seed before."""
+    """All runs, seed by seed."""
     cases = [(hop_ms, INTERVAL) for hop_ms in HOPS_MS]
     cases += [(HOP_MS, interval) for interval in INTERVALS if interval != INTERVAL]
     return [
@@ -53,7 +53,7 @@ def planned() -> list[Planned]:
 
 
 def main() -> None:
-    """Simulate what is missing and save the table."""
+    """Simulate the missing runs and save the table."""
     options = store.arguments(NAME, __doc__).parse_args()
     parts, runs = store.Parts(options.parts), planned()
     collect_runs(parts, runs, NAME, options.seconds)
@@ -76,7 +76,7 @@ def complete(parts: store.Parts, runs: Sequence[Planned]) -> set[int]:
 
 
 def section(frame: pd.DataFrame, how: store.How) -> str:
-    """The part of the page on what the answer depends on."""
+    """The section of the page on sensitivity."""
     from benchmarks.results.drawing import image
 
     hops = frame[frame["interval"] == INTERVAL]
@@ -104,12 +104,12 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
 
 
 def _ratios(frame: pd.DataFrame, key: str) -> dict[str, dict[float, Mean | None]]:
-    """Policy -> value of the key -> ratio to headroom over the instances that both finished."""
+    """The ratio to headroom over the instances that both finished, by policy and by value of the key."""
     return {policy: {value: ratio(own, policy, BASE) for value, own in frame.groupby(key)} for policy in POLICIES}
 
 
 def _winning(ratios: dict[str, dict[float, Mean | None]]) -> list[str]:
-    """The policies that are fastest at some value, in the order of POLICIES."""
+    """The policies that are fastest for some value, in the order of POLICIES."""
     best = set()
     for value in ratios[BASE]:
         known = {policy: found.value for policy in POLICIES if (found := ratios[policy][value]) is not None}
@@ -138,13 +138,13 @@ def _table(frame: pd.DataFrame, ratios: dict[str, dict[float, Mean | None]], key
 
 
 def draw(by_hop: dict[str, dict[float, Mean | None]], by_interval: dict[str, dict[float, Mean | None]]) -> None:
-    """Two panels: a line for each policy."""
+    """Draw two panels with a line for each policy."""
     from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
 
     with drawn(NAME, FULL_WIDTH, 2.8, columns=2) as (figure, panels):
         for axes, ratios in zip(panels, (by_hop, by_interval), strict=True):
             for number, (policy, found) in enumerate(ratios.items()):
-                aside = number - (len(ratios) - 1) / 2  # so that no interval hides another
+                aside = number - (len(ratios) - 1) / 2  # this keeps the intervals apart
                 points = [(value, mean) for value, mean in found.items() if mean is not None]
                 values = [value for value, _ in points]
                 places = [x * 2 ** (aside / 12) if axes is panels[1] else x + aside / 130 for x in values]

@@ -1,6 +1,6 @@
-"""Where the results' data lie, how they were obtained, and what is kept of a collection that is under way.
+"""Stores the data of results, how they were obtained, and the parts of an unfinished collection.
 
-A result is one tidy table, `docs/results/NAME.parquet`, and beside it `NAME.json`: command, date, commit, machine,
+A result is a tidy table `docs/results/NAME.parquet` and a file `NAME.json` with command, date, commit, machine,
 seconds, seeds, whether it was emulated, simulated or predicted, and notes.
 """
 
@@ -23,13 +23,13 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "results"
-SOURCES = ("experiments", "testbed", "topologies", "traces")  # what the measured program is made of
+SOURCES = ("experiments", "testbed", "topologies", "traces")  # the sources of the measured program
 How = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says, whether it held, and the figure that says so."""
+    """A claim of the paper, our verdict, and the figure that supports it."""
 
     claim: str
     verdict: str  # held, held where …, or did not hold
@@ -37,7 +37,7 @@ class Claim:
 
 
 def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
-    """Write a result's table and how it was obtained, each in one step; returns the Parquet file."""
+    """Write the table of a result and how it was obtained, each in one step; returns the Parquet file."""
     DATA.mkdir(parents=True, exist_ok=True)
     file, half = DATA / f"{name}.parquet", DATA / f".{name}.part"
     frame.to_parquet(half, index=False, compression="zstd")
@@ -48,7 +48,7 @@ def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
 
 
 def load(name: str) -> tuple[pd.DataFrame, How]:
-    """A result's table and how it was obtained; raises FileNotFoundError saying how to collect it."""
+    """The table of a result and how it was obtained; raises FileNotFoundError that says how to collect it."""
     file = DATA / f"{name}.parquet"
     if not file.exists():
         raise FileNotFoundError(f"{file} is not there: collect it with `script/results --collect {name}`")
@@ -59,9 +59,9 @@ def load(name: str) -> tuple[pd.DataFrame, How]:
 def how_obtained(
     command: str, kind: str, seconds: float, seeds: Sequence[int], notes: Sequence[str] = (), **more: Any
 ) -> How:
-    """What `save` wants to know; `kind` is emulated, simulated or predicted, `seconds` what computing took in all.
+    """The description of a result for `save`: `kind` is emulated, simulated or predicted.
 
-    `more` is whatever else the section wants to say, by key.
+    `seconds` is the computing time of all parts, and `more` holds further keys for the section.
     """
     return {
         "command": command,
@@ -77,7 +77,7 @@ def how_obtained(
 
 
 def obtained(how: Mapping[str, Any]) -> str:
-    """The line that follows each table and figure: what made its data, when and where."""
+    """The line below each table and figure: what made its data, when and where."""
     text = (
         f"*{how['kind'].capitalize()}. Data: `{how['command']}` on {how['date']}, program of commit {how['commit']}, "
     )
@@ -90,7 +90,7 @@ def obtained(how: Mapping[str, Any]) -> str:
 
 @lru_cache(maxsize=1)
 def commit() -> str:
-    """The commit that last changed what a result depends on, `+` after it where files there differ from it."""
+    """The commit that last changed the sources of a result, followed by `+` if files differ from it."""
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -103,7 +103,7 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """One line on the host."""
+    """A line that describes the host."""
     model = "unknown processor"
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -115,7 +115,7 @@ def machine() -> str:
 
 
 class Parts:
-    """Finished parts of a collection, each a list of rows under a key; a repeated collection does what is missing."""
+    """The finished parts of a collection: lists of rows by key. A repeated collection computes only missing parts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -130,18 +130,18 @@ class Parts:
         return rows
 
     def put(self, key: str, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """Keep a part's rows and what computing them took, in one step."""
+        """Store the rows of a part and their computing time in one step."""
         half = self.folder / f".{key}.part"
         part = {"seconds": seconds, "commit": commit(), "rows": list(rows)}
         half.write_text(json.dumps(part), encoding="utf-8")
         half.replace(self.folder / f"{key}.json")
 
     def seconds(self) -> float:
-        """What computing all finished parts took."""
+        """The computing time of all finished parts in seconds."""
         return float(sum(part["seconds"] for part in self._all()))
 
     def commits(self) -> str:
-        """The programs that made the finished parts, in words."""
+        """The commits that made the finished parts, in words."""
         return " and ".join(sorted({part["commit"] for part in self._all() if "commit" in part}))
 
     def _all(self) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ class Parts:
 
 
 def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The options that every collector has."""
+    """The options of all collectors."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.results.{name}", description=doc)
     parser.add_argument("--parts", type=Path, default=ROOT / "runs" / "results" / name, metavar="DIR",
                         help="where finished parts are kept (%(default)s)")  # fmt: skip
@@ -160,7 +160,7 @@ def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
 
 @contextmanager
 def bar(total: int, label: str) -> Iterator[Any]:
-    """A progress bar on a terminal: call what it gives with how many parts are done."""
+    """A progress bar on a terminal; call the result with the number of finished parts."""
     import sys
 
     from testbed.cli.show import progress_bar

@@ -1,7 +1,7 @@
-"""Settings of the regime map under traces: links, speeds and, where memory is tight, free memory fluctuate.
+"""Runs settings of the regime map under traces: links, speeds and tight memory fluctuate.
 
-Every setting has so many seeds, each another fleet with other traces, and every policy meets the same ones. The
-settings are points of the grid that lie on both sides of the map's borders.
+Each seed of a setting is another fleet with other traces, and all policies meet the same seeds. The settings are cells
+of the grid on both sides of the map's borders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EVERY = {"step": INTERVAL}
 LINKS = {"generate": "fluctuation", "target": "link/*", **_EVERY}
 SPEEDS = {"generate": "fluctuation", "target": "device/*", **_EVERY}
 MEMORY = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8, **_EVERY}
-# Shape, devices, delay in ms, rate in Mbit/s, streaming in GB/s, memory, context; seeds come on top.
+# Shape, devices, delay in ms, rate in Mbit/s, streaming in GB/s, memory and context; each has several seeds.
 SETTINGS = tuple(
     Cell(*values, 0)
     for values in (
@@ -47,7 +47,7 @@ POLICIES = ("headroom", "static", *RIVALS)
 
 
 def traced_experiment(setting: int, seed: int, policy: str = "headroom") -> dict[str, Any]:
-    """One seed of a setting, as an experiment file has it."""
+    """The experiment file of a seed of a setting as a mapping."""
     cell = SETTINGS[setting]._replace(seed=seed)
     traces = [LINKS, SPEEDS] + ([MEMORY] if cell.memory == "tight" else [])
     name = f"traced-{setting:02}-{seed:02}"
@@ -55,7 +55,7 @@ def traced_experiment(setting: int, seed: int, policy: str = "headroom") -> dict
 
 
 def rows(setting: int, seed: int, policies: Iterable[str] = POLICIES) -> Iterable[Row]:
-    """Every policy on one seed of a setting."""
+    """The rows of all policies on a seed of a setting."""
     mapping = traced_experiment(setting, seed)
     experiment = Experiment.from_dict(mapping, mapping["name"])
     for policy in policies:
@@ -64,13 +64,13 @@ def rows(setting: int, seed: int, policies: Iterable[str] = POLICIES) -> Iterabl
 
 
 def work() -> Iterator[list[Work]]:
-    """The parts, a group for each seed."""
+    """The parts, in a group for each seed."""
     for seed in SEEDS:
         yield [Work(f"traced-{seed:02}-{setting:02}", partial(rows, setting, seed)) for setting in range(len(SETTINGS))]
 
 
 def table(parts: Parts) -> pd.DataFrame:
-    """One row for each setting, seed and policy, of the seeds that all settings have."""
+    """A row for each setting, seed and policy, for the seeds that all settings have."""
     groups = [[parts.find(one.key) or [] for one in group] for group in work()]
     found = [row for group in groups if all(group) for part in group for row in part]
     return pd.DataFrame([SETTINGS[row["cell"]]._asdict() | row for row in found])

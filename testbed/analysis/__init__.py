@@ -1,7 +1,7 @@
-"""Reading runs: DataFrames, metrics, figures and a short report.
+"""Loads runs into DataFrames and computes metrics, figures and a short report.
 
-`analysis.load(path)` and `analysis.load_many(paths)` give `Run`s; `analysis.metrics`, `analysis.plots` and
-`analysis.report` work on them. Of the testbed it knows the run folder's format and nothing else.
+`load(path)` and `load_many(paths)` return `Run`s; `analysis.metrics`, `analysis.plots` and `analysis.report` work on
+them. Of the rest of the testbed, this room knows only the format of run folders.
 """
 
 from testbed.analysis.load import AnalysisError, Run, load, load_many

@@ -1,7 +1,6 @@
-"""The summary's figures, from DataFrames; what the run does not have is NaN.
+"""The figures of a run's summary, computed from DataFrames; a figure that the run does not have is NaN.
 
-The definitions are those of DESIGN §9 and `testbed.runlog.summary`, which computes them without pandas while a run
-is being closed; the tests hold the two against each other.
+`testbed.runlog.summary` computes the same figures without pandas when a run ends. Tests compare the two.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ MS = 1e3  # milliseconds per second
 
 
 def token_latency_ms(run: Run) -> pd.Series:
-    """mean, p50, p95 and p99 of the decode tokens' latency."""
+    """The mean, p50, p95 and p99 of the latency of decode tokens, in ms."""
     latency = run.decoded["latency_s"] * MS
     quantiles = latency.quantile([0.50, 0.95, 0.99]).set_axis(["p50", "p95", "p99"])
     return pd.concat([pd.Series({"mean": latency.mean()}), quantiles]).rename("token_latency_ms")
 
 
 def ttft_ms(run: Run) -> float:
-    """Latency of token 0, the prefill's."""
+    """The latency of token 0, which the prefill produces, in ms."""
     return float((run.tokens.loc[run.tokens["prefill"], "latency_s"] * MS).mean())
 
 
@@ -34,22 +33,22 @@ def relative_error(run: Run) -> pd.Series:
 
 
 def prediction_error(run: Run) -> float:
-    """Median of `relative_error`."""
+    """The median of `relative_error`."""
     return float(relative_error(run).median())
 
 
 def committed(run: Run) -> pd.DataFrame:
-    """The migrations that came to their commit."""
+    """The committed migrations."""
     return run.migrations[run.migrations["outcome"] == COMMITTED]
 
 
 def migrated_bytes(run: Run) -> int:
-    """Payload bytes of committed migrations."""
+    """The payload bytes of all committed migrations."""
     return int(committed(run)["bytes"].sum())
 
 
 def stall_s(run: Run) -> float:
-    """Decode time lost to moving blocks: the decisions' own figures, else the union of the transfers' times."""
+    """Decode seconds lost to migrations: from the table of decisions, else the union of the transfers' times."""
     told = run.decisions["stall_s"].dropna()
     if len(told):
         return float(told.sum())
@@ -60,18 +59,18 @@ def stall_s(run: Run) -> float:
 
 
 def peak_memory_bytes(run: Run) -> pd.Series:
-    """Largest ledger of each device."""
+    """The largest ledger of each device, in bytes."""
     return run.devices.dropna(subset=["ledger_bytes"]).groupby("device")["ledger_bytes"].max()
 
 
 def achieved_share(run: Run) -> pd.Series:
-    """Achieved over requested rate of each timed transfer (TCP payload at MTU 1500 reaches at most 0.956)."""
+    """The achieved over the requested rate of each timed transfer; at most `TCP_SHARE` is possible."""
     rates = run.rates[run.rates["requested_bps"] > 0]
     return (rates["achieved_bps"] / rates["requested_bps"]).rename("achieved_share")
 
 
 def metrics(run: Run) -> pd.Series:
-    """One row of a results table: the run's figures by name."""
+    """All figures of a run by name, as a row of a table."""
     latency = token_latency_ms(run)
     stall = stall_s(run)
     decoded = run.decoded["latency_s"]

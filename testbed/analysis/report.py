@@ -29,7 +29,7 @@ _WORDS = {"policy", "status", "verdict"}  # left-aligned
 
 
 def report(runs: Run | Sequence[Run]) -> str:
-    """A table with a row per run, then where the numbers come from; raises AnalysisError for no runs."""
+    """A table with a row for each run, and then the origin of the numbers; raises AnalysisError for no runs."""
     runs = [runs] if isinstance(runs, Run) else list(runs)
     if not runs:
         raise AnalysisError("there is nothing to report: give at least one run")
@@ -77,7 +77,7 @@ def _number(value: float, how: str) -> str:
 
 
 def _provenance(run: Run) -> list[str]:
-    """One line on where a run was made, and one per reason to doubt it."""
+    """A line on how a run was made, and a line for each reason to doubt it."""
     parts = [f"backend {run.said('backend', 'unknown')}"]
     if run.simulated:
         parts = ["simulated in virtual time, nothing was measured"]

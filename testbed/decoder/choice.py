@@ -1,7 +1,7 @@
-"""The next token from shards of the LM head: each tells its largest logit, that one's index, and a digest of all.
+"""The choice of the next token when the LM head is cut into shards.
 
-A choice is six numbers of four bytes, so that it travels like any activation: the logit, its index in the whole
-vocabulary and a digest of 16 bytes, as bits.
+Each shard reports its choice: its largest logit, the index of that logit in the whole vocabulary, and a 16-byte digest
+of all its logits. A choice is six numbers of four bytes, so that it can be sent like an activation.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from testbed.placement.plan import CHOICE_NUMBERS
 
 
 def logits_digest(logits: torch.Tensor, shard_rows: int | None = None) -> str:
-    """A 128-bit digest of the logits' bytes (V,): equal digests mean bitwise-equal logits.
+    """A 128-bit digest of the bytes of the logits (V,): equal digests mean bitwise-equal logits.
 
-    With `shard_rows` it is the digest of the digests of so many logits at a time: what shards can tell.
+    With `shard_rows`, it is the digest of the digests of groups of that many logits, which shards can compute.
     """
     if shard_rows is None:
         return _digest(logits).hex()
@@ -26,8 +26,8 @@ def logits_digest(logits: torch.Tensor, shard_rows: int | None = None) -> str:
 
 
 def choice_of(logits: torch.Tensor, first: int) -> torch.Tensor:
-    """The choice (1, 6) of a shard with these logits, which begin at index `first` of the vocabulary."""
-    best = int(torch.argmax(logits))  # of equal ones the first
+    """The choice (1, 6) of a shard whose logits begin at index `first` of the vocabulary."""
+    best = int(torch.argmax(logits))  # the first of equal logits
     numbers = np.empty(CHOICE_NUMBERS, np.int32)
     numbers[0] = logits[best].numpy().view(np.int32)
     numbers[1] = first + best
@@ -36,9 +36,9 @@ def choice_of(logits: torch.Tensor, first: int) -> torch.Tensor:
 
 
 def best_choice(held: Sequence[Sequence[int]], choices: Sequence[torch.Tensor]) -> tuple[int, str]:
-    """(token, digest of the digests) from each device's choices (1, 6·shards) and the shards it has.
+    """The token and the digest of the digests, from each device's shards and its choices (1, 6·shards).
 
-    Ties go to the lowest index, as in the whole.
+    Of equal logits, the one with the lowest index wins, as without shards.
     """
     found: dict[int, np.ndarray] = {}
     for shards, sent in zip(held, choices, strict=True):

@@ -1,7 +1,7 @@
-"""Private anonymous memory for weights and KV caches, given back to the kernel when it is let go.
+"""Private anonymous memory for weights and KV caches, which returns to the kernel as soon as a block is dropped.
 
-A device's ledger is its anonymous memory, so block memory must not pass through an allocator that keeps
-what it frees. Each block has maps of its own; dropping the last tensor of a map unmaps it.
+A device's ledger is its anonymous memory, so blocks must not use an allocator that keeps freed memory. Each block has
+its own maps, and dropping the last tensor of a map unmaps it.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ _FLOAT_BYTES = 4
 
 
 def anonymous_map(size: int) -> mmap.mmap:
-    """A private anonymous map of at least `size` bytes, in small pages, resident only where touched."""
+    """A private anonymous map of at least `size` bytes in small pages; a page becomes resident when it is touched."""
     rounded = max(PAGE_BYTES, -(-size // PAGE_BYTES) * PAGE_BYTES)
     pages = mmap.mmap(-1, rounded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     try:
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a kernel without huge pages (User-Mode Linux) does not know the word
+        if error.errno != errno.EINVAL:  # a kernel without huge pages, like User-Mode Linux, answers EINVAL
             raise
     return pages
 
 
 def map_tensors(layout: tuple[tuple[str, Dims], ...]) -> dict[str, torch.Tensor]:
-    """Zeroed float32 tensors of these names and shapes in one map, each starting on a cache line."""
+    """Zeroed float32 tensors with these names and shapes in one map; each starts on a cache line."""
     offsets: list[int] = []
     size = 0
     for _, dims in layout:
@@ -45,10 +45,10 @@ def map_tensors(layout: tuple[tuple[str, Dims], ...]) -> dict[str, torch.Tensor]
 
 
 def aligned_copy(payload: bytes | memoryview, dims: Dims) -> torch.Tensor:
-    """A float32 tensor of shape `dims` holding a message's bytes.
+    """A float32 tensor of shape `dims` with the bytes of a message.
 
-    Frames arrive at any address; matrix kernels may round differently on unaligned input, so the bytes
-    are copied to where torch would have put them.
+    A message can arrive at any address, and matrix kernels may round differently on unaligned input. So the bytes are
+    copied into memory that torch aligned.
     """
     tensor = torch.empty(dims)
     tensor.view(-1).numpy()[:] = np.frombuffer(payload, dtype=np.float32)
@@ -56,7 +56,7 @@ def aligned_copy(payload: bytes | memoryview, dims: Dims) -> torch.Tensor:
 
 
 class KvCache:
-    """Keys and values of one KV group: two slabs of (positions, d), touched as the sequence grows."""
+    """Keys and values of one KV group: two arrays of (positions, d) that become resident as the sequence grows."""
 
     def __init__(self, positions: int, head_dim: int) -> None:
         self.keys = map_tensors((("keys", (positions, head_dim)),))["keys"]  # (positions, d)

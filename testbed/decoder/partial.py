@@ -1,7 +1,7 @@
-"""Adding partial sums along the fixed tree, so that no placement changes the order of additions.
+"""Adds partial sums along a fixed binary tree, so that no placement changes the order of additions.
 
-A device adds what completes a subtree and sends the roots side by side; where they meet, they are added on. Which
-subtrees those are is `testbed.placement.tree`.
+A device adds its leaves up to the roots of the subtrees that it holds completely, and sends these roots side by side.
+The receiver adds the roots. `testbed.placement.tree` says which subtrees those are.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ Partial = Mapping[Root, torch.Tensor]  # each (rows, D)
 
 
 def add_complete(leaves: Sequence[int], parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The roots of a device's leaves, each leaf a (rows, D): (rows, roots·D), in order of leaves."""
+    """The roots (rows, roots·D) of a device's leaves, each of which is (rows, D); the order is that of the leaves."""
     found = {Root(leaf, 1): part for leaf, part in zip(leaves, parts, strict=True)}
     return torch.cat([_added(found, root, root.start + root.size) for root in tree_roots(leaves)], dim=1)
 
 
 def add_up(held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], width: int) -> torch.Tensor:
-    """The sum of all leaves, (rows, D), from what each device sent, (rows, roots·D), and the leaves it has."""
+    """The sum (rows, D) of all leaves, from the leaves that each device has and the roots (rows, roots·D) it sent."""
     found: dict[Root, torch.Tensor] = {}
     for leaves, result in zip(held, results, strict=True):
         for slot, root in enumerate(tree_roots(leaves)):
@@ -33,7 +33,7 @@ def add_up(held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], width
 
 
 def _added(found: Partial, root: Root, count: int) -> torch.Tensor:
-    """The sum below one root; leaves from `count` on are not there."""
+    """The sum below one root; leaves from number `count` on do not exist."""
     if root in found:
         return found[root]
     half = root.size // 2

@@ -1,4 +1,4 @@
-"""The single-process reference: what every placement must equal, bit for bit."""
+"""The single-process reference: every placement must give the same bits as this."""
 
 from __future__ import annotations
 
@@ -24,22 +24,20 @@ class ReferenceToken:
 
 
 def use_one_thread() -> None:
-    """One torch thread: with more, the order of additions depends on the machine."""
+    """Use one torch thread, because with more the order of additions depends on the machine."""
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
 
 
 def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
-    """(start, end) of each prefill chunk; the chunking is part of the experiment because bits depend on it."""
+    """The (start, end) of each prefill chunk. Bits depend on the chunks, so the experiment fixes their length."""
     return list(pairwise([*range(0, prompt_tokens, chunk), prompt_tokens]))
 
 
 class Reference:
-    """Every block of a partition in one process, greedy decoding."""
+    """All blocks of a partition in one process, with greedy decoding."""
 
-    def __init__(
-        self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE
-    ) -> None:
+    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE) -> None:
         use_one_thread()
         self.shape = shape
         self.partition = partition
@@ -49,7 +47,7 @@ class Reference:
             self.store.add(block)
 
     def forward(self, ids: Sequence[int], position: int) -> torch.Tensor:
-        """Logits (V,) after these ids, which start at `position`; updates the KV caches."""
+        """The logits (V,) after these ids, which start at `position`; updates the KV caches."""
         x = self.store.embed(ids, position)  # (rows, D)
         for layer in range(self.shape.layers):
             x = self._ffn(layer, self._attention(layer, x, position))
@@ -72,7 +70,7 @@ class Reference:
         return self.store.sum_up(layer, FFN, [shards], [self.store.ffn_shards(layer, shards, y)], y)
 
     def generate(self, prompt: Sequence[int], tokens: int, chunk: int) -> Iterator[ReferenceToken]:
-        """`tokens` greedy tokens after the prompt, prefilled in chunks of `chunk`."""
+        """Yield `tokens` greedy tokens after the prompt, which is prefilled in chunks of `chunk` tokens."""
         for start, end in chunk_bounds(len(prompt), chunk):
             logits = self.forward(prompt[start:end], start)
         shard_rows = vocab_rows(self.shape, self.partition) if self.partition.vocab_shards > 1 else None

@@ -1,1 +1,1 @@
-"""The experiment: one YAML file that says everything a run depends on."""
+"""The experiment: one YAML file that contains everything on which a run depends."""

@@ -1,6 +1,6 @@
-"""`key=value` on the command line over a file's nested mapping: dotted keys, YAML values.
+"""Overrides of the form `key=value` for the nested mapping of a file: dotted keys and YAML values.
 
-Knows mappings and lists; it does not know which keys an experiment has.
+This module knows mappings and lists, but not the keys of an experiment.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from typing import Any
 from testbed.errors import ConfigError
 from testbed.strict_yaml import parse_yaml, shown, suggest
 
-SECTIONS = 2  # levels that are made where they are missing, like `partition` or `topology.backhaul`; not a device
+SECTIONS = 2  # the levels of missing mappings that an override may add, like `partition` or `topology.backhaul`
 _LONGEST_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class Override:
-    """One `key=value`, taken apart; `text` is what the user wrote, as a message may show it."""
+    """One override `key=value` in parts; `text` is what the user wrote, in a form that is safe to print."""
 
     key: tuple[str, ...]
     value: Any
     text: str
 
     def touches(self, where: tuple[str, ...]) -> bool:
-        """Whether this override sets the value at `where`, something in it, or something around it."""
+        """Whether this override sets the value at `where`, a part of it, or a mapping that contains it."""
         shorter = min(len(self.key), len(where))
         return self.key[:shorter] == where[:shorter]
 
 
 def parse_override(text: str) -> Override:
-    """The override that e.g. `model.seed=3` means; raises ConfigError."""
+    """The override in a text like `model.seed=3`; raises ConfigError."""
     key, equals, value = text.partition("=")
     said = text if len(text) <= _LONGEST_SHOWN and text.isprintable() else shown(text)
     parts = tuple(part.strip() for part in key.split("."))
@@ -40,7 +40,7 @@ def parse_override(text: str) -> Override:
 
 
 def apply_override(mapping: dict[str, Any], override: Override) -> None:
-    """Set the value in place, making sections on the way; digits index a list. Raises ConfigError."""
+    """Set the value in place and add missing sections; a number indexes a list. Raises ConfigError."""
     inside: Any = mapping
     for depth, part in enumerate(override.key):
         where = ".".join(override.key[:depth])

@@ -1,4 +1,4 @@
-"""Text to token ids: a checkpoint's own tokenizer, or one token per byte for presets."""
+"""Turns the prompt into token ids: by the checkpoint's tokenizer, or for presets with a token for each byte."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ TOKENIZER = "tokenizer.json"
 
 
 def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
-    """The prompt's token ids; raises ConfigError when it is empty, too long, or cannot be tokenised.
+    """The token ids of the prompt; raises ConfigError if it is empty, too long or cannot be tokenised.
 
-    Where nothing is `computed` only their number matters, and a missing tokeniser is no error: `assumed_of_prompt`.
+    If nothing is `computed`, only their number matters. Then a missing tokenizer is no error, and `assumed_of_prompt`
+    says which number is assumed.
     """
     if not computed and _lacks_tokenizer(experiment):
         ids = [0] * experiment.most_prompt_tokens
@@ -37,7 +38,7 @@ def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
 
 
 def assumed_of_prompt(experiment: Experiment) -> list[str]:
-    """What `prompt_ids` takes the prompt's length to be without a tokeniser, in a sentence; none where it has one."""
+    """A sentence on the length that `prompt_ids` assumes without a tokenizer; empty if there is a tokenizer."""
     if not _lacks_tokenizer(experiment):
         return []
     return [
@@ -47,7 +48,7 @@ def assumed_of_prompt(experiment: Experiment) -> list[str]:
 
 
 def _tokenizer_of(experiment: Experiment) -> Path | None:
-    """The file that a text prompt needs; None for a preset, or where the prompt is ids."""
+    """The tokenizer that a text prompt needs; None for a preset, or if the prompt is given as ids."""
     if experiment.model.path is None or experiment.prompt.ids is not None:
         return None
     return Path(experiment.model.path) / TOKENIZER
@@ -73,16 +74,16 @@ def _encode(experiment: Experiment) -> list[int]:
 
 
 def tokenise(file: Path, text: str) -> list[int]:
-    """The ids of a text by a tokenizer.json, of its full length; raises ConfigError naming the file."""
+    """The ids of the whole text by a tokenizer.json; raises ConfigError naming the file."""
     from tokenizers import Tokenizer
 
     content = read_text(file)
     try:
         tokenizer = Tokenizer.from_str(content)
-        # A file may keep the length that its model was trained with; transformers too asks for the whole text.
+        # The file may contain the length with which its model was trained; like transformers, we want the whole text.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return list(tokenizer.encode(text).ids)
-    except Exception as error:  # the library raises nothing more special
+    except Exception as error:  # the library raises plain `Exception`
         told = ascii(" ".join(str(error).split()))[1:-1][:160]
         raise ConfigError(f"{file}: this is not a tokenizer that can be used: {told}") from error

@@ -1,8 +1,7 @@
-"""From what a file or an override says to what the experiment's schema takes.
+"""Converts the entries of an experiment file or an override into the values of the experiment's schema.
 
-Paths become what they name, and the entries that are more than plain values (partition, durations, traces) become
-the objects they describe. It knows the file's form and refuses what has another in one sentence; what the values
-must be to one another is the experiment's affair.
+Paths are replaced by the contents of their files. Partitions, durations and traces become objects. Each mistake is an
+error of one sentence. This module checks each entry alone; the schema checks how the entries fit together.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from testbed.topologies.model import Topology
 from testbed.traces.model import Trace, TraceSet
 from testbed.units import parse_duration
 
-# Keys of one section that exclude each other: setting one by an override drops the others.
+# Keys of a section that exclude each other. An override that sets one drops the others.
 ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
 _TRACE_KEYS = (
     "path", "format", "target", "direction", "end", "period", "bin", "time", "step", "down", "up", "time_unit",
@@ -30,7 +29,7 @@ _TRACE_DURATIONS = ("bin", "step", "offset")
 
 
 def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
-    """Replace paths (relative to `base`) by what they name, in place; the topology's file if that was one."""
+    """Replace paths, which are relative to `base`, in place by their contents; returns the topology's file or None."""
     if isinstance(raw.get("prompt"), str):
         raw["prompt"] = {"text": raw["prompt"]}
     for section, what in (("model", "model"), ("prompt", "prompt, if it is not text,")):
@@ -50,7 +49,7 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
 
 
 def _anchored(entry: Any, base: Path) -> Any:
-    """A trace entry whose path no longer depends on where it was written."""
+    """A trace entry whose path no longer depends on the folder of the file that contains it."""
     if isinstance(entry, str):
         return {"path": _joined(base, entry)}
     if isinstance(entry, dict) and isinstance(entry.get("path"), str):
@@ -72,14 +71,14 @@ def _path(value: object, base: Path, where: str) -> Path:
 
 
 def drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
-    """Make room for an override: `model.path=…` replaces a preset, `prompt.ids=…` a text."""
+    """Drop the keys that an override excludes: `model.path=…` drops a preset, and `prompt.ids=…` a text."""
     choices = ALTERNATIVES.get(key[0], ())
     if len(key) > 1 and key[1] in choices and isinstance(raw.get(key[0]), dict):
         raw[key[0]] = {name: value for name, value in raw[key[0]].items() if name not in choices}
 
 
 def read_partition(entry: object, origin: str) -> Partition:
-    """How the model is cut, from the file's `partition`; raises ConfigError naming `origin` and the key."""
+    """The partition of the model that an entry describes; raises ConfigError naming `origin` and the key."""
     fields = require_mapping(entry, origin, "partition")
     refuse_unknown_keys(fields, ("ffn_shards", "proj_rows", "vocab_shards", "exchange"), origin, "partition")
     shards, rows = fields.get("ffn_shards", 1), fields.get("proj_rows", False)
@@ -107,7 +106,7 @@ def read_partition(entry: object, origin: str) -> Partition:
 
 
 def read_duration(text: str, where: str) -> float:
-    """Seconds, from a text such as `500 ms`; raises ConfigError naming `where`."""
+    """The seconds in a text like `500 ms`; raises ConfigError naming `where`."""
     try:
         return parse_duration(text)
     except ConfigError as error:
@@ -117,10 +116,10 @@ def read_duration(text: str, where: str) -> float:
 def read_traces(
     entries: object, topology: Topology, origin: str, generate: Callable[[Mapping[str, Any], int, str], Trace]
 ) -> TraceSet:
-    """The traces a file lists, each over something the topology has.
+    """The traces that a list of entries describes; raises ConfigError naming `origin` and the entry.
 
-    `generate` makes the trace of an entry that says so, given the entry, its index and what errors call it. Raises
-    ConfigError naming `origin` and the entry.
+    Each trace must drive links and devices of the topology. `generate` makes the trace of an entry with the key
+    `generate`, from the entry, its index and its name in errors.
     """
     if not isinstance(entries, list):
         raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
@@ -137,10 +136,10 @@ def read_traces(
 
 
 def _check_targets(traces: list[Trace], topology: Topology, origin: str) -> None:
-    """Every trace drives devices and links that the topology has."""
+    """Raise ConfigError if a trace drives a device or link that the topology does not have."""
     devices = [device.name for device in topology.devices]
     known = {"device": ("devices", devices), "link": ("links", [cable.name for cable in topology.links])}
-    if topology.shape == "star":  # its links have the devices' names
+    if topology.shape == "star":  # the links of a star have the devices' names
         known["link"] = known["device"]
     for trace in traces:
         for target in sorted({target for target, _ in trace.rows}):
@@ -154,7 +153,7 @@ def _check_targets(traces: list[Trace], topology: Topology, origin: str) -> None
 
 
 def _trace(entry: object, where: str) -> Trace:
-    """One trace: inline as `to_dict` writes it, or a file with the options to read it by."""
+    """The trace of one entry, which holds a trace as `to_dict` writes it, or a file and the options to read it."""
     if isinstance(entry, Mapping) and "changes" in entry:
         return Trace.from_dict(entry)
     options = require_mapping(entry, where, "a trace")

@@ -1,1 +1,1 @@
-"""A run's folder: its documents and tables, its summary, and many runs side by side."""
+"""A run's folder: its documents and tables, its summary, and the comparison of many runs."""

@@ -1,8 +1,8 @@
-"""Many runs side by side: paired means with bootstrap intervals, and one tidy table.
+"""Compares many runs: paired means with bootstrap intervals, and one tidy table.
 
-A row is a run's summary. Policies are paired over instances: runs of one backend that differ only in the policy. A mean
-is over the instances that every compared policy finished, so that no policy looks better by failing the hard ones; the
-others are counted. Nothing here knows how a run is carried out.
+A row is the summary of a run. An instance is a set of runs on one backend that differ only in the policy. A mean covers
+the instances that all compared policies finished, so no policy looks better by failing the hard ones; the other runs
+are counted. This module does not know how a run is carried out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SCALARS = (
 
 
 def infeasible_row(policy: str, backend: str, experiment: str, seed: int, error: str) -> dict[str, Any]:
-    """The row of a run that was never started, because no placement can fit."""
+    """The row of a run that was not started because no placement can fit."""
     return {
         "run": None, "path": None, "backend": backend, "policy": policy, "experiment": experiment, "seed": seed,
         "status": "failed", "error": error, "error_kind": "Infeasible", "tokens": [],
@@ -35,9 +35,9 @@ def infeasible_row(policy: str, backend: str, experiment: str, seed: int, error:
 
 
 def per_policy(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for each backend and policy, in the order they first appear.
+    """A row for each backend and policy, in the order of their first runs.
 
-    `instances` are the seeds that the means are over; a policy that finished no run takes no part in choosing them.
+    `instances` are the seeds that the means cover. A policy that finished no run does not affect their choice.
     """
     table = []
     for backend in dict.fromkeys(row["backend"] for row in rows):
@@ -53,7 +53,7 @@ def per_policy(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _finished(rows: Sequence[Row]) -> dict[int, Row]:
-    """Seed -> run, of those that came to a good end with at least one decoded token."""
+    """The finished runs with at least one decode token, by seed."""
     return {row["seed"]: row for row in rows if row["status"] == "done" and row.get("mean_token_ms") is not None}
 
 
@@ -91,9 +91,9 @@ def _summed_up(
 
 
 def mean_with_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:
-    """The mean and its 95 % bootstrap interval; no interval for fewer than two values.
+    """The mean and its 95 % bootstrap interval; fewer than two values have no interval.
 
-    Every call resamples the same positions for the same number of values, so that policies stay paired.
+    All calls with the same number of values resample the same positions, so policies stay paired.
     """
     import numpy as np
 
@@ -108,7 +108,7 @@ def mean_with_interval(values: Sequence[float]) -> tuple[float | None, list[floa
 
 
 def tidy(row: Row) -> dict[str, Any]:
-    """A run in plain columns: names and status, every figure that is one number, the largest of what devices held."""
+    """A run in plain columns: names, status, all figures that are one number, and the largest memory of a device."""
     latency = row.get("token_latency_ms") or {}
     peaks = row.get("peak_memory_bytes") or {}
     flat = {key: row.get(key) for key in ("experiment", "policy", "backend", "seed", "status", "error_kind", "error")}
@@ -119,7 +119,7 @@ def tidy(row: Row) -> dict[str, Any]:
 
 
 def write_tidy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows of plain columns as one Parquet file, in one step."""
+    """Write rows of plain columns as one Parquet file, which replaces an older one in one step."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -132,7 +132,7 @@ def write_tidy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _column(values: list[Any]) -> Any:
-    """An Arrow column; of mixed kinds (a swept key may be 4 in one run and `none` in another) the texts."""
+    """An Arrow column; mixed types become text, because a swept key can be 4 in one run and `none` in another."""
     import pyarrow as pa
 
     try:

@@ -1,7 +1,7 @@
 """The figures of a run's summary, computed from the rows of its tables.
 
-Pure functions over rows that may be read more than once, without pandas, so that the controller can use them;
-`analysis.metrics` computes the same from DataFrames. What a figure needs and the run does not have is None, never zero.
+These are pure functions without pandas, so the controller can use them. They may read the rows several times.
+`analysis.metrics` computes the same figures from DataFrames. A figure that the run does not have is None, never zero.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def summarise(
     *,
     charge_decision: bool = False,
 ) -> dict[str, Any]:
-    """DESIGN §9's summary keys that follow from the tables' rows, which are read several times.
+    """The keys of a summary that follow from the rows of the tables.
 
-    `token_latency_ms` and `mean_token_ms` are over decode tokens, the prefill is `ttft_ms`.
-    `mean_token_with_stall_ms` spreads the stall (and, with `charge_decision`, the deciding) over the same
-    tokens: the figure for comparing policies that migrate with those that do not. `decision_ms` is the sum
-    over the run. `migrations` counts committed blocks. `wire_bytes` is the tokens' traffic, prefill included.
+    `token_latency_ms` and `mean_token_ms` cover decode tokens; `ttft_ms` is the prefill. `mean_token_with_stall_ms`
+    spreads the stalls, and with `charge_decision` also the deciding, over the same tokens: it compares policies that
+    migrate with policies that do not. `decision_ms` is the sum over the run. `migrations` counts committed blocks.
+    `wire_bytes` is the traffic of all tokens, including the prefill.
     """
     latency = [row["latency_s"] for row in tokens if not row["prefill"]]
     first = next((row["latency_s"] for row in tokens if row["prefill"]), None)
@@ -64,12 +64,12 @@ def summarise(
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """Arithmetic mean; None of nothing."""
+    """The arithmetic mean; None for no values."""
     return math.fsum(values) / len(values) if values else None
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Percentile with linear interpolation between order statistics (numpy's default); None of nothing."""
+    """The percentile with linear interpolation (numpy's default); None for no values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -80,7 +80,7 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
 
 
 def prediction_error(decoded: Iterable[Row]) -> float | None:
-    """Median of |predicted - measured| / measured over decode tokens that have a prediction."""
+    """The median of |predicted - measured| / measured over decode tokens that have a prediction."""
     errors = [
         abs(row["predicted_s"] - row["latency_s"]) / row["latency_s"]
         for row in decoded
@@ -90,10 +90,10 @@ def prediction_error(decoded: Iterable[Row]) -> float | None:
 
 
 def stall_seconds(migrations: Iterable[Row], decisions: Iterable[Row]) -> float:
-    """Decode time lost to moving blocks.
+    """The decode time lost to migrations.
 
-    The decisions' own `stall_s` where they have it; else the time in which at least one block was on its way
-    (transfers of one epoch overlap and count once).
+    This is the sum of the decisions' `stall_s`. If none has it, it is the time in which at least one block was being
+    transferred; overlapping transfers count once.
     """
     told = [row["stall_s"] for row in decisions if row.get("stall_s") is not None]
     if told:
@@ -107,7 +107,7 @@ def stall_seconds(migrations: Iterable[Row], decisions: Iterable[Row]) -> float:
 
 
 def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
-    """Largest ledger of each device."""
+    """The largest ledger of each device."""
     peak: dict[str, int] = {}
     for row in devices:
         if row.get("ledger_bytes") is not None:
@@ -116,7 +116,7 @@ def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
 
 
 def achieved_share(rates: Iterable[Row]) -> float | None:
-    """Median of achieved over requested rate (TCP payload at MTU 1500 reaches at most 0.956)."""
+    """The median of achieved over requested rate; at most `testbed.link_limits.TCP_SHARE` is possible."""
     return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
 
 

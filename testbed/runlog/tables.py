@@ -1,7 +1,8 @@
-"""The columns of a run's tables: name, type, unit, meaning.
+"""The columns of a run's tables: name, type, unit and meaning.
 
-The one place where they are defined; the writer checks rows against it and the reader types its
-DataFrames by it. Times `*_s` are emulated seconds since token 0, `wall_s` is Unix time.
+This is the only definition of the columns. The writer checks rows against it, and the reader gives its DataFrames these
+types. Times `*_s` are emulated seconds since token 0, and `wall_s` is Unix time. A column that is added later must not
+be required, so that older run folders still load.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ Dtype = Literal["int", "float", "str", "bool"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column. A column that is not required may be left out of a row and is then null."""
+    """One column; a row may leave out a column that is not required, which is then null."""
 
     name: str
     dtype: Dtype
-    unit: str  # "" where there is none
+    unit: str  # "" if it has none
     meaning: str
     required: bool = True
-    choices: tuple[str, ...] = ()  # the only values a str column may take; () means any
+    choices: tuple[str, ...] = ()  # the allowed values of a str column; () means any
 
 
 def _integer(name: str, meaning: str, unit: str = "", required: bool = True) -> Column:

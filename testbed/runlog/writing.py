@@ -1,4 +1,4 @@
-"""The files of a run folder, written so that no reader sees half of one and a full disk is one sentence."""
+"""Writes the files of a run folder: readers never see half a document, and a full disk is an error of one sentence."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import msgspec
 
 from testbed.errors import EnvironmentLacks
 
-RESERVE = ".reserve"  # room on the disk that is given back when the run ends, so that a full disk takes its summary
+RESERVE = ".reserve"  # a file that is removed when the run ends, so that the summary fits on a full disk
 RESERVE_BYTES = 256 * 1024
 
 
 class LogLost(EnvironmentLacks):
-    """What a run has to tell cannot be written to its folder: the disk is full, or the folder is gone."""
+    """A run cannot write to its folder, because the disk is full or the folder is gone."""
 
 
 def _plain(value: Any) -> Any:
-    """What msgspec cannot encode by itself: paths, blocks and the like go in by their name."""
+    """The text of a value that msgspec cannot encode by itself, like a path or a block."""
     return str(value)
 
 
@@ -45,7 +45,7 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def lost(path: Path, why: OSError | str) -> LogLost:
-    """The sentence on a file of a run folder that cannot be written."""
+    """The error about a file of a run folder that cannot be written."""
     if isinstance(why, str):
         return LogLost(f"{path}: {why}")
     remedy = {
@@ -59,7 +59,7 @@ def lost(path: Path, why: OSError | str) -> LogLost:
 
 
 def identity(folder: Path) -> tuple[int, int] | None:
-    """What stands for a folder itself, whatever its name; None where it is gone."""
+    """The device and inode of a folder, which stay the same when it is renamed; None if it is gone."""
     try:
         status = folder.stat()
     except OSError:
@@ -68,6 +68,6 @@ def identity(folder: Path) -> tuple[int, int] | None:
 
 
 def reserve(path: Path) -> None:
-    """Take `RESERVE_BYTES` of the disk, as far as it has them."""
-    with contextlib.suppress(OSError), path.open("xb") as file:  # where there is no room, the first row will tell
+    """Reserve `RESERVE_BYTES` on the disk, if it has that much room."""
+    with contextlib.suppress(OSError), path.open("xb") as file:  # if there is no room, writing the first row fails
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)

@@ -1,6 +1,6 @@
-"""The device catalogue: what named boards can do, each value with its source.
+"""The device catalogue: the rates and sizes of named boards, each with its source.
 
-The numbers live in catalogue.yaml; this module reads them and knows nothing of links or networks.
+This module reads the numbers from topologies/catalogue.yaml. It knows nothing of links or networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from testbed.units import parse_bandwidth, parse_bytes, parse_compute
 
 CATALOGUE_FILE = Path(__file__).parents[2] / "topologies" / "catalogue.yaml"
 
-# What a device is, by the key that says it in a file.
+# The quantities of a device: its key in a file -> the parser of its value.
 DEVICE_QUANTITIES: dict[str, Callable[[object], float]] = {
     "streaming": parse_bandwidth,
     "compute": parse_compute,
@@ -26,17 +26,17 @@ DEVICE_QUANTITIES: dict[str, Callable[[object], float]] = {
 
 @dataclass(frozen=True)
 class Board:
-    """One named board: its quantities as text with units, and where each is from."""
+    """One named board: its quantities as text with units, and the source of each."""
 
     name: str
     title: str
     values: dict[str, str]  # key of DEVICE_QUANTITIES -> e.g. "5.5 GB/s"
-    sources: dict[str, str]  # the same keys
+    sources: dict[str, str]  # key of DEVICE_QUANTITIES -> where the value comes from
 
 
 @lru_cache(maxsize=1)
 def boards() -> dict[str, Board]:
-    """Every board of the catalogue by name; raises ConfigError if the catalogue is damaged."""
+    """Every board of the catalogue, by its name; raises ConfigError if the catalogue is damaged."""
     origin = str(CATALOGUE_FILE)
     found: dict[str, Board] = {}
     for name, entry in read_mapping(CATALOGUE_FILE).items():

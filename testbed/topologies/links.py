@@ -1,6 +1,7 @@
-"""A link: what its two directions carry, and where it lies. Read from and written to a file's form.
+"""A link: the rate, delay, jitter and loss of its two directions, and the two nodes that it joins.
 
-It does not know which links a shape has, nor how a link is shaped.
+This module reads links from topology files and writes them. It does not know which links a shape has, nor how the
+kernel shapes a link.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ LINK_KEYS = (
 
 @dataclass(frozen=True)
 class Link:
-    """Both directions of a link. Up is from its first end to its second: from a device towards its switch.
+    """Both directions of a link. Up leads from its first end to its second: from a device towards its switch.
 
-    Delays are one-way. Jitter spreads a packet's delay evenly over delay ± jitter; loss is the share of packets.
+    Delays are one-way. Jitter spreads a packet's delay evenly over delay ± jitter. Loss is a share of the packets.
     """
 
     up_bps: float
@@ -43,15 +44,15 @@ class Link:
 
     @property
     def needs_netem(self) -> bool:
-        """Whether it loses or scatters packets, which only the kernel's netem can do."""
+        """Whether the link loses packets or varies their delay; only the kernel's netem can emulate that."""
         return bool(self.up_loss or self.down_loss or self.up_jitter_s or self.down_jitter_s)
 
 
 @dataclass(frozen=True)
 class Cable:
-    """A link with its name and its place. An end is a device or a switch; up is from the first to the second."""
+    """A link with its name and the two nodes that it joins, which are devices or switches."""
 
-    name: str  # a trace drives it as link/NAME; "" until `names.named` has named it by its ends
+    name: str  # traces address it as link/NAME; "" until `names.named` names it after its ends
     ends: tuple[str, str]
     link: Link
 
@@ -60,12 +61,12 @@ class Cable:
         return self.ends[1] if end == self.ends[0] else self.ends[0]
 
     def hop_from(self, end: str) -> Hop:
-        """The direction that leaves `end`."""
+        """The direction of this link that leaves `end`."""
         return (self.name, UP if end == self.ends[0] else DOWN)
 
 
 def read_link(entry: object, origin: str, where: str) -> Link:
-    """The link that a mapping of `LINK_KEYS` describes; raises ConfigError naming the place and the key."""
+    """The link that a mapping with `LINK_KEYS` describes; raises ConfigError naming the place and the key."""
     fields = require_mapping(entry, origin, where)
     refuse_unknown_keys(fields, LINK_KEYS, origin, where)
     refuse_mixture(fields, "rate", ("up", "down"), origin, where)
@@ -88,7 +89,7 @@ def read_link(entry: object, origin: str, where: str) -> Link:
 
 
 def _optional(fields: Mapping[str, Any], key: str, parse: Parse, origin: str, where: str) -> tuple[float, float]:
-    """(up, down) of a quantity that is zero where nothing is said."""
+    """(up, down) of an optional quantity, which is zero by default."""
     up, down = f"{key}_up", f"{key}_down"
     refuse_mixture(fields, key, (up, down), origin, where)
     if (up in fields) != (down in fields):
@@ -100,13 +101,13 @@ def _optional(fields: Mapping[str, Any], key: str, parse: Parse, origin: str, wh
 
 
 def is_word(name: object) -> bool:
-    """Whether a trace's target and a table of text can have the name in them as it is."""
+    """Whether the name can stand in a trace's target and in a CSV file as it is."""
     short = isinstance(name, str) and 0 < len(name) <= LONGEST_WORD
     return short and str(name).isprintable() and not any(letter.isspace() or letter in ",/\"'#" for letter in str(name))
 
 
 def read_listed(entry: object, nodes: list[str], default: Link | None, origin: str, where: str) -> Cable:
-    """An entry of `links`: its ends, its name or "", and its values or (none of them given) the default's."""
+    """The link that an entry of `links` describes: one without values takes those of `default`; "" is no name."""
     fields = require_mapping(entry, origin, where)
     refuse_unknown_keys(fields, ("ends", "name", *LINK_KEYS), origin, where)
     ends = fields.pop("ends", None)
@@ -120,7 +121,7 @@ def read_listed(entry: object, nodes: list[str], default: Link | None, origin: s
 
 
 def link_entry(link: Link) -> dict[str, Any]:
-    """The file's form of a link, exact; jitter and loss only where there is some."""
+    """The form of a link in a file, with exact values; jitter and loss only if the link has any."""
     entry = {
         "up": exact(link.up_bps, format_rate, parse_rate, "bit/s"),
         "down": exact(link.down_bps, format_rate, parse_rate, "bit/s"),
@@ -136,6 +137,6 @@ def link_entry(link: Link) -> dict[str, Any]:
 
 
 def cable_entry(cable: Cable) -> dict[str, Any]:
-    """The file's form of an entry of `links`."""
+    """The form of a link in the list `links` of a file."""
     name = {} if cable.name == "-".join(cable.ends) else {"name": cable.name}
     return {"ends": list(cable.ends)} | name | link_entry(cable.link)

@@ -1,8 +1,8 @@
-"""Which links a message takes from one device to another: static shortest paths.
+"""Static shortest paths: the links that a message takes from one device to another.
 
-Least delay as the topology says it, then fewest links, then the first named link: a trace that slows or cuts a link
-changes no route, as static routes do not. Every node on the way knows only the destination's next hop, and the
-next hops agree with each other, so what a packet meets is the route written here.
+A route has the least delay in the topology file; of several such, the one with the fewest links; of those, the one
+whose links come first in the file. Traces change no route. Each node forwards by the destination alone, and all nodes
+follow the same shortest-path tree, so packets really take these routes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Routes = Mapping[tuple[str, str], tuple[Hop, ...]]
 
 
 def next_cables(cables: Sequence[Cable], target: str) -> dict[str, Cable]:
-    """For every node that can reach `target`, the link on which it sends what goes there."""
+    """The link on which each node sends messages for `target` (Dijkstra's algorithm); unreachable nodes are absent."""
     at: dict[str, list[tuple[int, Cable]]] = {}
     for number, cable in enumerate(cables):
         for end in cable.ends:
@@ -41,7 +41,7 @@ def next_cables(cables: Sequence[Cable], target: str) -> dict[str, Cable]:
 
 
 def routes_between(devices: Sequence[str], cables: Sequence[Cable]) -> Routes:
-    """Every ordered pair of different devices that can reach each other -> the directed links in between."""
+    """The directed links from each device to each other device that it can reach."""
     routes: dict[tuple[str, str], tuple[Hop, ...]] = {}
     for target in devices:
         following = next_cables(cables, target)

@@ -1,6 +1,6 @@
-"""What the cells of a log mean: numbers as people and spreadsheets write them, times, and units told by names.
+"""Parses the cells of a log: numbers as people and spreadsheets write them, times, and units in column names.
 
-It must not know files, targets or formats.
+This module knows no files, targets or formats.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
 MISSING = frozenset({"", "-", "--", "nan", "na", "n/a", "#n/a", "null", "none", "nil", "?"})
-"""Cells that say that there was no sample, whatever their case."""
+"""Cells, in any case, that mean that there is no sample."""
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BITS = re.compile(
@@ -32,19 +32,19 @@ _SECONDS = {
 RATE_UNITS = "bit/s, kbit/s, Mbit/s, Gbit/s, B/s, kB/s or MB/s"
 TIME_UNITS = "s, ms, us, ns, min or h"
 
-# Times of 2001 to 2100 by a Unix clock of seconds, milliseconds, microseconds or nanoseconds.
+# The Unix times of 2001 to 2100 in seconds, milliseconds, microseconds and nanoseconds.
 _UNIX = [(1e9 / unit, 4.1e9 / unit, unit) for unit in (1.0, 1e-3, 1e-6, 1e-9)]
 
 _PLAIN = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d*)?", re.ASCII)
 _COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
-_ZONE_NAME = re.compile(r"\s+(?![AP]M$)[A-Z]{2,5}$", re.ASCII)  # of a clock that the whole file goes by
+_ZONE_NAME = re.compile(r"\s+(?![AP]M$)[A-Z]{2,5}$", re.ASCII)  # the time zone, which is the same for the whole file
 _DATES = ("%Y.%m.%d_%H.%M.%S", "%Y/%m/%d %H:%M:%S", "%Y/%m/%d %H:%M:%S.%f", "%H:%M:%S", "%H:%M:%S.%f",
           "%a %b %d %H:%M:%S %Y")  # fmt: skip
 
 
 def rate_factor(unit: object) -> float:
-    """Bit/s of 1 of a unit of rate, as networks and logs write it (`kbps`, `Mbit/s`, `MB/s`); ConfigError."""
+    """The bit/s in one unit of rate, as logs write it (`kbps`, `Mbit/s`, `MB/s`); raises ConfigError."""
     text = unit.strip() if isinstance(unit, str) else ""
     if (match := _BYTES.fullmatch(text)) is not None:
         return 8 * _PREFIXES[match.group(1).lower()]
@@ -54,7 +54,7 @@ def rate_factor(unit: object) -> float:
 
 
 def time_factor(unit: object) -> float:
-    """Seconds of 1 of a unit of time; ConfigError."""
+    """The seconds in one unit of time; raises ConfigError."""
     text = unit.strip() if isinstance(unit, str) else ""
     if text not in _SECONDS:
         raise ConfigError(f"{shown(unit)} is no unit of time: write {TIME_UNITS}")
@@ -62,7 +62,7 @@ def time_factor(unit: object) -> float:
 
 
 def rate_factor_of(column: str) -> float | None:
-    """Bit/s of 1 in a column, told by its name: `dl_kbps`, `Throughput (Mbit/s)`; None where it does not tell."""
+    """The bit/s in the unit that a column's name contains: `dl_kbps`, `Throughput (Mbit/s)`; None if it has none."""
     for text in _unit_texts(column):
         try:
             return rate_factor(text)
@@ -72,17 +72,17 @@ def rate_factor_of(column: str) -> float | None:
 
 
 def time_factor_of(column: str) -> float | None:
-    """Seconds of 1 in a column, told by its name: `timestamp_ms`, `time [s]`; None where it does not tell."""
+    """The seconds in the unit that a column's name contains: `timestamp_ms`, `time [s]`; None if it has none."""
     return next((_SECONDS[text.lower()] for text in _unit_texts(column) if text.lower() in _SECONDS), None)
 
 
 def unix_factor(time: float) -> float:
-    """Seconds of 1 of a Unix clock that shows this; 1 for what is no such time."""
+    """The seconds in the unit of this Unix time; 1 if it is not a Unix time of 2001 to 2100."""
     return next((unit for least, most, unit in _UNIX if least <= time <= most), 1.0)
 
 
 def _unit_texts(column: str) -> list[str]:
-    """What of a column's name may be its unit: what is in brackets, its last word, its last two."""
+    """The parts of a column's name that can be its unit: text in brackets, and its last one to three words."""
     column = column[:200]
     bracketed = [text.strip() for text in re.findall(r"[(\[]([^()\[\]]+)[)\]]", column)]
     camel = re.findall(r"(?<=[a-z])([KMGT](?:bps|Bps|bit/s|B/s)|Ms|Sec|Seconds|Millis)$", column)
@@ -91,18 +91,18 @@ def _unit_texts(column: str) -> list[str]:
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell says that there was no sample."""
+    """Whether a cell means that there is no sample."""
     return text.casefold() in MISSING
 
 
 @dataclass
 class Numbers:
-    """Reads the numbers of one file, all by the same decimal sign: that given, else the one the cells show."""
+    """Reads the numbers of one file, which all have the same decimal sign."""
 
-    decimal: str | None = None  # "." or ",", or None as long as no cell has told
+    decimal: str | None = None  # "." or ","; None until a cell shows it
 
     def read(self, text: str) -> float:
-        """A finite number; ConfigError where it is none, or where it could be two."""
+        """The finite number in a cell; raises ConfigError if it is no number or could mean two."""
         if _PLAIN.fullmatch(text) is not None:
             if "." in text:
                 self._settle(".", text)
@@ -134,16 +134,16 @@ class Numbers:
 
 @dataclass
 class Times:
-    """Reads the times of one file, all as the first one is written: numbers, or dates."""
+    """Reads the times of one file: either all are numbers or all are dates, like the first one."""
 
     numbers: Numbers
-    factor: float | None = None  # seconds of 1; None: tell by the first number whether it is of a Unix clock
-    format: str | None = None  # of dates, as strptime has it
+    factor: float | None = None  # seconds in the unit of the numbers; None: the first number decides
+    format: str | None = None  # of dates, for strptime
     _dates: bool | None = None
     _found: str = ""  # the format of the last date; empty for ISO 8601
 
     def read(self, text: str) -> float:
-        """Seconds on the file's own clock; ConfigError where it is no time."""
+        """The seconds on the clock of the file; raises ConfigError if the text is no time."""
         if self._dates is None:
             self._dates = self.format is not None or not self._reads(text)
         if self._dates:

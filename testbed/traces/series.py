@@ -1,7 +1,7 @@
-"""One step-wise series in time: which value is in force when, and when it changes.
+"""One step-wise series in time: which value holds when, and when it changes.
 
-A series is a list of (phase, value) steps, repeated every `period` if there is one. It must not know
-targets, units or files. `None` as a value means that nothing is in force.
+A series is a list of (phase, value) steps, which repeats every `period` if it has one. A value of None means that no
+value of the series holds. This module knows no targets, units or files.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ EndRule = Literal["hold", "loop", "stop"]
 
 @dataclass(frozen=True)
 class Series:
-    """Steps by strictly increasing phase; a phase is below the period where there is one."""
+    """Steps in strictly increasing order of phase; every phase is below the period, if there is one."""
 
     steps: tuple[tuple[float, float | None], ...]
     period: float | None = None  # None: the steps happen once
 
     def value_at(self, time: float) -> float | None:
-        """The value in force at `time`: that of the last step at or before it."""
+        """The value that holds at `time`, which is that of the last step at or before it."""
         if time < 0 or not self.steps:
             return None
         if self.period is None:
             index = bisect_right(self.steps, time, key=lambda step: step[0])
             return self.steps[index - 1][1] if index else None
         lap = int(time // self.period)
-        # The quotient may be off by one where time is a rounded multiple of the period.
+        # The quotient can be off by one if `time` is a rounded multiple of the period.
         for candidate in (lap + 1, lap, lap - 1):
             if candidate < 0:
                 continue
@@ -39,9 +39,9 @@ class Series:
         return None
 
     def changes(self, after: float, until: float) -> Iterator[tuple[float, float | None]]:
-        """Every (time, value) in after < time <= until where the value in force becomes another one, lazily.
+        """Yield each (time, value) in after < time <= until at which the value changes.
 
-        With an infinite `until` a looping series never ends.
+        With an infinite `until`, a looping series never ends.
         """
         value = self.value_at(after)
         for time in self._step_times(after):
@@ -52,20 +52,20 @@ class Series:
                 yield time, value
 
     def next_change_after(self, time: float) -> float | None:
-        """When the value in force next becomes another one, or None if never again."""
-        # Two laps from here hold every step of a whole lap; more of them bring nothing new.
+        """The time of the next change of the value; None if it never changes again."""
+        # The next two laps contain every step of a whole lap, so later laps bring nothing new.
         horizon = float("inf") if self.period is None else max(time, 0.0) + 2 * self.period
         return next((moment for moment, _ in self.changes(time, horizon)), None)
 
     def _time(self, lap: int, index: int) -> float:
-        """When step `index` of a lap happens; the one formula, so that a reported time finds its own step."""
+        """The time of step `index` in a lap. All methods use this formula, so a reported time finds its own step."""
         phase = self.steps[index][0]
         if self.period is None or lap == 0:
             return phase
         return min(lap * self.period + phase, (lap + 1) * self.period)
 
     def _step_times(self, after: float) -> Iterator[float]:
-        """Distinct step times later than `after`, in order; endless for a looping series."""
+        """Yield the distinct step times after `after` in order; a looping series never ends."""
         if not self.steps:
             return
         lap = 0 if self.period is None else max(int(max(after, 0.0) // self.period) - 1, 0)
@@ -83,7 +83,7 @@ class Series:
 
 
 def make_series(rows: Sequence[tuple[float, float]], end: EndRule, period: float | None) -> Series:
-    """A series from rows with strictly increasing times under an end rule (rules: `traces.model`)."""
+    """The series of rows with strictly increasing times, under an end rule that `traces.model` explains."""
     if end == "hold" or period is None:
         return Series(tuple(rows))
     steps: list[tuple[float, float | None]] = [(time, value) for time, value in rows if time < period]
@@ -92,5 +92,5 @@ def make_series(rows: Sequence[tuple[float, float]], end: EndRule, period: float
     if steps and steps[0][0] > 0:
         steps.insert(0, (0.0, None))
     if len({value for _, value in steps}) <= 1:
-        return Series(tuple(steps[:1]))  # every lap is the same constant: no need to walk through them
+        return Series(tuple(steps[:1]))  # the value is constant, so the series needs no period
     return Series(tuple(steps), period)

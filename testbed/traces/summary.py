@@ -1,4 +1,4 @@
-"""What a trace holds, in numbers: one summary per series."""
+"""Figures of a trace: a summary for each of its series."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ class SeriesSummary:
     quantity: str
     count: int  # rows
     min: float
-    mean: float  # weighted by how long each value holds between start and end
+    mean: float  # weighted by the time for which each value holds
     max: float
     start: float  # the first row's time
-    end: float  # the period, or with `hold` the trace's last row or the `until` asked for
+    end: float  # the period; with `hold`, the time of the last row or `until`
 
     def text(self, value: float) -> str:
-        """A value of this series with its unit, rounded for people."""
+        """A value of this series with its unit, rounded for reading."""
         return quantity_of(self.target, self.quantity).show(value)
 
 
 def summarise(trace: Trace, until: float | None = None) -> list[SeriesSummary]:
-    """One summary per series, by target and quantity.
+    """A summary for each series, ordered by target and quantity.
 
-    With `hold` the last value has no length of its own: it counts up to `until` where that is given. Rows
-    that are never in force (at the period of a loop or stop) count as rows only.
+    With `hold`, the last value lasts up to `until` if that is given, else it has no duration. A row at the period of a
+    `loop` or `stop` trace, whose value never holds, only adds to `count`.
     """
     last = trace.changes[-1].time_s
     end = trace.period if trace.period is not None else max(last, until or 0.0)
@@ -41,6 +41,6 @@ def summarise(trace: Trace, until: float | None = None) -> list[SeriesSummary]:
         values = [value for _, value in held]
         length = sum(spans)
         mean = sum(v * s for v, s in zip(values, spans, strict=True)) / length if length > 0 else values[-1]
-        mean = min(max(mean, min(values)), max(values))  # against rounding
+        mean = min(max(mean, min(values)), max(values))  # rounding must not move it outside
         summaries.append(SeriesSummary(target, quantity, len(rows), min(values), mean, max(values), rows[0][0], end))
     return summaries

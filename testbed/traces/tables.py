@@ -1,7 +1,7 @@
-"""Delimited text as rows of cells: finds the delimiter and the header, and leaves out what is no row.
+"""Reads delimited text as rows of cells: it finds the delimiter and the header and skips lines that are no rows.
 
-Byte-order marks, quotes, any line end, comments (`#`), empty lines, a `sep=` line and a comma at the end of each row
-are no reason to refuse a table. It must not know what any column means.
+A table may have a byte-order mark, quotes, any line end, comments (`#`), empty lines, a `sep=` line, and a comma at the
+end of each row. This module does not know what a column means.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, line_error, lines_of, printable, refuse_too_many, trace_text
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
-_MOST_SHOWN = 30  # names of columns in a sentence
+_MOST_SHOWN = 30  # the most names of columns in an error
 
 
 @dataclass(frozen=True)
 class Table:
-    """A text with its header; without one, columns are named by their number from 1."""
+    """A text with its header; without a header, columns are named by their number from 1."""
 
     path: Path
     text: str
     delimiter: str
     header: tuple[str, ...]
-    header_line: int  # 0: there is none, and the first row is data
+    header_line: int  # 0: the table has no header
     comments: tuple[tuple[int, str], ...]  # before the header
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line, cells) of each row after the header, as many cells as it has; ConfigError naming the line."""
+        """Yield (line, cells) of each row after the header; raises ConfigError for a row of another width."""
         width = len(self.header)
         for line, cells in _records(self.path, self.text, self.delimiter):
             if line <= self.header_line:
@@ -43,7 +43,7 @@ class Table:
             yield line, cells
 
     def column(self, name: str) -> int:
-        """The place of a column that is named exactly, but for case and a unit in brackets, or by its number."""
+        """The index of a column, given by its name or number; case and a unit in brackets may differ."""
         for form in (str, str.casefold, _bare):
             found = [place for place, one in enumerate(self.header) if form(one) == form(name)]
             if len(found) == 1:
@@ -57,20 +57,20 @@ class Table:
         )
 
     def names(self) -> str:
-        """The header as a sentence shows it."""
+        """The names of the columns, shortened for an error."""
         more = ", ..." if len(self.header) > _MOST_SHOWN else ""
         return ", ".join(printable(name)[:40] for name in self.header[:_MOST_SHOWN]) + more
 
 
 def read(path: Path, delimiter: str | None = None) -> Table:
-    """The table in a file; ConfigError if it has none, or if its delimiter is none that we know."""
+    """The table in a file; raises ConfigError if it has no rows or an unknown delimiter."""
     text = trace_text(path)
     refuse_too_many(path, text)
     return parse(path, text, delimiter)
 
 
 def parse(path: Path, text: str, delimiter: str | None = None) -> Table:
-    """The table in a text; the path is for errors."""
+    """The table in a text; errors name the path."""
     if delimiter is not None:
         given = DELIMITERS.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
         if given not in DELIMITERS.values():
@@ -91,7 +91,7 @@ def parse(path: Path, text: str, delimiter: str | None = None) -> Table:
     line_number, header = next(_records(path, text, delimiter), (number, [""]))
     while len(header) > 1 and not header[-1]:
         header.pop()
-    if all(_is_number(cell) for cell in header):  # no header, or one behind a `#`
+    if all(_is_number(cell) for cell in header):  # there is no header, or it is a comment
         last = _split(comments[-1][1].lstrip("# "), delimiter) if comments else []
         named = len(last) == len(header) and not any(_is_number(cell) for cell in last)
         names = last if named else [str(place + 1) for place in range(len(header))]
@@ -100,7 +100,7 @@ def parse(path: Path, text: str, delimiter: str | None = None) -> Table:
 
 
 def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells without surrounding spaces) of every row, the header's included."""
+    """Yield (line, stripped cells) of every row, including the header."""
     if delimiter == " ":
         for number, line in enumerate(lines_of(text), start=1):
             if line.strip() and not line.lstrip().startswith("#"):
@@ -121,7 +121,7 @@ def _records(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[
 
 
 def _delimiter(line: str) -> str:
-    """The one that parts this line into most cells, spaces only where no other parts it."""
+    """The delimiter that splits this line into most cells; a space only if no other delimiter splits it."""
     counts = {sign: len(_split(line, sign)) for sign in DELIMITERS.values() if sign != " "}
     best = max(counts, key=lambda sign: counts[sign])
     return best if counts[best] > 1 else " " if len(line.split()) > 1 else ","
@@ -151,5 +151,5 @@ def _bare(name: str) -> str:
 
 
 def same_names(header: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a header has all of these names, whatever their case."""
+    """Whether a header contains all of these names, in any case."""
     return {name.casefold() for name in names} <= {name.casefold() for name in header}

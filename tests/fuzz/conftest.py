@@ -1,9 +1,9 @@
-"""What every fuzz test of this folder lives under; a file `fuzz_<reader>.py` is about one reader.
+"""Gives all fuzz tests their cases and limits; a file `fuzz_<reader>.py` tests one reader.
 
-The tests of a reader share `TESTBED_FUZZ_CASES` cases evenly (2,000 where it is not set, as in CI; `script/fuzz` sets
-20,000). A case that ends, or raises of the family of `TestbedError` with one printable sentence, is right. One that
-raises anything else, computes for more than `CASE_SECONDS` or takes more than `CASE_BYTES` fails. Tests need no
-settings of their own, and must not catch more than `TestbedError`.
+The tests of a reader share `TESTBED_FUZZ_CASES` cases evenly (by default 2,000, as in CI; `script/fuzz` sets 20,000). A
+case passes if it ends, or raises a `TestbedError` with one printable sentence. It fails if it raises anything else,
+computes for more than `CASE_SECONDS`, or allocates more than `CASE_BYTES`. Tests need no settings of their own, and
+must not catch more than `TestbedError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Arrow's own allocators reserve more than a case may take before they hold anything. Read when it is imported.
+# Arrow's own allocators reserve more memory than a case may use. Arrow reads this when it is imported.
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 import pytest
@@ -28,25 +28,25 @@ from testbed.errors import TestbedError
 
 CI_CASES = 2000
 CASES = int(os.environ.get("TESTBED_FUZZ_CASES", CI_CASES))
-CASE_SECONDS = 2.0  # of computing, so that a busy machine fails nobody
-TEST_SECONDS = 600 + CASES // 2  # of all cases of a test; a case that waits for ever ends here
+CASE_SECONDS = 2.0  # of computing, so that a busy machine fails no case
+TEST_SECONDS = 600 + CASES // 2  # for all cases of a test; a case that waits forever ends here
 CASE_BYTES = 500 * 2**20
 MESSAGE_CHARACTERS = 1000  # a sentence that a terminal shows at once
 
 settings.register_profile(
     "fuzz",
-    deadline=None,  # computing is limited below, and while it goes on
+    deadline=None,  # `_limits` limits the time of a case while it runs
     database=None,
-    derandomize=CASES <= CI_CASES,  # what CI tries is the same until its test changes
+    derandomize=CASES <= CI_CASES,  # CI tries the same cases until the test changes
     print_blob=True,
     suppress_health_check=list(HealthCheck),
 )
 
-_counted: dict[str, int] = defaultdict(int)  # test function -> cases that ended well
+_counted: dict[str, int] = defaultdict(int)  # test function -> cases that passed
 
 
 class _TooLong(BaseException):
-    """Not an Exception, so that no reader takes it for its own."""
+    """Derived from BaseException, so that no reader catches it."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -77,7 +77,7 @@ def _limited(case: Callable[..., Any], name: str) -> Callable[..., None]:
 
 
 def assert_sentence(error: TestbedError) -> None:
-    """What a user reads of it is one line that no terminal takes for a command."""
+    """The message is one line without control characters."""
     message = str(error)
     assert message.strip(), f"{type(error).__name__} says nothing"
     assert len(message) <= MESSAGE_CHARACTERS, f"{len(message)} characters: {message[:200]!r}…"
@@ -85,7 +85,7 @@ def assert_sentence(error: TestbedError) -> None:
 
 @contextmanager
 def _limits() -> Iterator[None]:
-    """Fail what is in here when it takes too long or too much, as soon as it does."""
+    """Fail the block as soon as it computes too long or allocates too much."""
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
     before = resource.getrlimit(resource.RLIMIT_DATA)
     most = pages * resource.getpagesize() + CASE_BYTES
@@ -108,7 +108,7 @@ def _out_of_time(*_: object) -> None:
 
 @pytest.fixture(autouse=True)
 def _cases(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Put the number of cases into the test's report."""
+    """Add the number of cases to the test's report."""
     yield
     name = getattr(request.function, "fuzzed", None)
     if name is not None:
@@ -116,7 +116,7 @@ def _cases(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """A line for each reader: its cases, and how long they took."""
+    """Print a line for each reader with its number of cases and their time."""
     cases: dict[str, int] = defaultdict(int)
     seconds: dict[str, float] = defaultdict(float)
     for report in (report for kind in ("", "passed", "failed") for report in terminalreporter.getreports(kind)):

@@ -1,4 +1,4 @@
-"""Experiment files, sweep files and what `--set` changes in them, up to the check before a run."""
+"""Experiment files, sweep files and `--set` overrides, up to the check before a run."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ KNOWN = [
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In a folder beside which everything is that shipped experiments name."""
+    """A file in a folder next to all files that shipped experiments name."""
     folder = tmp_path_factory.mktemp("experiment") / "experiments"
     folder.mkdir()
     for name in ("topologies", "traces"):

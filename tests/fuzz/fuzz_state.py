@@ -1,4 +1,4 @@
-"""The files that runs leave for `clean`, and the host's calibration."""
+"""The state files of runs, which `clean` reads, and the calibration of the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every reader of traces: files of each format, valid ones and what small slips and malice make of them."""
+"""All readers of traces: files of each format, both valid ones and ones with small mistakes or hostile changes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FILES: dict[str, tuple[str, dict[str, Any]]] = {
     "csv": (LOG, LINK | {"time": "time_ms", "down": "dl_kbps", "up": "ul_kbps"}),
 }
 
-# What stands where a number, a word or a sign was.
+# The replacements for a number, a word or a sign.
 SPLINTERS = st.one_of(
     st.sampled_from(
         [
@@ -174,7 +174,7 @@ OPTIONS = st.dictionaries(
 
 @st.composite
 def mutated(draw: st.DrawFn, text: str) -> bytes:
-    """A valid file with a few splinters in it, parts of it lost, doubled or swapped."""
+    """A valid file with a few pieces replaced, lost, doubled or swapped."""
     for _ in range(draw(st.integers(0, 4))):
         begin = draw(st.integers(0, len(text)))
         end = draw(st.integers(begin, min(len(text), begin + 20)))
@@ -197,7 +197,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def use(trace: Trace, folder: Path) -> None:
-    """What a run and `traces show` do with a trace; it is then written and reads back as it is."""
+    """Use a trace as a run and `traces show` do; writing and reading it must give an equal trace."""
     for series in summarise(trace):
         assert series.text(series.mean)
     both = TraceSet((trace,))

@@ -1,7 +1,7 @@
-"""What a process inside the emulated network sends that does not belong to the run: `attacker.py ADDRESS COUNT`.
+"""A foreign process inside the emulated network that attacks a run: `attacker.py ADDRESS COUNT`.
 
-It knows all that is public: the port, the protocol, the devices' names and how an activation looks. It prints how many
-connections it made to the data port.
+It knows everything that is public: the port, the protocol, the devices' names and the form of an activation. It prints
+the number of connections that it made to the data port.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MALFORMED = [
 
 
 def forged(epoch: int, step: int) -> list[bytes]:
-    """An activation as device b would send it."""
+    """An activation in the form in which device b sends it."""
     now = time.monotonic()
     return [_encode(Activation("b", now, now, now, epoch, step, 0, "x", step, 1, 0.0, 0.0)), bytes(64 * 4)]
 
 
 def queue_frames(context: zmq.Context[zmq.Socket[bytes]], address: str, count: int) -> None:
-    """Queue forged and broken messages as a peer's socket would, without a password and with wrong ones."""
+    """Queue forged and broken messages on a peer's socket, without a password and with wrong passwords."""
     for password in (None, b"guess", bytes(16)):
         pushing = context.socket(zmq.PUSH)
         pushing.set_hwm(0)
@@ -43,7 +43,7 @@ def queue_frames(context: zmq.Context[zmq.Socket[bytes]], address: str, count: i
             pushing.setsockopt(zmq.PLAIN_USERNAME, b"b")
             pushing.setsockopt(zmq.PLAIN_PASSWORD, password)
         pushing.connect(f"tcp://{address}")
-        with contextlib.suppress(zmq.Again):  # once it has been refused
+        with contextlib.suppress(zmq.Again):  # after the device refused it
             for number in range(count):
                 broken = [os.urandom(30)] * (1 + number % 4)
                 pushing.send_multipart(forged(number % 4, number) if number % 2 else broken, zmq.NOBLOCK)
@@ -51,12 +51,14 @@ def queue_frames(context: zmq.Context[zmq.Socket[bytes]], address: str, count: i
 
 def connect(host: str, port: str) -> socket.socket:
     made = socket.create_connection((host, int(port)), timeout=20)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # closed at once: ports come back
+    made.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+    )  # close at once, so that ports are free
     return made
 
 
 def read_to_the_end(one: socket.socket) -> None:
-    """Wait until the device has cut the connection off, or says nothing more."""
+    """Wait until the device closes the connection or stops answering."""
     one.settimeout(0.05)
     with contextlib.suppress(OSError):
         while one.recv(4096):
@@ -74,7 +76,7 @@ def main(address: str, count: int) -> None:
             if number % 10 == 0:
                 read_to_the_end(one)
     print(len(silent) + count, flush=True)
-    os._exit(0)  # libzmq sometimes waits for ever for a socket that has been refused
+    os._exit(0)  # libzmq sometimes waits forever for a refused socket
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The decisions of every policy on the shipped experiments and on twenty drawn instances, as digests.
 
-A digest is SHA-256 over every placement decided in a run, block by block. A change that is not meant to change any
-decision leaves `decision_digests.json` as it is; one that is meant to writes it anew and says so:
+A digest is the SHA-256 of all placements that a policy decides in a run, block by block. A change that must not change
+decisions leaves `decision_digests.json` as it is. A change that means to change decisions writes it again:
 
     PYTHONPATH=. python tests/support/decision_digests.py
 """
@@ -26,12 +26,12 @@ KEPT = Path(__file__).with_name("decision_digests.json")
 SHIPPED = ("quickstart", "small-scale", "medium-scale")
 DRAWN = 20
 HOP_S = 0.0003
-DECISIONS = 4  # of each run, at most: later ones go through the same code
+DECISIONS = 4  # the most of a run; later ones go through the same code
 STOPS_BY_CLOCK = {("medium-scale", "exact")}  # the answer depends on the machine's speed
 
 
 def drawn(number: int) -> Experiment:
-    """One of the twenty: devices, layers, heads, cuts, memory and links all vary."""
+    """One of the twenty instances, which vary in devices, layers, heads, partition, memory and links."""
     chance = random.Random(f"decision/{number}")
     shards = chance.choice([1, 1, 2, 4])
     overrides = [
@@ -51,7 +51,7 @@ def drawn(number: int) -> Experiment:
 
 
 def decisions(experiment: Experiment, name: str) -> str:
-    """The digest of one run's first decisions, or why there are none."""
+    """The digest of the first decisions of a run, or the reason why there are none."""
     policy = make_policy(name, {})
     refuse_exchange(name, experiment.partition, None)
     policy.reset(experiment.seed)
@@ -88,7 +88,7 @@ def cases() -> Iterator[tuple[str, str, Experiment]]:
 
 
 def digest(policy: str, experiment: Experiment) -> str:
-    """As `decisions`; `refused` where the policy does not take the experiment."""
+    """The result of `decisions`, or `refused` if the policy refuses the experiment."""
     try:
         return decisions(experiment, policy)
     except ConfigError:

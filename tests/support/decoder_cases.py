@@ -1,4 +1,4 @@
-"""Small models for the decoder's, worker's and transport's tests, and what memory this process holds."""
+"""Small models for the tests of decoder, worker and transport, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL = ModelShape("small", 2, 32, 4, 4, 8, 64, 64, 64)
 ODD = ModelShape("odd", 3, 36, 3, 3, 12, 84, 61, 64)  # rows that do not start on cache lines
 WIDE = ModelShape("wide", 1, 768, 12, 12, 64, 3072, 128, 64)  # one layer with gpt2's own matrices
 
-# Ways to cut any of these models finer; no number of heads or shards here is like another.
+# Finer partitions of these models. All numbers of heads and shards differ.
 CUTS = [
     WHOLE,
     Partition(2),
@@ -36,7 +36,7 @@ use_one_thread()
 
 
 class Ones:
-    """A weight source that is quicker than random numbers."""
+    """A source of weights that are all one, which is quicker than random numbers."""
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         for tensor in tensors.values():
@@ -46,7 +46,7 @@ class Ones:
 def stores_for(shape: ModelShape, where: Where, source: str = "a", weights: WeightSource | None = None) -> dict[
     str, BlockStore
 ]:  # fmt: skip
-    """One store per device, each with its own blocks and its own random weights; the source's has the embedding."""
+    """A store for each device with its blocks; the store of the source has the embedding too."""
     stores = {}
     for device in sorted({source, *where.values()}):
         stores[device] = BlockStore(shape, weights or RandomWeights(shape, SEED), shape.positions)
@@ -58,7 +58,7 @@ def stores_for(shape: ModelShape, where: Where, source: str = "a", weights: Weig
 
 
 def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[int], position: int) -> torch.Tensor:
-    """Logits (V,) of a pass in which every device calls the kernel once for its heads of a layer, in any grouping."""
+    """The logits (V,) of a pass in which each device computes all its heads of a layer in one call."""
     shape = stores[source].shape
     d = shape.head_dim
     x = stores[source].embed(ids, position)
@@ -76,14 +76,14 @@ def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[
 
 
 def placements(shape: ModelShape, devices: str = "abc", partition: Partition = WHOLE) -> st.SearchStrategy[Where]:
-    """Any device for any block."""
+    """Placements of each block on any device."""
     blocks = blocks_of(shape, partition)
     names = st.lists(st.sampled_from(devices), min_size=len(blocks), max_size=len(blocks))
     return names.map(lambda where: dict(zip(blocks, where, strict=True)))
 
 
 def move(block: Block, source: BlockStore, target: BlockStore, length: int, with_weights: bool) -> None:
-    """What a migration does, without a network: reserve, load or copy, drop."""
+    """The steps of a migration without a network: reserve, load or copy, drop."""
     target.reserve(block)
     if not with_weights:
         target.fill(block)

@@ -1,4 +1,4 @@
-"""JSON documents that are almost right: a good one in which some values, keys or bytes are others."""
+"""Almost valid JSON documents: valid ones in which some values, keys or bytes were changed."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def broken(draw: st.DrawFn, good: Any, other: st.SearchStrategy[Any] = ODD) -> A
 
 
 def as_bytes(document: Any) -> bytes:
-    """The document's JSON; what UTF-8 has no bytes for is left as it is, and so is wrong in the file."""
+    """The document as JSON bytes; lone surrogates stay in it, so that the file is not valid UTF-8."""
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
 
 @st.composite
 def mangled(draw: st.DrawFn, content: bytes) -> bytes:
-    """The bytes of a file after something happened to it: cut off, overwritten, doubled, or nothing at all."""
+    """The bytes of a file that may have been cut off, overwritten or doubled."""
     change = draw(st.integers(0, 5))
     at = draw(st.integers(0, len(content)))
     if change == 0:
@@ -95,6 +95,6 @@ GARBAGE = st.one_of(
 
 
 def files_like(good: Any) -> st.SearchStrategy[bytes]:
-    """The content of a JSON file: mostly almost right."""
+    """The content of a JSON file, which is mostly almost valid."""
     almost = broken(good).map(as_bytes)
     return st.one_of(almost, almost, almost.flatmap(mangled), GARBAGE)

@@ -1,4 +1,4 @@
-"""`testbed sandbox` as a user without rights would start it, and what it leaves behind."""
+"""Starts `testbed sandbox` as a user without rights, and finds what it leaves behind."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unprivileged import NOBODY, ROOT, User, without_rights
 
-PATIENCE_S = 280.0  # one core, and others' work on it
+PATIENCE_S = 280.0  # the guest has one core, which it shares
 NAMESPACES = ("net", "pid", "mnt", "user", "cgroup")
 
 
@@ -20,7 +20,7 @@ def namespaces(process: int | Path) -> set[str]:
 
 
 def user() -> User:
-    """Whose rights the commands have: the caller's, as root the tree's owner's or nobody's."""
+    """The user of the commands: the caller, or if that is root, the owner of the tree or nobody."""
     return without_rights(ROOT.stat().st_uid or NOBODY if os.geteuid() == 0 else os.geteuid())
 
 
@@ -62,11 +62,11 @@ class Sandbox:
         )  # fmt: skip
 
     def left_behind(self) -> list[str]:
-        """Files in its folder for temporary things, and host processes of guests that were started from it."""
+        """Files in its folder for temporary files, and host processes of the guests that were started from it."""
         return [path.name for path in (*self.home.glob("headroom-sandbox-*"), *self.guests())]
 
     def guests(self) -> list[Path]:
-        """The folders in /proc of the host processes that its guests are made of."""
+        """The folders in /proc of the host processes of its guests."""
         return [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_of_a_guest(entry)]
 
     def _is_of_a_guest(self, process: Path) -> bool:

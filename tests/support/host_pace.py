@@ -1,8 +1,8 @@
-"""How fast this host's memory is at the moment: a failed test that judges time says nothing where others use it up.
+"""Measures how fast this host's memory is now, because a test that judges time says nothing on a slow host.
 
-A virtual machine shares its memory's bandwidth with neighbours that it cannot see: a core that streams over 10 GB/s in
-the morning may stream 0.5 in the afternoon, with no other process running. Emulated devices then compute late, whatever
-our code does. Such a failure is reported as expected, with the measured figure, and never as passed.
+A virtual machine shares memory bandwidth with neighbours that it cannot see: a core may stream 10 GB/s in the morning
+and 0.5 GB/s in the afternoon, with no other process running. Then emulated devices are late, whatever our code does.
+Such a failure is reported as expected, with the measured figure, and never as passed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROUNDS = 7
 
 
 def streaming_Bps() -> float:
-    """What one core reads from memory now, byte/s: the median of seven passes over private pages."""
+    """The bytes per second that one core reads from memory now: the median of seven passes over private pages."""
     with mmap.mmap(-1, _SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as pages:
         pages.write(bytes(_SIZE))
         values = np.frombuffer(pages, np.float32)
@@ -34,7 +34,7 @@ def streaming_Bps() -> float:
 
 
 def excuse_on_a_slow_host(report: pytest.TestReport | Any) -> None:
-    """Turn a failure into an expected one where this host's memory is too slow now to judge time."""
+    """Turn a failure into an expected one if this host's memory is now too slow to judge time."""
     streams = streaming_Bps()
     if streams < LEAST_BPS:
         report.outcome = "skipped"

@@ -1,4 +1,4 @@
-"""A run whose every process is there to be killed or stopped, and what must be true however that ends it."""
+"""Kills or stops any process of a run, and checks how the run ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from running import Ended, Going, Place, alive_after, control_groups, events, me
 
 from testbed.runlog.folder import read_json, read_lines
 
-WITHIN_S = 60.0  # nothing may wait longer, whatever was stopped
-STOPPED_S = 3.0  # after which a stopped process that only its user can help goes on
+WITHIN_S = 60.0  # the longest time in which a run must end, whatever was stopped
+STOPPED_S = 3.0  # then a stopped process continues that only its user can continue
 GONE_S = 5.0
 SHARED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
 DEVICES = 4
@@ -67,7 +67,7 @@ def children(pid: int) -> list[int]:
 
 
 def target(going: Going, which: str, backend: str) -> int:
-    """The pid, on this host, of one of a run's processes, as soon as there is such a one."""
+    """The pid on this host of one of the run's processes, as soon as that process exists."""
     if which == "outer":
         return going.process.pid
     init = going.record().init
@@ -108,7 +108,7 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def await_moment(going: Going, moment: str) -> None:
-    """Return in the middle of decoding or migrating, or when the last token has come."""
+    """Wait until the run is decoding or migrating, or has its last token."""
     if moment == "decode":
         going.until_token(3)
     elif moment == "migration":
@@ -173,7 +173,7 @@ def codes(which: str, number: signal.Signals, moment: str) -> set[int]:
 
 
 def assert_one_sentence(ended: Ended) -> None:
-    """What a user sees of a run that did not end well."""
+    """Check that a user reads one sentence about the run that failed."""
     if ended.code not in (0, -9):
         lines = ended.err.strip().splitlines()
         assert len(lines) == 1 and (lines[0] == "Interrupted." or lines[0].startswith("Error: ")), ended.err

@@ -1,7 +1,7 @@
-"""Runs through the real command line, and what a run is made of while it is up and what it leaves behind.
+"""Runs experiments through the real command line, and finds their processes and what they leave behind.
 
-Every test gets a runtime folder of its own, so that its runs' state files are the only ones in it and a stranger's
-run on the same machine is never looked at.
+Each test has its own runtime folder, which holds only the state files of its own runs. So a test never touches a
+foreign run on the same machine.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Ended:
 
     @property
     def sentence(self) -> str:
-        """The one line it said on standard error; fails if it said more, or not an error."""
+        """Its only line on standard error, which must be an error."""
         assert self.err.startswith("Error: ") and self.err.count("\n") == 1, self.err
         return self.err.removeprefix("Error: ").strip()
 
@@ -86,7 +86,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a test's runs happen: a folder for run folders and one for state files and sockets."""
+    """The folders of a test: one for run folders, and one for state files and sockets."""
 
     base: Path
 
@@ -113,7 +113,7 @@ class Place:
         self, *arguments: str | Path, prefix: Sequence[str] = (), env: Mapping[str, str] | None = None,
         by: User | None = None, timeout: float = PATIENCE_S,
     ) -> Ended:  # fmt: skip
-        """Run one command to its end; as another user with an environment that has theirs in it."""
+        """Run one command to its end, perhaps as another user with that user's environment."""
         command = [*prefix, *self.command(*arguments)]
         environment = self.env if env is None else env
         if by is not None:
@@ -129,7 +129,7 @@ class Place:
         return self.testbed("replay", experiment, "--out", self.out, "--json", *_on_switch(arguments), **options)
 
     def done(self, experiment: Path, *arguments: str | Path, **options: Any) -> Ended:
-        """A replay that must finish, every logit as in the reference; its timing is not judged."""
+        """A replay that must finish with the logits of the reference; its timing is not judged."""
         ended = self.replay(experiment, "--verify", *UNJUDGED, *arguments, **options)
         assert ended.code == 0, ended.err
         assert (ended.summary["status"], ended.summary["verified"]) == ("done", "bitwise")
@@ -164,14 +164,14 @@ class Place:
 
 
 def _on_switch(arguments: Sequence[str | Path]) -> list[str | Path]:
-    """A replay's arguments with the switch that these tests are run on; one chosen by the test comes last and wins."""
+    """The arguments of a replay with the switch of these tests; a switch that the test chooses comes last and wins."""
     elsewhere = SWITCH == "linuxbridge" or "local" in arguments
     return [*([] if elsewhere else ["--set", f"switch={SWITCH}"]), *arguments]
 
 
 @dataclass
 class Going:
-    """A replay that goes on."""
+    """A running replay."""
 
     place: Place
     process: subprocess.Popen[str]
@@ -205,7 +205,7 @@ class Going:
         return folder
 
     def wait(self, look: Callable[[], Any], what: str) -> Any:
-        """What `look` finds, as soon as it finds something; fails when the run ends first."""
+        """The result of `look` as soon as it is true; fails if the run ends first."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             found = look()
@@ -222,9 +222,9 @@ class Going:
         return Ended(self.process.returncode, out, err)
 
     def members(self) -> set[ProcessId]:
-        """All processes of the run but the one the user started, as they are now.
+        """All present processes of the run, without the process that the user started.
 
-        Those of the inner process's PID namespace where it has its own, else those of its session.
+        They are those of the inner process's PID namespace if it has its own, else those of its session.
         """
         init = self.record().init
         assert init is not None
@@ -238,7 +238,7 @@ class Going:
 
 
 def processes(belongs: Callable[[int], bool]) -> Iterator[ProcessId]:
-    """Every process on this host for which the predicate holds; those that end meanwhile are left out."""
+    """All processes on this host for which the predicate holds; processes that end meanwhile are left out."""
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
@@ -249,7 +249,7 @@ def processes(belongs: Callable[[int], bool]) -> Iterator[ProcessId]:
 
 
 def mentioning(word: str) -> list[str]:
-    """Command lines of processes that name `word` (a run's folder), this one left out."""
+    """The command lines of other processes that contain `word`, such as a run's folder."""
 
     def belongs(pid: int) -> bool:
         return pid != os.getpid() and word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -262,7 +262,7 @@ def _namespace(pid: int, kind: str) -> str:
 
 
 def alive_after(members: set[ProcessId], seconds: float) -> set[ProcessId]:
-    """Those that still run so many seconds from now; returns as soon as none does."""
+    """The processes that still run after so many seconds; returns as soon as none does."""
     deadline = time.monotonic() + seconds
     while (left := {member for member in members if member.alive()}) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -275,12 +275,12 @@ def control_groups(run_id: str) -> list[Path]:
 
 
 def interfaces() -> set[str]:
-    """Names of this host's network interfaces, but for those that a test beside this one makes by hand."""
+    """The names of this host's network interfaces, without those that another test makes by hand."""
     return {name for name in os.listdir("/sys/class/net") if not name.startswith(BY_HAND)}
 
 
 def has_netem() -> bool:
-    """Whether this kernel can hold, lose and scatter packets."""
+    """Whether this kernel has netem."""
     tried = "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"
     return subprocess.run(["unshare", "--net", "sh", "-c", tried], capture_output=True, check=False).returncode == 0
 
@@ -296,9 +296,9 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def write_experiment(folder: Path, name: str = "own", **changes: Any) -> Path:
-    """An experiment file: the tiny preset on four devices, with these keys changed.
+    """An experiment file with the tiny preset on four devices, and with these keys changed.
 
-    Without a placement it is dealt in turn: `static` would search for one, which takes a guest long.
+    Without a placement, blocks are placed round-robin, because the search of `static` takes long in a guest.
     """
     mapping: dict[str, Any] = {
         "model": {"preset": "tiny", "seed": 7},
@@ -315,14 +315,14 @@ def write_experiment(folder: Path, name: str = "own", **changes: Any) -> Path:
 
 
 def two_placements(folder: Path, first: Mapping[str, str], then: Mapping[str, str]) -> str:
-    """A policy, as `--policy` takes it, that places by patterns and changes some at the first boundary."""
+    """A policy for `--policy` that places by patterns and changes some of them at the first boundary."""
     path = folder / "policy.py"
     path.write_text(TWO_PLACEMENTS.format(first=dict(first), then=dict(then)))
     return f"{path}:TwoPlacements"
 
 
 def topology(**devices: Mapping[str, Any]) -> dict[str, Any]:
-    """Four alike devices a, b, c and d; keyword arguments change keys of one of them."""
+    """Four equal devices a, b, c and d; keyword arguments change keys of one of them."""
     plain = {
         "streaming": "2 GB/s", "compute": "10 GFLOP/s", "memory": "64 MiB", "storage": "2 GB/s",
         "link": {"rate": "200 Mbit/s", "delay": "0.2 ms"},

@@ -1,4 +1,4 @@
-"""Attacks on a run that goes on, and what must be true of it afterwards."""
+"""Attacks a running run, and checks the run afterwards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ATTACKER = Path(__file__).with_name("attacker.py")
 
 
 def lasting(folder: Path, tokens: int, delay: str) -> Path:
-    """An experiment of some seconds, whose devices talk to new peers half-way."""
+    """An experiment of some seconds in which devices begin to talk to new peers half-way."""
     far = topology(**{name: {"link": {"rate": "200 Mbit/s", "delay": delay}} for name in "abcd"})
     return write_experiment(folder, tokens=tokens, interval=tokens // 2, topology=far)
 
@@ -39,7 +39,7 @@ def device_pids(going: Going) -> dict[str, int]:
 
 
 def attack(going: Going, count: int) -> int:
-    """Malformed frames from the last device's network to the data ports of the two first; connections to each."""
+    """Send malformed frames from the last device's network to the data ports of the first two devices."""
     pids = device_pids(going)
     first, second, *_, last = sorted(pids)
     command = ["nsenter", "-t", str(pids[last]), "-n", sys.executable, str(ATTACKER)]
@@ -54,7 +54,7 @@ def attack(going: Going, count: int) -> int:
 
 
 def flood_controller(going: Going, count: int) -> None:
-    """Malformed frames on both of the controller's sockets, by the only users that can reach them."""
+    """Send malformed frames to both sockets of the controller, as the only users that can reach them."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     folder = going.record().socket_folder
     for name, kind in (("events", zmq.PUSH), ("commands", zmq.DEALER)):
@@ -69,7 +69,7 @@ def flood_controller(going: Going, count: int) -> None:
 
 
 def survives(place: Place, folder: Path, tokens: int, count: int, delay: str) -> list[str]:
-    """A run that is attacked all along gives the right tokens; returns its notes."""
+    """Check that a run gives the right tokens while it is attacked; returns the run's notes."""
     options = ("--backend", "mininet", "--policy", moving(folder), "--verify", *UNJUDGED)
     with place.started(lasting(folder, tokens, delay), *options) as going:
         going.until_token(3)

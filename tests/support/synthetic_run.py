@@ -1,7 +1,7 @@
-"""A made-up run folder, written through `RunLog` itself: what the figures' tests look at.
+"""A made-up run folder for the tests of figures, written through `RunLog`.
 
-Four devices, GPT-2's 12 x 12 heads cut by layers, 96 tokens. The link of b collapses at token 40; a squeeze of
-c's memory is announced at token 48. `resource-aware` moves blocks at both; `static` moves none and is
+It has four devices, the 12 x 12 heads of GPT-2 in whole layers, and 96 tokens. The link of b collapses at token 40, and
+a decrease of c's memory is announced at token 48. `resource-aware` moves blocks at both. `static` moves none and is
 OOM-killed at token 48.
 """
 
@@ -50,7 +50,7 @@ def make_run(
 
 
 class _Story:
-    """What happens in the run, in its order."""
+    """The events of the run in their order."""
 
     def __init__(self, log: RunLog, policy: str, seed: int, tokens: int) -> None:
         self.log, self.policy, self.tokens = log, policy, tokens
@@ -146,7 +146,7 @@ class _Story:
         )
 
     def boundary(self, step: int) -> bool:
-        """Trace changes, the decision, its migrations, enforcement; False when the kernel kills a device."""
+        """A token boundary: trace changes, decision, migrations, enforcement; False if a device is OOM-killed."""
         if step == COLLAPSE_AT:
             self.rate["b", "up"] = self.rate["b", "down"] = COLLAPSED
             for way in ("up", "down"):
@@ -234,7 +234,7 @@ class _Story:
         return self.now - begin
 
     def latency(self, step: int) -> float:
-        """About what such a pipeline takes: streaming, and hops that pay for the slow link."""
+        """The approximate latency of such a pipeline: streaming, and the transfers over slow links."""
         crossings = sum(
             self.where[f"ffn({layer})"] != self.where[f"head({layer + 1},0)"] for layer in range(LAYERS - 1)
         )

@@ -1,6 +1,7 @@
-"""Another user of the host tries every socket that some processes listen on: none may let them in.
+"""Tries all sockets on which some processes listen as another user of the host; none may accept that user.
 
-As a script, run by that user: `trespassing.py ADDRESS...` (a socket's path, or HOST:PORT) prints those that did.
+As a script run by that user, `trespassing.py ADDRESS...` (a socket's path, or HOST:PORT) prints the sockets that
+accepted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ LISTENING = re.compile(r"^(?:tcp|udp|u_str|u_dgr|u_seq)\s+\S+\s+\d+\s+\d+\s+(\S+
 
 
 def listening(pids: Iterable[int]) -> set[str]:
-    """The addresses on which one of these processes waits for others, as far as they reach outside of its network."""
+    """The addresses on which one of these processes listens and that are reachable from outside its network."""
     here, found = os.readlink("/proc/self/ns/net"), set()
     wanted = set(pids)
     for network, pid in {os.readlink(f"/proc/{pid}/ns/net"): pid for pid in wanted}.items():
@@ -32,7 +33,7 @@ def listening(pids: Iterable[int]) -> set[str]:
 
 
 def let_in(addresses: Iterable[str]) -> list[str]:
-    """Those of the addresses that a user without rights could reach."""
+    """The addresses that a user without rights could use."""
     from unprivileged import ROOT, without_rights
 
     user = without_rights()
@@ -42,7 +43,7 @@ def let_in(addresses: Iterable[str]) -> list[str]:
 
 
 def knock(address: str) -> bool:
-    """Send garbage as a stranger would, by pyzmq in three ways and plainly; says whether anyone took it."""
+    """Send garbage through three kinds of pyzmq socket and a plain one; returns whether anyone accepted it."""
     unix = address.startswith("/")
     with zmq.Context() as context:
         for kind in (zmq.PUSH, zmq.DEALER, zmq.REQ):

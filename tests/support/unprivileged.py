@@ -1,8 +1,8 @@
-"""A user without rights, and this project where that user can read it.
+"""A user without rights, and a copy of this project that this user can read.
 
-A clone may lie where only its owner gets (root's home, a home as Debian makes it, `mktemp -d`). Its files are then
-copied to a folder that is open to all. The venv is too large for that: it is mounted at such a folder, which only that
-user's commands see.
+A clone may lie in a folder that only its owner can enter, like a home folder or one made by `mktemp -d`. Then its files
+are copied to a folder that is open to all. The venv is too large to copy, so it is mounted at such a folder, which only
+the commands of that user see.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MOUNT = '/bin/mount --bind "$1" "$2" && shift 2 && exec "$@"'
 
 @dataclass(frozen=True)
 class User:
-    """A user, how commands are started as that user, and where the project is for them."""
+    """A user, the prefix that starts commands as that user, and the project's folder for them."""
 
     uid: int
-    prefix: tuple[str, ...] = ()  # nothing when that is the present user
+    prefix: tuple[str, ...] = ()  # empty if that is the present user
     root: Path = ROOT
     venv: Path = Path(sys.prefix)
 
@@ -41,11 +41,11 @@ class User:
 
     @property
     def env(self) -> dict[str, str]:
-        """What their environment needs: the project, and no byte code, which root could leave in the tree."""
+        """Their environment: the path of the project, and no byte code, which root might leave in the tree."""
         return {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def can_read(self, folder: Path) -> bool:
-        """Whether all in a folder can be read, but for what is not copied either."""
+        """Whether the user can read everything in a folder that would be copied."""
         left_out = [word for name in NOT_COPIED for word in ("-name", name, "-prune", "-o")]
         find = ["/usr/bin/find", folder, "-mindepth", "1", *left_out, "!", "-readable", "-print", "-quit"]
         done = subprocess.run([*self.prefix, *find], cwd="/", capture_output=True)
@@ -54,7 +54,7 @@ class User:
 
 @functools.cache
 def without_rights(uid: int = NOBODY, root: Path = ROOT, venv: Path = Path(sys.prefix)) -> User:
-    """This user, for whom the project has been brought where they can read it; goes at the end of the tests."""
+    """The user with a readable copy of the project, which is removed at the end of the tests."""
     if uid == os.geteuid():
         return User(uid, (), root, venv)
     step_down = ("/usr/bin/setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--")

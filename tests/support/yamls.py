@@ -1,4 +1,4 @@
-"""YAML documents that are almost right: a shipped one with other values, keys, aliases, tags or characters."""
+"""Almost valid YAML documents: shipped ones with changed values, keys, aliases, tags or characters."""
 
 from __future__ import annotations
 
@@ -123,14 +123,14 @@ Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 def dumped(document: Any) -> str:
-    """The document in YAML. It may hold what YAML has no characters for; then the text is wrong, as is meant."""
+    """The document as YAML; it may contain characters that YAML does not allow, which is intended."""
     text: str = yaml.dump(document, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None)
     return text
 
 
 @st.composite
 def yaml_like(draw: st.DrawFn, goods: list[Any]) -> bytes:
-    """The content of a YAML file that was one of `goods` before up to three values and the text were changed."""
+    """The content of a YAML file: one of `goods` with up to three changed values and a changed text."""
     document = draw(st.sampled_from(goods))
     document = draw(broken(document, OTHER))
     try:
@@ -138,7 +138,7 @@ def yaml_like(draw: st.DrawFn, goods: list[Any]) -> bytes:
     except (yaml.YAMLError, UnicodeError):
         text = repr(document)
     change = draw(st.integers(0, 9))
-    if change == 0:  # a value that only YAML has
+    if change == 0:  # a value that only YAML can express
         lines = text.split("\n")
         at = draw(st.integers(0, len(lines) - 1))
         head, colon, _ = lines[at].partition(":")
@@ -149,7 +149,7 @@ def yaml_like(draw: st.DrawFn, goods: list[Any]) -> bytes:
 
 
 def paths_of(document: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """The place of every value in a document, as overrides name it."""
+    """The keys of all values in a document in the form of overrides."""
     items = enumerate(document) if isinstance(document, list) else ()
     pairs = document.items() if isinstance(document, dict) else items
     found = [above] if above else []
@@ -159,7 +159,7 @@ def paths_of(document: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]
 
 
 def overrides_of(document: Any, known: list[str]) -> st.SearchStrategy[list[str]]:
-    """Up to three texts for `--set`: mostly a place of the document or one of `known`, with a value of some kind."""
+    """Up to three texts for `--set`: mostly a key of the document or one of `known`, with some value."""
     places = [".".join(path) for path in paths_of(document)] + known
     key = st.one_of(
         st.sampled_from(places),

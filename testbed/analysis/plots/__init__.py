@@ -1,7 +1,8 @@
-"""Figures in paper quality, each from one function that takes runs and gives a matplotlib `Figure`.
+"""Figures in the quality of a paper: each function takes runs and returns a matplotlib `Figure`.
 
-`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs; `memory`, `placement_map` and
-`link_rates` show one. They touch no global state of matplotlib: no pyplot, no backend is chosen.
+`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs. `memory`, `placement_map` and `link_rates`
+show one run. They do not touch the global state of matplotlib: they use no pyplot and choose no backend. To add a
+figure, write such a function and add it to the lists in `save` and here.
 """
 
 from testbed.analysis.plots.heads import placement_map

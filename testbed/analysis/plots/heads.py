@@ -1,4 +1,4 @@
-"""Where every block was, token by token."""
+"""The figure of each block's device, token by token."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _BLOCK = re.compile(r"(\w+)\((\d+)(?:,(\w+))?\)")
 _KIND_ORDER = {"head": 0, "proj": 1, "ffn": 2, "sum": 3, "vocab": 4}
 _TITLES = {"head": "Heads of layer", "proj": "proj", "ffn": "FFN", "sum": "Sums", "vocab": "LM head"}
 _MOST_TICKS = 12
-_LAYER_GAP = 0.9  # points of white between layers
-_FULL_GAP_ROWS = 150  # with more rows than this the gap shrinks, so as not to hide them
+_LAYER_GAP = 0.9  # points; the white line between layers
+_FULL_GAP_ROWS = 150  # with more rows, the line is thinner, so that it does not hide them
 _MOST_LONG_NAMES = 8
 
 
 def placement_map(run: Run) -> Figure:
-    """Blocks (rows, layer by layer) over tokens, coloured by the device that owns them.
+    """The blocks (rows, layer by layer) over tokens, in the colour of the device that owns them.
 
-    One panel for the heads, where white lines separate layers, and one each for proj and ffn.
+    Each kind of block has a panel. White lines separate the layers.
     """
     with paper():
         drawing = figure(FULL_WIDTH, 4.4)
@@ -64,7 +64,7 @@ def placement_map(run: Run) -> Figure:
 
 
 def _blocks(placements: pd.DataFrame) -> pd.DataFrame:
-    """Each block once, in the order a token meets them, kind by kind."""
+    """Each block once, kind by kind, in the order in which a token passes them."""
     names = placements["block"].drop_duplicates()
     parsed = [(name, *match.groups()) for name in names if (match := _BLOCK.fullmatch(name))]
     blocks = pd.DataFrame(parsed, columns=["block", "kind", "layer", "index"])
@@ -75,9 +75,11 @@ def _blocks(placements: pd.DataFrame) -> pd.DataFrame:
 
 
 def _over_tokens(run: Run, devices: list[str]) -> tuple[np.ndarray, pd.DataFrame]:
-    """Token edges between placements, and the owner's number by block (rows) and placement (columns)."""
+    """The tokens at which placements begin and end, and the owner's index by block (rows) and placement (columns)."""
     code = {device: number for number, device in enumerate(devices)}
-    last = run.placements.groupby("step")["epoch"].transform("max")  # of two commits at one token the later holds
+    last = run.placements.groupby("step")["epoch"].transform(
+        "max"
+    )  # the later of two commits at a token
     held = run.placements[run.placements["epoch"] == last]
     owners = held.assign(code=held["device"].map(code)).pivot_table(index="block", columns="step", values="code")
     end = int(run.tokens["step"].max()) + 1

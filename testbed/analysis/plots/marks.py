@@ -1,4 +1,4 @@
-"""What happened to a run from outside: trace steps, enforced memory, the kernel's kill."""
+"""Marks for external events of a run: trace steps, enforced memory decreases, and OOM kills."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from testbed.analysis.load import Run
 from testbed.analysis.plots.style import ALARM, DARK, GREY, si
 
-MOST_LABELS = 6  # more trace steps than this get lines only
+MOST_LABELS = 6  # more trace steps have lines without labels
 _UNITS = {
     "up": "bit/s",
     "down": "bit/s",
@@ -27,7 +27,7 @@ _WORDS = {"up": "uplink", "down": "downlink", "up_delay": "up delay", "down_dela
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at a token boundary."""
+    """An event at a token boundary, with its label."""
 
     step: float
     t_s: float
@@ -35,7 +35,7 @@ class Mark:
 
 
 def step_of(run: Run, event: pd.Series) -> float:
-    """The token an event belongs to: the one it names, else the first that begins no earlier."""
+    """The token of an event: the one that it names, else the first token that begins after it."""
     if pd.notna(event["step"]):
         return float(event["step"])
     if pd.isna(event["t_s"]):
@@ -44,7 +44,7 @@ def step_of(run: Run, event: pd.Series) -> float:
 
 
 def trace_marks(run: Run) -> list[Mark]:
-    """The changes that traces imposed after the start, those of one boundary in one mark."""
+    """The changes by traces after the start; the changes at one token boundary share a mark."""
     events = run.events[run.events["kind"].isin(["trace_applied", "memory_announced", "memory_enforced"])]
     by_step: dict[float, tuple[float, list[str]]] = {}
     announced: set[tuple[float, str]] = set()
@@ -56,7 +56,7 @@ def trace_marks(run: Run) -> list[Mark]:
         if event["kind"] == "memory_announced":
             announced.add((step, text))
         elif event["kind"] == "memory_enforced":
-            if (step, text) in announced:  # at the same boundary: one label is enough
+            if (step, text) in announced:  # one label is enough for the same boundary
                 continue
             text += " enforced"
         _, texts = by_step.setdefault(step, (event["t_s"], []))
@@ -66,7 +66,7 @@ def trace_marks(run: Run) -> list[Mark]:
 
 
 def oom_mark(run: Run) -> Mark | None:
-    """Where the kernel killed a device, if it did."""
+    """The first OOM kill of the run, or None."""
     kills = run.events[run.events["kind"] == "oom_kill"]
     if kills.empty:
         return None
@@ -98,14 +98,14 @@ def draw_trace_marks(
 
 
 def trace_handle() -> Line2D:
-    """Legend entry for the lines of `draw_trace_marks`."""
+    """The legend entry for the lines of `draw_trace_marks`."""
     return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label="trace step")
 
 
 def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_points: float = 0) -> None:
-    """The end of a run by the kernel's hand: a cross at (x, y), or a line through the axes.
+    """Draw an OOM kill as a cross at (x, y), or as a line through the axes if y is None.
 
-    The text stands beside it, `drop_points` lower.
+    The text stands beside it, lower by `drop_points`.
     """
     if y is None:
         axes.axvline(x, color=ALARM, linewidth=1.0, zorder=4, gid="oom")
@@ -146,7 +146,7 @@ def _change_text(event: pd.Series) -> str:
 
 
 def _merged(texts: list[str]) -> list[str]:
-    """`b: uplink X` and `b: downlink X` as `b: link X`."""
+    """The labels, with `b: uplink X` and `b: downlink X` merged into `b: link X`."""
     merged: list[str] = []
     for text in texts:
         twin = text.replace("uplink", "downlink") if "uplink" in text else text.replace("downlink", "uplink")

@@ -1,4 +1,4 @@
-"""Figures onto disk."""
+"""Draws the figures of runs and saves them to files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
 from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
 
-MOST_NAME_CHARACTERS = 50  # of a run's in a file's; even of the longest UTF-8 a file's takes 63
+MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
 FORMATS = ("png", "pdf", "svg")
 
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
@@ -26,7 +26,10 @@ _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rat
 
 
 def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Draw every figure into `out_dir`: three that compare the runs, and three for each run, named after it."""
+    """Draw all figures into `out_dir`: those that compare the runs, and those of each run, named after it.
+
+    Returns the files; raises AnalysisError for an unknown format and for values that cannot be drawn.
+    """
     runs = as_runs(runs)
     for unknown in set(formats) - set(FORMATS):
         raise AnalysisError(f"{unknown!r} is not a format for figures: one of {', '.join(FORMATS)}")
@@ -36,7 +39,7 @@ def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[s
     taken: Counter[str] = Counter()
     for run, name in zip(runs, run_names(runs), strict=True):
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
-        taken[slug] += 1  # what is cut or replaced may make two names one
+        taken[slug] += 1  # cutting and replacing may make two names equal
         slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
         for plot in _OF_EACH:
             written += _saved(plot, run, folder / f"{plot.__name__}-{slug}", formats)
@@ -44,7 +47,7 @@ def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[s
 
 
 def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path, formats: Sequence[str]) -> list[Path]:
-    """Draw and save; raises AnalysisError where the tables hold values that no figure can show."""
+    """Draw and save a figure; raises AnalysisError for values that no figure can show."""
     try:
         return save_figure(draw(what), stem, formats)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -54,7 +57,7 @@ def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path,
 
 
 def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write the figure as `<stem>.<format>` for each format; 300 dpi, text as text in PDF and SVG."""
+    """Write the figure as `<stem>.<format>` for each format, with 300 dpi, and with text as text in PDF and SVG."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     with paper():
         for path in paths:

@@ -96,9 +96,7 @@ def test_a_finer_cut_is_the_same_model_up_to_rounding(shape: ModelShape, partiti
     torch.testing.assert_close(logits(partition), logits(WHOLE), rtol=1e-4, atol=1e-5)
 
 
-@given(
-    st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 3), min_size=n, max_size=n)))
-)
+@given(st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.lists(st.integers(0, 3), min_size=n, max_size=n))))
 def test_partial_sums_add_up_to_the_same_bits_wherever_they_are(case: tuple[int, list[int]]) -> None:
     count, where = case
     leaves = torch.randn(count, 3, 8, generator=torch.Generator().manual_seed(count))  # (leaves, rows, D)
