@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from running import QUICKSTART, Ended, Place, rows
 
+from testbed.doctor import bench_together
 from testbed.doctor.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
 from testbed.doctor.bench_together import measure_speed
-from testbed.emulation import bench_together
 from testbed.errors import RunFailed
 
 pytestmark = pytest.mark.quiet

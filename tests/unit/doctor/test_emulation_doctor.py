@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from testbed.cli.doctor import WIDTH, command
 from testbed.controller.calibration import NOMINAL_SPEED
+from testbed.doctor import machine as doctor
 from testbed.doctor.findings import Finding, failure, tried
 from testbed.doctor.trials import judge_link
-from testbed.emulation import doctor
 from testbed.errors import EnvironmentLacks
 
 

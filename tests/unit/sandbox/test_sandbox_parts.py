@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from testbed.cli import run
 from testbed.cli.sandbox import memory_size
-from testbed.emulation import host, sandbox, uml_registers
+from testbed.emulation import host
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.running.launch import at_this_hosts_pace
+from testbed.sandbox import guest as sandbox
+from testbed.sandbox import uml_registers
 from testbed.sandbox.guest_init import TEMPORARY, Frames, frame, load_order
 
 FRAMES = st.lists(st.tuples(st.sampled_from([b"O", b"E", b"I"]), st.binary(max_size=40)), max_size=8)
