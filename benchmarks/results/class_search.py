@@ -10,12 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.placement.annealing.counts_to_blocks import placement_of
-from testbed.placement.annealing.problem import ATTENTION, TARGET, UNIT, Problem, halves_for, make_problem
-from testbed.placement.annealing.search import Aim, Seeker, warm_up
-from testbed.placement.blocks import Placement
-from testbed.placement.cost.kernel import Half, half_of, network_of, tables_of
+from testbed.placement.annealing.problem import TARGET, UNIT, Problem, demands_of, make_problem
+from testbed.placement.annealing.search import Objective, search, warm_up
+from testbed.placement.annealing.state import new_state
+from testbed.placement.blocks import ATTENTION, Placement
 from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import CostModel, cost_model
+from testbed.placement.cost.tables import demand_of, network_of, tables_of
 from testbed.placement.observation import Observation
 from testbed.placement.plan import x_payload
 
@@ -39,9 +40,10 @@ class HeadsTogether:
             return placement
         model = cost_model(observation)
         whole = make_problem(model, None, model)
-        for found in Seeker(together(whole, model), self._seed).seek([], Aim())[-1]:
+        problem = together(whole, model)
+        for found in search(problem, new_state(problem, self._seed), Objective()).placements:
             places = found.places.copy()
-            for half in range(0, len(places) - 2, 2):  # attention; the last two are the return home and the LM head
+            for half in range(0, len(places) - 2, 2):  # attention; the last two are the return and the LM head
                 places[half, places[half, -1]] = model.shape.kv_heads
             wanted = placement_of(whole, model, None, places)
             if not shortages(observation, None, wanted):
@@ -52,13 +54,13 @@ class HeadsTogether:
 def together(whole: Problem, model: CostModel) -> Problem:
     """The problem in which heads go with their projection: no heads to place, but a larger target."""
     heads = model.shape.kv_heads
-    attention, *others = halves_for(model)
+    attention, *others = demands_of(model)
     all_s = (heads * attention.unit_s + attention.target_s).tolist()
     idle = np.zeros_like(attention.unit_s).tolist()
-    halves: list[Half] = [half_of(x_payload(model.shape), [0.0], idle, all_s), *others]
+    demands = [demand_of(x_payload(model.shape), [0.0], idle, all_s), *others]
     network = network_of(model.observation)
     units, sizes = whole.units.copy(), whole.sizes.copy()
     units[ATTENTION] = 0
     sizes[:, ATTENTION, TARGET] += heads * sizes[:, ATTENTION, UNIT]
     sizes[:, ATTENTION, UNIT] = 0
-    return whole._replace(tables=tables_of([(network, halves)] * 2), units=units, sizes=sizes)
+    return whole._replace(tables=tables_of([(network, demands)] * 2), units=units, sizes=sizes)

@@ -1,10 +1,12 @@
-"""A decision as arrays: what the compiled search works on. `unfolding` is the way from its counts back to a placement.
+"""A decision as arrays: what the compiled search works on. `counts_to_blocks` leads from its counts back to blocks.
 
-A token passes 2·L + 2 halves: each layer's attention and FFN, the way home, and the LM head. Every half has a target
-(the device of proj, of the FFN, of the sum; the source for the last two), a number of like units on each device
-(heads, shards of the FFN, or of the LM head where it is cut), and a holder: the target of the half before. So a
-placement is a row per half: units by device, and the target in the last column.
-Importing this module loads numba, because `kernel` does.
+A token passes 2·L + 2 halves: each layer's attention and FFN, its return to the source, and the LM head. Every half has
+
+- a *target*, the device where it ends: that of proj, of the FFN or of the sum; the source for the last two halves;
+- a number of like *units* on each device: heads, shards of the FFN, or shards of the LM head where it is cut;
+- a *holder*, the device that has x when it begins: the target of the half before.
+
+So the *places* of a placement are a row per half: units by device, and the target in the last column.
 """
 
 from __future__ import annotations
@@ -13,41 +15,43 @@ from typing import NamedTuple
 
 import numpy as np
 
-from testbed.placement.blocks import Block, Placement, blocks_of, layer_blocks, resident_bytes
-from testbed.placement.cost.kernel import KINDS, Floats, Half, Ints, Network, Tables, half_of, network_of, tables_of
+from testbed.placement.annealing.tuning import GRAINS, HELD_TIMES, WORTH_TRYING
+from testbed.placement.array_types import Floats, Ints
+from testbed.placement.blocks import FFN, Block, Placement, blocks_of, layer_blocks, resident_bytes
 from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE, transfer_seconds
 from testbed.placement.cost.memory import rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
-from testbed.placement.observation import Observation
-from testbed.placement.plan import (
-    VOCAB,
-    HalfKind,
-    choice_payload,
-    halves_of,
-    partial_payload,
-    result_payload,
-    x_payload,
+from testbed.placement.cost.tables import (
+    KINDS,
+    HalfDemand,
+    Network,
+    Tables,
+    demand_of,
+    half_demand,
+    network_of,
+    tables_of,
+    units_of,
 )
-from testbed.placement.tree import aligned_roots
+from testbed.placement.observation import Observation
+from testbed.placement.plan import VOCAB, halves_of, x_payload
 
-ATTENTION, FFN, HOME, HEAD = range(4)  # kinds of half
-UNIT, TARGET = 0, 1  # columns of the tables by kind of half
-GRAINS = 4  # the part of the largest block that any excess counts for besides, so that a few bytes matter
+RETURN, LM_HEAD = 2, 3  # kinds of half beside blocks.ATTENTION and blocks.FFN
+UNIT, TARGET = 0, 1  # columns of `Problem.sizes`: of one unit, and of the target's block
 
-
-# Rows of `Problem.sizes`: bytes of a half's blocks, columns UNIT and TARGET.
-END, NOW, RUN, SENT, LOAD = range(5)  # resident at the interval's last token, now, at the run's last; moved how
+# Rows of `Problem.sizes`, in bytes: resident at the interval's last token, now, at the run's last token; sent over the
+# network and loaded from storage when a block moves.
+INTERVAL_END, NOW, RUN_END, SENT, LOAD = range(5)
 # Rows of `Problem.devices`.
 ROOM = 0  # bytes for blocks: the budget, less what is pinned
 OLD_NOW = 1  # bytes the old blocks keep resident now
 SENDERS, RECEIVERS = 2, 3  # devices in the order in which they give units away, and take them
-LATER_ROOM = 5  # bytes for blocks that are expected afterwards
-SHORT = 4  # devices worth trying as a destination, `worth_trying` of them
-THIS, LATER = 0, 1  # cases of the tables: the coming interval, and what is expected afterwards
+SHORTLIST = 4  # devices worth trying as a destination, `worth_trying` of them
+LATER_ROOM = 5  # bytes for blocks that are expected after the interval
+THIS, LATER = 0, 1  # cases of the tables: the coming interval, and what is expected after it
 
 
 class Problem(NamedTuple):
-    """One decision. In `old`, as in a state's `place`, the last column is the target and the others are counts."""
+    """One decision. `old` has the places of the present placement."""
 
     tables: Tables
     tokens: float  # of the coming interval
@@ -63,39 +67,19 @@ class Problem(NamedTuple):
     old: Ints  # (halves, devices + 1)
     byte_s: Floats  # (directed links,): seconds per migrated byte; a star's are all uplinks, then all downlinks
     load_s: Floats  # (devices,): seconds per byte from storage
-    way_delay_s: Floats  # (devices, devices): of the path
+    path_delay_s: Floats  # (devices, devices)
 
 
-def halves_for(model: CostModel) -> tuple[Half, ...]:
-    """Attention, FFN, the way home and the LM head, as the kernel wants them: both lengths of the model's interval."""
-    shape, devices = model.shape, len(model.names)
-    x = x_payload(shape)
-    found: list[Half] = []
-    idle = (0.0,) * devices
-    for kind, units in zip((*halves_of(model.partition), VOCAB), units_of(model), strict=True):
-        lengths = model.lengths if kind.work == "head" else model.lengths[:1]
-        payloads = [_result_payload(model, kind, count) for count in range(units + 1)]
-        unit_s = [model.seconds(kind.work, length) if kind.work is not None else idle for length in lengths]
-        target_s = [model.seconds(kind.target, length) if kind.target is not None else idle for length in lengths]
-        found.append(half_of(x, payloads, unit_s, target_s))
-    found.insert(HOME, half_of(x, [0.0], [idle], [idle]))
-    return tuple(found)
-
-
-def _result_payload(model: CostModel, kind: HalfKind, count: int) -> float:
-    if kind.partial:
-        return partial_payload(model.shape, aligned_roots(count))
-    return choice_payload(count) if kind is VOCAB else result_payload(model.shape, count)
-
-
-def units_of(model: CostModel) -> tuple[int, int, int]:
-    """Heads (KV groups) of a layer, shards of an FFN, shards of the LM head: none of what is whole."""
-    shards, vocab = model.partition.ffn_shards, model.partition.vocab_shards
-    return model.shape.kv_heads, shards if shards > 1 else 0, vocab if vocab > 1 else 0
+def demands_of(model: CostModel) -> tuple[HalfDemand, ...]:
+    """The demands of attention, FFN, return and LM head: what the kernel needs to know of them."""
+    idle = [(0.0,) * len(model.names)]
+    back = demand_of(x_payload(model.shape), [0.0], idle, idle)
+    attention, ffn, lm_head = (half_demand(model, kind) for kind in (*halves_of(model.partition), VOCAB))
+    return attention, ffn, back, lm_head
 
 
 def half_blocks(observation: Observation) -> list[tuple[tuple[Block, ...], Block | None]]:
-    """(units, target's block) of each half; the way home has none, and the LM head no target's."""
+    """(units, target's block) of each half; the return has neither, and the LM head has no target's block."""
     shape, partition = observation.shape, observation.partition
     found: list[tuple[tuple[Block, ...], Block | None]] = []
     for layer in range(shape.layers):
@@ -107,7 +91,7 @@ def half_blocks(observation: Observation) -> list[tuple[tuple[Block, ...], Block
 
 
 def places_of(model: CostModel, placement: Placement) -> Ints:
-    """Counts and, in the last column, targets of a placement: (halves, devices + 1)."""
+    """The places of a placement: (halves, devices + 1)."""
     pairs = half_blocks(model.observation)
     found = np.zeros((len(pairs), len(model.names) + 1), np.int64)
     where, index = placement.devices, model.index
@@ -119,30 +103,31 @@ def places_of(model: CostModel, placement: Placement) -> Ints:
 
 
 def kind_of(half: int, halves: int) -> int:
-    """ATTENTION, FFN, HOME or HEAD."""
+    """The kind of a half: ATTENTION, FFN, RETURN or LM_HEAD."""
     return half % 2 if half < halves - 2 else half - halves + 4
 
 
 def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> Problem:
-    """The decision that `model`'s observation asks for, from `old`; `later` is the model of the time after it."""
+    """The decision that `model`'s observation asks for, from `old`; `later` is the model of what comes after it."""
     seen = model.observation
     count = len(model.names)
     run_length = max(seen.final_length, seen.prompt_tokens + seen.tokens_max - 1)
     cached = cached_length(seen)
     sizes = np.zeros((5, KINDS, 2), np.int64)
     pairs = half_blocks(seen)
-    for kind, (units, goal) in enumerate((*pairs[:2], *pairs[-2:])):
-        for column, block in enumerate((units[0] if units else None, goal)):
+    for kind, (parts, goal) in enumerate((*pairs[:2], *pairs[-2:])):
+        for column, block in enumerate((parts[0] if parts else None, goal)):
             if block is None:
                 continue
-            for row, length in (END, seen.final_length), (NOW, seen.length), (RUN, run_length):
+            for row, length in (INTERVAL_END, seen.final_length), (NOW, seen.length), (RUN_END, run_length):
                 sizes[row, kind, column] = resident_bytes(seen.shape, block, length, seen.partition)
             sizes[[SENT, LOAD], kind, column] = moved_bytes(seen, block, cached)
     devices = np.zeros((6, count), np.int64)
     devices[ROOM] = rooms_for(seen)
     devices[LATER_ROOM] = rooms_for(later.observation)
-    short = worth_trying(model, devices[ROOM], sizes, old)
-    devices[SHORT, : len(short)] = short
+    units = _units_by_kind(model)
+    shortlist = _worth_trying(model, devices[ROOM], sizes, units, old)
+    devices[SHORTLIST, : len(shortlist)] = shortlist
     present = np.zeros((len(pairs), count + 1), np.int64)
     if old is not None:
         present = places_of(model, old)
@@ -150,29 +135,29 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
             devices[OLD_NOW] += place[:-1] * sizes[NOW, kind_of(half, len(pairs)), UNIT]
             devices[OLD_NOW, place[-1]] += sizes[NOW, kind_of(half, len(pairs)), TARGET]
     network = network_of(seen)
-    byte_s, way_delay_s = _ways(model, network)
-    devices[SENDERS] = np.argsort(way_delay_s.sum(axis=1), kind="stable")
-    devices[RECEIVERS] = np.argsort(-way_delay_s.sum(axis=0), kind="stable")
+    byte_s, path_delay_s = _links(model, network)
+    devices[SENDERS] = np.argsort(path_delay_s.sum(axis=1), kind="stable")
+    devices[RECEIVERS] = np.argsort(-path_delay_s.sum(axis=0), kind="stable")
     return Problem(
-        tables=tables_of([(network, halves_for(model)), (network_of(later.observation), halves_for(later))]),
+        tables=tables_of([(network, demands_of(model)), (network_of(later.observation), demands_of(later))]),
         tokens=float(model.tokens),
         around_s=model.source_seconds(model.source, lm_head=False),
         handshake_s=MIGRATION_HANDSHAKE_S,
         source=model.source,
         placed=old is not None,
-        worth_trying=len(short),
-        grain=int(sizes[END].max()) // GRAINS,
-        units=np.insert(np.array(units_of(model), np.int64), HOME, 0),
+        worth_trying=len(shortlist),
+        grain=int(sizes[INTERVAL_END].max()) // GRAINS,
+        units=units,
         sizes=sizes,
         devices=devices,
         old=present,
         byte_s=byte_s,
         load_s=np.array([1 / max(view.storage_Bps, STALLED_RATE) for view in seen.devices]),
-        way_delay_s=way_delay_s,
+        path_delay_s=path_delay_s,
     )
 
 
-def _ways(model: CostModel, network: Network) -> tuple[Floats, Floats]:
+def _links(model: CostModel, network: Network) -> tuple[Floats, Floats]:
     """Seconds per migrated byte of each directed link, and the delay of each path."""
     seen, names = model.observation, model.names
     if not network.routed:
@@ -188,32 +173,41 @@ def _ways(model: CostModel, network: Network) -> tuple[Floats, Floats]:
     return BULK_WIRE_RATIO * 8 / np.maximum(rates, OUTAGE_BPS), np.ascontiguousarray(delay)
 
 
-ENOUGH = 12  # devices always worth trying; beyond them, the fastest until they hold the model twice
+def _units_by_kind(model: CostModel) -> Ints:
+    """(kinds,): units of attention, FFN, return and LM head."""
+    attention, ffn = halves_of(model.partition)
+    return np.array([units_of(model, attention), units_of(model, ffn), 0, units_of(model, VOCAB)], np.int64)
 
 
-def worth_trying(model: CostModel, room: Ints, sizes: Ints, old: Placement | None) -> list[int]:
+def _worth_trying(model: CostModel, room: Ints, sizes: Ints, units: Ints, old: Placement | None) -> list[int]:
     """Devices worth trying as a destination, fastest first: enough of them, and all that hold blocks now.
 
-    Fastest by a layer's time alone on the device, and a message there and back.
+    A device is fast if a whole layer takes little time on it, with a message there and one back.
     """
-    layer = model.seconds("head", model.lengths[1])
-    kinds = halves_of(model.partition)
-    units = units_of(model)
-    alone = [model.shape.kv_heads * seconds for seconds in layer]
-    for kind, count in zip(kinds, (0, units[1]), strict=True):
-        target = model.seconds(kind.target, model.lengths[1]) if kind.target is not None else ()
-        work = model.seconds(kind.work, model.lengths[1]) if kind.work is not None and count else (0.0,) * len(alone)
-        alone = [total + goal + count * unit for total, goal, unit in zip(alone, target, work, strict=True)]
-    names, source, payload = model.names, model.names[model.source], x_payload(model.shape)
+    names, source, seen = model.names, model.names[model.source], model.observation
+    alone = _layer_seconds(model, int(units[FFN]))
     for device, name in enumerate(names):
         if device != model.source:
-            for path in model.observation.path(source, name), model.observation.path(name, source):
-                alone[device] += transfer_seconds(path, payload, model.observation.hop_overhead_s)
+            for path in seen.path(source, name), seen.path(name, source):
+                alone[device] += transfer_seconds(path, x_payload(model.shape), seen.hop_overhead_s)
     held = {model.index[name] for name in set(old.devices.values())} if old is not None else set()
-    layer_bytes = sizes[END, :HOME, UNIT] * units[:HOME] + sizes[END, :HOME, TARGET]
-    need = int(layer_bytes.sum()) * model.shape.layers + int(sizes[END, HEAD, UNIT]) * units[-1]
+    layer_bytes = sizes[INTERVAL_END, :RETURN, UNIT] * units[:RETURN] + sizes[INTERVAL_END, :RETURN, TARGET]
+    need = int(layer_bytes.sum()) * model.shape.layers + int(sizes[INTERVAL_END, LM_HEAD, UNIT] * units[LM_HEAD])
     found: list[int] = []
     for device in sorted(range(len(names)), key=lambda device: (alone[device], device)):
-        if len(found) < ENOUGH or sum(int(room[one]) for one in found) < 2 * need or device in held:
+        roomy = len(found) >= WORTH_TRYING and sum(int(room[one]) for one in found) >= HELD_TIMES * need
+        if not roomy or device in held:
             found.append(device)
     return found
+
+
+def _layer_seconds(model: CostModel, shards: int) -> list[float]:
+    """Seconds of a whole layer on each device, without messages."""
+    length = model.lengths[1]
+    attention, ffn = halves_of(model.partition)
+    assert attention.target is not None and ffn.target is not None
+    heads, goals = model.seconds("head", length), model.seconds(attention.target, length)
+    alone = [model.shape.kv_heads * head + goal for head, goal in zip(heads, goals, strict=True)]
+    goals = model.seconds(ffn.target, length)
+    work = model.seconds(ffn.work, length) if ffn.work is not None else (0.0,) * len(alone)
+    return [total + goal + shards * shard for total, goal, shard in zip(alone, goals, work, strict=True)]

@@ -1,27 +1,28 @@
-"""The search for a placement: from several starts by descent, then annealing, then for the time after the interval.
+"""The search for a placement: descent from several starts, then simulated annealing, then the same for the whole run.
 
-The effort is a count of moves, so the same decision is found on every machine. What is found is a list of places
-(counts and targets), best first; whether the first of them can be had as blocks is for the caller to see.
+The effort is a count of moves and not a time, so every machine decides alike. What is found are placements as counts
+and targets, best first; `counts_to_blocks` says which blocks they stand for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from testbed.placement.annealing.moves import search
-from testbed.placement.annealing.pipelines import best_chains, tries_of
-from testbed.placement.annealing.problem import END, Problem, make_problem
-from testbed.placement.annealing.shortest_paths import best_ways
+from testbed.placement.annealing import tuning
+from testbed.placement.annealing.moves import descend_or_anneal
+from testbed.placement.annealing.pipelines import best_pipelines, orders_of
+from testbed.placement.annealing.problem import INTERVAL_END, Problem, make_problem
+from testbed.placement.annealing.shortest_paths import shortest_paths
 from testbed.placement.annealing.starts import first_starts
 from testbed.placement.annealing.state import (
     CAP,
     INTERVAL,
     LATER_WEIGHT,
-    MIGRATION,
     OVER_CAP,
     OVERFULL,
     RUN_OVERFULL,
@@ -32,172 +33,215 @@ from testbed.placement.annealing.state import (
     load,
     new_state,
 )
+from testbed.placement.array_types import Floats, Ints
 from testbed.placement.blocks import Partition
-from testbed.placement.cost.kernel import Ints
 from testbed.placement.cost.model import cost_model
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.shape import ModelShape
 
-# Annealing, in units of the interval's cost per half, less hot for a first placement, which begins from better starts,
-# but not where there are moves for one of them only; and the share of its weight that overfilling costs at first.
-FIRST_HOT, ONLY_HOT, HOT, COLD, SOFT = 0.1, 0.3, 1.0, 0.005, 0.03
-COOL = 0.05  # where annealing for the time afterwards begins, in the same units
-OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs
-CAP_WEIGHT = 100.0  # seconds that one second above the cap costs
-# Moves looked at in one decision: fewer the more halves a token passes, because each takes longer and there are more.
-FIRST_EFFORT, LATER_EFFORT = 6e9, 4e8  # divided by the square, later by the cube, of the number of halves
-FIRST_RANGE, LATER_RANGE = (400_000, 2_500_000), (10_000, 400_000)  # least and most,
-FIRST_PER_HALF = 100_000  # in a first placement also per half
-SETTLED = 8  # and so many times fewer where the shortest way fits, because that is all but the optimum
-FEW_DEVICES, MANY_DEVICES = 8, 25  # above them a first placement looks at fewer moves, for each takes longer
-DESCENT = 40_000  # moves of one descent, at most
-HARDER = 3  # times that overfilling gets four times dearer, as long as nothing fits
-FIRST_FINALISTS, FINALISTS = 4, 6  # starts that are annealed at most,
-FIRST_TURNS = 2  # and in a first placement the best of what comes of them once more,
-WAYS_SHARE, MOST_WAYS = 10, 6  # half-layers looked at for ways: a part of the moves; ways that are starts at most
-LEAST_PER_HALF = 5_000  # each with so many moves per half at least
 
+class CountedPlacement(NamedTuple):
+    """A placement that the search came to, as counts and targets."""
 
-class Found(NamedTuple):
-    """One placement the search came to."""
-
-    value: float  # the objective, seconds
+    value: float  # the objective, seconds; inf: it does not fit
     interval_s: float
-    migration_s: float
     places: Ints
 
 
 @dataclass(frozen=True)
-class Aim:
+class Objective:
     """What is minimised: the interval's cost, and what the tokens after it would cost."""
 
-    later_tokens: float = 0.0  # that the expected latency after the interval counts for
+    later_tokens: float = 0.0  # how many tokens the expected latency after the interval counts for
     slack: float = 0.0  # the interval may cost this part more than the best for it; infinity: any
 
 
-class Seeker:
-    """One decision's search, on one `Problem`."""
+class SearchResult(NamedTuple):
+    """What a search found."""
 
-    def __init__(self, problem: Problem, seed: int, effort: float = 1.0) -> None:
-        self.problem = problem
-        self.state: State = new_state(problem, seed)
-        self.halves = len(problem.old)
-        if problem.placed:
-            wanted, (least, most) = LATER_EFFORT / self.halves**3, LATER_RANGE
-        else:
-            devices = problem.devices.shape[1]
-            wanted, (least, most) = FIRST_EFFORT / self.halves**2 * FEW_DEVICES / max(FEW_DEVICES, devices), FIRST_RANGE
-            most = min(most, FIRST_PER_HALF * self.halves)
-            least = least * MANY_DEVICES // max(MANY_DEVICES, devices)
-        self.effort = int(effort * min(most, max(least, wanted)))
-        self.descent = max(1, min(DESCENT, self.effort // 4))
-        self.tries = tries_of(self.effort, self.halves)
-        self.many = self.effort > 5000 * self.halves  # moves enough for several starts
-        self.weights = np.zeros(WEIGHTS)
-        self.weights[CAP] = np.inf
+    placements: list[CountedPlacement]  # those for the whole run first, then those for the interval; each best first
+    run_overfull_s: float  # seconds that a byte too many at the run's end counted for
 
-    def seek(self, starts: list[Ints], aim: Aim) -> list[list[Found]]:
-        """What was found, best first, in groups: for the whole run first, then for the interval. Empty: none fits."""
-        problem = self.problem
-        starts = [*([problem.old] if problem.placed else []), *starts]
-        if not problem.placed or self.many:
-            starts += first_starts(problem)
-        found = self._interval(starts)
-        if not found or aim.later_tokens <= 0:
-            return [found]
-        return [self._later(found, aim), found]
 
-    def _interval(self, starts: list[Ints]) -> list[Found]:
-        """Descend from every start; anneal from the best, each with a share of the effort."""
-        self._weigh(starts[0])
-        if not self.problem.placed:
-            starts = self._first(starts)
-        self.descent = max(1, min(DESCENT, self.effort // max(4, len(starts))))
-        tried = [self._descend(start) for start in starts]
-        for _ in range(HARDER):
-            if any(np.isfinite(one.value) for one in tried):
-                break
-            self.weights[OVERFULL] *= 4
-            tried = [self._descend(one.places) for one in tried]
-        tried = _different(tried)
-        fitting = [one for one in tried if np.isfinite(one.value)]
-        if fitting:
-            self._price(fitting[0].interval_s)
-        effort, hot, count, turns = self.effort // 2, HOT, FINALISTS, 1
-        if not self.problem.placed:
-            effort, hot, count, turns = self.effort // FIRST_TURNS, FIRST_HOT, FIRST_FINALISTS, FIRST_TURNS
-        count = max(1, min(count, effort // (LEAST_PER_HALF * self.halves)))
-        if not self.problem.placed and count == 1:
-            hot = ONLY_HOT
-        for _ in range(turns):
-            finalists = tried[:count]
-            tried = _different([*tried, *(self._anneal(one, effort // len(finalists), hot) for one in finalists)])
-        if self.problem.placed:
-            tried.append(self._stay())
-        return sorted((one for one in tried if np.isfinite(one.value)), key=lambda one: one.value)
+def search(
+    problem: Problem,
+    state: State,
+    objective: Objective,
+    effort: float = 1.0,
+    fallback: Callable[[], Ints] | None = None,
+) -> SearchResult:
+    """Search for placements that fit, with `effort` times the usual number of moves; finds none if none is met.
 
-    def _first(self, starts: list[Ints]) -> list[Ints]:
-        """The starts of a first placement; the shortest way alone, and less effort, where it fits."""
-        ways, settled = best_ways(self.problem, self.state, self.weights, self.effort // WAYS_SHARE, MOST_WAYS)
-        if settled:
-            self.effort //= SETTLED
-            return ways
-        starts = [*starts, *best_chains(self.problem, self.state, self.weights, self.tries), *ways]
-        return list({start.tobytes(): start for start in starts}.values())
+    `state` is working space, and the source of random numbers. If nothing fits, the search is repeated with the places
+    that `fallback` returns among its starts, and with memory as dear as it has become.
+    """
+    steps = _Steps(problem, state, _no_weights())
+    budget = budget_for(problem, effort)
+    present = [problem.old] if problem.placed else []
+    simple = list(first_starts(problem)) if not problem.placed or budget.several_starts else []
+    found, budget = _for_interval(steps, [*present, *simple], budget)
+    if not found and fallback is not None:
+        found, budget = _for_interval(steps, [*present, fallback(), *simple], budget)
+    run: list[CountedPlacement] = []
+    if found and objective.later_tokens > 0:
+        run = _for_run(steps, found[0], objective, budget)
+    return SearchResult([*run, *found], float(steps.weights[RUN_OVERFULL]))
 
-    def _later(self, found: list[Found], aim: Aim) -> list[Found]:
-        """The same for the whole run, from what was found, as near the best interval as the aim demands."""
-        weights, best = self.weights, found[0]
-        weights[LATER_WEIGHT] = aim.later_tokens
-        weights[CAP] = (1 + aim.slack) * best.interval_s
-        weights[OVER_CAP] = CAP_WEIGHT
-        weights[RUN_OVERFULL] = weights[OVERFULL] / 10
-        better = [self._anneal(self._descend(best.places), self.effort // 4, COOL)]
-        if self.problem.placed:
-            better += [self._descend(self.problem.old), self._stay()]
-        kept = [one for one in better if np.isfinite(one.value) and one.interval_s <= weights[CAP] * (1 + 1e-9)]
-        return sorted(kept, key=lambda one: one.value)
 
-    # --- one step ------------------------------------------------------------------------------------------------
+class Budget(NamedTuple):
+    """How much one decision looks at."""
 
-    def _weigh(self, start: Ints) -> None:
+    moves: int
+    descent: int  # moves of one descent, at most
+    orders: int  # of devices, in one local search over them
+    several_starts: bool  # whether moves suffice for other starts than the present placement
+
+
+def budget_for(problem: Problem, effort: float) -> Budget:
+    """The budget for a problem of this size, `effort` times the usual one."""
+    halves, devices = len(problem.old), problem.devices.shape[1]
+    if problem.placed:
+        wanted, (least, most) = tuning.LATER_EFFORT / halves**3, tuning.LATER_MOVES
+    else:
+        few, many = tuning.FEW_DEVICES, tuning.MANY_DEVICES
+        wanted, (least, most) = tuning.FIRST_EFFORT / halves**2 * few / max(few, devices), tuning.FIRST_MOVES
+        most = min(most, tuning.FIRST_MOVES_PER_HALF * halves)
+        least = least * many // max(many, devices)
+    moves = int(effort * min(most, max(least, wanted)))
+    return Budget(moves, tuning.DESCENT_MOVES, orders_of(moves, halves), moves > tuning.MOVES_PER_HALF * halves)
+
+
+def _for_interval(steps: _Steps, starts: list[Ints], budget: Budget) -> tuple[list[CountedPlacement], Budget]:
+    """Descend from every start and anneal the best; returns what fits, best first, and the budget that was left."""
+    placed = steps.problem.placed
+    steps.price_from(starts[0])
+    if not placed:
+        starts, budget = _more_starts(steps, starts, budget)
+    descent = budget.moves // max(tuning.DESCENT_SHARE, len(starts))
+    budget = budget._replace(descent=max(1, min(tuning.DESCENT_MOVES, descent)))
+    tried = [steps.descend(start, budget.descent) for start in starts]
+    for _ in range(tuning.HARDER_ROUNDS):
+        if any(np.isfinite(one.value) for one in tried):
+            break
+        steps.weights[OVERFULL] *= tuning.HARDER
+        tried = [steps.descend(one.places, budget.descent) for one in tried]
+    tried = _distinct(tried)
+    fitting = [one for one in tried if np.isfinite(one.value)]
+    if fitting:
+        steps.price(fitting[0].interval_s)
+    moves, hot, finalists, rounds = budget.moves // tuning.LATER_SHARE, tuning.HOT, tuning.FINALISTS, 1
+    if not placed:
+        rounds = tuning.FIRST_ROUNDS
+        moves, hot, finalists = budget.moves // rounds, tuning.FIRST_HOT, tuning.FIRST_FINALISTS
+    count = max(1, min(finalists, moves // (tuning.MOVES_PER_HALF * steps.halves)))
+    if not placed and count == 1:
+        hot = tuning.ONLY_HOT
+    for _ in range(rounds):
+        best = tried[:count]
+        tried = _distinct([*tried, *(steps.anneal(one, moves // len(best), hot, budget.descent) for one in best)])
+    if placed:
+        tried.append(steps.stay())
+    return _fitting(tried), budget
+
+
+def _more_starts(steps: _Steps, starts: list[Ints], budget: Budget) -> tuple[list[Ints], Budget]:
+    """The starts of a first placement: the shortest path alone, with fewer moves, where it settles the matter."""
+    p, s, weights = steps.problem, steps.state, steps.weights
+    paths, settled = shortest_paths(p, s, weights, budget.moves // tuning.SHORTEST_PATHS_SHARE)
+    if settled:
+        return paths, budget._replace(moves=budget.moves // tuning.SETTLED_SHARE)
+    starts = [*starts, *best_pipelines(p, s, weights, budget.orders), *paths]
+    return list({start.tobytes(): start for start in starts}.values()), budget
+
+
+def _for_run(steps: _Steps, best: CountedPlacement, objective: Objective, budget: Budget) -> list[CountedPlacement]:
+    """Search for the whole run, from the best placement for the interval and as near it as the objective demands."""
+    weights = steps.weights
+    weights[LATER_WEIGHT] = objective.later_tokens
+    weights[CAP] = (1 + objective.slack) * best.interval_s
+    weights[OVER_CAP] = tuning.CAP_WEIGHT
+    weights[RUN_OVERFULL] = weights[OVERFULL] / tuning.RUN_WEIGHT_SHARE
+    moves = budget.moves // tuning.RUN_SHARE
+    found = [steps.anneal(steps.descend(best.places, budget.descent), moves, tuning.RUN_HOT, budget.descent)]
+    if steps.problem.placed:
+        found += [steps.descend(steps.problem.old, budget.descent), steps.stay()]
+    return [one for one in _fitting(found) if one.interval_s <= weights[CAP] * (1 + tuning.ROUNDING)]
+
+
+def _no_weights() -> Floats:
+    weights = np.zeros(WEIGHTS)
+    weights[CAP] = np.inf
+    return weights
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The single steps of one search, at weights that the search sets."""
+
+    problem: Problem
+    state: State
+    weights: Floats
+
+    @property
+    def halves(self) -> int:
+        """How many halves a token passes."""
+        return len(self.problem.old)
+
+    def price_from(self, start: Ints) -> None:
+        """Price overfilling by what an interval costs at a start."""
         load(self.problem, self.state, start, True)
         judged(self.problem, self.state, self.weights)
-        self._price(float(self.state.figures[INTERVAL]))
+        self.price(float(self.state.figures[INTERVAL]))
 
-    def _price(self, interval_s: float) -> None:
+    def price(self, interval_s: float) -> None:
         """Make overfilling as dear as an interval of this cost demands, and never cheaper than it was."""
-        price = OVERFULL_WEIGHT * interval_s / self.problem.sizes[END].max()
+        price = tuning.OVERFULL_WEIGHT * interval_s / self.problem.sizes[INTERVAL_END].max()
         self.weights[OVERFULL] = max(self.weights[OVERFULL], price)
 
-    def _descend(self, start: Ints) -> Found:
-        later = bool(self.weights[LATER_WEIGHT] > 0)
-        load(self.problem, self.state, start, later)
-        value = search(self.problem, self.state, self.weights, self.descent, 0.0, 0.0, 1.0, later)
-        return self._found(value)
+    def descend(self, start: Ints, moves: int) -> CountedPlacement:
+        """The local optimum to which a descent leads."""
+        load(self.problem, self.state, start, self._later)
+        return self._found(descend_or_anneal(self.problem, self.state, self.weights, moves, 0.0, 0.0, 1.0, self._later))
 
-    def _anneal(self, start: Found, effort: int, hot: float) -> Found:
-        later = bool(self.weights[LATER_WEIGHT] > 0)
+    def anneal(self, start: CountedPlacement, moves: int, hot: float, descent: int) -> CountedPlacement:
+        """The local optimum to which annealing leads, at temperatures in units of the interval's cost per half."""
         unit = start.interval_s / self.halves
-        load(self.problem, self.state, start.places, later)
-        search(self.problem, self.state, self.weights, effort, hot * unit, COLD * unit, SOFT, later)
-        return self._descend(self.state.place.copy())
+        load(self.problem, self.state, start.places, self._later)
+        descend_or_anneal(
+            self.problem,
+            self.state,
+            self.weights,
+            moves,
+            hot * unit,
+            tuning.COLD * unit,
+            tuning.SOFT,
+            self._later,
+        )
+        return self.descend(self.state.places.copy(), descent)
 
-    def _stay(self) -> Found:
+    def stay(self) -> CountedPlacement:
+        """The present placement."""
         load(self.problem, self.state, self.problem.old, True)
         return self._found(judged(self.problem, self.state, self.weights))
 
-    def _found(self, value: float) -> Found:
+    @property
+    def _later(self) -> bool:
+        return bool(self.weights[LATER_WEIGHT] > 0)
+
+    def _found(self, value: float) -> CountedPlacement:
         figures = self.state.figures
         fits = figures[TOO_MANY] == 0
-        return Found(
-            value if fits else np.inf, float(figures[INTERVAL]), float(figures[MIGRATION]), self.state.place.copy()
-        )
+        return CountedPlacement(value if fits else np.inf, float(figures[INTERVAL]), self.state.places.copy())
 
 
-def _different(found: list[Found]) -> list[Found]:
-    """Best first, and of those that came to the same one."""
-    kept: list[Found] = []
+def _fitting(found: list[CountedPlacement]) -> list[CountedPlacement]:
+    """Those that fit, best first."""
+    return sorted((one for one in found if np.isfinite(one.value)), key=lambda one: one.value)
+
+
+def _distinct(found: list[CountedPlacement]) -> list[CountedPlacement]:
+    """One of each placement, best first."""
+    kept: list[CountedPlacement] = []
     for one in sorted(found, key=lambda one: one.value):
         if not any(np.array_equal(one.places, other.places) for other in kept):
             kept.append(one)
@@ -211,4 +255,5 @@ def warm_up() -> None:
     views = tuple(DeviceView(name, 2**11, 1e9, 1e9, 1e9) for name in "ab")  # so little that every start is looked for
     links = {view.name: LinkView(1e9, 1e9, 0.0, 0.0) for view in views}
     model = cost_model(Observation(shape, Partition(), "a", views, links, 1, 0, 4, 2))
-    Seeker(make_problem(model, None, model), 0, 1e-3).seek([], Aim(1.0, 0.1))
+    problem = make_problem(model, None, model)
+    search(problem, new_state(problem), Objective(1.0, 0.1), 1e-3)

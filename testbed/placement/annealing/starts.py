@@ -1,4 +1,4 @@
-"""Where a search for a placement begins: simple placements as counts and targets, whether they fit or not."""
+"""Where a search for a placement begins: simple placements, whether they fit or not."""
 
 from __future__ import annotations
 
@@ -6,24 +6,32 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from testbed.placement.annealing.problem import END, LATER_ROOM, RUN, SHORT, TARGET, UNIT, Problem, kind_of
-from testbed.placement.cost.kernel import FIRST_HALF, HALF_ROWS, Ints
-
-MOST_SINGLE = 4  # single devices tried, fastest first
-MOST_SPREAD = 8  # devices over which heads and shards are spread, at most
+from testbed.placement.annealing.problem import (
+    INTERVAL_END,
+    LATER_ROOM,
+    RUN_END,
+    SHORTLIST,
+    TARGET,
+    UNIT,
+    Problem,
+    kind_of,
+)
+from testbed.placement.annealing.tuning import SINGLE_DEVICES, SPREAD_OVER
+from testbed.placement.array_types import Ints
+from testbed.placement.cost.tables import FIRST_HALF, HALF_ROWS
 
 
 def first_starts(p: Problem) -> Iterator[Ints]:
-    """Single devices, layers filled into devices in several orders, and units in proportion to speed."""
-    fastest = p.devices[SHORT, : p.worth_trying].tolist()
-    for device in fastest[:MOST_SINGLE]:
+    """Everything on single devices, layers filled into devices in several orders, and units spread by speed."""
+    fastest = p.devices[SHORTLIST, : p.worth_trying].tolist()
+    for device in fastest[:SINGLE_DEVICES]:
         yield together(p, device)
     roomiest = sorted(fastest, key=lambda device: -int(p.devices[LATER_ROOM, device]))
     source_first = [p.source, *(device for device in fastest if device != p.source)]
     for order in (fastest, source_first, roomiest):
-        for row in (RUN, END):
+        for row in (RUN_END, INTERVAL_END):
             yield filled(p, order, row)
-    for many in (2, 3, 4, MOST_SPREAD):
+    for many in SPREAD_OVER:
         if many <= len(fastest):
             yield spread(p, fastest[:many])
 
@@ -39,7 +47,10 @@ def together(p: Problem, device: int) -> Ints:
 
 
 def filled(p: Problem, order: list[int], row: int) -> Ints:
-    """Halves in token order, each whole on the first device of `order` where it still fits; `row` of the sizes."""
+    """Halves in token order, each whole on the first device of `order` where it still fits.
+
+    Sizes are those of a row of `Problem.sizes`.
+    """
     found = np.zeros_like(p.old)
     room = p.devices[LATER_ROOM].copy()
     turn = 0
@@ -59,8 +70,10 @@ def filled(p: Problem, order: list[int], row: int) -> Ints:
 
 
 def spread(p: Problem, devices: list[int]) -> Ints:
-    """Heads and shards over some devices in proportion to their speed, results meeting at the first; an FFN that is
-    whole stays there too."""
+    """Heads and shards over some devices in proportion to their speed.
+
+    Results meet at the first of them, where an FFN that is whole stays too.
+    """
     found = np.zeros_like(p.old)
     rates = p.tables.rates
     for half in range(len(found)):

@@ -1,8 +1,9 @@
 """A placement under search, compiled: what it costs and what it overfills, kept up to date change by change.
 
 A `State` belongs to a `Problem`. Changes go through `set_half`, which notes what was there before; `rollback` takes
-back all changes since `begin`. The figures are those of `costs.interval_cost` and `feasibility.shortages`, tested.
-Both are tuples of few arrays, because each array costs time at every call and when compiling.
+back all changes since `begin`. The figures are a second copy of `cost.model.interval_cost` and `cost.memory.shortages`,
+and tested to be the same. Problem and state are tuples of few arrays, because each array costs time at every call and
+when compiling.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from testbed.placement.annealing.problem import (
-    END,
+    INTERVAL_END,
     LATER,
     LATER_ROOM,
     LOAD,
@@ -21,41 +22,46 @@ from testbed.placement.annealing.problem import (
     OLD_NOW,
     RECEIVERS,
     ROOM,
-    RUN,
+    RUN_END,
     SENDERS,
     SENT,
     TARGET,
     THIS,
     UNIT,
     Problem,
+    kind_of,
 )
-from testbed.placement.cost.kernel import Floats, Ints, compiled, half_seconds, inlined, scratch_for
+from testbed.placement.annealing.tuning import FIRST_MEMO, MEMO
+from testbed.placement.array_types import Floats, Ints
+from testbed.placement.cost.kernel import half_seconds, scratch_for
+from testbed.placement.cost.machine_code import compiled, inlined
 
-CANDIDATE = 5  # columns: move, half, a, b, size
-MEMO = 1 << 16  # half-layers remembered, by hash; in a first placement,
-FIRST_MEMO = 1 << 18
 Hashes = NDArray[np.uint64]
 
-# What a state is judged by, in seconds per unit; `CAP` is in seconds.
+# Weights: what a state is judged by, in seconds per unit; `CAP` is in seconds.
 LATER_WEIGHT = 0  # per second of expected latency after the interval: the tokens it counts for; 0 leaves it out
 OVERFULL = 1  # per byte too many during the interval
 RUN_OVERFULL = 2  # per byte too many at the run's end
 CAP, OVER_CAP = 3, 4  # interval seconds above the cap, and what one of them costs
 WEIGHTS = 5
-# What `judge` finds besides: seconds of the interval, expected latency later, bytes too many now and at the run's
-# end, seconds of migration.
+# Figures that `judge` finds besides: seconds of the interval, expected latency later, bytes too many during the
+# interval and at the run's end, seconds of migration.
 INTERVAL, LATER_LATENCY, TOO_MANY, TOO_MANY_RUN, MIGRATION = range(5)
 # After them, kept up to date by every change: the sums of `terms` (rows THIS and LATER), and what they were at `begin`.
 SUMS, SUMS_BEFORE, FIGURES = 5, 7, 9
 # Rows of `sums`: bytes at the interval's and the run's end, arriving bytes and blocks, bytes loaded from storage.
-AT_END, AT_RUN, INCOMING, ARRIVALS, LOADED = range(5)
-WAY = 2  # row of `terms` after THIS and LATER: longest path delay of a half's moves
+AT_INTERVAL_END, AT_RUN_END, INCOMING, ARRIVALS, LOADED = range(5)
+PATH_DELAY = 2  # row of `terms` after THIS and LATER: longest path delay of a half's moves
+MOVE_COLUMNS = 5  # of `moves`: kind, half, a, b, size
+# The columns of `hash_keys` after the devices': holder, target, kind of half, case; and the state of `draw`.
+HOLDER_KEY, TARGET_KEY, KIND_KEY, CASE_KEY, KEYS = range(5)
+HASH_SEED = 20250502  # any fixed number: the keys must only be odd and look random
 
 
 class State(NamedTuple):
     """Where every block would be, and the sums that follow from it."""
 
-    place: Ints  # (halves, devices + 1): counts, and in the last column the target
+    places: Ints  # (halves, devices + 1): counts, and in the last column the target
     terms: Floats  # (3, halves + 1): seconds during the interval and later, and path delays
     sums: Ints  # (5, devices)
     carried: Ints  # (directed links,): bytes migrated over each
@@ -63,27 +69,26 @@ class State(NamedTuple):
     scratch: Floats
     memo_key: Hashes
     memo: Floats
-    salt: Hashes  # (devices + 4,), and the random state last
+    hash_keys: Hashes  # (devices + KEYS + 1,): factors of a half-layer's hash; last, the state of `draw`
     log: Ints  # (changes, devices + 2): what `rollback` restores, the half's number last
     log_terms: Floats  # (changes, 4)
     edits: Ints  # (changes, devices + 2): a move in the making, the half's number last
     size: Ints  # (2,): changes in the log, edits
-    candidates: Ints  # (moves of one half, 5)
-    kept: Ints  # (halves, devices + 1): a place to come back to
-    priced: Floats  # (WEIGHTS,)
+    moves: Ints  # (moves of one half, MOVE_COLUMNS): those that a descent tries next
+    kept: Ints  # (halves, devices + 1): places to come back to
+    priced: Floats  # (WEIGHTS,): the weights that hold at the moment
 
 
 def new_state(problem: Problem, seed: int = 1) -> State:
-    """An empty state: call `load` next. Memory is that of the memo and a few rows per half."""
+    """An empty state, to be filled by `load`; `seed` is that of its random numbers."""
     halves, columns = problem.old.shape
     devices = columns - 1
     memo = MEMO if problem.placed else FIRST_MEMO
-    salt = np.random.default_rng(20250502).integers(1, 2**62, devices + 5, dtype=np.uint64) * np.uint64(2) + np.uint64(
-        1
-    )
-    salt[-1] = seed * 2654435761 + 88172645463325252
+    random = np.random.default_rng(HASH_SEED).integers(1, 2**62, devices + KEYS + 1, dtype=np.uint64)
+    hash_keys = random * np.uint64(2) + np.uint64(1)
+    hash_keys[-1] = seed * 2654435761 + 88172645463325252  # never 0, which xorshift does not leave
     return State(
-        place=np.zeros((halves, columns), np.int64),
+        places=np.zeros((halves, columns), np.int64),
         terms=np.zeros((3, halves + 1)),
         sums=np.zeros((5, devices), np.int64),
         carried=np.zeros(len(problem.byte_s), np.int64),
@@ -91,12 +96,12 @@ def new_state(problem: Problem, seed: int = 1) -> State:
         scratch=scratch_for(problem.tables),
         memo_key=np.zeros(memo, np.uint64),
         memo=np.zeros(memo),
-        salt=salt,
+        hash_keys=hash_keys,
         log=np.zeros((2 * halves, columns + 1), np.int64),
         log_terms=np.zeros((2 * halves, 4)),
         edits=np.zeros((2 * halves, columns + 1), np.int64),
         size=np.zeros(2, np.int64),
-        candidates=np.zeros((problem.worth_trying * (9 + 3 * columns) + 3 * halves + 2, CANDIDATE), np.int64),
+        moves=np.zeros((problem.worth_trying * (9 + 3 * columns) + 3 * halves + 2, MOVE_COLUMNS), np.int64),
         kept=np.zeros((halves, columns), np.int64),
         priced=np.zeros(WEIGHTS),
     )
@@ -104,26 +109,26 @@ def new_state(problem: Problem, seed: int = 1) -> State:
 
 @inlined
 def copy_row(target: Ints, source: Ints, columns: int) -> None:
-    """The first columns of one row into another; slices would need an allocation."""
+    """Copy the first columns of one row into another; slices would need an allocation."""
     for column in range(columns):
         target[column] = source[column]
 
 
 @inlined
 def copy_places(target: Ints, source: Ints) -> None:
-    """All counts and targets."""
+    """Copy all counts and targets."""
     for half in range(len(source)):
         copy_row(target[half], source[half], source.shape[1])
 
 
 @compiled
 def load(p: Problem, s: State, places: Ints, later: bool) -> None:
-    """Make the state this placement; `later` says whether the time after the interval counts."""
+    """Make the state that of these places; `later` says whether the time after the interval counts."""
     s.sums[:] = 0
     s.carried[:] = 0
-    copy_places(s.place, places)
+    copy_places(s.places, places)
     s.size[0] = 0
-    for half in range(len(s.place)):
+    for half in range(len(s.places)):
         _account(p, s, half, 1)
         _predict(p, s, half, later)
     add_up(s)
@@ -131,7 +136,7 @@ def load(p: Problem, s: State, places: Ints, later: bool) -> None:
 
 @inlined
 def add_up(s: State) -> None:
-    """The sums of the terms anew: kept up to date, they gather rounding errors."""
+    """Add the terms up anew: sums that are kept up to date gather rounding errors."""
     for case in range(2):
         total = 0.0
         for half in range(s.terms.shape[1]):
@@ -139,23 +144,20 @@ def add_up(s: State) -> None:
         s.figures[SUMS + case] = total
 
 
-@inlined
-def kind_at(s: State, half: int) -> int:
-    """The kind of a half, as `problem.kind_of`."""
-    halves = len(s.place)
-    return half % 2 if half < halves - 2 else half - halves + 4
+kind_at = inlined(kind_of)
 
 
 @inlined
 def half_term(p: Problem, s: State, kind: int, holder: int, place: Ints, case: int) -> float:
-    """Seconds of one half-layer, remembered."""
+    """Seconds of one half-layer, from the memo where it is remembered by its hash."""
     devices = len(place) - 1
     target = place[devices]
-    key = s.salt[devices] * np.uint64(holder) + s.salt[devices + 1] * np.uint64(target)
-    key += s.salt[devices + 2] * np.uint64(kind + 1) + s.salt[devices + 3] * np.uint64(case)
+    keys = s.hash_keys
+    key = keys[devices + HOLDER_KEY] * np.uint64(holder) + keys[devices + TARGET_KEY] * np.uint64(target)
+    key += keys[devices + KIND_KEY] * np.uint64(kind + 1) + keys[devices + CASE_KEY] * np.uint64(case)
     if p.units[kind]:
         for device in range(devices):
-            key += s.salt[device] * np.uint64(place[device])
+            key += keys[device] * np.uint64(place[device])
     key ^= key >> np.uint64(29)
     key *= np.uint64(0xBF58476D1CE4E5B9)
     key ^= key >> np.uint64(32)
@@ -170,18 +172,18 @@ def half_term(p: Problem, s: State, kind: int, holder: int, place: Ints, case: i
 
 @inlined
 def _predict(p: Problem, s: State, half: int, later: bool) -> None:
-    holder = s.place[half - 1, -1] if half > 0 else p.source
-    kind = kind_at(s, half)
+    holder = s.places[half - 1, -1] if half > 0 else p.source
+    kind = kind_at(half, len(s.places))
     for case in range(2 if later else 1):
-        seconds = half_term(p, s, kind, holder, s.place[half], case)
+        seconds = half_term(p, s, kind, holder, s.places[half], case)
         s.figures[SUMS + case] += seconds - s.terms[case, half]
         s.terms[case, half] = seconds
 
 
 @inlined
 def _flow(p: Problem, s: State, half: int, source: int, target: int, blocks: int, column: int) -> None:
-    """Count a migration of some blocks of a half (less than none: take it back)."""
-    kind = kind_at(s, half)
+    """Count the migration of some blocks of a half; a negative number of blocks takes it back."""
+    kind = kind_at(half, len(s.places))
     s.sums[INCOMING, target] += blocks * p.sizes[NOW, kind, column]
     s.sums[ARRIVALS, target] += blocks
     s.sums[LOADED, target] += blocks * p.sizes[LOAD, kind, column]
@@ -193,26 +195,26 @@ def _flow(p: Problem, s: State, half: int, source: int, target: int, blocks: int
     else:
         s.carried[source] += sent
         s.carried[s.sums.shape[1] + target] += sent
-    s.terms[WAY, half] = max(s.terms[WAY, half], p.way_delay_s[source, target])
+    s.terms[PATH_DELAY, half] = max(s.terms[PATH_DELAY, half], p.path_delay_s[source, target])
 
 
 @inlined
 def _account(p: Problem, s: State, half: int, sign: int) -> None:
-    """Add the memory and the migration of a half as it is now, or take them away (`sign` -1)."""
-    kind = kind_at(s, half)
-    place, devices = s.place[half], s.sums.shape[1]
+    """Add the memory and the migration of a half as it is now, or with `sign` -1 take them away."""
+    kind = kind_at(half, len(s.places))
+    place, devices = s.places[half], s.sums.shape[1]
     target = place[devices]
     many = p.units[kind] > 0
     if many:
         for device in range(devices):
             if place[device]:
-                s.sums[AT_END, device] += sign * place[device] * p.sizes[END, kind, UNIT]
-                s.sums[AT_RUN, device] += sign * place[device] * p.sizes[RUN, kind, UNIT]
-    s.sums[AT_END, target] += sign * p.sizes[END, kind, TARGET]
-    s.sums[AT_RUN, target] += sign * p.sizes[RUN, kind, TARGET]
+                s.sums[AT_INTERVAL_END, device] += sign * place[device] * p.sizes[INTERVAL_END, kind, UNIT]
+                s.sums[AT_RUN_END, device] += sign * place[device] * p.sizes[RUN_END, kind, UNIT]
+    s.sums[AT_INTERVAL_END, target] += sign * p.sizes[INTERVAL_END, kind, TARGET]
+    s.sums[AT_RUN_END, target] += sign * p.sizes[RUN_END, kind, TARGET]
     if not p.placed:
         return
-    s.terms[WAY, half] = 0.0
+    s.terms[PATH_DELAY, half] = 0.0
     before = p.old[half]
     if before[devices] != target:
         _flow(p, s, half, before[devices], target, sign, TARGET)
@@ -235,7 +237,7 @@ def _account(p: Problem, s: State, half: int, sign: int) -> None:
 
 @inlined
 def begin(s: State) -> None:
-    """Forget what came before: `rollback` comes back to here."""
+    """Begin a change: `rollback` comes back to here."""
     s.size[0] = 0
     for case in range(2):
         s.figures[SUMS_BEFORE + case] = s.figures[SUMS + case]
@@ -243,18 +245,18 @@ def begin(s: State) -> None:
 
 @inlined
 def set_half(p: Problem, s: State, half: int, place: Ints, later: bool) -> None:
-    """Give a half these counts and this target, and predict what that changes."""
-    note, columns = s.size[0], s.place.shape[1]
+    """Give a half these counts and this target, and predict the half-layers that change with it."""
+    note, columns = s.size[0], s.places.shape[1]
     following = half + 1
-    copy_row(s.log[note], s.place[half], columns)
+    copy_row(s.log[note], s.places[half], columns)
     s.log[note, columns] = half
     s.log_terms[note, 0], s.log_terms[note, 1] = s.terms[THIS, half], s.terms[LATER, half]
     s.log_terms[note, 2], s.log_terms[note, 3] = s.terms[THIS, following], s.terms[LATER, following]
     s.size[0] = note + 1
-    moved = s.place[half, columns - 1] != place[columns - 1]
+    moved = s.places[half, columns - 1] != place[columns - 1]
     for sign in (-1, 1):
         if sign > 0:
-            copy_row(s.place[half], place, columns)
+            copy_row(s.places[half], place, columns)
         _account(p, s, half, sign)
     for changed in range(half, half + 1 + moved):
         _predict(p, s, changed, later)
@@ -263,12 +265,12 @@ def set_half(p: Problem, s: State, half: int, place: Ints, later: bool) -> None:
 @inlined
 def rollback(p: Problem, s: State) -> None:
     """Take back every change since `begin`."""
-    columns = s.place.shape[1]
+    columns = s.places.shape[1]
     for note in range(s.size[0] - 1, -1, -1):
         half = s.log[note, columns]
         for sign in (-1, 1):
             if sign > 0:
-                copy_row(s.place[half], s.log[note], columns)
+                copy_row(s.places[half], s.log[note], columns)
             _account(p, s, half, sign)
         s.terms[THIS, half], s.terms[LATER, half] = s.log_terms[note, 0], s.log_terms[note, 1]
         s.terms[THIS, half + 1], s.terms[LATER, half + 1] = s.log_terms[note, 2], s.log_terms[note, 3]
@@ -289,29 +291,29 @@ def migration(p: Problem, s: State) -> float:
         return 0.0
     for link in range(len(s.carried)):
         busiest = max(busiest, s.carried[link] * p.byte_s[link])
-    way = 0.0
+    delay = 0.0
     for half in range(s.terms.shape[1]):
-        way = max(way, s.terms[WAY, half])
-    return busiest + way + p.handshake_s
+        delay = max(delay, s.terms[PATH_DELAY, half])
+    return busiest + delay + p.handshake_s
 
 
 @inlined
 def _excess(p: Problem, bytes_too_many: int) -> int:
-    """Bytes too many, and the grain: else a few bytes would seem no matter."""
+    """The bytes too many and the grain, without which a few bytes would not matter."""
     return bytes_too_many + p.grain if bytes_too_many > 0 else 0
 
 
 @inlined
 def judge(p: Problem, s: State, weights: Floats) -> float:
-    """The objective, lower is better; its parts go to `figures`."""
+    """The objective, of which less is better; its parts go to `figures`."""
     latency = p.around_s + s.figures[SUMS + THIS]
     later = p.around_s + s.figures[SUMS + LATER]
     over = 0
     over_run = 0
     for device in range(s.sums.shape[1]):
         room = p.devices[ROOM, device]
-        over += _excess(p, s.sums[AT_END, device] - room)
-        over_run += _excess(p, s.sums[AT_RUN, device] - p.devices[LATER_ROOM, device])
+        over += _excess(p, s.sums[AT_INTERVAL_END, device] - room)
+        over_run += _excess(p, s.sums[AT_RUN_END, device] - p.devices[LATER_ROOM, device])
         if s.sums[ARRIVALS, device]:
             over += _excess(p, p.devices[OLD_NOW, device] + s.sums[INCOMING, device] - room)
     moving = migration(p, s) if p.placed else 0.0

@@ -1,178 +1,34 @@
 """Half-layer latencies, compiled: the schedule of `latency.half_layer_latency` over arrays, many at a time.
 
-For searches that look at thousands of half-layers. Devices are indices, a half-layer is a holder, a target and the
-number of units (heads, or FFN shards) on each device; the units of a half are alike. Every figure is computed with
-the same operations in the same order as in `latency`, and tested to be the same. Importing this module loads numba:
-import it only where it is used. Machine code is kept beside this file, or under the user's cache folder where that
-is read-only.
+For searches that look at thousands of half-layers. A half-layer is a holder, a target and the number of units (heads,
+or shards) on each device; the units of a half are alike. This is the second copy of the latency formula, beside
+`latency.half_layer_latency`: it computes every figure with the same operations in the same order, and property tests
+hold the two to 1e-12 of each other (`tests/unit/placement/test_cost_kernel.py`). Change both, or neither.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
-
-import numba
 import numpy as np
-from numpy.typing import NDArray
 
-from testbed.placement.cost.latency import OUTAGE_BPS, message_bits
-from testbed.placement.observation import Hop, Observation
+from testbed.placement.array_types import Floats, Ints
+from testbed.placement.cost.machine_code import compiled
+from testbed.placement.cost.tables import (
+    CASE_ROWS,
+    DOWN,
+    DOWN_DELAY,
+    FIRST_HALF,
+    HALF_ROWS,
+    TARGET_ROW,
+    UNIT_ROW,
+    UP,
+    UP_DELAY,
+    HalfDemand,
+    Network,
+    Tables,
+    tables_of,
+)
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-SCRATCH_ROWS = 8  # rows of working space, one column per device, that one evaluation uses
-
-
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code, kept on disk where any place for it can be written.
-
-    Without numba's reference counting, because counting the arrays of its tuples would cost each call a hundred
-    times what most of these functions do; so a compiled function cannot make arrays, only use those it is given.
-    """
-    try:
-        return numba.njit(cache=True, **OPTIONS)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # neither the package's folder nor the user's cache folder is writable
-        return numba.njit(**OPTIONS)(function)  # type: ignore[no-any-return]
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A part of compiled functions, put in where it is used: passing large tuples would take longer than it does."""
-    return numba.njit(inline="always", **OPTIONS)(function)  # type: ignore[no-any-return]
-
-
-class Network(NamedTuple):
-    """Rates in bit/s (at least OUTAGE_BPS), delays in seconds; paths only where `routed`."""
-
-    up_bps: Floats  # (devices,)
-    down_bps: Floats
-    up_delay_s: Floats
-    down_delay_s: Floats
-    overhead_s: float
-    routed: bool
-    path_start: Ints  # (devices, devices): where the path i->j begins in `path_hops`
-    path_length: Ints  # (devices, devices)
-    path_hops: Ints  # numbers of directed links, path after path
-    hop_bps: Floats  # (directed links,)
-    hop_delay_s: Floats
-
-
-class Half(NamedTuple):
-    """What one kind of half-layer needs and sends, at one or more sequence lengths."""
-
-    x_bits: float  # of the message with x, headers included
-    result_bits: Floats  # (units + 1,): of one device's result message, by its number of units
-    unit_s: Floats  # (lengths, devices): seconds of one unit
-    target_s: Floats  # (lengths, devices): seconds of the target's block
-
-
-def network_of(observation: Observation) -> Network:
-    """The observation's network as arrays, devices in index order."""
-    names = [view.name for view in observation.devices]
-    devices, overhead_s = len(names), observation.hop_overhead_s
-    if observation.paths is None:
-        links = [observation.links[name] for name in names]
-        up = np.array([max(link.up_bps, OUTAGE_BPS) for link in links], np.float64)
-        down = np.array([max(link.down_bps, OUTAGE_BPS) for link in links], np.float64)
-        up_delay = np.array([link.up_delay_s for link in links], np.float64)
-        down_delay = np.array([link.down_delay_s for link in links], np.float64)
-        none, nowhere = np.zeros(0, np.int64), np.zeros((0, 0), np.int64)
-        no_rates = np.zeros(0)
-        return Network(
-            up, down, up_delay, down_delay, overhead_s, False, nowhere, nowhere, none, no_rates, no_rates.copy()
-        )
-    numbers: dict[Hop, int] = {}
-    rates: list[float] = []
-    delays: list[float] = []
-    hops: list[int] = []
-    start, length = np.zeros((devices, devices), np.int64), np.zeros((devices, devices), np.int64)
-    for i, source in enumerate(names):
-        for j, target in enumerate(names):
-            if i == j:
-                continue
-            path = observation.paths[source, target]
-            start[i, j], length[i, j] = len(hops), len(path)
-            for leg in path:
-                if leg.hop not in numbers:
-                    numbers[leg.hop] = len(rates)
-                    rates.append(max(leg.rate_bps, OUTAGE_BPS))
-                    delays.append(leg.delay_s)
-                hops.append(numbers[leg.hop])
-    unused = np.zeros(0)
-    return Network(
-        unused,
-        unused.copy(),
-        unused.copy(),
-        unused.copy(),
-        overhead_s,
-        True,
-        start,
-        length,
-        np.array(hops, np.int64),
-        np.array(rates, np.float64),
-        np.array(delays, np.float64),
-    )
-
-
-class Tables(NamedTuple):
-    """Networks and halves in few arrays, because every array costs time at each call.
-
-    A case is a network and its kinds of half; case c has `CASE_ROWS` rows of `rates` from `c * CASE_ROWS` on: uplink
-    and downlink rate and delay, then four for each kind: seconds of a unit and of the target, each at two lengths.
-    """
-
-    rates: Floats  # (cases * CASE_ROWS, devices)
-    bits: Floats  # (kinds, units + 2): results by number of units; the last column is x's
-    lengths: Ints  # (kinds,): 1 or 2 lengths that count
-    overhead_s: float
-    routed: bool
-    path_start: Ints
-    path_length: Ints
-    path_hops: Ints
-    hops: Floats  # (2 * cases, directed links): rate, delay
-
-
-UP, DOWN, UP_DELAY, DOWN_DELAY, FIRST_HALF = range(5)  # rows of a case
-UNIT_ROW, TARGET_ROW, HALF_ROWS = 0, 2, 4  # rows of a kind of half
-KINDS = 4
-CASE_ROWS = FIRST_HALF + KINDS * HALF_ROWS
-
-
-def tables_of(cases: Sequence[tuple[Network, Sequence[Half]]]) -> Tables:
-    """Cases as tables; all have the same devices, routes and messages, only rates, delays and seconds differ."""
-    network, halves = cases[0]
-    devices = halves[0].unit_s.shape[1]
-    rates = np.zeros((len(cases) * CASE_ROWS, devices))
-    bits = np.zeros((KINDS, max(len(half.result_bits) for half in halves) + 1))
-    for kind, half in enumerate(halves):
-        bits[kind, : len(half.result_bits)] = half.result_bits
-        bits[kind, -1] = half.x_bits
-    for number, (there, kinds) in enumerate(cases):
-        first = number * CASE_ROWS
-        if not there.routed:
-            rates[first : first + FIRST_HALF] = there.up_bps, there.down_bps, there.up_delay_s, there.down_delay_s
-        for kind, half in enumerate(kinds):
-            row = first + FIRST_HALF + kind * HALF_ROWS
-            rates[row : row + TARGET_ROW] = half.unit_s
-            rates[row + TARGET_ROW : row + HALF_ROWS] = half.target_s
-    lengths = np.array([len(half.unit_s) for half in halves], np.int64)
-    hops = np.array([row for there, _ in cases for row in (there.hop_bps, there.hop_delay_s)])
-    paths = network.path_start, network.path_length, network.path_hops
-    return Tables(rates, bits, lengths, network.overhead_s, network.routed, *paths, hops)
-
-
-def half_of(
-    x_payload_bytes: float,
-    result_payload_bytes: Sequence[float],
-    unit_s: Sequence[Sequence[float]],
-    target_s: Sequence[Sequence[float]],
-) -> Half:
-    """A half from payloads in bytes (results by number of units, from 0) and seconds per length and device."""
-    bits = np.array([message_bits(payload) for payload in result_payload_bytes], np.float64)
-    return Half(message_bits(x_payload_bytes), bits, np.array(unit_s, np.float64), np.array(target_s, np.float64))
+SCRATCH_ROWS = 8  # rows of working space, one column per device or message, that one evaluation uses
 
 
 def scratch_for(tables: Tables) -> Floats:
@@ -180,31 +36,18 @@ def scratch_for(tables: Tables) -> Floats:
     return np.zeros((SCRATCH_ROWS, max(2 * tables.rates.shape[1] + 1, tables.hops.shape[1])))
 
 
-def half_batch(network: Network, half: Half, holders: Ints, targets: Ints, counts: Ints) -> Floats:
-    """Seconds of many half-layers: holders and targets (n,), counts (n, devices)."""
-    return batch(tables_of([(network, [half])]), 0, 0, holders, targets, counts)
-
-
-def batch(tables: Tables, case: int, kind: int, holders: Ints, targets: Ints, counts: Ints) -> Floats:
-    """Seconds of many half-layers of one case and kind."""
+def half_batch(network: Network, demand: HalfDemand, holders: Ints, targets: Ints, counts: Ints) -> Floats:
+    """Seconds of many half-layers of one kind: holders and targets (n,), counts (n, devices)."""
+    tables = tables_of([(network, [demand])])
     found = np.empty(len(holders))
-    _batch(tables, case, kind, holders, targets, counts, scratch_for(tables), found)
+    _batch(tables, holders, targets, counts, scratch_for(tables), found)
     return found
 
 
 @compiled
-def _batch(
-    tables: Tables,
-    case: int,
-    kind: int,
-    holders: Ints,
-    targets: Ints,
-    counts: Ints,
-    scratch: Floats,
-    found: Floats,
-) -> None:
+def _batch(tables: Tables, holders: Ints, targets: Ints, counts: Ints, scratch: Floats, found: Floats) -> None:
     for row in range(len(holders)):
-        found[row] = half_seconds(tables, case, kind, holders[row], targets[row], counts[row], scratch)
+        found[row] = half_seconds(tables, 0, 0, holders[row], targets[row], counts[row], scratch)
 
 
 @compiled

@@ -166,7 +166,11 @@ class CostModel:
         for length in lengths:
             each = self.seconds(kind.work, length)
             work = [
-                Work(names[device], each[device] * count, self._payload(kind, count, roots[device] if roots else None))
+                Work(
+                    names[device],
+                    each[device] * count,
+                    self.result_payload(kind, count, roots[device] if roots else None),
+                )
                 for device, count in held
             ]
             total += self._together(planned, work, length)
@@ -199,7 +203,7 @@ class CostModel:
         if work_kind is None:
             counts = ()
         held = [(device, count) for device, count in enumerate(counts) if count]
-        payloads = [self._payload(kind, count, roots[device] if roots else None) for device, count in held]
+        payloads = [self.result_payload(kind, count, roots[device] if roots else None) for device, count in held]
         tails = [
             (names[device], self._tail(kind, device, count, payload, target))
             for (device, count), payload in zip(held, payloads, strict=True)
@@ -218,7 +222,8 @@ class CostModel:
             total += self._half_layer(names[holder], order, x, work, last, seconds)
         return total / len(lengths)
 
-    def _payload(self, kind: HalfKind, count: int, roots: int | None) -> float:
+    def result_payload(self, kind: HalfKind, count: int, roots: int | None = None) -> float:
+        """Bytes of one device's result: of `count` units, or of so many roots; without `roots`, of aligned leaves."""
         if kind.work == "vocab":
             return choice_payload(count)
         if not kind.partial:

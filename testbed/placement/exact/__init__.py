@@ -1,6 +1,6 @@
-"""The exact optimum of one decision on a star, and of a whole tiny run: problem, bounds, search, solution.
+"""The exact optimum of one decision on a star, and of a whole tiny run.
 
-The devices where the halves of the layers end, the *hubs*, are few; once they are fixed, what is left is how many
-heads and shards go where, which a linear programme almost settles. So the hubs are enumerated under a bound, and the
-counts are found by a dynamic programme for the few sequences of hubs that the bound leaves.
+A decision is written as a program over *hubs*, the devices where half-layers end (`program`). A Lagrangian relaxation
+bounds it from below (`relaxation`). Branch and bound lists the sequences of hubs that the bound leaves, and a dynamic
+programme finds the best units for each of them (`branch_and_bound`). `solve` puts these together.
 """

@@ -1,4 +1,4 @@
-"""Classes of placements, each with an optimum of its own; what they mean is said in `policies.exact`."""
+"""Classes of placements, each with an optimum of its own; `policies.exact` says what they mean."""
 
 from __future__ import annotations
 

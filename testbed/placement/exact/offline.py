@@ -1,8 +1,9 @@
-"""`exact-offline`: the best a whole run can do when it knows what is coming; the yardstick of what myopia costs.
+"""`exact-offline`: the best that a whole run can do when all its observations are known beforehand.
 
-Not a policy, which never sees the future, but a calculation over the observations of all the run's boundaries: a
-dynamic programme whose states are all placements, so for tiny instances only (3 devices, one layer of 4 heads). A
-path of placements costs the sum of the decisions' costs (`solve.decision_cost`), and every step of it must fit.
+It measures what deciding interval by interval costs. It is no policy, because a policy never sees the future: it is a
+dynamic programme over the observations at all the run's boundaries. Its states are all placements, so it can be used
+for tiny instances only (3 devices, one layer of 4 heads). A sequence of placements costs the sum of its decisions
+(`solve.decision_cost`), and every step of it must fit.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from itertools import product
 import numpy as np
 
 from testbed.errors import ConfigError
+from testbed.placement.array_types import Floats, Ints
 from testbed.placement.blocks import Placement, blocks_of, resident_bytes
 from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE
 from testbed.placement.cost.memory import device_needs, rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, cached_length, moved_bytes
-from testbed.placement.exact.options import Ints
-from testbed.placement.exact.program import Floats, path_delays
+from testbed.placement.exact.limits import OFFLINE_PLACEMENTS
+from testbed.placement.exact.program import path_delays
 from testbed.placement.exact.solve import decision_cost
 from testbed.placement.observation import Observation
-
-PLACEMENTS = 5000  # states of the dynamic programme, at most
 
 
 def best_run(observations: Sequence[Observation]) -> tuple[list[Placement], float]:
@@ -34,10 +34,10 @@ def best_run(observations: Sequence[Observation]) -> tuple[list[Placement], floa
     first = observations[0]
     blocks = blocks_of(first.shape, first.partition)
     devices = len(first.devices)
-    if first.routes is not None or devices ** len(blocks) > PLACEMENTS:
+    if first.routes is not None or devices ** len(blocks) > OFFLINE_PLACEMENTS:
         raise ConfigError(
-            f"exact-offline takes stars with at most {PLACEMENTS} placements, and {devices} devices with {len(blocks)} "
-            f"blocks have {devices ** len(blocks)}: use fewer devices, layers or heads"
+            f"exact-offline takes stars with at most {OFFLINE_PLACEMENTS} placements, and {devices} devices "
+            f"with {len(blocks)} blocks have {devices ** len(blocks)}: use fewer devices, layers or heads"
         )
     states = np.array(list(product(range(devices), repeat=len(blocks))), np.int64)
     names = [view.name for view in first.devices]
@@ -54,10 +54,10 @@ def best_run(observations: Sequence[Observation]) -> tuple[list[Placement], floa
     if not np.isfinite(value.min()):
         return [], float("inf")
     last = int(value.argmin())
-    way = [last]
+    taken = [last]
     for step in before[::-1]:
-        way.append(int(step[way[-1]]))
-    return [placements[state] for state in way[::-1]], float(value[last])
+        taken.append(int(step[taken[-1]]))
+    return [placements[state] for state in taken[::-1]], float(value[last])
 
 
 def _tokens_s(observation: Observation, placement: Placement) -> float:

@@ -1,10 +1,11 @@
-"""One decision on a star as arrays: for each half-layer, what every way to carry it out costs and uses.
+"""One decision on a star as a program: for each half-layer, what every option costs and uses.
 
-A token's way is a path over *hubs*, the devices where halves end. Half j goes from hub j to hub j + 1 and spreads its
-units in one of its ways. A way and a hub use memory: bytes at the interval's last token, and, when something is
-placed already, bytes that come to a device until commit; and they use links and storage while migrating. Costs are
-seconds of the whole interval: its tokens' latency without the LM head, and the busiest link or storage. The longest
-path's delay and the handshake are added by the caller, who fixes which paths may be used.
+A token's path runs over *hubs*, the devices where half-layers end. Stage j of the program is half-layer j: it leads
+from one hub to the next and takes one of its options, which say how many units each device has. An option and a hub
+use memory, links and storage. Memory is bytes at the interval's last token and, when something is placed already,
+bytes that arrive at a device until commit. Links and storage are seconds that a migration occupies them. A solution
+costs the seconds of the whole interval: the latency of its tokens without the LM head, and the busiest link or
+storage. The caller decides which paths may be used, and adds the delay of the longest one and the handshake.
 """
 
 from __future__ import annotations
@@ -13,59 +14,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from testbed.placement.array_types import Flags, Floats, Ints
 from testbed.placement.blocks import Block, Placement, layer_blocks, resident_bytes
 from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE
 from testbed.placement.cost.memory import device_needs, rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, CostModel, cached_length, cost_model, moved_bytes
+from testbed.placement.cost.tables import half_demand, network_of, units_of
 from testbed.placement.exact.classes import PlacementClass
-from testbed.placement.exact.options import Flags, Ints, Options, movable, options_of, with_relays
+from testbed.placement.exact.options import Options, movable, options_of, with_relays
 from testbed.placement.observation import Observation
-from testbed.placement.plan import HalfKind, partial_payload, result_payload, x_payload
-from testbed.placement.tree import aligned_roots
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Half:
-    """One half-layer. Memory comes first among the resources, then seconds of links and storage."""
+class Stage:
+    """One half-layer. Among the resources memory comes first, then seconds of links and storage."""
 
     blocks: tuple[Block, ...]  # its units, and last the block at its hub
     old: tuple[int, ...] | None  # present device of each, or None when nothing is placed
     options: Options
-    seconds: Floats  # (devices, devices, ways): from hub, to hub, way; of all the interval's tokens; inf: not allowed
-    use: Floats  # (ways, resources)
+    seconds: Floats  # (devices, devices, options): from hub, to hub; of all the interval's tokens; inf: not allowed
+    use: Floats  # (options, resources)
     hub_use: Floats  # (devices, resources): of the block at the hub, by hub
 
-    def take(self, chosen: Ints | Flags) -> Half:
-        """The half with some of its ways."""
+    def take(self, chosen: Ints | Flags) -> Stage:
+        """The stage with some of its options."""
         seconds = np.ascontiguousarray(self.seconds[:, :, chosen])
         return replace(self, options=self.options.take(chosen), seconds=seconds, use=self.use[chosen])
 
     def priced(self, prices: Floats) -> Floats:
-        """(devices, devices, ways): cost of each way when resources have prices; the hub's resources included."""
+        """(devices, devices, options): cost of each option when resources have prices, those of the hub included."""
         priced: Floats = self.seconds + (self.use @ prices)[None, None, :] + (self.hub_use @ prices)[None, :, None]
         return priced
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A decision to make: the halves in the order of a token, and what there is of each resource."""
+class Program:
+    """A decision to make: the stages in the order of a token, and how much of each resource there is."""
 
     model: CostModel
     old: Placement | None
-    halves: tuple[Half, ...]
-    home: Floats  # (devices,): seconds of the interval's ways home, by last hub
+    stages: tuple[Stage, ...]
+    return_s: Floats  # (devices,): seconds in which the interval's last x return to the source, by last hub
     limits: Floats  # (memories,): bytes
-    units: Floats  # (memories,): bytes that every way uses in multiples of; 0 where there is no such size
+    unit_bytes: Floats  # (memories,): every option uses a multiple of so many bytes; 0 where there is no such size
     same_hub: bool  # whether a single hub must serve everything
 
     @property
     def devices(self) -> int:
         """Number of devices."""
-        return len(self.home)
+        return len(self.return_s)
 
     @property
     def memories(self) -> int:
@@ -75,73 +73,65 @@ class Problem:
     @property
     def resources(self) -> int:
         """How many resources there are: memories, and seconds of links and storage."""
-        return int(self.halves[0].use.shape[1])
+        return int(self.stages[0].use.shape[1])
 
 
-def build(observation: Observation, old: Placement | None, klass: PlacementClass) -> Problem:
-    """The problem of one decision, restricted to a class of placements (see `policies.exact`)."""
+def build(observation: Observation, old: Placement | None, klass: PlacementClass) -> Program:
+    """The program of one decision, restricted to a class of placements (see `policies.exact`)."""
     model = cost_model(observation)
     sizes = _Sizes(model, old)
-    halves: list[Half] = []
+    stages: list[Stage] = []
     for number, kind in enumerate(model.halves[:2]):
-        units = _units(model, kind)
-        table = _Seconds(model, number, units)
+        table = _Seconds(model, number)
         for layer in range(model.shape.layers):
             blocks = layer_blocks(model.shape, model.partition, layer)
             heads = model.shape.kv_heads + 1
             mine = blocks[:heads] if number == 0 else blocks[heads:]
             at = None if old is None else tuple(model.index[old.devices[block]] for block in mine)
-            options = options_of(units, len(model.names), kind.partial, at[:-1] if at else None)
+            options = options_of(table.units, len(model.names), kind.partial, at[:-1] if at else None)
             whole = klass in ("single", "layer") or (klass == "head" and number == 1)
             whole |= klass == "shard" and number == 0
             seconds = table.of(options, whole, number == 1 and klass in ("single", "layer"))
             use = np.zeros((len(options), sizes.resources))
             if kind.work is not None:
-                use = sizes.use(mine[0], options.counts, options.came, options.left)
-            half = Half(mine, at, options, seconds, use, sizes.hub_use(mine[-1], at[-1] if at else None))
-            halves.append(half)
+                use = sizes.use(mine[0], options.counts, options.arriving, options.leaving)
+            stage = Stage(mine, at, options, seconds, use, sizes.hub_use(mine[-1], at[-1] if at else None))
+            stages.append(stage)
     layers = model.shape.layers
-    ordered = tuple(halves[layers * part + layer] for layer in range(layers) for part in (0, 1))
-    home = np.array([model.source_seconds(last, lm_head=False) for last in range(len(model.names))])
-    return Problem(model, old, ordered, home * model.tokens, sizes.limits, sizes.units, klass == "single")
+    ordered = tuple(stages[layers * part + layer] for layer in range(layers) for part in (0, 1))
+    return_s = np.array([model.source_seconds(last, lm_head=False) for last in range(len(model.names))])
+    return Program(model, old, ordered, return_s * model.tokens, sizes.limits, sizes.unit_bytes, klass == "single")
 
 
-def restricted(problem: Problem, allowed: Flags) -> Problem:
-    """The problem when blocks may move over allowed paths only; units may be passed on where that helps."""
-    halves: list[Half] = []
-    for half in problem.halves:
-        if half.old is None:
-            halves.append(half)
+def restricted(program: Program, allowed: Flags) -> Program:
+    """The program when blocks may move over allowed paths only; units may be passed on where that helps."""
+    stages: list[Stage] = []
+    for stage in program.stages:
+        if stage.old is None:
+            stages.append(stage)
             continue
-        old = half.old[:-1]
-        if half.options.dealt.shape[1]:
-            half = half.take(movable(half.options, old, allowed))
-        elif not movable(half.options, old, allowed).all():
-            half = _with_relays(problem, half, allowed)
-        at = half.old[-1] if half.old is not None else 0
-        seconds = half.seconds.copy()
-        seconds[:, ~allowed[at] & (np.arange(problem.devices) != at), :] = np.inf
-        halves.append(replace(half, seconds=seconds))
-    return replace(problem, halves=tuple(halves))
+        old, at = stage.old[:-1], stage.old[-1]
+        if stage.options.by_unit:
+            stage = stage.take(movable(stage.options, old, allowed))
+        elif not movable(stage.options, old, allowed).all():
+            stage = _with_relays(program, stage, allowed)
+        seconds = stage.seconds.copy()
+        seconds[:, ~allowed[at] & (np.arange(program.devices) != at), :] = np.inf
+        stages.append(replace(stage, seconds=seconds))
+    return replace(program, stages=tuple(stages))
 
 
-def _with_relays(problem: Problem, half: Half, allowed: Flags) -> Half:
-    options = with_relays(half.options, allowed)
-    place = {tuple(row): number for number, row in enumerate(half.options.counts.tolist())}
+def _with_relays(program: Program, stage: Stage, allowed: Flags) -> Stage:
+    options = with_relays(stage.options, allowed)
+    place = {tuple(row): number for number, row in enumerate(stage.options.counts.tolist())}
     rows = np.array([place[tuple(row)] for row in options.counts.tolist()], np.int64)
-    sizes = _Sizes(problem.model, problem.old)
-    use = sizes.use(half.blocks[0], options.counts, options.came, options.left)
-    return replace(half, options=options, seconds=half.seconds[:, :, rows], use=use)
-
-
-def _units(model: CostModel, kind: HalfKind) -> int:
-    if kind.work is None:
-        return 0
-    return model.shape.kv_heads if kind.work == "head" else model.partition.ffn_shards
+    sizes = _Sizes(program.model, program.old)
+    use = sizes.use(stage.blocks[0], options.counts, options.arriving, options.leaving)
+    return replace(stage, options=options, seconds=stage.seconds[:, :, rows], use=use)
 
 
 class _Sizes:
-    """What blocks use: bytes at the interval's end, bytes coming, seconds of uplinks, downlinks and storage."""
+    """What blocks use: bytes at the interval's end, bytes arriving, seconds of uplinks, downlinks and storage."""
 
     def __init__(self, model: CostModel, old: Placement | None) -> None:
         self.model = model
@@ -160,24 +150,24 @@ class _Sizes:
         self.up = np.array([BULK_WIRE_RATIO * 8 / max(link.up_bps, OUTAGE_BPS) for link in links])
         self.down = np.array([BULK_WIRE_RATIO * 8 / max(link.down_bps, OUTAGE_BPS) for link in links])
         self.load = np.array([1 / max(view.storage_Bps, STALLED_RATE) for view in seen.devices])
-        self.units = np.zeros(len(limits))
+        self.unit_bytes = np.zeros(len(limits))
         if model.halves[1].work is None:  # heads are the only units
             head = Block("head", 0)
             lengths = (seen.final_length, seen.length)
             sizes = [resident_bytes(model.shape, head, length, model.partition) for length in lengths]
-            self.units = np.repeat(np.array(sizes, np.float64), len(rooms))[: len(limits)]
+            self.unit_bytes = np.repeat(np.array(sizes, np.float64), len(rooms))[: len(limits)]
 
-    def use(self, block: Block, counts: Ints, came: Ints, left: Ints) -> Floats:
-        """(rows, resources) of so many blocks like this one on each device, coming to it and leaving it."""
+    def use(self, block: Block, counts: Ints, arriving: Ints, leaving: Ints) -> Floats:
+        """(rows, resources) of so many blocks like this one held by each device, arriving there and leaving it."""
         seen, model = self.model.observation, self.model
         end = resident_bytes(model.shape, block, seen.final_length, model.partition)
         if not self.moving:
             return np.asarray(counts * float(end))
         now = resident_bytes(model.shape, block, seen.length, model.partition)
         sent, loaded = moved_bytes(seen, block, cached_length(seen))
-        coming = came * np.where(self.full, max(now, 1), now)
-        parts = [counts * end, coming, left * sent * self.up, came * sent * self.down, came * loaded * self.load]
-        return np.hstack([np.asarray(part, np.float64) for part in parts])
+        incoming = arriving * np.where(self.full, max(now, 1), now)
+        up, down, load = leaving * sent * self.up, arriving * sent * self.down, arriving * loaded * self.load
+        return np.hstack([np.asarray(part, np.float64) for part in (counts * end, incoming, up, down, load)])
 
     def hub_use(self, block: Block, old: int | None) -> Floats:
         """(devices, resources) of one block, by its device."""
@@ -189,21 +179,22 @@ class _Sizes:
 
 
 class _Seconds:
-    """Seconds of one kind of half over the interval's tokens, by hubs and way."""
+    """Seconds of one kind of half over the interval's tokens, by hubs and option."""
 
-    def __init__(self, model: CostModel, number: int, units: int) -> None:
-        self.model, self.number, self.units = model, number, units
+    def __init__(self, model: CostModel, number: int) -> None:
+        self.model, self.number, self.kind = model, number, model.halves[number]
+        self.units = units_of(model, self.kind)
         self._found: dict[bytes, Floats] = {}
 
     def of(self, options: Options, whole: bool, same: bool) -> Floats:
-        """(devices, devices, ways); inf where the class wants units whole at the hub, or the hub unchanged."""
+        """(devices, devices, options); inf where the class wants units whole at the hub, or the hub unchanged."""
         devices = len(self.model.names)
         distinct, back = np.unique(np.hstack([options.counts, options.roots]), axis=0, return_inverse=True)
         key = distinct.tobytes()
         found = self._found.get(key)
         if found is None:
-            dealt = bool(options.dealt.shape[1])
-            found = self._one_by_one(distinct) if dealt or not self.units else self._compiled(distinct[:, :devices])
+            one_by_one = options.by_unit or not self.units
+            found = self._one_by_one(distinct) if one_by_one else self._compiled(distinct[:, :devices])
             self._found[key] = found = found * self.model.tokens
         seconds: Floats = found[:, :, back.reshape(-1)].copy()
         if whole and self.units:
@@ -215,44 +206,32 @@ class _Seconds:
 
     def _one_by_one(self, distinct: Ints) -> Floats:
         devices = len(self.model.names)
-        ways = [(tuple(row[:devices]), tuple(row[devices:])) for row in distinct.tolist()]
+        rows = [(tuple(row[:devices]), tuple(row[devices:])) for row in distinct.tolist()]
         latency = (self.model.attention, self.model.ffn)[self.number]
         return np.array(
             [
-                [[latency(holder, hub, counts, roots) for counts, roots in ways] for hub in range(devices)]
+                [[latency(holder, hub, counts, roots) for counts, roots in rows] for hub in range(devices)]
                 for holder in range(devices)
             ]
         )
 
     def _compiled(self, counts: Ints) -> Floats:
-        from testbed.placement.cost.kernel import half_batch, half_of, network_of  # loads numba
+        from testbed.placement.cost.kernel import half_batch  # loads numba
 
-        model, kind = self.model, self.model.halves[self.number]
-        assert kind.work is not None and kind.target is not None
-        payloads = [_payload(model, kind, count) for count in range(self.units + 1)]
-        lengths = model.lengths if kind.work == "head" else model.lengths[:1]
-        unit_s = [model.seconds(kind.work, length) for length in lengths]
-        target_s = [model.seconds(kind.target, length) for length in lengths]
-        half = half_of(x_payload(model.shape), payloads, unit_s, target_s)
-        devices = len(model.names)
+        devices = len(self.model.names)
         pairs = np.array([(i, j) for i in range(devices) for j in range(devices)], np.int64)
         holders, hubs = (np.repeat(pairs[:, part], len(counts)) for part in (0, 1))
         every = np.tile(np.ascontiguousarray(counts), (devices * devices, 1))
-        found = half_batch(network_of(model.observation), half, holders, hubs, every)
+        network, demand = network_of(self.model.observation), half_demand(self.model, self.kind)
+        found = half_batch(network, demand, holders, hubs, every)
         return np.asarray(found.reshape(devices, devices, len(counts)))
-
-
-def _payload(model: CostModel, kind: HalfKind, count: int) -> float:
-    if not kind.partial:
-        return result_payload(model.shape, count)
-    return partial_payload(model.shape, aligned_roots(count))
 
 
 def path_delays(observation: Observation) -> Floats:
     """(devices, devices): seconds from one device to another, as a migration is charged for it.
 
-    From a device to itself, where nothing moves, it is the way up its link and down again: so the devices that each
-    one reaches within some delay are nested (`options.matched`).
+    From a device to itself nothing moves; the figure there is that of its link up and down again, so that the sets of
+    devices within reach of some delay are nested (`options.matched`).
     """
     names: Sequence[str] = [view.name for view in observation.devices]
     return np.array([[sum(leg.delay_s for leg in observation.path(i, j)) for j in names] for i in names])

@@ -1,8 +1,9 @@
-"""Lower bounds: what a decision costs at least when resources have prices instead of limits, and the best prices.
+"""The Lagrangian relaxation of a program: a lower bound on its cost, and the prices that make this bound best.
 
-With prices, the halves no longer depend on each other but for the hub between them, and the cheapest token's way is
-a shortest path: a Lagrangian bound for any prices that are not negative and give links and storage together at most
-1 (a migration waits for the busiest of them). The best prices are the duals of a linear programme over ways.
+Where resources have prices instead of limits, stages depend on each other only through the hub between them, and the
+cheapest solution is a shortest path over hubs. Its cost less what the limits are worth is a lower bound for all prices
+that are not negative and, for links and storage together, at most 1 (because a migration waits for the busiest of
+them). The best prices are the duals of a linear programme over paths, solved by column generation.
 """
 
 from __future__ import annotations
@@ -13,55 +14,59 @@ from typing import Any
 
 import numpy as np
 
-from testbed.placement.exact.options import Ints
-from testbed.placement.exact.program import Floats, Problem
+from testbed.placement.array_types import Floats, Ints
+from testbed.placement.exact.limits import (
+    CLOSE,
+    COLUMN_ROUNDS,
+    LEAST_SCALE_S,
+    LEAST_SEQUENCE_SCALE_S,
+    OVERUSE_COST,
+    OVERUSED,
+)
+from testbed.placement.exact.program import Program
 from testbed.placement.highs import quiet_highs
-
-ROUNDS = 200  # of columns added to the linear programme, at most
-CLOSE = 1e-7  # relative distance of bound and linear programme at which the prices are good enough
-OVERUSE = 100.0  # what exceeding a limit by all of it costs in the linear programme, in costs of a token's way
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Prices and what they prove: no solution of the problem costs less than `seconds`."""
+    """Prices and what they prove: no solution of the program costs less than `seconds`."""
 
     prices: Floats  # (resources,)
     seconds: float
-    tables: Floats  # (halves, devices, devices): cheapest priced way by hubs
-    ahead: Floats  # (halves + 1, devices): cheapest way on from each hub, the way home included
+    cheapest: Floats  # (stages, devices, devices): cost of the cheapest priced option, by hubs
+    to_go: Floats  # (stages + 1, devices): cost of the cheapest path from each hub back to the source
     overused: bool = False  # whether the linear programme had to exceed a limit
 
 
-def bound_at(problem: Problem, prices: Floats, overused: bool = False) -> Bound:
+def bound_at(program: Program, prices: Floats, overused: bool = False) -> Bound:
     """The Lagrangian bound at some prices."""
-    tables = np.stack([half.priced(prices).min(2, initial=np.inf) for half in problem.halves])
-    ahead = [problem.home]
-    for table in tables[::-1]:
-        ahead.append((table + ahead[-1][None, :]).min(1))
-    credit = float(problem.limits @ prices[: problem.memories])
-    best = _best_way(problem, tables, ahead[-1])
-    return Bound(prices, best - credit, tables, np.stack(ahead[::-1]), overused)
+    cheapest = np.stack([stage.priced(prices).min(2, initial=np.inf) for stage in program.stages])
+    to_go = [program.return_s]
+    for table in cheapest[::-1]:
+        to_go.append((table + to_go[-1][None, :]).min(1))
+    credit = float(program.limits @ prices[: program.memories])
+    best = _shortest_path(program, cheapest, to_go[-1])
+    return Bound(prices, best - credit, cheapest, np.stack(to_go[::-1]), overused)
 
 
-def _best_way(problem: Problem, tables: Floats, ahead: Floats) -> float:
-    if not problem.same_hub:
-        return float(ahead[problem.model.source])
-    source = problem.model.source
-    each = [tables[0, source, hub] + tables[1:, hub, hub].sum() + problem.home[hub] for hub in range(problem.devices)]
-    return float(min(each))
+def _shortest_path(program: Program, cheapest: Floats, to_go: Floats) -> float:
+    source = program.model.source
+    if not program.same_hub:
+        return float(to_go[source])
+    first, others, home = cheapest[0, source], cheapest[1:], program.return_s
+    return float(min(first[hub] + others[:, hub, hub].sum() + home[hub] for hub in range(program.devices)))
 
 
-def best_prices(problem: Problem) -> Bound:
-    """The bound of the linear programme over all token's ways, whose columns are generated as prices ask for them."""
-    best = bound_at(problem, np.zeros(problem.resources))
+def best_bound(program: Program) -> Bound:
+    """The bound of the linear programme over all paths, whose columns are generated as the prices ask for them."""
+    best = bound_at(program, np.zeros(program.resources))
     if not np.isfinite(best.seconds):
         return best
-    master = _Master(problem, max(best.seconds, 1e-9))
+    master = _Master(program, max(best.seconds, LEAST_SCALE_S))
     master.add(best)
-    for _ in range(ROUNDS):
+    for _ in range(COLUMN_ROUNDS):
         value, prices, overused = master.solve()
-        found = bound_at(problem, prices, overused)
+        found = bound_at(program, prices, overused)
         added = master.add(found)
         if found.seconds >= best.seconds:
             best = found
@@ -71,35 +76,35 @@ def best_prices(problem: Problem) -> Bound:
 
 
 class _Master:
-    """A linear programme of flows from hub to hub that shares resources."""
+    """The restricted master problem: flows from hub to hub over the columns known so far, which share resources."""
 
-    def __init__(self, problem: Problem, scale: float) -> None:
-        self.problem = problem
+    def __init__(self, program: Program, scale: float) -> None:
+        self.program = program
         self.scale = scale  # seconds of one unit of the objective
         self.known: set[tuple[int, int, int, int]] = set()
         self.highs = quiet_highs()
-        devices, stages = problem.devices, len(problem.halves)
+        devices, stages = program.devices, len(program.stages)
         self.first_row = (stages + 1) * devices
-        size = np.full(problem.resources, scale)
-        size[: problem.memories] = np.maximum(problem.limits, 1.0)
+        size = np.full(program.resources, scale)
+        size[: program.memories] = np.maximum(program.limits, 1.0)
         self.size = size
         infinity = self.highs.inf
         for stage in range(stages + 1):
             for hub in range(devices):
-                flow = -1.0 if stage == 0 and hub == problem.model.source else 0.0
+                flow = -1.0 if stage == 0 and hub == program.model.source else 0.0
                 self.highs.addRow(flow, flow, 0, _NONE, _NOTHING)
-        for number in range(problem.resources):
-            limit = problem.limits[number] / size[number] if number < problem.memories else 0.0
+        for number in range(program.resources):
+            limit = program.limits[number] / size[number] if number < program.memories else 0.0
             self.highs.addRow(-infinity, float(limit), 0, _NONE, _NOTHING)
         self.highs.addRow(1.0, 1.0, 0, _NONE, _NOTHING)
         for hub in range(devices):
-            rows = [stages * devices + hub, self.first_row + problem.resources]
-            self._column(float(problem.home[hub]) / scale, rows, [-1.0, 1.0])
+            rows = [stages * devices + hub, self.first_row + program.resources]
+            self._column(float(program.return_s[hub]) / scale, rows, [-1.0, 1.0])
         self.overuse: list[int] = []
-        for number in range(problem.memories):
+        for number in range(program.memories):
             self.overuse.append(self.highs.getNumCol())
-            self._column(OVERUSE, [self.first_row + number], [-1.0])
-        times = range(problem.memories, problem.resources)
+            self._column(OVERUSE_COST, [self.first_row + number], [-1.0])
+        times = range(program.memories, program.resources)
         if times:
             self._column(1.0, [self.first_row + number for number in times], [-1.0] * len(times))
 
@@ -108,22 +113,22 @@ class _Master:
         self.highs.addCol(cost, 0.0, self.highs.inf, len(rows), indices, np.array(values, np.float64))
 
     def add(self, bound: Bound) -> int:
-        """Add, for each pair of hubs of each half, its cheapest way under the bound's prices; how many are new."""
-        added, devices = 0, self.problem.devices
-        for stage, half in enumerate(self.problem.halves):
-            cheapest = half.priced(bound.prices).argmin(2)
-            for i in range(devices) if stage else (self.problem.model.source,):
+        """Add the cheapest option of each stage and pair of hubs at the bound's prices; returns how many are new."""
+        added, devices = 0, self.program.devices
+        for number, stage in enumerate(self.program.stages):
+            cheapest = stage.priced(bound.prices).argmin(2)
+            for i in range(devices) if number else (self.program.model.source,):
                 for j in range(devices):
-                    if not np.isfinite(bound.tables[stage, i, j]) or (self.problem.same_hub and stage and i != j):
+                    if not np.isfinite(bound.cheapest[number, i, j]) or (self.program.same_hub and number and i != j):
                         continue
-                    way = int(cheapest[i, j])
-                    if (stage, i, j, way) in self.known:
+                    option = int(cheapest[i, j])
+                    if (number, i, j, option) in self.known:
                         continue
-                    self.known.add((stage, i, j, way))
-                    used = (half.use[way] + half.hub_use[j]) / self.size
+                    self.known.add((number, i, j, option))
+                    used = (stage.use[option] + stage.hub_use[j]) / self.size
                     which = np.flatnonzero(used)
-                    rows = [stage * devices + i, (stage + 1) * devices + j, *(self.first_row + which)]
-                    self._column(float(half.seconds[i, j, way]) / self.scale, rows, [-1.0, 1.0, *used[which]])
+                    rows = [number * devices + i, (number + 1) * devices + j, *(self.first_row + which)]
+                    self._column(float(stage.seconds[i, j, option]) / self.scale, rows, [-1.0, 1.0, *used[which]])
                     added += 1
         return added
 
@@ -131,17 +136,17 @@ class _Master:
         """(value in seconds, prices, whether a limit is exceeded)."""
         self.highs.run()
         solution = self.highs.getSolution()
-        duals = np.array(solution.row_dual)[self.first_row : self.first_row + self.problem.resources]
-        overused = any(solution.col_value[column] > 1e-9 for column in self.overuse)
+        duals = np.array(solution.row_dual)[self.first_row : self.first_row + self.program.resources]
+        overused = any(solution.col_value[column] > OVERUSED for column in self.overuse)
         value = float(self.highs.getObjectiveValue()) * self.scale
-        return value, _valid(-duals * self.scale / self.size, self.problem.memories), overused
+        return value, _valid(-duals * self.scale / self.size, self.program.memories), overused
 
 
 _NONE, _NOTHING = np.array([], np.int32), np.array([], np.float64)
 
 
 def _valid(prices: Floats, memories: int) -> Floats:
-    """Prices that are not negative, and together at most 1 for links and storage."""
+    """Prices made valid: none negative, and those of links and storage together at most 1."""
     prices = np.maximum(prices, 0.0)
     together = float(prices[memories:].sum())
     if together > 1:
@@ -149,40 +154,40 @@ def _valid(prices: Floats, memories: int) -> Floats:
     return prices
 
 
-def prices_of_sequence(problem: Problem, hubs: Ints, prices: Floats, within_s: float) -> Floats | None:
+def prices_of_sequence(program: Program, hubs: Ints, prices: Floats, within_s: float) -> Floats | None:
     """The best prices when the hubs are fixed (`hubs[0]` the source); None when their limits cannot be kept.
 
-    Ways that cost over `within_s` seconds more than the cheapest of their half, at the present prices, take no part.
+    Options take no part that cost over `within_s` seconds more than the cheapest of their stage at the present prices.
     """
-    limits = problem.limits.copy()
-    fixed = np.zeros(problem.resources)
-    for half, hub in zip(problem.halves, hubs[1:], strict=True):
-        fixed += half.hub_use[hub]
-    limits -= fixed[: problem.memories]
+    limits = program.limits.copy()
+    fixed = np.zeros(program.resources)
+    for stage, hub in zip(program.stages, hubs[1:], strict=True):
+        fixed += stage.hub_use[hub]
+    limits -= fixed[: program.memories]
     if (limits < 0).any():
         return None
     costs: list[Floats] = []
     uses: list[Floats] = []
     members: list[Ints] = []
-    for number, half in enumerate(problem.halves):
-        seconds = half.seconds[hubs[number], hubs[number + 1]]
-        priced = seconds + half.use @ prices
+    for number, stage in enumerate(program.stages):
+        seconds = stage.seconds[hubs[number], hubs[number + 1]]
+        priced = seconds + stage.use @ prices
         near = np.flatnonzero((priced <= priced.min(initial=np.inf) + within_s) & np.isfinite(priced))
         if not len(near):
             return None
         costs.append(seconds[near])
-        uses.append(half.use[near])
+        uses.append(stage.use[near])
         members.append(np.full(len(near), number, np.int64))
-    rights = np.concatenate([limits, -fixed[problem.memories :]])
-    return _fixed_hubs(problem, np.concatenate(costs), np.vstack(uses), np.concatenate(members), rights)
+    rights = np.concatenate([limits, -fixed[program.memories :]])
+    return _with_fixed_hubs(program, np.concatenate(costs), np.vstack(uses), np.concatenate(members), rights)
 
 
-def _fixed_hubs(problem: Problem, costs: Floats, uses: Floats, members: Ints, rights: Floats) -> Floats | None:
+def _with_fixed_hubs(program: Program, costs: Floats, uses: Floats, members: Ints, rights: Floats) -> Floats | None:
     highs = quiet_highs()
-    stages, resources, memories = len(problem.halves), problem.resources, problem.memories
-    scale = max(float(costs.max()), 1e-12)
+    stages, resources, memories = len(program.stages), program.resources, program.memories
+    scale = max(float(costs.max()), LEAST_SEQUENCE_SCALE_S)
     size = np.full(resources, scale)
-    size[:memories] = np.maximum(problem.limits, 1.0)
+    size[:memories] = np.maximum(program.limits, 1.0)
     infinity = highs.inf
     lower = np.concatenate([np.ones(stages), np.full(resources, -infinity)])
     upper = np.concatenate([np.ones(stages), rights / size])
@@ -195,7 +200,7 @@ def _fixed_hubs(problem: Problem, costs: Floats, uses: Floats, members: Ints, ri
     if resources > memories:
         objective[-1] = 1.0
         matrix[-1, stages + memories :] = -1.0
-    highs.passModel(_model(objective, matrix, lower, upper, infinity))
+    highs.passModel(_linear_program(objective, matrix, lower, upper, infinity))
     highs.run()
     if str(highs.getModelStatus()) != "HighsModelStatus.kOptimal":
         return None
@@ -203,7 +208,7 @@ def _fixed_hubs(problem: Problem, costs: Floats, uses: Floats, members: Ints, ri
     return _valid(-duals * scale / size, memories)
 
 
-def _model(objective: Floats, matrix: Floats, lower: Floats, upper: Floats, infinity: float) -> Any:
+def _linear_program(objective: Floats, matrix: Floats, lower: Floats, upper: Floats, infinity: float) -> Any:
     """A linear programme over non-negative columns; `matrix` is (columns, rows)."""
     import highspy
 

@@ -1,4 +1,4 @@
-"""The optimum of one decision: paths to move over, bounds, search, and the placement that carries it out."""
+"""The optimum of one decision: the paths to move over, the bound, branch and bound, and the placement it stands for."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from testbed.errors import ConfigError
+from testbed.placement.array_types import Flags
 from testbed.placement.blocks import Block, Placement
 from testbed.placement.cost.memory import shortages
 from testbed.placement.cost.model import (
@@ -19,19 +20,15 @@ from testbed.placement.cost.model import (
     migration_delay,
 )
 from testbed.placement.deadline import Deadline
-from testbed.placement.exact.branch_and_bound import Found, near_ways, search
+from testbed.placement.exact.branch_and_bound import Incumbent, branch_and_bound, options_within
 from testbed.placement.exact.classes import PlacementClass, in_class
-from testbed.placement.exact.options import Flags, assign, movable
-from testbed.placement.exact.program import Half, Problem, build, path_delays, restricted
-from testbed.placement.exact.relaxation import best_prices
+from testbed.placement.exact.limits import DECISION_WIDTHS, LEAST_WIDTH_UNIT_S, MEMORY_EXCESS, PROVED
+from testbed.placement.exact.options import movable, unit_devices
+from testbed.placement.exact.program import Program, Stage, build, path_delays, restricted
+from testbed.placement.exact.relaxation import best_bound
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.placement.tree import align
-
-# How far over the bound solutions are looked for, one after another.
-WIDTHS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.6, 1.5, 5.0)
-PROVED = 1e-9  # relative distance of cost and bound at which they are the same
-EXCESS = 1e-6  # seconds over one that a bound must reach to show that limits cannot be kept; far above its rounding
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """How much more than the bound it costs, as a fraction; nan when nothing was found."""
+        """How much more it costs than the bound, as a fraction of the bound; nan when nothing was found."""
         return self.cost_s / self.bound_s - 1 if self.placement is not None else math.nan
 
     @property
@@ -55,7 +52,7 @@ class Solution:
 
 
 def decision_cost(observation: Observation, old: Placement | None, new: Placement) -> float:
-    """`interval_cost` without the LM head, which is the same for all placements: what `Draft.cost` is too."""
+    """`interval_cost` without the LM head, which is the same for all placements; `Draft.cost` is the same figure."""
     plan, model = make_plan(observation, new), cost_model(observation)
     first, last = (model.step_seconds(plan, length, 1, False, True) for length in model.lengths)
     delay = migration_delay(observation, old, new, cached_length(observation))
@@ -101,73 +98,75 @@ class _Decision:
         self.best_s = math.inf
 
     def solve(self, starts: Iterable[Placement]) -> Solution:
-        """The best, and the bound that tells how good it is."""
-        problem = build(self.observation, self.old, self.klass)
+        """Find the best placement, and the bound that tells how good it is."""
+        program = build(self.observation, self.old, self.klass)
         for start in starts:
             self._offer(start)
         if self.old is None:
-            step = self._search(problem, 0.0)
-            if step.found is not None:
-                self._realise(step, np.ones((problem.devices, problem.devices), bool))
-            bound = step.bound_s
+            outcome = self._search(program, 0.0)
+            if outcome.incumbent is not None:
+                self._realise(outcome, np.ones((program.devices, program.devices), bool))
+            bound = outcome.bound_s
         else:
             if in_class(self.observation, self.old, self.klass):
                 self._offer(self.old)
-            bound = self._over_shorter_paths(problem)
+            bound = self._over_shorter_paths(program)
         return Solution(self.best, self.best_s, min(bound, self.best_s), self.deadline.elapsed_s)
 
-    def _over_shorter_paths(self, problem: Problem) -> float:
-        """The longest path in use adds its delay: the best over paths up to a delay, for ever smaller ones.
+    def _over_shorter_paths(self, program: Program) -> float:
+        """Search over paths up to a delay, for ever smaller delays: the longest path in use adds its delay to the cost.
 
-        Over shorter paths no choice is added, so a search that finds nothing ends them all, and one that finds
+        Shorter paths allow no further solutions. So a search that finds nothing ends them all, and one that finds
         something has settled every delay from the one it uses on.
         """
         delays = path_delays(self.observation)
-        steps = np.unique(delays[~np.eye(problem.devices, dtype=bool)])[::-1]
+        steps = np.unique(delays[~np.eye(program.devices, dtype=bool)])[::-1]
         bound, longest = math.inf, math.inf
         for delay_s in map(float, steps):
             if delay_s >= longest:
                 continue
             allowed = delays <= delay_s
-            problem = restricted(problem, allowed)
-            step = self._search(problem, MIGRATION_HANDSHAKE_S + float(steps[-1]))
-            if step.found is None:
-                return min(bound, step.bound_s + MIGRATION_HANDSHAKE_S + float(steps[-1]))
-            longest = next(float(least) for least in steps[::-1] if _matches(step, delays <= least))
-            self._realise(step, delays <= longest)
-            bound = min(bound, step.bound_s + MIGRATION_HANDSHAKE_S + (float(steps[-1]) if step.cut else longest))
-            if step.cut:
+            program = restricted(program, allowed)
+            outcome = self._search(program, MIGRATION_HANDSHAKE_S + float(steps[-1]))
+            if outcome.incumbent is None:
+                return min(bound, outcome.bound_s + MIGRATION_HANDSHAKE_S + float(steps[-1]))
+            longest = next(float(least) for least in steps[::-1] if _matches(outcome, delays <= least))
+            self._realise(outcome, delays <= longest)
+            charged_s = float(steps[-1]) if outcome.cut_short else longest
+            bound = min(bound, outcome.bound_s + MIGRATION_HANDSHAKE_S + charged_s)
+            if outcome.cut_short:
                 return bound
         return bound
 
-    def _search(self, problem: Problem, fixed_s: float) -> _Step:
-        """The best solution of the problem that can be better than the best placement, if it adds `fixed_s`."""
-        bound = best_prices(problem)
-        if not math.isfinite(bound.seconds) or (bound.overused and not _can_fit(problem)):
-            return _Step(problem, None, math.inf)
+    def _search(self, program: Program, fixed_s: float) -> _Outcome:
+        """The best solution that can be better than the best placement when it costs `fixed_s` more."""
+        bound = best_bound(program)
+        if not math.isfinite(bound.seconds) or (bound.overused and not _can_fit(program)):
+            return _Outcome(program, None, math.inf)
         goal_s = self.best_s - fixed_s
-        for width in (*WIDTHS, math.inf):
-            cutoff_s = min(goal_s, bound.seconds + width * max(abs(bound.seconds), 1e-6))
-            near = near_ways(problem, bound, cutoff_s)
-            found, least_s = search(near, bound, cutoff_s, self.deadline)
-            cut = least_s < (cutoff_s if found is None else found.seconds)
-            if found is not None or cut or cutoff_s == goal_s:
-                return _Step(near, found, least_s, cut)
+        for width in (*DECISION_WIDTHS, math.inf):
+            cutoff_s = min(goal_s, bound.seconds + width * max(abs(bound.seconds), LEAST_WIDTH_UNIT_S))
+            near = options_within(program, bound, cutoff_s)
+            incumbent, least_s = branch_and_bound(near, bound, cutoff_s, self.deadline)
+            cut_short = least_s < (cutoff_s if incumbent is None else incumbent.seconds)
+            if incumbent is not None or cut_short or cutoff_s == goal_s:
+                return _Outcome(near, incumbent, least_s, cut_short)
         raise AssertionError("the last width is infinite")
 
-    def _realise(self, step: _Step, allowed: Flags) -> None:
-        """Offer the placement of a solution; where shards are only counted, the better of two ways to deal them."""
+    def _realise(self, outcome: _Outcome, allowed: Flags) -> None:
+        """Offer the placement of a solution. Where shards are only counted, the units that move and aligned units are
+        both offered."""
         for aligned in (False, True):
             devices: dict[Block, str] = {}
-            for half, hub, way in step.parts():
-                units = assign(half.options, way, half.old[:-1] if half.old else None, allowed)
-                if units is None or (aligned and not half.options.dealt.shape[1]):
-                    units = [0] * (len(half.blocks) - 1)
-                    for device, indices in enumerate(align(half.options.counts[way].tolist())):
+            for stage, hub, option in outcome.parts():
+                units = unit_devices(stage.options, option, stage.old[:-1] if stage.old else None, allowed)
+                if units is None or (aligned and not stage.options.by_unit):
+                    units = [0] * (len(stage.blocks) - 1)
+                    for device, indices in enumerate(align(stage.options.counts[option].tolist())):
                         for index in indices:
                             units[index] = device
                 names = [self.model.names[device] for device in (*units, hub)]
-                devices.update(zip(half.blocks, names, strict=True))
+                devices.update(zip(stage.blocks, names, strict=True))
             self._offer(Placement(dict(sorted(devices.items()))))
             if self.old is None or not any(kind.partial for kind in self.model.halves):
                 return
@@ -185,45 +184,46 @@ class _Decision:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """What one search said: the ways it looked at, the best it found, and what none can cost less than."""
+class _Outcome:
+    """What one search found: its program, the best solution, and a bound on all solutions."""
 
-    problem: Problem
-    found: Found | None
+    program: Program
+    incumbent: Incumbent | None
     bound_s: float
-    cut: bool = False  # whether it ended before all was looked at
+    cut_short: bool = False  # whether it ended before all was looked at
 
-    def parts(self) -> Iterator[tuple[Half, int, int]]:
-        """Each half with its hub and its way in the solution found."""
-        assert self.found is not None
-        yield from zip(self.problem.halves, self.found.hubs, self.found.ways, strict=True)
+    def parts(self) -> Iterator[tuple[Stage, int, int]]:
+        """Each stage with its hub and its option in the solution found."""
+        assert self.incumbent is not None
+        yield from zip(self.program.stages, self.incumbent.hubs, self.incumbent.options, strict=True)
 
 
-def _matches(step: _Step, allowed: Flags) -> bool:
+def _matches(outcome: _Outcome, allowed: Flags) -> bool:
     """Whether the solution found can be carried out over allowed paths alone."""
-    for half, hub, way in step.parts():
-        if half.old is None:
+    for stage, hub, option in outcome.parts():
+        if stage.old is None:
             continue
-        one = half.options.take(np.array([way]))
-        at = half.old[-1]
-        if not movable(one, half.old[:-1], allowed).all() or (hub != at and not allowed[at, hub]):
+        one = stage.options.take(np.array([option]))
+        at = stage.old[-1]
+        if not movable(one, stage.old[:-1], allowed).all() or (hub != at and not allowed[at, hub]):
             return False
     return True
 
 
-def _can_fit(problem: Problem) -> bool:
-    """Whether limits can be kept at all, if solutions were divisible: what the linear programme that only counts
-    excess of memory costs. Every token's way costs a second in it, which gives its figures their size.
+def _can_fit(program: Program) -> bool:
+    """Whether limits can be kept at all by divisible solutions, judged by a bound that only counts excess of memory.
+
+    Every token's path costs one second in that programme, which gives its figures their size.
     """
-    free = [_memory_alone(half, problem.memories) for half in problem.halves]
-    seconds = best_prices(replace(problem, halves=tuple(free), home=np.ones(problem.devices))).seconds
-    return seconds < 1 + EXCESS
+    free = [_memory_alone(stage, program.memories) for stage in program.stages]
+    seconds = best_bound(replace(program, stages=tuple(free), return_s=np.ones(program.devices))).seconds
+    return seconds < 1 + MEMORY_EXCESS
 
 
-def _memory_alone(half: Half, memories: int) -> Half:
-    """The half when no way takes any time, on links and storage neither."""
-    use, hub_use = half.use.copy(), half.hub_use.copy()
+def _memory_alone(stage: Stage, memories: int) -> Stage:
+    """The stage when no option takes any time, on links and storage neither."""
+    use, hub_use = stage.use.copy(), stage.hub_use.copy()
     use[:, memories:] = 0.0
     hub_use[:, memories:] = 0.0
-    seconds = np.where(np.isfinite(half.seconds), 0.0, np.inf)
-    return replace(half, seconds=seconds, use=use, hub_use=hub_use)
+    seconds = np.where(np.isfinite(stage.seconds), 0.0, np.inf)
+    return replace(stage, seconds=seconds, use=use, hub_use=hub_use)

@@ -63,29 +63,27 @@ class Headroom:
         return refuse_shortages(observation, placement, self._best(able, placement, expected), self.name)
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
-        from testbed.placement.annealing.counts_to_blocks import Unfolder, best_unfolded, placement_of
+        from testbed.placement.annealing.counts_to_blocks import BlockAssigner, best_assigned, placement_of
         from testbed.placement.annealing.problem import make_problem, places_of
-        from testbed.placement.annealing.search import Aim, Seeker
+        from testbed.placement.annealing.search import Objective, search
+        from testbed.placement.annealing.state import new_state
 
         model = cost_model(observation)
         later = expected and same_devices(expected, observation)
         problem = make_problem(model, placement, cost_model(later or observation))
         slack = {"interval": 0.0, "near": NEAR, "run": float("inf")}[self._horizon]
         left = observation.tokens_max - observation.tokens_done - observation.interval_tokens
-        aim = Aim(left if later is not None and slack > 0 else 0.0, slack)
-        seeker = Seeker(problem, self._seed + observation.tokens_done, self._effort)
-        groups = seeker.seek([], aim)
-        if not groups[-1]:
-            groups = seeker.seek([places_of(model, self._any(observation, placement))], aim)
+        objective = Objective(left if later is not None and slack > 0 else 0.0, slack)
+        state = new_state(problem, self._seed + observation.tokens_done)
+        result = search(
+            problem, state, objective, self._effort, lambda: places_of(model, self._any(observation, placement))
+        )
         wanted: Placement | None = None
         if placement is not None and any(half.partial for half in model.halves):
-            wanted = best_unfolded(seeker, Unfolder(problem, model, placement), groups, aim)
-        elif groups[0] or groups[-1]:
-            best = (groups[0] or groups[-1])[0]
-            wanted = placement_of(problem, model, placement, best.places)
-        if wanted is None:
-            wanted = self._any(observation, placement)
-        return wanted
+            wanted = best_assigned(problem, state, BlockAssigner(problem, model, placement), result, objective)
+        elif result.placements:
+            wanted = placement_of(problem, model, placement, result.placements[0].places)
+        return self._any(observation, placement) if wanted is None else wanted
 
     def _any(self, observation: Observation, placement: Placement | None) -> Placement:
         """Some placement that fits; raises Infeasible."""

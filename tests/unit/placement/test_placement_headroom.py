@@ -10,38 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import networked, observations, placed, random_placements
+from search_cases import instance, vectors
 
 from testbed.errors import ConfigError
 from testbed.placement.annealing.counts_to_blocks import placement_of
 from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.annealing.problem import make_problem, places_of
 from testbed.placement.annealing.state import INTERVAL, TOO_MANY, WEIGHTS, judged, load, new_state
-from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Partition, Placement
 from testbed.placement.cost.memory import Infeasible, nothing_fits, shortages
 from testbed.placement.cost.model import cost_model, interval_cost
-from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.observation import Observation
 from testbed.placement.policies.headroom import NEAR, Headroom
-from testbed.shape import ModelShape
-
-
-def instance(seed: int, layers: int, heads: int, devices: int, tight: float, shards: int = 1) -> Observation:
-    """Log-normal memory (`tight` times the model in all), compute and links; one that something fits."""
-    rng = np.random.default_rng([seed, layers, heads, devices, shards])
-    shape = ModelShape("instance", layers, heads * 64, heads, heads, 64, heads * 256, 5000, 1024)
-    partition = Partition(ffn_shards=shards)
-    names = [f"d{n}" for n in range(devices)]
-    whole = sum(resident_bytes(shape, block, 160, partition) for block in blocks_of(shape, partition))
-    streaming, up, down = (rng.lognormal(np.log(mean), 0.5, devices) for mean in (4e9, 1e8, 1e8))
-    delay = rng.lognormal(np.log(5e-4), 0.5, devices)
-    links = {name: LinkView(*map(float, (up[n], down[n], delay[n], delay[n]))) for n, name in enumerate(names)}
-    while True:
-        memory = rng.lognormal(0, 0.5, devices)
-        memory *= whole * tight / memory.sum()
-        memory[0] += pinned_bytes(shape, partition)
-        views = [DeviceView(name, int(memory[n]), float(streaming[n]), 1e10, 9e7) for n, name in enumerate(names)]
-        found = Observation(shape, partition, "d0", tuple(views), links, 64, 0, 96, 8, "staged", 2e-4)
-        if nothing_fits(found, 160) is None:
-            return found
 
 
 def agrees(observation: Observation, old: Placement | None, new: Placement) -> None:
@@ -93,10 +73,6 @@ def test_the_search_predicts_shards_and_rows_too(partition):
             places[half, -1] = rng.integers(4) if half < 4 else model.source
         places[4, -1] = model.source
         agrees(observation, None, placement_of(problem, model, None, places))
-
-
-def vectors(units: int, devices: int) -> list[tuple[int, ...]]:
-    return [counts for counts in product(range(units + 1), repeat=devices) if sum(counts) == units]
 
 
 def best_one_layer(observation: Observation) -> float:

@@ -22,7 +22,7 @@ from testbed.placement.policies.resource_aware import default_deadline
 
 NAMES = ["dynamic-threshold", "greedy", "resource-aware", "round-robin", "static"]  # any block may go anywhere
 MOVING = [name for name in NAMES if name != "static"]
-ROUTED = [name for name in NAMES if name != "exact"]  # which refuses networks with routes: test_placement_exact
+ROUTED = [name for name in NAMES if name != "exact"]  # which refuses networks with routes: test_exact
 
 
 @settings(max_examples=120, deadline=None)

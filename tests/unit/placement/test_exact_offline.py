@@ -7,7 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from test_placement_exact import later, medium_instance, tiny_instance
+from exact_cases import later, medium_instance, tiny_instance
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Partition, Placement, blocks_of

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import observations, quickstart, random_placements
 
-from testbed.placement.annealing.problem import ENOUGH, OLD_NOW, SHORT, make_problem
+from testbed.placement.annealing.problem import OLD_NOW, SHORTLIST, make_problem
+from testbed.placement.annealing.tuning import WORTH_TRYING
 from testbed.placement.blocks import Placement, blocks_of
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cost_model
@@ -30,14 +31,14 @@ def test_a_device_that_holds_blocks_is_worth_trying_however_slow_it_is() -> None
     few = quickstart(tokens_done=8)
     fast = replace(few.devices[0], available_bytes=2**34)
     slow = replace(fast, name="slow", streaming_Bps=1e6, compute_flops=1e6)
-    views = (fast, *(replace(fast, name=f"d{number}") for number in range(ENOUGH + 2)), slow)
+    views = (fast, *(replace(fast, name=f"d{number}") for number in range(WORTH_TRYING + 2)), slow)
     observation = replace(few, devices=views, links={view.name: few.links["a"] for view in views})
     model = cost_model(observation)
 
     def tried(device: str) -> set[str]:
         old = Placement(dict.fromkeys(blocks_of(observation.shape, observation.partition), device))
         problem = make_problem(model, old, model)
-        return {model.names[index] for index in problem.devices[SHORT, : problem.worth_trying]}
+        return {model.names[index] for index in problem.devices[SHORTLIST, : problem.worth_trying]}
 
-    assert "slow" not in tried("a") and len(tried("a")) == ENOUGH
+    assert "slow" not in tried("a") and len(tried("a")) == WORTH_TRYING
     assert tried("slow") == tried("a") | {"slow"}

@@ -1,4 +1,4 @@
-"""The way from counts back to blocks: few moves, few roots, and the better of both at the real price."""
+"""From counts back to blocks: few moves, few roots, and the better of both at its real cost."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_placement_headroom import instance
+from search_cases import instance
 
-from testbed.placement.annealing.counts_to_blocks import Unfolder, aligned_near, dealt, placement_of
+from testbed.placement.annealing.counts_to_blocks import BlockAssigner, aligned_runs, fewest_moves, placement_of
 from testbed.placement.annealing.problem import make_problem, places_of
 from testbed.placement.blocks import Partition, Placement
 from testbed.placement.cost.memory import shortages
@@ -21,9 +21,9 @@ from testbed.placement.tree import aligned_roots, tree_roots
 
 
 def test_units_move_as_little_as_they_can():
-    assert dealt((2, 1, 1), (0, 0, 0, 0), (0, 1, 2), (2, 1, 0)) == (0, 0, 2, 1)
-    assert aligned_near((2, 2), (0, 0, 0, 1)) == (0, 0, 1, 1)
-    assert aligned_near((1, 3), (0, 0, 0, 1)) in [(0, 1, 1, 1), (1, 0, 1, 1)]
+    assert fewest_moves((2, 1, 1), (0, 0, 0, 0), (0, 1, 2), (2, 1, 0)) == (0, 0, 2, 1)
+    assert aligned_runs((2, 2), (0, 0, 0, 1)) == (0, 0, 1, 1)
+    assert aligned_runs((1, 3), (0, 0, 0, 1)) in [(0, 1, 1, 1), (1, 0, 1, 1)]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=5), st.randoms())
@@ -31,7 +31,7 @@ def test_aligned_leaves_have_the_fewest_roots(counts, random):
     leaves = sum(counts)
     present = tuple(random.randrange(len(counts)) for _ in range(leaves))
     for before in (None, present):
-        where = aligned_near(tuple(counts), before)
+        where = aligned_runs(tuple(counts), before)
         assert [where.count(device) for device in range(len(counts))] == counts
         for device, count in enumerate(counts):
             held = [leaf for leaf, at in enumerate(where) if at == device]
@@ -43,7 +43,7 @@ def test_units_of_a_sum_move_as_little_as_others_do(counts, random):
     present = tuple(random.randrange(len(counts)) for _ in range(sum(counts)))
     order = tuple(range(len(counts)))
     for partial in (False, True):
-        where = dealt(tuple(counts), present, order, order[::-1], partial)
+        where = fewest_moves(tuple(counts), present, order, order[::-1], partial)
         assert [where.count(device) for device in order] == counts
         moved = sum(at != before for at, before in zip(where, present, strict=True))
         assert moved == sum(max(0, present.count(device) - counts[device]) for device in order)
@@ -51,8 +51,8 @@ def test_units_of_a_sum_move_as_little_as_others_do(counts, random):
 
 def test_of_the_units_of_a_sum_those_move_that_leave_few_roots():
     # Device 1 has leaf 2 and gets one more: with leaf 3 both devices have one root, with leaf 0 or 1 two.
-    assert dealt((2, 2), (0, 0, 1, 0), (0, 1), (1, 0), partial=True) == (0, 0, 1, 1)
-    assert dealt((4, 4), (0, 0, 0, 0, 0, 0, 1, 1), (0, 1), (1, 0), partial=True) == (0, 0, 0, 0, 1, 1, 1, 1)
+    assert fewest_moves((2, 2), (0, 0, 1, 0), (0, 1), (1, 0), partial=True) == (0, 0, 1, 1)
+    assert fewest_moves((4, 4), (0, 0, 0, 0, 0, 0, 1, 1), (0, 1), (1, 0), partial=True) == (0, 0, 0, 0, 1, 1, 1, 1)
 
 
 CUTS = [Partition(ffn_shards=6), Partition(3, proj_rows=True), Partition(ffn_shards=6, vocab_shards=5)]
@@ -82,7 +82,7 @@ def counted(problem, model, rng):
 
 @pytest.mark.parametrize("partition", CUTS, ids=str)
 @pytest.mark.parametrize("rate", [1e6, 1e9], ids=["slow links", "fast links"])
-def test_what_is_unfolded_costs_what_it_says_and_no_more_than_aligned(partition, rate):
+def test_what_is_assigned_costs_what_it_says_and_no_more_than_aligned(partition, rate):
     rng = np.random.default_rng(7)
     cheaper = 0
     for seed in range(12):
@@ -94,7 +94,7 @@ def test_what_is_unfolded_costs_what_it_says_and_no_more_than_aligned(partition,
         problem = make_problem(model, old, model)
         places = counted(problem, model, rng)
         head_s = model.source_seconds(0) - model.source_seconds(0, lm_head=False)
-        real = Unfolder(problem, model, old).unfold(places, 0.0)
+        real = BlockAssigner(problem, model, old).assign(places, 0.0)
         assert real is not None
         assert not shortages(observation, old, real.placement)
         assert (places_of(model, real.placement) == places).all()
@@ -124,7 +124,7 @@ def test_moves_that_memory_demands_cost_what_exact_pays_for_them():
         placement = new
 
 
-def test_what_does_not_fit_is_not_unfolded():
+def test_what_does_not_fit_is_not_assigned():
     observation = instance(1, 2, 6, 4, 3.0, 6)
     model = cost_model(observation)
     old = placement_of(make_problem(model, None, model), model, None, everything_on(model, 0))
@@ -132,7 +132,7 @@ def test_what_does_not_fit_is_not_unfolded():
     observation = replace(observation, devices=(observation.devices[0], full, *observation.devices[2:]), tokens_done=8)
     model = cost_model(observation)
     problem = make_problem(model, old, model)
-    assert Unfolder(problem, model, old).unfold(everything_on(model, 1), 0.0) is None
+    assert BlockAssigner(problem, model, old).assign(everything_on(model, 1), 0.0) is None
 
 
 def everything_on(model, device):

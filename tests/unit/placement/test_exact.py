@@ -8,6 +8,7 @@ import random
 from dataclasses import replace
 
 import pytest
+from exact_cases import later, medium_instance, tiny_instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import networked, observations, random_placements
@@ -17,7 +18,8 @@ from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_byt
 from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import interval_cost
 from testbed.placement.exact.classes import PlacementClass, in_class
-from testbed.placement.exact.options import ASSIGNMENTS, matched
+from testbed.placement.exact.limits import UNIT_ASSIGNMENTS
+from testbed.placement.exact.options import matched
 from testbed.placement.exact.solve import decision_cost, optimum
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import DeviceView, LinkView, Observation
@@ -26,62 +28,6 @@ from testbed.shape import ModelShape
 
 SEEDS = 60
 STRAINED = 40
-ENUMERABLE = 7000  # placements that brute force looks at, at most
-
-
-def tiny_instance(seed: int) -> tuple[Observation, Placement | None]:
-    """2-3 devices, 1-2 layers, 2-3 heads, all partitions, memory tight or loose, something placed or not."""
-    rng = random.Random(seed)
-    names = "abc"[: rng.choice([2, 3])]
-    shape = ModelShape("x", rng.choice([1, 1, 2]), 64, 0, rng.choice([2, 3]), 16, 256, 64, 256, rng.random() < 0.5)
-    shape = replace(shape, heads=shape.kv_heads * rng.choice([1, 2]), biases=rng.random() < 0.5)
-    partition = Partition(rng.choice([1, 1, 2, 4]), proj_rows=rng.random() < 0.3)
-    while len(names) ** len(blocks_of(shape, partition)) > ENUMERABLE:
-        if partition.ffn_shards > 1:
-            partition = replace(partition, ffn_shards=partition.ffn_shards // 2)
-        elif shape.layers > 1:
-            shape = replace(shape, layers=1)
-        else:
-            names = names[:2]
-    whole = sum(resident_bytes(shape, block, 60, partition) for block in blocks_of(shape, partition))
-    weights = [rng.lognormvariate(0, 0.5) for _ in names]
-    tightness = rng.choice([1.2, 1.5, 2, 3, 4])
-    pinned = pinned_bytes(shape, partition)
-    devices = tuple(
-        DeviceView(
-            name,
-            int(whole * tightness * weight / sum(weights)) + (pinned if name == "a" else 0),
-            rng.lognormvariate(math.log(1e8), 0.7),
-            rng.lognormvariate(math.log(1e9), 0.7),
-            rng.lognormvariate(math.log(1e7), 1),
-        )
-        for name, weight in zip(names, weights, strict=True)
-    )
-
-    def link() -> LinkView:
-        rates = [rng.lognormvariate(math.log(3e7), 0.8) for _ in range(2)]
-        return LinkView(*rates, *(rng.choice([1e-4, 5e-4, 2e-3]) * rng.uniform(0.5, 1) for _ in range(2)))
-
-    done = rng.choice([0, 8])
-    links = {name: link() for name in names}
-    staged = rng.choice(["staged", "shipped"])
-    observation = Observation(
-        shape, partition, "a", devices, links, 20, done, 40, rng.choice([1, 4, 8, 30]), staged, 1e-4
-    )
-    if not done:
-        return observation, None
-    return observation, some_placement(observation, rng)
-
-
-def some_placement(observation: Observation, rng: random.Random) -> Placement:
-    """A random placement; mostly one that fits."""
-    names = [view.name for view in observation.devices]
-    for _ in range(200):
-        blocks = blocks_of(observation.shape, observation.partition)
-        placement = Placement({block: rng.choice(names) for block in blocks}, 3)
-        if rng.random() < 0.2 or not shortages(observation, None, placement):
-            break
-    return placement
 
 
 def by_brute_force(observation: Observation, old: Placement | None, klass: PlacementClass) -> float:
@@ -157,48 +103,14 @@ def test_no_placement_that_fits_costs_less_than_the_bound(observation: Observati
         old = data.draw(random_placements(observation, names))
         observation = replace(observation, tokens_done=8)
     found = optimum(observation, old)
-    dealt_out = len(names) ** observation.partition.ffn_shards <= ASSIGNMENTS
-    assert found.placement is None or found.proved or not dealt_out
+    by_unit = len(names) ** observation.partition.ffn_shards <= UNIT_ASSIGNMENTS
+    assert found.placement is None or found.proved or not by_unit
     for _ in range(5):
         other = data.draw(random_placements(observation, names))
         if not shortages(observation, old, other):
             assert decision_cost(observation, old, other) >= found.bound_s - 1e-5
     if old is not None and not shortages(observation, old, old):
         assert found.cost_s <= decision_cost(observation, old, old) + 1e-9
-
-
-def medium_instance(seed: int, names: str, layers: int, heads: int, tightness: float, shards: int = 1) -> Observation:
-    """Log-normal speeds, rates, delays and memory, `tightness` times the model in all."""
-    rng = random.Random(seed)
-    shape = ModelShape("m", layers, heads * 32, heads, heads, 32, heads * 64, 1000, 1024)
-    partition = Partition(ffn_shards=shards)
-    whole = sum(resident_bytes(shape, block, 100, partition) for block in blocks_of(shape, partition))
-    largest = max(resident_bytes(shape, block, 100, partition) for block in blocks_of(shape, partition))
-    weights = [rng.lognormvariate(0, 0.4) for _ in names]
-    budgets = [max(int(whole * tightness * weight / sum(weights)), largest) for weight in weights]
-    budgets[0] += pinned_bytes(shape, partition)
-    speeds = [rng.lognormvariate(math.log(2e9), 0.5) for _ in names]
-    devices = tuple(
-        DeviceView(name, budget, speed, 8 * speed, 9e7)
-        for name, budget, speed in zip(names, budgets, speeds, strict=True)
-    )
-    links = {}
-    for name in names:
-        rate, delay = rng.lognormvariate(math.log(3e8), 0.6), rng.lognormvariate(math.log(3e-4), 0.5)
-        links[name] = LinkView(rate, rate, delay, delay)
-    return Observation(shape, partition, names[0], devices, links, 64, 0, 400, 8, hop_overhead_s=1e-4)
-
-
-def later(observation: Observation, seed: int) -> Observation:
-    """The same fleet 16 tokens on, with other rates and speeds."""
-    rng = random.Random(seed)
-    links = {
-        name: replace(link, up_bps=link.up_bps * rng.lognormvariate(0, 0.6)) for name, link in observation.links.items()
-    }
-    devices = tuple(
-        replace(view, streaming_Bps=view.streaming_Bps * rng.lognormvariate(0, 0.3)) for view in observation.devices
-    )
-    return replace(observation, tokens_done=observation.tokens_done + 16, links=links, devices=devices)
 
 
 @pytest.mark.parametrize("names", ["abc", "abcd", "abcde"])
@@ -269,10 +181,10 @@ def test_units_take_a_detour_where_that_shortens_the_longest_path() -> None:
     import numpy as np
 
     allowed = np.array([[True, True, False], [True, True, True], [True, True, True]])
-    left, came = np.array([[2, 0, 0]]), np.array([[0, 0, 2]])
-    by_way = np.array([[0, 2, 0]])
-    assert not matched(came, left, allowed)[0]
-    assert matched(came + by_way, left + by_way, allowed)[0]
+    leaving, arriving = np.array([[2, 0, 0]]), np.array([[0, 0, 2]])
+    relayed = np.array([[0, 2, 0]])
+    assert not matched(arriving, leaving, allowed)[0]
+    assert matched(arriving + relayed, leaving + relayed, allowed)[0]
 
 
 def test_time_running_out_leaves_the_best_so_far_and_says_how_far_off_it_can_be() -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from placement_cases import quickstart
 
-from testbed.placement.cost.kernel import half_batch, half_of, network_of
+from testbed.placement.cost.kernel import half_batch
 from testbed.placement.cost.latency import OUTAGE_BPS, Work, half_layer_latency, transfer_seconds
+from testbed.placement.cost.tables import demand_of, network_of
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.plan import send_order
 from testbed.topologies.links import Cable, Link
@@ -89,11 +90,11 @@ def test_the_compiled_half_layer_is_the_plain_one(network, payload):
         payloads = [n.bit_count() * x if payload == "shards" else n * 256.0 for n in range(units + 1)]
         lengths = int(rng.integers(1, 3))
         unit_s, target_s = (10 ** rng.uniform(-5, -2, (lengths, devices)) for _ in range(2))
-        half = half_of(x, payloads, unit_s, target_s)
+        demand = demand_of(x, payloads, unit_s, target_s)
         holders, targets = rng.integers(devices, size=(2, 30))
         spread = [rng.random(devices) ** 4 * (rng.random(devices) < 0.7) + 1e-9 for _ in holders]
         counts = np.array([rng.multinomial(units, weights / weights.sum()) for weights in spread])
-        found = half_batch(network_of(observation), half, holders, targets, counts)
+        found = half_batch(network_of(observation), demand, holders, targets, counts)
         for seconds, *case in zip(found, holders, targets, counts, strict=True):
             want = plain_seconds(observation, x, payloads, unit_s, target_s, *case)
             assert want > 0
@@ -107,17 +108,17 @@ def test_an_outage_counts_as_the_slowest_rate():
         links={name: LinkView(0.0, 0.0, 0.0, 0.0) for name in quickstart().links},
         hop_overhead_s=0.0,
     )
-    half = half_of(100.0, [0.0], [[0.0] * 4], [[0.0] * 4])
-    found = half_batch(network_of(observation), half, np.array([0]), np.array([1]), np.zeros((1, 4), np.int64))
-    assert found[0] == pytest.approx(half.x_bits / OUTAGE_BPS)
+    demand = demand_of(100.0, [0.0], [[0.0] * 4], [[0.0] * 4])
+    found = half_batch(network_of(observation), demand, np.array([0]), np.array([1]), np.zeros((1, 4), np.int64))
+    assert found[0] == pytest.approx(demand.x_bits / OUTAGE_BPS)
 
 
 def test_machine_code_needs_no_writable_folder(tmp_path):
-    """With every place for the cache refused, the kernel still compiles and answers."""
+    """With every place for the cache refused, functions are still compiled and answer."""
     lines = [
         "import numba.core.caching as caching",
         "caching.CacheImpl._locator_classes = []",
-        "from testbed.placement.cost.kernel import compiled",
+        "from testbed.placement.cost.machine_code import compiled",
         "print(compiled(lambda x: x + 1)(41))",
     ]
     ran = subprocess.run(
