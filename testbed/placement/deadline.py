@@ -1,4 +1,4 @@
-"""A limit on the time a decision may take: the placement room's only look at a clock."""
+"""A limit on the time that a decision may take. Nothing else in the placement room looks at a clock."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 class Deadline:
-    """Runs out `limit_s` seconds after it is made; never, without a limit."""
+    """Passes `limit_s` seconds after it is made; without a limit it never passes."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         self._started = time.monotonic()

@@ -1,4 +1,4 @@
-"""HiGHS without its greeting: standard output belongs to `--json`."""
+"""The linear and integer programming solver HiGHS, kept quiet, because standard output belongs to `--json`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 
 def quiet_highs() -> Any:
-    """A new HiGHS model on one thread that prints nothing; loading HiGHS is left to the first caller.
+    """A new HiGHS model on one thread that prints nothing. The first call loads HiGHS.
 
-    Making the first one greets on file descriptor 1 before any option can forbid it.
+    HiGHS greets on file descriptor 1 when its first model is made, before any option can forbid it. So that descriptor
+    leads nowhere meanwhile.
     """
     import highspy
 

@@ -1,8 +1,8 @@
-"""What to expect after the coming interval, from what was observed so far; never from the future.
+"""A forecast of the time after the coming interval, from past observations only.
 
-Rates, delays and speeds are expected to come back to where they have been: the geometric mean of the past, in which
-each observation weighs `NEWEST` and what came before it the rest. Memory that fell since the last observation is
-expected to fall once more as much; memory that did not is expected to stay.
+Rates, delays and speeds are expected to return to the geometric mean of the past. In this mean the newest observation
+has the weight `NEWEST`, and all before it have the rest. Memory that fell since the last observation is expected to
+fall by as much once more. Other memory is expected to stay.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from testbed.placement.annealing.tuning import NEWEST
 from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.observation import DeviceView, LinkView, Observation
 
-NEWEST = 0.5
 SHORTEST_DELAY_S = 1e-9  # delays of zero have no logarithm
 
 
 class Outlook:
-    """Remembers a run's observations as one number per quantity."""
+    """A run's past observations, remembered as one number per quantity."""
 
     def __init__(self) -> None:
         self._logs: dict[tuple[str, str], float] = {}
         self._memory: dict[str, int] = {}
 
     def after(self, observation: Observation) -> Observation | None:
-        """The time from the end of the interval to the run's end, as expected; None when the run ends with it."""
+        """What to expect from the interval's end to the run's end; None when the run ends with the interval.
+
+        Remembers the observation, so call it once for each.
+        """
         devices = tuple(self._device(view) for view in observation.devices)
         links = {name: self._link(name, link) for name, link in observation.links.items()}
         done = observation.tokens_done + observation.interval_tokens
@@ -53,7 +56,7 @@ class Outlook:
         )
 
     def _mean(self, name: str, quantity: str, value: float, least: float) -> float:
-        """The weighted geometric mean with the past; exactly the value as long as it never changed."""
+        """The weighted geometric mean with the past; as long as the value never changed, it is the exact value."""
         key, log = (name, quantity), math.log(max(value, least))
         before = self._logs.get(key, log)
         self._logs[key] = mean = before + NEWEST * (log - before)

@@ -1,9 +1,9 @@
 """How long half a layer takes where every device adds up for itself.
 
 With an all-to-all exchange x is not at one device but at all that still have work to do in the token. `half_latency` is
-to such a half what `latency.half_layer_latency` is to one with a hub. A half begins when the last of them has x, and
-ends when the last that needs what comes out has it; so a token is the sum of its halves here too. Workers do not wait
-for one another like that: a prediction is later than what happens wherever some have x long before others.
+to such a half what `latency.half_layer_latency` is to one with a hub. A half begins when the last of these devices has
+x, and ends when the last device that needs the result has it. So a token is the sum of its halves here too. Real
+workers do not wait for one another. Where some have x long before others, a prediction is later than what happens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testbed.placement.observation import Hop, Path
 
 
 class Message(NamedTuple):
-    """One message, ready to leave at a time."""
+    """One message: when it is ready to leave, its path and its payload."""
 
     ready_s: float
     path: Path
@@ -27,8 +27,8 @@ class Message(NamedTuple):
 def arrivals(messages: Sequence[Message]) -> list[float]:
     """When each message has arrived whole, in seconds.
 
-    A link carries one message at a time, in the order in which first bytes come to it, and those that come together
-    in the order given; each for its bits / (the least rate so far on its path). Cut-through, as in
+    A link carries one message at a time, in the order in which first bytes arrive, and those that arrive together in
+    the order given. Each occupies it for its bits / (the least rate so far on its path). Links are cut-through, as in
     `latency.half_layer_latency`.
     """
     coming = [(message.ready_s, number, 0, float("inf")) for number, message in enumerate(messages)]
@@ -51,7 +51,7 @@ def arrivals(messages: Sequence[Message]) -> list[float]:
 
 
 def in_turn(targets: Sequence[str], turn: int) -> tuple[str, ...]:
-    """The order in which the `turn`-th device with work sends its results: each begins with another target."""
+    """The order in which the `turn`-th device with work sends its results; each device begins with another target."""
     turn %= len(targets)
     return (*targets[turn:], *targets[:turn])
 
@@ -59,7 +59,7 @@ def in_turn(targets: Sequence[str], turn: int) -> tuple[str, ...]:
 def spread_latency(
     path: Callable[[str, str], Path], hop_s: float, holder: str, order: Sequence[str], x: float
 ) -> float:
-    """Seconds until x, a payload of so many bytes at `holder`, can be used by the last device of `order`."""
+    """Seconds until the last device of `order` can use x, a payload of so many bytes that is at `holder`."""
     sent = [Message(0.0, path(holder, device), x) for device in order]
     return max(arrivals(sent)) + hop_s if sent else 0.0
 
@@ -73,7 +73,7 @@ def half_latency(
 ) -> float:
     """Seconds from "x is at every device with work, and at every target" to "the last target has added up".
 
-    `target_seconds` is what adding up takes at each target. The results of one device are one message to each target,
+    `target_seconds` is what adding up takes at each target. The results of one device go to each target as one message,
     which can be used `hop_s` after it has arrived.
     """
     ready = [0.0] * len(targets)

@@ -1,7 +1,7 @@
-"""The latencies of the tokens to come under conditions that stay, each as `token_latency` has it, few of them computed.
+"""The latencies of many tokens under conditions that stay: those of `token_latency`, with few of them computed.
 
-With all else the same, a token's latency is a maximum of functions affine in the sequence length, so over an interval
-it is mostly one straight line. Between two lengths where it is, the rest is read off the line.
+With all else the same, a token's latency is a maximum of functions affine in the sequence length. So over an interval
+it is mostly one straight line, and lengths between two points of such a line are read off it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 
 _STRAIGHT = 1e-12  # relative deviation of the middle from the line between the ends
-_SHORT = 4  # lengths, that are not worth looking for a line
+_SHORT = 4  # lengths: among fewer a line is not looked for, because that computes as many
 
 
 class Forecast:
-    """`seconds(length)` for one observation and plan; lengths beyond `last` are computed one by one."""
+    """Latencies under one observation and plan; those of lengths beyond `last` are computed one by one."""
 
     def __init__(self, observation: Observation, plan: Plan, last: int) -> None:
         self._observation, self._plan, self._last = observation, plan, last
@@ -42,7 +42,7 @@ class Forecast:
         return next((line for line in self._lines if line[0] < length < line[1]), None)
 
     def _look_for_lines(self, low: int, high: int) -> None:
-        """Halve the lengths until each half is straight or short."""
+        """Bisect the lengths until each part is straight or short."""
         if high - low < _SHORT:
             return
         middle = (low + high) // 2

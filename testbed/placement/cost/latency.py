@@ -1,8 +1,9 @@
-"""How long things take: one block, one message, one half-layer.
+"""How long one block, one message and one half-layer take.
 
-`half_layer_latency` is the only latency formula of the package. A half-layer starts at the one device that
-holds x (all else idle) and ends at one device, so a token's latency is exactly a sum of half-layers. The
-simulator, the policies and the predictions all call it. This module knows rates and delays, not placements.
+`half_layer_latency` defines latency. A half-layer begins at the one device that holds x, with all else idle, and ends
+at one device, so a token's latency is exactly a sum of half-layers. Policies, predictions and the simulation call it.
+The searches that look at thousands of half-layers use a compiled copy, `cost.kernel`; property tests hold the two to
+1e-12 of each other. Change both, or neither. This module knows rates and delays, not placements.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from testbed.placement.blocks import (
 from testbed.placement.observation import DeviceView, Hop, LinkView, Path
 from testbed.shape import ModelShape
 
-OUTAGE_BPS = 8.0  # a rate of zero is emulated as 8 bit/s (DESIGN §5), so it is predicted as that too
-STALLED_RATE = 1.0  # byte/s or FLOP/s of a device whose trace says zero; keeps every time finite
+OUTAGE_BPS = 8.0  # a rate of zero is emulated as 8 bit/s (DESIGN §5), so it is predicted as 8 bit/s too
+STALLED_RATE = 1.0  # byte/s or FLOP/s of a device whose trace says zero, so that every time is finite
 
 
 @lru_cache(maxsize=65536)
@@ -76,28 +77,27 @@ def half_layer_latency(
 ) -> float:
     """Seconds from "x is complete at `holder`, all else idle" to "the target's block is done".
 
-    The attention half has one `Work` per device with heads, and proj's (or the sum's) device as target. The FFN half
-    has one per device with shards and the sum's device as target; of a whole FFN it has no `Work`, x is y, and x_order
-    is the FFN's device alone, or nothing when proj is there too.
+    The attention half has one `Work` per device with heads, and the device of proj (or of the sum) as its target. The
+    FFN half has one `Work` per device with shards, and the sum's device as its target. With a whole FFN it has no
+    `Work`; then x is y, and `x_order` is the FFN's device alone, or empty when proj is there too.
 
-    - `holder` queues one x message per device of `x_order` on the first links of their paths at time 0, in that
-      order. Its own blocks start at time 0 too; its result message queues behind the x messages.
-    - A message of W bits occupies every directed link of its path, one message at a time in the order in which
-      their first bytes come to it. Starting on the k-th link at s it occupies that link for W / (the least rate of
-      the first k links), and its first byte is at the next link at s + the k-th link's delay: cut-through, on no
-      link done before its last byte has come. From its end on the last link plus that link's delay it has arrived,
-      and can be used `hop_overhead_s` later. Messages whose first bytes reach a link together go through x first
-      (in send order), then in the order of `work`.
+    - At time 0 `holder` queues one x message for each device of `x_order`, in that order, on the first links of their
+      paths. Its own blocks start at time 0 too. Its result message queues behind the x messages.
+    - A message of W bits occupies every directed link of its path. A link carries one message at a time, in the order
+      in which their first bytes arrive. A message that starts on the k-th link at s occupies it for W / (the least rate
+      of the first k links), and its first byte is at the next link at s + the k-th link's delay (cut-through). When its
+      last byte has left the last link, it arrives that link's delay later, and can be used `hop_overhead_s` after that.
+      Where first bytes reach a link together, x messages go first, in send order, then results in the order of `work`.
     - A device starts its work when its x can be used. The target's block starts when x, every result and the
       target's own work are there.
 
-    Payloads in bytes; devices of `work` other than `holder` must be in `x_order`, and so must `target` unless
-    it is the holder. `paths` has the path of every pair; without it the network is a star with one link of
-    `links` per device, whose schedule needs no events: only the holder's uplink and the target's downlink ever
-    have a queue. Tested to be the same.
+    Payloads are in bytes. `x_order` must have all devices of `work` but `holder`, and `target` unless it is the holder.
+    `paths` has the path of every pair. Without it the network is a star, with one link of `links` per device. A star
+    needs no events, because only the holder's uplink and the target's downlink ever have a queue; tests compare both.
     """
     if paths is not None:
-        return _over_paths(paths, hop_overhead_s, holder, x_order, x_payload_bytes, work, target, target_seconds)
+        ends = _over_paths(paths, hop_overhead_s, (holder, target), x_order, x_payload_bytes, work)
+        return ends + target_seconds
     there = links[target]
     target_down, target_delay = max(there.down_bps, OUTAGE_BPS), there.down_delay_s
     at_target: list[tuple[float, int, float]] = []  # (first byte at the target's port, turn, downlink occupancy)
@@ -139,15 +139,17 @@ def half_layer_latency(
 
 def _over_paths(
     paths: Mapping[tuple[str, str], Path],
-    hop_overhead_s: float,
-    holder: str,
+    hop_s: float,
+    ends: tuple[str, str],
     x_order: Sequence[str],
-    x_payload_bytes: float,
+    x_payload: float,
     work: Sequence[Work],
-    target: str,
-    target_seconds: float,
 ) -> float:
-    """The same schedule event by event: a message's first byte comes to a link. x messages have negative turns."""
+    """When the target of (holder, target) has everything, event by event: a message's first byte comes to a link.
+
+    x messages have negative turns, results the number of their `Work`.
+    """
+    holder, target = ends
     sends = {
         turn: (paths[item.device, target], message_bits(item.payload_bytes))
         for turn, item in enumerate(work)
@@ -155,7 +157,7 @@ def _over_paths(
     }
     turns = {work[turn].device: turn for turn in sends}
     coming: list[tuple[float, int, int, float]] = []  # (when, turn, links passed, least rate so far)
-    x_bits = message_bits(x_payload_bytes) if x_order else 0.0
+    x_bits = message_bits(x_payload) if x_order else 0.0
     for turn, device in enumerate(x_order, -len(x_order)):
         sends[turn] = (paths[holder, device], x_bits)
         coming.append((0.0, turn, 0, math.inf))
@@ -173,7 +175,7 @@ def _over_paths(
         if passed + 1 < len(path):
             heappush(coming, (start + delay, turn, passed + 1, rate))
             continue
-        usable = through + delay + hop_overhead_s
+        usable = through + delay + hop_s
         receiver = target if turn >= 0 else x_order[turn]
         if receiver == target:
             all_there = max(all_there, usable)
@@ -181,4 +183,4 @@ def _over_paths(
         elif receiver in turns:
             heappush(coming, (usable + work[turns[receiver]].seconds, turns[receiver], 0, math.inf))
     own_seconds = next((item.seconds for item in work if item.device == target), 0.0)
-    return max(x_there + own_seconds, all_there) + target_seconds
+    return max(x_there + own_seconds, all_there)

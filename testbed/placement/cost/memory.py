@@ -1,4 +1,4 @@
-"""What fits: memory per device, double residency, the end of the interval, and proofs that nothing can fit.
+"""What fits in memory: what a device needs, what a change needs until commit, and proofs that nothing can fit.
 
 Bytes are whole pages, as a device's ledger shows them. This module knows budgets, not latencies.
 """
@@ -26,7 +26,7 @@ class Shortage:
     device: str
     need_bytes: int
     budget_bytes: int
-    reason: str  # DOUBLE_RESIDENCY or END_OF_INTERVAL
+    reason: str  # a few words: from `shortages` DOUBLE_RESIDENCY or END_OF_INTERVAL, from a policy its own
 
     def __str__(self) -> str:
         need, budget = format_bytes(self.need_bytes), format_bytes(self.budget_bytes)
@@ -34,7 +34,7 @@ class Shortage:
 
 
 class Infeasible(RunFailed):
-    """A policy found no placement that fits; names a device, its need and its budget."""
+    """A policy found no placement that fits; `shortage`, where given, is a device with its need and its budget."""
 
     def __init__(self, message: str, shortage: Shortage | None = None) -> None:
         super().__init__(message)
@@ -58,7 +58,10 @@ def check_complete(observation: Observation, placement: Placement) -> None:
 
 
 def device_needs(observation: Observation, placement: Placement | None, length: int) -> dict[str, int]:
-    """Bytes each device holds under `placement` (None: nothing placed) at sequence length `length`."""
+    """Bytes each device holds under `placement` (None: nothing placed) at sequence length `length`.
+
+    They include the copies of biases that every device keeps, and what is pinned at the source.
+    """
     needs = dict.fromkeys((view.name for view in observation.devices), _copied(observation))
     needs[observation.source] += pinned_bytes(observation.shape, observation.partition)
     if placement is not None:
@@ -68,18 +71,13 @@ def device_needs(observation: Observation, placement: Placement | None, length: 
     return needs
 
 
-def device_need(observation: Observation, placement: Placement | None, device: str, length: int) -> int:
-    """Bytes one device holds under `placement` at `length`; the source's includes `pinned_bytes`."""
-    return device_needs(observation, placement, length)[device]
-
-
 def shortages(observation: Observation, old: Placement | None, new: Placement) -> list[Shortage]:
     """Every device that cannot carry out the change from `old` (None: the first placement) to `new`.
 
-    Until commit a device that receives blocks holds all its old ones too, at the present length; after it the
-    placement must fit at the interval's last token. When less memory has been announced, `available_bytes` is
-    the smaller value already while old blocks may stay until commit, so a device that only loses blocks never
-    violates double residency.
+    Until commit, a device that receives blocks holds all its old ones too, at the present length. After it, the
+    placement must fit at the interval's last token. When less memory has been announced, `available_bytes` is the
+    smaller value already, while old blocks may stay until commit. So a device that only loses blocks is not short of
+    memory before commit.
     """
     found: list[Shortage] = []
     budgets = {view.name: view.available_bytes for view in observation.devices}
@@ -102,7 +100,7 @@ def shortages(observation: Observation, old: Placement | None, new: Placement) -
 
 
 def refuse_shortages(observation: Observation, old: Placement | None, new: Placement, who: str) -> Placement:
-    """`new` if it can be carried out; raises Infeasible naming the first shortage otherwise."""
+    """Returns `new` if it can be carried out; otherwise raises Infeasible, which names the first shortage."""
     found = shortages(observation, old, new)
     if found:
         done = observation.tokens_done
@@ -119,7 +117,7 @@ def kinds_at(observation: Observation, length: int) -> tuple[tuple[str, int, int
 
 
 def rooms_for(observation: Observation) -> list[int]:
-    """Bytes each device has for blocks: its budget, less what every device copies and what is pinned at the source."""
+    """Bytes each device has for blocks: its budget less its copies of biases and, at the source, what is pinned."""
     kept = device_needs(observation, None, 0)
     return [view.available_bytes - kept[view.name] for view in observation.devices]
 
@@ -131,7 +129,7 @@ def _copied(observation: Observation) -> int:
 def any_placement(observation: Observation, length: int | None = None) -> Placement | None:
     """Some placement that fits at `length` (default: the interval's last token), or None when none exists.
 
-    Blocks are taken in the order a token meets them and devices in index order. Ignores what is placed now.
+    Blocks are taken in the order a token meets them and devices in index order. What is placed now plays no part.
     """
     kinds = kinds_at(observation, observation.final_length if length is None else length)
     rooms = rooms_for(observation)
@@ -148,7 +146,7 @@ def any_placement(observation: Observation, length: int | None = None) -> Placem
 
 
 def nothing_fits(observation: Observation, length: int | None = None) -> str | None:
-    """One sentence why no placement of any policy can fit at `length`, or None when one exists."""
+    """One sentence that says why no placement can fit at `length`, or None when one exists."""
     length = observation.final_length if length is None else length
     pinned, source = device_needs(observation, None, 0)[observation.source], observation.device(observation.source)
     if pinned > source.available_bytes:

@@ -1,8 +1,8 @@
 """What a placement costs: token latency, prefill latency, migration delay and an interval's sum of them.
 
-Every latency here is a sum of `half_layer_latency`, or with an all-to-all exchange of `half_latency`; there is no
-other formula. `CostModel` is one observation with its rates looked up and its half-layers remembered; the functions
-below it are the plain interface.
+Every latency here is a sum of half-layers: of `half_layer_latency` or, with an all-to-all exchange, of `half_latency`.
+`CostModel` is one observation, with rates looked up and half-layers remembered. The functions below it are the plain
+interface. Searches use compiled copies (`cost.kernel`, `annealing.state`), which tests compare with this module.
 """
 
 from __future__ import annotations
@@ -58,22 +58,17 @@ MIGRATION_HANDSHAKE_S = 0.004
 BULK_WIRE_RATIO = (SEGMENT_PAYLOAD_BYTES + SEGMENT_HEADER_BYTES) / SEGMENT_PAYLOAD_BYTES
 
 
-def block_seconds(observation: Observation, device: str, block: Block, length: int, rows: int = 1) -> float:
-    """Seconds `device` needs for `rows` new tokens of `block`, the last one seeing `length` positions."""
-    return block_time(observation.shape, block, observation.device(device), length, rows, observation.partition)
-
-
 Counts = tuple[int, ...]  # by device index
 _HalfKey = tuple[int, int, Counts, Counts | None]  # holder, target, heads or shards, roots
 
 
 class CostModel:
-    """One observation, compiled: devices are indices, and half-layers are remembered by what they depend on.
+    """One observation whose devices are indices, and whose half-layers are remembered by what they depend on.
 
-    `tokens` is the interval's number of tokens. The heads of a layer are alike, and so are the shards of an FFN; so a
+    `tokens` is the interval's number of tokens. The heads of a layer are alike, and so are the shards of an FFN. So a
     half-layer depends on the holder, the target (the device where results meet) and the number of heads or shards on
-    each device. Where results are partial sums it depends on the number of roots each device sends as well, which is
-    taken to be that of aligned leaves (`tree.align`) unless it is given.
+    each device. Where results are partial sums it also depends on the number of roots that each device sends. Unless
+    that is given, it is taken to be that of aligned leaves (`tree.align`).
     """
 
     def __init__(self, observation: Observation) -> None:
@@ -93,7 +88,7 @@ class CostModel:
         self._tails: dict[tuple[str, int, int, float, int], float] = {}
 
     def seconds(self, kind: str, length: int, rows: int = 1) -> tuple[float, ...]:
-        """Block time on each device, in index order."""
+        """Seconds of one block of a kind on each device, in index order."""
         key = (kind, length if kind == "head" else 0, rows)
         found = self._seconds.get(key)
         if found is None:
@@ -133,7 +128,7 @@ class CostModel:
         )
 
     def _together(self, half: HalfPlan, work: Sequence[Work], length: int, rows: int = 1) -> float:
-        """A half with an all-to-all exchange; with x on its way to all, where that is not there yet."""
+        """A half with an all-to-all exchange, and before it the messages that bring x to devices without it."""
         path, hop_s = self.observation.path, self.observation.hop_overhead_s
         adding = self.seconds("sum", length, rows)
         spread = spread_latency(path, hop_s, half.target, half.x_order, x_payload(self.shape, rows))
@@ -144,9 +139,9 @@ class CostModel:
     def all_to_all(
         self, half: int, counts: Counts, others: Counts, starts: Counts = (), roots: Counts | None = None
     ) -> float:
-        """Mean over the interval of a half of which the source and `others` add up the results themselves.
+        """Seconds of a half whose results the source and `others` add up for themselves, as a mean over the interval.
 
-        `starts` has the devices to which the source sends x before, in the first half of all.
+        `starts` has the devices to which the source sends x first; only the first half of all has any.
         """
         key = (half, counts, others, starts, roots)
         found = self._exchanged.get(key)
@@ -177,15 +172,15 @@ class CostModel:
         return total / len(lengths)
 
     def attention(self, holder: int, target: int, counts: Counts, roots: Counts | None = None) -> float:
-        """Mean over the interval's first and last token of the attention half with `counts` heads per device."""
+        """Seconds of the attention half with `counts` heads per device, as the mean of first and last token."""
         return self._remembered(ATTENTION, holder, target, counts, roots)
 
     def ffn(self, holder: int, target: int, counts: Counts = (), roots: Counts | None = None) -> float:
-        """The FFN half, in seconds, with `counts` shards per device; none where the FFN is whole, on `target`."""
+        """Seconds of the FFN half with `counts` shards per device; without counts the FFN is whole, on `target`."""
         return self._remembered(FFN, holder, target, counts, roots)
 
     def vocab(self, counts: Counts) -> float:
-        """The LM head, in seconds, with `counts` of its shards per device: from the source and back to it."""
+        """Seconds of the LM head with `counts` of its shards per device, from the source and back to it."""
         found = self._vocab.get(counts)
         if found is None:
             found = self._vocab[counts] = self._mean(VOCAB, self.source, self.source, counts, None)
@@ -246,9 +241,9 @@ class CostModel:
         return transfer_seconds(path, payload, self.observation.hop_overhead_s)
 
     def source_seconds(self, last: int, rows: int = 1, lm_head: bool = True) -> float:
-        """The source's own work around the layers: embedding, the way home of the last x, and the LM head if whole.
+        """Seconds of what the source does around the layers: embedding, and the LM head if it is whole.
 
-        `last` is the device where the last layer ends.
+        They include the return of the last x to the source from `last`, the device where the last layer ends.
         """
         view, shape = self.observation.devices[self.source], self.shape
         compute, streaming = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
@@ -260,7 +255,7 @@ class CostModel:
         return total
 
     def step_seconds(self, plan: Plan, length: int, rows: int, lm_head: bool, around: bool) -> float:
-        """One step of `rows` tokens through all layers, with or without the source's own work around them."""
+        """Seconds of `rows` tokens through all layers, with or without the source's own work around them."""
         total = 0.0
         for number, layer in enumerate(plan.layers):
             total += sum(self.layer_seconds(plan.holder(number), layer, length, rows))
@@ -273,41 +268,35 @@ class CostModel:
 
 @lru_cache(maxsize=16)
 def cost_model(observation: Observation) -> CostModel:
-    """The compiled form of an observation; observations are immutable, so it is kept."""
+    """The cost model of an observation, which is kept because observations do not change."""
     return CostModel(observation)
 
 
 def as_plan(observation: Observation, placement: Placement | Plan) -> Plan:
-    """A plan as it is, a placement planned for this observation."""
+    """The plan for a placement under this observation; a plan stays as it is."""
     return placement if isinstance(placement, Plan) else make_plan(observation, placement)
 
 
 def token_latency(observation: Observation, placement: Placement | Plan, length: int, lm_head: bool = True) -> float:
-    """Seconds for one decoded token that sees `length` positions.
+    """Seconds for one decoded token that sees `length` positions: the sum of its half-layers.
 
-    The sum of its half-layers; with `lm_head` also what the source does around them: embedding, the way home
-    of the last x, and the LM head. Without it the figure is comparable between models of other vocabularies.
+    With `lm_head` it includes what the source does around them: embedding, the return of the last x to the source, and
+    the LM head. Without it, models of different vocabularies can be compared.
     """
     return cost_model(observation).step_seconds(as_plan(observation, placement), length, 1, True, lm_head)
 
 
-def half_layers(observation: Observation, placement: Placement | Plan, length: int) -> list[tuple[float, float]]:
-    """(attention, FFN) seconds of each layer for one decoded token."""
-    model, plan = cost_model(observation), as_plan(observation, placement)
-    return [model.layer_seconds(plan.holder(n), layer, length) for n, layer in enumerate(plan.layers)]
-
-
 def chunk_rows(prompt_tokens: int, chunk: int) -> tuple[int, ...]:
-    """Rows of each prefill chunk: full chunks, then what is left."""
+    """Rows of each prefill chunk: full chunks first, then the rest."""
     full, rest = divmod(prompt_tokens, chunk)
     return (chunk,) * full + ((rest,) if rest else ())
 
 
 def prefill_latency(observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int]) -> float:
-    """Seconds from the prompt to the first token: the chunks one after another, each through all layers.
+    """Seconds from the prompt to the first token: the chunks pass through all layers one after another.
 
     `chunks` is the chunk size in tokens, or the rows of each chunk. A chunk ends when its last row is back at
-    the source; only the last chunk runs the LM head.
+    the source. Only the last chunk runs the LM head.
     """
     model, plan = cost_model(observation), as_plan(observation, placement)
     rows = chunk_rows(observation.prompt_tokens, chunks) if isinstance(chunks, int) else tuple(chunks)
@@ -322,7 +311,7 @@ def prefill_latency(observation: Observation, placement: Placement | Plan, chunk
 
 
 def cached_length(observation: Observation) -> int:
-    """Positions that KV caches hold at this decision: nothing before prefill, then all but the next token's."""
+    """Positions that KV caches hold at this decision: none before prefill, then all but the next token's."""
     return observation.length - 1 if observation.tokens_done > 0 else 0
 
 
@@ -334,11 +323,6 @@ def moved_bytes(observation: Observation, block: Block, length: int) -> tuple[in
     return payload_bytes(shape, block, length, shipped, partition), 0 if shipped else weights
 
 
-def migrated_bytes(observation: Observation, old: Placement, new: Placement, length: int) -> int:
-    """Payload bytes that cross the network when `old` becomes `new` with `length` positions cached."""
-    return sum(moved_bytes(observation, block, length)[0] for block, _, _ in old.moves_to(new))
-
-
 class Load(NamedTuple):
     """What a migration asks of one direction of one link, or of one device's storage."""
 
@@ -347,7 +331,7 @@ class Load(NamedTuple):
 
 
 def migration_loads(observation: Observation, old: Placement, new: Placement, length: int) -> tuple[list[Load], float]:
-    """Every load of turning `old` into `new`, and the longest path delay among the moves in seconds."""
+    """(every load of turning `old` into `new`, the longest path delay among the moves in seconds)."""
     carried: dict[Leg, int] = {}
     loaded: dict[str, int] = {}
     delay = 0.0
@@ -365,9 +349,9 @@ def migration_loads(observation: Observation, old: Placement, new: Placement, le
 
 
 def migration_delay(observation: Observation, old: Placement | None, new: Placement, length: int) -> float:
-    """Seconds from prepare to commit: the busiest link or storage, the longest path's delay, the handshake.
+    """Seconds from prepare to commit: the busiest link or storage, the longest path's delay and the handshake.
 
-    `length` is the number of cached positions (`cached_length`). 0 when nothing moves or nothing is placed yet.
+    `length` is the number of cached positions (`cached_length`). It is 0 when nothing moves or nothing is placed yet.
     """
     loads, delay = migration_loads(observation, old, new, length) if old is not None else ([], 0.0)
     if not loads:
@@ -378,8 +362,8 @@ def migration_delay(observation: Observation, old: Placement | None, new: Placem
 def interval_cost(observation: Observation, old: Placement | None, new: Placement) -> float:
     """Seconds of the coming interval: migration delay plus the latency of each of its tokens.
 
-    Tokens are counted at the mean of the first and the last: latency is a maximum of functions affine in the
-    length, so over an interval the error is far below 0.1 % (tested).
+    Each token counts as the mean of the first and the last. Latency is a maximum of functions affine in the length, so
+    over an interval the error is far below 0.1 % (tested).
     """
     plan = make_plan(observation, new)
     first = token_latency(observation, plan, observation.length)

@@ -1,7 +1,7 @@
-"""Packing blocks into devices' rooms: blocks of a kind are alike, so it is a matter of counts.
+"""Bin packing: blocks into the rooms of devices. Blocks of a kind are alike, so a packing is a table of counts.
 
-First-fit first; where that fails, an exact answer: a dynamic programme for few large blocks, else a small integer
-programme. Sizes and rooms are bytes.
+First-fit is tried first. Where it fails the answer is exact: from a dynamic programme for few large blocks, otherwise
+from a small integer programme. Sizes and rooms are in bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from testbed.placement.highs import quiet_highs
 
 Kinds = Sequence[tuple[int, int]]  # (bytes of one, how many), largest first
 
-_MOST_STATES = 10_000  # counts of large blocks that the dynamic programme may have to tell apart
+_MOST_STATES = 10_000  # of the dynamic programme, one per combination of counts; with more the integer one solves it
 
 
 def _how_many(room: int, size: int, count: int) -> int:
@@ -25,7 +25,7 @@ def _how_many(room: int, size: int, count: int) -> int:
 def first_fit(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
     """Counts per device and kind by first-fit decreasing, or None where that finds no packing.
 
-    If it finds one, then also after any single item went to a device where this packing has one of its kind.
+    If it finds one, it also does so once any single item has gone to a device where this packing has one of its kind.
     """
     free = list(rooms)
     packed = [[0] * len(kinds) for _ in rooms]
@@ -42,10 +42,7 @@ def first_fit(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
 
 
 def pack(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
-    """Counts per device and kind that fit `rooms`, or None when there is no such packing: exact.
-
-    The exact part is only reached when first-fit fails, which needs tight rooms.
-    """
+    """Counts per device and kind that fit `rooms`, or None when there is no such packing."""
     quick = first_fit(rooms, kinds)
     if quick is not None or sum(max(room, 0) for room in rooms) < sum(size * count for size, count in kinds):
         return quick
@@ -57,7 +54,7 @@ def pack(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
 def _pack_by_counts(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
     """A dynamic programme over devices.
 
-    For each number of large items placed so far, the most of the smallest kind that fit beside them.
+    For each combination of large items placed so far, it keeps the most of the smallest kind that fit beside them.
     """
     large, (small_size, small_count) = kinds[:-1], kinds[-1]
     best: dict[tuple[int, ...], int] = {tuple(0 for _ in large): 0}
@@ -101,9 +98,9 @@ def _loads(room: int, large: Kinds) -> list[tuple[tuple[int, ...], int]]:
 
 
 def _pack_by_integers(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
-    """The same as an integer programme: one variable per device and kind, one row per device and per kind.
+    """An integer programme: one variable per device and kind, one row per device and per kind.
 
-    Solved by HiGHS in whole pages, which keeps every number exactly representable; the answer is checked in bytes.
+    HiGHS solves it in whole pages, which keeps every number exactly representable. The answer is checked in bytes.
     """
     import highspy
 

@@ -1,4 +1,4 @@
-"""The network by numbers, for what is looked up with every move: directed links, and the paths over them."""
+"""The network as numbers of directed links, and the paths over them, for what is looked up with every move."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from testbed.placement.observation import Observation
 
 
 class NumberedPaths:
-    """Paths between device numbers as numbers of directed links; each is looked up once."""
+    """Paths between device numbers, as numbers of directed links; each path is looked up once."""
 
     def __init__(self, observation: Observation) -> None:
         self._observation = observation
@@ -20,7 +20,7 @@ class NumberedPaths:
         self._found: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
 
     def links(self, pair: tuple[int, int]) -> tuple[int, ...]:
-        """The directed links on the way from one device to another."""
+        """The directed links on the path from one device to another."""
         return self._look_up(pair)[0]
 
     def delay_s(self, pair: tuple[int, int]) -> float:

@@ -13,7 +13,7 @@ import yaml
 from testbed.cli import run
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
-from testbed.placement.cost.memory import any_placement, device_need
+from testbed.placement.cost.memory import any_placement, device_needs
 from testbed.running.lasting import may_not_last, never_lasts
 from testbed.running.planning import first_observation
 
@@ -46,7 +46,7 @@ def whole() -> int:
     start = first_observation(loaded, len(PROMPT))
     placement = any_placement(start)
     assert placement is not None
-    return device_need(start, placement, "a", LENGTH)
+    return device_needs(start, placement, LENGTH)["a"]
 
 
 WHOLE = whole()

@@ -29,7 +29,7 @@ from testbed.placement.blocks import (
     wire_bytes,
 )
 from testbed.placement.cost.latency import Work, half_layer_latency
-from testbed.placement.cost.model import half_layers, prefill_latency, token_latency
+from testbed.placement.cost.model import cost_model, prefill_latency, token_latency
 from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan
 
@@ -210,7 +210,8 @@ def test_half_layers_add_up_to_a_full_event_simulation_of_the_token(
     simulated = EventSimulation(observation, plan, length, 1).run() + source_work(observation, 1, True)
     assert token_latency(observation, plan, length) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
     assert token_latency(observation, placement, length) == token_latency(observation, plan, length)
-    halves = sum(map(sum, half_layers(observation, plan, length)))
+    model, layers = cost_model(observation), enumerate(plan.layers)
+    halves = sum(sum(model.layer_seconds(plan.holder(number), layer, length)) for number, layer in layers)
     assert token_latency(observation, plan, length, lm_head=False) == pytest.approx(halves, rel=1e-12)
 
 

@@ -18,7 +18,6 @@ from testbed.placement.cost.memory import (
     Infeasible,
     any_placement,
     check_complete,
-    device_need,
     device_needs,
     nothing_fits,
     refuse_shortages,
@@ -38,15 +37,15 @@ def test_devices_needs_add_up_to_every_block_and_what_is_pinned(
     observation, placement = case
     shape = observation.shape
     partition = observation.partition
-    total = sum(device_need(observation, placement, view.name, length) for view in observation.devices)
+    needs = device_needs(observation, placement, length)
     blocks = blocks_of(shape, partition)
     copied = sum(resident_bytes(shape, block, length, partition) for block in copies_of(shape, partition))
     expected = pinned_bytes(shape, partition) + sum(resident_bytes(shape, b, length, partition) for b in blocks)
-    assert total == expected + copied * len(observation.devices)
+    assert sum(needs.values()) == expected + copied * len(observation.devices)
     for view in observation.devices:
         own = sum(resident_bytes(shape, block, length, partition) for block in placement.on(view.name))
         pinned = pinned_bytes(shape, partition) if view.name == observation.source else 0
-        assert device_need(observation, placement, view.name, length) == own + pinned + copied
+        assert needs[view.name] == own + pinned + copied
 
 
 def _tight_pair(tokens_done: int = 8) -> tuple[Observation, Placement]:
@@ -54,7 +53,7 @@ def _tight_pair(tokens_done: int = 8) -> tuple[Observation, Placement]:
     observation = quickstart(tokens_done=tokens_done)
     devices = {block: "c" if block.layer == 0 else "b" for block in blocks_of(observation.shape)}
     placement = Placement(devices)
-    need = device_need(observation, placement, "b", observation.final_length)
+    need = device_needs(observation, placement, observation.final_length)["b"]
     views = tuple(replace(v, available_bytes=need) if v.name == "b" else v for v in observation.devices)
     return replace(observation, devices=views), placement
 

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 from placement_cases import any_partition, networked, observations, placed, quickstart, random_placements
 
 from testbed.placement.blocks import Block, Placement, blocks_of, payload_bytes, state_bytes
+from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import (
     BULK_WIRE_RATIO,
     MIGRATION_HANDSHAKE_S,
-    block_seconds,
     cached_length,
     chunk_rows,
     cost_model,
     interval_cost,
-    migrated_bytes,
     migration_delay,
+    moved_bytes,
     prefill_latency,
     token_latency,
 )
@@ -38,7 +38,6 @@ def test_nothing_moved_costs_nothing() -> None:
     placement = _spread(observation)
     assert migration_delay(observation, placement, placement, 30) == 0
     assert migration_delay(observation, None, placement, 30) == 0
-    assert migrated_bytes(observation, placement, placement, 30) == 0
 
 
 def test_staged_weights_load_from_storage_and_only_the_cache_travels() -> None:
@@ -50,11 +49,11 @@ def test_staged_weights_load_from_storage_and_only_the_cache_travels() -> None:
         state_bytes(observation.shape, head, 31),
         payload_bytes(observation.shape, head, 0, with_weights=True),
     )
-    assert migrated_bytes(observation, old, new, 31) == cache
+    assert moved_bytes(observation, head, 31) == (cache, weights)
     path = 3e-4 + 1e-3
     assert migration_delay(observation, old, new, 31) == pytest.approx(weights / 9e7 + path + MIGRATION_HANDSHAKE_S)
     shipped = replace(observation, weights="shipped")
-    assert migrated_bytes(shipped, old, new, 31) == cache + weights
+    assert moved_bytes(shipped, head, 31) == (cache + weights, 0)
     slowest = (cache + weights) * BULK_WIRE_RATIO * 8 / 5e7
     assert migration_delay(shipped, old, new, 31) == pytest.approx(slowest + path + MIGRATION_HANDSHAKE_S)
 
@@ -137,9 +136,8 @@ def test_moves_are_tried_where_they_fit_and_may_cost_less_and_leave_no_trace_els
         assert [draft.fits(d) for d in range(len(names))] == [plain.fits(d) for d in range(len(names))]
 
 
-def test_block_seconds_is_the_slower_of_computing_and_streaming() -> None:
+def test_a_block_takes_the_slower_of_computing_and_streaming() -> None:
     observation = quickstart()
-    slow = replace(observation.devices[1], compute_flops=1e6)
-    observation = replace(observation, devices=(observation.devices[0], slow))
-    assert block_seconds(observation, "b", Block("proj", 0), 9) == pytest.approx(2 * 768 * 768 / 1e6)
-    assert block_seconds(observation, "a", Block("proj", 0), 9) == pytest.approx((768 * 768 + 768) * 4 / 1.9e9)
+    fast, slow = observation.devices[0], replace(observation.devices[1], compute_flops=1e6)
+    assert block_time(observation.shape, Block("proj", 0), slow, 9) == pytest.approx(2 * 768 * 768 / 1e6)
+    assert block_time(observation.shape, Block("proj", 0), fast, 9) == pytest.approx((768 * 768 + 768) * 4 / 1.9e9)

@@ -23,8 +23,9 @@ from testbed.placement.blocks import (
     copies_of,
     wire_bytes,
 )
+from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import Infeasible, check_complete, shortages
-from testbed.placement.cost.model import block_seconds, interval_cost, token_latency
+from testbed.placement.cost.model import interval_cost, token_latency
 from testbed.placement.local.draft import Draft, cost_model
 from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan, plan_messages
@@ -83,6 +84,11 @@ def test_equal_shares_send_to_one_another_and_begin_with_different_receivers() -
 
 
 # --- times ---------------------------------------------------------------------------------------------------
+
+
+def block_seconds(observation: Observation, device: str, block: Block, length: int) -> float:
+    """Seconds of one block for one token on a device."""
+    return block_time(observation.shape, block, observation.device(device), length, 1, observation.partition)
 
 
 class Workers:
