@@ -207,11 +207,11 @@ def _list_moves(p: Problem, s: State, half: int, moves: Ints) -> int:
 @inlined
 def draw(s: State, below: int) -> int:
     """The next random number, from 0 to `below` - 1: xorshift64*, Vigna 2016."""
-    x = s.salt[-1]
+    x = s.hash_keys[-1]
     x ^= x >> np.uint64(12)
     x ^= x << np.uint64(25)
     x ^= x >> np.uint64(27)
-    s.salt[-1] = x
+    s.hash_keys[-1] = x
     return np.int64(((x * np.uint64(2685821657736338717)) >> np.uint64(33)) % np.uint64(below))  # type: ignore[return-value]
 
 
