@@ -19,10 +19,10 @@ def command(as_json: bool) -> None:
     rows = [
         {
             "name": name,
-            "description": description,
-            "options": option_names(factory),
+            "description": listed.description,
+            "options": option_names(listed.factory),
         }
-        for name, (factory, description) in POLICIES.items()
+        for name, listed in POLICIES.items()
     ]
     if as_json:
         print_json(rows)

@@ -36,10 +36,10 @@ from testbed.placement.blocks import (
     Partition,
     blocks_of,
     count_blocks,
-    matches,
     pinned_bytes,
     vocab_rows,
 )
+from testbed.placement.patterns import matches
 from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, reshaped
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.generate import generate_topology

@@ -1,5 +1,9 @@
-"""Placement: blocks, what a policy may see, the honest cost model, and the policies.
+"""Placement: blocks, what a policy may see, what a placement costs, and the policies.
 
-This room is pure: no sockets, no files, no clock, no torch. The worker uses `blocks` and `plan` from it
-and nothing else; the controller and the simulator call the same cost functions the policies call.
+`blocks`, `tree` and `plan` say how a model is cut and what the devices do. `cost/` predicts latency, migration and
+memory. `policies/` has one policy per file. The engines they use are in `local/` (a draft and shifts of its blocks),
+`layers/` (whole layers), `annealing/` and `exact/`.
+
+This room uses no sockets, no files and no torch, and no clock except for the time limit of `exact`. The worker uses
+`blocks`, `tree` and `plan`. The controller and the simulator call the same cost functions as the policies.
 """

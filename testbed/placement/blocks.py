@@ -1,8 +1,8 @@
 """Blocks, the units of placement, and what each one weighs, reads and computes.
 
-Notation: D width, d head size, r query heads per KV group, F FFN width, V vocabulary, t sequence length.
-The table is DESIGN §7's; norms, biases and position tables are counted. Sizes are whole memory pages,
-because that is how a worker maps them: `resident_bytes` is what the device's ledger will show.
+Notation: D width, d head size, r query heads per KV group, F FFN width, V vocabulary, t sequence length. Norms, biases
+and position tables are counted. Sizes are whole memory pages, because a worker maps whole pages: `resident_bytes` is
+what the device's ledger will show. `docs/cost-model.md` has the table.
 """
 
 from __future__ import annotations
@@ -16,31 +16,26 @@ from typing import Literal
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
 
-PAGE_BYTES = 4096  # what the kernel hands out; huge pages are switched off for block memory
-TENSOR_ALIGNMENT = 64  # bytes; tensors inside one block's map start on cache lines
+PAGE_BYTES = 4096  # the kernel's page; huge pages are switched off for block memory
+TENSOR_ALIGNMENT = 64  # bytes of a cache line: tensors inside one block's map begin on one
 
 Kind = Literal["head", "proj", "ffn", "sum", "vocab"]
 Exchange = Literal["hub", "all-to-all"]
-ATTENTION, FFN = 0, 1  # the halves of a layer; the index of the block that adds up a half's partial sums
+ATTENTION, FFN = 0, 1  # the halves of a layer, and the indices of the blocks that add up a half's partial sums
 _AFTER_ALL_LAYERS = 1 << 30
 _HALF_NAMES = ("attn", "ffn")
-MOST_BLOCKS = 2**15
-"""That a model may be cut into: GPT-3's 96 layers of 96 heads, with 64 shards for each FFN, make half as many."""
+MOST_BLOCKS = 2**15  # of one model; GPT-3's 96 layers of 96 heads, with 64 shards for each FFN, make half as many
 _BLOCK = re.compile(r"(head|proj|ffn|sum|vocab)\((\d+)(?:,(\d+|attn|ffn))?\)")
-_PATTERN = re.compile(
-    r"(head)\((\*|\d+),(\*|\d+)\)|(proj)\((\*|\d+)\)|(ffn)\((\*|\d+)(?:,(\*|\d+))?\)|(sum)\((\*|\d+),(\*|attn|ffn)\)"
-    r"|(vocab)\((\*|\d+)\)"
-)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """How the model is cut; the same for every policy and for the reference of one experiment.
+    """How the model is cut. It is the same for every policy and for the reference of one experiment.
 
-    With `ffn_shards` over 1 each FFN is that many column shards, whose partial sums meet at `sum(l,ffn)`. With
-    `proj_rows` each head carries its rows of proj(l), whose partial sums meet at `sum(l,attn)`.
-    With `vocab_shards` over 1 the LM head is that many blocks of rows, `vocab(k)`, instead of a part of the source.
-    With `exchange` all-to-all no sum is a block: every device has a copy of each, and adds up for itself.
+    With `ffn_shards` over 1, each FFN is cut into that many column shards, whose partial sums meet at `sum(l,ffn)`.
+    With `proj_rows`, each head carries its rows of proj(l), and the partial sums meet at `sum(l,attn)`. With
+    `vocab_shards` over 1, the LM head is cut into that many blocks of rows, `vocab(k)`, and is no part of the source.
+    With `exchange` all-to-all no sum is a block: every device has a copy of each sum and adds up for itself.
     """
 
     ffn_shards: int = 1  # a power of two that divides F
@@ -67,7 +62,7 @@ class Block:
     kind: Kind
     layer: int
     index: int = 0  # KV group of a head, number of a shard, half of a sum; else 0
-    part: bool = field(default=False, compare=False)  # a shard, not the whole: nothing but its name differs
+    part: bool = field(default=False, compare=False)  # a shard and not the whole FFN; only its name differs
 
     def __str__(self) -> str:
         if self.kind == "vocab":
@@ -83,7 +78,7 @@ class Block:
 
     @property
     def sort_key(self) -> tuple[int, int, int]:
-        """Layer, then heads, what they meet at, the FFN, what its shards meet at: the order a token meets them."""
+        """By layer, and within it as a token meets the blocks: heads, proj or sum, FFN, sum."""
         if self.kind == "vocab":
             return (_AFTER_ALL_LAYERS, 0, self.index)
         step = 1 + 2 * self.index if self.kind == "sum" else {"head": 0, "proj": 1, "ffn": 2}[self.kind]
@@ -108,26 +103,6 @@ def parse_block(text: str) -> Block:
     return Block(kind, int(layer), number, part=kind == "ffn" and index is not None)  # type: ignore[arg-type]
 
 
-def is_pattern(text: str) -> bool:
-    """Whether a text is a pattern of blocks: `*`, a block's name, or one with `*` for a number."""
-    text = text.replace(" ", "")
-    return text == "*" or _PATTERN.fullmatch(text) is not None
-
-
-def matches(pattern: str, block: Block) -> bool:
-    """Whether a pattern means this block: `*`, `head(0,*)`, `ffn(*)` (its shards too), `ffn(2,1)`, `sum(*,ffn)`."""
-    text = pattern.replace(" ", "")
-    if text == "*":
-        return True
-    if _PATTERN.fullmatch(text) is None:
-        return False
-    kind, _, rest = text[:-1].partition("(")
-    wanted, actual = rest.split(","), str(block)[:-1].partition("(")[2].split(",")
-    if kind != block.kind or len(wanted) > len(actual):
-        return False
-    return all(want in ("*", have) for want, have in zip(wanted, actual, strict=False))
-
-
 @lru_cache(maxsize=64)
 def layer_blocks(shape: ModelShape, partition: Partition, layer: int) -> tuple[Block, ...]:
     """The blocks of one layer in the order a token meets them."""
@@ -146,7 +121,7 @@ def _shards(partition: Partition, layer: int) -> list[Block]:
 
 @lru_cache(maxsize=64)
 def copies_of(shape: ModelShape, partition: Partition) -> tuple[Block, ...]:
-    """What every device has a copy of, beside its blocks: with an all-to-all exchange the sums, else nothing."""
+    """The blocks that every device has a copy of: the sums with an all-to-all exchange, else none."""
     if partition.hub:
         return ()
     return tuple(Block("sum", layer, half) for layer in range(shape.layers) for half in (ATTENTION, FFN))
@@ -162,19 +137,19 @@ def blocks_of(shape: ModelShape, partition: Partition = WHOLE) -> tuple[Block, .
 
 
 def count_blocks(shape: ModelShape, partition: Partition = WHOLE) -> int:
-    """How many blocks `blocks_of` has at most, without making any."""
+    """At least the number of blocks that `blocks_of` has, without making any."""
     shards = partition.ffn_shards + (1 if partition.ffn_shards > 1 else 0)
     return shape.layers * (shape.kv_heads + 1 + shards) + partition.vocab_shards
 
 
 def vocab_rows(shape: ModelShape, partition: Partition) -> int:
-    """Rows of the LM head in each of its shards; what the last one has too many is filled up with zeros."""
+    """Rows of the LM head in each of its shards. The last shard is filled up with rows of zeros."""
     return -(-shape.vocab // partition.vocab_shards)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where every block is. `epoch` grows by one at each change that is committed."""
+    """The device of every block. `epoch` grows by one with each change that is committed."""
 
     devices: Mapping[Block, str] = field(hash=False)
     epoch: int = 0
@@ -192,7 +167,7 @@ class Placement:
         ]
 
     def with_moves(self, moves: Iterable[tuple[Block, str]], epoch: int | None = None) -> Placement:
-        """A copy with some blocks elsewhere."""
+        """A copy with some blocks on other devices."""
         return replace(self, devices={**self.devices, **dict(moves)}, epoch=self.epoch if epoch is None else epoch)
 
 
@@ -201,10 +176,10 @@ class Placement:
 
 @lru_cache(maxsize=4096)
 def tensors_of(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and shapes of the weight tensors of a block of this kind, or of the pinned `embed`.
+    """Names and shapes of the weight tensors of a block of this kind, or of `embed`, which stays at the source.
 
-    The worker allocates exactly these, so weight bytes here and in memory cannot drift apart. A sum holds the bias
-    that is added once, after its partial sums.
+    The worker allocates exactly these tensors, so the bytes counted here are the bytes in memory. A sum has the bias
+    that is added once, after the partial sums.
     """
     D, d, r = shape.width, shape.head_dim, shape.queries_per_group
     V, K = shape.vocab, partition.ffn_shards
@@ -248,7 +223,7 @@ def _round_up(size: int, unit: int) -> int:
 
 @lru_cache(maxsize=4096)
 def weight_bytes(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> int:
-    """Bytes of weights a block of this kind keeps resident, in whole pages. `embed` is the source's share."""
+    """Bytes of weights of a block of this kind, in whole pages. `embed` stands for what stays at the source."""
     sizes = (_elements(dims) * shape.weight_bytes for _, dims in tensors_of(shape, kind, partition))
     return _round_up(sum(_round_up(size, TENSOR_ALIGNMENT) for size in sizes), PAGE_BYTES)
 
@@ -266,13 +241,13 @@ def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
 def payload_bytes(
     shape: ModelShape, block: Block, length: int, with_weights: bool, partition: Partition = WHOLE
 ) -> int:
-    """Bytes that travel when the block migrates at length `length`: its KV cache, and its weights if shipped."""
+    """Bytes that are sent when the block migrates at `length`: its KV cache, and its weights if they are shipped."""
     weights = _weight_payload(shape, block.kind, partition) if with_weights else 0
     return weights + state_bytes(shape, block, length)
 
 
 def resident_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> int:
-    """Bytes a device's ledger shows for this block at sequence length `length`: weights + whole KV pages."""
+    """Bytes a device's ledger shows for this block at sequence length `length`: weights and KV, in whole pages."""
     pages = 0
     if block.kind == "head":
         pages = 2 * _round_up(shape.head_dim * length * shape.kv_bytes, PAGE_BYTES)
@@ -280,7 +255,7 @@ def resident_bytes(shape: ModelShape, block: Block, length: int, partition: Part
 
 
 def copied_bytes(shape: ModelShape, partition: Partition) -> int:
-    """Bytes of `copies_of`, which every device keeps; with an all-to-all exchange a page or more for each bias."""
+    """Bytes of `copies_of` on each device: with an all-to-all exchange a page or more for each bias, else 0."""
     return len(copies_of(shape, partition)) * weight_bytes(shape, "sum", partition)
 
 
@@ -295,8 +270,8 @@ def pinned_bytes(shape: ModelShape, partition: Partition = WHOLE) -> int:
 def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, partition: Partition = WHOLE) -> float:
     """FLOPs for `rows` new tokens, the last one seeing `length` positions (a multiply-accumulate is 2).
 
-    Adding up partial sums is not counted, as biases and norms are not, but at a sum, which does nothing else:
-    D each for bias and residual.
+    Biases, norms and the addition of partial sums are not counted, except for a sum, which does nothing else: there
+    the bias and the residual count D each.
     """
     D, d, r, F = shape.width, shape.head_dim, shape.queries_per_group, shape.ffn_width
     if block.kind == "head":
@@ -308,12 +283,12 @@ def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, par
     if block.kind == "sum":
         return 2.0 * D * rows
     if block.kind == "vocab":
-        return 2.0 * vocab_rows(shape, partition) * D  # of the last row only
+        return 2.0 * vocab_rows(shape, partition) * D  # for the last row only
     return 2.0 * (3 if shape.gated_ffn else 2) * D * (F // partition.ffn_shards) * rows
 
 
 def block_read_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> float:
-    """Bytes streamed from memory: the weights once per chunk, and the KV cache."""
+    """Bytes streamed from memory for one chunk of tokens: the weights once, and the KV cache."""
     return float(_weight_payload(shape, block.kind, partition) + state_bytes(shape, block, length))
 
 

@@ -1,4 +1,4 @@
-"""What a policy is shown, and what it must be."""
+"""What a policy is shown, and the interface it must have."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class DeviceView:
     name: str
     available_bytes: int  # all that our blocks may use, the present ones included
     streaming_Bps: float  # B, memory bandwidth
-    compute_flops: float  # C
+    compute_flops: float  # C, in FLOP/s
     storage_Bps: float
 
 
 @dataclass(frozen=True)
 class LinkView:
-    """A link as the policy sees it; delays are one-way. A device's own link goes up to the network, down to it."""
+    """A link as the policy sees it; delays are one-way. "Up" is from a device to the network, "down" the other way."""
 
     up_bps: float
     down_bps: float
@@ -36,7 +36,7 @@ Hop = tuple[str, str]  # (link, "up" or "down"): one direction of one link
 
 
 class Leg(NamedTuple):
-    """One direction of one link on a message's way."""
+    """One direction of one link on a message's path."""
 
     hop: Hop
     rate_bps: float
@@ -48,10 +48,11 @@ Path = tuple[Leg, ...]
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything a decision may depend on. The order of `devices` is their index in the plan.
+    """Everything a decision may depend on. A device's index in the plan is its place in `devices`.
 
-    `links` by name. Without `routes` the network is a star: each device has the link of its name, and the path i->j is
-    up that of i and down that of j. Else `routes` has the directed links of the path between any two devices.
+    `links` has the links by name. Without `routes` the network is a star: each device has the link of its own name,
+    and the path i->j goes up the link of i and down the link of j. Else `routes` has the directed links of the path
+    between any two devices.
     """
 
     shape: ModelShape
@@ -65,17 +66,16 @@ class Observation:
     interval: int
     weights: Literal["staged", "shipped"] = "staged"
     hop_overhead_s: float = 0.0  # software time per network hop, calibrated
-    kind: Literal["oracle", "measured"] = "oracle"
     routes: Mapping[tuple[str, str], tuple[Hop, ...]] | None = field(default=None, hash=False)
 
     @property
     def length(self) -> int:
-        """Sequence length that the interval's first token sees (prompt, tokens so far, itself)."""
+        """Sequence length that the interval's first token sees: the prompt, the tokens so far and itself."""
         return self.prompt_tokens + max(self.tokens_done, 0)
 
     @property
     def interval_tokens(self) -> int:
-        """Tokens until the next decision, or until the end if that comes first."""
+        """Tokens until the next decision, or until the run's end if that comes first."""
         return max(1, min(self.interval, self.tokens_max - self.tokens_done))
 
     @property
@@ -89,7 +89,7 @@ class Observation:
 
     @cached_property
     def paths(self) -> Mapping[tuple[str, str], Path] | None:
-        """The path between any two devices; None for a star, where `path` tells it."""
+        """The path between any two devices; None for a star, where `path` finds it from the links."""
         if self.routes is None:
             return None
         return {pair: tuple(map(self._leg, route)) for pair, route in self.routes.items()}
@@ -108,9 +108,9 @@ class Observation:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a policy has proved of its last decision; one that proves anything keeps it in an attribute `last`."""
+    """What a policy has proved of its last decision. A policy that proves anything keeps it in an attribute `last`."""
 
-    bound_s: float  # seconds of the interval, migration included and the LM head left out, that nothing goes below
+    bound_s: float  # no placement's interval takes fewer seconds, migration included and the LM head left out
     gap: float  # how much more than the bound the decision costs, as a fraction
     proved: bool  # whether the decision is the optimum
 
@@ -118,15 +118,15 @@ class Proof:
 class Policy(Protocol):
     """A placement policy: `reset(seed)` once per run, then `decide` at each boundary.
 
-    `decide(observation, None)` is the first placement; later calls get the present one and return the
-    wanted one (the same object when nothing should move). A policy may remember past observations and
-    never sees the future. It raises `Infeasible` when it finds no placement that fits.
+    `decide(observation, None)` returns the first placement. Later calls get the present placement and return the
+    wanted one, which is the same object when nothing should move. A policy may remember past observations and never
+    sees the future. It raises `Infeasible` when it finds no placement that fits.
     """
 
     name: str
 
     def reset(self, seed: int) -> None:
-        """Begin a run."""
+        """Begin a run. Everything random in the run is drawn from `seed`."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Decide where every block is to be during the coming interval."""

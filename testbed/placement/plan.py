@@ -1,12 +1,14 @@
 """The plan: what every worker executes under one epoch.
 
-A placement says where blocks are; the plan adds what a worker cannot decide alone: the order in which the device
-that holds x sends it. Both halves of a layer have one form: x goes from the device that holds it to those that
-work on it, and their results meet at one device, the target, which holds what the next half begins with. x is at
-the source before layer 0 and goes back to the source (its last row) after the last layer. With an all-to-all
-exchange results go to every device that still has work to do, and to the source; each adds them up and so holds x.
-Only the embedding's x is sent as such. Plans are plain dataclasses of str, int, tuple and dict, so msgpack carries
-them. This module knows nothing of sockets or epochs' commits.
+A placement says where blocks are. The plan adds what a worker cannot decide alone: the order in which the device that
+holds x, the hidden state, sends it. Both halves of a layer have the same form. The device that holds x sends it to the
+devices that work on it. Their results meet at one device, the target, which then holds what the next half begins with.
+x is at the source before layer 0, and its last row goes back to the source after the last layer.
+
+With an all-to-all exchange, results go to the source and to every device that still has work to do. Each of these adds
+them up and so holds x; only the embedding's x is sent as such.
+
+Plans are plain dataclasses of str, int, tuple and dict, so msgpack can carry them.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ from testbed.shape import ModelShape
 class HalfPlan:
     """Half a layer: who computes what, where the results meet, and to whom the device that holds x sends it."""
 
-    work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; only with some
+    work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; never empty
     target: str
     x_order: tuple[str, ...]  # devices that get x over the network, in send order; never the holder itself
-    others: tuple[str, ...] = ()  # all-to-all: who else adds up the results; the target is the source then
+    others: tuple[str, ...] = ()  # all-to-all: who else adds up the results; the target then is the source
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Every device that adds up the results, or the one device where they meet."""
+        """The devices that add up the results, or the one device where they meet."""
         return (self.target, *self.others)
 
     def receivers(self, device: str) -> tuple[str, ...]:
@@ -53,7 +55,7 @@ class HalfPlan:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer; a whole FFN is a half without work, because its target does it all."""
+    """One layer. A whole FFN is a half without work, because its target does everything."""
 
     attention: HalfPlan
     ffn: HalfPlan
@@ -66,10 +68,10 @@ class Plan:
     epoch: int
     source: str
     layers: tuple[LayerPlan, ...]
-    vocab: HalfPlan | None = None  # the LM head, where it is cut: from the source to its shards and back
+    vocab: HalfPlan | None = None  # the LM head where it is cut: from the source to its shards and back
 
     def holder(self, layer: int) -> str:
-        """The device that holds x when `layer` begins; for `layer == len(layers)`, when the last one has ended."""
+        """The device that holds x when `layer` begins; with `layer == len(layers)`, when the last layer has ended."""
         return self.source if layer == 0 else self.layers[layer - 1].ffn.target
 
     def devices(self) -> set[str]:
@@ -84,9 +86,9 @@ class Plan:
 class HalfKind(NamedTuple):
     """What one half of every layer is made of."""
 
-    work: Kind | None  # kind of the blocks that work side by side; None where the target does it all
-    target: Kind | None  # kind of what adds the results up or joins them; None where they are only compared
-    partial: bool  # the results are partial sums, of which a device sends the roots of its complete subtrees
+    work: Kind | None  # kind of the blocks that work side by side; None where the target does everything
+    target: Kind | None  # kind of the block that adds or joins the results; None where they are only compared
+    partial: bool  # whether the results are partial sums; a device sends the roots of its complete subtrees
 
 
 VOCAB = HalfKind("vocab", None, False)  # what follows the last layer where the LM head is cut
@@ -100,10 +102,10 @@ def halves_of(partition: Partition) -> tuple[HalfKind, HalfKind]:
 
 
 def send_order(holder: str, target: str, tails: Iterable[tuple[str, float]]) -> tuple[str, ...]:
-    """Devices to which `holder` sends x, longest remaining tail first, a pure residual last.
+    """The devices to which `holder` sends x: longest tail first, and a target that needs only the residual last.
 
-    `tails` has (device, seconds of its work and of its result's way to the target) for each device with work, in
-    index order, so that equal tails keep index order.
+    `tails` has (device, seconds of its work and of sending its result to the target) for each device with work, in
+    index order. Equal tails keep that order.
     """
     tails = tuple(tails)
     order = [device for device, _ in sorted(tails, key=lambda tail: -tail[1]) if device != holder]
@@ -113,7 +115,7 @@ def send_order(holder: str, target: str, tails: Iterable[tuple[str, float]]) -> 
 
 
 def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tuple[int, ...], target: str) -> float:
-    """Seconds from x at `device` until the result of its blocks can be used at `target`; one decoded token."""
+    """Seconds from x's arrival at `device` until the target can use its blocks' result, for one decoded token."""
     shape, partition = observation.shape, observation.partition
     assert half.work is not None
     block = Block(half.work, 0)
@@ -125,7 +127,7 @@ def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tu
 
 
 def make_plan(observation: Observation, placement: Placement) -> Plan:
-    """The plan for a complete placement; a device's index is its position in `observation.devices`."""
+    """The plan for a complete placement. A device's index is its place in `observation.devices`."""
     shape, partition, where = observation.shape, observation.partition, placement.devices
     layers = _layers_by_hub(observation, where) if partition.hub else _layers_all_to_all(observation, where)
     source, vocab = observation.source, None
@@ -151,7 +153,7 @@ def _layers_by_hub(observation: Observation, where: Mapping[Block, str]) -> list
 
 
 def _layers_all_to_all(observation: Observation, where: Mapping[Block, str]) -> list[LayerPlan]:
-    """A device adds up for itself as long as it still has work to do in the token; the source always does."""
+    """Each device adds up for itself while it still has work to do in the token; the source always does."""
     shape, partition = observation.shape, observation.partition
     names = [view.name for view in observation.devices]
     works: list[dict[str, tuple[int, ...]]] = []
@@ -170,7 +172,7 @@ def _layers_all_to_all(observation: Observation, where: Mapping[Block, str]) -> 
 
 
 def _held(names: Iterable[str], where: Mapping[Block, str], blocks: Iterable[Block]) -> dict[str, tuple[int, ...]]:
-    """Device -> the indices of those of these blocks that it has, in the order of devices."""
+    """Device -> the indices of these blocks that it has, in the order of devices; devices with none are left out."""
     held: dict[str, list[int]] = {}
     for block in blocks:
         held.setdefault(where[block], []).append(block.index)
@@ -231,7 +233,7 @@ def plan_messages(
 ) -> Iterator[tuple[str, str, float]]:
     """(from, to, payload bytes) of each network message of one step with `rows` tokens, in the order of layers.
 
-    The last x goes back to the source with its last row only; blocks on one device hand over for free.
+    Only the last row of the last x goes back to the source. Blocks on one device hand over without a message.
     """
     x = x_payload(shape, rows)
     kinds = halves_of(partition)

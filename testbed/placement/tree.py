@@ -1,8 +1,9 @@
-"""The fixed binary tree along which partial sums are added: which subtrees a set of leaves completes.
+"""The fixed binary tree along which partial sums are added, and which of its subtrees a set of leaves completes.
 
-Float addition is not associative, so shards of a sum are always added along the same tree over their indices,
-wherever they are. The leaves of a complete subtree on one device are added there and travel as one partial sum,
-its root. Subtrees are the aligned ranges of 2^m leaves; leaves past the last one are simply not there.
+Float addition is not associative. So the shards of a sum are always added along the same tree over their indices,
+wherever they are. If one device has all leaves of a subtree, it adds them and sends one partial sum, the subtree's
+root. The subtrees are the ranges of 2^m leaves that begin at a multiple of 2^m; where the number of leaves is no power
+of two, the last subtrees are incomplete.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def roots_of_mask(mask: int) -> tuple[Root, ...]:
 
 
 def mask_of(indices: Iterable[int]) -> int:
-    """The indices as bits."""
+    """The indices as the bits of a number."""
     mask = 0
     for index in indices:
         mask |= 1 << index
@@ -50,15 +51,15 @@ def tree_roots(indices: Iterable[int]) -> tuple[Root, ...]:
 
 
 def aligned_roots(count: int) -> int:
-    """How many roots a device with `count` aligned leaves sends: the ones in the number's binary form."""
+    """How many roots a device with `count` aligned leaves sends: the number of ones in its binary form."""
     return count.bit_count()
 
 
 def align(counts: Sequence[int]) -> list[tuple[int, ...]]:
-    """Leaves 0, 1, … dealt to devices by counts so that each has as few roots as can be: `aligned_roots` of its count.
+    """Deal leaves 0, 1, … to devices by their counts so that each device has the fewest roots, `aligned_roots`.
 
-    Powers of two of all devices, largest first and ties by device, one after another: each then starts at a
-    multiple of its size.
+    Each count is split into powers of two. The pieces of all devices follow one another, largest first and ties by
+    device, so that each begins at a multiple of its size.
     """
     pieces = [
         (1 << bit, device)

@@ -1,25 +1,47 @@
-"""Which devices a policy thinks of: those that can hold a block and be reached.
+"""Which devices a policy considers: those that can hold a block and can be reached.
 
-A rival's authors assume devices that take part; equal or proportional parts of a layer mean nothing on one that has no
-memory for any part, or behind a link that carries nothing. Observations without such devices stay the same object, so
-that decisions about them cannot change. The source, where x begins and ends, and devices that hold blocks always count.
+The authors of rival policies assume devices that take part. Equal or proportional parts of a layer mean nothing on a
+device that has no memory for any part, or whose link carries nothing. The source, where x begins and ends, and devices
+that hold blocks are always considered. If all devices are, the observation returned is the same object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.latency import OUTAGE_BPS
-from testbed.placement.cost.memory import kinds_at, rooms_for
+from testbed.placement.cost.memory import Infeasible, kinds_at, refuse_shortages, rooms_for
 from testbed.placement.observation import Observation
 
 
-def with_room(observation: Observation, placement: Placement | None, for_work: bool = False) -> Observation:
-    """Without devices that have no room for the smallest block at the interval's end.
+def decide_on_useful(
+    observation: Observation,
+    placement: Placement | None,
+    decide: Callable[[Observation], Placement],
+    who: str,
+    for_work: bool = False,
+) -> Placement:
+    """What `decide` answers when it is shown only the useful devices.
 
-    `for_work`: sums do not count as blocks; a device that can only add up does no part of a layer.
+    Devices without room for any block are left out; with `for_work`, room for a sum alone does not count. Devices that
+    cannot be reached are left out as long as the others suffice. Raises Infeasible, naming `who`, if the answer does
+    not fit.
+    """
+    able = with_room(observation, placement, for_work)
+    at_hand = reachable(able, placement)
+    if at_hand is not able:
+        with suppress(Infeasible):
+            return refuse_shortages(observation, placement, decide(at_hand), who)
+    return refuse_shortages(observation, placement, decide(able), who)
+
+
+def with_room(observation: Observation, placement: Placement | None, for_work: bool = False) -> Observation:
+    """The observation without devices that have no room for the smallest block at the interval's end.
+
+    With `for_work`, sums do not count as blocks: a device that can only add up does no part of a layer.
     """
     kinds = kinds_at(observation, observation.final_length)
     least = min(size for kind, size, _ in kinds if not (for_work and kind == "sum"))
@@ -28,7 +50,7 @@ def with_room(observation: Observation, placement: Placement | None, for_work: b
 
 
 def reachable(observation: Observation, placement: Placement | None) -> Observation:
-    """Without devices to which, or from which, a link of the way to the source carries nothing."""
+    """The observation without devices that are behind an outage, on the way from the source or on the way back."""
     source = observation.source
     names = {
         view.name
@@ -44,7 +66,7 @@ def reachable(observation: Observation, placement: Placement | None) -> Observat
 
 
 def same_devices(observation: Observation, other: Observation) -> Observation:
-    """The first with the devices that the second has."""
+    """The first observation with the devices that the second one has."""
     return _only(observation, None, {view.name for view in other.devices})
 
 

@@ -58,8 +58,8 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
     """
     from testbed.experiment.prompt import prompt_ids
     from testbed.placement.cost.memory import nothing_fits
+    from testbed.placement.patterns import expand_patterns
     from testbed.placement.policies import make_policy, refuse_exchange
-    from testbed.placement.policies.static import expand_patterns
     from testbed.running.lasting import never_lasts
     from testbed.running.planning import first_observation
 

@@ -20,7 +20,7 @@ TOKENS = {"set-up": 300, "decode": 300, "migration": 300, "teardown": 6}
 
 TO_AND_FRO = """
 from testbed.placement.blocks import Placement
-from testbed.placement.policies.static import expand_patterns
+from testbed.placement.patterns import expand_patterns
 
 
 class ToAndFro:

@@ -41,7 +41,7 @@ PATIENCE_S = 240.0 if IN_GUEST else 110.0
 SWITCH = os.environ.get("TESTBED_TEST_SWITCH", "linuxbridge")  # of runs whose test chooses none
 TWO_PLACEMENTS = """
 from testbed.placement.blocks import Placement
-from testbed.placement.policies.static import expand_patterns
+from testbed.placement.patterns import expand_patterns
 
 
 class TwoPlacements:

@@ -1,1 +1,1 @@
-"""Placements that keep layers whole."""
+"""Placements that keep every layer whole, and the algorithms that find good ones."""

@@ -1,10 +1,11 @@
-"""The cheapest walk of x through devices with whole layers: exact, for layers that are all alike.
+"""The cheapest first placement of whole layers: an integer program over x's walk from device to device. It is exact.
 
-While nothing is placed yet, only two things matter: how often x goes from i to j, and how many layers are on j. So the
-integer programme has no layers in it: one column per hop i->j, one per device for its layers. A device that is
-arrived at computes at least one layer, and no more than it has room for. That the hops form one walk from the
-source, and no circles apart from it, is added as needed: cuts, found by maximum flow first in the relaxation and then
-in each integer solution. The first integer optimum without such a circle is the optimum of all walks.
+Layers are all alike. So while nothing is placed yet, only two numbers matter: how often x goes from device i to device
+j, and how many layers are on j. The integer program therefore has one column for each hop i->j, and one for the layers
+on each device. A device that x comes to computes at least one layer, and no more than it has room for. The hops must
+form one walk from the source; separate circles, or subtours, are ruled out by cuts that are added as needed. Maximum
+flow finds violated cuts, first in the linear relaxation and then in each integer solution. The first integer optimum
+without a subtour is the optimum of all walks.
 """
 
 from __future__ import annotations
@@ -14,29 +15,31 @@ from itertools import product
 
 from testbed.placement.highs import quiet_highs
 
-SPAN = 1e4  # what the longest time is in the solver's units
-GAP = 1e-7  # in these units, within which an optimum counts as proven
-CUT = 1e-4  # smaller violations of a cut are rounding
+SPAN = 1e4  # the longest time in the solver's units: its tolerances, about 1e-6, then are 1e-10 of that time
+GAP = 1e-7  # in these units: within it an optimum counts as proven
+CUT = 1e-4  # in visits: smaller violations of a cut are rounding
+FLOW = 1e-9  # in visits: smaller flows are none
+TRIANGLE_S = 1e-15  # by which a direct hop may be longer than a detour through rounding alone
 Seconds = Sequence[Sequence[float]]
 
 
 def cheapest_walk(
     step: Seconds, home: Sequence[float], room: Sequence[int], count: int, source: int
 ) -> list[int] | None:
-    """The device of each of `count` layers, or None where `room` (layers per device) is too small.
+    """The device of each of `count` layers, or None where `room`, in layers by device, is too small.
 
-    `step[i][j]`: seconds of a layer on j with x coming from i; `home[j]`: seconds after the last layer.
+    `step[i][j]` has the seconds of a layer on j with x coming from i, and `home[j]` those after the last layer.
     """
     able = [j for j, layers in enumerate(room) if layers]
     if sum(room) < count:
         return None
-    model = _Walks(step, home, room, count, source, able)
-    model.solve_relaxed()
-    return model.solve()
+    program = _WalkProgram(step, home, room, count, source, able)
+    program.solve_relaxed()
+    return program.solve()
 
 
-class _Walks:
-    """The integer programme; `START` is before the first layer, `END` after the last."""
+class _WalkProgram:
+    """The integer program. `START` stands for x before the first layer, `END` for x after the last one."""
 
     START, END = -1, -2
 
@@ -48,7 +51,7 @@ class _Walks:
         hop |= {(self.START, j): step[source][j] - step[j][j] for j in able}
         hop |= {(j, self.END): home[j] for j in able}
         longest = max(max(hop.values()), max(step[j][j] for j in able))
-        self.scale = SPAN / max(longest, 1e-12)  # the solver's tolerances are absolute
+        self.scale = SPAN / max(longest, 1e-12)  # the solver's tolerances are absolute; 1e-12 in case all are 0
         self.once = _never_worth_returning(hop, able)
         self.highs = quiet_highs()
         self.highs.setOptionValue("mip_rel_gap", 0.0)
@@ -85,13 +88,13 @@ class _Walks:
                 self._row(0, 1, into)
 
     def solve_relaxed(self) -> None:
-        """Cuts until the relaxation has no circle apart from the walk, which makes the integer programme quick."""
+        """Add cuts until the relaxation has no subtour. That makes the integer program quick."""
         self.highs.run()
         while self._cut(self._values(), CUT):
             self.highs.run()
 
     def solve(self) -> list[int]:
-        """The optimal walk, a device per layer."""
+        """The optimal walk, as a device for each layer."""
         from highspy import HighsVarType
 
         for column in range(self.highs.getNumCol()):
@@ -105,8 +108,8 @@ class _Walks:
         return list(self.highs.getSolution().col_value)
 
     def _cut(self, values: Sequence[float], least: float) -> bool:
-        """Add a cut for every group of devices that is computed on more than x comes to it from outside."""
-        flows = {pair: values[k] for pair, k in self.column.items() if values[k] > 1e-9 and pair[1] != self.END}
+        """Add a cut for every group of devices that x visits more often than it comes there from outside the group."""
+        flows = {pair: values[k] for pair, k in self.column.items() if values[k] > FLOW and pair[1] != self.END}
         came = {j: sum(flow for (_, to), flow in flows.items() if to == j) for j in self.able}
         covered: set[int] = set()
         for device in sorted(self.able, key=lambda j: (-came[j], j)):
@@ -128,7 +131,10 @@ class _Walks:
         return bool(covered)
 
     def _walk(self, values: Sequence[int]) -> list[int]:
-        """The hops in one go (Hierholzer), each arrival with one layer and the first with all that are left over."""
+        """The walk along all hops, by Hierholzer's algorithm.
+
+        Each visit computes one layer, and a device's first visit also all layers that are left over.
+        """
         left: dict[int, list[int]] = {}
         for (i, j), k in self.column.items():
             left.setdefault(i, []).extend([j] * values[k])
@@ -148,17 +154,17 @@ class _Walks:
 
 
 def _never_worth_returning(hop: dict[tuple[int, int], float], able: Sequence[int]) -> bool:
-    """Whether a hop never takes longer than going through a third device, as on every star: then visits are single."""
-    ends = [_Walks.START, *able], [*able, _Walks.END]
+    """Whether no hop takes longer than a detour, as on every star. Then x visits each device at most once."""
+    ends = [_WalkProgram.START, *able], [*able, _WalkProgram.END]
     for i, k in product(*ends):
         direct = 0.0 if i == k else hop.get((i, k), 0.0)
-        if any(direct > hop[i, j] + hop[j, k] + 1e-15 for j in able if j not in (i, k)):
+        if any(direct > hop[i, j] + hop[j, k] + TRIANGLE_S for j in able if j not in (i, k)):
             return False
     return True
 
 
 def _max_flow(flows: dict[tuple[int, int], float], start: int, goal: int) -> tuple[float, set[int]]:
-    """(maximum flow, nodes on the start's side of a minimum cut), by shortest augmenting paths."""
+    """(maximum flow, nodes on the start's side of a minimum cut), by shortest augmenting paths (Edmonds-Karp)."""
     left: dict[int, dict[int, float]] = {}
     for (i, j), flow in flows.items():
         left.setdefault(i, {})[j] = flow
@@ -169,7 +175,7 @@ def _max_flow(flows: dict[tuple[int, int], float], start: int, goal: int) -> tup
         queue = [start]
         for node in queue:
             for following, room in left.get(node, {}).items():
-                if room > 1e-9 and following not in came:
+                if room > FLOW and following not in came:
                     came[following] = node
                     queue.append(following)
         if goal not in came:

@@ -1,10 +1,11 @@
-"""Moving whole layers: the cheapest interval, migration and tokens together, by a search with proof.
+"""The cheapest interval when whole layers move: a label-setting algorithm with dominance and lower bounds.
 
-Layer by layer, every partial assignment is kept that may still lead to the optimum. Two that have put as many layers
-on each device, moved as much over each link and onto each device, and have x in the same place differ only in what
-they have cost, so the dearer one goes. One whose cost so far, plus the least that the layers left can cost, is not
-below the cheapest complete assignment known goes too. If never more than `EFFORT` allows are left, the result is the
-optimum; else the most promising are kept, and the result is the best that was found.
+A label is an assignment of the first layers to devices. Labels are extended by one layer after another. One label
+dominates another if both have put as many layers on each device, have moved as much over each link and onto each
+device, have x on the same device, and the first one costs less; the dominated label is dropped. A label is also dropped
+if its cost so far, plus the least that the layers left can cost, is not below the cheapest complete assignment known.
+While no layer has more labels than the width allows, the result is the optimum. Otherwise the most promising labels are
+kept, as in beam search, and the result is the best one found.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
 
     from testbed.placement.layers.whole import WholeLayers
 
-BEAM = 200  # partial assignments kept in a first, quick search for a good one
-EFFORT = 100_000  # the same times the number of devices, in the search that is to prove it
-ROUNDS = 60  # steps by which memory's prices are found
-TIE_S = 1e-9
+BEAM_WIDTH = 200  # labels per layer of a first, quick run, whose result bounds the second one
+LABELS = 100_000  # labels per layer times the number of devices in the second run: what it may take of memory and time
+SUBGRADIENT_STEPS = 60  # that look for prices of memory; any prices give a valid bound, better ones a tighter one
+SHORTENED_EVERY = 4  # steps after which a subgradient step has half the length of the first one
+FIRST_STEP = 0.5  # of the median time of a layer, which is the scale of what its room can be worth
+TIE_S = 1e-9  # costs closer than this are equal but for rounding
 
 
 class Assignment(NamedTuple):
-    """A device per layer, what its interval costs in seconds, and whether nothing can be cheaper."""
+    """A device for each layer, the seconds that its interval costs, and whether nothing can be cheaper."""
 
     devices: list[int]
     cost_s: float
@@ -33,22 +36,22 @@ class Assignment(NamedTuple):
 
 
 def cheapest_assignment(layers: WholeLayers, known_s: float) -> Assignment:
-    """The cheapest assignment below `known_s`, the interval's cost if nothing moves (infinite if that does not fit).
+    """The cheapest assignment that costs less than `known_s`; without devices where none was found.
 
-    Without devices where none was found: then nothing should move, or nothing fits.
+    `known_s` is what the interval costs if nothing moves, and infinite if that does not fit.
     """
-    search = _Search(layers)
-    if known_s - search.least_s <= TIE_S:
+    algorithm = _LabelSetting(layers)
+    if known_s - algorithm.least_s <= TIE_S:
         return Assignment([], known_s, True)
-    quick = search.run(known_s, BEAM)
+    quick = algorithm.run(known_s, BEAM_WIDTH)
     if quick.proven:
         return quick
-    full = search.run(quick.cost_s, EFFORT // len(layers.home))
+    full = algorithm.run(quick.cost_s, LABELS // len(layers.home))
     return full if full.devices else quick._replace(proven=full.proven)
 
 
-class _Level(NamedTuple):
-    """Partial assignments of the first layers, one per row."""
+class _Labels(NamedTuple):
+    """The labels of the first layers, one per row."""
 
     device: np.ndarray  # (n,) the last layer's device
     counts: np.ndarray  # (n, devices) layers on each
@@ -56,15 +59,15 @@ class _Level(NamedTuple):
     path: np.ndarray  # (n,) index of the longest delay among the moves, 0 for none
     busiest: np.ndarray  # (n,) seconds of the resource that takes longest
     seconds: np.ndarray  # (n,) latency so far
-    parent: np.ndarray  # (n,) row in the level before
+    parent: np.ndarray  # (n,) row among the labels of one layer less
 
 
-def _rows(level: _Level, rows: np.ndarray) -> _Level:
-    return _Level(*(column[rows] for column in level))
+def _rows(labels: _Labels, rows: np.ndarray) -> _Labels:
+    return _Labels(*(column[rows] for column in labels))
 
 
-def _mixed(rows: np.ndarray) -> np.ndarray:
-    """A number of 64 bits for each row of bytes, alike for rows that are alike."""
+def _hashes(rows: np.ndarray) -> np.ndarray:
+    """A number of 64 bits for each row of bytes; equal rows have equal numbers."""
     import numpy as np
 
     words = -(-rows.shape[1] // 8)
@@ -74,7 +77,9 @@ def _mixed(rows: np.ndarray) -> np.ndarray:
     return (padded.view(np.uint64) * factors).sum(axis=1, dtype=np.uint64)
 
 
-class _Search:
+class _LabelSetting:
+    """The algorithm on one draft, with the bounds that hold for it."""
+
     def __init__(self, layers: WholeLayers) -> None:
         import numpy as np
 
@@ -83,30 +88,26 @@ class _Search:
         self.step, self.home = np.array(layers.step), np.array(layers.home)
         self.room = np.array(layers.room)
         devices = len(self.home)
-        self.migrations = layers.migrations()  # (old, new) -> resources
+        self.migrations = layers.migrations()
         self.unit_s = np.array(self.migrations.unit_s)
-        self.delays = np.array(self.migrations.delays_s)  # ascending, the first is 0: no move
+        self.delays = np.array(self.migrations.delays_s)  # ascending; the first is 0, for no move
         self.least_after = self._least_after(np.zeros(devices))  # (count + 1, devices)
         self.prices = self._prices()
         self.priced_after = self._least_after(self.prices)
         source = layers.draft.model.source
         free = float((self.step[source] + self.least_after[1]).min())
         priced = float((self.step[source] + self.prices + self.priced_after[1]).min() - self.prices @ self.room)
-        self.least_move_s = (
-            min(
-                (
-                    float(self.unit_s[list(used)].max()) + self.delays[path]
-                    for used, path in self.migrations.of.values()
-                ),
-                default=0.0,
-            )
-            + MIGRATION_HANDSHAKE_S
+        one_move = (
+            float(self.unit_s[list(used)].max()) + self.delays[path] for used, path in self.migrations.of.values()
         )
+        self.least_move_s = min(one_move, default=0.0) + MIGRATION_HANDSHAKE_S
         self.least_s = self.tokens * max(free, priced) + self.least_move_s
 
     def _least_after(self, prices: np.ndarray) -> np.ndarray:
-        """[l, j]: the least latency of layers l, l+1, … and the way home when layer l-1 is on j, memory ignored but
-        for `prices` per layer on a device."""
+        """[l, j]: the least latency of layers l, l+1, … and the way home when layer l-1 is on j.
+
+        Memory is left out, but each layer on a device costs that device's price.
+        """
         import numpy as np
 
         after = np.empty((self.count + 1, len(self.home)))
@@ -116,14 +117,14 @@ class _Search:
         return after
 
     def _prices(self) -> np.ndarray:
-        """What a layer's room is worth on each device, by subgradient steps on the Lagrangian dual (deterministic)."""
+        """Lagrangian prices: what room for one layer is worth on each device. Found by subgradient steps."""
         import numpy as np
 
         prices = np.zeros(len(self.home))
         best, best_bound = prices, -np.inf
         scale = float(np.median(np.diag(self.step)))
         source = self.layers.draft.model.source
-        for turn in range(ROUNDS):
+        for turn in range(SUBGRADIENT_STEPS):
             after = self._least_after(prices)
             bound = float((self.step[source] + prices + after[1]).min() - prices @ self.room)
             if bound > best_bound:
@@ -136,88 +137,91 @@ class _Search:
             norm = float(np.abs(over).max())
             if norm <= 0:
                 break
-            prices = np.maximum(0.0, prices + scale / (1 + turn / 4) * over / norm / 2)
+            prices = np.maximum(0.0, prices + scale / (1 + turn / SHORTENED_EVERY) * over / norm * FIRST_STEP)
         return best
 
     def run(self, below_s: float, width: int) -> Assignment:
-        """The cheapest complete assignment under `below_s`; no devices where none was found."""
+        """The cheapest complete assignment under `below_s`, with at most `width` labels kept for each layer.
+
+        It has no devices where none was found.
+        """
         import numpy as np
 
         devices = len(self.home)
         start = np.zeros((1, len(self.unit_s)), np.uint8)
         none = np.zeros(1, np.int32)
-        level = _Level(
+        labels = _Labels(
             np.full(1, self.layers.draft.model.source), np.zeros((1, devices), np.uint8), start, none, np.zeros(1),
             np.zeros(1), none,
         )  # fmt: skip
-        levels, proven = [level], True
+        all_labels, proven = [labels], True
         for layer in range(self.count):
-            level = self._expand(level, layer)
-            bound = self._bound(level, layer + 1)
+            labels = self._extend(labels, layer)
+            bound = self._bound(labels, layer + 1)
             promising = np.flatnonzero(bound < below_s - TIE_S)
-            keep = promising[self._unique(_rows(level, promising))]
+            keep = promising[self._undominated(_rows(labels, promising))]
             if len(keep) > width:
                 keep = keep[np.argsort(bound[keep], kind="stable")[:width]]
                 proven = False
             if not len(keep):
                 return Assignment([], below_s, proven)
-            level = _rows(level, keep)
-            levels.append(level)
-        total = self._bound(level, self.count)
+            labels = _rows(labels, keep)
+            all_labels.append(labels)
+        total = self._bound(labels, self.count)
         row = int(total.argmin())
         cost, found = float(total[row]), []
-        for level in reversed(levels[1:]):
-            found.append(int(level.device[row]))
-            row = int(level.parent[row])
+        for labels in reversed(all_labels[1:]):
+            found.append(int(labels.device[row]))
+            row = int(labels.parent[row])
         return Assignment(found[::-1], cost, proven)
 
-    def _expand(self, level: _Level, layer: int) -> _Level:
-        """Every assignment of one more layer that memory allows."""
+    def _extend(self, labels: _Labels, layer: int) -> _Labels:
+        """Every label with one more layer that memory allows."""
         import numpy as np
 
-        grown: list[_Level] = []
+        extended: list[_Labels] = []
         old = self.layers.old[layer]
         for device in range(len(self.home)):
             used, path = self.migrations.of.get((old, device), ((), 0))
-            able = level.counts[:, device] < self.room[device]
+            able = labels.counts[:, device] < self.room[device]
             if device != old:
-                able &= level.loads[:, device] < self.layers.incoming[device]
+                able &= labels.loads[:, device] < self.layers.incoming[device]
             rows = np.flatnonzero(able)
-            counts, loads = level.counts[rows], level.loads[rows]
+            counts, loads = labels.counts[rows], labels.loads[rows]
             counts[:, device] += 1
             for resource in used:
                 loads[:, resource] += 1
-            seconds = level.seconds[rows] + self.step[level.device[rows], device]
-            paths, busiest = np.maximum(level.path[rows], path), level.busiest[rows]
+            seconds = labels.seconds[rows] + self.step[labels.device[rows], device]
+            paths, busiest = np.maximum(labels.path[rows], path), labels.busiest[rows]
             for resource in used:
                 busiest = np.maximum(busiest, loads[:, resource] * self.unit_s[resource])
             last, parent = np.full(len(rows), device), rows.astype(np.int32)
-            grown.append(_Level(last, counts, loads, paths, busiest, seconds, parent))
-        return _Level(*(np.concatenate(columns) for columns in zip(*grown, strict=True)))
+            extended.append(_Labels(last, counts, loads, paths, busiest, seconds, parent))
+        return _Labels(*(np.concatenate(columns) for columns in zip(*extended, strict=True)))
 
-    def _unique(self, level: _Level) -> np.ndarray:
-        """The rows of the cheapest of those that are alike for all that follows, by their seconds."""
+    def _undominated(self, labels: _Labels) -> np.ndarray:
+        """The rows of the labels with the fewest seconds among those that are alike for all that follows."""
         import numpy as np
 
-        order = np.argsort(level.seconds, kind="stable")
+        order = np.argsort(labels.seconds, kind="stable")
         alike = np.column_stack(
-            (level.device.astype(np.uint8), level.path.astype(np.uint8), level.counts, level.loads)
+            (labels.device.astype(np.uint8), labels.path.astype(np.uint8), labels.counts, labels.loads)
         )[order]
-        _, first, group = np.unique(_mixed(alike), return_index=True, return_inverse=True)
-        if not (alike[first[group]] == alike).all():  # two that differ were mixed to the same number
+        _, first, group = np.unique(_hashes(alike), return_index=True, return_inverse=True)
+        if not (alike[first[group]] == alike).all():  # two different rows have the same hash
             rows = np.ascontiguousarray(alike).view(np.dtype((np.void, alike.shape[1]))).ravel()
             _, first = np.unique(rows, return_index=True)
         return order[np.sort(first)]
 
-    def _bound(self, level: _Level, layer: int) -> np.ndarray:
-        """The least that an interval can cost from here; what it does cost once every layer is there."""
+    def _bound(self, labels: _Labels, layer: int) -> np.ndarray:
+        """The least that an interval can cost from here; what it does cost once every layer is assigned."""
         import numpy as np
 
-        moved = level.path > 0
-        busiest = level.busiest + self.delays[level.path] + MIGRATION_HANDSHAKE_S
+        moved = labels.path > 0
+        busiest = labels.busiest + self.delays[labels.path] + MIGRATION_HANDSHAKE_S
         migration = np.where(moved, busiest, self.least_move_s if layer < self.count else 0.0)
-        left = (self.room - level.counts.astype(np.int64)) @ self.prices
-        after = np.maximum(self.least_after[layer][level.device], self.priced_after[layer][level.device] - left)
+        left = (self.room - labels.counts.astype(np.int64)) @ self.prices
+        after = np.maximum(self.least_after[layer][labels.device], self.priced_after[layer][labels.device] - left)
         if layer == self.count:
-            after = self.home[level.device]
-        return migration + self.tokens * (level.seconds + after)
+            after = self.home[labels.device]
+        return migration + self.tokens * (labels.seconds + after)

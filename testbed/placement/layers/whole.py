@@ -1,7 +1,7 @@
-"""Layers as wholes: what policies that never split a layer need to know of it.
+"""A draft seen in whole layers: what policies that never split a layer need to know.
 
-All layers of a model are alike, so a layer is its size, its time on each device after x has come from another, and
-the way home at the end. Times are those of the cost model's half-layers, as for any other placement.
+All layers of a model are alike. So a layer is its size, the seconds it takes on each device with x coming from each
+other one, and the seconds of x's way home at the end. The seconds come from the cost model, as for any placement.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from testbed.units import format_bytes
 
 
 class LayerMigrations(NamedTuple):
-    """Moving whole layers: seconds that one layer keeps each resource busy, and which resources it needs from i to j.
+    """What it takes to move one whole layer between two devices.
 
-    A resource is a device's storage, or one direction of a link. `of[i, j]` has resources, and which of `delays_s` is
-    the delay of the path.
+    A resource is a device's storage, or one direction of a link. `unit_s` has the seconds that one layer keeps each
+    resource busy. `of[i, j]` has the resources that a move from i to j needs, and the index in `delays_s` of its delay.
     """
 
     unit_s: list[float]
@@ -34,115 +34,108 @@ class LayerMigrations(NamedTuple):
 class WholeLayers:
     """A draft seen in whole layers.
 
-    `step[i][j]`: seconds of one layer on j when x is on i (its way there included), mean over the interval;
-    `home[j]`: seconds around the layers when the last one is on j. `room[j]`: layers that j can hold in the end;
-    `incoming[j]`: layers that may come to j now, its present blocks still being there.
+    `step[i][j]` has the seconds of one layer on device j with x coming from device i, as a mean over the interval.
+    `home[j]` has the seconds outside the layers when the last one is on j. `room[j]` is how many layers j can hold in
+    the end, and `incoming[j]` how many can come to it now, while its present blocks are still there.
     """
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.count = draft.layers
-        stride, devices = draft.stride, range(len(draft.budgets))
-        self.grown_bytes = sum(draft.reserved_sizes[:stride])
-        self.now_bytes = sum(draft.now_sizes[:stride])
-        self.old = [self._whole(layer) for layer in range(self.count)] if draft.old else [UNPLACED] * self.count
-        end_bytes, held = sum(draft.end_sizes[:stride]), [self.old.count(j) for j in devices]
+        first = slice(0, draft.slots.per_layer)
+        self.grown_bytes = sum(draft.reserved_sizes[first])
+        self.now_bytes = sum(draft.now_sizes[first])
+        self.old = [self._present(layer) for layer in range(self.count)] if draft.old else [UNPLACED] * self.count
+        end_bytes, held = sum(draft.end_sizes[first]), [self.old.count(j) for j in draft.devices]
         self.room, self.incoming = [], []
-        self.rest = self._rest()
-        for j in devices:
+        self.lm_head = self._lm_head()
+        for j in draft.devices:
             free = draft.budgets[j] - draft.pinned_bytes[j]
-            free -= sum(draft.reserved_sizes[slot] for slot, device in self.rest if device == j)
+            free -= sum(draft.reserved_sizes[slot] for slot, device in self.lm_head if device == j)
             grown, end = max(0, free // self.grown_bytes), max(0, free // end_bytes)
-            keeps = grown < held[j] <= end  # more than it would be given now, and they may stay
+            keeps = grown < held[j] <= end  # it has more layers than it would be given now, and they may stay
             self.room.append(held[j] if keeps else grown)
-            spare = (draft.budgets[j] - draft.both_bytes[j]) // self.now_bytes if draft.old else self.count
+            spare = (draft.budgets[j] - draft.double_bytes[j]) // self.now_bytes if draft.old else self.count
             self.incoming.append(0 if keeps else max(0, min(spare, self.count)))
 
     @cached_property
     def step(self) -> list[list[float]]:
-        """Seconds of one layer, by the device that has x and the one that has the layer."""
-        devices = range(len(self.draft.budgets))
-        return [[self._step(i, j) for j in devices] for i in devices]
+        """Seconds of one layer, by the device that has x and the device that has the layer."""
+        return [[self._step(i, j) for j in self.draft.devices] for i in self.draft.devices]
 
     @cached_property
     def home(self) -> list[float]:
-        """Seconds around the layers, by the device that has the last one."""
-        return [self.draft.model.source_seconds(j, lm_head=False) for j in range(len(self.draft.budgets))]
+        """Seconds outside the layers, by the device that has the last layer."""
+        return [self.draft.model.source_seconds(j, lm_head=False) for j in self.draft.devices]
 
     def _step(self, holder: int, device: int) -> float:
-        draft = self.draft
+        model, slots = self.draft.model, self.draft.slots
         heads, shards = (
-            [number * (j == device) for j in range(len(draft.budgets))] for number in (draft.heads, draft.shards)
+            tuple(number * (j == device) for j in self.draft.devices)
+            for number in (slots.heads_per_layer, slots.shards_per_layer)
         )
-        return draft.model.attention(holder, device, tuple(heads)) + draft.model.ffn(device, device, tuple(shards))
+        return model.attention(holder, device, heads) + model.ffn(device, device, shards)
 
-    def _rest(self) -> list[Shift]:
-        """Shards of the LM head: where they are, at first at the source and what has no room there where most is."""
+    def _lm_head(self) -> list[Shift]:
+        """Where the shards of the LM head are: at first at the source or, if it has no room, where most room is."""
         draft = self.draft
-        slots = range(draft.layer_slots, len(draft.blocks))
         if draft.old:
-            return [(slot, draft.old[slot]) for slot in slots]
+            return [(slot, draft.old[slot]) for slot in draft.slots.vocab]
         free = [budget - pinned for budget, pinned in zip(draft.budgets, draft.pinned_bytes, strict=True)]
         found: list[Shift] = []
-        for slot in slots:
+        for slot in draft.slots.vocab:
             size, source = draft.reserved_sizes[slot], draft.model.source
-            device = source if free[source] >= size else max(range(len(free)), key=lambda j: (free[j], -j))
+            device = source if free[source] >= size else max(draft.devices, key=lambda j: (free[j], -j))
             free[device] -= size
             found.append((slot, device))
         return found
 
-    def _whole(self, layer: int) -> int:
+    def _present(self, layer: int) -> int:
         """The device that has all of a layer now, else UNPLACED."""
-        stride = self.draft.stride
-        held = set(self.draft.old[layer * stride : (layer + 1) * stride])
+        held = {self.draft.old[slot] for slot in self.draft.slots.of_layer(layer)}
         return held.pop() if len(held) == 1 else UNPLACED
 
     def migrations(self) -> LayerMigrations:
-        """What moving one whole layer takes, for every pair of devices; resource j is what device j has to load."""
+        """What moving one whole layer takes, for every pair of devices. Resource j is the storage of device j."""
         draft, observation = self.draft, self.draft.observation
         cached = cached_length(observation)
-        moved = [moved_bytes(observation, block, cached) for block in draft.blocks[: draft.stride]]
+        moved = [moved_bytes(observation, block, cached) for block in draft.blocks[: draft.slots.per_layer]]
         sent, loaded = sum(sent for sent, _ in moved), sum(loaded for _, loaded in moved)
         unit_s = [loaded / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
         number: dict[Hop, int] = {}
-        legs: dict[tuple[int, int], Path] = {}
-        for i, j in product(sorted({*self.old} - {UNPLACED}), range(len(unit_s))):
+        paths: dict[tuple[int, int], Path] = {}
+        for i, j in product(sorted({*self.old} - {UNPLACED}), draft.devices):
             if i != j:
-                legs[i, j] = observation.path(draft.model.names[i], draft.model.names[j])
-                for leg in legs[i, j]:
+                paths[i, j] = observation.path(draft.model.names[i], draft.model.names[j])
+                for leg in paths[i, j]:
                     if leg.hop not in number:
                         number[leg.hop] = len(unit_s)
                         unit_s.append(sent * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS))
-        delay = {pair: sum(leg.delay_s for leg in path) for pair, path in legs.items()}
+        delay = {pair: sum(leg.delay_s for leg in path) for pair, path in paths.items()}
         delays = sorted({*delay.values()})
         of = {
             (i, j): ((j, *(number[leg.hop] for leg in path)), 1 + delays.index(delay[i, j]))
-            for (i, j), path in legs.items()
+            for (i, j), path in paths.items()
         }
-        of |= {(UNPLACED, j): ((j,), 1) for j in range(len(self.home))}
+        of |= {(UNPLACED, j): ((j,), 1) for j in draft.devices}
         return LayerMigrations(unit_s, [0.0, *(delays or [0.0])], of)
 
-    def slots(self, layer: int) -> range:
-        """The blocks of a layer."""
-        return range(layer * self.draft.stride, (layer + 1) * self.draft.stride)
-
-    def moves(self, devices: Sequence[int]) -> list[Shift]:
-        """The moves that put layer l on devices[l], and what belongs to no layer in its place."""
-        return [(slot, device) for layer, device in enumerate(devices) for slot in self.slots(layer)] + self.rest
-
     def put(self, devices: Sequence[int]) -> None:
-        """Make the draft this."""
-        if self.draft.old:
-            self.draft.apply([move for move in self.moves(devices) if self.draft.where[move[0]] != move[1]])
+        """Make the draft one with layer l on `devices[l]`, and the LM head's shards in their place."""
+        draft = self.draft
+        shifts = [(slot, device) for layer, device in enumerate(devices) for slot in draft.slots.of_layer(layer)]
+        shifts += self.lm_head
+        if draft.old:
+            draft.apply([shift for shift in shifts if draft.where[shift[0]] != shift[1]])
             return
-        for slot, device in self.moves(devices):
-            self.draft.place(slot, device)
-        self.draft.refresh()
+        for slot, device in shifts:
+            draft.place(slot, device)
+        draft.refresh()
 
     def refuse(self, who: str, what: str = "") -> Infeasible:
-        """What to raise where no assignment of whole layers fits: names the device with the most room."""
+        """What to raise where no assignment of whole layers fits: it names the device with the most room."""
         draft = self.draft
-        device = max(range(len(draft.budgets)), key=lambda j: (draft.budgets[j] - draft.pinned_bytes[j], -j))
+        device = max(draft.devices, key=lambda j: (draft.budgets[j] - draft.pinned_bytes[j], -j))
         need = draft.pinned_bytes[device] + self.grown_bytes
         shortage = Shortage(draft.model.names[device], need, draft.budgets[device], "whole layers do not fit")
         done = draft.observation.tokens_done

@@ -1,1 +1,1 @@
-"""Placements built and improved block by block: a draft with its cost kept up to date, and moves on it."""
+"""Building a placement block by block and improving it: what policies share that work on a draft."""

@@ -1,66 +1,52 @@
-"""A placement in the making: predicted interval cost and memory, kept up to date move by move.
+"""A placement in the making, whose predicted cost and memory are kept up to date with every change.
 
-Policies that search work on a `Draft`; what they return is a `Placement`. A block is a slot number (its place in
-`blocks_of`), a device its index. The figures are those of `costs` and `feasibility`, computed incrementally.
+Policies that build or improve a placement step by step work on a `Draft` and return the `Placement` it ends as. In a
+draft a block is its slot (`slots.py`) and a device is its index. The figures are those of `cost.model` and
+`cost.memory`; only what a change touches is computed anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from testbed.placement.blocks import ATTENTION, FFN, Placement, blocks_of, resident_bytes
+from testbed.placement.blocks import ATTENTION, FFN, Placement, resident_bytes
 from testbed.placement.cost.latency import STALLED_RATE
-from testbed.placement.cost.memory import Infeasible, device_needs, refuse_shortages
-from testbed.placement.cost.model import (
-    MIGRATION_HANDSHAKE_S,
-    CostModel,
-    cached_length,
-    cost_model,
-    moved_bytes,
-)
+from testbed.placement.cost.memory import device_needs
+from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.cost.paths import NumberedPaths
-from testbed.placement.observation import Observation
+from testbed.placement.local.slots import slots_of
 from testbed.placement.tree import align, roots_of_mask
-from testbed.placement.useful import reachable, with_room
 
 UNPLACED = -1
-Shift = tuple[int, int]  # (slot, device)
+Shift = tuple[int, int]  # (slot, device): put this block on that device
 
 
 class Undo(NamedTuple):
-    """What takes moves back: the moves that do it, last first, and the layers' seconds as they were."""
+    """What takes shifts back: the opposite shifts, last one first, and the latency terms as they were."""
 
-    moves: list[Shift]
+    shifts: list[Shift]
     terms: dict[int, float]
 
 
 class Draft:
     """Where each block would be after this decision, seen from where it is now.
 
-    `where[slot]` is a device index or UNPLACED; `end_bytes[device]` what the device would hold at the interval's
-    last token, `reserved_bytes[device]` at the length blocks must have room to grow to where they arrive: with
-    `reserve` the run's last token, so that growing caches do not chase blocks about, else the interval's.
+    `where[slot]` is the device of a block, or UNPLACED; `old[slot]` is its present device, and `old` is empty before
+    the first placement. `end_bytes[device]` is what a device would hold at the interval's last token.
+    `reserved_bytes[device]` is what it would hold later, when caches have grown as far as memory is kept free for: with
+    `reserve` to the run's last token, so that growing caches do not push blocks about, else to the interval's.
     """
 
     def __init__(self, model: CostModel, placed: Placement | None, old: Placement | None, reserve: bool = True) -> None:
         observation = model.observation
         self.model = model
         self.observation = observation
-        self.blocks = blocks_of(observation.shape, observation.partition)
-        self.heads = observation.shape.kv_heads
-        self.layers = observation.shape.layers
-        vocab = observation.partition.vocab_shards
-        self.layer_slots = len(self.blocks) - (vocab if vocab > 1 else 0)  # after them the shards of the LM head
-        self.stride = self.layer_slots // self.layers  # slots of one layer: heads, where they meet, the FFN's parts
-        self.hub = observation.partition.hub  # else nothing meets anywhere, and a layer is heads and shards
-        self.shards = self.stride - self.heads - 2 * self.hub  # of one FFN that is not whole
-        self.first_shard = self.heads + self.hub
-        self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
-        self._kind_of = [self.kinds.index(block.kind) for block in self.blocks]
-        self._examples = [self.blocks[self._kind_of.index(kind)] for kind in range(len(self.kinds))]
+        self.slots = slots_of(observation.shape, observation.partition)
+        self.blocks = self.slots.blocks
+        self.layers = self.slots.layers
+        self.devices = range(len(observation.devices))
         self.budgets = [view.available_bytes for view in observation.devices]
         self.end_sizes = self._sizes(observation.final_length)
         grown = observation.final_length
@@ -69,8 +55,8 @@ class Draft:
         self.reserved_sizes = self._sizes(grown)
         self.now_sizes = self._sizes(observation.length)
         cached = cached_length(observation)
-        moved = [moved_bytes(observation, block, cached) for block in self._examples]
-        self._moved = [moved[kind] for kind in self._kind_of]
+        moved = [moved_bytes(observation, block, cached) for block in self.slots.examples]
+        self._moved = [moved[kind] for kind in self.slots.kind_of]
         devices = len(self.budgets)
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
@@ -78,58 +64,73 @@ class Draft:
         self.pinned_bytes = tuple(pinned)
         self.end_bytes = list(pinned)
         self.reserved_bytes = list(pinned)
-        self.both_bytes = list(pinned)  # old blocks plus incoming ones, at the present length
+        self.double_bytes = list(pinned)  # old blocks and incoming ones together, at the present length
         for slot, device in enumerate(self.old):
-            self.both_bytes[device] += self.now_sizes[slot]
+            self.double_bytes[device] += self.now_sizes[slot]
         self.incoming = [0] * devices  # number of incoming blocks
         self._loaded = [0] * devices
         self._load_s = [1 / max(view.storage_Bps, STALLED_RATE) for view in observation.devices]
-        self._ways = NumberedPaths(observation)
-        self._carried = [0] * len(self._ways.seconds_per_byte)
-        self._paths: dict[tuple[int, int], int] = {}
+        self._network = NumberedPaths(observation)
+        self._carried = [0] * len(self._network.seconds_per_byte)
+        self._used_paths: dict[tuple[int, int], int] = {}  # (from, to) -> number of blocks that move so
         self.where = [UNPLACED] * len(self.blocks)
-        self.counts = [[0] * devices for _ in range(self.layers)]  # heads
+        self.head_counts = [[0] * devices for _ in range(self.layers)]  # [layer][device]
         self.shard_counts = [[0] * devices for _ in range(self.layers)]
         self.vocab_counts = [0] * devices
-        self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in range(2)]  # of each half, as bits
+        self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in range(2)]  # [half][layer][device], as bits
         self._tallies = [self._tally(slot) for slot in range(len(self.blocks))]
-        # Seconds per layer, of the way home, and of the LM head where it is cut.
-        self.terms = [0.0] * (self.layers + 1 + (self.layer_slots < len(self.blocks)))
+        # Seconds of each layer, then of x's way home, then of the LM head where it is cut.
+        self.terms = [0.0] * (self.layers + 1 + (len(self.slots.vocab) > 0))
         if placed is not None:
             for slot, block in enumerate(self.blocks):
                 self._put(slot, model.index[placed.devices[block]])
             self.refresh()
 
     def _sizes(self, length: int) -> list[int]:
-        """Bytes of each block with caches of this length; blocks of a kind are alike."""
+        """Bytes of each block when caches have this length; blocks of one kind are alike."""
         seen = self.observation
-        sizes = [resident_bytes(seen.shape, block, length, seen.partition) for block in self._examples]
-        return [sizes[kind] for kind in self._kind_of]
+        sizes = [resident_bytes(seen.shape, block, length, seen.partition) for block in self.slots.examples]
+        return [sizes[kind] for kind in self.slots.kind_of]
+
+    # --- which block is which ---------------------------------------------------------------------------------
+
+    def half_of(self, slot: int) -> tuple[int, int]:
+        """(layer, ATTENTION or FFN) of a block that belongs to a layer."""
+        return self.slots.half_of(slot)
+
+    def heads(self, layer: int) -> range:
+        """The slots of a layer's heads."""
+        return self.slots.heads(layer)
+
+    def shards(self, layer: int) -> range:
+        """The slots of a layer's FFN shards; none where the FFN is whole."""
+        return self.slots.shards(layer)
 
     def kind(self, slot: int) -> int:
-        """The block's kind as its number in `kinds`: 0 for a head, 1 for proj, 2 for an FFN or a shard of one."""
-        return self._kind_of[slot]
+        """The block's kind as its number in `slots.kinds`; a head's is 0."""
+        return self.slots.kind_of[slot]
 
     def size_of_kind(self, kind: int) -> int:
-        """Bytes of one block of a kind, grown."""
-        return self.reserved_sizes[self._kind_of.index(kind)]
+        """Bytes of one block of a kind, with its cache grown as far as memory is kept free for."""
+        return self.reserved_sizes[self.slots.kind_of.index(kind)]
 
     def end_size_of_kind(self, kind: int) -> int:
         """Bytes of one block of a kind at the interval's last token."""
-        return self.end_sizes[self._kind_of.index(kind)]
+        return self.end_sizes[self.slots.kind_of.index(kind)]
 
     def _tally(self, slot: int) -> tuple[list[int], list[int], int] | None:
-        """Where a head or shard is counted: counts and leaves by device, and its leaf as a bit."""
-        if slot >= self.layer_slots:
+        """Where a head or shard is counted: the counts and leaves by device, and its own leaf as a bit."""
+        slots = self.slots
+        if slot in slots.vocab:
             return self.vocab_counts, [0] * len(self.budgets), 1
-        layer, part = divmod(slot, self.stride)
-        if part < self.heads:
-            return self.counts[layer], self._leaves[ATTENTION][layer], 1 << part
-        if self.first_shard <= part < self.first_shard + self.shards:
-            return self.shard_counts[layer], self._leaves[FFN][layer], 1 << (part - self.first_shard)
-        return None
+        layer, half = slots.half_of(slot)
+        parts = slots.shards(layer) if half == FFN else slots.heads(layer)
+        if slot not in parts:
+            return None
+        counts = self.shard_counts if half == FFN else self.head_counts
+        return counts[layer], self._leaves[half][layer], 1 << (slot - parts.start)
 
-    # --- moving blocks about -------------------------------------------------------------------------------
+    # --- changing it --------------------------------------------------------------------------------------------
 
     def _put(self, slot: int, device: int) -> None:
         before, size, reserved = self.where[slot], self.end_sizes[slot], self.reserved_sizes[slot]
@@ -148,55 +149,23 @@ class Draft:
                 self._account(slot, self.old[slot], place, sign)
 
     def _account(self, slot: int, source: int, target: int, sign: int) -> None:
+        """Add a block's migration to the loads of links and storage, or take it off again."""
         sent, loaded = self._moved[slot]
-        self.both_bytes[target] += sign * self.now_sizes[slot]
+        self.double_bytes[target] += sign * self.now_sizes[slot]
         self.incoming[target] += sign
         self._loaded[target] += sign * loaded
         path = (source, target)
         if sent:
-            for link in self._ways.links(path):
+            for link in self._network.links(path):
                 self._carried[link] += sign * sent
-        left = self._paths.get(path, 0) + sign
+        left = self._used_paths.get(path, 0) + sign
         if left:
-            self._paths[path] = left
+            self._used_paths[path] = left
         else:
-            del self._paths[path]
-
-    def apply(self, moves: Iterable[Shift]) -> Undo:
-        """Carry out moves; returns what `take_back` needs. Only for drafts with every block placed."""
-        undo = self._put_all(moves)
-        for layer in undo.terms:
-            self.terms[layer] = self.term(layer)
-        return undo
-
-    def take_back(self, undo: Undo) -> None:
-        """Undo the latest moves that have not been taken back."""
-        for slot, device in undo.moves:
-            self._put(slot, device)
-        for layer, seconds in undo.terms.items():
-            self.terms[layer] = seconds
-
-    def _put_all(self, moves: Iterable[Shift]) -> Undo:
-        """Put blocks elsewhere; the terms of the `Undo` are those that no longer hold."""
-        undo = Undo([], {})
-        last = None if self.hub else self.last_halves()
-        for slot, device in moves:
-            undo.moves.append((slot, self.where[slot]))
-            self._put(slot, device)
-            if slot >= self.layer_slots:
-                undo.terms[self.layers + 1] = self.terms[self.layers + 1]
-                continue
-            layer, part = divmod(slot, self.stride)
-            undo.terms[layer] = self.terms[layer]
-            if part == self.stride - 1 and self.hub:
-                undo.terms[layer + 1] = self.terms[layer + 1]
-        if last is not None and last != self.last_halves():
-            undo.terms.update(enumerate(self.terms[: self.layers]))
-        undo.moves.reverse()
-        return undo
+            del self._used_paths[path]
 
     def place(self, slot: int, device: int) -> None:
-        """Put one block somewhere without predicting anything; call `refresh` when all are placed."""
+        """Put one block somewhere without a prediction; call `refresh` when every block is placed."""
         self._put(slot, device)
 
     def clear(self) -> None:
@@ -208,117 +177,54 @@ class Draft:
         """Predict every layer anew."""
         self.terms = [self.term(layer) for layer in range(len(self.terms))]
 
-    # --- what it costs --------------------------------------------------------------------------------------
+    def apply(self, shifts: Iterable[Shift]) -> Undo:
+        """Carry out shifts; returns what `take_back` needs. Every block must be placed."""
+        undo = self._put_all(shifts)
+        for layer in undo.terms:
+            self.terms[layer] = self.term(layer)
+        return undo
 
-    def holder(self, layer: int) -> int:
-        """The device that holds x when `layer` begins; the source where others do too."""
-        return self.model.source if layer == 0 or not self.hub else self.where[layer * self.stride - 1]
+    def become(self, where: Sequence[int]) -> Undo:
+        """Put every block on the device that `where` has for its slot. Every block must be placed."""
+        return self.apply([(slot, device) for slot, device in enumerate(where) if self.where[slot] != device])
 
-    def term(self, layer: int) -> float:
-        """Seconds of one layer of one token; after the last layer, of the way home of x, then of a cut LM head."""
-        if layer > self.layers:
-            return self.model.vocab(tuple(self.vocab_counts))
-        if layer == self.layers:
-            return self.model.source_seconds(self.holder(layer), lm_head=False)
-        base, model = layer * self.stride, self.model
-        heads, shards = tuple(self.counts[layer]), tuple(self.shard_counts[layer])
-        if not self.hub:
-            return self._together(2 * layer, heads) + self._together(2 * layer + 1, shards)
-        middle, end = self.where[base + self.heads], self.where[base + self.stride - 1]
-        attention = model.attention(self.holder(layer), middle, heads, self._roots(layer, ATTENTION))
-        return attention + model.ffn(middle, end, shards, self._roots(layer, FFN))
+    def take_back(self, undo: Undo) -> None:
+        """Undo the latest shifts that have not been taken back."""
+        for slot, device in undo.shifts:
+            self._put(slot, device)
+        for layer, seconds in undo.terms.items():
+            self.terms[layer] = seconds
 
-    def _together(self, half: int, counts: tuple[int, ...]) -> float:
-        """Seconds of a half with an all-to-all exchange; halves are numbered through all layers."""
-        layer, which = divmod(half, 2)
-        last, source = self.last_halves(), self.model.source
-        others = tuple(device for device, end in enumerate(last) if end > half and device != source)
-        starts = () if half else tuple(device for device, end in enumerate(last) if end >= 0 and device != source)
-        return self.model.all_to_all(which, counts, others, starts, self._roots(layer, which))
+    def _put_all(self, shifts: Iterable[Shift]) -> Undo:
+        """Carry out shifts without predictions; the `Undo` has the terms that no longer hold."""
+        undo, slots = Undo([], {}), self.slots
+        in_layers, per_layer, vocab_term = slots.vocab.start, slots.per_layer, self.layers + 1
+        last = None if slots.hub else self.last_halves()
+        for slot, device in shifts:
+            undo.shifts.append((slot, self.where[slot]))
+            self._put(slot, device)
+            if slot >= in_layers:
+                undo.terms[vocab_term] = self.terms[vocab_term]
+                continue
+            layer, place = divmod(slot, per_layer)
+            undo.terms[layer] = self.terms[layer]
+            if place == per_layer - 1 and slots.hub:
+                undo.terms[layer + 1] = self.terms[layer + 1]
+        if last is not None and last != self.last_halves():
+            undo.terms.update(enumerate(self.terms[: self.layers]))
+        undo.shifts.reverse()
+        return undo
 
-    def last_halves(self) -> list[int]:
-        """The last half that each device has blocks of, numbered through all layers; -1 for none."""
-        found = [-1] * len(self.budgets)
-        left = len(found)
-        for half in range(2 * self.layers - 1, -1, -1):
-            counts = self.shard_counts[half // 2] if half % 2 else self.counts[half // 2]
-            for device, count in enumerate(counts):
-                if count and found[device] < 0:
-                    found[device] = half
-                    left -= 1
-            if not left:
-                break
-        return found
+    def try_shifts(self, shifts: Sequence[Shift], below: float = math.inf) -> Undo | None:
+        """Apply shifts if every receiving device can hold them; returns the undo, or None when nothing changed.
 
-    def _roots(self, layer: int, half: int) -> tuple[int, ...] | None:
-        """Partial sums that each device sends; None where there are none, or where `placement` will align them."""
-        if not self.old or not self.model.halves[half].partial:
-            return None
-        return tuple(len(roots_of_mask(mask)) for mask in self._leaves[half][layer])
-
-    @property
-    def latency(self) -> float:
-        """Mean token latency over the interval, without the LM head unless that is cut."""
-        return sum(self.terms)
-
-    @property
-    def migration(self) -> float:
-        """Seconds from prepare to commit of what this draft moves."""
-        if not self._paths:
-            return 0.0
-        delay = max(self._ways.delay_s(path) for path in self._paths)
-        busiest = max(
-            max(size * rate for size, rate in zip(self._carried, self._ways.seconds_per_byte, strict=True)),
-            max(size * rate for size, rate in zip(self._loaded, self._load_s, strict=True)),
-        )
-        return busiest + delay + MIGRATION_HANDSHAKE_S
-
-    @property
-    def cost(self) -> float:
-        """Migration delay plus the latency of the interval's tokens, without the LM head unless that is cut."""
-        return self.migration + self.model.tokens * self.latency
-
-    # --- what fits ------------------------------------------------------------------------------------------
-
-    def fits(self, device: int) -> bool:
-        """Whether a device that receives blocks can hold what it would: double residency and room to grow."""
-        budget = self.budgets[device]
-        if self.reserved_bytes[device] > budget:
-            return False
-        return not self.incoming[device] or self.both_bytes[device] <= budget
-
-    def room_for(self, slot: int, device: int) -> bool:
-        """Whether a block that is elsewhere in this draft could go to `device`."""
-        budget = self.budgets[device]
-        if self.reserved_bytes[device] + self.reserved_sizes[slot] > budget:
-            return False
-        if not self.old or self.old[slot] == device:
-            return True
-        return self.both_bytes[device] + self.now_sizes[slot] <= budget
-
-    def room(self, device: int) -> int:
-        """Bytes that may still come to `device`, counting nothing that leaves it."""
-        free = self.budgets[device] - self.reserved_bytes[device]
-        return min(free, self.budgets[device] - self.both_bytes[device]) if self.old else free
-
-    def excess(self, device: int) -> int:
-        """Bytes by which a device would be over its budget at the interval's last token."""
-        return max(0, self.end_bytes[device] - self.budgets[device])
-
-    def overloaded(self) -> list[int]:
-        """Devices over their budget at the interval's last token."""
-        return [device for device in range(len(self.budgets)) if self.excess(device)]
-
-    def try_shifts(self, moves: Sequence[Shift], below: float = math.inf) -> Undo | None:
-        """Apply moves if every receiving device can hold them; returns the undo, or None when nothing changed.
-
-        Moves that would certainly cost `below` or more, whatever the layers they touch take, are not applied either.
+        Shifts are not applied either if they would cost `below` or more however quick the layers they touch become.
         """
         where = self.where
-        moves = [move for move in moves if where[move[0]] != move[1]]
-        if not moves or not self._would_fit(moves):
+        shifts = [shift for shift in shifts if where[shift[0]] != shift[1]]
+        if not shifts or not self._would_fit(shifts):
             return None
-        undo = self._put_all(moves)
+        undo = self._put_all(shifts)
         if below < math.inf:
             untouched = sum(seconds for layer, seconds in enumerate(self.terms) if layer not in undo.terms)
             if self.migration + self.model.tokens * untouched >= below:
@@ -328,12 +234,112 @@ class Draft:
             self.terms[layer] = self.term(layer)
         return undo
 
-    def _would_fit(self, moves: Sequence[Shift]) -> bool:
-        """Whether every receiving device `fits` after these moves of blocks that are elsewhere, each named once."""
+    # --- what it costs --------------------------------------------------------------------------------------
+
+    def holder(self, layer: int) -> int:
+        """The device that holds x when `layer` begins; without a hub the source, where others hold it too."""
+        return self.model.source if layer == 0 or not self.slots.hub else self.where[layer * self.slots.per_layer - 1]
+
+    def term(self, layer: int) -> float:
+        """Seconds of one layer of one token; after the last layer, of x's way home, then of a cut LM head."""
+        if layer > self.layers:
+            return self.model.vocab(tuple(self.vocab_counts))
+        if layer == self.layers:
+            return self.model.source_seconds(self.holder(layer), lm_head=False)
+        model, heads, shards = self.model, tuple(self.head_counts[layer]), tuple(self.shard_counts[layer])
+        if not self.slots.hub:
+            return self._all_to_all(2 * layer, heads) + self._all_to_all(2 * layer + 1, shards)
+        middle, end = self.where[self.slots.attention_target(layer)], self.where[self.slots.ffn_target(layer)]
+        attention = model.attention(self.holder(layer), middle, heads, self._roots(layer, ATTENTION))
+        return attention + model.ffn(middle, end, shards, self._roots(layer, FFN))
+
+    def _all_to_all(self, number: int, counts: tuple[int, ...]) -> float:
+        """Seconds of a half with an all-to-all exchange; halves are numbered through all layers."""
+        layer, half = divmod(number, 2)
+        last, source = self.last_halves(), self.model.source
+        others = tuple(device for device, end in enumerate(last) if end > number and device != source)
+        starts = () if number else tuple(device for device, end in enumerate(last) if end >= 0 and device != source)
+        return self.model.all_to_all(half, counts, others, starts, self._roots(layer, half))
+
+    def last_halves(self) -> list[int]:
+        """The last half that each device has blocks of, numbered through all layers; -1 for none."""
+        found = [-1] * len(self.budgets)
+        left = len(found)
+        for half in range(2 * self.layers - 1, -1, -1):
+            counts = self.shard_counts[half // 2] if half % 2 else self.head_counts[half // 2]
+            for device, count in enumerate(counts):
+                if count and found[device] < 0:
+                    found[device] = half
+                    left -= 1
+            if not left:
+                break
+        return found
+
+    def _roots(self, layer: int, half: int) -> tuple[int, ...] | None:
+        """How many partial sums each device sends; None where there are none, or where `placement` will align them."""
+        if not self.old or not self.model.halves[half].partial:
+            return None
+        return tuple(len(roots_of_mask(mask)) for mask in self._leaves[half][layer])
+
+    @property
+    def latency(self) -> float:
+        """Mean token latency over the interval in seconds. A whole LM head is left out, a cut one is counted."""
+        return sum(self.terms)
+
+    @property
+    def migration(self) -> float:
+        """Seconds from prepare to commit of the blocks that would move."""
+        if not self._used_paths:
+            return 0.0
+        delay = max(self._network.delay_s(path) for path in self._used_paths)
+        busiest = max(
+            max(size * rate for size, rate in zip(self._carried, self._network.seconds_per_byte, strict=True)),
+            max(size * rate for size, rate in zip(self._loaded, self._load_s, strict=True)),
+        )
+        return busiest + delay + MIGRATION_HANDSHAKE_S
+
+    @property
+    def cost(self) -> float:
+        """Seconds of the interval: `migration`, and `latency` once for each token."""
+        return self.migration + self.model.tokens * self.latency
+
+    # --- what fits ------------------------------------------------------------------------------------------
+
+    def fits(self, device: int) -> bool:
+        """Whether a device has room for its blocks as they grow, and for incoming ones beside its old ones."""
+        budget = self.budgets[device]
+        if self.reserved_bytes[device] > budget:
+            return False
+        return not self.incoming[device] or self.double_bytes[device] <= budget
+
+    def room_for(self, slot: int, device: int) -> bool:
+        """Whether a block that is elsewhere in this draft could go to `device`."""
+        budget = self.budgets[device]
+        if self.reserved_bytes[device] + self.reserved_sizes[slot] > budget:
+            return False
+        if not self.old or self.old[slot] == device:
+            return True
+        return self.double_bytes[device] + self.now_sizes[slot] <= budget
+
+    def room(self, device: int) -> int:
+        """Bytes that may still come to `device` if nothing leaves it."""
+        free = self.budgets[device] - self.reserved_bytes[device]
+        return min(free, self.budgets[device] - self.double_bytes[device]) if self.old else free
+
+    def excess(self, device: int) -> int:
+        """Bytes by which a device would be over its budget at the interval's last token."""
+        return max(0, self.end_bytes[device] - self.budgets[device])
+
+    def overloaded(self) -> list[int]:
+        """The devices over their budget at the interval's last token."""
+        return [device for device in self.devices if self.excess(device)]
+
+    def _would_fit(self, shifts: Sequence[Shift]) -> bool:
+        """Whether every receiving device `fits` after these shifts of blocks that are elsewhere, each named once."""
         where, old, sizes = self.where, self.old, self.reserved_sizes
-        targets = {device for _, device in moves}
+        targets = {device for _, device in shifts}
         reserved = dict.fromkeys(targets, 0)
-        for slot, device in moves:
+        for slot, device in shifts:
             reserved[device] += sizes[slot]
             if where[slot] in targets:
                 reserved[where[slot]] -= sizes[slot]
@@ -341,22 +347,24 @@ class Draft:
             return False
         if not old:
             return True
-        both, incoming = dict.fromkeys(targets, 0), dict.fromkeys(targets, 0)
-        for slot, device in moves:
+        double, incoming = dict.fromkeys(targets, 0), dict.fromkeys(targets, 0)
+        for slot, device in shifts:
             home, before = old[slot], where[slot]
             if device != home:
-                both[device] += self.now_sizes[slot]
+                double[device] += self.now_sizes[slot]
                 incoming[device] += 1
             if before in targets and before != home:
-                both[before] -= self.now_sizes[slot]
+                double[before] -= self.now_sizes[slot]
                 incoming[before] -= 1
         return all(
-            not self.incoming[device] + incoming[device] or self.both_bytes[device] + more <= self.budgets[device]
-            for device, more in both.items()
+            not self.incoming[device] + incoming[device] or self.double_bytes[device] + more <= self.budgets[device]
+            for device, more in double.items()
         )
 
+    # --- what comes of it -----------------------------------------------------------------------------------
+
     def placement(self, old: Placement | None) -> Placement:
-        """The finished placement, one epoch on; `old` itself when nothing moved. A controller may renumber it."""
+        """The finished placement, one epoch on; `old` itself when nothing moved. The controller may renumber it."""
         if self.old and self.old == self.where:
             assert old is not None
             return old
@@ -366,44 +374,18 @@ class Draft:
         return Placement(devices, self.epoch + (1 if self.old else 0))
 
     def _aligned(self) -> list[int]:
-        """`where` with heads and shards that meet in a sum dealt anew by their counts, so that roots are few."""
-        where = list(self.where)
+        """`where` with the same numbers of heads and shards on each device, dealt so that roots are as few as can be.
+
+        Only halves that end in partial sums are dealt anew.
+        """
+        where, attention, ffn = list(self.where), self.model.halves[ATTENTION], self.model.halves[FFN]
         for layer in range(self.layers):
-            starts = (layer * self.stride, layer * self.stride + self.first_shard)
-            for start, half, counts in zip(starts, self.model.halves, (self.counts, self.shard_counts), strict=True):
+            for half, parts, counts in (
+                (attention, self.heads(layer), self.head_counts[layer]),
+                (ffn, self.shards(layer), self.shard_counts[layer]),
+            ):
                 if half.partial:
-                    for device, leaves in enumerate(align(counts[layer])):
+                    for device, leaves in enumerate(align(counts)):
                         for leaf in leaves:
-                            where[start + leaf] = device
+                            where[parts[leaf]] = device
         return where
-
-
-def decide_on_draft(
-    observation: Observation, old: Placement | None, fill: Callable[[Draft], None], who: str, for_work: bool = False
-) -> Placement:
-    """The placement that `fill` makes of a draft of the present one; `old` itself when it moves nothing.
-
-    Devices without room for a block (`for_work`: other than a sum) are left out, and those that cannot be reached as
-    long as the others suffice. Raises Infeasible, naming `who`, where what came of it does not fit.
-    """
-    able = with_room(observation, old, for_work)
-    at_hand = reachable(able, old)
-    if at_hand is not able:
-        with suppress(Infeasible):
-            return refuse_shortages(observation, old, fill_draft(at_hand, old, fill), who)
-    return refuse_shortages(observation, old, fill_draft(able, old, fill), who)
-
-
-def fill_draft(observation: Observation, old: Placement | None, fill: Callable[[Draft], None]) -> Placement:
-    """The same with all devices, and without looking whether what came of it fits.
-
-    Tried with room for caches to grow to the run's end first; where that is Infeasible, to the interval's end.
-    """
-    model = cost_model(observation)
-    try:
-        draft = Draft(model, old, old)
-        fill(draft)
-    except Infeasible:
-        draft = Draft(model, old, old, reserve=False)
-        fill(draft)
-    return draft.placement(old)

@@ -1,4 +1,4 @@
-"""Placing blocks one at a time without painting oneself into a corner."""
+"""Placing blocks one after another without a dead end: each step checks that the blocks still to come will fit."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from testbed.units import format_bytes
 class ForwardChecking:
     """Which devices may take the next block so that all the others still fit somewhere.
 
-    As long as first-fit packs what is left, any device may take a block after which it still does. Where only an
-    exact packing exists, its counts per device and kind are the seats. Raises Infeasible when there is none.
+    While first-fit can pack the blocks that are left, a device may take any block after which it still can. If only an
+    exact packing exists, each device takes as many blocks of each kind as that packing gives it. Raises Infeasible
+    when there is none.
     """
 
     def __init__(self, draft: Draft, who: str) -> None:
         self._draft = draft
-        kinds = range(len(draft.kinds))
+        kinds = range(len(draft.slots.kinds))
         self._sizes = {kind: draft.size_of_kind(kind) for kind in kinds}
         self._order = sorted(kinds, key=lambda kind: -self._sizes[kind])
-        self._left = Counter(map(draft.kind, range(len(draft.blocks))))
+        self._left = Counter(draft.slots.kind_of)
         self._quota: list[dict[int, int]] | None = None
         rooms = self._rooms()
         if min(rooms) < 0:
             raise _refusal(draft, who, rooms.index(min(rooms)))
-        lot = [(self._sizes[kind], self._left[kind]) for kind in self._order]
-        if first_fit(rooms, lot) is None:
-            packed = pack(rooms, lot)
+        all_blocks = [(self._sizes[kind], self._left[kind]) for kind in self._order]
+        if first_fit(rooms, all_blocks) is None:
+            packed = pack(rooms, all_blocks)
             if packed is None:
-                raise _refusal(draft, who, max(range(len(rooms)), key=lambda device: rooms[device]))
+                raise _refusal(draft, who, max(draft.devices, key=lambda device: rooms[device]))
             self._quota = [dict(zip(self._order, counts, strict=True)) for counts in packed]
 
     def _rooms(self) -> list[int]:
         return [budget - held for budget, held in zip(self._draft.budgets, self._draft.reserved_bytes, strict=True)]
 
     def allows(self, slot: int, device: int) -> bool:
-        """Whether `device` may take this block: it has room, and what is left still fits."""
+        """Whether `device` has room for this block, and the blocks left after it still fit."""
         kind = self._draft.kind(slot)
         if self._quota is not None:
             return self._quota[device][kind] > 0

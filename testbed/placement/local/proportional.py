@@ -1,15 +1,18 @@
-"""Splitting every layer over devices in proportion to weights: what tensor-parallel policies have in common."""
+"""Splitting every layer over the devices in proportion to weights: what tensor-parallel policies have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from testbed.placement.local.draft import Draft
-from testbed.placement.local.improve import repair
+from testbed.placement.local.draft import UNPLACED, Draft
+from testbed.placement.local.repair import repair
 
 
 def apportion(total: int, weights: Sequence[float], first: int = 0) -> list[int]:
-    """`total` things in proportion to `weights` by largest remainder; equal remainders from index `first` on, round."""
+    """Divide `total` things in proportion to `weights`, by largest remainder.
+
+    Equal remainders are served in the order of indices, beginning at `first` and going round.
+    """
     whole = sum(weights)
     if whole <= 0:
         raise ValueError("no weight is positive")
@@ -22,40 +25,39 @@ def apportion(total: int, weights: Sequence[float], first: int = 0) -> list[int]
 
 
 def split_in_proportion(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: str) -> None:
-    """Fill an empty draft: heads and shards (of FFN, LM head) in proportion to `weights`, the rest on its layer's hub.
+    """Fill an empty draft: heads and shards in proportion to `weights`, all else of layer l on device `hubs[l]`.
 
-    What a device has no memory for goes, part by part from the last layer on, to the device with room that is then
-    least loaded for its weight; hubs' parts last. Where that ends in nothing, the cheapest repair is made.
+    A device without memory for its part gives blocks away, from the last layer on, each to the device with room that
+    is then least loaded for its weight. A hub's own blocks leave last. If that is not enough, the draft is repaired.
     Raises Infeasible.
     """
-    turn = {"head": 0, "ffn": 0}
+    first_heads = first_shards = 0  # who gets a block more than others goes round from layer to layer
     for layer in range(draft.layers):
-        slots = range(layer * draft.stride, (layer + 1) * draft.stride)
-        for kind in turn:
-            group = [slot for slot in slots if draft.blocks[slot].kind == kind]
-            if kind == "ffn" and not draft.shards:
-                continue  # whole: it goes to the hub
-            shares = apportion(len(group), weights, turn[kind])
-            turn[kind] += len(group) % len(weights)
-            seats = [device for device, share in enumerate(shares) for _ in range(share)]
-            for slot, device in zip(group, seats, strict=True):
-                draft.place(slot, device)
-        for slot in slots:
-            if draft.where[slot] < 0:
+        heads, shards = draft.heads(layer), draft.shards(layer)
+        _deal(draft, heads, weights, first_heads)
+        _deal(draft, shards, weights, first_shards)
+        first_heads += len(heads) % len(weights)
+        first_shards += len(shards) % len(weights)
+        for slot in draft.slots.of_layer(layer):
+            if draft.where[slot] == UNPLACED:
                 draft.place(slot, hubs[layer])
-    rest = range(draft.layer_slots, len(draft.blocks))  # shards of the LM head
-    seats = [device for device, share in enumerate(apportion(len(rest), weights)) for _ in range(share)]
-    for slot, device in zip(rest, seats, strict=True):
-        draft.place(slot, device)
+    _deal(draft, draft.slots.vocab, weights, 0)
     draft.refresh()
-    for device in range(len(draft.budgets)):
+    for device in draft.devices:
         _shed(draft, device, weights)
-    if any(not draft.fits(device) for device in range(len(draft.budgets))):
+    if any(not draft.fits(device) for device in draft.devices):
         repair(draft, who)
 
 
+def _deal(draft: Draft, group: range, weights: Sequence[float], first: int) -> None:
+    """Place a group's blocks in runs, in proportion to the weights."""
+    receivers = [device for device, share in enumerate(apportion(len(group), weights, first)) for _ in range(share)]
+    for slot, device in zip(group, receivers, strict=True):
+        draft.place(slot, device)
+
+
 def _shed(draft: Draft, device: int, weights: Sequence[float]) -> None:
-    """Move parts off a device that has no memory for them, shards first because they are the finest."""
+    """Move blocks off a device that has no memory for them, FFN blocks first because shards are the finest."""
     order = {"ffn": 0, "head": 1}
     held = [slot for slot, where in enumerate(draft.where) if where == device]
     held.sort(key=lambda slot: (order.get(draft.blocks[slot].kind, 2), -slot))

@@ -1,15 +1,15 @@
-"""The policies by name, and how to make one from an experiment's `policy`, `policy_options` and `placement`."""
+"""The policies by name, and how to make one from an experiment's `policy`, `policy_options` and `placement`.
+
+Each policy has a file of its own in this folder. To add one, write its file and give it a row in `POLICIES`.
+"""
 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import keyword
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Partition
@@ -26,26 +26,57 @@ from testbed.placement.policies.round_robin import RoundRobin
 from testbed.placement.policies.single import Single
 from testbed.placement.policies.static import Static
 from testbed.placement.policies.tensor_parallel import TensorParallel
+from testbed.placement.user_policy import load_class, on_one_line
 
-POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
-    "single": (Single, "the whole model on the one device where it is fastest; refused where none holds it"),
-    "static": (Static, "places once, as the experiment says or as the best of the others does, and never moves"),
-    "round-robin": (RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits"),
-    "greedy": (Greedy, "each block, in token order, to the device that adds the least latency; again at each decision"),
-    "dynamic-threshold": (DynamicThreshold, "moves blocks off devices over a memory or compute threshold, no others"),
-    "edgeshard": (EdgeShard, "whole layers by dynamic programming, the first one at the source (arXiv 2405.14371)"),
-    "layerwise": (Layerwise, "the best that whole layers can do: migration and tokens of the interval at their least"),
-    "tensor-parallel": (TensorParallel, "every layer in equal parts on all devices (arXiv 1909.08053)"),
-    "galaxy": (Galaxy, "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)"),
-    "resource-aware": (ResourceAware, "the paper's: scores against residual capacity, moves what pays or must"),
-    "headroom": (Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"),
-    "exact": (Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
+
+class Listed(NamedTuple):
+    """One row of the table of policies."""
+
+    factory: Callable[..., Policy]  # called with the options of the experiment
+    description: str  # what `testbed policies` says
+    all_to_all: bool = False  # whether it can place without a hub, where every device adds up for itself
+
+
+POLICIES: dict[str, Listed] = {
+    "single": Listed(
+        Single, "the whole model on the one device where it is fastest; refused where none holds it", all_to_all=True
+    ),
+    "static": Listed(Static, "places once, as the experiment says or as the best of the others does, and never moves"),
+    "round-robin": Listed(
+        RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits", all_to_all=True
+    ),
+    "greedy": Listed(
+        Greedy,
+        "each block, in token order, to the device that adds the least latency; again at each decision",
+        all_to_all=True,
+    ),
+    "dynamic-threshold": Listed(
+        DynamicThreshold, "moves blocks off devices over a memory or compute threshold, no others", all_to_all=True
+    ),
+    "edgeshard": Listed(
+        EdgeShard, "whole layers by dynamic programming, the first one at the source (arXiv 2405.14371)"
+    ),
+    "layerwise": Listed(
+        Layerwise, "the best that whole layers can do: migration and tokens of the interval at their least"
+    ),
+    "tensor-parallel": Listed(
+        TensorParallel, "every layer in equal parts on all devices (arXiv 1909.08053)", all_to_all=True
+    ),
+    "galaxy": Listed(
+        Galaxy,
+        "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)",
+        all_to_all=True,
+    ),
+    "resource-aware": Listed(
+        ResourceAware, "the paper's: scores against residual capacity, moves what pays or must", all_to_all=True
+    ),
+    "headroom": Listed(
+        Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"
+    ),
+    "exact": Listed(Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
 }
-
-# The policies that can place for an all-to-all exchange: those that do not depend on where results meet.
-ALL_TO_ALL = (
-    "single", "round-robin", "greedy", "dynamic-threshold", "tensor-parallel", "galaxy", "resource-aware",
-)  # fmt: skip
+ALL_TO_ALL = tuple(name for name, listed in POLICIES.items() if listed.all_to_all)
+NOT_CANDIDATES = ("static", "exact")  # for `static` to ask: itself, and one that may take minutes
 
 
 def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, str] | None = None) -> Policy:
@@ -54,12 +85,13 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     `name` may also be `path.py:Class`, a user's own. Raises ConfigError for unknown names and options.
     """
     factory = _factory(name)
-    given = {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in options.items()}
-    if placement is not None:
-        if factory is not Static:
-            raise ConfigError(f"policy {name} chooses its own placement: drop `placement`, or use policy static")
-        given["placement"] = placement
+    given: dict[str, Any] = {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in options.items()}
     accepted = option_names(factory)
+    if factory is Static:
+        given["placement"] = placement
+        given["candidates"] = [row.factory for other, row in POLICIES.items() if other not in NOT_CANDIDATES]
+    elif placement is not None:
+        raise ConfigError(f"policy {name} chooses its own placement: drop `placement`, or use policy static")
     for key in options:
         if key not in accepted:
             known = f"it knows {', '.join(accepted)}" if accepted else "it takes none"
@@ -69,14 +101,15 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {_said(error)}") from error
+        said = on_one_line(error)
+        raise ConfigError(f"policy {name} cannot be made from its options {sorted(given)}: {said}") from error
     if not isinstance(getattr(policy, "name", None), str):
         raise ConfigError(f"policy {name} has no `name`: give the class one, a text for the run's tables")
     return policy
 
 
 def refuse_exchange(name: str, partition: Partition, placement: Mapping[str, str] | None = None) -> None:
-    """Raise ConfigError for a policy that thinks in hubs while the partition has an all-to-all exchange."""
+    """Raise ConfigError for a policy that needs a hub while the partition has an all-to-all exchange."""
     if partition.hub or name in ALL_TO_ALL or name not in POLICIES or (name == "static" and placement is not None):
         return
     why = "asks policies that place" if name == "static" else "places"
@@ -95,13 +128,15 @@ def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, di
     return {name: {key: value for key, value in options.items() if key in accepted[name]} for name in names}
 
 
-def _factory(name: str) -> Callable[..., Policy]:
-    return _user_policy(name) if ".py:" in name else _known_policy(name)
-
-
 def option_names(factory: Callable[..., Policy]) -> list[str]:
     """The options of a policy as an experiment writes them: `class` where Python's keyword needs `class_`."""
-    return [key.rstrip("_") for key in inspect.signature(factory).parameters if key != "placement"]
+    if factory is Static:  # `placement` is a key of the experiment itself
+        return []
+    return [key.rstrip("_") for key in inspect.signature(factory).parameters]
+
+
+def _factory(name: str) -> Callable[..., Policy]:
+    return load_class(name) if ".py:" in name else _known_policy(name)
 
 
 def _known_policy(name: str) -> Callable[..., Policy]:
@@ -110,29 +145,4 @@ def _known_policy(name: str) -> Callable[..., Policy]:
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = f"known are {', '.join(POLICIES)}, or your own path.py:Class"
         raise ConfigError(f"there is no policy {name!r}: {hint}{known}")
-    return POLICIES[name][0]
-
-
-def _user_policy(name: str) -> Callable[..., Policy]:
-    path, _, class_name = name.rpartition(":")
-    file = Path(path)
-    spec = importlib.util.spec_from_file_location(f"policy file {file.resolve()}", file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"policy file {path} does not exist: write policy: path.py:Class")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for what a class's annotations mean
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's file raises is the user's to hear
-        del sys.modules[spec.name]
-        raise ConfigError(f"policy file {path} cannot be loaded: {_said(error, True)}") from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type) or not all(callable(getattr(found, method, None)) for method in ("decide", "reset")):
-        raise ConfigError(f"policy file {path} has no class {class_name!r} with methods reset and decide")
-    return found
-
-
-def _said(error: BaseException, kind: bool = False) -> str:
-    """What a user's code raised, on one line; a TypeError needs no `kind` where it is about the options given."""
-    words = " ".join(str(error).split())
-    return words if words and isinstance(error, TypeError) and not kind else f"{type(error).__name__}: {words}"
+    return POLICIES[name].factory

@@ -1,15 +1,15 @@
 """`dynamic-threshold`: moves blocks off devices that are too full or too busy, and nothing else.
 
-A common rule in resource managers, and a baseline in Kafetzis, Khalili, Koutsopoulos (arXiv 2505.02533) that is not
-specified there. Interpreted:
+It is a common rule in resource managers. Kafetzis, Khalili, Koutsopoulos (arXiv 2505.02533) have it as a baseline but
+do not specify it. So it is interpreted:
 
-- *The first placement* is `resource-aware`'s, so that only the rule for moving differs, with only the part of each
-  memory below the threshold where that is enough.
-- *Memory*: what a device's blocks will take at the interval's last token, over what it has. *Compute*: the time its
-  blocks take in one token, over the deadline of `resource-aware` (`deadline` overrides it).
-- *Moving*: while a device is over a threshold, the block leaves it that raises the predicted interval cost least, for a
-  device that is below both thresholds with it. If there is none it stays, unless memory has really run out: then
-  the cheapest repair is made as in the other policies.
+- *The first placement* is that of `resource-aware`, so that only the rule for moving differs. It uses only the part of
+  each memory below the threshold if that is enough.
+- *Memory* is the bytes that a device's blocks will take at the interval's last token, over the bytes it has. *Compute*
+  is the time its blocks take in one token, over the deadline of `resource-aware`; `deadline` overrides that.
+- *Moving*: while a device is over a threshold, one of its blocks moves to a device that is below both thresholds with
+  it. Among all such moves the one is taken that raises the predicted interval cost least. If there is none, the blocks
+  stay. Only if memory has really run out, the cheapest repair is made, as in the other policies.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from dataclasses import replace
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible
-from testbed.placement.local.draft import Draft, Shift, decide_on_draft
-from testbed.placement.local.improve import repair
+from testbed.placement.local.decision import decide_on_draft
+from testbed.placement.local.draft import Draft, Shift
+from testbed.placement.local.repair import repair
 from testbed.placement.observation import Observation
 from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
-from testbed.placement.policy_options import duration_option
+from testbed.placement.policy_options import deadline_option
 from testbed.placement.useful import reachable, with_room
 
-THRESHOLD = 0.9  # of a device's memory, and of the deadline
+THRESHOLD = 0.9  # of a device's memory and of the deadline: 10 % are left for what the predictions miss
 
 
 class DynamicThreshold:
@@ -41,15 +42,13 @@ class DynamicThreshold:
                     f"policy {self.name}: {key} is {value!r}, but it must be a fraction over 0, at most 1"
                 )
         self._memory, self._compute = memory, compute
-        self._deadline_s = duration_option(self.name, "deadline", deadline)
-        if self._deadline_s == 0:
-            raise ConfigError(f"policy {self.name}: deadline must be longer than 0 s, like '500 ms'")
+        self._deadline_s = deadline_option(self.name, deadline)
 
     def reset(self, seed: int) -> None:
         """Nothing is remembered and nothing is random."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """`resource-aware`'s first placement; later, relieve what is over a threshold."""
+        """Place first like `resource-aware`; later relieve the devices that are over a threshold."""
         if placement is None:
             return self._first(observation)
         return decide_on_draft(observation, placement, self._relieve_all, self.name)
@@ -64,7 +63,7 @@ class DynamicThreshold:
 
     def _relieve_all(self, draft: Draft) -> None:
         load = _Load(draft, self._memory, self._compute, self._deadline_s or default_deadline(draft.model))
-        for device in range(len(draft.budgets)):
+        for device in draft.devices:
             while load.over(device) and load.relieve(device):
                 pass
         if draft.overloaded():
@@ -72,30 +71,30 @@ class DynamicThreshold:
 
 
 class _Load:
-    """How full and how busy devices are."""
+    """How full and how busy the devices of a draft are, against the thresholds."""
 
     def __init__(self, draft: Draft, memory: float, compute: float, deadline_s: float) -> None:
         self.draft = draft
         self.most_bytes = [memory * budget for budget in draft.budgets]
         self.most_s = compute * deadline_s
         length = draft.model.lengths[1]
-        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks]
+        self.block_s = [draft.model.seconds(block.kind, length) for block in draft.blocks]  # [slot][device]
 
     def busy_s(self, device: int) -> float:
-        draft = self.draft
-        held = (slot for slot, where in enumerate(draft.where) if where == device)
-        return sum(self.block_s[slot][device] for slot in held)
+        """Seconds that the device's blocks take in one token."""
+        return sum(self.block_s[slot][device] for slot, where in enumerate(self.draft.where) if where == device)
 
     def over(self, device: int) -> bool:
+        """Whether the device is over one of the thresholds."""
         return self.draft.end_bytes[device] > self.most_bytes[device] or self.busy_s(device) > self.most_s
 
     def relieve(self, device: int) -> bool:
-        """Take the block away whose leaving costs least; False where no other device may have one."""
+        """Move away the block that costs least to move; False where no other device may have one."""
         draft = self.draft
-        busy = [self.busy_s(other) for other in range(len(draft.budgets))]
+        busy = [self.busy_s(other) for other in draft.devices]
         best: tuple[float, Shift] | None = None
         for slot in self._different(device):
-            for target in range(len(busy)):
+            for target in draft.devices:
                 seconds = busy[target] + self.block_s[slot][target]
                 full = draft.end_bytes[target] + draft.end_sizes[slot] > self.most_bytes[target]
                 if target == device or full or seconds > self.most_s:
@@ -110,9 +109,9 @@ class _Load:
         return best is not None
 
     def _different(self, device: int) -> list[int]:
-        """The last block of each kind in each layer on a device: the others of its kind are like it."""
+        """The last block of each kind in each layer on a device; the others of its kind are like it."""
         found: dict[tuple[int, str], int] = {}
         for slot, where in enumerate(self.draft.where):
             if where == device:
-                found[slot // self.draft.stride, self.draft.blocks[slot].kind] = slot
+                found[self.draft.slots.layer_of(slot), self.draft.blocks[slot].kind] = slot
         return list(found.values())

@@ -1,11 +1,11 @@
 """`exact`: the optimum of each decision, on a star: the yardstick for all other policies.
 
-What costs least in the coming interval: migration, then the interval's tokens at the mean of its first and last one,
-the LM head left out; among all placements that double residency and the interval's end leave. It sees no further, so
-over a whole run another policy can do better (`exact-offline` tells how much better). How it is found and proved:
-`testbed.placement.exact`.
+It minimises the cost of the coming interval: migration, then the interval's tokens at the mean of its first and last
+one, the LM head left out. It does so among all placements that fit, during migration and at the interval's end. It
+looks no further, so over a whole run another policy can do better; `exact-offline` tells how much better. How the
+optimum is found and proved: `testbed.placement.exact`.
 
-`class` restricts it to one class of placements, whose optimum it then is:
+`class` restricts it to one class of placements, and the result is the optimum of that class:
 
 - `single`: everything on one device;
 - `layer`: every layer whole, each on any device;
@@ -16,9 +16,10 @@ over a whole run another policy can do better (`exact-offline` tells how much be
 
 So single ⊂ layer ⊂ head ⊂ any and layer ⊂ shard ⊂ any.
 
-`limit` is the time one decision may take, a duration or seconds; keep it under the experiment's `decision_limit`. After
-it the best found so far is taken, and `last.gap` says how far from the optimum it can be at most. FFN shards are told
-apart while devices ** shards <= 4096; more of them are taken to be aligned, and then the gap is what was proved.
+`limit` is the time one decision may take, a duration or seconds; it should be under the experiment's `decision_limit`.
+When it is over, the best placement found so far is taken, and `last.gap` says how far from the optimum it can be at
+most. FFN shards are told apart while devices ** shards <= 4096. With more of them, shards are assumed to be aligned,
+and `last.gap` still holds for what was proved.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from testbed.placement.policies.headroom import Headroom
 from testbed.placement.policy_options import duration_option
 from testbed.placement.useful import with_room
 
-LIMIT_S = 50.0  # under the default decision_limit
+LIMIT_S = 50.0  # under the default decision_limit of 60 s, with time to build the placement
 
 
 class Exact:
-    """The cheapest placement of a class for the coming interval; `last` is what was proved of the last decision."""
+    """The cheapest placement of a class for the coming interval; `last` has what was proved of the last decision."""
 
     name = "exact"
 
@@ -54,13 +55,13 @@ class Exact:
         self.last: Proof | None = None
 
     def reset(self, seed: int) -> None:
-        """Begin a run: `seed` is that of the search for a placement to begin with."""
+        """Begin a run: the search for a placement to start from draws from `seed`."""
         if self._class == "any":
             self._start.reset(seed)  # which compiles what is not compiled yet
         self.last = None
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """The optimum; raises Infeasible when there is none, and ConfigError where the network is not a star."""
+        """Find the optimum; raises Infeasible when there is none, and ConfigError where the network is not a star."""
         from testbed.placement.exact.solve import optimum  # loads numpy
 
         self.last = None
@@ -72,7 +73,7 @@ class Exact:
         return found.placement
 
     def _starts(self, observation: Observation, placement: Placement | None) -> Iterator[Placement]:
-        """A good placement to begin with: it saves time, and is what is left when time is up."""
+        """A good placement to start from. It saves time, and it is the result if nothing better is found in time."""
         if self._class != "any":
             return
         try:
@@ -92,7 +93,7 @@ class Exact:
 
 
 def _largest_shortage(observation: Observation, placement: Placement | None) -> Shortage:
-    """The shortage that most is missing in: of the present placement, else of some one on the roomiest device."""
+    """The largest shortage of the present placement, or of some placement; else the need of what must be pinned."""
     wanted = placement or any_placement(observation)
     found = shortages(observation, None, wanted) if wanted is not None else []
     if found:

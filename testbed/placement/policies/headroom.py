@@ -1,35 +1,35 @@
-"""`headroom`: ours. The best on every side of every border, by search over all that a placement can express."""
+"""`headroom`: ours. It searches all that a placement can express, so that it need not know which cut pays where."""
 
 from __future__ import annotations
-
-from contextlib import suppress
 
 from testbed.errors import ConfigError
 from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.blocks import Placement
-from testbed.placement.cost.memory import Infeasible, any_placement, nothing_fits, refuse_shortages
+from testbed.placement.cost.memory import Infeasible, any_placement, nothing_fits
 from testbed.placement.cost.model import cost_model
 from testbed.placement.local.draft import Draft
-from testbed.placement.local.improve import repair
+from testbed.placement.local.repair import repair
 from testbed.placement.observation import Observation
-from testbed.placement.useful import reachable, same_devices, with_room
+from testbed.placement.useful import decide_on_useful, same_devices
 
 HORIZONS = ("interval", "near", "run")
-NEAR = 0.015  # what the interval may cost more than its best for the sake of the tokens after it
+NEAR = 0.015  # of its least cost an interval may give away for later ones, whose conditions are only expected
+MOST_EFFORT = 1000  # times the usual number of moves: minutes for a decision, and beyond any decision_limit
 
 
 class Headroom:
-    """Counts of heads and FFN shards per device and a target for every half-layer, by compiled local search.
+    """Compiled local search and simulated annealing over counts of blocks per device and a target for each half-layer.
 
-    The objective is the coming interval's cost, migration included. Starts are the present placement, single devices,
-    layers fill_draft into devices, chains of devices whose order is searched, a token's shortest ways from device to
-    device while memory gets dearer where it is short, and units in proportion to speed; all descend through moves of
-    units, targets, layers and patterns of layers, the best are annealed, with memory as a price that rises to a wall.
-    Then the tokens after the interval are weighed at the latency expected for them: caches that grow to the run's end,
-    and rates and memory as `Outlook` sees them coming from past observations.
+    The objective is the cost of the coming interval, migration included. The search starts from several placements:
+    the present one, single devices, devices filled one after another in the best order found, shortest paths of a
+    token from device to device at several prices of memory, and shares in proportion to speed. It descends from each
+    by moves of blocks, targets, layers and patterns of layers, and anneals the best results. Memory has a price that
+    rises towards the budget.
 
-    `horizon`: `interval` stops before that; `near` (default) lets the present interval cost at most 1.5 % more than
-    its best for the sake of later ones; `run` lets it cost anything. `effort` multiplies the number of moves looked at.
+    Then it weighs the tokens after the interval, at the latency expected for them: caches grow to the run's end, and
+    `Outlook` expects rates and memory from past observations. `horizon` says how much the present interval may cost
+    more than its best for their sake: nothing with `interval`, 1.5 % with `near`, anything with `run`. `effort`
+    multiplies the number of moves tried.
     """
 
     name = "headroom"
@@ -37,15 +37,17 @@ class Headroom:
     def __init__(self, horizon: str = "near", effort: float = 1.0) -> None:
         if horizon not in HORIZONS:
             raise ConfigError(f"policy headroom: horizon is {horizon!r}, and can be {', '.join(HORIZONS)}")
-        if isinstance(effort, bool) or not isinstance(effort, int | float) or not 0 < effort <= 1000:
-            raise ConfigError(f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to 1000")
+        if isinstance(effort, bool) or not isinstance(effort, int | float) or not 0 < effort <= MOST_EFFORT:
+            raise ConfigError(
+                f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to {MOST_EFFORT}"
+            )
         self._horizon = horizon
         self._effort = float(effort)
         self._seed = 0
         self._outlook = Outlook()
 
     def reset(self, seed: int) -> None:
-        """Begin a run: forget what was observed; `seed` is that of the annealing."""
+        """Begin a run: forget what was observed, and let the annealing draw from `seed`."""
         from testbed.placement.annealing.search import warm_up
 
         warm_up()
@@ -53,16 +55,12 @@ class Headroom:
         self._outlook = Outlook()
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """The best placement found that can be carried out from the present one; raises Infeasible."""
+        """Find the best placement that can be carried out from the present one; raises Infeasible."""
         expected = self._outlook.after(observation)
-        able = with_room(observation, placement)
-        at_hand = reachable(able, placement)
-        if at_hand is not able:
-            with suppress(Infeasible):
-                return refuse_shortages(observation, placement, self._best(at_hand, placement, expected), self.name)
-        return refuse_shortages(observation, placement, self._best(able, placement, expected), self.name)
+        return decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
+        """The best placement found on these devices; `expected` is what comes after the interval, None for nothing."""
         from testbed.placement.annealing.counts_to_blocks import BlockAssigner, best_assigned, placement_of
         from testbed.placement.annealing.problem import make_problem, places_of
         from testbed.placement.annealing.search import Objective, search

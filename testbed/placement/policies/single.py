@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.layers.whole import WholeLayers
-from testbed.placement.local.draft import UNPLACED, Draft, decide_on_draft
+from testbed.placement.local.decision import decide_on_draft
+from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
 from testbed.units import format_bytes
@@ -13,8 +14,8 @@ from testbed.units import format_bytes
 class Single:
     """Every block on one device, the best of those that can hold them all; Infeasible where none can.
 
-    Embedding and LM head stay at the source, as in every placement. At later decisions the model moves as a whole
-    where the interval is predicted to cost less, its migration included, or where its device can no longer hold it.
+    Embedding and LM head stay at the source, as in every placement. At later decisions the model moves as a whole if
+    the interval is predicted to cost less with the migration, or if its device can no longer hold it.
     """
 
     name = "single"
@@ -23,7 +24,7 @@ class Single:
         """Nothing is remembered and nothing is random."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """The cheapest device for the coming interval."""
+        """Choose the cheapest device for the coming interval."""
         return decide_on_draft(observation, placement, self._choose, self.name)
 
     def _choose(self, draft: Draft) -> None:
@@ -31,7 +32,7 @@ class Single:
         here = set(layers.old) if draft.old else set()
         stays = len(here) == 1 and UNPLACED not in here and not draft.overloaded()
         best = (draft.cost - WORTHWHILE_S, next(iter(here))) if stays else None
-        for device in range(len(draft.budgets)):
+        for device in draft.devices:
             missing = sum(where != device for where in layers.old)
             if device in here or layers.room[device] < layers.count or layers.incoming[device] < missing:
                 continue
@@ -41,11 +42,8 @@ class Single:
             if best is None or found[0] < best[0]:
                 best = found
             if draft.old:
-                draft.apply(list(enumerate(before)))
+                draft.become(before)
         if best is None:
-            raise layers.refuse(
-                self.name,
-                "no device has room for the whole model, which needs "
-                + format_bytes(layers.count * layers.grown_bytes),
-            )
+            whole = format_bytes(layers.count * layers.grown_bytes)
+            raise layers.refuse(self.name, f"no device has room for the whole model, which needs {whole}")
         layers.put([best[1]] * layers.count)

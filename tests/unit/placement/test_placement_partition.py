@@ -19,8 +19,6 @@ from testbed.placement.blocks import (
     block_flops,
     block_read_bytes,
     blocks_of,
-    is_pattern,
-    matches,
     parse_block,
     payload_bytes,
 )
@@ -28,6 +26,7 @@ from testbed.placement.cost.memory import Infeasible, check_complete, shortages
 from testbed.placement.cost.model import cost_model, interval_cost, token_latency
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
+from testbed.placement.patterns import is_pattern, matches
 from testbed.placement.plan import make_plan
 from testbed.placement.policies import POLICIES, make_policy
 from testbed.placement.tree import Root, align, aligned_roots, tree_roots

@@ -16,13 +16,13 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Partition, Placement, blocks_of
 from testbed.placement.cost.memory import Infeasible, any_placement, check_complete, kinds_at, shortages
 from testbed.placement.cost.model import cost_model, interval_cost, token_latency
+from testbed.placement.layers.dynamic_program import fastest_path
 from testbed.placement.layers.integer_program import cheapest_walk
 from testbed.placement.layers.whole import WholeLayers
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.proportional import apportion
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import POLICIES, make_policy
-from testbed.placement.policies.edgeshard import shortest
 from testbed.placement.policies.layerwise import Layerwise
 
 RIVALS = ("single", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel", "galaxy")
@@ -133,12 +133,12 @@ def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -
 def test_static_asks_the_others_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    class Noting(POLICIES["headroom"][0]):  # type: ignore[misc]
+    class Noting(POLICIES["headroom"].factory):  # type: ignore[misc]
         def reset(self, seed: int) -> None:
             asked.append(seed)
             super().reset(seed)
 
-    monkeypatch.setitem(POLICIES, "headroom", (Noting, ""))
+    monkeypatch.setitem(POLICIES, "headroom", POLICIES["headroom"]._replace(factory=Noting))
     policy = make_policy("static", {})
     policy.reset(7)
     policy.decide(quickstart(), None)
@@ -259,7 +259,7 @@ def test_edgeshards_programme_is_the_papers_recurrence_where_memory_is_no_matter
     for i in range(1, 12):
         for j in range(4):
             table[i][j] = min(table[i - 1][k] + step[k][j] for k in range(4))
-    path = shortest(layers, 0)
+    path = fastest_path(layers, 0)
     assert path is not None
     total = step[0][path[0]] + sum(step[i][j] for i, j in pairwise(path)) + home[path[-1]]
     assert total == pytest.approx(min(table[11][j] + home[j] for j in range(4)))
