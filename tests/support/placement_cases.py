@@ -153,3 +153,13 @@ def quickstart(
         interval=8,
         hop_overhead_s=1e-4,
     )
+
+
+def roomy(observation: Observation) -> Observation:
+    """The same devices with memory for anything."""
+    return replace(observation, devices=tuple(replace(view, available_bytes=2**31) for view in observation.devices))
+
+
+def in_layers(observation: Observation, devices: tuple[str, ...]) -> Placement:
+    """Whole layers on these devices."""
+    return Placement({block: devices[block.layer] for block in blocks_of(observation.shape, observation.partition)})
