@@ -25,8 +25,8 @@ from testbed.placement.blocks import (
 )
 from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import Infeasible, check_complete, shortages
-from testbed.placement.cost.model import interval_cost, token_latency
-from testbed.placement.local.draft import Draft, cost_model
+from testbed.placement.cost.model import cost_model, interval_cost, token_latency
+from testbed.placement.local.draft import Draft
 from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan, plan_messages
 from testbed.placement.policies import ALL_TO_ALL, POLICIES, make_policy, refuse_exchange
