@@ -27,7 +27,7 @@ Koutsopoulos, [arXiv 2505.02533](https://arxiv.org/abs/2505.02533); `headroom` i
 same, are charged by the same [cost model](cost-model.md) and meet the same experiments ([what each does](policies.md)).
 Runs that were refused or ran out of memory are counted, never dropped.
 
-This page is written by `script/results` from the data in [docs/results](results): for each section a table, and a note
+This page is written by `script/results` from the data in `docs/results`: for each section a table, and a note
 on how it was obtained. `script/results --collect NAME` makes the data anew. No figure here is typed by hand.
 
 ## What the paper says, and what we found"""

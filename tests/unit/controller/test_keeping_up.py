@@ -66,9 +66,9 @@ def test_the_quick_starts_devices_leave_a_small_host_air(policy: str) -> None:
     assert dry_run(experiment, 24)["warnings"] == []
 
 
-def test_the_readmes_own_topology_leaves_a_small_host_air(tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text()
-    (tmp_path / "mine.yaml").write_text(readme.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
+def test_the_topology_of_the_how_to_page_leaves_a_small_host_air(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "own-topology.md").read_text()
+    (tmp_path / "mine.yaml").write_text(page.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
     overrides = [f"topology={tmp_path / 'mine.yaml'}", "traces=[]"]
     experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", overrides)
     assert dry_run(experiment, 24)["warnings"] == []
