@@ -1,7 +1,7 @@
 """A link's rate, imposed by one token-bucket queue per direction and changed in place.
 
 Knows network interfaces and nothing of devices, topologies or traces. TBF because it splits GSO packets itself;
-changed in place because rebuilding the queue loses what waits in it (docs: DESIGN, "Links and the capsule").
+changed in place because rebuilding the queue loses what waits in it (docs/design.md, "Links and the capsule").
 """
 
 from __future__ import annotations

@@ -35,7 +35,11 @@ class Header(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Activation(Header, frozen=True):
-    """Rows of the residual stream (`x`), of heads' outputs (`o`), or of proj's output (`y`)."""
+    """Rows that one device sends another for one pass.
+
+    `kind` is `x` or `y` (what an attention or an FFN half begins with), `o` or `p` (what heads or FFN shards send
+    to where results meet), `v` or `c` (what goes to the shards of an LM head, and what comes back).
+    """
 
     epoch: int
     step: int

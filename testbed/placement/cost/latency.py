@@ -26,7 +26,7 @@ from testbed.placement.blocks import (
 from testbed.placement.observation import DeviceView, Hop, LinkView, Path
 from testbed.shape import ModelShape
 
-OUTAGE_BPS = 8.0  # a rate of zero is emulated as 8 bit/s (DESIGN §5), so it is predicted as 8 bit/s too
+OUTAGE_BPS = 8.0  # what a rate of zero is emulated as (docs/design.md, "Links and the capsule"), and so predicted as
 STALLED_RATE = 1.0  # byte/s or FLOP/s of a device whose trace says zero, so that every time is finite
 
 
