@@ -15,7 +15,6 @@ from benchmarks.results.grid import GAIN
 
 STEPS = (1.0, 1.05, GAIN, 1.3, 1.5, 2.0, 4.0)  # of the time ratio
 COLOURS = "cividis_r"  # readable for everyone, also in grey
-EMPTY = "#ffffff"
 
 
 def draw(name: str, cells: pd.DataFrame) -> None:

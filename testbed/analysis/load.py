@@ -1,14 +1,14 @@
-"""Run folders into DataFrames.
+"""Loads run folders into DataFrames.
 
-Columns, types and units are those of `testbed.runlog.folder.TABLES`, whether the run is finished (parquet) or was
-cut short (JSON lines). In a DataFrame a str column is pandas' `str`, a float column float64 with NaN for
-null, a required int or bool column int64 or bool, an optional one `Int64` or `boolean`.
+Columns, types and units are those of `testbed.runlog.tables.TABLES`, both for finished runs (Parquet) and for runs that
+were cut short (JSON lines). A str column has pandas' type `str`, and a float column is float64 with NaN for null. A
+required int or bool column is int64 or bool, and an optional one `Int64` or `boolean`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 from testbed.errors import ConfigError
 from testbed.runlog.folder import (
     EVENTS,
+    FORMAT,
     TABLES,
     Column,
     arrow_batches,
@@ -31,11 +32,11 @@ from testbed.runlog.folder import (
     read_summary,
 )
 
-LARGEST = 1e18  # seconds, bytes, bit/s, FLOP: what no run reaches
-MESSAGE_CHARACTERS = 200  # of what a library says about a file
-MOST_EVENT_FIELDS = 200  # ours have some dozens
+LARGEST = 1e18  # no run reaches this many seconds, bytes, bit/s or FLOP
+MESSAGE_CHARACTERS = 200  # the longest quotation of a library's message about a file
+MOST_EVENT_FIELDS = 200  # real events have some dozens
 
-# Columns that `events` always has; what an event says besides gets a column of its own.
+# The columns that `events` always has. Each further field of an event has its own column.
 EVENT_DTYPES = {
     "wall_s": "float64",
     "t_s": "float64",
@@ -59,7 +60,7 @@ NOTEBOOK_FIGURES = {
 
 
 class AnalysisError(ConfigError):
-    """What was given to analyse is no run, or a damaged one."""
+    """The folder is no run folder, or a damaged one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ class Run:
 
     folder: Path
     manifest: Mapping[str, Any]
-    summary: Mapping[str, Any] | None  # None: the run did not come to its end
+    summary: Mapping[str, Any] | None  # None: the run did not end
     events: pd.DataFrame
     tokens: pd.DataFrame
     spans: pd.DataFrame
@@ -85,7 +86,7 @@ class Run:
     rates: pd.DataFrame
 
     def said(self, key: str, default: Any = None) -> Any:
-        """A fact about the run: from its summary, else its manifest, else the experiment in its manifest."""
+        """The value of a key: from the summary, else from the manifest, else from the experiment in the manifest."""
         experiment = self.manifest.get("experiment")
         for place in (self.summary, self.manifest, experiment):
             if isinstance(place, Mapping) and place.get(key) is not None:
@@ -94,28 +95,28 @@ class Run:
 
     @property
     def policy(self) -> str:
-        """Name of the policy."""
+        """The name of the policy."""
         return str(self.said("policy", self.folder.name))
 
     @property
     def status(self) -> str:
-        """`done`, `oom` or `failed`; `unfinished` without a summary."""
+        """`done`, `oom`, `failed` or `interrupted`; `unfinished` if there is no summary."""
         return str((self.summary or {}).get("status", "unfinished"))
 
     @property
     def simulated(self) -> bool:
-        """Whether its times are the cost model's, and not a measurement."""
+        """Whether the times come from the cost model and were not measured."""
         return bool(self.said("provenance") == "simulated" or self.said("backend") == "sim")
 
     @property
     def seed(self) -> int | None:
-        """The experiment's seed, if known."""
+        """The seed of the experiment, if known."""
         seed = self.said("seed")
         return None if seed is None else int(seed)
 
     @property
     def tokens_asked(self) -> int | None:
-        """How many tokens the experiment wanted, if known."""
+        """The number of tokens that the experiment asks for, if known."""
         experiment = self.manifest.get("experiment")
         asked = experiment.get("tokens") if isinstance(experiment, Mapping) else None
         return asked if isinstance(asked, int) else None
@@ -148,18 +149,20 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """The run in this folder; raises AnalysisError if it is none or is damaged."""
+    """The run in a folder; raises AnalysisError if the folder is no run folder, damaged, or of a newer format."""
     folder = Path(path)
     if not is_run_folder(folder):
         what = "it has no manifest.json" if folder.is_dir() else "no such folder"
         raise AnalysisError(f"{folder} is no run folder: {what}; give a folder that `testbed replay` made")
     try:
+        manifest = read_manifest(folder)
+        older = manifest.get("format", 0) < FORMAT
         return Run(
             folder=folder,
-            manifest=read_manifest(folder),
+            manifest=manifest,
             summary=read_summary(folder),
             events=_load_events(folder / EVENTS),
-            **{table: _load_table(folder, table) for table in TABLES},
+            **{table: _load_table(folder, table, older) for table in TABLES},
         )
     except AnalysisError:
         raise
@@ -168,7 +171,10 @@ def load(path: str | Path) -> Run:
 
 
 def load_many(paths: str | Path | Iterable[str | Path]) -> list[Run]:
-    """Runs from run folders and from folders of runs, in the order given and by name within a folder."""
+    """The runs in run folders and in folders of runs, in the given order and by name within a folder.
+
+    Raises AnalysisError as `load` does, and for a folder that holds no run.
+    """
     found: list[Run] = []
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         folder = Path(path)
@@ -182,20 +188,28 @@ def load_many(paths: str | Path | Iterable[str | Path]) -> list[Run]:
     return found
 
 
-def _load_table(folder: Path, table: str) -> pd.DataFrame:
+def _load_table(folder: Path, table: str, older: bool) -> pd.DataFrame:
+    """One table of a run; a column that no row of an `older` folder has is empty, else it may be an error."""
     path = find_table(folder, table)
     try:
         content = arrow_schema(table).empty_table() if path is None else _arrow_table(path, table)
         frame = content.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
-        typed: pd.DataFrame = frame.astype({column.name: _pandas_dtype(column) for column in TABLES[table]})
+        columns = [_made_optional(column, content) if older else column for column in TABLES[table]]
+        typed: pd.DataFrame = frame.astype({column.name: _pandas_dtype(column) for column in columns})
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
-        if path is not None and not path.exists():  # the run has just finished and put Parquet in its lines' place
-            return _load_table(folder, table)
+        if path is not None and not path.exists():  # the run has just finished and replaced its lines by Parquet
+            return _load_table(folder, table, older)
         told = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
         raise AnalysisError(f"{path} does not hold the columns of table {table}: {told}") from None
-    for column in TABLES[table]:
+    for column in columns:
         _refuse_values(typed[column.name], column, f"{path}: column {column.name}")
     return typed
+
+
+def _made_optional(column: Column, content: pa.Table) -> Column:
+    """The column as one that may be null, if no row has a value in it."""
+    missing = len(content) > 0 and content[column.name].null_count == len(content)
+    return replace(column, required=False) if missing else column
 
 
 def _arrow_table(path: Path, table: str) -> pa.Table:
@@ -203,13 +217,13 @@ def _arrow_table(path: Path, table: str) -> pa.Table:
     if path.suffix == ".jsonl":
         return pa.Table.from_batches(arrow_batches(path, table), schema=schema)
     stored = read_parquet(path)
-    for name in set(schema.names) - set(stored.column_names):  # written before the column existed
+    for name in set(schema.names) - set(stored.column_names):  # the folder is older than the column
         stored = stored.append_column(name, pa.nulls(len(stored), schema.field(name).type))
     return stored.select(schema.names).cast(schema)
 
 
 def _refuse_values(values: pd.Series, column: Column, where: str) -> None:
-    """Raise AnalysisError for values that no run has."""
+    """Raise AnalysisError for values that no run can have."""
     if column.dtype == "str":
         if column.required and values.isna().any():
             raise AnalysisError(f"{where} lacks a value")

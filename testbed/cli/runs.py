@@ -30,7 +30,7 @@ def command(folder: Path, as_json: bool) -> None:
         print_table(headings, rows)
         for row in rows:
             if "error" in row:
-                echo(f"{row['name']} is damaged: {row['error']}.")
+                echo(f"{row['name']} is {row['status']}: {row['error']}.")
 
 
 def _find_runs(folder: Path) -> list[Path]:
@@ -65,11 +65,15 @@ def _inside(folder: Path) -> list[Path]:
 def _describe(run: Path, folder: Path) -> dict[str, Any]:
     """One row; a run that did not come to its end is `unfinished` and its tokens are those on file.
 
-    One that cannot be read is `damaged`, with the reason as its error.
+    One that cannot be read is `damaged`, and one of a newer version `too new`, with the reason as its error.
     """
+    from testbed.runlog.folder import NewerFormat
+
     row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run)}
     try:
         return row | _what_it_says(run)
+    except NewerFormat as error:
+        return row | {"status": "too new", "error": str(error)}
     except ConfigError as error:
         return row | {"status": "damaged", "error": str(error)}
     except OSError as error:

@@ -167,6 +167,7 @@ def _find(name_or_path: str) -> Path:
 def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
     """The trace in a file, and the format that it was read as."""
     from testbed.traces import formats
+    from testbed.traces.model import Trace
 
     given = {key: value for key, value in reading.items() if value not in (None, ())}
     columns = any(key in given for key in formats.COLUMNS)
@@ -174,7 +175,7 @@ def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
     if columns and "target" not in given:
         echo(f"No --target is given: the rows name {NO_TARGET}; write your link's name in its place.", err=True)
         given["target"] = NO_TARGET
-    return formats.load(path, file_format, **given), file_format
+    return Trace.load(path, file_format, **given), file_format
 
 
 def _give(trace: Trace, file_format: str | None, out: Path | None, as_json: bool) -> None:

@@ -14,7 +14,8 @@ from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
 from testbed.experiment.schema import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from testbed.traces.model import Change, SeriesKey, TraceSet
+from testbed.traces.model import SeriesKey, TraceSet
+from testbed.traces.recording import Change
 
 # What a trace's quantity sets of a link.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {

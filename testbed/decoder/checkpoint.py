@@ -1,7 +1,7 @@
-"""The weights of a Hugging Face checkpoint folder, seen from outside: which file has which tensor, and is it all there?
+"""Checks a Hugging Face checkpoint folder and finds which file holds which tensor.
 
-Reads the headers of safetensors files and not the weights, so that a dry run can ask. The check before a run and the
-decoder find tensors by the same function, and so cannot disagree on which file counts.
+This module reads only the headers of safetensors files and no weights, so a dry run can use it. The check before a run
+and the decoder find tensors through the same function, so they always agree on the files.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, Literal
 
 from safetensors import SafetensorError, safe_open
 
-from testbed.decoder.config_json import CONFIG, JSON_BYTES, read_shape
+from testbed.decoder.config_json import CONFIG, JSON_BYTES
+from testbed.decoder.families import Family, family_in, read_shape
 from testbed.errors import ConfigError
 from testbed.files import open_file
 from testbed.shape import ModelShape
@@ -28,33 +29,29 @@ from testbed.strict_yaml import require_mapping, shown
 SINGLE = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-LM_HEAD = "lm_head.weight"
-TOKENS = "wte.weight"
 
-DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors says float64, float32, float16 and bfloat16
-_HEADER_BYTES = 8 * 2**20  # of gpt2: 15 kB
-_LENGTH_BYTES = 8  # a file begins with its header's length
-_COMPARED_BYTES = 1 << 20  # at a time
-_PREFIX = "transformer."  # of a GPT2LMHeadModel's tensors
-_MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # older versions stored these, which are no weights
+DTYPES = ("F64", "F32", "F16", "BF16")  # the words of safetensors for float64, float32, float16 and bfloat16
+_HEADER_BYTES = 8 * 2**20  # the longest header that is read; the one of gpt2 has 15 kB
+_LENGTH_BYTES = 8  # a file begins with the length of its header
+_COMPARED_BYTES = 1 << 20  # bytes compared at a time
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
-_BESIDE_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler)\..*|rng_state.*")  # a Trainer's
+_BESIDE_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler)\..*|rng_state.*")  # files of a Trainer
 _OTHER_SUFFIXES = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is, and what the file's header says of it."""
+    """A tensor as the header of its file describes it."""
 
     file: Path
-    dtype: str  # safetensors' word, as `F32`
+    dtype: str  # in the words of safetensors, like `F32`
     dims: tuple[int, ...]
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Raise a ConfigError naming the first thing that is wrong with a checkpoint folder.
+    """Raise ConfigError naming the first mistake in a checkpoint folder.
 
-    Weights may be missing altogether: nothing but computing needs them, and `require_weights` asks for them.
+    A folder without any weights passes, because a simulation needs none; `require_weights` refuses it.
     """
     try:
         there = folder.is_dir()
@@ -67,11 +64,11 @@ def check_checkpoint(folder: Path) -> None:
         raise ConfigError(f"{folder / ADAPTER}: an adapter changes the weights: merge the two, and remove this file")
     tensors = find_tensors(folder)
     if tensors is not None:
-        _check_tensors(folder, shape, tensors)
+        _check_tensors(folder, family_in(folder), shape, tensors)
 
 
 def require_weights(folder: Path) -> dict[str, StoredTensor]:
-    """What `find_tensors` finds; raises ConfigError for a folder that has no weights."""
+    """The tensors that `find_tensors` finds; raises ConfigError for a folder without weights."""
     tensors = find_tensors(folder)
     if tensors is None:
         raise ConfigError(
@@ -82,10 +79,10 @@ def require_weights(folder: Path) -> dict[str, StoredTensor]:
 
 
 def find_tensors(folder: Path) -> dict[str, StoredTensor] | None:
-    """Name -> where each tensor of a folder is; None where there are no weights.
+    """The tensors of a folder by name, or None if it has no weights.
 
-    `model.safetensors` counts where it exists, and an index of shards where not, as for transformers. Raises
-    ConfigError for damaged headers, an index and shards that do not agree, and weights in another format only.
+    Like transformers, this reads `model.safetensors` if it exists, else the index of shards. Raises ConfigError for
+    damaged headers, for an index that disagrees with its shards, and for weights in another format.
     """
     if (folder / SINGLE).exists():
         return _read_header(folder / SINGLE)
@@ -95,29 +92,9 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor] | None:
     return None
 
 
-def prefix_of(names: Iterable[str]) -> str:
-    """What stands before the name of each tensor but the LM head: `transformer.`, or nothing for a bare GPT2Model."""
-    return _PREFIX if any(name.startswith(_PREFIX) for name in names) else ""
-
-
-def gpt2_tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name, without a prefix, and dimensions of each tensor of a GPT-2 of this shape but the LM head."""
-    D, F = shape.width, shape.ffn_width
-    yield TOKENS, (shape.vocab, D)
-    yield "wpe.weight", (shape.positions, D)
-    yield from _module("ln_f", D)
-    for layer in range(shape.layers):
-        yield from _module(f"h.{layer}.ln_1", D)
-        yield from _module(f"h.{layer}.attn.c_attn", D, 3 * D)
-        yield from _module(f"h.{layer}.attn.c_proj", D, D)
-        yield from _module(f"h.{layer}.ln_2", D)
-        yield from _module(f"h.{layer}.mlp.c_fc", D, F)
-        yield from _module(f"h.{layer}.mlp.c_proj", F, D)
-
-
 @contextmanager
 def opened_tensors(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """A safetensors file open for reading; raises ConfigError for one that is damaged or lacks what is asked of it."""
+    """Open a safetensors file; raises ConfigError if it is damaged or lacks a tensor that is read from it."""
     with open_file(file) as opened:
         size = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
     if size > _HEADER_BYTES:
@@ -129,27 +106,21 @@ def opened_tensors(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
         raise ConfigError(_damaged(file, str(error))) from error
 
 
-def _module(name: str, *dims: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Weight and bias of a layer norm (D,), or of a linear layer (in, out)."""
-    yield f"{name}.weight", dims
-    yield f"{name}.bias", dims[-1:]
-
-
 def _damaged(file: Path, told: str) -> str:
-    told = ascii(" ".join(told.split()))[1:-1]  # what the file says may be quoted in it
+    told = ascii(" ".join(told.split()))[1:-1]  # the message may quote the file
     told = told if len(told) <= 160 else f"{told[:157]}..."
     return f"{_plain(file)}: this is not the safetensors file that the checkpoint needs: {told}"
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """Name -> tensor of one safetensors file."""
+    """The tensors of one safetensors file by name."""
     with opened_tensors(file, "np") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
         return {name: StoredTensor(file, one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
 
 
 def _sharded(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of all shards; raises ConfigError where the index and they do not agree."""
+    """The tensors of all shards by name; raises ConfigError if the index and the shards disagree."""
     index = folder / SHARD_INDEX
     weight_map = require_mapping(read_object(index, JSON_BYTES).get("weight_map"), str(index), "weight_map")
     shards: dict[str, dict[str, StoredTensor]] = {}
@@ -172,7 +143,7 @@ def _sharded(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _refuse_other_formats(folder: Path) -> None:
-    """Raise a ConfigError where a folder has weights, but none that we read."""
+    """Raise ConfigError if a folder has weights in another format."""
     try:
         names = sorted(name for name in os.listdir(folder) if not _BESIDE_WEIGHTS.fullmatch(name))
     except OSError as error:
@@ -190,22 +161,22 @@ def _refuse_other_formats(folder: Path) -> None:
             raise ConfigError(f"{_plain(folder / name)}: weights must be in {SINGLE}, or in shards with {SHARD_INDEX}")
 
 
-def _check_tensors(folder: Path, shape: ModelShape, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise a ConfigError for the first tensor that is of another type or shape, missing, or not a GPT-2's."""
-    own = {name: one for name, one in tensors.items() if not _MASK.fullmatch(name)}
+def _check_tensors(folder: Path, family: Family, shape: ModelShape, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise ConfigError for the first tensor that is missing, has another type or shape, or is not of this family."""
+    own = {name: one for name, one in tensors.items() if family.is_weight(name)}
     for name, one in own.items():
         if one.dtype not in DTYPES:
             raise ConfigError(
                 f"{_plain(one.file)}: tensor {shown(name)} is of type {one.dtype}, but it must be one of "
                 f"{', '.join(DTYPES)}: quantised weights must be turned back into one of these first"
             )
-    prefix, known = prefix_of(own), set()
-    wanted = ((prefix + name, dims) for name, dims in gpt2_tensors(shape))
-    head = [(LM_HEAD, (shape.vocab, shape.width))] if not shape.tied_embedding or LM_HEAD in own else []
-    for name, dims in itertools.chain(wanted, head):  # not all at once: a config may ask for millions
+    prefix, lm_head, known = family.prefix_of(own), family.LM_HEAD, set()
+    wanted = ((prefix + name, dims) for name, dims in family.tensors(shape))
+    head = [(lm_head, (shape.vocab, shape.width))] if not shape.tied_embedding or lm_head in own else []
+    for name, dims in itertools.chain(wanted, head):  # one by one, because a config may ask for millions
         if name not in own:
             other = next((other for other in own if other.endswith(f".{name.removeprefix(prefix)}")), None)
-            hint = f"; {shown(other)} is not the name it has in a GPT-2" if other else ""
+            hint = f"; {shown(other)} is not the name it has in a {family.TITLE}" if other else ""
             raise ConfigError(f"{folder}: has no tensor {name!r}, which {CONFIG} asks for{hint}")
         if own[name].dims != dims:
             raise ConfigError(
@@ -216,17 +187,18 @@ def _check_tensors(folder: Path, shape: ModelShape, tensors: Mapping[str, Stored
     for name, one in own.items():
         if name not in known:
             raise ConfigError(
-                f"{_plain(one.file)}: tensor {shown(name)} is no part of the GPT-2 that {CONFIG} describes"
+                f"{_plain(one.file)}: tensor {shown(name)} is no part of the {family.TITLE} that {CONFIG} describes"
             )
-    if shape.tied_embedding and LM_HEAD in own and not _same_bytes(LM_HEAD, prefix + TOKENS, own):
+    embedding = prefix + family.TOKENS
+    if shape.tied_embedding and lm_head in own and not _same_bytes(lm_head, embedding, own):
         raise ConfigError(
-            f"{_plain(own[LM_HEAD].file)}: {LM_HEAD} differs from {prefix}{TOKENS}, though {CONFIG} ties the two: say "
+            f"{_plain(own[lm_head].file)}: {lm_head} differs from {embedding}, though {CONFIG} ties the two: say "
             '"tie_word_embeddings": false there'
         )
 
 
 def _same_bytes(name: str, other: str, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Whether two tensors of one shape are the same, bit for bit."""
+    """Whether two tensors of the same shape are equal bit by bit."""
     if tensors[name].dtype != tensors[other].dtype:
         return False
     with open_file(tensors[name].file) as one, open_file(tensors[other].file) as two:
@@ -241,7 +213,7 @@ def _same_bytes(name: str, other: str, tensors: Mapping[str, StoredTensor]) -> b
 
 
 def _go_to(file: BinaryIO, name: str) -> int:
-    """Seek where a tensor's bytes begin, in a file whose header has been checked; returns how many there are."""
+    """Seek the first byte of a tensor in a file with a checked header; returns the tensor's size in bytes."""
     size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
     start, end = json.loads(file.read(size))[name]["data_offsets"]
     file.seek(_LENGTH_BYTES + size + start)
@@ -249,6 +221,6 @@ def _go_to(file: BinaryIO, name: str) -> int:
 
 
 def _plain(path: Path) -> str:
-    """A path as a message shows it: what would move a terminal's cursor is escaped, and what is very long is cut."""
+    """A path as an error shows it: control characters are escaped, and a very long path is cut."""
     text = str(path)
     return text if text.isprintable() and len(text) <= 300 else shown(text)

@@ -1,8 +1,8 @@
-"""The blocks one device holds, and what they compute.
+"""The blocks that one device holds, and their arithmetic.
 
-Every operation has the same tensor shapes whatever else the device holds: attention is computed one KV
-group at a time, so the bits of a head's output cannot depend on its neighbours. The single-process
-reference runs these same functions with every block in one store.
+Each operation has the same tensor shapes, whatever else the device holds. Attention is computed one KV group at a time,
+so the bits of a head's output cannot depend on the other heads. The single-process reference calls the same functions
+with all blocks in one store.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from testbed.placement.blocks import (
     Block,
     Partition,
     resident_bytes,
-    state_bytes,
     tensors_of,
     vocab_rows,
     weight_bytes,
@@ -30,15 +29,13 @@ from testbed.shape import ModelShape
 
 
 class BlockStore:
-    """Weights and KV caches of some blocks, and of the pinned embedding on the source.
+    """The weights and KV caches of some blocks, and the pinned embedding if this device is the source.
 
-    `positions` is the longest sequence of the run (prompt + tokens): KV slabs reserve that much address
-    space and become resident as they are written.
+    `positions` is the length of the run's longest sequence (prompt and tokens). A KV cache reserves that much address
+    space and becomes resident as it is written.
     """
 
-    def __init__(
-        self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE
-    ) -> None:
+    def __init__(self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE) -> None:
         self.shape = shape
         self.partition = partition
         self.positions = positions
@@ -51,11 +48,11 @@ class BlockStore:
 
     @property
     def blocks(self) -> list[Block]:
-        """The blocks held, in token order."""
+        """The blocks in this store, in the order in which a token passes them."""
         return sorted(self._tensors)
 
     def reserve(self, block: Block) -> None:
-        """Map memory for a block; nothing is resident until it is filled."""
+        """Map memory for a block; none of it is resident until it is filled."""
         if block in self._tensors:
             raise ValueError(f"{block} is already here")
         self._tensors[block] = map_tensors(tensors_of(self.shape, block.kind, self.partition))
@@ -67,29 +64,29 @@ class BlockStore:
         self._weights.fill(block.kind, block.layer, block.index, self._tensors[block])
 
     def add(self, block: Block) -> None:
-        """Reserve and fill."""
+        """Reserve a block and fill it."""
         self.reserve(block)
         self.fill(block)
 
     def add_pinned(self) -> None:
-        """Load embedding, final norm and LM head: this device is the source."""
+        """Load the embedding, the final norm and the LM head, because this device is the source."""
         self._embed = map_tensors(tensors_of(self.shape, "embed", self.partition))
         self._weights.fill("embed", 0, 0, self._embed)
 
     def drop(self, block: Block) -> None:
-        """Let go of a block; its pages go back to the kernel."""
+        """Drop a block; its pages return to the kernel."""
         del self._tensors[block]
         self._caches.pop(block, None)
 
     def held_bytes(self, length: int) -> int:
-        """Bytes of everything held at sequence length `length`, in whole pages."""
+        """The bytes of everything in this store at sequence length `length`, in whole pages."""
         pinned = weight_bytes(self.shape, "embed", self.partition) if self._embed else 0
         return pinned + sum(resident_bytes(self.shape, block, length, self.partition) for block in self._tensors)
 
     # --- moving ----------------------------------------------------------------------------------------
 
     def payload(self, block: Block, length: int, with_weights: bool) -> list[memoryview]:
-        """The bytes to send for a block at sequence length `length`: weights if asked, keys, values."""
+        """The bytes of a block to send at sequence length `length`: its weights if asked, then keys and values."""
         parts: list[memoryview] = []
         if with_weights:
             parts += [memoryview(t.view(-1).numpy()).cast("B") for t in self._tensors[block].values()]
@@ -97,15 +94,10 @@ class BlockStore:
             parts += list(self._caches[block].payload(length))
         return parts
 
-    def payload_size(self, block: Block, length: int, with_weights: bool) -> int:
-        """How many bytes `payload` has."""
-        weights = sum(t.numel() * t.element_size() for t in self._tensors[block].values()) if with_weights else 0
-        return weights + state_bytes(self.shape, block, length)
-
     # --- computing -------------------------------------------------------------------------------------
 
     def embed(self, ids: Sequence[int], position: int) -> torch.Tensor:
-        """Token and position embeddings: (rows, D)."""
+        """The sum of token and position embeddings: (rows, D)."""
         x = self._embed["tokens"][torch.tensor(ids)]  # (rows, D)
         if self.shape.learned_positions:
             x = x + self._embed["positions"][position : position + len(ids)]
@@ -114,10 +106,10 @@ class BlockStore:
     def heads(self, layer: int, groups: Sequence[int], x: torch.Tensor, position: int) -> torch.Tensor:
         """Attention of some KV groups for the rows of x (rows, D) starting at `position`: (rows, n·r·d).
 
-        Where heads carry their rows of proj, the roots of their partial sums instead: (rows, roots·D).
+        If heads carry their rows of proj, the result is the roots of their partial sums: (rows, roots·D).
         """
         blocks = [Block("head", layer, group) for group in groups]
-        normed = self._norm(x, self._tensors[blocks[0]])  # (rows, D); the layer's norm, which every head carries
+        normed = self._norm(x, self._tensors[blocks[0]])  # (rows, D); every head carries the layer's norm
         outputs = [self._attend(block, normed, position) for block in blocks]  # each (rows, r·d)
         if not self.partition.proj_rows:
             return torch.cat(outputs, dim=1)
@@ -135,7 +127,7 @@ class BlockStore:
         k = cache.keys[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
         v = cache.values[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
         mask = None
-        if rows > 1:  # row i of the chunk sees the positions up to its own
+        if rows > 1:  # row i of the chunk attends to positions up to its own
             mask = torch.ones(rows, length, dtype=torch.bool).tril(position)  # (rows, t)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (1, r, rows, d)
         return out[0].transpose(0, 1).reshape(rows, r * d)
@@ -164,9 +156,9 @@ class BlockStore:
     def sum_up(
         self, layer: int, half: int, held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], x: torch.Tensor
     ) -> torch.Tensor:
-        """What a half ends with: all partial sums along the tree, the bias, and the residual x (rows, D).
+        """The end of a half-layer: all partial sums added along the tree, plus the bias and the residual x (rows, D).
 
-        `results` has the roots (rows, roots·D) of each device, `held` the heads or shards it has.
+        `results` has the roots (rows, roots·D) of each device, and `held` the heads or shards that it has.
         """
         total = add_up(held, results, self.shape.width)
         return x + (total + self._tensors[Block("sum", layer, half)]["bias"])
@@ -181,12 +173,12 @@ class BlockStore:
         return self._norm(x[-1:], self._embed)
 
     def shard_logits(self, shard: int, row: torch.Tensor) -> torch.Tensor:
-        """The logits of one shard of the LM head for the row (1, D): (V/M,), and fewer of the last one."""
+        """The logits (V/M,) of one shard of the LM head for a row (1, D); the last shard may have fewer."""
         found = F.linear(row, self._tensors[Block("vocab", 0, shard)]["rows"])[0]
         return found[: self.shape.vocab - shard * vocab_rows(self.shape, self.partition)]
 
     def choices(self, shards: Sequence[int], row: torch.Tensor) -> torch.Tensor:
-        """What each of these shards of the LM head would choose after the row (1, D): (1, 6·shards)."""
+        """The choices (1, 6·shards) of these shards of the LM head for a row (1, D)."""
         rows = vocab_rows(self.shape, self.partition)
         return torch.cat([choice_of(self.shard_logits(shard, row), shard * rows) for shard in shards], dim=1)
 

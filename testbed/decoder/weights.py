@@ -1,7 +1,7 @@
-"""Where weights come from: a Hugging Face GPT-2 checkpoint, or a seed.
+"""The sources of weights: a Hugging Face checkpoint, or a seed.
 
-A source fills the tensors of one block in place, so that a device reads only what it holds. Tensor names
-and shapes are those of `testbed.placement.blocks.tensors_of`.
+A source fills the tensors of one block in place, so a device reads only the blocks that it holds. The names and shapes
+of the tensors are those of `testbed.placement.blocks.tensors_of`.
 """
 
 from __future__ import annotations
@@ -9,74 +9,40 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from testbed.decoder.checkpoint import opened_tensors, prefix_of, require_weights
+from testbed.decoder.checkpoint import opened_tensors, require_weights
+from testbed.decoder.families import family_in
+from testbed.decoder.pieces import Piece, piece_of
 from testbed.errors import ConfigError
-from testbed.placement.blocks import ATTENTION, WHOLE, Partition, vocab_rows
+from testbed.placement.blocks import WHOLE, Partition
 from testbed.shape import ModelShape
 
 Tensors = dict[str, torch.Tensor]
 
-_COPY_BYTES = 1 << 20  # read at a time; a device's limit has no room for a tensor twice
-_DRAW = 16  # torch's normal_ makes numbers in groups of so many
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Where the values of a block's tensor are: all of a tensor, or some rows or columns of a whole block's."""
-
-    kind: str
-    index: int
-    name: str
-    dims: tuple[int, ...] = ()  # of the whole tensor; () where the block's own tensor is the whole
-    first_row: int = 0  # the block's tensor says how many; the last may reach over the end, and stays zero there
-    columns: tuple[slice, ...] = ()  # all, where there are none
-
-
-def piece_of(shape: ModelShape, partition: Partition, kind: str, index: int, name: str) -> Piece:
-    """The piece of the model's own tensors that a block's tensor is, so that a finer cut does not change the model."""
-    D, F, K = shape.width, shape.ffn_width, partition.ffn_shards
-    if name.startswith("norm"):
-        return Piece(kind, 0, name)
-    if kind == "sum":
-        return Piece("proj", 0, "bias") if index == ATTENTION else Piece("ffn", 0, "out_bias")
-    if kind == "head" and name == "proj_weight":
-        own = shape.queries_per_group * shape.head_dim
-        return Piece("proj", 0, "weight", (shape.heads * shape.head_dim, D), index * own)
-    if kind == "vocab":
-        whole = "tokens" if shape.tied_embedding else "lm_head"
-        return Piece("embed", 0, whole, (shape.vocab, D), index * vocab_rows(shape, partition))
-    if kind == "ffn" and K > 1:
-        own, first = F // K, index * F // K
-        if name == "out_weight":
-            return Piece(kind, 0, name, (F, D), first)
-        starts = range(first, (2 if shape.gated_ffn else 1) * F, F)  # gate and up stand side by side
-        columns = tuple(slice(start, start + own) for start in starts)
-        return Piece(kind, 0, name, (D, len(columns) * F)[name == "in_bias" :], 0, columns)
-    return Piece(kind, index, name)
+_COPY_BYTES = 1 << 20  # copied at a time, because a device's memory limit has no room for a second copy of a tensor
+_DRAW = 16  # torch's normal_ draws numbers in groups of this size
 
 
 class WeightSource(Protocol):
-    """Fills the tensors of a block: kind `head`, `proj`, `ffn` or the source's `embed`."""
+    """A source of weights for blocks of any kind, and for the pinned `embed` on the source device."""
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         """Fill the named tensors of one block in place."""
 
 
 class RandomWeights:
-    """Seeded random weights: each tensor depends on the seed and its own name, not on what else is loaded.
+    """Seeded random weights: each tensor depends only on the seed and its own name.
 
-    Matrices are scaled so that attention is peaked and the blocks outweigh the residual they add to. With
-    GPT-2's own initialisation (0.02) a tied embedding repeats the token it was given, whatever a head computes.
+    Matrices are scaled so that attention is peaked and a block's output outweighs the residual to which it is added.
+    With GPT-2's own initialisation (0.02), a tied embedding repeats the last token, whatever the heads compute.
     """
 
     MATRICES = ("qkv_weight", "weight", "in_weight", "out_weight")
-    GAIN = 2.5  # times 1/sqrt(rows); greedy tokens then follow from every earlier one, at any width
+    GAIN = 2.5  # times 1/sqrt(rows); then each greedy token depends on all earlier tokens, at any width
     SCALE = 0.05  # embeddings, biases and norms
 
     def __init__(self, shape: ModelShape, seed: int, partition: Partition = WHOLE) -> None:
@@ -85,7 +51,7 @@ class RandomWeights:
         self.partition = partition
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
-        """Fill in place; a head's norm is its layer's, whichever head asks, and a part has the values of the whole."""
+        """Fill in place; all heads of a layer get the same norm, and a piece of a tensor the values of the whole."""
         for name, tensor in tensors.items():
             piece = piece_of(self.shape, self.partition, kind, index, name)
             key = f"{self.seed}/{piece.kind}/{layer}/{piece.index}/{piece.name}".encode()
@@ -102,10 +68,10 @@ class RandomWeights:
 
 
 def _fill_part(tensor: torch.Tensor, piece: Piece, scale: float, generator: torch.Generator) -> None:
-    """Fill a piece of a tensor with what the whole would have there, without ever holding the whole.
+    """Fill a piece of a tensor with the values that the whole tensor has there, without holding the whole.
 
-    Normal numbers come from a generator in groups of `_DRAW`: rows are drawn some such number at a time, so that the
-    numbers are those of a single draw. The last draw takes what is left with it.
+    A generator draws normal numbers in groups of `_DRAW`. The function draws a multiple of that many rows at a time,
+    and all remaining rows in the last draw, so the numbers equal those of one draw of the whole tensor.
     """
     whole_rows = piece.dims[0] if len(piece.dims) > 1 else 1
     columns = piece.columns or (slice(0, piece.dims[-1]),)
@@ -124,30 +90,31 @@ def _fill_part(tensor: torch.Tensor, piece: Piece, scale: float, generator: torc
 
 
 class HuggingFaceWeights:
-    """A GPT-2 checkpoint as `save_pretrained` writes it: safetensors, in one file or sharded."""
+    """The weights of a checkpoint as `save_pretrained` writes it: safetensors in one file or in shards."""
 
     def __init__(self, path: Path, shape: ModelShape, partition: Partition = WHOLE) -> None:
         self.path = path
         self.shape = shape
         self.partition = partition
         self._stored = require_weights(path)
-        self._prefix = prefix_of(self._stored)
+        self._family = family_in(path)
+        self._prefix = self._family.prefix_of(self._stored)
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         """Fill in place from the checkpoint; raises ConfigError for a missing or misshapen tensor."""
         for name, tensor in tensors.items():
             piece = piece_of(self.shape, self.partition, kind, index, name)
-            if piece.name.startswith("qkv"):
-                piece = self._of_c_attn(piece, tensor.dim())
-            self._fill_one(tensor, self._name(piece.kind, layer, piece.name), piece)
+            stored, piece = self._family.locate(self.shape, piece, layer, tensor.dim())
+            prefix = "" if stored == self._family.LM_HEAD else self._prefix
+            self._fill_one(tensor, prefix + stored, piece)
 
     def _fill_one(self, tensor: torch.Tensor, name: str, piece: Piece) -> None:
-        """Copy one tensor, or a piece of it, a few rows at a time, so that no second copy is ever whole.
+        """Copy a tensor, or a piece of it, a few rows at a time, so that there is never a second whole copy.
 
-        The file's pages are dropped from the page cache afterwards: they would count as this device's memory.
+        Afterwards the file's pages are dropped from the page cache, where they would count as this device's memory.
         """
         if name not in self._stored:
-            raise ConfigError(f"{self.path}: has no tensor {name!r}; a GPT-2 checkpoint has one")
+            raise ConfigError(f"{self.path}: has no tensor {name!r}; a {self._family.TITLE} checkpoint has one")
         file = self._stored[name].file
         with opened_tensors(file, "pt") as tensors:
             whole = tensors.get_slice(name)
@@ -172,32 +139,9 @@ class HuggingFaceWeights:
         finally:
             os.close(descriptor)
 
-    def _of_c_attn(self, piece: Piece, dimensions: int) -> Piece:
-        """A head's part of c_attn (D, 3D), whose columns are q | k | v, each H heads of d."""
-        d, width = self.shape.head_dim, self.shape.width
-        starts = [third * width + piece.index * d for third in range(3)]
-        columns = tuple(slice(start, start + d) for start in starts)
-        return replace(piece, dims=(width, 3 * width)[2 - dimensions :], columns=columns)
-
-    def _name(self, kind: str, layer: int, name: str) -> str:
-        part = "weight" if name.endswith("weight") else "bias"
-        if kind == "embed":
-            if name == "lm_head":
-                return "lm_head.weight"
-            return self._prefix + {"tokens": "wte.weight", "positions": "wpe.weight"}.get(name, f"ln_f.{part}")
-        if name.startswith("norm"):
-            module = "ln_1" if kind == "head" else "ln_2"
-        elif kind == "head":
-            module = "attn.c_attn"
-        elif kind == "proj":
-            module = "attn.c_proj"
-        else:
-            module = "mlp.c_fc" if name.startswith("in") else "mlp.c_proj"
-        return f"{self._prefix}h.{layer}.{module}.{part}"
-
 
 def weight_source(path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
-    """The checkpoint at a path, or seeded random weights."""
+    """The weights of the checkpoint at `path`, or seeded random weights if that is None."""
     if path is None:
         return RandomWeights(shape, seed, partition)
     return HuggingFaceWeights(Path(path), shape, partition)

@@ -92,7 +92,7 @@ class MininetFleet(ProcessFleet):
             self._host_Bps = streaming_Bps()
 
     def _build_network(self) -> None:
-        from testbed.topologies.mininet_adapter import build_topo, interfaces
+        from testbed.topologies.mininet_adapter import build_topo
 
         topology = self.experiment.topology
         switch = self._switch_class()
@@ -105,7 +105,7 @@ class MininetFleet(ProcessFleet):
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
         ports = Shaper()  # of the switches, which are here
         cables = {cable.name: cable.link for cable in topology.links}
-        for hop, (node, interface) in interfaces(topology).items():
+        for hop, (node, interface) in topology.interfaces.items():
             self._shapers[hop] = (inside.get(node, ports), interface)
             if hop in self._series:
                 pid = self._net.get(node).pid if node in inside else None

@@ -1,8 +1,8 @@
-"""Generated instances: what a model needs of a topology, and the traces that go with one.
+"""Generated instances: the memory that a model needs of a topology, and the traces that fit a topology.
 
-An experiment may say `topology: {generate: …}` and `traces: [{generate: …}]` in place of files. Both are drawn from
-the experiment's `seed`, so that each seed is another instance and every policy meets the same ones; the loaded
-experiment, and with it the run's manifest, holds what was drawn in full.
+An experiment may have `topology: {generate: …}` and `traces: [{generate: …}]` in place of files. Both are drawn from
+the experiment's `seed`: each seed is another instance, and all policies meet the same ones. The loaded experiment, and
+therefore the run's manifest, contains everything that was drawn.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from testbed.shape import ModelShape
 from testbed.strict_yaml import shown, suggest
 from testbed.topologies.generate import ModelNeed
 from testbed.topologies.model import Topology
+from testbed.traces import Change, Trace
 from testbed.traces.fluctuation import Nominal, fluctuation
 from testbed.traces.generate import GENERATORS, generate
-from testbed.traces.model import Change, Trace
 
 FLUCTUATION = "fluctuation"
 EVERY = {"link/*": "link", "device/*": "device"}
 
 
 def model_need(shape: ModelShape, partition: Partition, length: int) -> ModelNeed:
-    """What the model takes up at sequence length `length`."""
+    """The memory that the model needs at sequence length `length`."""
     counts = Counter(block.kind for block in blocks_of(shape, partition))
     sizes = [(resident_bytes(shape, Block(kind, 0), length, partition), count) for kind, count in counts.items()]
     sizes.sort(reverse=True)
@@ -45,10 +45,11 @@ def model_need(shape: ModelShape, partition: Partition, length: int) -> ModelNee
 def generate_trace(
     entry: Mapping[str, Any], topology: Topology, pinned: int, seed: int, length: float, number: int, where: str
 ) -> Trace:
-    """The trace that `{generate: KIND, target: …, …}` means on this topology; `length` is the run's, in tokens.
+    """The trace that an entry `{generate: KIND, target: …, …}` describes on this topology; raises ConfigError.
 
-    `number` tells the traces of one experiment apart. `fluctuation` also takes `link/*` and `device/*`: every link or
-    device, each on a walk of its own. The source's memory keeps the `pinned` bytes that can never move away.
+    `length` is the length of the run in tokens, and `number` the trace's index in the experiment. `fluctuation` also
+    accepts the targets `link/*` and `device/*`, which mean all links or devices, each with its own walk. The memory of
+    the source never falls below the `pinned` bytes, which cannot move away.
     """
     options = dict(entry)
     kind, target, own = options.pop("generate"), options.pop("target", None), options.pop("seed", 0)
@@ -89,7 +90,7 @@ def _targets(target: str, topology: Topology) -> list[str]:
 
 
 def _nominal(target: str, topology: Topology, kept: int) -> Nominal:
-    """What the topology says of a link or device, by the trace's words; of its memory all but the `kept` bytes."""
+    """The topology's values of a link or device, in the words of traces; the memory without its `kept` bytes."""
     kind, _, name = target.partition("/")
     if kind == "device":
         device = topology.device(name)

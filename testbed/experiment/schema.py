@@ -1,8 +1,8 @@
-"""The experiment: one YAML file that says everything a run depends on.
+"""The schema of an experiment: one YAML file that contains everything on which a run depends.
 
-Strict by intent: unknown keys, missing files and impossible values are one sentence each, before anything is
-started. A loaded experiment is self-contained (topology, traces and prompt inside), so that its `to_dict` form in
-a run's manifest replays it. It knows what may be written, not which policies exist nor how a run is carried out.
+The schema is strict: an unknown key, a missing file or an impossible value is an error of one sentence, before anything
+is started. A loaded experiment contains its topology, traces and prompt, so the copy in a run's manifest can be
+replayed. This module does not know which policies exist, nor how a run is carried out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
 
 from testbed.decoder.checkpoint import check_checkpoint
-from testbed.decoder.config_json import read_shape
+from testbed.decoder.families import read_shape
 from testbed.errors import ConfigError
 from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.overrides import Override, apply_override, parse_override
@@ -46,23 +46,23 @@ from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
 from testbed.traces.model import Trace, TraceSet
 
-MOST_TOKENS = 10**9  # more than anything takes; a model's positions are the nearer limit
-LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON has exactly
+MOST_TOKENS = 10**9  # a model's positions are the limit that matters
+LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
 
-# Stands for the topology while everything else is read, which a generated one depends on.
+# Stands for the topology while the entries are read on which a generated topology depends.
 _NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What an error calls the place it is about: the file, and the override that set it."""
+    """The names of files and overrides for errors."""
 
     origin: str
-    topology: str  # the topology's own file, or where it stands in the experiment
+    topology: str  # the topology's own file, or its place in the experiment file
     overrides: tuple[Override, ...] = ()
 
     def of(self, *where: str, base: str | None = None) -> str:
-        """The file (or `base`), with the last override that touched the place."""
+        """The name of the file (or `base`), with the last override that touched the value at `where`."""
         touching = [override.text for override in self.overrides if override.touches(where)]
         return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
 
@@ -72,15 +72,15 @@ class _Strict(BaseModel):
 
 
 class ModelSpec(_Strict):
-    """Which model: a preset with weights from `seed`, or a Hugging Face checkpoint's folder (absolute path)."""
+    """The model: a preset with random weights from `seed`, or the absolute path of a Hugging Face checkpoint."""
 
     preset: str | None = None
     path: str | None = None
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
-    # Of a preset: another size of the same kind.
+    # These change the size of a preset.
     layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
     heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
-    vocab: int | None = Field(default=None, ge=256, le=LARGEST_DIMENSION)  # a prompt's token is a byte
+    vocab: int | None = Field(default=None, ge=256, le=LARGEST_DIMENSION)  # a token of a preset's prompt is a byte
 
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
@@ -102,7 +102,7 @@ class ModelSpec(_Strict):
 
 
 class PromptSpec(_Strict):
-    """What the model is asked: text, or token ids."""
+    """The prompt: a text, or token ids."""
 
     text: str | None = Field(default=None, min_length=1)
     ids: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, strict=False)
@@ -117,7 +117,7 @@ class PromptSpec(_Strict):
 
 
 class Experiment(_Strict):
-    """Everything one run depends on; SI units inside. Made by `load` or `from_dict`, never changed."""
+    """Everything on which a run depends, in SI units; `load` and `from_dict` make it, and it never changes."""
 
     name: str = Field(min_length=1, max_length=200)
     model: ModelSpec
@@ -130,25 +130,25 @@ class Experiment(_Strict):
     trace_clock: Literal["token", "time"] = "token"
     policy: str = Field(default="resource-aware", min_length=1)
     policy_options: dict[str, Any] = Field(default_factory=dict)
-    placement: dict[str, str] | None = None  # for `static`: block pattern -> device, later entries win
+    placement: dict[str, str] | None = None  # of policy `static`: block pattern -> device; later entries win
     weights: Literal["staged", "shipped"] = "staged"
     delay: Literal["auto", "netem", "transport"] = "auto"
     dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
-    grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals between announcing and enforcing a memory decrease
+    grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals until an announced memory decrease is enforced
     prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
-    observation: Literal["oracle"] = "oracle"  # what the traces say now
+    observation: Literal["oracle"] = "oracle"  # policies see the traces' current values
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
-    decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # s of the host for one decision
+    decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # host seconds for one decision
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
         """The experiment in a YAML file, with `key=value` overrides applied in order.
 
-        Paths in the file are relative to it, those in overrides to the current directory. Raises ConfigError
-        naming the file (or override), the key and the value.
+        Paths in the file are relative to the file, and paths in overrides to the current directory. Raises ConfigError
+        naming the file or override, the key and the value.
         """
         path = Path(path)
         raw = {"name": path.stem} | read_mapping(path)
@@ -162,7 +162,10 @@ class Experiment(_Strict):
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], origin: str = "experiment") -> Experiment:
-        """The experiment that `to_dict` wrote (or a file's form with paths relative to the current directory)."""
+        """The experiment in a mapping that `to_dict` wrote, or in the form of a file; raises ConfigError.
+
+        Paths are relative to the current directory.
+        """
         raw = {"name": origin} | copy.deepcopy(require_mapping(mapping, origin, "an experiment"))
         topology = inline_files(raw, Path(), origin) or f"{origin}: topology"
         return cls._build(raw, _Names(origin, topology))
@@ -199,7 +202,7 @@ class Experiment(_Strict):
             raise _config_error(error, names) from error
 
     def _drawn(self, entry: Any, where: str, names: _Names) -> Any:
-        """The topology's entry; where it says `generate`, what this experiment's model and seed make of it."""
+        """The entry of the topology; if it has `generate`, the topology drawn for this experiment's model and seed."""
         if not isinstance(entry, Mapping) or "generate" not in entry:
             return entry
         self._check_model(names)
@@ -209,17 +212,17 @@ class Experiment(_Strict):
         return generate_topology(entry["generate"], given, self.seed, need, where)
 
     def _trace_drawn(self, topology: Topology, entry: Mapping[str, Any], index: int, where: str) -> Trace:
-        """The trace that an entry with `generate` makes for this experiment's model, seed and length."""
+        """The trace that an entry with `generate` describes for this experiment's model, seed and length."""
         kept = pinned_bytes(self.shape, self.partition)
         return generate_trace(entry, topology, kept, self.seed, self.tokens, index, where)
 
     @property
     def _longest(self) -> int:
-        """Positions in the caches at the last token; of a text for a checkpoint's tokeniser at most these."""
+        """The sequence length at the last token; an upper bound if only the checkpoint's tokenizer knows it."""
         return min(self.most_prompt_tokens + self.tokens - 1, self.shape.positions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything there is to it, ready for JSON; `from_dict` gives an equal experiment."""
+        """The whole experiment, ready for JSON; `from_dict` turns it into an equal experiment."""
         written = self.model_dump(exclude={"model", "prompt", "partition", "topology", "traces"})
         return {
             "name": self.name,
@@ -238,19 +241,19 @@ class Experiment(_Strict):
 
     @property
     def prompt_tokens(self) -> int | None:
-        """Tokens in the prompt; None for text and a checkpoint, which only its tokeniser can tell."""
+        """The number of prompt tokens; None for a text and a checkpoint, where only its tokenizer knows it."""
         if self.prompt.ids is not None:
             return len(self.prompt.ids)
-        return len(str(self.prompt.text).encode()) if self.model.preset else None  # presets: one token per byte
+        return len(str(self.prompt.text).encode()) if self.model.preset else None  # a preset has a token for each byte
 
     @property
     def most_prompt_tokens(self) -> int:
-        """Tokens in the prompt, or at most so many: a tokeniser makes no more of a text than it has bytes."""
+        """The number of prompt tokens, or an upper bound: a tokenizer makes at most one token of a byte."""
         return self.prompt_tokens or len(str(self.prompt.text).encode())
 
     @cached_property
     def needs_netem(self) -> str | None:
-        """A link that loses or scatters packets, in the topology or by a trace; None where there is none."""
+        """The name of a link with loss or jitter, in the topology or by a trace; None if there is none."""
         for cable in self.topology.links:
             if cable.link.needs_netem:
                 return cable.name
@@ -261,7 +264,7 @@ class Experiment(_Strict):
         return None
 
     def _check_model(self, names: _Names) -> None:
-        """What is there of the checkpoint is right, and prompt and tokens are within what the model can take."""
+        """Check the checkpoint, and that the prompt and the tokens fit into the model's positions and vocabulary."""
         if self.model.path is not None:
             check_checkpoint(Path(self.model.path))
         self._check_size(names.of("model"), WHOLE, "fewer layers or heads")
@@ -278,7 +281,7 @@ class Experiment(_Strict):
             )
 
     def _check_partition(self, names: _Names) -> None:
-        """Every FFN can be cut into so many equal shards, and no shard of the LM head is empty."""
+        """Check that the FFN shards are equal, and that no shard of the LM head is empty."""
         self._check_size(names.of("partition"), self.partition, "fewer shards")
         width, shards = self.shape.ffn_width, self.partition.ffn_shards
         if width % shards:
@@ -294,7 +297,7 @@ class Experiment(_Strict):
             )
 
     def _check_size(self, where: str, partition: Partition, remedy: str) -> None:
-        """Blocks are so many that each can be thought of."""
+        """Check that there are not more blocks than a policy can place."""
         blocks = count_blocks(self.shape, partition)
         if blocks > MOST_BLOCKS:
             raise ConfigError(
@@ -303,7 +306,7 @@ class Experiment(_Strict):
             )
 
     def _check_emulation(self, names: _Names) -> None:
-        """What is asked of links and devices can be emulated together."""
+        """Check that the settings of links and devices can be emulated together."""
         if self.delay == "transport" and self.needs_netem:
             raise ConfigError(
                 f"{names.of('delay')}: link {self.needs_netem} has loss or jitter, which delay: transport cannot make; "
@@ -317,7 +320,7 @@ class Experiment(_Strict):
             )
 
     def _check_placement(self, names: _Names) -> None:
-        """Every entry of a fixed placement means some block and an existing device."""
+        """Check that each entry of a fixed placement matches a block and names a device."""
         devices = [device.name for device in self.topology.devices]
         blocks = blocks_of(self.shape, self.partition)
         for pattern, device in (self.placement or {}).items():
@@ -334,14 +337,14 @@ class Experiment(_Strict):
 
 
 def _form(block: Block) -> str:
-    """How blocks of this kind are written."""
+    """The form in which blocks of this kind are written, like `ffn(layer)`."""
     kind, _, rest = str(block).partition("(")
     _, comma, index = rest[:-1].partition(",")
     return f"{kind}(layer{comma}{'index' if index.isdigit() else index})"
 
 
 def _config_error(error: ValidationError, names: _Names) -> ConfigError:
-    """The first thing that is wrong, as one sentence; misspelt keys before what is missing because of them."""
+    """The first mistake as one sentence; a misspelt key comes before the key that is missing because of it."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = tuple(str(part) for part in first["loc"])
     key, message = ".".join(where), first["msg"].removeprefix("Value error, ")

@@ -1,6 +1,6 @@
-"""manifest.json and summary.json of a run folder: what readers take from them, and of which type it is.
+"""manifest.json and summary.json of a run folder: the keys that programs read, their types, and the folder's format.
 
-Both hold more than this; what else is in them is for people.
+Both documents have more keys, which are for people.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ from typing import Annotated, Any
 import msgspec
 
 from testbed.errors import ConfigError
+from testbed.files import read_bytes
 from testbed.strict_json import checked, read_object
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+FORMAT = 1
+"""The format of the run folders that this version writes, stored as `format` in the manifest.
+
+It grows when an older reader would misunderstand a folder. Folders without the key are older than format 1.
+"""
 
 Count = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
 
-class _Said(msgspec.Struct):
+class _Shared(msgspec.Struct):
     run: str | None = None
     policy: str | None = None
     backend: str | None = None
@@ -27,20 +33,23 @@ class _Said(msgspec.Struct):
     seed: int | None = None
 
 
-class ExperimentSaid(msgspec.Struct):
-    """The experiment in a manifest."""
+class NewerFormat(ConfigError):
+    """A newer version of the testbed wrote this run folder."""
 
+
+class _ExperimentKeys(msgspec.Struct):
     name: str | None = None
     policy: str | None = None
     seed: int | None = None
     tokens: Count | None = None
 
 
-class Manifest(_Said):
+class Manifest(_Shared):
     """What is known of a run before it begins."""
 
+    format: Count = 0
     experiment_name: str | None = None
-    experiment: ExperimentSaid | None = None
+    experiment: _ExperimentKeys | None = None
     machine: dict[str, str | int | float | bool | None] | None = None
 
 
@@ -52,7 +61,7 @@ class Verdict(msgspec.Struct):
     notes: list[str] = []
 
 
-class Summary(_Said):
+class Summary(_Shared):
     """How a run ended."""
 
     status: str | None = None
@@ -66,18 +75,48 @@ class Summary(_Said):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What is known of a run before it begins; raises ConfigError where it is missing or not what we write."""
-    return _read_document(folder / MANIFEST, Manifest)
+    """The manifest of a run; raises ConfigError if it is missing or damaged, or if the folder's format is newer."""
+    manifest = _read_document(folder / MANIFEST, Manifest)
+    _refuse_newer(folder, manifest.get("format", 0))
+    return manifest
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
-    """How a run ended; None: it did not come to its end. Raises ConfigError where it is not what we write."""
+    """The summary of a run, or None if the run has none because it did not end.
+
+    Raises ConfigError if the summary is damaged, or if the folder's format is newer.
+    """
     path = folder / SUMMARY
-    return _read_document(path, Summary) if path.exists() else None
+    if not path.exists():
+        return None
+    if (folder / MANIFEST).exists():
+        _refuse_newer(folder, format_of(folder))
+    return _read_document(path, Summary)
+
+
+def format_of(folder: Path) -> int:
+    """The format of a run folder; 0 for a folder of an older version. Raises ConfigError for a damaged manifest."""
+    path = folder / MANIFEST
+    try:  # msgspec skips the other keys, so this is quick for large manifests too
+        return msgspec.json.decode(read_bytes(path), type=_FormatKey).format
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return checked(read_json(path), Manifest, str(path)).format
+
+
+class _FormatKey(msgspec.Struct):
+    format: Count = 0
+
+
+def _refuse_newer(folder: Path, version: int) -> None:
+    if version > FORMAT:
+        raise NewerFormat(
+            f"{folder} is a run folder of format {version}, and this version reads formats up to {FORMAT}: use the "
+            "version of the testbed that made it, or a newer one"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON document of a run; raises ConfigError when missing or damaged."""
+    """A JSON document of a run; raises ConfigError if it is missing or damaged."""
     if not path.exists():
         raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder")
     return read_object(path)

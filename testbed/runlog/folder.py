@@ -1,9 +1,9 @@
-"""The run folder: what is written, in which columns, and how it survives a crash.
+"""Writes and reads a run folder in a way that survives a crash.
 
-While a run goes on every table is a JSON-lines file that only grows; `RunLog.finish` turns each into
-parquet with the same columns. Times are emulated seconds since token 0, with the Unix time beside them as
-`wall_s`; sizes are bytes, rates bit/s. The tables' columns are in `testbed.runlog.tables`. This module knows
-nothing of who writes or reads; pyarrow is imported only to convert and pandas never.
+During a run, each table is a JSON-lines file that only grows. `RunLog.finish` converts each into a Parquet file with
+the same columns. Times are emulated seconds since token 0, and `wall_s` is the Unix time; sizes are in bytes and rates
+in bit/s. `testbed.runlog.tables` defines the columns. This module never imports pandas, and imports pyarrow only to
+convert.
 
 One process writes a folder at a time; its threads may share the `RunLog`.
 """
@@ -23,7 +23,16 @@ import msgspec
 
 from testbed.errors import ConfigError
 from testbed.files import open_file
-from testbed.runlog.documents import MANIFEST, SUMMARY, read_json, read_manifest, read_summary
+from testbed.runlog.documents import (
+    FORMAT,
+    MANIFEST,
+    SUMMARY,
+    NewerFormat,
+    format_of,
+    read_json,
+    read_manifest,
+    read_summary,
+)
 from testbed.runlog.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 from testbed.runlog.writing import RESERVE, LogLost, encode, identity, lost, reserve, write_json
 from testbed.strict_json import parse_object
@@ -31,17 +40,20 @@ from testbed.strict_json import parse_object
 __all__ = [
     "ABORTED",
     "COMMITTED",
+    "FORMAT",
     "MANIFEST",
     "SUMMARY",
     "TABLES",
     "Column",
     "LogLost",
+    "NewerFormat",
     "RunLog",
     "Written",
     "arrow_batches",
     "arrow_schema",
     "file_part",
     "find_table",
+    "format_of",
     "is_run_folder",
     "read_json",
     "read_lines",
@@ -53,32 +65,32 @@ __all__ = [
 
 EVENTS = "events.jsonl"
 
-MOST_NAME_BYTES = 80  # of a name in a run folder's; a file system takes 255 in all
-FLUSH_SECONDS = 1.0  # the most that a killed controller loses
-FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans stays small in memory
-PARQUET_BATCH_ROWS = 5_000  # rows converted at a time; bounds memory for long runs
-LEAST_ROWS = 10_000  # of a Parquet file that compresses so well that it has more rows than bytes
-LONGEST_LINE = 2**20  # bytes of one row or event
+MOST_NAME_BYTES = 80  # of one name in the name of a run folder; a file system allows 255 bytes in all
+FLUSH_SECONDS = 1.0  # a killed controller loses at most the rows of this time
+FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memory
+PARQUET_BATCH_ROWS = 5_000  # rows converted at a time, which bounds the memory of long runs
+LEAST_ROWS = 10_000  # up to this, a Parquet file may have more rows than bytes
+LONGEST_LINE = 2**20  # bytes of a row or event
 
 
 _ROW_TYPES = {table: row_type(table) for table in TABLES}
 
 
 def file_part(name: str) -> str:
-    """A name as part of a file's: letters, digits and `_ . -` only, and the end of it where it is long."""
+    """A name as a part of a file name: only letters, digits and `_ . -`, and only the end of a long name."""
     return re.sub(r"[^\w.-]+", "_", name).encode()[-MOST_NAME_BYTES:].decode(errors="ignore")
 
 
 class RunLog:
-    """Writer of one run folder.
+    """The writer of one run folder.
 
-    Rows are checked against `TABLES` and buffered; an event, a second gone by, or `flush` puts everything on
-    file in whole lines. Non-finite floats are stored as null. Raises LogLost as soon as that cannot be done; what is
-    told afterwards is dropped, but for the documents.
+    It checks rows against `TABLES` and buffers them. An event, a second without a flush, or `flush` writes all buffers
+    to the files in whole lines. Floats that are not finite become null. If writing fails, LogLost is raised, and later
+    rows are dropped; only the documents are still written.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open an existing folder for writing; raises ConfigError if it is missing or already finished."""
+        """Open an existing folder for writing; raises ConfigError if it is missing or the run has ended."""
         self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ConfigError(f"{self.folder} is not a run folder: no such folder")
@@ -94,7 +106,7 @@ class RunLog:
 
     @classmethod
     def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
-        """Make `<UTC time>-<experiment>-<policy>` under `parent` and open it; a number is added if it exists."""
+        """Make the folder `<UTC time>-<experiment>-<policy>` in `parent` and open it; a number keeps names unique."""
         parent = Path(parent)
         parent.mkdir(parents=True, exist_ok=True)
         now = time.time()
@@ -109,31 +121,31 @@ class RunLog:
                 attempt += 1
                 continue
             log = cls(folder)
-            # So that a run that dies early can still be told apart; the controller replaces it.
+            # This identifies a run that dies early. The controller replaces it.
             log.write_manifest({"run": folder.name, "experiment_name": experiment_name, "policy": policy})
             return log
 
     # --- the JSON documents ---
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Replace manifest.json in one step."""
-        write_json(self.folder / MANIFEST, manifest)
+        """Replace manifest.json in one step; its `format` says which version of the folder this is."""
+        write_json(self.folder / MANIFEST, {"format": FORMAT} | dict(manifest) | {"format": FORMAT})
 
     def read_manifest(self) -> dict[str, Any]:
-        """manifest.json as it is now; raises ConfigError when missing or damaged."""
+        """The present manifest.json; raises ConfigError if it is missing or damaged."""
         return read_json(self.folder / MANIFEST)
 
     def reserve(self) -> None:
-        """Take some room on the disk until `finish`, so that one which is full by then still takes the summary."""
+        """Reserve some room on the disk until `finish`, so that the summary fits even if the disk is full by then."""
         reserve(self.folder / RESERVE)
 
     # --- rows ---
 
     def event(self, kind: str, t_s: float | None = None, **fields: Any) -> None:
-        """Log that something happened at emulated time `t_s` (None: before token 0), and flush.
+        """Log an event at emulated time `t_s` (None: before token 0), and flush.
 
-        `value`, where given, is a number in SI units; other fields are free, `step`, `device`, `target` and
-        `quantity` by convention.
+        `value` is a number in SI units. The names of other fields are free; by convention they are `step`, `device`,
+        `target` and `quantity`.
         """
         value = fields.get("value")
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
@@ -144,7 +156,7 @@ class RunLog:
             self.flush()
 
     def row(self, table: str, **values: Any) -> None:
-        """Add one row; raises ValueError for an unknown column, a missing required one or a wrong type."""
+        """Add a row; raises ValueError for an unknown column, a missing required column, or a wrong type."""
         row = _checked(table, values)
         if row.wall_s is None:
             row.wall_s = time.time()
@@ -155,7 +167,7 @@ class RunLog:
                 self.flush()
 
     def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add many rows of one table."""
+        """Add many rows to one table."""
         for values in rows:
             self.row(table, **values)
 
@@ -182,9 +194,9 @@ class RunLog:
                 self._closed = True
 
     def finish(self, summary: Mapping[str, Any], manifest: Mapping[str, Any] | None = None) -> None:
-        """Replace the manifest, turn each table into parquet, then write summary.json; the log is closed afterwards.
+        """Close the log: replace the manifest, convert each table to Parquet, and write summary.json.
 
-        The summary is written also where the rest cannot be, and says so then; after that, LogLost is raised.
+        If the rest cannot be written, the summary is still written and says so, and then LogLost is raised.
         """
         lost: LogLost | None = None
         try:
@@ -208,7 +220,7 @@ class RunLog:
             raise lost
 
     def written(self, table: str) -> Written:
-        """The rows of a table so far, read from its file whenever they are looked at."""
+        """The rows of a table so far; each iteration reads its file."""
         return Written(self, table)
 
     def _append(self, name: str, line: bytes) -> None:
@@ -240,7 +252,7 @@ class RunLog:
 
 
 class Written:
-    """The rows of one table as they are on file: dictionaries with every column, missing values as None."""
+    """The rows of one table in its file, as dictionaries with all columns; missing values are None."""
 
     def __init__(self, log: RunLog, table: str) -> None:
         self._log, self._table = log, table
@@ -264,7 +276,7 @@ def _checked(table: str, values: Mapping[str, Any]) -> Any:
 
 
 def _open_for_append(path: Path) -> int:
-    """Open for appending; a half line that an earlier, killed writer left is cut off first."""
+    """Open a file for appending, after cutting off a half line that a killed writer left."""
     if path.exists():
         content = path.read_bytes()
         whole = content.rfind(b"\n") + 1
@@ -277,12 +289,12 @@ def _open_for_append(path: Path) -> int:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether the folder was made by a `RunLog`."""
+    """Whether a `RunLog` made this folder."""
     return (folder / MANIFEST).is_file()
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON-lines file; nothing if it is missing, and a half-written last line is left out."""
+    """Yield the rows of a JSON-lines file, without a half-written last line; a missing file has none."""
     if not path.exists():
         return
     with open_file(path) as file:
@@ -298,9 +310,9 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def find_table(folder: Path, table: str) -> Path | None:
-    """Where the table's rows are: its JSON lines while they exist, else its parquet file, else nowhere.
+    """The file with the rows of a table: its JSON lines while they exist, else its Parquet file, else None.
 
-    The lines are removed only after the parquet file is in place, so whenever they exist they are complete.
+    The lines are removed only after the Parquet file is in place, so they are complete whenever they exist.
     """
     for path in (folder / f"{table}.jsonl", folder / f"{table}.parquet"):
         if path.exists():
@@ -309,12 +321,12 @@ def find_table(folder: Path, table: str) -> Path | None:
 
 
 def read_rows(folder: Path, table: str) -> list[dict[str, Any]]:
-    """All rows of one table as dictionaries with every column, missing values as None."""
+    """All rows of one table as dictionaries with all columns; missing values are None."""
     return list(iter_rows(folder, table))
 
 
 def iter_rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
-    """The same, one by one."""
+    """Yield the rows of `read_rows` one by one."""
     path = find_table(folder, table)
     if path is None:
         return
@@ -325,7 +337,7 @@ def iter_rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
 
 
 def read_parquet(path: Path) -> Any:
-    """The rows of a Parquet file as a pyarrow table; raises ConfigError where it holds none."""
+    """The rows of a Parquet file as a pyarrow table; raises ConfigError if the file is damaged."""
     import pyarrow
     import pyarrow.parquet
 
@@ -333,7 +345,7 @@ def read_parquet(path: Path) -> Any:
         try:
             parquet = pyarrow.parquet.ParquetFile(file)
             rows, size = parquet.metadata.num_rows, os.fstat(file.fileno()).st_size
-            if rows > max(LEAST_ROWS, size):  # each has the time at which it was written
+            if rows > max(LEAST_ROWS, size):  # each row has another time, so it takes at least a byte
                 raise ConfigError(f"{path} says that it holds {rows} rows, which {size} bytes cannot")
             return parquet.read()
         except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
@@ -341,7 +353,7 @@ def read_parquet(path: Path) -> Any:
 
 
 def arrow_schema(table: str) -> Any:
-    """The table's pyarrow schema."""
+    """The pyarrow schema of a table."""
     import pyarrow
 
     types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "str": pyarrow.string(), "bool": pyarrow.bool_()}
@@ -349,7 +361,7 @@ def arrow_schema(table: str) -> Any:
 
 
 def arrow_batches(path: Path, table: str) -> Iterator[Any]:
-    """The rows of a JSON-lines file as pyarrow record batches of the table's schema."""
+    """Yield the rows of a JSON-lines file as pyarrow record batches with the table's schema."""
     import pyarrow
 
     schema = arrow_schema(table)
@@ -363,7 +375,7 @@ def arrow_batches(path: Path, table: str) -> Iterator[Any]:
 
 
 def _to_parquet(folder: Path, table: str) -> None:
-    """Write the table's parquet file from its lines (an empty one if there are none), then drop the lines."""
+    """Write a table's Parquet file from its lines, if any, and then remove the lines."""
     import pyarrow.parquet
 
     lines, target = folder / f"{table}.jsonl", folder / f"{table}.parquet"

@@ -25,7 +25,7 @@ from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import shared_out
 from testbed.runlog.comparison import per_policy, tidy
-from testbed.runlog.folder import SUMMARY, read_json
+from testbed.runlog.folder import SUMMARY, read_json, read_summary
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
 
 KEYS = ("experiment", "policies", "seeds", "backend", "over")
@@ -165,7 +165,7 @@ class Kept:
 def finished_in(folder: Path) -> dict[str, Any] | None:
     """The summary of a run in this folder that came to an end of its own, good or bad; None where there is none."""
     for path in sorted(folder.glob(f"*/{SUMMARY}")):
-        summary = read_json(path)
+        summary = read_summary(path.parent) or {}
         if summary.get("status") in ("done", "oom") or summary.get("error_kind"):
             return summary
     return None

@@ -1,11 +1,11 @@
-"""Seeded topologies: devices with log-normal memory and speeds, around a star, in two tiers or in a mesh.
+"""Draws topologies from a seed: devices with log-normal memory and speeds, in a star, in two tiers or in a mesh.
 
-A draw gives the form of a topology file, so whatever reads one reads this. The ranges come from the configurations
-of the simulator that accompanies arXiv 2505.02533 (github.com/Dimitrios-Kafetzis/DistributedTransformerInference
-Simulator, `experiments/configs`): log-normal with sigma 0.5 for memory and compute, compute within 10-100 GFLOP/s,
-links of 0.1-1 Gbit/s between distributed edge devices. It has no memory bandwidth, no delay and no storage: those are
-ours (4 GB/s as on a Raspberry Pi 4, a wired home's 0.2-1 ms, an SD card's 90 MB/s). Only `Random.random` is drawn
-from, and values are rounded to four digits, so that a seed gives the same on every machine.
+A drawn topology has the form of a topology file. The ranges come from the configurations of the simulator that
+accompanies arXiv 2505.02533 (github.com/Dimitrios-Kafetzis/DistributedTransformerInferenceSimulator,
+`experiments/configs`): memory and compute are log-normal with sigma 0.5, compute lies within 10-100 GFLOP/s, and links
+between edge devices carry 0.1-1 Gbit/s. That simulator has no memory bandwidth, delay or storage. We take 4 GB/s (a
+Raspberry Pi 4), 0.2-1 ms (a wired home) and 90 MB/s (an SD card). A seed gives the same topology on every machine,
+because the generator calls only `Random.random` and rounds values to four digits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import refuse_unknown_keys, shown, suggest
-from testbed.topologies.fields import positive, refuse_missing
+from testbed.topologies.fields import positive, refuse_missing, rounded
 from testbed.topologies.shapes import MOST_DEVICES, RANDOM, bounds_of
 from testbed.units import parse_bandwidth, parse_bytes, parse_compute, parse_duration, parse_rate
 
@@ -44,24 +44,27 @@ OF_KIND: Mapping[str, Mapping[str, Any]] = {
     "two-tier": {"clusters": 2, "backhaul": {"rate": "100 Mbit/s", "delay": "2 ms"}},
     "mesh": {"degree": 3},
 }
-DRAWS = 1000  # tries until the model can be packed
-DRAWN_DEVICES = 3000  # in all tries: whether blocks can be packed into many devices takes longer to tell
+DRAWS = 1000  # draws before the generator gives up
+DRAWN_DEVICES = 3000  # devices in all draws together, because checking a draw with many devices takes longer
 FEWEST_DRAWS = 25
-FURTHEST = 4.0  # a draw is at most this many times its median, and at least the same part of it
+FURTHEST = 4.0  # a drawn value lies between median / FURTHEST and median * FURTHEST
 _TIMES_MODEL = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*x\s*model\s*")
 
 
 @dataclass(frozen=True)
 class ModelNeed:
-    """What a model takes up at its longest, and whether its blocks can be divided over rooms of so many bytes."""
+    """The memory that a model needs at its longest sequence, and a check whether its blocks fit into given budgets."""
 
-    pinned_bytes: int  # on the source, beside its blocks
+    pinned_bytes: int  # on the source, in addition to its blocks
     blocks_bytes: int  # all blocks with their caches
     fits: Callable[[Sequence[int]], bool]
 
 
 def settings_of(kind: object, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """A generator's settings, the given ones over its defaults; ConfigError naming a key it does not have."""
+    """The settings of a generator: the given ones and, for the rest, its defaults.
+
+    Raises ConfigError for an unknown key or a value out of range.
+    """
     if not isinstance(kind, str) or kind not in KINDS:
         raise ConfigError(f"{origin}: generate is {shown(kind)}, which is no topology generator{suggest(kind, KINDS)}")
     defaults = {**DEFAULTS, **OF_KIND[kind]}
@@ -93,9 +96,9 @@ def settings_of(kind: object, given: Mapping[str, Any], origin: str) -> dict[str
 def generate_topology(
     kind: object, given: Mapping[str, Any], seed: int, need: ModelNeed, origin: str = "topology"
 ) -> dict[str, Any]:
-    """One topology in the form of a file. `seed` and the settings' own `seed` together decide the draw.
+    """One topology in the form of a topology file; `seed` and the settings' own `seed` determine it.
 
-    Draws again until the model's blocks can be divided over the devices; ConfigError when they never can.
+    Draws until the model's blocks fit into the devices; raises ConfigError if they never do.
     """
     settings = settings_of(kind, given, origin)
     assert isinstance(kind, str)
@@ -113,7 +116,7 @@ def generate_topology(
 
 
 def _rooms(settings: Mapping[str, Any], count: int, need: ModelNeed, drawn: Random, origin: str) -> list[int]:
-    """Bytes for blocks on each device: log-normal shares of so many times the model, or around a median size."""
+    """Bytes for blocks on each device, log-normal: shares of a multiple of the model, or values around a median."""
     factors = [lognormal(drawn, settings["spread"]) for _ in range(count)]
     times = _TIMES_MODEL.fullmatch(str(settings["memory"]))
     if times is None:
@@ -136,7 +139,7 @@ def _form(
     }
     for number, (name, room) in enumerate(zip(names, rooms, strict=True)):
         entry = {
-            key: f"{_rounded(median * (1.0 if key == 'storage' else lognormal(drawn, settings['spread'])))} {unit}"
+            key: f"{rounded(median * (1.0 if key == 'storage' else lognormal(drawn, settings['spread'])))} {unit}"
             for key, (median, unit) in medians.items()
         }
         devices[name] = entry | {"memory": f"{room + (0 if number else need.pinned_bytes)} B"}
@@ -147,7 +150,7 @@ def _form(
     rates = bounds_of(settings["rate"], parse_rate, origin, "rate", "[100 Mbit/s, 1 Gbit/s]")
     delays = bounds_of(settings["delay"], parse_duration, origin, "delay", "[0.2 ms, 1 ms]")
     for device in devices.values():
-        rate, delay = (_rounded(low + (high - low) * drawn.random()) for low, high in (rates, delays))
+        rate, delay = (rounded(low + (high - low) * drawn.random()) for low, high in (rates, delays))
         device["link"] = {"rate": f"{rate} bit/s", "delay": f"{delay} s"}
     if kind == "paper":
         return form | {"shape": "star"}
@@ -156,10 +159,6 @@ def _form(
 
 
 def lognormal(drawn: Random, sigma: float) -> float:
-    """A log-normal factor with median 1 (Box and Muller), within `FURTHEST` either way."""
+    """A log-normal factor with median 1 (by the Box-Muller transform), cut at `FURTHEST` and 1 / `FURTHEST`."""
     normal = math.sqrt(-2 * math.log(1 - drawn.random())) * math.cos(2 * math.pi * drawn.random())
     return min(FURTHEST, max(1 / FURTHEST, math.exp(sigma * normal)))
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

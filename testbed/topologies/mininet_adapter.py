@@ -1,30 +1,31 @@
-"""A topology as a Mininet `Topo`: hosts named like the devices, around switches or linked to each other.
+"""Builds a Mininet `Topo` from a topology: its hosts have the devices' names.
 
-Two callers. The emulation asks for plain links and shapes them itself. Plain Mininet comes by the file
-`topologies/mininet_adapter.py`, and then each link is a `TCLink` with the device's rates and delays (where the kernel
-lacks netem, Mininet prints tc's error for each delay and goes on without it). This module knows Mininet's classes and
-the topology model, nothing of workers or runs.
+The emulation asks for plain links and shapes them itself. Plain Mininet comes through the file
+`topologies/mininet_adapter.py` and gets `TCLink`s with the rates and delays of the topology. If the kernel lacks netem,
+Mininet prints tc's error for each delay and goes on without the delay. This module knows Mininet's classes and the
+topology model, and nothing of workers or runs.
 
-Where links join devices directly, each device has one address for all its links and a static route to every other
-device through its neighbour's address; no link needs a subnet of its own.
+If links join devices directly, each device has one address for all its links, and a static route to every other device
+through a neighbour's address. No link needs a subnet of its own.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from testbed.topologies.model import Cable, Hop, Topology
+from testbed.errors import ConfigError
+from testbed.topologies.interfaces import ports_of
+from testbed.topologies.model import Cable, Topology
 
 BITS_PER_MEGABIT = 1e6
 MAX_MN_RATE_BPS = 1e9  # TCIntf.bwParamMax is 1000 Mbit/s; above it Mininet leaves the link unshaped
-QUEUE_MS = 100.0  # how long a packet may wait in the token bucket: 100 ms of rate, as on fast links of the emulation
+QUEUE_MS = 100.0  # the longest that a packet waits in the token bucket, as on fast links of the emulation
 
 
 def build_topo(topology: Topology, shaped: bool = False) -> Any:
-    """A `mininet.topo.Topo` of the topology; `shaped` gives the links their rates, delays, jitter and loss.
+    """The `mininet.topo.Topo` of a topology; `shaped` gives its links their rates, delays, jitter and loss.
 
-    Plain links have Mininet's default class, so that `Mininet(link=...)` decides. Raises ConfigError for a rate
+    Without `shaped`, links have Mininet's default class, which `Mininet(link=...)` sets. Raises ConfigError for a rate
     that Mininet's own shaping cannot give.
     """
     from mininet.link import TCLink
@@ -41,49 +42,41 @@ def build_topo(topology: Topology, shaped: bool = False) -> Any:
             hops = neighbours(topology, device.name)
             routes = [(addresses[target], addresses[via], port) for target, (via, port) in hops.items()]
             topo.addHost(device.name, cls=forwarder(), ip=f"{addresses[device.name]}/32", routes=routes)
-    for cable, (one, other) in zip(topology.links, _ports(topology), strict=True):
+    ports = ports_of(addresses, topology.switches, topology.links)
+    for cable, (one, other) in zip(topology.links, ports, strict=True):
         options = {} if not shaped else {"cls": TCLink, **_directions(topology, cable)}
         topo.addLink(*cable.ends, port1=one, port2=other, **options)
     return topo
 
 
-def interfaces(topology: Topology) -> dict[Hop, tuple[str, str]]:
-    """For each direction of each link, (the node it leaves, the interface there), as Mininet will name it."""
-    found = {}
-    for cable, ports in zip(topology.links, _ports(topology), strict=True):
-        for end, port in zip(cable.ends, ports, strict=True):
-            found[cable.hop_from(end)] = (end, f"{end}-eth{port}")
-    return found
-
-
 def neighbours(topology: Topology, device: str) -> dict[str, tuple[str, str]]:
-    """For every other device, (the neighbour that leads there, the interface towards it)."""
-    cables, leaving = {cable.name: cable for cable in topology.links}, interfaces(topology)
+    """For every other device, the neighbour on the way there, and the interface towards that neighbour."""
+    cables = {cable.name: cable for cable in topology.links}
     found = {}
     for other in topology.devices:
         if other.name != device:
             first = topology.route(device, other.name)[0]
-            found[other.name] = (cables[first[0]].beyond(device), leaving[first][1])
+            found[other.name] = (cables[first[0]].beyond(device), topology.interfaces[first][1])
     return found
 
 
 def address(number: int) -> str:
-    """The address of a device by its index; the same that Mininet gives to hosts in this order."""
+    """The address of a device by its index, which is the one that Mininet gives to the host of that index."""
     high, low = divmod(number + 1, 256)
     return f"10.0.{high}.{low}"
 
 
 def forwarder() -> type[Any]:
-    """The class of a host that passes on what is for others, by static routes."""
+    """The class of a host that forwards packets by static routes."""
     from subprocess import PIPE
 
     from mininet.node import Node
 
     class Forwarder(Node):
-        """Its `routes` are (address, neighbour's address, interface)."""
+        """A host whose `routes` are triples of (address, neighbour's address, interface)."""
 
         def config(self, routes: Any = (), **params: Any) -> Any:
-            """Forward, and install the routes once the interfaces are there; raises RuntimeError."""
+            """Turn on forwarding and install the routes; raises RuntimeError if the kernel refuses."""
             result = super().config(**params)
             knobs = "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/*/rp_filter"
             refused = self.cmd(f"echo 1 > {knobs[0]}; for knob in {knobs[1]}; do echo 0 > $knob; done")
@@ -101,22 +94,8 @@ def forwarder() -> type[Any]:
     return Forwarder
 
 
-def _ports(topology: Topology) -> list[tuple[int, int]]:
-    """The ports of each link at its first and second end: in the order of links, from 0 on hosts, 1 on switches."""
-    free = {device.name: 0 for device in topology.devices} | dict.fromkeys(topology.switches, 1)
-    ports = []
-    for cable in topology.links:
-        one, other = cable.ends
-        ports.append((free[one], free[other]))
-        free[one] += 1
-        free[other] += 1
-    return ports
-
-
 def _directions(topology: Topology, cable: Cable) -> dict[str, Any]:
-    """TCLink's parameters of a link; raises ConfigError for a rate it would ignore."""
-    from testbed.errors import ConfigError
-
+    """TCLink's parameters for a link; raises ConfigError for a rate that TCLink would ignore."""
     link = cable.link
     if max(link.up_bps, link.down_bps) > MAX_MN_RATE_BPS:
         raise ConfigError(

@@ -1,8 +1,8 @@
-"""The topology: devices, the links between them, and which device the prompt enters at.
+"""The topology: devices, the links between them, and the source, which is the device where the prompt enters.
 
-One YAML file describes it; the same file gives the emulated network, the simulated one and a plain Mininet
-`Topo`. This module needs the standard library and PyYAML only, because `mn` loads it with the system's Python.
-It does not know what runs on a device or how a link is shaped.
+One YAML file describes a topology. The emulation, the simulation and plain Mininet all build their network from it.
+This module needs only the standard library and PyYAML, because `mn` loads it with the system's Python. It does not
+know what runs on a device or how the kernel shapes a link.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
 from testbed.topologies.fields import exact, positive, refuse_missing
+from testbed.topologies.interfaces import Interface, interfaces_of
 from testbed.topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
-from testbed.topologies.names import refuse_shared_names
+from testbed.topologies.names import refuse_bad_interfaces, refuse_shared_link_names
 from testbed.topologies.routes import Routes, routes_between
 from testbed.topologies.shapes import (
     BACKHAUL,
@@ -48,7 +49,7 @@ from testbed.units import (
 
 __all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "find_topology", "list_bundled"]
 
-SWITCH = "s1"  # the star's centre; no device may have its name
+SWITCH = "s1"  # the switch of a star; no device may have its name
 
 # Linux interface names hold 15 characters (IFNAMSIZ - 1); Mininet appends "-eth0" to the device's name.
 MAX_NAME_LENGTH = 10
@@ -61,26 +62,26 @@ BUNDLED_FOLDER = Path(__file__).parents[2] / "topologies"
 
 @dataclass(frozen=True)
 class Device:
-    """One machine before any trace changes it. `memory_bytes` is the budget for weights and KV caches."""
+    """One device before any trace changes it; `memory_bytes` is its budget for weights and KV caches."""
 
     name: str
     streaming_Bps: float
     compute_flops: float
     memory_bytes: int
     storage_Bps: float
-    link: Link | None  # to its switch; None where links join devices directly
+    link: Link | None  # to its switch; None in shapes whose links join devices directly
     catalogue: str | None = None
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices and the links between them; the devices' order is their index everywhere else."""
+    """Devices and the links between them; a device's position in `devices` is its index everywhere else."""
 
     name: str
     shape: Shape
     source: str
     devices: tuple[Device, ...]
-    cables: tuple[Cable, ...] = ()  # the links beside the devices' own to their switches
+    cables: tuple[Cable, ...] = ()  # all links except the devices' own links to their switches
     clusters: Clusters = ()  # of a two-tier network
 
     @classmethod
@@ -90,7 +91,7 @@ class Topology:
 
     @classmethod
     def from_dict(cls, mapping: Mapping[str, Any], origin: str = "topology") -> Topology:
-        """The topology that `mapping` (the YAML's form) describes; `origin` names it in errors."""
+        """The topology that a mapping in the form of the YAML file describes; `origin` names it in errors."""
         fields = require_mapping(mapping, origin, "a topology")
         shape = fields.get("shape", "star")
         if not isinstance(shape, str) or shape not in SHAPES:
@@ -112,11 +113,12 @@ class Topology:
             raise ConfigError(f"{origin}: name is {shown(name)}, but it must be text")
         cables, clusters = _cables(shape, fields, list(entries), origin)
         topology = cls(name, "mesh" if shape == RANDOM else shape, fields["source"], devices, cables, clusters)  # type: ignore[arg-type]
-        refuse_shared_names(topology, origin)
+        refuse_shared_link_names(topology.links, cables, entries, origin)
+        refuse_bad_interfaces(topology.interfaces.values(), origin)
         return topology
 
     def to_dict(self) -> dict[str, Any]:
-        """The same form as the YAML, complete and exact: `from_dict` gives an equal topology."""
+        """The form of the YAML file, complete and exact: `from_dict` turns it into an equal topology."""
         whole: dict[str, Any] = {
             "name": self.name,
             "shape": self.shape,
@@ -132,7 +134,7 @@ class Topology:
 
     @cached_property
     def links(self) -> tuple[Cable, ...]:
-        """Every link: the devices' own to their switches, which have the devices' names, then the others."""
+        """Every link: first the devices' own to their switches, which have the devices' names, then the others."""
         own = (
             Cable(device.name, (device.name, self.switch_of(device.name)), device.link)
             for device in self.devices
@@ -142,17 +144,22 @@ class Topology:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """The switches; none where links join devices directly."""
+        """The switches; none in shapes whose links join devices directly."""
         return switches_of(self.clusters) if self.shape in SWITCHED else ()
 
     def switch_of(self, device: str) -> str:
-        """The switch that a device's own link leads to."""
+        """The switch to which a device's own link leads."""
         numbers = [number for number, (_, members) in enumerate(self.clusters) if device in members]
         return self.switches[numbers[0] if numbers else 0]
 
     @cached_property
+    def interfaces(self) -> dict[Hop, Interface]:
+        """The interface through which each direction of each link leaves its node, as Mininet names it."""
+        return interfaces_of([device.name for device in self.devices], self.switches, self.links)
+
+    @cached_property
     def routes(self) -> Routes | None:
-        """The links on the way between any two devices; None for a star, where it is up one and down the other."""
+        """The directed links between every two devices; None for a star, where a route is one uplink, one downlink."""
         if self.shape == "star":
             return None
         return routes_between([device.name for device in self.devices], self.links)
@@ -174,7 +181,7 @@ class Topology:
 
 
 def list_bundled() -> list[dict[str, Any]]:
-    """One row for each topology file of this package: name, path, shape, source, devices, memory_bytes."""
+    """A row for each topology file of this package: name, path, shape, source, devices, memory_bytes."""
     rows = []
     for path in sorted(BUNDLED_FOLDER.glob("*.yaml")):
         if path != CATALOGUE_FILE:
@@ -193,7 +200,7 @@ def list_bundled() -> list[dict[str, Any]]:
 
 
 def find_topology(name_or_path: str) -> Path:
-    """The file meant by a path or by a bundled topology's name; raises ConfigError."""
+    """The topology file that a path or the name of a bundled topology means; raises ConfigError."""
     path = Path(name_or_path)
     if path.is_file():
         return path
@@ -205,7 +212,7 @@ def find_topology(name_or_path: str) -> Path:
 
 
 def describe(topology: Topology) -> dict[str, Any]:
-    """A JSON-able description in SI units, with totals and, for catalogue devices, the values' sources."""
+    """A description in SI units, ready for JSON, with totals and with the sources of the catalogue's values."""
     devices = []
     for device in topology.devices:
         row: dict[str, Any] = {
@@ -239,7 +246,7 @@ def describe(topology: Topology) -> dict[str, Any]:
 def _cables(
     shape: str, fields: Mapping[str, Any], devices: list[str], origin: str
 ) -> tuple[tuple[Cable, ...], Clusters]:
-    """What the shape's own keys say: its links beside the devices' own, and its clusters."""
+    """The links that the keys of the shape describe, without the devices' own, and the clusters."""
     if shape == "star":
         return (), ()
     if shape == "two-tier":
@@ -285,7 +292,7 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
 
 
 def _device_entry(device: Device) -> dict[str, Any]:
-    """The YAML's form of a device."""
+    """The form of a device in the YAML file."""
     entry: dict[str, Any] = {} if device.catalogue is None else {"catalogue": device.catalogue}
     entry |= {
         "streaming": exact(device.streaming_Bps, format_bandwidth, parse_bandwidth, "B/s"),

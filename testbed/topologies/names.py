@@ -1,55 +1,59 @@
-"""Names of links and interfaces: no two alike, and none that the kernel or a trace could not take.
+"""Names of links and interfaces: each is unique, and the kernel and traces accept it.
 
-A link between two devices is named by its ends, `a-b`. Dashes are allowed in devices' names, so two links may come to
-the same name (`a` to `b-c`, and `a-b` to `c`), or to a device's; those are written `a:b-c`, which no device's name can
-be part of. It does not know where links come from.
+A link between two devices is named after its ends: `a-b`. Device names may contain dashes, so two links can get the
+same name (`a` to `b-c`, and `a-b` to `c`), and a link can get the name of a device. Such a link is written with a
+colon, `a:b-c`, because no device name contains one.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from testbed.errors import ConfigError
+from testbed.topologies.interfaces import Interface
 from testbed.topologies.links import Cable
-from testbed.topologies.mininet_adapter import interfaces
-
-if TYPE_CHECKING:
-    from testbed.topologies.model import Topology
 
 MAX_INTERFACE_LENGTH = 15  # IFNAMSIZ in linux/if.h, less its closing zero
-APART = ":"  # between the ends of a link whose name with a dash would mean something else too
+COLON = ":"  # joins the ends of a link whose name with a dash is taken
 
 
 def named(cables: Sequence[Cable], devices: Iterable[str]) -> tuple[Cable, ...]:
-    """The links of a shape, those without a name of their own named by their ends."""
-    plain = Counter("-".join(cable.ends) for cable in cables if not cable.name)
-    plain.update(devices)
-    return tuple(cable if cable.name else replace(cable, name=_by_ends(cable, plain)) for cable in cables)
+    """The same links; those without a name are named after their ends."""
+    by_dash = Counter("-".join(cable.ends) for cable in cables if not cable.name)
+    by_dash.update(devices)
+    return tuple(cable if cable.name else replace(cable, name=_name_by_ends(cable, by_dash)) for cable in cables)
 
 
-def _by_ends(cable: Cable, plain: Counter[str]) -> str:
+def _name_by_ends(cable: Cable, by_dash: Counter[str]) -> str:
     name = "-".join(cable.ends)
-    return name if plain[name] == 1 else APART.join(cable.ends)
+    return name if by_dash[name] == 1 else COLON.join(cable.ends)
 
 
-def refuse_shared_names(topology: Topology, origin: str) -> None:
-    """Raise where two links or two interfaces would have one name, or an interface one that Linux does not take."""
+def refuse_shared_link_names(
+    links: Iterable[Cable], between: Collection[Cable], devices: Collection[str], origin: str
+) -> None:
+    """Raise ConfigError if two links share a name, or if a link of `between` has a device's name.
+
+    `between` holds the links that are not a device's own link to its switch: that one has the device's name.
+    """
     found: dict[str, tuple[str, str]] = {}
-    devices = {device.name for device in topology.devices}
-    for cable in topology.links:
+    for cable in links:
         if cable.name in found:
             both = " and ".join(" to ".join(ends) for ends in (found[cable.name], cable.ends))
             raise ConfigError(f"{origin}: two links are named {cable.name}, {both}: give one of them another name")
         found[cable.name] = cable.ends
-        if cable.name in devices and cable in topology.cables:
+        if cable.name in devices and cable in between:
             raise ConfigError(
                 f"{origin}: the link {' to '.join(cable.ends)} is named {cable.name}, like a device: give it another"
             )
-    taken: set[tuple[str, str]] = set()
-    for node, interface in interfaces(topology).values():
+
+
+def refuse_bad_interfaces(interfaces: Iterable[Interface], origin: str) -> None:
+    """Raise ConfigError if an interface name is too long for Linux, or if two interfaces of a node share a name."""
+    taken: set[Interface] = set()
+    for node, interface in interfaces:
         if len(interface) > MAX_INTERFACE_LENGTH:
             raise ConfigError(
                 f"{origin}: the interface {interface} of {node} would have {len(interface)} characters and may have "

@@ -1,7 +1,7 @@
-"""The links that a shape has beside the devices' own: a backhaul, a ring, a mesh, or one drawn at random.
+"""The links that a shape has in addition to the devices' own: a backhaul, a ring, a mesh, or a random mesh.
 
-Each function reads what a file says of its shape and gives the links; a slip is a ConfigError of one sentence.
-A star has none of these. It does not know what a device is beyond its name.
+A star has no such links. Each function reads the keys of its shape from a topology file and returns the links; a
+mistake in the file is a ConfigError of one sentence. This module knows devices only by their names.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from typing import Any, Literal, get_args
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import refuse_unknown_keys, require_mapping, shown
-from testbed.topologies.fields import Parse, parsed, refuse_missing
+from testbed.topologies.fields import Parse, parsed, refuse_missing, rounded
 from testbed.topologies.links import WORD, Cable, Link, is_word, read_link, read_listed
 from testbed.topologies.names import named
 from testbed.topologies.routes import next_cables
 from testbed.units import parse_duration, parse_rate
 
 Shape = Literal["star", "two-tier", "ring", "mesh"]
-RANDOM = "random"  # in files only: once drawn it is a mesh
+RANDOM = "random"  # in files only: a drawn topology is a mesh
 SHAPES: tuple[str, ...] = (*get_args(Shape), RANDOM)
 SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "star": (), "two-tier": ("clusters", "backhaul"), "ring": ("link", "links"), "mesh": ("link", "links"),
     RANDOM: ("links",),
 }  # fmt: skip
-SWITCHED = ("star", "two-tier")  # shapes whose devices each have one link, to a switch
+SWITCHED = ("star", "two-tier")  # shapes in which each device has one link, to a switch
 BACKHAUL = "backhaul"
 MOST_DEVICES: Mapping[str, int] = {"star": 1000, "two-tier": 400, "ring": 128, "mesh": 128, RANDOM: 128}
-"""Where routes between all pairs are still found in a second or two."""
-LEAST_RING = 3  # of two devices both links would join the same pair
+"""Up to these numbers, the routes between all pairs are found within two seconds."""
+LEAST_RING = 3  # with two devices, both links would join the same pair
 
 Clusters = tuple[tuple[str, tuple[str, ...]], ...]  # (name, its devices)
 
 
 def switches_of(clusters: Clusters) -> tuple[str, ...]:
-    """s1, s2, … one for each cluster (a star is a single one), and the one in the middle of more than two."""
+    """s1, s2, …: a switch for each cluster (a star has one), and a central one if there are more than two clusters."""
     count = max(1, len(clusters))
     return tuple(f"s{number + 1}" for number in range(count + (count > 2)))
 
 
 def read_clusters(entry: object, devices: Sequence[str], origin: str) -> Clusters:
-    """Which devices share a switch; every device is in one cluster, and there are at least two."""
+    """The clusters of devices that share a switch; ConfigError unless there are two and each device is in one."""
     fields = require_mapping(entry, origin, "clusters")
     if len(fields) < 2:
         raise ConfigError(f"{origin}: clusters has {len(fields)}, but a backhaul joins at least two clusters")
@@ -71,7 +71,7 @@ def read_clusters(entry: object, devices: Sequence[str], origin: str) -> Cluster
 
 
 def backhaul_cables(clusters: Clusters, entry: object, origin: str) -> tuple[Cable, ...]:
-    """One link between two clusters' switches; of more than two, a link from each to the switch in the middle."""
+    """One link between the switches of two clusters; with more clusters, one from each to the central switch."""
     link, switches = read_link(entry, origin, BACKHAUL), switches_of(clusters)
     if len(clusters) == 2:
         return (Cable(BACKHAUL, (switches[0], switches[1]), link),)
@@ -80,7 +80,10 @@ def backhaul_cables(clusters: Clusters, entry: object, origin: str) -> tuple[Cab
 
 
 def ring_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> tuple[Cable, ...]:
-    """Each device to the next and the last to the first: as `links` says of a pair, else as `link`."""
+    """Links from each device to the next, and from the last to the first.
+
+    A link has the values of its entry in `links`, or else those of `link`.
+    """
     if len(devices) < LEAST_RING:
         raise ConfigError(f"{origin}: a ring of {len(devices)} is none: it needs at least {LEAST_RING} devices")
     default = _default(fields, origin)
@@ -97,7 +100,7 @@ def ring_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> t
 
 
 def mesh_cables(fields: Mapping[str, Any], devices: list[str], origin: str) -> tuple[Cable, ...]:
-    """The links that `links` lists; without it one between every pair, all as `link` says."""
+    """The links of the list `links`; without it, a link with the values of `link` between every two devices."""
     default = _default(fields, origin)
     if "links" not in fields:
         refuse_missing(fields, ("link",), origin, "", ": give links, or link for one between every pair")
@@ -128,14 +131,14 @@ def _listed(entries: object, devices: list[str], default: Link | None, origin: s
     return cables
 
 
-# --- drawn at random --------------------------------------------------------------------------------------
+# --- a random mesh -----------------------------------------------------------------------------------------
 
 
 def random_cables(entry: object, devices: list[str], origin: str) -> tuple[Cable, ...]:
-    """A connected graph with about `degree` links at each device; rates and delays even between two bounds.
+    """A random connected graph with about `degree` links at each device.
 
-    A random tree over all devices first, then random pairs until there are degree·n/2 links, as far as there are
-    pairs. Rates and delays are rounded to four digits. The same seed gives the same links on any machine.
+    It consists of a random tree over all devices and of random further pairs, up to degree·n/2 links. Rates and delays
+    are uniform between two bounds and rounded to four digits. A seed gives the same links on every machine.
     """
     fields = require_mapping(entry, origin, "links")
     refuse_unknown_keys(fields, ("degree", "seed", "rate", "delay"), origin, "links")
@@ -160,20 +163,16 @@ def random_cables(entry: object, devices: list[str], origin: str) -> tuple[Cable
     index = {device: number for number, device in enumerate(devices)}
     for one, other in sorted([*tree, *left[: wanted - len(tree)]], key=lambda pair: sorted(index[end] for end in pair)):
         first, second = sorted((one, other), key=index.__getitem__)
-        rate, delay = (_rounded(low + (high - low) * drawn.random()) for low, high in (rates, delays))
+        rate, delay = (rounded(low + (high - low) * drawn.random()) for low, high in (rates, delays))
         cables.append(Cable("", (first, second), Link(rate, rate, delay, delay)))
     return named(cables, devices)
 
 
 def bounds_of(entry: object, parse: Parse, origin: str, where: str, example: str) -> tuple[float, float]:
-    """Two bounds in SI units, the lower first; a slip is a ConfigError that shows `example`."""
+    """Two bounds in SI units, the lower first; raises ConfigError that shows `example`."""
     if not isinstance(entry, list) or len(entry) != 2:
         raise ConfigError(f"{origin}: {where} is {shown(entry)}, but it must be two bounds, like {example}")
     low, high = (parsed(bound, parse, origin, where) for bound in entry)
     if low > high:
         raise ConfigError(f"{origin}: {where} is {shown(entry)}, but the lower bound must come first")
     return low, high
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

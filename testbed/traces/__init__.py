@@ -1,12 +1,14 @@
 """Traces: how link rates and device resources change during a run, step by step.
 
-`model` holds the data and its rules, one file per format reads it (`native`, `mahimahi`, `pensieve`,
-`irish5g`; `formats` chooses), `generate` makes it from a seed, `bundled` is what ships in `data/`, and
-`summary` says in numbers what a trace holds. The package knows neither topologies nor experiments, and
-not whether its time axis counts seconds or tokens: that is the experiment's `trace_clock`.
+`model` holds a trace and its rules. Each format has a module that reads it (`native`, `mahimahi`, `pensieve`, `hsdpa`,
+`sabre`, and `logs` for CSV files), and `formats` chooses among them. `generate` and `fluctuation` make traces from a
+seed, `bundled` lists the traces in `traces/data/`, and `summary` computes figures of a trace. The package knows neither
+topologies nor experiments. It does not know either whether times are seconds or tokens: the experiment's `trace_clock`
+says so.
 """
 
-from testbed.traces.model import Change, Trace, TraceSet
+from testbed.traces.model import Trace, TraceSet
+from testbed.traces.recording import Change
 from testbed.traces.series import EndRule
 from testbed.traces.summary import SeriesSummary, summarise
 

@@ -1,7 +1,7 @@
-"""The traces that ship with the package, and how each of them was made.
+"""The traces that come with the package, and how each of them is made.
 
-`RECIPES` is the one place for their parameters. `python -m traces.bundled` writes the files anew, byte for
-byte the same as long as nothing here or in `traces.generate` has changed.
+`RECIPES` holds their parameters. `python -m testbed.traces.bundled` writes the files again; they stay the same byte for
+byte as long as neither this module nor `traces.generate` changes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ DATA = Path(__file__).parents[2] / "traces" / "data"
 
 @dataclass(frozen=True)
 class Recipe:
-    """One bundled trace: a line for people, and the call that makes it."""
+    """One bundled trace: a line that describes it, and the function that makes it."""
 
     summary: str
     make: Callable[[], Trace]
 
 
 def _from_topology(trace: Trace) -> Trace:
-    """Without the rows at time 0: until the first change, what the topology says holds."""
+    """The trace without its rows at time 0, so that the topology's values hold until the first change."""
     return replace(trace, changes=tuple(change for change in trace.changes if change.time_s > 0))
 
 
@@ -71,14 +71,14 @@ RECIPES: Mapping[str, Recipe] = {
 
 
 def path_of(name: str) -> Path:
-    """The file of a bundled trace; ConfigError naming those there are."""
+    """The file of a bundled trace; raises ConfigError that lists the bundled traces."""
     if name not in RECIPES:
         raise ConfigError(f"{name!r} is not a bundled trace: there are {', '.join(sorted(RECIPES))}")
     return DATA / f"{name}.csv"
 
 
 def write(folder: Path = DATA) -> list[Path]:
-    """Make every bundled trace anew in `folder` and return the files."""
+    """Write every bundled trace to `folder` and return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, recipe in RECIPES.items():
@@ -89,8 +89,10 @@ def write(folder: Path = DATA) -> list[Path]:
 
 
 def main() -> None:
-    """`python -m traces.bundled [--out DIR]`."""
-    parser = argparse.ArgumentParser(prog="python -m traces.bundled", description="Write the bundled traces anew.")
+    """Run `python -m testbed.traces.bundled [--out DIR]`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m testbed.traces.bundled", description="Write the bundled traces again."
+    )
     parser.add_argument("--out", type=Path, default=DATA, help="folder to write to (default: %(default)s)")
     for path in write(parser.parse_args().out):
         print(path)

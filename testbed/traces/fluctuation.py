@@ -1,8 +1,8 @@
-"""A rate, a speed or a memory that fluctuates around what the topology says: a mean-reverting log-normal walk.
+"""A rate, a speed or a memory that fluctuates around the topology's value: a mean-reverting log-normal walk.
 
-Step k has the factor exp(x_k), x_k = persistence · x_(k-1) + sqrt(1 - persistence²) · spread · n_k with n_k standard
-normal, so that every step is log-normal with sigma `spread`; factors are kept within `least` and `most`. A pure
-function of its parameters and the seed; only `Random.random` is drawn from. It does not know topologies.
+Step k multiplies the value by exp(x_k), where x_k = persistence · x_(k-1) + sqrt(1 - persistence²) · spread · n_k and
+n_k is standard normal. So every step is log-normal with sigma `spread`. Factors are cut at `least` and `most`. The walk
+is a pure function of its parameters and the seed, and calls only `Random.random`. This module knows no topologies.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 from testbed.traces.generate import MOST_GENERATED
 from testbed.traces.lines import option_number
-from testbed.traces.model import Change, Trace
+from testbed.traces.model import Trace
+from testbed.traces.recording import Change
 
 Nominal = Mapping[str, Mapping[str, float]]  # word in a file (rate, memory, compute) -> quantity -> SI value
 
 DEFAULTS: Mapping[str, float] = {"spread": 0.3, "persistence": 0.7, "step": 8, "least": 0.2, "most": 2.0}
-# Budgets are upper limits: other programs take from them and give back.
+# A budget is an upper limit: other programs can only take memory from it and give it back.
 MEMORY_MOST = 1.0
 
 
 def fluctuation(
     target: str, nominal: Nominal, seed: int, length: float, options: Mapping[str, Any] | None = None
 ) -> Trace:
-    """A walk of one link's rate or one device's `compute` (streaming with it) or `memory`, over `length` tokens.
+    """A walk over `length` tokens of a link's rate, or of a device's `compute` (with its streaming rate) or `memory`.
 
-    Options: quantity (default: rate of a link, compute of a device), spread, persistence, step, least, most.
+    Options: quantity (by default the rate of a link and the compute of a device), spread, persistence, step, least,
+    most. Raises ConfigError naming the option.
     """
     given = dict(options or {})
     word = given.pop("quantity", next(iter(nominal)) if "rate" in nominal else "compute")
@@ -67,7 +69,7 @@ def _walk(values: Mapping[str, float], seed: int, length: float) -> list[float]:
 
 
 def _rounded(quantity: str, value: float) -> float:
-    """Four digits; a memory in whole bytes."""
+    """The value with four significant digits; a memory in whole bytes."""
     return float(int(value)) if quantity == "memory" else float(f"{value:.4g}")
 
 

@@ -1,9 +1,9 @@
 """Seeded trace generators: pure functions of their parameters and a seed.
 
-The time axis is abstract: seconds or tokens, whichever the experiment's trace clock counts. Every trace
-starts with a row at 0 that says what is there before anything happens, and ends by `hold`. `jitter` moves
-an event by up to that much either way, drawn from the seed; with 0 the seed changes nothing. Only
-`random.Random.random` is drawn from: Python promises the same numbers in every version.
+Times are seconds or tokens, whichever the experiment's trace clock counts. Every trace starts with a row at 0, which
+gives the value before anything happens, and ends by `hold`. `jitter` is the most by which the seed moves an event
+forwards or backwards; with a jitter of 0, the seed changes nothing. Generators call only `random.Random.random`, for
+which Python promises the same numbers in every version.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from testbed import units
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 from testbed.traces.lines import option_number, parse_number
-from testbed.traces.model import Change, Trace
+from testbed.traces.model import Trace
 from testbed.traces.quantities import recorded_quantities
+from testbed.traces.recording import Change
 
 MOST_GENERATED = 100_000
-"""Steps of a generated trace; a run of a thousand tokens, or of hours, has fewer."""
+"""The most steps of a generated trace; a run of a thousand tokens, or of hours, has fewer."""
 
 MBIT = 1e6
 MIB = 2**20
 
-# Rates a phone sees on LTE, from cell edge to cell centre: the spread of the public LTE and 5G drive tests.
+# The rates of a phone on LTE from the edge of a cell to its centre, as in the public LTE and 5G drive tests.
 CELLULAR_STATES_BPS = (2 * MBIT, 8 * MBIT, 20 * MBIT, 40 * MBIT, 75 * MBIT)
 
 
@@ -41,10 +42,10 @@ def cellular_walk(
     direction: str = "both",
     seed: int = 0,
 ) -> Trace:
-    """A Markov-modulated link rate: every `step` stay in the state or move to a neighbouring one.
+    """A Markov-modulated link rate: every `step`, it stays in its state or moves to a neighbouring one.
 
-    The rate of a step is its state's, varied by up to `spread` (a share) either way; `stay` is the
-    probability of staying, and up and down are equally likely otherwise (at the ends there is one way only).
+    The rate of a step is that of its state, changed by at most the share `spread`. The walk stays in its state with the
+    probability `stay`; else a higher and a lower state are equally likely (the first and last have one neighbour).
     """
     if not states_bps or step <= 0 or length <= 0:
         raise ConfigError("a cellular walk needs at least one state, and a step and a length above 0")
@@ -80,7 +81,7 @@ def link_collapse(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Trace:
-    """A link's rate steps to a fraction at `at`, and to another fraction at `recover_at` where that is given."""
+    """A link's rate falls to a fraction at `at`, and changes to another fraction at `recover_at` if that is given."""
     start = _moment(Random(seed), at, jitter)
     rows = [(0.0, rate_bps), (start, rate_bps * fraction)]
     if recover_at is not None:
@@ -100,7 +101,7 @@ def outage(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Trace:
-    """A link that passes nothing for a while, then its old rate again."""
+    """A link carries nothing for a while and then has its old rate again."""
     start = _moment(Random(seed), at, jitter)
     return _link_trace("outage", target, direction, _episode(rate_bps, 0.0, start, duration))
 
@@ -115,7 +116,7 @@ def memory_squeeze(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Trace:
-    """A co-located app takes memory at `at`, for `duration` or for good; what is left is ours."""
+    """A co-located app takes memory at `at`, for `duration` or for good."""
     if taken_bytes > memory_bytes:
         have = units.format_bytes(memory_bytes)
         raise ConfigError(
@@ -137,7 +138,7 @@ def cpu_contention(
     jitter: float = 0.0,
     seed: int = 0,
 ) -> Trace:
-    """A co-located app leaves us a share of the device's compute and streaming rates for a while."""
+    """A co-located app leaves only a share of the device's compute and streaming rates for a while."""
     if not 0 < share <= 1:
         raise ConfigError(
             f"a share of {share:g} under CPU contention is not possible: it must be above 0 and at most 1"
@@ -161,10 +162,10 @@ GENERATORS: Mapping[str, Callable[..., Trace]] = {
 
 
 def generate(kind: str, target: str, seed: int = 0, options: Mapping[str, object] | None = None) -> Trace:
-    """Run a generator by name with options as a user writes them: typed where the parameter has a unit.
+    """Run a generator by name, with options as a user writes them; raises ConfigError naming the option.
 
-    `generate("outage", "link/b", 7, {"rate": "50 Mbit/s", "at": 30})`; a parameter's unit suffix may be left
-    out (`rate` for `rate_bps`). Raises ConfigError naming the option.
+    Options with a unit are text: `generate("outage", "link/b", 7, {"rate": "50 Mbit/s", "at": 30})`. The unit suffix of
+    a parameter can be left out (`rate` for `rate_bps`).
     """
     if kind not in GENERATORS:
         raise ConfigError(f"{shown(kind)} is not a trace generator: there are {', '.join(GENERATORS)}")
@@ -182,7 +183,7 @@ def generate(kind: str, target: str, seed: int = 0, options: Mapping[str, object
 
 
 def option_names(kind: str) -> list[str]:
-    """The parameters of a generator beside its target and seed, in order."""
+    """The parameters of a generator in order, without its target and seed."""
     parameters = inspect.signature(GENERATORS[kind]).parameters.values()
     return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "seed"]
 
@@ -220,7 +221,7 @@ def _listed(value: object) -> Sequence[object]:
 
 
 def _moment(random: Random, at: float, jitter: float) -> float:
-    """`at`, moved by up to `jitter` either way but not before 0."""
+    """The time `at`, moved by at most `jitter` forwards or backwards, but not before 0."""
     return max(0.0, round(at + jitter * (2 * random.random() - 1), 3))
 
 
@@ -229,7 +230,7 @@ def _after(start: float, duration: float) -> float:
 
 
 def _episode(normal: float, during: float, start: float, duration: float | None) -> list[tuple[float, float]]:
-    """(time, value) rows of one episode that ends after `duration`, or never."""
+    """The (time, value) rows of one episode, which ends after `duration`, or never if that is None."""
     rows = [(0.0, normal), (start, during)]
     if duration is not None:
         if duration <= 0:

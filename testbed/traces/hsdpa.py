@@ -1,50 +1,38 @@
 """Raw logs of bytes received while commuting: Norway's HSDPA (Riiser et al., MMSys 2013) and Ghent's 4G (2016).
 
-Six columns, no header: Unix time (Norway in seconds, Ghent in milliseconds), a monotonic clock in milliseconds,
-latitude, longitude, bytes since the row before, milliseconds since the row before. A row's bytes came in the
-milliseconds *before* its time, so its rate is in force up to it. The trace begins with the first row's milliseconds and
-loops at the last row, and its mean rate is that of all bytes. Where the clock has moved on by more than a row's
-milliseconds, nothing was measured and the rate before holds.
+The file has no header. Its six columns are: Unix time (Norway in seconds, Ghent in milliseconds), a monotonic clock in
+milliseconds, latitude, longitude, bytes since the row before, milliseconds since the row before. The bytes of a row
+arrived in the milliseconds *before* its time, so its rate holds up to that time. The trace begins with the first row's
+milliseconds and loops at the last row; its mean rate is that of all bytes. If the clock advances by more than a row's
+milliseconds, nothing was measured in between, and the earlier rate holds.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.errors import ConfigError
-from testbed.traces.lines import file_error, line_error, numbered_lines, parse_number
-from testbed.traces.model import Change, Trace
-from testbed.traces.quantities import recorded_quantities
+from testbed.traces.lines import file_error, line_error, number_rows
+from testbed.traces.recording import Recording, looping_link
 
 COLUMNS = 6
+_READ = {1: "clock in milliseconds", 4: "number of bytes", 5: "number of milliseconds"}  # column -> what it holds
 BITS_PER_BYTE = 8
 
 
-def load(path: str | Path, *, target: str, direction: str) -> Trace:
-    """A looping link trace from a raw log; ConfigError naming file and line."""
+def load(path: str | Path, *, target: str, direction: str) -> Recording:
+    """A looping link trace from a raw log; raises ConfigError naming file and line."""
     path = Path(path)
-    quantities = recorded_quantities(target, direction)
     steps = _steps(path)
     begin, end = steps[0][0], steps[-1][1]
-    changes = [
-        Change((start - begin) / 1000, target, quantity, rate) for start, _, rate in steps for quantity in quantities
-    ]
-    return Trace(tuple(changes), end="loop", period=(end - begin) / 1000, name=path.stem)
+    rates = [((start - begin) / 1000, rate) for start, _, rate in steps]
+    return looping_link(path, target, direction, rates, (end - begin) / 1000)
 
 
 def _steps(path: Path) -> list[tuple[float, float, float]]:
-    """(from ms, to ms, bit/s) of each row that measured for a while."""
+    """(start in ms, end in ms, bit/s) of each row whose time span is not empty."""
     steps: list[tuple[float, float, float]] = []
     before = 0.0
-    for number, line in numbered_lines(path):
-        cells = line.split()
-        if len(cells) != COLUMNS:
-            raise line_error(path, number, f"the row has {len(cells)} columns: a raw HSDPA or 4G log has {COLUMNS}")
-        try:
-            clock = parse_number(cells[1], "clock in milliseconds")
-            size, length = parse_number(cells[4], "number of bytes"), parse_number(cells[5], "number of milliseconds")
-        except ConfigError as error:
-            raise line_error(path, number, error) from None
+    for number, (clock, size, length) in number_rows(path, _READ, COLUMNS, f"a raw HSDPA or 4G log has {COLUMNS}"):
         if clock < before:
             raise line_error(path, number, f"the clock steps backwards from {before:g} to {clock:g} ms")
         before = clock

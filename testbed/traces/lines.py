@@ -1,13 +1,13 @@
-"""Reads a trace file as numbered lines, its numbers and its options, and words the errors about them.
+"""Reads the lines, numbers and options of a trace file, and words the errors about them.
 
-Shared by all formats; it must not know any of them.
+All formats share this module, and it knows none of them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from testbed.errors import ConfigError
@@ -15,25 +15,25 @@ from testbed.files import LARGEST_BYTES, read_text
 from testbed.strict_yaml import shown
 
 MOST_LINES = 500_000
-"""What is read line by line, in seconds: six days of samples a second. Packet traces have their own reader."""
+"""The most lines that are read one by one: six days of a sample a second. Packet traces have their own reader."""
 
 _LONGEST_PROBLEM = 600  # characters; a cell may have thousands
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def printable(text: object) -> str:
-    """Text from a file, or its name, as a terminal may be shown it: what is no letter or sign is escaped."""
+    """Text from a file, or a file's name, that is safe to show on a terminal: unprintable characters are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def shortened(text: object, most: int = 80) -> str:
-    """`printable`, and of a long text its two ends."""
+    """Printable text, of which only the two ends are kept if it is long."""
     shown_text = printable(text)
     return shown_text if len(shown_text) <= most else f"{shown_text[: most // 2]}...{shown_text[-most // 2 + 3 :]}"
 
 
 def file_error(path: str | Path, problem: object) -> ConfigError:
-    """The one-sentence error about a trace file as a whole; a problem that names the file already stays as it is."""
+    """The one-sentence error about a trace file; a problem that already names the file stays as it is."""
     name = shortened(path, 200)
     if str(problem).startswith(name):
         return ConfigError(problem)
@@ -46,9 +46,9 @@ def line_error(path: Path, line: int, problem: object) -> ConfigError:
 
 
 def trace_text(path: Path, limit_bytes: int = LARGEST_BYTES) -> str:
-    """The text of a trace file, whose lines then all end alike.
+    """The text of a trace file, with all line ends as newlines.
 
-    ConfigError if it is missing, no regular file, no text, too large or empty.
+    Raises ConfigError if the file is missing, not a regular file, not text, too large or empty.
     """
     try:
         text = read_text(path, limit_bytes).replace("\r\n", "\n").replace("\r", "\n")
@@ -60,7 +60,7 @@ def trace_text(path: Path, limit_bytes: int = LARGEST_BYTES) -> str:
 
 
 def numbered_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines with their numbers from 1, without comments (`#`) and empty lines; ConfigError as `trace_text`."""
+    """The lines, numbered from 1, without comments (`#`) and empty lines; raises ConfigError as `trace_text` does."""
     text = trace_text(path)
     refuse_too_many(path, text)
     lines = [
@@ -73,8 +73,24 @@ def numbered_lines(path: Path) -> list[tuple[int, str]]:
     return lines
 
 
+def number_rows(path: Path, columns: Mapping[int, str], width: int, expected: str) -> Iterator[tuple[int, list[float]]]:
+    """(line, numbers) of each row of a file that has no header and `width` columns separated by white space.
+
+    `columns` names the columns to read. Raises ConfigError naming the line; `expected` ends the sentence about a row of
+    another width.
+    """
+    for number, line in numbered_lines(path):
+        cells = line.split()
+        if len(cells) != width:
+            raise line_error(path, number, f"the row has {len(cells)} columns: {expected}")
+        try:
+            yield number, [parse_number(cells[column], what) for column, what in columns.items()]
+        except ConfigError as error:
+            raise line_error(path, number, error) from None
+
+
 def lines_of(text: str) -> Iterator[str]:
-    """The lines of a text without their ends, made one at a time."""
+    """The lines of a text without their ends, one at a time."""
     begin = 0
     while begin < len(text):
         end = text.find("\n", begin)
@@ -84,14 +100,14 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def refuse_too_many(path: Path, text: str) -> None:
-    """Raise a ConfigError for a text of more lines than are read one by one."""
+    """Raise ConfigError for a text with more than `MOST_LINES` lines."""
     lines = text.count("\n")
     if lines > MOST_LINES:
         raise file_error(path, f"the file has {lines} lines, and at most {MOST_LINES} are read: cut it into parts")
 
 
 def parse_number(text: str, what: str) -> float:
-    """A bare, finite, non-negative number; ConfigError names `what` it should have been."""
+    """A bare, finite, non-negative number; raises ConfigError that says `what` it should be."""
     number = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not math.isfinite(number) or number < 0:
         raise ConfigError(f"{shown(text)} is not a {what}: it must be a bare number, finite and not negative")
@@ -99,7 +115,7 @@ def parse_number(text: str, what: str) -> float:
 
 
 def option_number(value: object, what: str, least: float = -1e9, most: float = 1e9) -> float:
-    """A number that an option gives, from `least` to `most`; ConfigError names `what` it is."""
+    """The number that an option gives, from `least` to `most`; raises ConfigError that says `what` it should be."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise ConfigError(f"{shown(value)} is not {what}: it must be a bare, finite number from {least:g} to {most:g}")
     return float(value)

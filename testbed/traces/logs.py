@@ -1,9 +1,9 @@
-"""Logs of measured rates as delimited text with a header: any CSV whose columns are named, and some that are known.
+"""Logs of measured rates as CSV files with a header: files with known headers, and any file whose columns are named.
 
-A row's rate is in force from its time on, as everywhere in this package, and a row without a sample leaves the value
-before in force. Time 0 is the first row that is taken, whatever clock the log was written by; the trace loops with a
-period of last minus first time. Of rows with the same time the last one wins. A time that steps backwards is refused,
-because it is where another run begins: `group` takes one of them.
+The rate of a row holds from its time on, and a row without a sample changes nothing. Time 0 is the first row that is
+read, whatever clock the log uses, and the trace loops with a period of last minus first time. Of several rows with the
+same time, the last one counts. A time that steps backwards is an error, because another run begins there: the option
+`group` selects one run.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from testbed.traces.columns import (
     time_factor_of,
 )
 from testbed.traces.lines import file_error, line_error, option_number, shortened
-from testbed.traces.model import Change, Trace
 from testbed.traces.quantities import recorded_quantities
+from testbed.traces.recording import Change, Recording
 from testbed.traces.tables import Table, read, same_names
 
 _LONGEST_OPTION = 200  # characters
@@ -35,38 +35,38 @@ _LONGEST_OPTION = 200  # characters
 
 @dataclass(frozen=True)
 class Layout:
-    """A known header: the columns that tell it, what they mean, and which columns tell one run from another."""
+    """A known header: the columns that identify it, their meaning, and the columns that tell one run from another."""
 
     columns: tuple[str, ...]
     means: Mapping[str, Any]
     runs: tuple[str, ...] = ()
-    sort: bool = False  # rows that are out of order are put in order, not refused
+    sort: bool = False  # rows that are out of order are sorted, not refused
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    # G-NetTrack, as in the Irish 4G and 5G data sets (Raca et al., MMSys 2018 and 2020): kbit/s as achieved, so they
-    # bound the link's capacity from below, and 0 may mean that nobody sent. Seconds are skipped and even step back.
+    # G-NetTrack, as in the Irish 4G and 5G data sets (Raca et al., MMSys 2018 and 2020): the achieved kbit/s, a lower
+    # bound of the link's capacity. 0 may mean that nobody sent. Seconds are missing or even step back.
     "irish5g": Layout(
         ("Timestamp", "DL_bitrate", "UL_bitrate"),
         {"time": "Timestamp", "down": "DL_bitrate", "up": "UL_bitrate", "rate_unit": "kbit/s"},
         sort=True,
     ),
-    # Narayanan et al., IMC 2020: iPerf's downlink throughput of each second.
+    # Narayanan et al., IMC 2020: the downlink throughput of each second, measured by iPerf.
     "lumos5g": Layout(
         ("run_num", "seq_num", "Throughput"),
         {"time": "seq_num", "time_unit": "s", "down": "Throughput", "rate_unit": "Mbit/s"},
         ("run_num", "mobility_mode", "trajectory_direction"),
     ),
-    # Narayanan et al., WWW 2020. Its driving traces have a column for each operator, to be named by `down`.
+    # Narayanan et al., WWW 2020. Its driving traces have a column for each operator; the user names one with `down`.
     "5gophers": Layout(
         ("seq_num", "throughput_mbps"), {"time": "seq_num", "time_unit": "s", "down": "throughput_mbps"}, ("run_num",)
     ),
-    # What a Starlink terminal says of itself, as the common tools log it.
+    # The status of a Starlink terminal, as the common tools log it.
     "starlink": Layout(
         ("timestamp", "downlink_throughput_bps", "uplink_throughput_bps"),
         {"time": "timestamp", "down": "downlink_throughput_bps", "up": "uplink_throughput_bps"},
     ),
-    # FCC, Measuring Broadband America, httpgetmt: bytes a second, a row stands for 5 s.
+    # FCC, Measuring Broadband America, httpgetmt: bytes per second; a row stands for 5 s.
     "fcc": Layout(
         ("unit_id", "dtime", "target", "bytes_sec"),
         {"step": 5.0, "down": "bytes_sec", "rate_unit": "B/s"},
@@ -97,18 +97,18 @@ def load(
     decimal: str | None = None,
     missing: str | Sequence[str] = (),
     group: str | Sequence[str] | Mapping[str, Any] = (),
-) -> Trace:
-    """A looping link trace from the columns of a log; ConfigError naming file and line.
+) -> Recording:
+    """A looping link trace from the columns of a log; raises ConfigError naming file and line.
 
-    `down` and `up` name the columns of the rates and `time` that of the times; `step` says instead how many seconds a
-    row stands for. One column drives both directions where `direction` says so. Units are told by the columns' names,
-    else by `time_unit` and `rate_unit`; bare times are seconds, or those of a Unix clock. `missing` lists cells that
-    are no sample; `group` says which value a column must have in the rows to take, like `run_num=3`.
+    `down` and `up` name the columns of the rates, and `time` names the column of the times; in its place, `step` gives
+    the seconds for which a row stands. With `direction: both`, one column drives both directions. `time_unit` and
+    `rate_unit` give the units unless the names of the columns contain them; times without a unit are seconds or Unix
+    times. `missing` lists cells that are no sample. `group` selects rows by the value of a column, like `run_num=3`.
     """
     path = Path(path)
     known = LAYOUTS[layout] if layout is not None else Layout((), {})
     own = {"time": time, "step": step, "down": down, "up": up, "time_unit": time_unit, "rate_unit": rate_unit}
-    if time is not None or step is not None:  # not both the layout's and the user's
+    if time is not None or step is not None:  # the user's key replaces the one of the layout
         known = replace(known, means={key: value for key, value in known.means.items() if key not in ("time", "step")})
     means = dict(known.means) | {key: value for key, value in own.items() if value is not None}
     for key, value in (means | {"time_format": time_format, "decimal": decimal}).items():
@@ -122,7 +122,7 @@ def load(
         taken = _taken_groups(table, group)
         runs = [table.column(name) for name in known.runs if same_names(table.header, [name])]
         clock = _clock(table, means, time_format, Numbers(decimal))
-        return _Log(table, clock, rates, taken, runs, known.sort, _texts(missing)).trace(target)
+        return _Log(table, clock, rates, taken, runs, known.sort, _texts(missing)).recording(target)
     except ConfigError as error:
         raise file_error(path, error) from None
 
@@ -130,11 +130,11 @@ def load(
 def _rate_columns(
     table: Table, target: str, direction: str | None, means: Mapping[str, Any]
 ) -> dict[str, tuple[int, float]]:
-    """The column of each quantity to drive, and bit/s of 1 in it."""
+    """The column of each quantity that the trace drives, and the bit/s in its unit."""
     names = {quantity: means[quantity] for quantity in ("up", "down") if quantity in means}
     if not names:
         raise ConfigError(f"name the columns of its rates by down and up: the header has {table.names()}")
-    both = recorded_quantities(target, "both")  # the target is checked whatever the direction
+    both = recorded_quantities(target, "both")  # this checks the target, whatever the direction
     quantities = [q for q in both if q in names] if direction is None else recorded_quantities(target, direction)
     columns = {}
     for quantity in quantities:
@@ -150,7 +150,7 @@ def _rate_columns(
 
 
 def _clock(table: Table, means: Mapping[str, Any], form: str | None, numbers: Numbers) -> _Clock:
-    """What tells the time of a row."""
+    """The clock that gives the time of a row."""
     if ("time" in means) == ("step" in means):
         raise ConfigError(f"name the column of its times by time, or seconds a row by step: it has {table.names()}")
     if "step" in means:
@@ -162,7 +162,7 @@ def _clock(table: Table, means: Mapping[str, Any], form: str | None, numbers: Nu
 
 
 def _taken_groups(table: Table, group: object) -> dict[int, str]:
-    """The value that a column must have in the rows to take, by the column's place."""
+    """The index of each column that selects rows -> the value that it must have."""
     pairs = [*group.items()] if isinstance(group, Mapping) else [text.partition("=")[::2] for text in _texts(group)]
     taken = {}
     for name, value in pairs:
@@ -173,7 +173,7 @@ def _taken_groups(table: Table, group: object) -> dict[int, str]:
 
 
 def _texts(given: object) -> list[str]:
-    """One text, or a list of them."""
+    """The texts in an option that is one text or a list of texts."""
     texts = given if isinstance(given, list | tuple) else [given]
     if not all(isinstance(one, str) or (isinstance(one, int | float) and abs(one) < 1e15) for one in texts):
         raise ConfigError(f"{shown(given)} is neither a text nor a list of texts")
@@ -182,7 +182,7 @@ def _texts(given: object) -> list[str]:
 
 @dataclass(frozen=True)
 class _Clock:
-    """The time of each row: by a column, or a step after the row before."""
+    """The time of each row, from a column or from a fixed step."""
 
     column: int | None
     times: Times
@@ -191,18 +191,18 @@ class _Clock:
 
 @dataclass(frozen=True)
 class _Log:
-    """A table of which we know what to take."""
+    """A table, and what to read from it."""
 
     table: Table
     clock: _Clock
-    rates: Mapping[str, tuple[int, float]]  # quantity -> column, bit/s of 1
-    taken: Mapping[int, str]  # column -> value of the rows to take
-    runs: Sequence[int]  # columns that must not change among them
+    rates: Mapping[str, tuple[int, float]]  # quantity -> column, bit/s in its unit
+    taken: Mapping[int, str]  # column -> the value that selects rows
+    runs: Sequence[int]  # columns that must not change among the selected rows
     sort: bool
     missing: Sequence[str]
 
-    def trace(self, target: str) -> Trace:
-        """The trace of the rows to take."""
+    def recording(self, target: str) -> Recording:
+        """The trace of the selected rows."""
         path = self.table.path
         samples: list[tuple[float, dict[str, float]]] = []
         for line, cells in self._rows():
@@ -227,10 +227,10 @@ class _Log:
                 raise file_error(path, f"the log has no value in its column {shortened(self.table.header[column])}")
         if period <= 0:
             raise file_error(path, "all its rows have the same time: a looping trace needs a period above 0")
-        return Trace(tuple(changes), end="loop", period=period, name=path.stem)
+        return Recording(tuple(changes), end="loop", period=period, name=path.stem)
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The rows to take, all of one run."""
+        """Yield the selected rows; raises ConfigError if they belong to several runs."""
         run: list[str] | None = None
         for line, cells in self.table.rows():
             if not all(_same(cells[column], value) for column, value in self.taken.items()):
@@ -246,7 +246,7 @@ class _Log:
             yield line, cells
 
     def _sample(self, cells: list[str], number: int) -> tuple[float, dict[str, float]]:
-        """Seconds on the log's clock, and bit/s by quantity."""
+        """The time of a row in seconds on the clock of the log, and its bit/s by quantity."""
         column, numbers = self.clock.column, self.clock.times.numbers
         time = number * self.clock.step if column is None else self.clock.times.read(cells[column])
         rates = {}
@@ -266,7 +266,7 @@ class _Log:
 
 
 def _same(cell: str, value: str) -> bool:
-    """Whether a cell has this value, as text or as a number."""
+    """Whether a cell holds this value, as text or as a number."""
     if cell == value:
         return True
     try:

@@ -1,9 +1,9 @@
-"""Mahimahi packet-delivery traces: one chance to send a packet per line.
+"""Mahimahi packet-delivery traces: each line is an opportunity to send one packet.
 
-Each line is an integer in milliseconds, not before the line above; each gives the chance to deliver 1500
-bytes (mahimahi's packetshell counts 1504, with its tunnel header), and a repeated value gives several in
-that millisecond. The trace loops with a period equal to its last line. Source: mm-link(1). Only where the first line
-lies over an hour after 0 are the times a clock's: the trace then begins at its first line.
+A line holds a time in whole milliseconds, which is not before the time of the line above. It stands for the delivery of
+1500 bytes (mahimahi's packetshell counts 1504, with its tunnel header). A time that stands on several lines stands for
+several packets in that millisecond. The trace loops with a period equal to its last line (source: mm-link(1)). If the
+first line is more than an hour after 0, the times are those of a clock, and the trace begins at its first line.
 """
 
 from __future__ import annotations
@@ -16,42 +16,38 @@ from typing import TYPE_CHECKING
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, line_error, option_number, trace_text
-from testbed.traces.model import MOST_CHANGES, Change, Trace
-from testbed.traces.quantities import recorded_quantities
+from testbed.traces.quantities import DIRECTIONS
+from testbed.traces.recording import MOST_CHANGES, Recording, looping_link
 
 if TYPE_CHECKING:
     import numpy as np
 
 PACKET_BITS = 1500 * 8
-LONGEST_STAMP = 15  # digits; every whole number up to there is also exact as a float
-LONGEST_SILENCE_MS = 3_600_000  # before the first line, in a trace whose times count from 0
+LONGEST_STAMP = 15  # digits; a float holds every whole number of that length exactly
+LONGEST_SILENCE_MS = 3_600_000  # before the first line of a trace whose times count from 0
 _SPACES = re.compile(r"^[ \t]+|[ \t]+$", re.MULTILINE)
 _WRONG = re.compile(rf"[^0-9\n]|\n\n|\A\n|[0-9]{{{LONGEST_STAMP + 1}}}")
 
 
-def load(path: str | Path, *, target: str, direction: str, bin_s: float = 1.0) -> Trace:
-    """A looping link trace: the mean rate (bit/s) of each window of `bin_s` seconds.
+def load(path: str | Path, *, target: str, direction: str, bin_s: float = 1.0) -> Recording:
+    """A looping link trace with the mean rate of each window of `bin_s` seconds; raises ConfigError.
 
-    Windows are [k * bin_s, (k + 1) * bin_s) and the last one also holds the lines at its end, so the mean
-    rate over a lap is exactly that of the file. A remainder shorter than half a window joins the window
-    before it. A window without a line is an outage. Raises ConfigError naming file and line.
+    Window k is [k * bin_s, (k + 1) * bin_s). The last window includes the lines at its end, so the mean rate of a lap
+    is exactly that of the file. A remainder shorter than half a window joins the window before it. A window without
+    a line is an outage.
     """
     path = Path(path)
-    quantities = recorded_quantities(target, direction)
     bin_s = option_number(bin_s, f"a window for {path} (bin)", least=1e-3)
     stamps = _opportunities(path)
     period_s = float(stamps[-1]) / 1000
-    if period_s / bin_s * len(quantities) > MOST_CHANGES:
+    if period_s / bin_s * len(DIRECTIONS["both"]) > MOST_CHANGES:
         windows = f"{period_s:g} s in windows of {bin_s:g} s"
         raise file_error(path, f"the trace covers {windows}, and at most {MOST_CHANGES} changes are held: give a bin")
-    changes = [
-        Change(start, target, quantity, rate) for start, rate in _rates(stamps, bin_s) for quantity in quantities
-    ]
-    return Trace(tuple(changes), end="loop", period=period_s, name=path.stem)
+    return looping_link(path, target, direction, _rates(stamps, bin_s), period_s)
 
 
 def _opportunities(path: Path) -> np.ndarray:
-    """The lines as whole milliseconds from the trace's begin."""
+    """The times of all lines in whole milliseconds from the start of the trace."""
     import numpy as np
 
     text = trace_text(path)
@@ -73,8 +69,8 @@ def _opportunities(path: Path) -> np.ndarray:
 
 
 def _wrong_line(path: Path, text: str, place: int) -> ConfigError:
-    """The error about the line at or after this place, which is not whole milliseconds."""
-    place += text[place] == "\n" and place > 0  # of an empty line, the end of the line before
+    """The error about the line at this place of the text, which does not hold whole milliseconds."""
+    place += text[place] == "\n" and place > 0  # for an empty line, the place is the end of the line before
     begin = text.rfind("\n", 0, place) + 1
     number = text.count("\n", 0, begin) + 1
     line = text[begin : text.index("\n", begin)]
@@ -84,7 +80,7 @@ def _wrong_line(path: Path, text: str, place: int) -> ConfigError:
 
 
 def _rates(stamps: np.ndarray, bin_s: float) -> list[tuple[float, float]]:
-    """(start in seconds, bit/s) of each window."""
+    """The (start in seconds, bit/s) of each window."""
     import numpy as np
 
     period_s = float(stamps[-1]) / 1000

@@ -4,9 +4,9 @@
     0,link/b,rate,50 Mbit/s
     40,device/c,memory,96 MiB
 
-The time is a bare number in the trace clock's unit and never steps backwards from one row to the next; the
-value carries its unit; `rate` and `delay` mean both directions of a link. Lines that start with `#` are
-comments, and of those before the header `# end: loop` and `# period: 140` set the end rule (else `hold`).
+The time is a bare number in the unit of the trace clock, and it never steps backwards from one row to the next. The
+value has a unit. `rate` and `delay` mean both directions of a link. Lines that start with `#` are comments; before the
+header, the comments `# end: loop` and `# period: 140` set the end rule, which is `hold` without them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any, get_args
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, line_error, lines_of, parse_number
-from testbed.traces.model import Change, Trace
 from testbed.traces.quantities import PAIRS, checked, exact_text, file_quantities, number_text, quantity_of
+from testbed.traces.recording import Change, Recording
 from testbed.traces.series import EndRule
 from testbed.traces.tables import Table, read
 
 HEADER = ("time", "target", "quantity", "value")
 
 
-def load(path: str | Path) -> Trace:
-    """Read a native CSV file; ConfigError naming file and line."""
+def load(path: str | Path) -> Recording:
+    """Read a native CSV file; raises ConfigError naming file and line."""
     path = Path(path)
     table = read(path)
     if tuple(name.casefold() for name in table.header) != HEADER:
@@ -47,14 +47,11 @@ def load(path: str | Path) -> Trace:
         changes += rows
     if not changes:
         raise file_error(path, "the file has no rows after its header: it must have at least one")
-    try:
-        return Trace(tuple(changes), name=path.stem, **ending)
-    except ConfigError as error:
-        raise file_error(path, error) from None
+    return Recording(tuple(changes), name=path.stem, **ending)
 
 
-def dumps(trace: Trace) -> str:
-    """The trace as native CSV text, which reads back as an equal trace."""
+def dumps(trace: Recording) -> str:
+    """The native CSV text of a trace; `load` reads it back as an equal trace."""
     lines = []
     if trace.period is not None:
         lines += [f"# end: {trace.end}", f"# period: {number_text(trace.period)}"]
@@ -65,15 +62,15 @@ def dumps(trace: Trace) -> str:
         name = quantity
         if pair is not None and len({values.get((time, target, one)) for one in PAIRS[pair]}) == 1:
             if quantity != PAIRS[pair][0]:
-                continue  # said by the other direction's row
+                continue  # the row of the other direction stands for both
             name = pair
         assert value is not None
         lines.append(f"{number_text(time)},{target},{name},{exact_text(target, quantity, value)}")
     return "\n".join(lines) + "\n"
 
 
-def save(trace: Trace, path: str | Path) -> None:
-    """Write the trace as a native CSV file; ConfigError when the file cannot be written."""
+def save(trace: Recording, path: str | Path) -> None:
+    """Write the trace as a native CSV file; raises ConfigError if the file cannot be written."""
     try:
         Path(path).write_text(dumps(trace), encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -81,7 +78,7 @@ def save(trace: Trace, path: str | Path) -> None:
 
 
 def _ending(table: Table) -> dict[str, Any]:
-    """The end rule and the period that the comments before the header set."""
+    """The end rule and the period, as the comments before the header set them."""
     ending: dict[str, Any] = {}
     for number, line in enumerate(lines_of(table.text) if "#" in table.text else (), start=1):
         if not line.lstrip().startswith("#"):

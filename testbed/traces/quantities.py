@@ -1,6 +1,6 @@
-"""What a trace may change, in which unit, and how a value is written down.
+"""The quantities that a trace can change: their units, their limits, and the text of their values.
 
-One table for the whole package. It must not know file formats or series.
+`QUANTITIES` is the one table for the whole package. This module knows neither file formats nor series.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _TARGET = re.compile(r"(link|device)/[^\s,/\"'#]{1,100}")
 
 @dataclass(frozen=True)
 class Quantity:
-    """One thing that a trace may change about a link or a device."""
+    """One quantity of a link or a device that a trace can change."""
 
     parse: Callable[[object], float]  # typed text -> SI value
     show: Callable[[float], str]  # SI value -> text for people, rounded
     factors: Mapping[str, float]  # unit -> SI value of 1 unit
-    unit_order: tuple[str, ...]  # units the writer tries, largest first; the last one always works
-    zero_allowed: bool = True  # 0 bit/s is an outage and 0 bytes a full device; a device that computes nothing is not
+    unit_order: tuple[str, ...]  # the units that the writer tries in this order; the last one always works
+    zero_allowed: bool = True  # 0 bit/s is an outage and 0 bytes a full device, but a device must compute
     most: float = math.inf
 
 
@@ -75,14 +75,15 @@ QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
     "link": {"up": _RATE, "down": _RATE, "up_delay": _DELAY, "down_delay": _DELAY, "loss": _LOSS},
     "device": {"memory": _MEMORY, "compute": _COMPUTE, "streaming": _STREAMING, "pause": _PAUSE},
 }
-# In files, one word for both directions of a link.
+# The words that mean both directions of a link in a file.
 PAIRS: Mapping[str, tuple[str, str]] = {"rate": ("up", "down"), "delay": ("up_delay", "down_delay")}
-DIRECTIONS: Mapping[str, tuple[str, ...]] = {"up": ("up",), "down": ("down",), "both": ("up", "down")}
+RATES = PAIRS["rate"]
+DIRECTIONS: Mapping[str, tuple[str, ...]] = {"up": ("up",), "down": ("down",), "both": RATES}
 
 
 @lru_cache(maxsize=1024)
 def kind_of(target: str) -> str:
-    """`link` or `device`; ConfigError when the target is neither `link/NAME` nor `device/NAME`."""
+    """`link` or `device`; raises ConfigError if the target is neither `link/NAME` nor `device/NAME`."""
     match = _TARGET.fullmatch(target)
     if match is None or not target.isprintable():
         raise ConfigError(f"{shown(target)} is not a target: write link/NAME or device/NAME")
@@ -90,7 +91,7 @@ def kind_of(target: str) -> str:
 
 
 def quantity_of(target: str, name: str) -> Quantity:
-    """The table's entry for a target's quantity; ConfigError naming those that exist."""
+    """The table's entry for a quantity of a target; raises ConfigError that lists the known ones."""
     known = QUANTITIES[kind_of(target)]
     if name not in known:
         raise ConfigError(f"{target} has no quantity {shown(name)}: it has {', '.join(known)}")
@@ -99,7 +100,7 @@ def quantity_of(target: str, name: str) -> Quantity:
 
 @lru_cache(maxsize=1024)
 def file_quantities(target: str, name: str) -> tuple[str, ...]:
-    """The quantities that a file's word stands for: `rate` and `delay` of a link mean both directions."""
+    """The quantities that a word in a file means: `rate` and `delay` of a link mean both directions."""
     kind = kind_of(target)
     if kind == "link" and name in PAIRS:
         return PAIRS[name]
@@ -111,7 +112,7 @@ def file_quantities(target: str, name: str) -> tuple[str, ...]:
 
 
 def recorded_quantities(target: str, direction: str) -> tuple[str, ...]:
-    """The quantities a recorded bandwidth trace gives: it needs a link, and `up`, `down` or `both`."""
+    """The quantities that a recorded bandwidth trace drives; raises ConfigError for a bad target or direction."""
     if not isinstance(target, str) or kind_of(target) != "link":
         raise ConfigError(f"a recorded bandwidth trace cannot drive {shown(target)}: its target must be link/DEVICE")
     if not isinstance(direction, str) or direction not in DIRECTIONS:
@@ -120,7 +121,7 @@ def recorded_quantities(target: str, direction: str) -> tuple[str, ...]:
 
 
 def checked(target: str, name: str, value: float) -> float:
-    """The SI value as the model keeps it (memory in whole bytes); ConfigError when it is out of range."""
+    """The SI value as a trace stores it (memory in whole bytes); raises ConfigError if it is out of range."""
     quantity = quantity_of(target, name)
     if not math.isfinite(value) or value < 0 or value > quantity.most:
         limit = "" if math.isinf(quantity.most) else f" and at most {quantity.most:g}"
@@ -133,13 +134,13 @@ def checked(target: str, name: str, value: float) -> float:
 
 
 def number_text(value: float) -> str:
-    """The shortest text that reads back as exactly this number: `40`, `0.25`, `1e-07`."""
+    """The shortest text that parses back to exactly this number: `40`, `0.25`, `1e-07`."""
     text = repr(float(value))
     return text.removesuffix(".0")
 
 
 def exact_text(target: str, name: str, value: float) -> str:
-    """Typed text that parses back to exactly `value`, in the largest unit that keeps it short."""
+    """Text with a unit that parses back to exactly `value`, in the largest unit in which it is short."""
     quantity = quantity_of(target, name)
     for unit in quantity.unit_order:
         number = value / quantity.factors[unit]

@@ -2,8 +2,8 @@
 
     [{"duration_ms": 5000, "bandwidth_kbps": 1510, "latency_ms": 20}, ...]
 
-Each period has its rate for its duration, and the list begins anew after the last. `latency_ms` is what a request takes
-before its first byte and no property of a link, so it is left out: the topology says the link's delay.
+Each period gives a rate and its duration, and after the last period the list begins again. `latency_ms` is the time
+that a request takes before its first byte. It is no property of a link, so we ignore it: the topology gives the delay.
 """
 
 from __future__ import annotations
@@ -13,27 +13,25 @@ from pathlib import Path
 
 from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, trace_text
-from testbed.traces.model import Change, Trace
-from testbed.traces.quantities import recorded_quantities
+from testbed.traces.recording import Recording, looping_link
 
 KEYS = ("duration_ms", "bandwidth_kbps")
 LARGEST_JSON = 8 * 2**20  # bytes; a week in periods of 5 s
-_MOST = 1e12  # milliseconds or kbit/s
+_MOST = 1e12  # the largest duration in ms and rate in kbit/s
 
 
-def load(path: str | Path, *, target: str, direction: str) -> Trace:
-    """A looping link trace from Sabre's JSON; ConfigError naming the file and the period."""
+def load(path: str | Path, *, target: str, direction: str) -> Recording:
+    """A looping link trace from Sabre's JSON; raises ConfigError naming the file and the period."""
     path = Path(path)
-    quantities = recorded_quantities(target, direction)
-    changes, now = [], 0.0
+    steps, now = [], 0.0
     for number, period in enumerate(_periods(path), start=1):
         duration, rate = (_number(path, number, period, key) for key in KEYS)
         if duration > 0:
-            changes += [Change(now / 1000, target, quantity, rate * 1000) for quantity in quantities]
+            steps.append((now / 1000, rate * 1000))
         now += duration
-    if not changes:
+    if not steps:
         raise file_error(path, "no period has a duration above 0: a looping trace needs one")
-    return Trace(tuple(changes), end="loop", period=now / 1000, name=path.stem)
+    return looping_link(path, target, direction, steps, now / 1000)
 
 
 def _periods(path: Path) -> list[object]:

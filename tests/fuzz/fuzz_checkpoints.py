@@ -1,7 +1,7 @@
 """Checkpoint folders: config.json, headers of safetensors files, an index of shards, tokenizer.json.
 
-A case is a whole checkpoint in which a random generator changed some things; drawing each change from hypothesis took
-ten times as long as the readers do.
+A case is a valid checkpoint in which a random generator changed some things. Drawing each change from hypothesis would
+take ten times as long as the readers.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from documents import ODD_NUMBERS, ODD_TEXTS, as_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.decoder.checkpoint import DTYPES, check_checkpoint, find_tensors, gpt2_tensors, prefix_of
-from testbed.decoder.config_json import read_shape
+from testbed.decoder.checkpoint import DTYPES, check_checkpoint, find_tensors
+from testbed.decoder.families import gpt2, read_shape
 from testbed.experiment.prompt import tokenise
 from testbed.placement.blocks import count_blocks
 
@@ -110,7 +110,7 @@ def broken(draw: Random, good: Any, most: int = 3) -> Any:
 
 
 def mangled(draw: Random, content: bytes) -> bytes:
-    """A file after something happened to it: cut off, overwritten, doubled, replaced, or mostly nothing at all."""
+    """The content of a file that may have been cut off, overwritten, doubled or replaced; mostly it stays as it is."""
     at = draw.randint(0, len(content))
     other = draw.randbytes(draw.randint(0, 12))
     changes = [content[:at], content[:at] + other + content[at:], content[:at] + other + content[at + len(other) :]]
@@ -119,7 +119,7 @@ def mangled(draw: Random, content: bytes) -> bytes:
 
 
 def other_tensors(draw: Random) -> dict[str, tuple[str, Dims]]:
-    """The tensors of a whole checkpoint after up to three of them were changed, left out, renamed or added."""
+    """The tensors of a valid checkpoint after up to three of them were changed, left out, renamed or added."""
     tensors = dict(TENSORS)
     for _ in range(draw.randint(0, 3)):
         name = draw.choice(list(tensors))
@@ -140,13 +140,13 @@ def other_tensors(draw: Random) -> dict[str, tuple[str, Dims]]:
 
 
 def check(folder: Path) -> None:
-    """What passes the check is a whole GPT-2 of numbers that we compute with."""
+    """A folder that passes the check must hold a complete GPT-2 with types that the decoder reads."""
     check_checkpoint(folder)
     shape, tensors = read_shape(folder), find_tensors(folder)
     assert shape.heads * shape.head_dim == shape.width and 0 < shape.norm_epsilon < 1 and count_blocks(shape) > 0
     assert min(shape.layers, shape.ffn_width, shape.vocab, shape.positions) >= 1
-    prefix = prefix_of(tensors or ())
-    for name, dims in gpt2_tensors(shape) if tensors is not None else ():
+    prefix = gpt2.prefix_of(tensors or ())
+    for name, dims in gpt2.tensors(shape) if tensors is not None else ():
         assert tensors[prefix + name].dims == dims and tensors[prefix + name].dtype in DTYPES
 
 

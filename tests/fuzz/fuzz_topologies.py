@@ -16,7 +16,6 @@ from testbed.errors import TestbedError
 from testbed.experiment.overrides import apply_override, parse_override
 from testbed.strict_yaml import parse_yaml
 from testbed.topologies.generate import DEFAULTS, KINDS, OF_KIND, ModelNeed, generate_topology
-from testbed.topologies.mininet_adapter import interfaces
 from testbed.topologies.model import Topology, describe, find_topology, list_bundled
 
 BUNDLED: list[Any] = [parse_yaml(Path(row["path"]).read_text(), row["name"]) for row in list_bundled()]
@@ -59,7 +58,7 @@ def fuzz_a_topology_file(file: Path, content: bytes) -> None:
 def check(topology: Topology) -> None:
     names = [link.name for link in topology.links]
     assert len(set(names)) == len(names)
-    assert all(len(interface) <= 15 for _, interface in interfaces(topology).values())
+    assert all(len(interface) <= 15 for _, interface in topology.interfaces.values())
     json.dumps(describe(topology), allow_nan=False)
     assert Topology.from_dict(json.loads(json.dumps(topology.to_dict()))) == topology
     for device in topology.devices:

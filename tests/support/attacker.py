@@ -51,9 +51,7 @@ def queue_frames(context: zmq.Context[zmq.Socket[bytes]], address: str, count: i
 
 def connect(host: str, port: str) -> socket.socket:
     made = socket.create_connection((host, int(port)), timeout=20)
-    made.setsockopt(
-        socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
-    )  # close at once, so that ports are free
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # close at once, so that ports are free
     return made
 
 

@@ -1,4 +1,4 @@
-"""Checkpoint folders made by hand: any config, any header, weights of zeros."""
+"""Checkpoint folders with any config and any header, and with weights of zeros."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from testbed.decoder.checkpoint import gpt2_tensors
-from testbed.decoder.config_json import shape_from_config
+from testbed.decoder.families import gpt2, shape_from_config
 
 CONFIG: dict[str, Any] = {
     "model_type": "gpt2", "n_embd": 4, "n_head": 2, "n_layer": 1, "n_positions": 8, "vocab_size": 16, "n_inner": 6,
@@ -19,14 +18,14 @@ Dims = tuple[int, ...]
 
 
 def tensors_of(config: Mapping[str, Any], prefix: str = "transformer.") -> dict[str, tuple[str, Dims]]:
-    """Name -> (type, dimensions) of the float32 checkpoint that a config asks for."""
+    """The (type, dimensions) of each tensor of the float32 checkpoint that a config describes, by name."""
     shape = shape_from_config(config)
-    found = {prefix + name: ("F32", dims) for name, dims in gpt2_tensors(shape)}
+    found = {prefix + name: ("F32", dims) for name, dims in gpt2.tensors(shape)}
     return found if shape.tied_embedding else found | {"lm_head.weight": ("F32", (shape.vocab, shape.width))}
 
 
 def header_of(tensors: Mapping[str, tuple[str, Dims]]) -> tuple[dict[str, Any], int]:
-    """A safetensors header for these tensors, one after another, and the bytes they take."""
+    """A safetensors header for these tensors in this order, and the size of their data in bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, (dtype, dims) in tensors.items():
@@ -39,7 +38,7 @@ def header_of(tensors: Mapping[str, tuple[str, Dims]]) -> tuple[dict[str, Any], 
 
 
 def with_length(header: bytes) -> bytes:
-    """A header as it begins a file."""
+    """A header with its length before it, as at the start of a file."""
     return len(header).to_bytes(8, "little") + header
 
 

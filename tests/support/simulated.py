@@ -1,4 +1,4 @@
-"""Simulated runs for the tests: keys over the quick start, and a fleet that writes its ledgers down."""
+"""Simulated runs for tests: the quick start with changed keys, and a fleet that records its ledgers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testbed.placement.policies import make_policy
 from testbed.runlog.folder import TABLES, RunLog, read_rows
 from testbed.running.simulated import simulate
 from testbed.simulation.fleet import SimFleet
-from testbed.traces.model import Change, Trace
+from testbed.traces import Change, Trace
 from testbed.transport.messages import Arrived, Token
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
@@ -40,7 +40,7 @@ def simulated(
 
 
 class Watched(SimFleet):
-    """Writes down every device's ledger at each token and whenever blocks have arrived."""
+    """A simulated fleet that records each device's ledger at each token and after each arrival of blocks."""
 
     def __init__(self, of: Experiment) -> None:
         super().__init__(of, len(prompt_ids(of)), NOMINAL.hop_overhead_s)

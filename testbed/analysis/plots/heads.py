@@ -77,9 +77,7 @@ def _blocks(placements: pd.DataFrame) -> pd.DataFrame:
 def _over_tokens(run: Run, devices: list[str]) -> tuple[np.ndarray, pd.DataFrame]:
     """The tokens at which placements begin and end, and the owner's index by block (rows) and placement (columns)."""
     code = {device: number for number, device in enumerate(devices)}
-    last = run.placements.groupby("step")["epoch"].transform(
-        "max"
-    )  # the later of two commits at a token
+    last = run.placements.groupby("step")["epoch"].transform("max")  # the later of two commits at a token
     held = run.placements[run.placements["epoch"] == last]
     owners = held.assign(code=held["device"].map(code)).pivot_table(index="block", columns="step", values="code")
     end = int(run.tokens["step"].max()) + 1

@@ -1,4 +1,4 @@
-"""Token latency: over the run, and its distribution."""
+"""The figures of token latency: over the run, and its distribution."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from testbed.analysis.plots.style import (
     DARK,
     FULL_WIDTH,
     GREY,
+    LOG_SPREAD,
     as_runs,
     dash_of,
     figure,
@@ -32,20 +33,19 @@ from testbed.analysis.plots.style import (
     whole_numbers,
 )
 
-BAR_TOKENS = 0.8  # width of a stall's bar
-MARK_EVERY = 8  # tokens between the markers that tell lines apart without colour
-BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # legends that lie over lines
+BAR_TOKENS = 0.8  # tokens; the width of a stall's bar
+MARK_EVERY = 8  # tokens between two markers, which tell lines apart without colour
+BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # of legends that lie over lines
 PERCENTS = (50, 95)  # marked on the distributions
-KILL_LABEL_POINTS = 9  # from one kill's label to the next one's, so that they do not lie on one another
-MOST_NAMED = 8  # more runs than this are named by their policy only
-LOG_LEGEND_ROOM = 0.25  # of the decades drawn, above them for the legend
-LOG_SPREAD = 8  # latencies that differ by more than this factor are drawn on a logarithmic axis
+KILL_LABEL_POINTS = 9  # points between the labels of two kills, so that they do not overlap
+MOST_NAMED = 8  # more runs are named only by their policy
+LOG_LEGEND_ROOM = 0.25  # of the range of a logarithmic axis, kept free above it for the legend
 
 
 def token_latency(runs: Run | Sequence[Run]) -> Figure:
-    """Decode latency of every token, one line per run; below it each policy's mean stall for migrations.
+    """The decode latency of each token, with a line for each run, and below it the mean stall of each policy.
 
-    Triangles: blocks were migrated before this token. Dashed lines: trace steps. Cross: an OOM kill.
+    A triangle marks a token before which blocks were migrated, a dashed line a trace step, and a cross an OOM kill.
     """
     runs = as_runs(runs)
     with paper():
@@ -62,7 +62,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
             earlier = [other.policy for other in runs[:index]].count(run.policy)
-            if len(runs) > MOST_NAMED:  # a kill is then told once per policy
+            if len(runs) > MOST_NAMED:  # a kill is then named once for each policy
                 name = "" if earlier else run.policy
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
             kills += _kill(main, run, name, kills)
@@ -89,7 +89,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         longest = max(run.tokens_asked or len(run.tokens) for run in runs)
         main.set_xlim(0, longest)
         main.xaxis.set_major_locator(whole_numbers())
-        # Runs of one comparison share their traces; the one that got furthest saw all of them.
+        # The runs of a comparison share their traces, and the longest run met all changes.
         marks = max((trace_marks(run) for run in runs), key=len)
         draw_trace_marks(main, marks)
         if any(len(committed(run)) for run in runs):
@@ -105,7 +105,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         bottom = main
         if strip:
             bottom = strip[0]
-            for number, (policy, stall) in enumerate(stalled.items()):  # bars of one boundary stand side by side
+            for number, (policy, stall) in enumerate(stalled.items()):  # the bars of one token stand side by side
                 middle = (number - (len(stalled) - 1) / 2) * BAR_TOKENS
                 places = [step + middle for step in stall]
                 bottom.bar(places, list(stall.values()), width=BAR_TOKENS, color=colours[policy], gid="stall")
@@ -117,7 +117,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
 
 
 def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
-    """Empirical distribution of decode latency, one line per policy, its runs pooled."""
+    """The empirical distribution of decode latency, with a line for all runs of each policy."""
     runs = as_runs(runs)
     with paper():
         drawing = figure(COLUMN_WIDTH, 2.6)
@@ -203,7 +203,7 @@ def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zor
 
 
 def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
-    """Mark where the run was killed, if it was; its label goes below those of the `earlier` kills."""
+    """Mark the OOM kill of a run, if any, with a label below those of `earlier` kills; returns whether it has one."""
     killed, decoded = oom_mark(run), run.decoded
     if killed is None or decoded.empty:
         return False
@@ -214,20 +214,20 @@ def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
 
 
 def _migration_steps(run: Run) -> list[int]:
-    """Tokens before which blocks were migrated."""
+    """The tokens before which blocks were migrated."""
     epochs = set(committed(run)["epoch"])
     return sorted(run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"])
 
 
 def _mean_stalls(runs: Sequence[Run], policy: str) -> dict[int, float]:
-    """A policy's stall by token, the mean over its runs."""
+    """The stall of a policy by token, as the mean over its runs, in seconds."""
     own = [_stalls(run) for run in runs if run.policy == policy]
     steps = sorted({step for stalls in own for step in stalls})
     return {step: sum(stalls.get(step, 0.0) for stalls in own) / len(own) for step in steps}
 
 
 def _stalls(run: Run) -> dict[int, float]:
-    """Stall in seconds by the token it came before."""
+    """The stalls in seconds, by the token that follows them."""
     stalled = run.decisions[run.decisions["stall_s"].fillna(0.0) > 0]
     return dict(zip(stalled["step"], stalled["stall_s"], strict=True))
 

@@ -1,4 +1,4 @@
-"""Memory of each device: what its blocks hold, what they may hold, what the co-located process takes."""
+"""The figure of each device's memory: its ledger, its budget, and the ballast of the co-located process."""
 
 from __future__ import annotations
 
@@ -9,38 +9,27 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from testbed.analysis.load import Run
+from testbed.analysis.plots import style
 from testbed.analysis.plots.marks import Mark, draw_oom, oom_mark, trace_handle, trace_marks
-from testbed.analysis.plots.style import (
-    ALARM,
-    DARK,
-    FULL_WIDTH,
-    GREY,
-    devices_of,
-    figure,
-    grid_of,
-    palette,
-    paper,
-    say_empty,
-)
 
 MIB = 2**20
 
 
 def memory(run: Run) -> Figure:
-    """One panel per device: ledger (filled) under its budget (line), ballast hanging from the device's top.
+    """A panel for each device: the ledger (filled), the budget (line), and the ballast (hatched, from the top).
 
-    The ballast hangs from the largest budget the device ever had, so where it meets the ledger the device is
-    full. Vertical: trace steps of memory (dashed), the OOM kill (red).
+    The ballast hangs from the largest budget that the device ever had, so a device is full where the ballast meets the
+    ledger. A dashed vertical line marks a trace step of memory, and a red one the OOM kill.
     """
-    with paper():
-        devices = [device for device in devices_of(run) if (run.devices["device"] == device).any()]
-        rows, columns = grid_of(len(devices))
-        drawing = figure(FULL_WIDTH, 1.75 * rows + 0.35)
+    with style.paper():
+        devices = [device for device in style.devices_of(run) if (run.devices["device"] == device).any()]
+        rows, columns = style.grid_of(len(devices))
+        drawing = style.figure(style.FULL_WIDTH, 1.75 * rows + 0.35)
         panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         if not devices:
-            say_empty(panels[0], "the run has no memory samples")
+            style.say_empty(panels[0], "the run has no memory samples")
             return drawing
-        colours = palette(devices_of(run))
+        colours = style.palette(style.devices_of(run))
         killed = oom_mark(run)
         changes = [mark for mark in trace_marks(run) if "memory" in mark.text]
         for index, (axes, device) in enumerate(zip(panels, devices, strict=False)):
@@ -55,15 +44,15 @@ def memory(run: Run) -> Figure:
         panels[0].set_ylim(0, 1.08 * run.devices[["budget_bytes", "ledger_bytes"]].max().max() / MIB)
         drawing.supxlabel("Emulated time since token 0 (s)", fontsize=8)
         drawing.supylabel("Memory (MiB)", fontsize=8)
-        ballast = Patch(facecolor="white", edgecolor=GREY, hatch="////", label="ballast (co-located app)")
+        ballast = Patch(facecolor="white", edgecolor=style.GREY, hatch="////", label="ballast (co-located app)")
         drawing.legend(
             handles=[
                 Patch(facecolor="#777777", alpha=0.55, label="ledger (weights, KV)"),
-                Line2D([], [], color=DARK, linewidth=1.1, label="budget"),
-                Line2D([], [], color=DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
+                Line2D([], [], color=style.DARK, linewidth=1.1, label="budget"),
+                Line2D([], [], color=style.DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
                 *([ballast] if (run.devices["ballast_bytes"].fillna(0) > 0).any() else []),
                 *([trace_handle()] if changes else []),
-                *([Line2D([], [], color=ALARM, label=killed.text)] if killed else []),
+                *([Line2D([], [], color=style.ALARM, label=killed.text)] if killed else []),
             ],
             loc="outside upper center",
             ncols=6,
@@ -85,12 +74,12 @@ def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:
         time,
         size["predicted"],
         drawstyle="steps-post",
-        color=DARK,
+        color=style.DARK,
         linewidth=0.8,
         linestyle=(0, (1, 1)),
         gid="predicted",
     )
-    axes.plot(time, size["budget"], drawstyle="steps-post", color=DARK, linewidth=1.1, gid="budget")
+    axes.plot(time, size["budget"], drawstyle="steps-post", color=style.DARK, linewidth=1.1, gid="budget")
     if (size["ballast"] > 0).any():
         top = float(samples["budget_bytes"].max()) / MIB
         axes.fill_between(
@@ -100,7 +89,7 @@ def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:
             where=size["ballast"] > 0,
             step="post",
             facecolor="none",
-            edgecolor=GREY,
+            edgecolor=style.GREY,
             hatch="////",
             linewidth=0.4,
             gid="ballast",
@@ -110,6 +99,6 @@ def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:
 def _mark(axes: Axes, device: str, changes: list[Mark], killed: Mark | None) -> None:
     for mark in changes:
         if any(line.startswith(f"{device}: memory") for line in mark.text.split("\n")):
-            axes.axvline(mark.t_s, color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5, gid="trace-step")
+            axes.axvline(mark.t_s, color=style.GREY, linewidth=0.7, linestyle=(0, (2, 2)), zorder=0.5, gid="trace-step")
     if killed and killed.text.endswith(f" {device}"):
         draw_oom(axes, killed.t_s)

@@ -1,4 +1,4 @@
-"""Links: what the trace asked for, what the kernel had in force, what transfers got."""
+"""The figure of link rates: requested by the trace, set in the kernel, and achieved by transfers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from testbed.analysis.plots.style import (
     DARK,
     FULL_WIDTH,
     GREY,
+    LOG_SPREAD,
     devices_of,
     figure,
     grid_of,
@@ -25,23 +26,22 @@ from testbed.analysis.plots.style import (
     plain_log_ticks,
     say_empty,
 )
+from testbed.link_limits import TCP_SHARE
 
 MBIT = 1e6
-TCP_SHARE = 0.956  # TCP payload per wire byte at MTU 1500: the most a transfer can get
-LOG_SPREAD = 8
 MOST_DECADES = 1e4
-LOWEST_SHARE = 0.8  # the ratio axis starts here unless a transfer did worse
+LOWEST_SHARE = 0.8  # the axis of ratios starts here, or lower if a transfer achieved less
 _DIRECTIONS = ("up", "down", "path")
 _DASHES: dict[str, Any] = {"up": "-", "down": (0, (3, 2)), "path": "none"}
 _MARKERS = {"up": "^", "down": "v", "path": "o"}
 
 
 def link_rates(run: Run) -> Figure:
-    """Left, one panel per device: requested rate (wide), read back (thin), achieved by transfers (markers).
+    """The rates of each link, and what transfers achieved.
 
-    A path's transfer is shown at the link that limits it.
-
-    Right: achieved / requested of every timed transfer over the requested rate, with TCP's ceiling.
+    Left, a panel for each device shows the requested rate (wide line), the rate that was read back (thin line), and the
+    rates of transfers (markers). A transfer over a path stands at the link that limits it. Right, each timed transfer
+    is drawn as achieved / requested over the requested rate, with TCP's ceiling.
     """
     with paper():
         devices = [
@@ -64,7 +64,7 @@ def link_rates(run: Run) -> Figure:
             seen = seen[seen > 0]
             if seen.max() > LOG_SPREAD * seen.min():
                 panels[0].set_yscale("log")
-                lowest = max(seen.min(), seen.max() / MOST_DECADES)  # an outage runs off the bottom
+                lowest = max(seen.min(), seen.max() / MOST_DECADES)  # an outage lies below the axis
                 panels[0].set_ylim(lowest / MBIT / 1.4, seen.max() / MBIT * 1.4)
                 for axes in panels[: len(devices)]:
                     plain_log_ticks(axes.yaxis)
@@ -84,7 +84,7 @@ def _panel(axes: Axes, run: Run, device: str, limits: pd.Series, colours: dict[s
     links = run.links[run.links["device"] == device]
     for direction, own in links.groupby("direction"):
         own = own.sort_values("t_s", kind="stable")
-        time = np.append(own["t_s"], max(end, own["t_s"].max()))  # the last value holds to the end
+        time = np.append(own["t_s"], max(end, own["t_s"].max()))  # the last value holds until the end
         asked, read = (np.append(own[name], own[name].iloc[-1]) / MBIT for name in ("requested_bps", "readback_bps"))
         axes.plot(time, asked, drawstyle="steps-post", color=GREY, linewidth=3.5, alpha=0.45, gid="requested")
         axes.plot(
@@ -158,10 +158,9 @@ def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:
 
 
 def _limiting_device(run: Run) -> pd.Series:
-    """For each timed transfer the device whose link limits it.
+    """For each timed transfer, the device whose link limits it.
 
-    That is the transfer's own device, except on a path, where it may be the peer: of the two the one whose
-    link had the rate that the path was to have.
+    For a transfer over a path, this is the device or its peer, whichever link had the rate of the path.
     """
 
     def limiting(row: pd.Series) -> str:
@@ -174,14 +173,14 @@ def _limiting_device(run: Run) -> pd.Series:
 
 
 def _rate_at(run: Run, device: str, direction: str, t_s: float) -> float:
-    """The requested rate in force, infinite where none was logged."""
+    """The requested rate of a link at a time; infinite if none was logged."""
     link = run.links[(run.links["device"] == device) & (run.links["direction"] == direction)]
     until = link[link["t_s"] <= t_s].sort_values("t_s", kind="stable")
     return float(until["requested_bps"].iloc[-1]) if len(until) else float("inf")
 
 
 def _handles(run: Run, colours: dict[str, Any]) -> list[Line2D]:
-    """Legend entries for what the panels really show."""
+    """Legend entries for the lines and markers that the panels contain."""
     handles = [Line2D([], [], color=GREY, linewidth=3.5, alpha=0.45, label="requested")]
     for name in _DIRECTIONS:
         read = run.links.loc[run.links["direction"] == name, "readback_bps"].notna().any()

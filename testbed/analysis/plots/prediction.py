@@ -1,4 +1,4 @@
-"""The cost model against the measurement."""
+"""The figure of measured against predicted latency."""
 
 from __future__ import annotations
 
@@ -10,35 +10,22 @@ from matplotlib.figure import Figure
 
 from testbed.analysis.load import Run
 from testbed.analysis.metrics import MS, relative_error
-from testbed.analysis.plots.style import (
-    COLUMN_WIDTH,
-    DARK,
-    GREY,
-    as_runs,
-    figure,
-    marker_of,
-    palette,
-    paper,
-    plain_log_ticks,
-    policies,
-    say_empty,
-)
+from testbed.analysis.plots import style
 
-LOG_SPREAD = 8
-BAND = 0.10  # the grey band: measured within 10 % of predicted
+BAND = 0.10  # the grey band: the measurement is within 10 % of the prediction
 
 
 def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
-    """Measured over predicted latency, a point per decode token; the legend gives each policy's median error.
+    """The measured over the predicted latency of each decode token; the legend gives the median error of each policy.
 
-    Simulated runs are left out beside measured ones, since their times are the predictions themselves.
+    If some runs were measured, simulated runs are left out, because their times are the predictions themselves.
     """
-    runs = as_runs(runs)
-    colours = palette(policies(runs))
+    runs = style.as_runs(runs)
+    colours = style.palette(style.policies(runs))
     simulated = all(run.simulated for run in runs)
     shown = [run for run in runs if simulated or not run.simulated]
-    with paper():
-        drawing = figure(COLUMN_WIDTH, 3.5)
+    with style.paper():
+        drawing = style.figure(style.COLUMN_WIDTH, 3.5)
         axes = drawing.subplots()
         reached: list[float] = []
         for index, (policy, colour) in enumerate(colours.items()):
@@ -52,7 +39,7 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
                 x,
                 y,
                 s=11,
-                marker=marker_of(index),
+                marker=style.marker_of(index),
                 color=colour,
                 alpha=0.6,
                 linewidths=0.3,
@@ -62,21 +49,21 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
             )
             reached += [x.min(), x.max(), y.min(), y.max()]
         if not reached:
-            say_empty(axes, "no token has a prediction")
+            style.say_empty(axes, "no token has a prediction")
             return drawing
         low, high = 0.95 * min(reached), 1.05 * max(reached)
-        if high > LOG_SPREAD * low > 0:
+        if high > style.LOG_SPREAD * low > 0:
             axes.set_xscale("log")
             axes.set_yscale("log")
             for axis in (axes.xaxis, axes.yaxis):
-                plain_log_ticks(axis)
+                style.plain_log_ticks(axis)
         ends = np.array([low, high])
-        axes.plot(ends, ends, color=DARK, linewidth=0.8, zorder=1, gid="diagonal")
+        axes.plot(ends, ends, color=style.DARK, linewidth=0.8, zorder=1, gid="diagonal")
         axes.fill_between(
             ends,
             ends * (1 - BAND),
             ends * (1 + BAND),
-            color=GREY,
+            color=style.GREY,
             alpha=0.18,
             linewidth=0,
             zorder=0,

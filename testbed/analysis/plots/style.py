@@ -1,7 +1,7 @@
-"""How every figure looks: sizes, fonts, colours, names of runs.
+"""The look of all figures: sizes, fonts, colours and the names of runs.
 
-Colours are seaborn's colour-blind palette; what a colour stands for is also told by a dash, a marker or a
-label, so that figures survive a black-and-white printer.
+Colours come from seaborn's palette for colour-blind readers. A dash, a marker or a label also says what a colour means,
+so figures can be read in black and white.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, N
 
 from testbed.analysis.load import AnalysisError, Run
 
-FULL_WIDTH = 7.0  # inches; the text width of a two-column paper
-COLUMN_WIDTH = 3.5  # one column of it
+FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
+COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
+LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
+LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
 
 PAPER: Any = {
     **sns.axes_style("ticks"),
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that every machine draws the same
+    "font.sans-serif": ["DejaVu Sans"],  # it comes with matplotlib, so all machines draw the same
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -51,7 +53,7 @@ PAPER: Any = {
     "hatch.linewidth": 0.4,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.parse_math": False,  # a dollar sign in a name is one
+    "text.parse_math": False,  # a dollar sign in a name stays one
     "pdf.fonttype": 42,  # text stays text in PDF
     "svg.fonttype": "none",
     "savefig.dpi": DPI,
@@ -61,21 +63,21 @@ _DASHES: Any = (
     "-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)),
     (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)), (0, (2, 2)), (0, (8, 1, 3, 1)),
 )  # fmt: skip
-_MARKERS = "osDvPp*h"  # no triangle up and no cross: they mean migrations and OOM kills
+_MARKERS = "osDvPp*h"  # without the triangle and the cross, which mean migrations and OOM kills
 
 
 def paper() -> AbstractContextManager[None]:
-    """The style, for as long as a figure is drawn or saved; the caller's settings come back afterwards."""
+    """Use the style while a figure is drawn or saved; afterwards the caller's settings hold again."""
     return rc_context(PAPER)
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, whose parts are kept apart by constrained layout."""
+    """An empty figure of this size in inches, with constrained layout."""
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def as_runs(runs: Run | Sequence[Run]) -> list[Run]:
-    """One run or several, as a list; raises AnalysisError when there is none."""
+    """One run or several as a list; raises AnalysisError if there is none."""
     found = [runs] if isinstance(runs, Run) else list(runs)
     if not found:
         raise AnalysisError("there is nothing to draw: give at least one run")
@@ -83,29 +85,29 @@ def as_runs(runs: Run | Sequence[Run]) -> list[Run]:
 
 
 def palette(names: Iterable[str]) -> dict[str, Any]:
-    """A colour for each name, in the order given."""
+    """A colour for each name, in the given order."""
     listed = list(dict.fromkeys(names))
     colours = sns.color_palette("colorblind", 10) if len(listed) <= 10 else sns.color_palette("husl", len(listed))
     return dict(zip(listed, colours, strict=False))
 
 
 def marker_of(index: int) -> str:
-    """A marker that differs from its neighbours'."""
+    """The marker of a line by its index; neighbours differ."""
     return _MARKERS[index % len(_MARKERS)]
 
 
 def dash_of(index: int) -> Any:
-    """A dash that tells a policy's runs apart; the first is solid."""
+    """The dash of a run by its index among the runs of a policy; the first is solid."""
     return _DASHES[index % len(_DASHES)]
 
 
 def policies(runs: Sequence[Run]) -> list[str]:
-    """The runs' policies, each once, in their order."""
+    """The policies of the runs, each once, in their order."""
     return list(dict.fromkeys(run.policy for run in runs))
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """One distinct name per run: its policy, with experiment, backend, seed or number where that is not enough."""
+    """A distinct name for each run: its policy, and as far as needed its experiment, backend, seed or a number."""
     names = [run.policy for run in runs]
     for add in (_experiment_of, _backend_of, _seed_of):
         repeated = {name for name, count in Counter(names).items() if count > 1}
@@ -137,18 +139,18 @@ def _seed_of(run: Run) -> str | None:
 
 
 def devices_of(run: Run) -> list[str]:
-    """The run's devices in natural order (d2 before d10)."""
+    """The devices of a run in natural order (d2 before d10)."""
     names = {*run.devices["device"], *run.placements["device"], *run.links["device"], *run.rates["device"]}
     return sorted(names, key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key: runs of digits count as numbers."""
+    """A sort key in which digits count as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def si(value: float, unit: str) -> str:
-    """A number in SI units with a prefix a reader takes in: bytes in binary units, the rest in decimal."""
+    """A number with a unit and a readable prefix: binary for bytes, decimal for all else."""
     base, prefixes = (1024.0, ("", "Ki", "Mi", "Gi")) if unit == "B" else (1000.0, ("", "k", "M", "G"))
     power = 0
     while abs(value) >= base and power < len(prefixes) - 1:
@@ -157,25 +159,25 @@ def si(value: float, unit: str) -> str:
 
 
 def whole_numbers() -> Locator:
-    """Ticks at whole numbers only."""
+    """A locator of ticks at whole numbers only."""
     return MaxNLocator(integer=True, nbins=9, steps=[1, 2, 4, 5, 10])
 
 
 def plain_log_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis as 10, 20, 50, 100 instead of powers of ten."""
+    """Label a logarithmic axis with 10, 20, 50, 100 instead of powers of ten."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 
 
 def say_empty(axes: Axes, what: str) -> None:
-    """State in the empty axes that the run has no such data."""
+    """Write into empty axes that the run has no such data."""
     axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 def grid_of(count: int, most_columns: int = 4) -> tuple[int, int]:
-    """Rows and columns of small multiples for `count` panels."""
+    """The numbers of rows and columns for `count` panels."""
     columns = min(max(count, 1), most_columns)
     return -(-max(count, 1) // columns), columns

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -6,8 +7,9 @@ import pytest
 from synthetic_run import make_run
 
 from testbed import analysis
+from testbed.cli import run as run_command
 from testbed.errors import ConfigError
-from testbed.runlog.folder import TABLES, RunLog, read_rows
+from testbed.runlog.folder import FORMAT, TABLES, RunLog, read_manifest, read_rows, read_summary
 
 
 def test_a_run_reads_the_same_from_its_lines_and_from_parquet(tmp_path: Path) -> None:
@@ -111,3 +113,46 @@ def test_a_notebook_shows_a_run_as_a_table_and_dashes_what_it_does_not_have(tmp_
     log = RunLog.create(tmp_path, "e", "p")
     log.close()
     assert "<th>mean token (ms)</th><td>–</td>" in analysis.load(log.folder)._repr_html_()
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_folder_of_an_older_version_loads_with_the_columns_it_lacks_empty(tmp_path: Path, finished: bool) -> None:
+    folder = make_run(tmp_path, tokens=9, finished=finished)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest.pop("format") == FORMAT
+    if finished:
+        pd.read_parquet(folder / "devices.parquet").drop(columns=["alive", "rss_bytes"]).to_parquet(
+            folder / "devices.parquet"
+        )
+    else:
+        rows = [json.loads(line) for line in (folder / "devices.jsonl").read_text().splitlines()]
+        kept = [{key: value for key, value in row.items() if key not in ("alive", "rss_bytes")} for row in rows]
+        (folder / "devices.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    with pytest.raises(analysis.AnalysisError, match="devices"):  # this version would have written `alive`
+        analysis.load(folder)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    devices = analysis.load(folder).devices
+    assert len(devices) > 0 and devices["alive"].isna().all() and devices["rss_bytes"].isna().all()
+    assert devices["ledger_bytes"].notna().all()
+
+
+def test_a_folder_of_a_newer_version_is_refused_in_one_sentence_by_all_that_read_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(tmp_path, tokens=9)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": FORMAT + 1}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    refusal = (
+        f"{folder} is a run folder of format {FORMAT + 1}, and this version reads formats up to {FORMAT}: use the "
+    )
+    refusal += "version of the testbed that made it, or a newer one"
+    for read in (analysis.load, analysis.load_many, read_manifest, read_summary):
+        with pytest.raises(ConfigError) as caught:
+            read(folder)
+        assert str(caught.value) == refusal
+    for arguments in (["report", str(folder)], ["plot", str(folder), "--out", str(tmp_path / "out")]):
+        assert run_command(arguments) == 2
+        assert capsys.readouterr().err == f"Error: {refusal}\n"
+    assert run_command(["runs", str(tmp_path), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["status"], row["error"]) == ("too new", refusal)

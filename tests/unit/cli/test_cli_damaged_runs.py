@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from testbed.cli import run
-from testbed.runlog.folder import RunLog
+from testbed.runlog.folder import FORMAT, RunLog
 
 FILES = {
     "summary.json": [b'{"verdict": 1.5}', b'{"verdict": {"ok": 1}}', b'{"tokens": 3}', b'{"seed": "x"}', b"[" * 20_000],
@@ -44,7 +44,7 @@ def test_a_damaged_folder_is_one_sentence_for_each_verb_and_ends_no_listing(
 ) -> None:
     bad = folder / "bad"
     bad.mkdir()
-    (bad / "manifest.json").write_text("{}")
+    (bad / "manifest.json").write_text(f'{{"format": {FORMAT}}}')
     (bad / name).write_bytes(content)
     for arguments in (["report", str(bad)], ["report", str(folder)], ["plot", str(bad), "--out", str(folder / "out")]):
         assert run(arguments) == 2

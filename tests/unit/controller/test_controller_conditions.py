@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.fleet import LinkTarget
 from testbed.experiment.schema import Experiment
-from testbed.traces.model import Change, Trace, TraceSet
+from testbed.traces import Change, Trace, TraceSet
 
 MIB = 2**20
 LINK = {"up": "20 Mbit/s", "down": "50 Mbit/s", "delay": "1 ms"}

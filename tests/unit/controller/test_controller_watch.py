@@ -13,7 +13,7 @@ from testbed.controller.watch import Watch
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
-from testbed.traces.model import Change, Trace, TraceSet
+from testbed.traces import Change, Trace, TraceSet
 from testbed.transport.messages import Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}

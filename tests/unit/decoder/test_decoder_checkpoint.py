@@ -14,7 +14,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 
 from testbed.decoder.checkpoint import check_checkpoint, find_tensors
-from testbed.decoder.config_json import read_shape
+from testbed.decoder.families import read_shape
 from testbed.decoder.reference import Reference, chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import HuggingFaceWeights

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.emulation.replayer import ReplayedLink, schedule
-from testbed.traces.model import Change, Trace, TraceSet
+from testbed.traces import Change, Trace, TraceSet
 from testbed.traces.series import Series
 
 RATES = st.integers(1, 5).map(lambda n: n * 1e6)

@@ -13,7 +13,7 @@ from checkpoint_cases import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.decoder.config_json import read_shape, shape_from_config
+from testbed.decoder.families import read_shape, shape_from_config
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.shape import PRESETS, ModelShape

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
-from testbed.runlog.folder import TABLES, RunLog, find_table, read_lines, read_rows
+from testbed.runlog.folder import FORMAT, TABLES, RunLog, find_table, read_lines, read_rows
 
 PLACED = {"epoch": 3, "step": 8, "block": "head(0,1)", "device": "b"}
 
@@ -44,7 +44,7 @@ def test_creators_in_many_threads_get_a_folder_each(tmp_path: Path) -> None:
 def test_a_manifest_reads_back_and_is_replaced_as_a_whole(log: RunLog) -> None:
     assert log.read_manifest()["policy"] == "resource-aware"
     log.write_manifest({"experiment": {"tokens": 96}, "model": Path("/models/gpt2")})
-    assert log.read_manifest() == {"experiment": {"tokens": 96}, "model": "/models/gpt2"}
+    assert log.read_manifest() == {"format": FORMAT, "experiment": {"tokens": 96}, "model": "/models/gpt2"}
     assert [path.name for path in log.folder.iterdir()] == ["manifest.json"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from testbed.clock import EmulatedClock
 from testbed.controller.recorder import Recorder
 from testbed.errors import EnvironmentLacks
-from testbed.runlog.folder import LogLost, RunLog, read_json, read_rows
+from testbed.runlog.folder import FORMAT, LogLost, RunLog, read_json, read_rows
 from testbed.transport.messages import Span
 
 PLACED = {"epoch": 3, "step": 0, "block": "head(0,0)", "device": "a"}
@@ -43,7 +43,7 @@ def test_a_table_that_takes_no_more_rows_is_one_sentence_and_the_summary_says_so
         log.event("status", status="failed")
         log.finish({"status": "failed", "error": "told before"}, {"facts": 1})
     assert read_json(log.folder / "summary.json") == {"status": "failed", "error": "told before"}
-    assert read_json(log.folder / "manifest.json") == {"facts": 1}
+    assert read_json(log.folder / "manifest.json") == {"format": FORMAT, "facts": 1}
     assert len(read_rows(log.folder, "placements")) > 50 and not (log.folder / ".reserve").exists()
 
 

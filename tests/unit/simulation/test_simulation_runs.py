@@ -21,7 +21,7 @@ from testbed.placement.cost.model import migration_delay, prefill_latency, token
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.simulation.transfers import Transfers
-from testbed.traces.model import Change
+from testbed.traces import Change
 from testbed.transport.messages import Incoming
 
 MIB = 2**20

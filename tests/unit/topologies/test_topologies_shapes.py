@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
 from testbed.topologies.links import Cable, Link
-from testbed.topologies.mininet_adapter import build_topo, interfaces, neighbours
+from testbed.topologies.mininet_adapter import build_topo, neighbours
 from testbed.topologies.model import Topology
 from testbed.topologies.routes import routes_between
 
@@ -69,7 +69,7 @@ def full_mesh(*names: str, **keys: Any) -> dict[str, Any]:
 def test_links_of_devices_with_dashes_have_names_of_their_own() -> None:
     topology = Topology.from_dict(full_mesh("a", "b-c", "a-b", "c"))
     assert [link.name for link in topology.links] == ["a:b-c", "a-a-b", "a-c", "b-c-a-b", "b-c-c", "a-b:c"]
-    assert len(interfaces(topology)) == 12
+    assert len(topology.interfaces) == 12
     assert Topology.from_dict(json.loads(json.dumps(topology.to_dict()))) == topology
     pairs = ["a", "b-c"], ["c", "a-b"], ["a", "c"]
     some = Topology.from_dict(full_mesh("a", "b-c", "a-b", "c", links=[{"ends": pair} for pair in pairs]))
@@ -292,7 +292,7 @@ def test_routes_are_the_fastest_and_every_node_on_the_way_agrees(network: tuple[
 
 def test_mininet_names_each_directions_interface_and_each_hosts_neighbours() -> None:
     topology = Topology.from_dict(mesh("abcd", "ab", "bd", "ac", "cd"))
-    leaving = interfaces(topology)
+    leaving = topology.interfaces
     assert leaving["a-b", "up"] == ("a", "a-eth0") and leaving["a-c", "up"] == ("a", "a-eth1")
     assert leaving["c-d", "down"] == ("d", "d-eth1")
     assert neighbours(topology, "a") == {"b": ("b", "a-eth0"), "c": ("c", "a-eth1"), "d": ("b", "a-eth0")}

@@ -108,7 +108,9 @@ def test_a_wrong_option_is_refused_in_one_sentence(kind, target, options, messag
 
 
 def test_the_bundled_files_are_what_the_documented_script_writes(tmp_path):
-    subprocess.run([sys.executable, "-m", "traces.bundled", "--out", str(tmp_path)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "testbed.traces.bundled", "--out", str(tmp_path)], check=True, capture_output=True
+    )
     made = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     shipped = {path.name: path.read_bytes() for path in bundled.DATA.iterdir()}
     assert made == shipped

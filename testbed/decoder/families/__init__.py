@@ -1,0 +1,76 @@
+"""The model families that the decoder can compute.
+
+A family is a module that knows its config.json and the names of its tensors in safetensors files. To add one, write
+such a module and add a line to `FAMILIES`. If its blocks compute something new, `testbed.decoder.store` learns it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from testbed.decoder.config_json import CONFIG, JSON_BYTES
+from testbed.decoder.families import gpt2
+from testbed.decoder.pieces import Piece
+from testbed.errors import ConfigError
+from testbed.shape import ModelShape
+from testbed.strict_json import read_object
+from testbed.strict_yaml import shown
+
+Dims = tuple[int, ...]
+
+
+class Family(Protocol):
+    """What the readers of a checkpoint ask of a family. Names of tensors are those in safetensors files."""
+
+    TITLE: str  # the family's name in errors
+    TOKENS: str  # the token embedding, without the prefix
+    LM_HEAD: str
+
+    def shape_from_config(self, config: Mapping[str, Any], name: str, origin: str) -> ModelShape:
+        """The shape that a config.json describes; raises ConfigError naming `origin`, the key and the value."""
+
+    def prefix_of(self, names: Iterable[str]) -> str:
+        """The prefix that all these names have, except for the LM head."""
+
+    def is_weight(self, name: str) -> bool:
+        """Whether this tensor is a weight; older versions also stored constants."""
+
+    def tensors(self, shape: ModelShape) -> Iterator[tuple[str, Dims]]:
+        """The name, without a prefix, and the dimensions of each tensor except for the LM head."""
+
+    def locate(self, shape: ModelShape, piece: Piece, layer: int, dimensions: int) -> tuple[str, Piece]:
+        """The name, without a prefix, of the tensor that holds a piece, and the piece as a part of that tensor.
+
+        `dimensions` is the number of dimensions of the block's own tensor.
+        """
+
+
+FAMILIES: Mapping[str, Family] = {"gpt2": gpt2}
+"""`model_type` of a config.json -> family."""
+
+
+def family_in(folder: Path) -> Family:
+    """The family of the checkpoint in `folder`; raises ConfigError naming its config.json."""
+    path = folder / CONFIG
+    return _family_of(read_object(path, JSON_BYTES), str(path))
+
+
+def read_shape(folder: Path) -> ModelShape:
+    """The shape of the checkpoint in `folder`; raises ConfigError naming its config.json."""
+    path = folder / CONFIG
+    return shape_from_config(read_object(path, JSON_BYTES), name=folder.name, origin=str(path))
+
+
+def shape_from_config(config: Mapping[str, Any], name: str = "model", origin: str = CONFIG) -> ModelShape:
+    """The shape that a config.json describes; raises ConfigError naming `origin`, the key and the value."""
+    return _family_of(config, origin).shape_from_config(config, name, origin)
+
+
+def _family_of(config: Mapping[str, Any], origin: str) -> Family:
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        known = " or ".join(map(repr, FAMILIES))
+        raise ConfigError(f"{origin}: model_type is {shown(kind)}, but it must be {known}")
+    return FAMILIES[kind]
