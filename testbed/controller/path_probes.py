@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from testbed.controller.fleet import Fleet
+from testbed.link_limits import TCP_SHARE
 from testbed.placement.cost.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pinged, Probe, Probed
@@ -22,7 +23,6 @@ WARM_EVERY_PAIR_UP_TO = 12  # devices; in larger fleets the connections around t
 PING_COUNT = 8  # per probed pair; the first warms the connection and is not counted
 PROBE_SECONDS = {"quick": 0.1, "full": 0.5}  # of the link's rate, so that the bucket's first burst weighs little
 PROBE_LEAST_BYTES = 32 * 1024
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 PROBE_AGAIN_BELOW = 0.9  # of what TCP can get: a probe is short, and whatever else runs for milliseconds costs it rate;
 PROBE_ATTEMPTS = 5  # it is then made again, and the best counts, because nothing makes a link seem faster than it is
 PROBE_MOST_BYTES = {"quick": 2_000_000, "full": 10_000_000}

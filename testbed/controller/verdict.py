@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.controller.keeping_up import EXCESS_SHARE, PACED_FROM_S
-from testbed.controller.path_probes import TCP_SHARE, Calibrated
+from testbed.controller.path_probes import Calibrated
 from testbed.controller.taken import taken
 from testbed.controller.told import worst_first
+from testbed.link_limits import TCP_SHARE
 from testbed.units import format_duration, format_rate
 
 Row = Mapping[str, Any]

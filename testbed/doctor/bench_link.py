@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from testbed.doctor.capture import FULL_FRAME_BYTES, Arrivals, Capture
 from testbed.emulation.shaping import MTU_BYTES, Shaper, in_netns, tbf_parameters
 from testbed.errors import EnvironmentLacks
+from testbed.link_limits import TCP_SHARE
 
 RATES_BPS = (0.5e6, 1e6, 5e6, 20e6, 100e6, 500e6)
 STEPS_BPS = ((20e3, 10e6), (0.0, 10e6), (5e6, 50e6), (50e6, 5e6), (20e6, 20e3))  # (before, after); 0 is an outage
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 GOODPUT_TOLERANCE = 0.03
 WINDOW_S = 0.1
 STEP_FRAMES, STEP_S = 3, 0.05  # cumulative bytes after a step: within so many frames, or so long at the new rate

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.doctor.findings import BUSY_REMEDY, Finding, failure, tried
 from testbed.errors import EnvironmentLacks
+from testbed.link_limits import TCP_SHARE
 from testbed.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ TRIAL_RATE_BPS = 20e6
 TRIAL_SECONDS = 0.5
 TRIAL_ATTEMPTS = 5  # half a second is easily disturbed, and nothing makes a link seem nearer to its rate than it is
 TRIAL_PATIENCE_S = 10.0
-TCP_SHARE = 0.956
 SHAPED_SHARES = 0.9, 1.05  # of what TCP can get: below, the host is slow; above, the link is not shaped
 OPEN_BPS = 10e9  # faster than any measurement
 LINK_REMEDY = "load sch_tbf (modprobe sch_tbf), or use a kernel that has it"

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from running import IN_GUEST, Ended, Place, alive_after, mentioning, rows, topology, write_experiment
 
+from testbed.link_limits import TCP_SHARE
+
 OPENVSWITCH = ("--set", "switch=openvswitch")
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
 RATE_BPS = 20e6
 LEAST_SHARE = 0.75  # what a run's verdict asks of a probe; this host is shared
 ATTEMPTS = 3

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from running import IN_GUEST, Place, events, has_netem, rows, topology, two_placements, write_experiment
 
-TCP_SHARE = 0.956  # of a link's rate is payload at MTU 1500
+from testbed.link_limits import TCP_SHARE
+
 BACKHAUL_BPS = 4e6
 # Two senders fill the backhaul's queue, which drops a hundred frames and more. If one that is sent again is dropped as
 # well, TCP waits 0.2 s for nothing: that happens, but not every time. Measured on a busy host: 8 times within 1.02.

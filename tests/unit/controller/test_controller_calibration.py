@@ -9,7 +9,8 @@ import pytest
 from placement_cases import quickstart
 
 from testbed.clock import EmulatedClock
-from testbed.controller.path_probes import PROBE_ATTEMPTS, TCP_SHARE, Calibrated, calibrate
+from testbed.controller.path_probes import PROBE_ATTEMPTS, Calibrated, calibrate
+from testbed.link_limits import TCP_SHARE
 from testbed.transport.messages import Collected, Paced, Pinged, Probe, Probed
 
 RATE_BPS = {("a", "b"): 1e8, ("b", "c"): 1e8, ("c", "d"): 5e7, ("d", "a"): 5e7}
