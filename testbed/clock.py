@@ -50,16 +50,16 @@ class EmulatedClock:
         self._paused_total_s = 0.0
         self._followers: list[Callable[[ClockState], None]] = []
 
-    def follow(self, told: Callable[[ClockState], None]) -> None:
-        """Call `told` whenever the clock starts, pauses or resumes; and now, if it has started."""
-        self._followers.append(told)
-        self._tell([told])
+    def follow(self, follower: Callable[[ClockState], None]) -> None:
+        """Call `follower` whenever the clock starts, pauses or resumes; and now, if it has started."""
+        self._followers.append(follower)
+        self._tell([follower])
 
     def _tell(self, followers: list[Callable[[ClockState], None]]) -> None:
         if self._zero_s is not None:
             state = ClockState(self._zero_s, self._paused_total_s, self._paused_at_s)
-            for told in followers:
-                told(state)
+            for follower in followers:
+                follower(state)
 
     def start(self) -> None:
         """Set emulated time 0 to now."""

@@ -32,7 +32,7 @@ def use_system_folders() -> None:
 def complaint(returncode: int, stderr: str | bytes, lines: int = 1) -> str:
     """The last lines that a failed program wrote to standard error, or else how it ended."""
     text = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr
-    said: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
-    if said:
-        return " ".join(said[-lines:])
+    messages: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
+    if messages:
+        return " ".join(messages[-lines:])
     return f"it was killed by signal {-returncode}" if returncode < 0 else f"it ended with code {returncode}"

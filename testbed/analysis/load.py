@@ -85,7 +85,7 @@ class Run:
     placements: pd.DataFrame
     rates: pd.DataFrame
 
-    def said(self, key: str, default: Any = None) -> Any:
+    def fact(self, key: str, default: Any = None) -> Any:
         """The value of a key: from the summary, else from the manifest, else from the experiment in the manifest."""
         experiment = self.manifest.get("experiment")
         for place in (self.summary, self.manifest, experiment):
@@ -96,7 +96,7 @@ class Run:
     @property
     def policy(self) -> str:
         """The name of the policy."""
-        return str(self.said("policy", self.folder.name))
+        return str(self.fact("policy", self.folder.name))
 
     @property
     def status(self) -> str:
@@ -106,12 +106,12 @@ class Run:
     @property
     def simulated(self) -> bool:
         """Whether the times come from the cost model and were not measured."""
-        return bool(self.said("provenance") == "simulated" or self.said("backend") == "sim")
+        return bool(self.fact("provenance") == "simulated" or self.fact("backend") == "sim")
 
     @property
     def seed(self) -> int | None:
         """The seed of the experiment, if known."""
-        seed = self.said("seed")
+        seed = self.fact("seed")
         return None if seed is None else int(seed)
 
     @property
@@ -131,14 +131,14 @@ class Run:
         """`ok`, `not faithful`, `simulated`, or `none` for a run that did not come to a verdict."""
         if self.simulated:
             return "simulated"
-        verdict = self.said("verdict")
+        verdict = self.fact("verdict")
         if not isinstance(verdict, Mapping):
             return "none"
         return "ok" if verdict.get("ok") else "not faithful"
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows; a figure that the summary does not have is a dash."""
-        rows = {"policy": self.policy, "backend": str(self.said("backend", "unknown")), "status": self.status}
+        rows = {"policy": self.policy, "backend": str(self.fact("backend", "unknown")), "status": self.status}
         rows["tokens"] = str(len(self.tokens))
         for heading, (key, how) in NOTEBOOK_FIGURES.items():
             value = (self.summary or {}).get(key)
@@ -199,8 +199,8 @@ def _load_table(folder: Path, table: str, older: bool) -> pd.DataFrame:
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
         if path is not None and not path.exists():  # the run has just finished and replaced its lines by Parquet
             return _load_table(folder, table, older)
-        told = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
-        raise AnalysisError(f"{path} does not hold the columns of table {table}: {told}") from None
+        reason = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
+        raise AnalysisError(f"{path} does not hold the columns of table {table}: {reason}") from None
     for column in columns:
         _refuse_values(typed[column.name], column, f"{path}: column {column.name}")
     return typed
@@ -250,5 +250,5 @@ def _load_events(path: Path) -> pd.DataFrame:
     try:
         return frame.astype(EVENT_DTYPES)
     except (ValueError, TypeError, OverflowError) as problem:
-        told = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
-        raise AnalysisError(f"{path} holds an event with a wrong type: {told}") from None
+        reason = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
+        raise AnalysisError(f"{path} holds an event with a wrong type: {reason}") from None

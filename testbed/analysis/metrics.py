@@ -49,9 +49,9 @@ def migrated_bytes(run: Run) -> int:
 
 def stall_s(run: Run) -> float:
     """Decode seconds lost to migrations: from the table of decisions, else the union of the transfers' times."""
-    told = run.decisions["stall_s"].dropna()
-    if len(told):
-        return float(told.sum())
+    stalls = run.decisions["stall_s"].dropna()
+    if len(stalls):
+        return float(stalls.sum())
     moving = run.migrations.dropna(subset=["last_byte_s"]).sort_values(["start_s", "last_byte_s"])
     reached = moving["last_byte_s"].cummax().shift(fill_value=float("-inf"))
     begin = moving["start_s"].clip(lower=reached)

@@ -78,28 +78,28 @@ def _number(value: float, how: str) -> str:
 
 def _provenance(run: Run) -> list[str]:
     """A line on how a run was made, and a line for each reason to doubt it."""
-    parts = [f"backend {run.said('backend', 'unknown')}"]
+    parts = [f"backend {run.fact('backend', 'unknown')}"]
     if run.simulated:
         parts = ["simulated in virtual time, nothing was measured"]
-    name = run.said("name", run.said("experiment_name"))
+    name = run.fact("name", run.fact("experiment_name"))
     if name:
         parts.append(f"experiment {name}")
     if run.seed is not None:
         parts.append(f"seed {run.seed}")
     for key in ("delay", "dilation", "compute", "observation", "trace_clock", "weights"):
-        value = run.said(key)
+        value = run.fact(key)
         if value is not None:
             parts.append(f"{key} {value}")
-    verified = run.said("verified")
+    verified = run.fact("verified")
     if verified:
         parts.append(f"verified {verified}")
-    machine = run.said("machine")
+    machine = run.fact("machine")
     if isinstance(machine, Mapping):
         parts.append("machine " + ", ".join(f"{key} {value}" for key, value in machine.items()))
     lines = [f"{run.policy} (`{run.folder.name}`): " + "; ".join(parts) + "."]
     if run.summary is None:
         lines.append(f"{run.policy}: the run did not come to its end; its row holds what was logged until then.")
-    verdict = run.said("verdict")
+    verdict = run.fact("verdict")
     reasons = verdict.get("reasons") if isinstance(verdict, Mapping) else None
     lines += [f"{run.policy}: {reason}" for reason in reasons or []]
     return lines

@@ -106,10 +106,10 @@ def opened_tensors(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
         raise ConfigError(_damaged(file, str(error))) from error
 
 
-def _damaged(file: Path, told: str) -> str:
-    told = ascii(" ".join(told.split()))[1:-1]  # the message may quote the file
-    told = told if len(told) <= 160 else f"{told[:157]}..."
-    return f"{_plain(file)}: this is not the safetensors file that the checkpoint needs: {told}"
+def _damaged(file: Path, reason: str) -> str:
+    reason = ascii(" ".join(reason.split()))[1:-1]  # the message may quote the file
+    reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
+    return f"{_plain(file)}: this is not the safetensors file that the checkpoint needs: {reason}"
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:

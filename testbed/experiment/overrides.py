@@ -32,11 +32,11 @@ class Override:
 def parse_override(text: str) -> Override:
     """The override in a text like `model.seed=3`; raises ConfigError."""
     key, equals, value = text.partition("=")
-    said = text if len(text) <= _LONGEST_SHOWN and text.isprintable() else shown(text)
+    printed = text if len(text) <= _LONGEST_SHOWN and text.isprintable() else shown(text)
     parts = tuple(part.strip() for part in key.split("."))
     if not equals or not all(parts):
-        raise ConfigError(f"--set {said}: write it like key=value, for instance tokens=16 or model.seed=3")
-    return Override(parts, parse_yaml(value, f"--set {said}"), said)
+        raise ConfigError(f"--set {printed}: write it like key=value, for instance tokens=16 or model.seed=3")
+    return Override(parts, parse_yaml(value, f"--set {printed}"), printed)
 
 
 def apply_override(mapping: dict[str, Any], override: Override) -> None:

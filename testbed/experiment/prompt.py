@@ -85,5 +85,5 @@ def tokenise(file: Path, text: str) -> list[int]:
         tokenizer.no_padding()
         return list(tokenizer.encode(text).ids)
     except Exception as error:  # the library raises plain `Exception`
-        told = ascii(" ".join(str(error).split()))[1:-1][:160]
-        raise ConfigError(f"{file}: this is not a tokenizer that can be used: {told}") from error
+        reason = ascii(" ".join(str(error).split()))[1:-1][:160]
+        raise ConfigError(f"{file}: this is not a tokenizer that can be used: {reason}") from error

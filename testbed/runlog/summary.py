@@ -95,9 +95,9 @@ def stall_seconds(migrations: Iterable[Row], decisions: Iterable[Row]) -> float:
     This is the sum of the decisions' `stall_s`. If none has it, it is the time in which at least one block was being
     transferred; overlapping transfers count once.
     """
-    told = [row["stall_s"] for row in decisions if row.get("stall_s") is not None]
-    if told:
-        return math.fsum(told)
+    stalls = [row["stall_s"] for row in decisions if row.get("stall_s") is not None]
+    if stalls:
+        return math.fsum(stalls)
     lost, reached = 0.0, -math.inf
     moving = [(row["start_s"], row["last_byte_s"]) for row in migrations if row.get("last_byte_s") is not None]
     for start, end in sorted(moving):

@@ -185,8 +185,8 @@ def _handles(run: Run, colours: dict[str, Any]) -> list[Line2D]:
     for name in _DIRECTIONS:
         read = run.links.loc[run.links["direction"] == name, "readback_bps"].notna().any()
         timed = (run.rates["direction"] == name).any()
-        told = [word for word, drawn in (("read back", read), ("achieved", timed)) if drawn]
-        if told:
+        contents = [word for word, drawn in (("read back", read), ("achieved", timed)) if drawn]
+        if contents:
             handles.append(
                 Line2D(
                     [],
@@ -196,7 +196,7 @@ def _handles(run: Run, colours: dict[str, Any]) -> list[Line2D]:
                     markersize=4,
                     linestyle=_DASHES[name] if read else "none",
                     linewidth=1.1,
-                    label=f"{name}: {', '.join(told)}",
+                    label=f"{name}: {', '.join(contents)}",
                 )
             )
     return handles

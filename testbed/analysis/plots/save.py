@@ -52,8 +52,8 @@ def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path,
         return save_figure(draw(what), stem, formats)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         which = ", ".join(str(run.folder) for run in as_runs(what)[:3])
-        told = " ".join(str(error).split())[:200]
-        raise AnalysisError(f"{which}: the values there cannot be drawn as {draw.__name__}: {told}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise AnalysisError(f"{which}: the values there cannot be drawn as {draw.__name__}: {reason}") from error
 
 
 def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) -> list[Path]:

@@ -127,11 +127,11 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 
 def _experiment_of(run: Run) -> str | None:
-    return run.said("experiment_name")
+    return run.fact("experiment_name")
 
 
 def _backend_of(run: Run) -> str | None:
-    return run.said("backend")
+    return run.fact("backend")
 
 
 def _seed_of(run: Run) -> str | None:
