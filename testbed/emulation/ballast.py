@@ -64,7 +64,7 @@ class Ballast:
         try:
             self._connection.send_bytes(_SIZE.pack(max(0, size_bytes)))
         except OSError as error:
-            raise RunFailed(f"the ballast (pid {self.process.pid}) is gone: {error.strerror}") from error
+            raise self._gone(f"hold {size_bytes} bytes") from error
         (self.held_bytes,) = _SIZE.unpack(self._answer(_SIZE.size, f"hold {size_bytes} bytes", timeout))
 
     def let_go(self) -> None:
@@ -91,11 +91,15 @@ class Ballast:
         try:
             return self._connection.recv_bytes(size)
         except (EOFError, OSError) as error:
-            self.process.join(1.0)
-            raise RunFailed(
-                f"the ballast (pid {self.process.pid}) ended with code {self.process.exitcode} instead of being able "
-                f"to {request}"
-            ) from error
+            raise self._gone(request) from error
+
+    def _gone(self, request: str) -> RunFailed:
+        from testbed.emulation.spawn import exit_code
+
+        code = exit_code(self.process)
+        return RunFailed(
+            f"the ballast (pid {self.process.pid}) ended with code {code} instead of being able to {request}"
+        )
 
 
 class _HeldMemory:

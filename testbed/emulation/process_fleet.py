@@ -27,7 +27,7 @@ from testbed.controller.fleet import (
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.settings import largest_frame_bytes
-from testbed.emulation.spawn import FORKSERVER, end_processes, forkserver, forkserver_pid, start_worker
+from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
 from testbed.emulation.standstill import Standstill
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
@@ -50,6 +50,7 @@ from testbed.worker.entry import WorkerConfig
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
 FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open: four devices do with 64
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
@@ -184,6 +185,8 @@ class ProcessFleet(ABC):
                 elif isinstance(event, Failed):
                     raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
                 elif isinstance(event, DeviceLost):
+                    if event.exit_code in KILLED:
+                        raise RunFailed(f"device {name}: its worker ended with code {event.exit_code} while starting")
                     raise EnvironmentLacks(
                         f"the worker of device {name} ended with code {event.exit_code} while starting; "
                         "`testbed doctor` tells what this machine lacks"
@@ -239,7 +242,7 @@ class ProcessFleet(ABC):
             if name not in self._lost and not process.is_alive():
                 found += self._hub.poll(0)  # its last words come first
                 self._lost.add(name)
-                found.append((name, DeviceLost(self._was_oom_killed(name), process.exitcode)))
+                found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(process))))
         if not self._lost:  # else what ended with the lost one would be named instead of it
             self._standstill.look(self._going_on())
         return found

@@ -57,6 +57,24 @@ def process_status(pid: int) -> tuple[str, int] | None:
     return (fields[0], int(fields[19])) if fields else None
 
 
+def has_ended(pid: int) -> bool:
+    """Whether there is no such process, or nothing left of it but its exit code."""
+    status = process_status(pid)
+    return status is None or status[0] in ENDED
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a signal has stopped it."""
+    status = process_status(pid)
+    return status is not None and status[0] == STOPPED
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes whose parent (field 4) this one is."""
+    entries = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [entry for entry in entries if _fields(entry)[1:2] == [str(pid)]]
+
+
 def cpu_ticks(pid: int) -> int:
     """The CPU time that a process has used (fields 14 and 15); 0 when there is no such process."""
     fields = _fields(pid)

@@ -25,7 +25,7 @@ from typing import Any
 
 from testbed.clock import ClockState, EmulatedClock
 from testbed.emulation.shaping import Shaper, ShapingFailed
-from testbed.emulation.spawn import end_processes, start_process
+from testbed.emulation.spawn import end_processes, exit_code, start_process
 from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed, TestbedError
 from testbed.topologies.links import Hop
@@ -208,10 +208,9 @@ class Replayer:
             return []
         if kind == _FAILED:
             raise ShapingFailed(body.decode())
-        self.process.join(1.0)
         raise RunFailed(
             f"the replayer (pid {self.process.pid}), which changes the links' rates, ended with code "
-            f"{self.process.exitcode} in the middle of the run"
+            f"{exit_code(self.process)} in the middle of the run"
         )
 
 

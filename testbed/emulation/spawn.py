@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 from typing import Any
 
-from testbed.emulation.processes import cpu_ticks
+from testbed.emulation.processes import children_of, cpu_ticks, has_ended, is_stopped
 from testbed.emulation.standstill import Standstill
 from testbed.errors import RunFailed
 from testbed.worker.entry import WorkerConfig, run_worker
@@ -33,6 +33,7 @@ IDLE_PATIENCE_S = 45.0  # without an answer and without any use of a core; loadi
 KILL_PATIENCE_S = 5.0
 LEAVE_PATIENCE_S = 1.0  # for a process that has answered
 _LOOK_S = 0.5
+_UNTOLD = 255  # what multiprocessing takes for an exit code where the forkserver cannot tell it any more
 
 
 @contextmanager
@@ -67,9 +68,10 @@ def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServer
 def start_process(process: ForkServerProcess) -> None:
     """Start a process of the forkserver's context; it is ended with this one at the latest.
 
-    Raises RunFailed when the forkserver does not answer.
+    Raises RunFailed when the forkserver has ended or does not answer.
     """
     process.daemon = True
+    _refuse_dead_forkserver()  # multiprocessing would start another, whose children know nothing of the first ones
     with _plain_main(), _answering():
         process.start()
 
@@ -78,6 +80,22 @@ def forkserver_pid() -> int | None:
     """The forkserver's pid, once it runs."""
     pid: int | None = server._forkserver._forkserver_pid  # type: ignore[attr-defined]
     return pid
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    """How a process has ended that has just ended; raises RunFailed where it did so because the forkserver had."""
+    process.join(LEAVE_PATIENCE_S)
+    deadline = time.monotonic() + LEAVE_PATIENCE_S
+    while process.exitcode == _UNTOLD and time.monotonic() < deadline:
+        _refuse_dead_forkserver()
+        time.sleep(0.02)  # it closes its pipes a moment before it has ended
+    return process.exitcode
+
+
+def _refuse_dead_forkserver() -> None:
+    pid = forkserver_pid()
+    if pid is not None and has_ended(pid):
+        raise RunFailed(f"{FORKSERVER} has ended in the middle of the run")
 
 
 def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> None:
@@ -130,23 +148,30 @@ def call(context: ForkServerContext, function: Callable[..., Any], *arguments: A
 def _answering() -> Iterator[None]:
     """For a block in which multiprocessing waits for the forkserver, without an end of its own.
 
-    Only the server's death ends that wait, so a thread kills one that is stopped or does nothing.
+    Only a death ends that wait, so a thread kills a server that is stopped or does nothing, and a child that is stopped
+    before it has read what it is to do.
     """
     answered = threading.Event()
     trouble: list[str] = []
 
     def watch() -> None:
         standstill, used, since_s = Standstill(), 0, time.monotonic()
+        stopped: list[int] = []
         while not answered.wait(_LOOK_S):
             try:
                 pid = forkserver_pid()
-                standstill.look({FORKSERVER: pid} if pid is not None else {})
+                stopped = [child for child in children_of(pid) if is_stopped(child)] if pid is not None else []
+                watched = {FORKSERVER: pid} if pid is not None else {}
+                standstill.look(watched | {f"a process (pid {child}) that is to start": child for child in stopped})
                 if pid is not None and cpu_ticks(pid) != used:
                     used, since_s = cpu_ticks(pid), time.monotonic()
                 if time.monotonic() - since_s > IDLE_PATIENCE_S:
                     raise RunFailed(f"{FORKSERVER} gave no answer for {IDLE_PATIENCE_S:.0f} s")
             except RunFailed as error:
                 trouble.append(str(error))
+                for child in stopped:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGKILL)
                 _kill_forkserver()
                 return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from testbed.emulation.processes import ENDED, STOPPED, process_status
+from testbed.emulation.processes import has_ended, is_stopped
 from testbed.errors import RunFailed
 
 STOPPED_PATIENCE_S = 10.0  # a debugger's look, or an operator's slip
@@ -32,10 +32,9 @@ class Standstill:
         self._looked_s = now
         found: dict[tuple[str, str], float] = {}
         for name, pid in pids.items():
-            status = process_status(pid)
-            if status is None or status[0] in ENDED:
+            if has_ended(pid):
                 what, patience_s = "has ended in the middle of the run", ENDED_PATIENCE_S
-            elif status[0] == STOPPED:
+            elif is_stopped(pid):
                 what, patience_s = f"has been stopped by a signal for {self._patience_s:.0f} s", self._patience_s
             else:
                 continue

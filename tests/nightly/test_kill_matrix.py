@@ -33,5 +33,5 @@ def test_a_run_ends_in_one_sentence_whatever_is_killed_or_stopped(
 ) -> None:
     ended, took = hit(place, tmp_path, which, number, moment, backend)
     print(f"{backend} {moment} {which} {number.name}: code {ended.code} after {took:.1f} s: {ended.err.strip()}")
-    assert_one_sentence(ended)
+    assert_one_sentence(ended, which)
     assert ended.code in codes(which, number, moment), (ended.code, ended.err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -16,6 +17,7 @@ STOPPED_S = 3.0  # then a stopped process continues that only its user can conti
 GONE_S = 5.0
 SHARED = ("--share-host", "--accept-unfaithful", "--calibrate", "off")
 DEVICES = 4
+WORKERS_SCORE = 1000
 TOKENS = {"set-up": 300, "decode": 300, "migration": 300, "teardown": 6}
 
 TO_AND_FRO = """
@@ -86,18 +88,27 @@ def target(going: Going, which: str, backend: str) -> int:
 
     def forked() -> int | None:
         server = forkserver()
-        for pid in children(server) if server is not None else ():
-            # Workers and ballasts join a device's group first; some containers let no ballast protect itself.
-            grouped = b"/headroom/" in _read(pid, "cgroup")
-            score = int(_read(pid, "oom_score_adj") or 0)
-            if score != 1000 and which != "worker" and len(children(server or 0)) <= DEVICES:
-                continue  # a worker that has only just begun
-            kind = "worker" if score == 1000 else "ballast" if grouped else "replayer"
-            if kind == which or (which == "worker" and backend == "local"):
-                return pid
-        return None
+        kinds = {pid: kind(pid) for pid in children(server)} if server is not None else {}
+        if which == "worker" and backend == "local":
+            return next(iter(kinds), None)
+        if which != "worker" and list(kinds.values()).count("worker") < DEVICES:
+            return None  # one that has only just begun is in its device's group, as a ballast is
+        return next((pid for pid, each in kinds.items() if each == which), None)
 
     return int(going.wait(forked, f"a {which}"))
+
+
+def kind(pid: int) -> str | None:
+    """What a process of the forkserver has become; None: that cannot be seen yet."""
+    if int(_read(pid, "oom_score_adj") or 0) == WORKERS_SCORE:
+        return "worker"
+    if b"/headroom/" in _read(pid, "cgroup"):
+        return "ballast"
+    with contextlib.suppress(ProcessLookupError):
+        real_time = os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
+        if real_time or os.getpriority(os.PRIO_PROCESS, pid) < 0:
+            return "replayer"
+    return None
 
 
 def _read(pid: int, name: str) -> bytes:
@@ -134,12 +145,12 @@ def hit(
     """
     experiment = vulnerable(folder, moment, backend)
     with place.started(experiment, "--backend", backend, *SHARED) as going:
-        pid = target(going, which, backend) if moment in ("set-up", "decode", "migration") else 0
+        pid = target(going, which, backend)
         await_moment(going, moment)
         members = going.members()
-        pid = pid or target(going, which, backend)
         begun = time.monotonic()
-        os.kill(pid, number)
+        with contextlib.suppress(*([ProcessLookupError] if moment == "teardown" else [])):
+            os.kill(pid, number)
         if which == "outer" and number == signal.SIGSTOP:
             time.sleep(STOPPED_S)
             os.kill(pid, signal.SIGCONT)
@@ -172,9 +183,11 @@ def codes(which: str, number: signal.Signals, moment: str) -> set[int]:
     return interrupted | late
 
 
-def assert_one_sentence(ended: Ended) -> None:
-    """Check that a user reads one sentence about the run that failed."""
+def assert_one_sentence(ended: Ended, which: str) -> None:
+    """Check that a user reads one sentence about the run that failed, and that it names the process that was hit."""
     if ended.code not in (0, -9):
         lines = ended.err.strip().splitlines()
         assert len(lines) == 1 and (lines[0] == "Interrupted." or lines[0].startswith("Error: ")), ended.err
+    if ended.code == 5:
+        assert {"inner": "the run"}.get(which, which) in ended.err, ended.err
     assert "Traceback" not in ended.err, ended.err
