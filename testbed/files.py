@@ -1,4 +1,4 @@
-"""Reads the files that a user names, if they are regular files of bounded size.
+"""Reads and writes the files that a user names, if they are regular files, and reads only those of bounded size.
 
 A path may name a device that never ends, a pipe that nobody writes to, or a file larger than memory. Each of these is a
 `ConfigError`, in the same words for every reader. This module knows paths and bytes, but not what a file means.
@@ -6,6 +6,7 @@ A path may name a device that never ends, a pipe that nobody writes to, or a fil
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from testbed.errors import ConfigError
+from testbed.errors import ConfigError, EnvironmentLacks
 
 LARGEST_BYTES = 64 * 2**20
 """The largest file that is read by default; the longest public trace that we know of has 30 MB."""
@@ -70,6 +71,38 @@ def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
         return read_bytes(path, limit_bytes).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: the file cannot be read: it is not UTF-8 text") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file; raises ConfigError naming it, and EnvironmentLacks where the disk takes no more."""
+    refuse_special(path)
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        kind = EnvironmentLacks if full else ConfigError
+        raise kind(f"{_short(path)}: the file cannot be written: {why}") from error
+
+
+def refuse_special(path: str | Path) -> None:
+    """Raise ConfigError where something lies there that is no file and so must be neither written nor replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # nothing does, or whoever writes will be told
+        return
+    if not stat.S_ISREG(mode):
+        raise ConfigError(f"{_short(path)}: the file cannot be written: it is {kind_of(mode)}, not a file")
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder and those above it, where they are not there yet; raises ConfigError where it is something else."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        mode = os.lstat(path).st_mode
+        kind = "a file" if stat.S_ISREG(mode) else kind_of(mode)
+        raise ConfigError(f"{_short(path)}: no folder can be made there: it is {kind}") from error
 
 
 def kind_of(mode: int) -> str:

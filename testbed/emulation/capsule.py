@@ -19,19 +19,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
+from testbed.emulation.processes import children_of, is_stopped
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.programs import complaint, find_program
+from testbed.signals import Collected, collected_signals
 
 STOPPED_PATIENCE_S = 20.0  # longer than the inner process waits for those that it has started
 GRACE_S = 10.0  # between the first Ctrl-C and SIGKILL: enough to remove twenty cgroups
 PROBE_TIMEOUT_S = 10.0
 CANNOT_START = 126  # exit code when the parent died before the child could tie itself to it, as in sh
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _HELD = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 _CAP_SYS_ADMIN = 21
@@ -39,6 +41,8 @@ _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _FORK_WAIT_S = 5.0
 _KILL_WAIT_S = 5.0
 _LOOK_S = 1.0
+_WITH_ERRORS_TO = "import os, sys; fd, *argv = sys.argv[1:]; os.dup2(int(fd), 2); os.execvp(argv[0], argv)"
+_KILLED_INSIDE = b"sigprocmask"  # util-linux 2.38 wants to die of its child's signal; of SIGKILL it says it cannot
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -52,6 +56,7 @@ def launch(
     pass_fds: Sequence[int] = (),
     on_start: Callable[[int, int], None] | None = None,
     hold_signals: bool = False,
+    signals: Collected | None = None,
 ) -> int:
     """Run `argv`, in a capsule or (capsule=False) as a plain process, and return its exit code (128+n for signal n).
 
@@ -62,22 +67,33 @@ def launch(
     for `STOPPED_PATIENCE_S`, is killed; in the latter case RunFailed is raised.
     `hold_signals` is for a program that calls `prepare_inner`: an earlier SIGINT waits for that, instead of being
     dropped (PID 1 has no handler yet) or of hitting an interpreter that is still starting.
+    `signals` is what the caller has been collecting; where one has come already, nothing is started.
     Only for the main thread: the kernel ties the child to its *thread*.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("launch() must be called from the main thread")
-    command = [*unshare_command(), *argv] if capsule else list(argv)
-    with collected_signals() as (received, wakeup):
-        process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds, hold_signals=hold_signals)
+    with contextlib.ExitStack() as undo:
+        received, wakeup = undo.enter_context(collected_signals()) if signals is None else signals
+        if received:
+            return 128 + signal.SIGINT
+        command, said = list(argv), None
+        if capsule:  # what `unshare` itself says is kept apart
+            errors = os.dup(2)
+            undo.callback(os.close, errors)
+            command = [*unshare_command(), sys.executable, "-I", "-S", "-c", _WITH_ERRORS_TO, str(errors), *argv]
+            pass_fds = [*pass_fds, errors]
+            said = undo.enter_context(open(os.memfd_create("unshare"), "w+b"))
+        process = _start(command, env=env, cwd=cwd, pass_fds=pass_fds, hold_signals=hold_signals, errors=said)
         inner = process.pid
         try:
             if capsule:
                 inner = _only_child(process) or process.pid
             if on_start is not None:
                 on_start(process.pid, inner)
-            return _supervise(process, inner, received, wakeup, grace_s)
+            code = _supervise(process, inner, received, wakeup, grace_s)
         finally:
             _end(process, inner)
+        return code if said is None else _pass_on(said, code)
 
 
 def unshare_command() -> list[str]:
@@ -138,6 +154,7 @@ def _start(
     cwd: Path | None,
     pass_fds: Sequence[int],
     hold_signals: bool,
+    errors: IO[bytes] | None,
 ) -> subprocess.Popen[bytes]:
     supervisor = os.getpid()
 
@@ -156,6 +173,7 @@ def _start(
             env=env,
             cwd=cwd,
             pass_fds=tuple(pass_fds),
+            stderr=errors,
             start_new_session=True,  # a terminal's Ctrl-C reaches the supervisor alone
             preexec_fn=die_with_supervisor,
         )
@@ -181,7 +199,7 @@ def _supervise(
             if deadline is not None and (len(received) > 1 or time.monotonic() >= deadline):
                 _end(process, inner)
                 return 128 + signal.SIGINT
-            stopped = _is_stopped(inner) or _is_stopped(process.pid)
+            stopped = is_stopped(inner) or is_stopped(process.pid)
             stopped_since = (stopped_since or time.monotonic()) if stopped else None
             if stopped_since is not None and time.monotonic() - stopped_since >= STOPPED_PATIENCE_S:
                 raise RunFailed(f"the run's own process had been stopped by a signal for {STOPPED_PATIENCE_S:.0f} s")
@@ -198,51 +216,24 @@ def _supervise(
     return 128 - code if code < 0 else code
 
 
-@contextlib.contextmanager
-def collected_signals() -> Iterator[tuple[list[int], socket.socket]]:
-    """Gather the signals to forward in a list, waking whoever selects on the socket; the old handlers come back."""
-    received: list[int] = []
-    reader, writer = socket.socketpair()
-    reader.setblocking(False)
-    writer.setblocking(False)
-    previous_wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    previous = {number: signal.signal(number, lambda signum, _: received.append(signum)) for number in _FORWARDED}
-    try:
-        yield received, reader
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        signal.set_wakeup_fd(previous_wakeup)
-        reader.close()
-        writer.close()
+def _pass_on(said: IO[bytes], code: int) -> int:
+    """Repeat what `unshare` has said, and give the inner process's exit code."""
+    said.seek(0)
+    complaints = said.read()
+    if code == 1 and _KILLED_INSIDE in complaints:
+        return 128 + signal.SIGKILL
+    sys.stderr.write(complaints.decode(errors="replace"))
+    return code
 
 
 def _only_child(process: subprocess.Popen[bytes]) -> int | None:
     """The pid of `unshare`'s child as this host sees it; None if unshare ended without one."""
     deadline = time.monotonic() + _FORK_WAIT_S
     while process.poll() is None and time.monotonic() < deadline:
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and _parent_of(entry.name) == process.pid:
-                return int(entry.name)
+        for child in children_of(process.pid):
+            return child
         time.sleep(0.002)
     return None
-
-
-def _is_stopped(pid: int) -> bool:
-    return _status_of(pid)[:1] == ["T"]
-
-
-def _parent_of(pid: str) -> int | None:
-    status = _status_of(pid)
-    return int(status[1]) if status else None
-
-
-def _status_of(pid: int | str) -> list[str]:
-    """The fields of /proc/<pid>/stat from the state on, see proc(5); nothing where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return []
 
 
 def _end(process: subprocess.Popen[bytes], inner: int) -> None:

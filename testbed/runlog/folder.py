@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from testbed.errors import ConfigError
-from testbed.files import open_file
+from testbed.files import make_folder, open_file
 from testbed.runlog.documents import (
     FORMAT,
     MANIFEST,
@@ -34,7 +34,7 @@ from testbed.runlog.documents import (
     read_summary,
 )
 from testbed.runlog.tables import ABORTED, COMMITTED, TABLES, Column, row_type
-from testbed.runlog.writing import RESERVE, LogLost, encode, identity, lost, reserve, write_json
+from testbed.runlog.writing import FOLDER_GONE, RESERVE, LogLost, encode, identity, lost, reserve, write_json
 from testbed.strict_json import parse_object
 
 __all__ = [
@@ -108,7 +108,7 @@ class RunLog:
     def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
         """Make the folder `<UTC time>-<experiment>-<policy>` in `parent` and open it; a number keeps names unique."""
         parent = Path(parent)
-        parent.mkdir(parents=True, exist_ok=True)
+        make_folder(parent)
         now = time.time()
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
         stem = "-".join([stamp, file_part(experiment_name), file_part(policy)])
@@ -179,7 +179,7 @@ class RunLog:
                     self._drain(name, buffer)
             # Descriptors go on taking rows when the folder has been removed.
             if self._files and not self._lost and identity(self.folder) != self._identity:
-                raise self._lose(self.folder, "the run folder was removed or replaced while the run went on")
+                raise self._lose(self.folder, FOLDER_GONE)
             self._flushed_at = time.monotonic()
 
     def close(self) -> None:
@@ -203,7 +203,8 @@ class RunLog:
             self.close()
         except LogLost as problem:
             lost = problem
-        (self.folder / RESERVE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that cannot be written any more, as the next lines tell
+            (self.folder / RESERVE).unlink()
         try:
             if manifest is not None:
                 self.write_manifest(manifest)

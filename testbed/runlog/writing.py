@@ -14,6 +14,7 @@ import msgspec
 from testbed.errors import EnvironmentLacks
 
 RESERVE = ".reserve"  # a file that is removed when the run ends, so that the summary fits on a full disk
+FOLDER_GONE = "the run folder was removed or replaced while the run went on"
 RESERVE_BYTES = 256 * 1024
 
 
@@ -53,6 +54,8 @@ def lost(path: Path, why: OSError | str) -> LogLost:
         errno.EDQUOT: ": make room there, or use another --out",
         errno.EFBIG: ": raise `ulimit -f`",
         errno.EMFILE: ": raise `ulimit -n`",
+        errno.EROFS: ": use another --out",
+        errno.EIO: ": use another --out",
         errno.ENOENT: ": the run folder was removed while the run went on",
     }
     return LogLost(f"{path} cannot be written ({why.strerror}){remedy.get(why.errno or 0, '')}")

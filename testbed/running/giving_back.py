@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from testbed.signals import held_signals
+
 SYSTEM = ("/boot", "/dev", "/etc", "/lib", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/var/lib", "/var/lock")
 """Where nothing is given back: what is made there is the system's, or root's own."""
 
@@ -41,10 +43,11 @@ def giving_back() -> Iterator[None]:
     try:
         yield
     finally:
-        _giving = 0
-        for path in list(_made):
-            _give(path, owner)
-        _made.clear()
+        with held_signals():
+            _giving = 0
+            for path in list(_made):
+                _give(path, owner)
+            _made.clear()
 
 
 def _caller() -> tuple[int, int] | None:

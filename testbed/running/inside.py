@@ -44,8 +44,12 @@ REMEDIES = {
     errno.EAGAIN: "raise `ulimit -u`",
     errno.ENOMEM: "use fewer devices or a smaller model",
     errno.EROFS: "use another --out",
+    errno.EIO: "use another --out",
+    errno.ESTALE: "use another --out",
+    errno.ENOTCONN: "use another --out",
+    errno.ESHUTDOWN: "use another --out",
 }
-"""What the host may be out of -> what helps."""
+"""What the host may be out of, or no longer have -> what helps."""
 
 
 def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], positions: int) -> ProcessFleet:

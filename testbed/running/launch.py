@@ -12,7 +12,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,9 @@ from testbed.decoder.checkpoint import require_weights
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import SUMMARY, RunLog, read_json
+from testbed.runlog.writing import FOLDER_GONE, lost
 from testbed.running.giving_back import giving_back
+from testbed.signals import held_signals
 
 Backend = Literal["mininet", "local", "sim"]
 Say = Callable[[str], None]
@@ -144,7 +146,10 @@ def _carry_out(request: Request, say: Say, host: HostCalibration | None) -> dict
     experiment = request.experiment
     clean()
     emulated = request.backend == "mininet" and not request.share_host
-    with host_lock(say) if emulated else nullcontext():
+    with ExitStack() as undo:
+        if emulated:
+            undo.enter_context(host_lock(say))
+        signals = undo.enter_context(held_signals())  # what is made from here on is taken away
         log = RunLog.create(request.out, experiment.name, experiment.policy)
         state = RunState.create(run_folder=log.folder.resolve())
         try:
@@ -157,6 +162,7 @@ def _carry_out(request: Request, say: Say, host: HostCalibration | None) -> dict
                 env=os.environ | {"TMPDIR": str(state.sockets)},  # what a killed run leaves there is cleaned away
                 capsule=request.backend == "mininet",
                 hold_signals=True,
+                signals=signals,
                 on_start=lambda process, init: state.record(init=ProcessId.of(init), processes=[ProcessId.of(process)]),
             )
             last_words = _last_words(state.sockets)
@@ -185,6 +191,8 @@ def _outcome(folder: Path, code: int) -> dict[str, Any]:
     if not (folder / SUMMARY).exists():
         if code == 130:
             raise KeyboardInterrupt
+        if not folder.exists():
+            raise lost(folder, FOLDER_GONE)
         raise RunFailed(f"{folder}: the run ended with code {code} before it could write its summary")
     summary = read_json(folder / SUMMARY)
     if summary["status"] == "interrupted":

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from testbed.emulation.capsule import collected_signals
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.programs import find_program, search_path
 from testbed.sandbox import guest_init, uml_registers
 from testbed.sandbox.guest_init import STDIN_CHUNK_BYTES, Frames, frame
+from testbed.signals import collected_signals
 from testbed.units import format_bytes, format_duration
 
 KERNEL = "linux.uml"
