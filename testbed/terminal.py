@@ -67,8 +67,10 @@ def open_standard_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def settle(code: int) -> int:
-    """Flush standard output, or discard the rest if that fails; returns the exit code."""
+def settle(code: int, give_up: bool = False) -> int:
+    """Flush standard output, or discard the rest if that fails or is given up already; returns the exit code."""
+    if give_up:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     try:
         sys.stdout.flush()
     except OSError:

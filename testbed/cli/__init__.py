@@ -19,6 +19,7 @@ import click
 from testbed import __version__
 from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
 from testbed.running.giving_back import giving_back
+from testbed.signals import end_at_signals, interrupt_at_signals
 from testbed.terminal import READER_GONE, echo, open_standard_streams, printable, settle
 
 VERBS = {
@@ -157,7 +158,7 @@ USERS = (
 # What this machine has run out of, or does not do as it should.
 MACHINES = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS,
-    errno.EIO, errno.ESTALE, errno.ENOLCK,
+    errno.EIO, errno.ESTALE, errno.ENOLCK, errno.ENOTCONN, errno.ESHUTDOWN,
 )  # fmt: skip
 
 
@@ -183,6 +184,12 @@ def _encodable(text: str) -> bool:
 def main() -> NoReturn:
     """Entry point of the `testbed` command."""
     open_standard_streams()
-    with giving_back():
-        code = run()
-    sys.exit(settle(code))
+    interrupt_at_signals()
+    try:
+        with giving_back():
+            code = run()
+        end_at_signals()
+    except KeyboardInterrupt:  # it came after the verb's end, or a second one came
+        end_at_signals()
+        code = INTERRUPTED
+    sys.exit(settle(code, give_up=code == INTERRUPTED))

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from testbed.emulation.own_tempdir import use_own_tempdir
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import POLICIES, make_policy
@@ -50,6 +51,7 @@ def compile_policies(experiments: Iterable[Experiment]) -> None:
 
 def _side_by_side(numbered: list[Numbered], workers: int) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and summary of each run as it ends. The processes end at once when something goes wrong, or at Ctrl-C."""
+    use_own_tempdir()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["testbed.running.simulated"])
     with context.Pool(workers, _leave_interrupts_to_the_parent) as pool:  # whose end terminates them

@@ -17,9 +17,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from testbed.emulation.own_tempdir import use_own_tempdir
+from testbed.signals import interrupt_at_signals
 from testbed.worker.lifeline import end_with_parent
 
 PRELOAD = ["testbed.running.simulated"]
+END_PATIENCE_S = 15.0  # for an emulated run to take down what it has made
 
 
 class WorkersDied(Exception):
@@ -48,6 +51,7 @@ def side_by_side(
 
     A call whose worker died is tried again; raises WorkersDied after so many attempts, and what a call raised.
     """
+    use_own_tempdir()
     waiting, tried = deque(range(len(calls))), [0] * len(calls)
     idle = [_Worker(function) for _ in range(max(1, min(os.cpu_count() or 1, len(calls))))]
     busy: list[_Worker] = []
@@ -82,6 +86,12 @@ def side_by_side(
                     raise problem
                 yield number, answer
     finally:
+        for worker in busy:
+            if worker.number in alone:
+                worker.process.terminate()
+        for worker in busy:
+            if worker.number in alone:
+                worker.process.join(END_PATIENCE_S)
         for worker in [*idle, *busy]:
             worker.process.kill()
         for worker in [*idle, *busy]:
@@ -90,15 +100,14 @@ def side_by_side(
 
 def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
     end_with_parent()
-    while True:
-        try:
+    interrupt_at_signals()
+    with suppress(EOFError, KeyboardInterrupt):
+        while True:
             arguments = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send((function(*arguments), None))
-        except Exception as problem:
-            pipe.send((None, problem))
+            try:
+                pipe.send((function(*arguments), None))
+            except Exception as problem:
+                pipe.send((None, problem))
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -84,19 +83,24 @@ def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: boo
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(json.dumps(experiment.to_dict()), encoding="utf-8")  # JSON is YAML
-    command = ["setpriv", "--pdeathsig", "INT", sys.executable, "-m", "testbed", "replay", str(file)]
+    command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "testbed", "replay", str(file)]
     command += ["--backend", backend, "--out", str(folder), "--accept-unfaithful", "--json"]
     command += ["--share-host"] if share_host else []
     said = ""
     with (
         tempfile.TemporaryFile("w+") as out,
-        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True, preexec_fn=_hear_interrupts) as run,
+        subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True) as run,
     ):
-        for line in run.stderr or ():
-            said = line.strip().removeprefix("Error: ")
-            if said.startswith(WAITING):  # maybe for ever: any user can have the host's lock
-                say(said)
-        code = run.wait()
+        try:
+            for line in run.stderr or ():
+                said = line.strip().removeprefix("Error: ")
+                if said.startswith(WAITING):  # maybe for ever: any user can have the host's lock
+                    say(said)
+            code = run.wait()
+        except KeyboardInterrupt:
+            run.terminate()
+            run.wait()
+            raise
         out.seek(0)
         told = out.read()
     if code == EnvironmentLacks.exit_code:
@@ -136,10 +140,6 @@ def _on_cluster(
             except KilledWorker as error:
                 raise WorkersDied(number) from error
             future.release()
-
-
-def _hear_interrupts() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 
 
 def _quiet_dask() -> None:
