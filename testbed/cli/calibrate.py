@@ -25,7 +25,12 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
     Example: testbed calibrate --json
     """
     from testbed.cli.replay import say
-    from testbed.controller.calibration import calibration_path, host_calibration, write_calibration
+    from testbed.controller.calibration import (
+        calibration_path,
+        host_calibration,
+        writable_calibration_path,
+        write_calibration,
+    )
     from testbed.controller.keeping_up import told_rates
 
     if show:
@@ -34,6 +39,7 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
         from testbed.running import calibrate as calibrating
         from testbed.running import launch
 
+        writable_calibration_path()
         found = calibrating.calibrate(launch.choose_backend(backend, say), share_host, say)
         write_calibration(found)
     path = calibration_path()

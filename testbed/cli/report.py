@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.show import echo, json_option, print_json
-from testbed.errors import ConfigError
+from testbed.files import write_text
 
 
 @click.command()
@@ -30,10 +30,7 @@ def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     loaded = load_many(runs)
     text = report(loaded)
     if out is not None:
-        try:
-            out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"report {out} cannot be written: {error.strerror}") from None
+        write_text(out, text)
     if as_json:
         rows = [{"path": str(run.folder), "policy": run.policy, "status": run.status} for run in loaded]
         figures = [metrics(run).to_dict() for run in loaded]

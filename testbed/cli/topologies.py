@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.errors import ConfigError
+from testbed.files import write_text
 from testbed.units import format_bandwidth, format_bytes, format_compute, format_duration, format_rate
 
 
@@ -114,7 +115,7 @@ def generate_one(
     if out is None:
         echo(text, nl=False)
     else:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
         echo(f"{out}: {len(topology.devices)} devices")
 
 

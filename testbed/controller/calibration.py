@@ -18,6 +18,7 @@ import msgspec
 
 from testbed.controller.keeping_up import HostSpeed, Together
 from testbed.errors import ConfigError
+from testbed.files import make_folder, refuse_special
 from testbed.strict_json import checked, read_object
 from testbed.strict_yaml import shown
 
@@ -108,10 +109,17 @@ def host_calibration() -> HostCalibration:
     return HostCalibration.from_dict(document, str(path))
 
 
+def writable_calibration_path() -> Path:
+    """That path; raises ConfigError where something lies there that must not be replaced, such as a device."""
+    path = calibration_path()
+    refuse_special(path)
+    return path
+
+
 def write_calibration(found: HostCalibration) -> Path:
     """Keep a calibration in this host's file, replacing the one before; returns the file."""
-    path = calibration_path()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = writable_calibration_path()
+    make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(found.to_dict(), indent=2) + "\n")
     temporary.replace(path)

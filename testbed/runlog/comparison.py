@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed.files import make_folder
+
 Row = Mapping[str, Any]
 
 EXACT = "exact"
@@ -125,7 +127,7 @@ def write_tidy(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
     columns = dict.fromkeys(key for row in rows for key in row)
     table = pa.table({key: _column([row.get(key) for row in rows]) for key in columns})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     pq.write_table(table, half)
     half.replace(path)

@@ -23,6 +23,7 @@ from typing import Any
 from testbed.controller.calibration import host_calibration
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
+from testbed.files import make_folder
 from testbed.placement.policies import shared_out
 from testbed.runlog.comparison import per_policy, tidy
 from testbed.runlog.folder import SUMMARY, read_json, read_summary
@@ -134,7 +135,7 @@ class Kept:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Hold the folder: two sweeps at once would make the same runs. Raises ConfigError where one is at work."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         with (self.folder / ".lock").open("w") as lock:  # closed, and so free, however this process ends
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

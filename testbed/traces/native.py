@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from testbed.errors import ConfigError
+from testbed.files import write_text
 from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, line_error, lines_of, parse_number
 from testbed.traces.quantities import PAIRS, checked, exact_text, file_quantities, number_text, quantity_of
@@ -70,11 +71,8 @@ def dumps(trace: Recording) -> str:
 
 
 def save(trace: Recording, path: str | Path) -> None:
-    """Write the trace as a native CSV file; raises ConfigError if the file cannot be written."""
-    try:
-        Path(path).write_text(dumps(trace), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise file_error(path, f"the file cannot be written: {getattr(error, 'strerror', None) or error}") from None
+    """Write the trace as a native CSV file; raises as `testbed.files.write_text` does."""
+    write_text(path, dumps(trace))
 
 
 def _ending(table: Table) -> dict[str, Any]:
