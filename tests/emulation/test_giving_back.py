@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, TINY, Place
+from running import QUICKSTART, TINY, UNJUDGED, Place, write_experiment
 
 from testbed.running.giving_back import giving_back
 
@@ -82,10 +82,38 @@ def test_without_a_caller_nothing_is_given(uid: str, gid: str, home: Path, monke
     assert (home / "new").stat().st_uid == 0
 
 
-def test_a_run_by_sudo_leaves_its_folder_to_the_user_and_its_runtime_folder_to_root(place: Place, home: Path) -> None:
-    ended = place.testbed(
-        "replay", QUICKSTART, *TINY, "--backend", "sim", "--tokens", "4", "--out", home / "runs", "--json",
-        env=place.env | {"SUDO_UID": str(USER), "SUDO_GID": str(USER)},
-    )  # fmt: skip
+def by_sudo(place: Place, *arguments: str | Path) -> None:
+    """Carry out a command as root for the user; it must end well."""
+    sudo = {"SUDO_UID": str(USER), "SUDO_GID": str(USER), "SUDO_USER": "nobody", "SUDO_COMMAND": "testbed"}
+    ended = place.testbed(*arguments, env=place.env | sudo)
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize("backend", ["sim", "local", "mininet"])
+def test_a_run_by_sudo_leaves_its_folder_to_the_user_and_its_runtime_folder_to_root(
+    backend: str, place: Place, home: Path
+) -> None:
+    arguments = [] if backend == "sim" else ["--verify", *UNJUDGED]
+    by_sudo(
+        place, "replay", QUICKSTART, *TINY, "--backend", backend, "--tokens", "4", "--out", home / "runs", *arguments
+    )
     assert owners(home / "runs") == {USER}
+    assert not place.runtime.exists() or owners(place.runtime) == {0}
+
+
+@pytest.mark.parametrize("verb", ["compare", "sweep"])
+@pytest.mark.parametrize("backend", ["sim", "mininet"])
+def test_a_comparison_or_a_sweep_by_sudo_leaves_all_that_it_has_made_to_the_user(
+    verb: str, backend: str, place: Place, home: Path
+) -> None:
+    experiment = write_experiment(home, tokens=4, compute="paced")
+    policies = ("round-robin", "single")
+    if verb == "compare":
+        arguments = [experiment, "--backend", backend, *(word for name in policies for word in ("--policy", name))]
+    else:
+        sweep = home / "all.yaml"
+        sweep.write_text(f"experiment: own.yaml\npolicies: [{', '.join(policies)}]\nbackend: [{backend}]\n")
+        arguments = [sweep]
+    by_sudo(place, verb, *arguments, "--out", home / "out", "--share-host")
+    assert owners(home / "out") == {USER} and len(list(home.rglob("summary.json"))) == len(policies)
+    assert place.left_behind() == []
