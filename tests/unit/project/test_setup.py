@@ -26,7 +26,7 @@ def tree(tmp_path: Path) -> Path:
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "script/setup"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for folder in ("testbed/placement", ".venv/bin", f"{SITE_PACKAGES}/numpy"):
+    for folder in ("testbed/placement/cost", ".venv/bin", f"{SITE_PACKAGES}/numpy"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "testbed/placement/cost/kernel.py").write_text("# compiled")
     for name in ("python", "testbed"):
