@@ -113,6 +113,7 @@ def test_a_thousand_tokens_of_gpt2_grow_by_their_caches_alone(place: Place, tmp_
     tokens = int(os.environ.get("TESTBED_SOAK_TOKENS", "1000"))
     big = {name: {"memory": "700 MiB"} for name in "abcd"}
     experiment = write_experiment(
-        tmp_path, "soak", model={"preset": "gpt2", "seed": 7}, tokens=tokens + AFTER, interval=8, topology=topology(**big),
+        tmp_path, "soak", model={"preset": "gpt2", "seed": 7}, tokens=tokens + AFTER, interval=8,
+        topology=topology(**big),
     )  # fmt: skip
     print(soak(place, experiment, tokens * FIRST // 1000, tokens, 3000), flush=True)
