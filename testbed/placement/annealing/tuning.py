@@ -11,33 +11,34 @@ from __future__ import annotations
 # Moves take longer the more halves a token passes, and there are more of them to try. So the effort falls with a power
 # of the number of halves: the square for a first placement, which is worth more time, and the cube for later ones.
 FIRST_EFFORT, LATER_EFFORT = 6e9, 4e8
-FIRST_MOVES = (400_000, 2_500_000)  # least and most: small models still need many moves, large ones must end
-LATER_MOVES = (10_000, 400_000)  # the same of later decisions, for which a run stands still
-FIRST_MOVES_PER_HALF = 100_000  # at most: for models of few halves more moves find nothing new
-FEW_DEVICES = 8  # up to so many, the effort does not depend on the devices; above, it falls as their number grows,
-MANY_DEVICES = 25  # and so does the least number of moves above these, because each move takes longer
-SETTLED_SHARE = 8  # part of the effort that is left where the shortest path fits, because it is nearly the optimum
+FIRST_MOVES = (400_000, 2_500_000)  # least and most: the power alone gives small models minutes, large ones too little
+LATER_MOVES = (10_000, 400_000)  # the same for later decisions, which the run waits for
+FIRST_MOVES_PER_HALF = 100_000  # at most, because few halves have few placements
+# Each move takes longer the more devices there are. Above so many, the effort of a first placement falls in proportion;
+# above the second number, its least does so too.
+FEW_DEVICES, MANY_DEVICES = 8, 25
+SETTLED_SHARE = 8  # the part of the effort that is left where the shortest path fits: it is nearly the optimum
 
 # How the moves of a decision are divided
-DESCENT_MOVES = 40_000  # of one descent, at most: most descents end earlier, in a local optimum
-DESCENT_SHARE = 4  # one descent has at most this part of the moves, or as many parts as there are starts
-LATER_SHARE = 2  # part of a later decision's moves that annealing has
-RUN_SHARE = 4  # part of the moves for the objective of the whole run, whose search begins from a good placement
-SHORTEST_PATHS_SHARE = 10  # part of the moves, as half-layers computed for shortest paths
-MOVES_PER_HALF = 5_000  # with fewer, annealing reaches nothing: so many for each finalist, and for several starts
+DESCENT_MOVES = 40_000  # of one descent, at most: a descent ends by itself in a local optimum, and mostly earlier
+DESCENT_SHARE = 4  # one descent has at most this part of the moves; with more starts than that, each has its share
+LATER_SHARE = 2  # the part of a later decision's moves that annealing has; descents have taken others
+RUN_SHARE = 4  # the part for the objective of the whole run, whose search begins from a good placement
+SHORTEST_PATHS_SHARE = 10  # the part for shortest paths, counted in half-layers, which give starts only
+MOVES_PER_HALF = 5_000  # that one annealing needs at least; with more in all, a later decision has several starts
 FIRST_FINALISTS, FINALISTS = 4, 6  # starts that are annealed, at most: the more, the fewer moves for each
 FIRST_ROUNDS = 2  # of annealing in a first placement: the second begins with the best of the first
 
 # --- simulated annealing --------------------------------------------------------------------------------------------
 
 # Temperatures, in units of the interval's cost per half, so that they suit models and networks of all sizes.
-HOT = 1.0  # at the start: a half may become twice as slow
-FIRST_HOT = 0.1  # in a first placement, whose starts are good already and should not be forgotten
-ONLY_HOT = 0.3  # in a first placement where moves suffice for one finalist only, which must leave its start behind
+HOT = 1.0  # at the start: of moves that make a half twice as slow, a third is accepted
+FIRST_HOT = 0.1  # in a first placement, whose starts are better and should not be lost
+ONLY_HOT = 0.3  # in a first placement with moves for one finalist only, which has to find what others would
 RUN_HOT = 0.05  # for the objective of the whole run, which begins from the best placement for the interval
-COLD = 0.005  # at the end: hardly any worse move is accepted
-TEMPERATURE_STEPS = 64  # moves at one temperature: an exponential for each would take as long as the move
-SMALLEST_GAIN = 1e-9  # of the objective, in descents: less is rounding, and would let a descent go on for ever
+COLD = 0.005  # at the end: of moves that make a half 0.5 % slower, a third is accepted
+TEMPERATURE_STEPS = 64  # moves at one temperature, which changes so slowly that more exact values gain nothing
+SMALLEST_GAIN = 1e-9  # of the objective, in descents: less is rounding, with which a descent could go in circles
 
 # Shares of the random moves of annealing, in percent. Large changes are rare, because they are mostly refused.
 SHIFT_ONE = 20  # one unit to another device: the smallest change there is
@@ -57,46 +58,46 @@ MANY_FIRST = 4  # units of a device from which on a descent tries to shift many 
 
 # --- what memory is worth -------------------------------------------------------------------------------------------
 
-OVERFULL_WEIGHT = 3.0  # intervals' costs that overfilling by the bytes of the largest block costs: a wall in the end
-SOFT = 0.03  # part of that weight at the start of annealing, so that the search can pass through placements too full
+OVERFULL_WEIGHT = 3.0  # intervals' costs for overfilling by the bytes of the largest block: more than any move gains
+SOFT = 0.03  # part of that weight at the start of annealing, which so can pass through placements that do not fit
 GRAINS = 4  # the smallest excess counts as this part of the largest block, so that a few bytes matter as well
-HARDER_ROUNDS, HARDER = 3, 4  # while nothing fits, the weight is multiplied, so many times at most
-RUN_WEIGHT_SHARE = 10  # overfilling at the run's end costs this part: blocks can still move before
-CAP_WEIGHT = 100.0  # seconds that each second of the interval above its cap costs: dearer than any gain later
+HARDER_ROUNDS, HARDER = 3, 4  # while nothing fits, the weight is multiplied by 4, at most 3 times
+RUN_WEIGHT_SHARE = 10  # overfilling at the run's end costs this part, because blocks can still move until then
+CAP_WEIGHT = 100.0  # seconds for each second of the interval above its cap: more than later tokens can gain
 ROUNDING = 1e-9  # relative, by which a cost may be above its cap
 
 # --- starts ---------------------------------------------------------------------------------------------------------
 
-SINGLE_DEVICES = 4  # everything on one device: the fastest ones, because a slow one is no start
-SPREAD_OVER = (2, 3, 4, 8)  # devices over which heads and shards are spread: messages make more of them slower
-WORTH_TRYING = 12  # devices that are always worth trying: beyond them, the fastest until
-HELD_TIMES = 2  # they hold the model so many times, so that memory leaves a choice
+SINGLE_DEVICES = 4  # that have everything, the fastest ones: a slow one is a worse start of the same kind
+SPREAD_OVER = (2, 3, 4, 8)  # devices over which heads and shards are spread; moves reach the numbers between
+# Destinations of moves: the fastest devices, at least so many, and so many that they hold the model twice.
+WORTH_TRYING, HELD_TIMES = 12, 2
 
 # Pipelines: orders of devices, which are filled one after the other
-ORDER_RESTARTS = 12  # of the local search over orders, each for whole and for split halves
-PIPELINES = 8  # that become starts
-ORDERS = 1000  # looked at in one local search over orders, at most
-MOVES_PER_ORDER = 20  # moves for each half that one order counts for, because all halves are placed anew
+ORDER_RESTARTS = 12  # local searches over orders, from different ones because each ends in a local optimum
+PIPELINES = 8  # that become starts, each with a descent of its own
+ORDERS = 1000  # looked at in one local search, at most: few devices have few orders
+MOVES_PER_ORDER = 20  # moves for each half that one order counts for, because it places all halves anew
 
 # Shortest paths, Lagrangian prices and crossover
 TARGETS = 10  # devices where halves may end, fastest first, and the source: the time grows with their square
-PRICE_ROUNDS = 12  # of raising prices; each gives one path
-PRICE_STEP = 0.5  # first step of a price: this part of what devices' bytes cost on average
-PRICE_DECAY = 4  # rounds after which the step is half as long, as subgradient steps must shrink
-GENERATIONS, POOL = 4, 8  # of crossover, and the paths kept from each: more of either repeat what is known
-CROSSOVER_SHARE = 4  # half-layers computed for crossover, in parts of those for the paths
-PATHS = 6  # that become starts
+PRICE_ROUNDS = 12  # of prices, each with one path; with their smaller steps, later rounds change little
+PRICE_STEP = 0.5  # the first step of a price, as a part of what a byte costs on average
+PRICE_DECAY = 4  # rounds after which the step is half as long: subgradient steps must shrink to converge
+GENERATIONS, POOL = 4, 8  # of crossover, and what is kept from each: the time grows with both
+CROSSOVER_SHARE = 4  # times the half-layers of the paths for crossover, whose half-layers are mostly remembered
+PATHS = 6  # that become starts, each with a descent of its own
 LEAST_PRICED_GAIN = 1e-9  # relative, when units are shifted under prices: less is rounding
 
 # --- memory of the search -------------------------------------------------------------------------------------------
 
-MEMO = 1 << 16  # seconds of half-layers remembered by hash: 1 MiB stays in a processor's cache
+MEMO = 1 << 16  # half-layers remembered by hash, in 1 MiB, which fits in a processor's cache
 FIRST_MEMO = 1 << 18  # in a first placement, which looks at many more of them
 
 # --- from counts to blocks ------------------------------------------------------------------------------------------
 
-ASSIGNED = 12  # placements that the search found, and that are assigned to blocks; the rest cost more by its count
-MIXED = 16  # halves of one placement that are tried the other way
+ASSIGNED = 12  # placements found that are assigned to blocks, best first: each is costed by plain Python
+MIXED = 16  # halves of one placement whose other assignment is tried alone, for the same reason
 
 # --- what comes after the interval ----------------------------------------------------------------------------------
 
