@@ -70,10 +70,10 @@ def search(
     effort: float = 1.0,
     fallback: Callable[[], Ints] | None = None,
 ) -> SearchResult:
-    """Search for placements that fit, with `effort` times the usual number of moves; finds none if none is met.
+    """The placements that fit, found by looking at `effort` times the usual number of moves; may be none.
 
-    `state` is working space, and the source of random numbers. If nothing fits, the search is repeated with the places
-    that `fallback` returns among its starts, and with memory as dear as it has become.
+    `state` is working space and the source of random numbers. If nothing fits, the search goes on once more: with the
+    places that `fallback` returns among its starts, and with overfilling as dear as it has become.
     """
     steps = _Steps(problem, state, _no_weights())
     budget = budget_for(problem, effort)

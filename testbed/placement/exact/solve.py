@@ -103,7 +103,7 @@ class _Decision:
         for start in starts:
             self._offer(start)
         if self.old is None:
-            outcome = self._search(program, 0.0)
+            outcome = self._best_solution(program, 0.0)
             if outcome.incumbent is not None:
                 self._realise(outcome, np.ones((program.devices, program.devices), bool))
             bound = outcome.bound_s
@@ -127,7 +127,7 @@ class _Decision:
                 continue
             allowed = delays <= delay_s
             program = restricted(program, allowed)
-            outcome = self._search(program, MIGRATION_HANDSHAKE_S + float(steps[-1]))
+            outcome = self._best_solution(program, MIGRATION_HANDSHAKE_S + float(steps[-1]))
             if outcome.incumbent is None:
                 return min(bound, outcome.bound_s + MIGRATION_HANDSHAKE_S + float(steps[-1]))
             longest = next(float(least) for least in steps[::-1] if _matches(outcome, delays <= least))
@@ -138,7 +138,7 @@ class _Decision:
                 return bound
         return bound
 
-    def _search(self, program: Program, fixed_s: float) -> _Outcome:
+    def _best_solution(self, program: Program, fixed_s: float) -> _Outcome:
         """The best solution that can be better than the best placement when it costs `fixed_s` more."""
         bound = best_bound(program)
         if not math.isfinite(bound.seconds) or (bound.overused and not _can_fit(program)):
