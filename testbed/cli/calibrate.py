@@ -31,7 +31,7 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
         writable_calibration_path,
         write_calibration,
     )
-    from testbed.controller.keeping_up import told_rates
+    from testbed.controller.host_speed import told_rates
 
     if show:
         found = host_calibration()

@@ -11,7 +11,7 @@ from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import EnvironmentLacks, FidelityError
 
 if TYPE_CHECKING:
-    from testbed.doctor.findings import Finding
+    from testbed.doctor.finding import Finding
 
 WIDTH = 80
 
@@ -28,8 +28,8 @@ def command(full: bool, share_host: bool, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from testbed.doctor.machine import examine, measure
-    from testbed.emulation.state_files import host_lock
+    from testbed.doctor.host_checks import examine, measure
+    from testbed.emulation.host_lock import host_lock
 
     findings = examine()
     missing = [finding.name for finding in findings if finding.required and not finding.ok]

@@ -30,7 +30,7 @@ def command(
     Example: testbed sandbox -- testbed replay experiments/quickstart.yaml --set delay=netem
     """
     from testbed.cli.replay import say
-    from testbed.emulation.state_files import host_lock
+    from testbed.emulation.host_lock import host_lock
     from testbed.sandbox import guest
 
     memory_bytes = memory_size(memory)

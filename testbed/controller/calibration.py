@@ -1,8 +1,8 @@
-"""What this host's software adds to what it emulates, measured once by `testbed calibrate` and kept in a file.
+"""What this host's software adds to what it emulates. `testbed calibrate` measures it once and keeps it in a file.
 
-Policies, predictions and the simulation all take it from here, so that the same experiment is decided in the same way
-on every backend. Without a file the nominal values hold. Seconds are wall seconds; a run with `dilation: k` feels the
-k-th part of them.
+Policies, predictions and the simulation all take it from here, so every backend decides the same experiment in the
+same way. Without a file the nominal values hold. Seconds are wall seconds; in a run with `dilation: k` they count as
+the k-th part in emulated time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from testbed.controller.keeping_up import HostSpeed, Together
+from testbed.controller.host_speed import HostSpeed, Together
 from testbed.errors import ConfigError
 from testbed.files import make_folder, refuse_special
 from testbed.strict_json import checked, read_object
@@ -24,7 +24,7 @@ from testbed.strict_yaml import shown
 
 VERSION = 1
 PATH_VARIABLE = "TESTBED_CALIBRATION"
-# What a message costs in software on its way, as measured on a two-core host (0.10-0.12 ms, ZeroMQ and Python).
+# What ZeroMQ and Python cost per message, measured at 0.10-0.12 ms on a two-core host.
 NOMINAL_HOP_S = 1e-4
 
 
@@ -33,24 +33,24 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 @dataclass(frozen=True)
 class HostCalibration:
-    """What is known of this host; the defaults are the nominal values."""
+    """What is known of this host. The defaults are the nominal values."""
 
-    hop_overhead_s: Seconds = NOMINAL_HOP_S  # from a block's end on one device to the next one's start, links apart
-    pacing_floor_s: Seconds = 0.0  # 95th percentile of how late a paced operation ends
-    backend: str = ""  # where it was measured; empty for the nominal values
-    created: str = ""  # UTC
+    hop_overhead_s: Seconds = NOMINAL_HOP_S  # from a block's end to the next one's start elsewhere, without the link
+    pacing_floor_s: Seconds = 0.0  # the 95th percentile of how late a paced operation ends
+    backend: str = ""  # on which it was measured; empty for the nominal values
+    created: str = ""  # time of the measurement, UTC
     host: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    block_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)  # unpaced, of the model measured with
+    block_seconds: Mapping[str, float] = field(default_factory=dict, hash=False)  # unpaced, for `model`
     model: str = ""
-    speed: HostSpeed | None = None  # with several devices that compute at once
+    speed: HostSpeed | None = None  # with several devices computing at once
 
     @property
     def measured(self) -> bool:
-        """Whether these are this host's own values."""
+        """Whether these values were measured on this host."""
         return bool(self.backend)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON, with the version."""
+        """As a JSON object, with the version."""
         return {"version": VERSION, **asdict(self)}
 
     @classmethod
@@ -70,7 +70,7 @@ class HostCalibration:
 
 
 NOMINAL = HostCalibration()
-# As `testbed calibrate` measured it on the two-core host that this was written on: milliseconds by devices at once.
+# Devices computing at once -> milliseconds per operation, as `testbed calibrate` measured them on a two-core host.
 _NOMINAL_FINISHED_MS = {
     1: (0.45, 0.47, 0.48, 0.50, 0.51, 0.55, 0.57, 0.60, 0.62, 0.65, 0.68, 0.70, 0.73, 0.78, 0.85, 0.98),
     2: (0.50, 0.53, 0.55, 0.58, 0.60, 0.63, 0.66, 0.68, 0.71, 0.74, 0.81, 0.84, 0.89, 1.05, 1.19, 1.52),
@@ -89,7 +89,7 @@ NOMINAL_SPEED = HostSpeed(
 
 
 def calibration_path() -> Path:
-    """Where this host's calibration is kept: `$TESTBED_CALIBRATION`, else under `$XDG_CACHE_HOME` or ~/.cache."""
+    """The file of this host's calibration: `$TESTBED_CALIBRATION`, else under `$XDG_CACHE_HOME` or ~/.cache."""
     given = os.environ.get(PATH_VARIABLE)
     if given:
         return Path(given)
@@ -98,7 +98,7 @@ def calibration_path() -> Path:
 
 
 def host_calibration() -> HostCalibration:
-    """This host's calibration, or the nominal one where there is none; raises ConfigError for a damaged file."""
+    """This host's calibration, or the nominal one where there is no file; raises ConfigError for a damaged file."""
     path = calibration_path()
     if not path.exists():
         return NOMINAL
@@ -110,14 +110,14 @@ def host_calibration() -> HostCalibration:
 
 
 def writable_calibration_path() -> Path:
-    """That path; raises ConfigError where something lies there that must not be replaced, such as a device."""
+    """The same path; raises ConfigError where something lies there that must not be replaced, such as a device."""
     path = calibration_path()
     refuse_special(path)
     return path
 
 
 def write_calibration(found: HostCalibration) -> Path:
-    """Keep a calibration in this host's file, replacing the one before; returns the file."""
+    """Write a calibration to this host's file, in place of an earlier one; returns the file's path."""
     path = writable_calibration_path()
     make_folder(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

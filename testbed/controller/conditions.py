@@ -1,8 +1,8 @@
 """What the network and the devices are at a moment: the topology, overlaid by the traces.
 
-Memory is the exception: a decrease is announced first, visible to the policy, and enforced at the commit of
-the next decision or `grace` intervals later, whichever is first. An increase holds at once. This module
-keeps that bookkeeping and applies nothing itself.
+Memory differs from the rest: a decrease is announced first and visible to the policy, and enforced at the commit of
+the next decision or `grace` intervals later, whichever is first. An increase holds at once. This module keeps that
+account and applies nothing itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.traces.model import SeriesKey, TraceSet
 from testbed.traces.recording import Change
 
-# What a trace's quantity sets of a link.
+# A trace's quantity -> the fields of a link that it sets.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
     "up": ("up_bps",), "down": ("down_bps",), "up_delay": ("up_delay_s",), "down_delay": ("down_delay_s",),
     "loss": ("up_loss", "down_loss"),
@@ -26,15 +26,15 @@ _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Announcement:
-    """A memory decrease that has been told but not yet enforced."""
+    """A memory decrease that has been announced and is not enforced yet."""
 
     device: str
     memory_bytes: int
-    boundary: int  # index of the decision it was announced before
+    boundary: int  # the index of the decision that follows the announcement
 
 
 class Conditions:
-    """The target state at each moment of a run; `replayed` is what somebody else applies at its time."""
+    """The target state at each moment of a run. Somebody else applies what is in `replayed`, at its time."""
 
     def __init__(self, experiment: Experiment, replayed: Container[SeriesKey] = ()) -> None:
         self._topology = experiment.topology
@@ -45,22 +45,22 @@ class Conditions:
         self._memory = {device.name: device.memory_bytes for device in self._topology.devices}
         self._announced: dict[str, Announcement] = {}
         self.time = 0.0
-        self.changes = 0  # times that anything has become different
-        self._target: tuple[int, TargetState] | None = None  # as of so many changes
+        self.changes = 0  # how often anything has changed so far
+        self._target: tuple[int, TargetState] | None = None  # (its number of changes, the target)
 
     def begin(self) -> None:
-        """Take the traces' values at time 0; memory holds at once."""
+        """Take the traces' values at time 0. Memory holds at once."""
         self._values = dict(self._traces.at(0.0))
         for name in self._memory:
             self._memory[name] = self._wanted_memory(name)
         self.changes += 1
 
     def next_change_s(self) -> float | None:
-        """When the traces next change what is not replayed by somebody else, on their own clock."""
+        """The trace time of the next change that nobody else replays, or None."""
         return self._awaited.next_change_after(self.time)
 
     def advance(self, until: float, boundary: int) -> tuple[list[Change], list[Announcement]]:
-        """Move to trace time `until`; returns the changes on the way and the memory decreases announced."""
+        """Move to trace time `until`; returns the changes on the way, and the memory decreases that they announce."""
         changes = self._traces.changes_between(self.time, until)
         self.time = until
         self.changes += len(changes)
@@ -78,7 +78,7 @@ class Conditions:
         return changes, announced
 
     def _hear(self, device: str, boundary: int) -> Announcement | None:
-        """A memory row: the device's new budget, at once or announced; a second decrease keeps the first one's day."""
+        """Take in a memory row: it holds at once or is announced. A second decrease keeps the first one's boundary."""
         wanted = self._wanted_memory(device)
         earlier = self._announced.pop(device, None)
         if wanted >= self._memory[device] or self._grace == 0:
@@ -89,7 +89,7 @@ class Conditions:
         return self._announced[device]
 
     def enforce(self, boundary: int, committed: bool) -> list[Announcement]:
-        """The announcements whose time has come: all of them at a commit, the old ones otherwise."""
+        """Enforce and return what is due: every announcement at a commit, else those that have waited for `grace`."""
         due = [news for news in self._announced.values() if committed or boundary - news.boundary >= self._grace]
         for news in due:
             self._memory[news.device] = news.memory_bytes
@@ -98,7 +98,7 @@ class Conditions:
         return due
 
     def visible_memory(self, device: str) -> int:
-        """The budget a policy is shown: what has been announced, else what is enforced."""
+        """The budget that a policy sees: the announced one, else the enforced one."""
         news = self._announced.get(device)
         return self._memory[device] if news is None else news.memory_bytes
 
@@ -137,7 +137,7 @@ class Conditions:
 
 
 def _without(traces: TraceSet, keys: Container[SeriesKey]) -> TraceSet:
-    """The traces less these series; laps and ends stay as they are."""
+    """The traces without these series. Periods and ends stay as they are."""
     kept = []
     for trace in traces.traces:
         rows = tuple(change for change in trace.changes if (change.target, change.quantity) not in keys)
@@ -153,7 +153,7 @@ def observe(
     tokens_done: int,
     hop_overhead_s: float = NOMINAL_HOP_S,
 ) -> Observation:
-    """What a policy is shown: rates as the traces say now, memory as announced, this host's time per hop as known."""
+    """What a policy sees: rates by the traces as they are now, memory as announced, and the software's time per hop."""
     memory = {device.name: conditions.visible_memory(device.name) for device in experiment.topology.devices}
     return observation_of(experiment, conditions.target(), memory, prompt_tokens, tokens_done, hop_overhead_s)
 
@@ -166,7 +166,7 @@ def observation_of(
     tokens_done: int,
     hop_overhead_s: float,
 ) -> Observation:
-    """A fleet in its target state as an observation; `memory` has each device's bytes for blocks."""
+    """The observation of a fleet in this target state; `memory` holds each device's bytes for blocks."""
     devices = tuple(
         DeviceView(
             device.name,

@@ -1,4 +1,4 @@
-"""The seam between the controller and whatever runs the devices."""
+"""The `Fleet` protocol: how the controller sees whatever runs the devices, and the values that cross the border."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.topologies.links import UP, Hop, Link
 from testbed.traces.model import SeriesKey
 from testbed.transport.messages import Command, Event
 
-LinkTarget = Link  # what a link should be, in emulated units; rate 0 is an outage
+LinkTarget = Link  # what a link should be, in emulated units; a rate of 0 is an outage
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class DeviceTarget:
 
 @dataclass(frozen=True)
 class TargetState:
-    """What the whole fleet should be; links by name, which in a star are their devices'."""
+    """What the whole fleet should be. Links are keyed by name; in a star a link has its device's name."""
 
     links: Mapping[str, LinkTarget]
     devices: Mapping[str, DeviceTarget]
 
     def rate_bps(self, route: Sequence[Hop]) -> float:
-        """The least rate along a route."""
+        """The lowest rate along a route."""
         directions = [(self.links[name], way) for name, way in route]
         return min(link.up_bps if way == UP else link.down_bps for link, way in directions)
 
@@ -44,7 +44,7 @@ class TargetState:
 
 @dataclass(frozen=True)
 class LinkSample:
-    """One direction of one link as found: what was asked, what was sent to the kernel, what it answered."""
+    """One direction of one link: what was asked for, what was sent to the kernel, and what the kernel answered."""
 
     device: str  # the link's name
     direction: str  # up | down
@@ -53,7 +53,7 @@ class LinkSample:
     readback_bps: float | None  # None where no kernel shapes the link
     delay_s: float
     lag_s: float = 0.0
-    t_s: float | None = None  # emulated time it is of; None: now
+    t_s: float | None = None  # emulated time of the sample; None: now
     sent_bytes: int | None = None
     dropped: int | None = None
     backlog: int | None = None
@@ -61,7 +61,7 @@ class LinkSample:
 
 @dataclass(frozen=True)
 class DeviceSample:
-    """A device's memory as found."""
+    """A device's memory as it was found."""
 
     device: str
     ledger_bytes: int | None
@@ -73,12 +73,12 @@ class DeviceSample:
 
 @dataclass(frozen=True)
 class HostUsage:
-    """What a host's cores have been used for so far, in core seconds of wall time; only differences mean anything."""
+    """How much a host's cores have been used so far, in core seconds of wall time. Only differences mean anything."""
 
     at_s: float  # monotonic
     cores: int
     idle_s: float
-    interrupts_s: float  # of whoever's traffic
+    interrupts_s: float  # spent in interrupts, whose traffic ever they serve
     own_s: float  # by this run
     pressure_s: float | None  # wall seconds in which some process waited for a core; None for a kernel without PSI
     load: float | None  # processes that ran or waited, over the last minute
@@ -95,9 +95,9 @@ class Samples:
 
 @dataclass(frozen=True)
 class DeviceLost:
-    """A worker process ended that should not have."""
+    """A worker process has ended unexpectedly."""
 
-    oom_killed: bool  # by the kernel's out-of-memory killer, read from the cgroup
+    oom_killed: bool  # by the kernel; read from the cgroup
     exit_code: int | None
 
 
@@ -108,26 +108,26 @@ class Fleet(Protocol):
     """The running devices behind one interface."""
 
     clock: EmulatedClock
-    sample_interval_s: float  # wall seconds between looks while something goes on; inf: only where something changes
-    replayed: frozenset[SeriesKey]  # what of the traces the fleet replays by itself on `clock`; `apply` leaves it alone
+    sample_interval_s: float  # wall seconds between samples during a run; inf: sample only where something changes
+    replayed: frozenset[SeriesKey]  # series that the fleet replays by itself on `clock`, and `apply` leaves alone
 
     def start(self) -> None:
         """Bring up every device, connected and warm; raises EnvironmentLacks."""
 
     def apply(self, target: TargetState) -> list[LinkSample]:
-        """Make links and devices so; returns the links that changed."""
+        """Make links and devices as the target says; returns the links that changed."""
 
     def replay_reports(self) -> list[LinkSample]:
-        """What the fleet has replayed by itself since the last call; raises what keeps it from going on."""
+        """The changes that the fleet has replayed by itself since the last call; raises what prevents it."""
 
     def end_replay(self) -> list[LinkSample]:
-        """Replay nothing more; returns the last reports."""
+        """Stop replaying; returns the last reports."""
 
     def send(self, device: str, command: Command) -> None:
         """Send a command; raises RunFailed when the device is gone."""
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """What has happened, waiting at most `timeout_s` for the first."""
+        """The events so far, waiting at most `timeout_s` wall seconds for the first one."""
 
     def observe(self) -> Samples:
         """Memory and queues as they are now."""
@@ -139,4 +139,4 @@ class Fleet(Protocol):
         """How many workers the kernel's out-of-memory killer has killed."""
 
     def stop(self) -> None:
-        """Take everything down; safe to call at any time, twice."""
+        """Take everything down. It is safe to call this at any time, and twice."""

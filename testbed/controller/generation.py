@@ -1,7 +1,7 @@
-"""The main loop: at each boundary observe, decide, migrate, commit, enforce; then λ tokens.
+"""The main loop of a run: at each boundary observe, decide, migrate, commit and enforce; then generate λ tokens.
 
-The source generates an interval's tokens on its own and reports each, so that nothing out of band is on a
-token's way. Between reports the controller replays the traces that run on the time clock.
+The source generates the tokens of an interval by itself and reports each one, so the controller is not on a token's
+path. The loop knows a fleet by its protocol alone. What happens while it waits is `event_loop`'s business.
 """
 
 from __future__ import annotations
@@ -11,55 +11,51 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from testbed.controller.asking import Answer, PolicyMisbehaved, ask, reset
 from testbed.controller.calibration import NOMINAL, HostCalibration
 from testbed.controller.conditions import Conditions
-from testbed.controller.exchange import Exchange, carry_out
+from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.migration import Migration, Move
-from testbed.controller.path_probes import Calibrated, Effort, calibrate
+from testbed.controller.migration_driver import MigrationResult, drive_migration
+from testbed.controller.policy_call import Decision, PolicyMisbehaved, call_policy, reset_policy
 from testbed.controller.recorder import Recorder
-from testbed.controller.watch import Watch
+from testbed.controller.run_state import RunState
+from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.cost.forecast import Forecast
 from testbed.placement.cost.memory import Infeasible, shortages
-from testbed.placement.cost.model import cached_length, migration_delay, prefill_latency, token_latency
+from testbed.placement.cost.model import cached_length, chunk_rows, migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
 from testbed.runlog.folder import RunLog
-from testbed.transport.messages import (
-    Decode,
-    Load,
-    Loaded,
-    Prefill,
-    Token,
-)
+from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
-TOKEN_PATIENCE_S = 60.0  # wall seconds without a token before the run is given up, on top of ten times the prediction
-START_PATIENCE_S = 300.0  # wall seconds for loading the first placement
-MIGRATION_PATIENCE = 5.0  # times the predicted delay, and at least:
-MIGRATION_PATIENCE_S = 30.0
+# Wall seconds. A run fails when no token comes for TOKEN_PATIENCE_S and ten times the predicted latency.
+TOKEN_PATIENCE_S = 60.0
+START_PATIENCE_S = 300.0  # for loading the first placement
+MIGRATION_PATIENCE_S = 30.0  # at least; a longer migration may take MIGRATION_PATIENCE times its predicted delay
+MIGRATION_PATIENCE = 5.0
 
 Status = Literal["done", "oom", "failed"]
 
 
 @dataclass
 class Outcome:
-    """How a run ended."""
+    """How a run ended, and what it generated."""
 
     status: Status = "failed"
-    tokens: list[int | None] = field(default_factory=list)  # None: simulated
-    digests: list[str | None] = field(default_factory=list)
+    tokens: list[int | None] = field(default_factory=list)  # token ids; a simulation computes none
+    digests: list[str | None] = field(default_factory=list)  # of each token's logits
     error: TestbedError | None = None
 
 
 class Controller:
     """Runs one experiment with one policy on one fleet.
 
-    `prompt` is the tokenised prompt, `effort` how thoroughly links and host are measured before token 0, `host` what is
-    known of the host for good. `progress(done)` is called after every token.
+    `prompt` holds the prompt's token ids. `effort` says how thoroughly links and host are measured before token 0;
+    `host` is what `testbed calibrate` has measured. `progress(done)` is called after every token.
     """
 
     def __init__(
@@ -82,22 +78,23 @@ class Controller:
         self.recorder = Recorder(log, self._clock, chunks)
         self._host = host
         hop_s = host.hop_overhead_s / experiment.dilation
-        self._watch = Watch(experiment, len(self._prompt), fleet, self._conditions, self.recorder, log, hop_s)
+        self._state = RunState()
+        self._loop = EventLoop(
+            experiment, len(self._prompt), fleet, self._conditions, self._state, self.recorder, log, hop_s
+        )
         self.outcome = Outcome()
-        self._plan: Plan | None = None
         self._effort: Effort = effort
         self.calibrated = Calibrated()
-        self._epoch = 0
         self._forecast: Forecast | None = None
-        self._forecast_for = (0, 0, 0)  # boundary, changes of the conditions, epoch
+        self._forecast_for = (0, 0, 0)  # the boundary, the number of changed conditions and the epoch it is made for
         self._wire: dict[int, float] = {}  # rows -> bytes on the wire under the present plan
 
     # --- the run ---------------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
-        """Start the fleet, generate all tokens, and say how it went. The fleet is left up for the caller to stop.
+        """Start the fleet, generate all tokens and return how it went. The caller stops the fleet.
 
-        A failure of the run (a lost device, a misbehaving policy) is in the outcome; a failure to start is raised.
+        The outcome holds a failure of the run, such as a lost device; a failure to start is raised.
         """
         started = time.monotonic()
         self._fleet.start()
@@ -105,6 +102,7 @@ class Controller:
         self._conditions.begin()
         self.recorder.links(self._fleet.apply(self._conditions.target()))
         self._calibrate()
+        state = self._state
         try:
             self._place_first()
             self._clock.start()
@@ -112,236 +110,237 @@ class Controller:
                 if self.outcome.tokens:
                     self._cross_boundary()
                 self._generate_interval()
-            self._watch.collect()
-            self._watch.end_replay()
+            self._loop.collect()
+            self._loop.end_replay()
             self.outcome.status = "done"
         except OutOfMemory as error:
             self.outcome.status, self.outcome.error = "oom", error
-            self._log.event("status", self._clock.now(), status="oom", reason=str(error), step=self._done)
-            self._watch.look()
+            self._log.event("status", self._clock.now(), status="oom", reason=str(error), step=state.tokens_done)
+            self._loop.sample()
         except RunFailed as error:
             self.outcome.error = error
-            self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=self._done)
+            self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=state.tokens_done)
         return self.outcome
-
-    @property
-    def _done(self) -> int:
-        return self._watch.tokens_done
 
     # --- before token 0 ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
-        """Warm every connection, and learn what this host adds."""
+        """Warm every connection, and measure what this host adds to emulated times."""
 
         def answer(kind: type[Any], device: str) -> Any:
-            return self._watch.answer(kind, device, START_PATIENCE_S)
+            return self._loop.answer(kind, device, START_PATIENCE_S)
 
-        self.calibrated = calibrate(self._effort, self._fleet, answer, self._watch.observation())
-        for probe in self.calibrated.probes:
+        self.calibrated = found = calibrate(self._effort, self._fleet, answer, self._loop.observation())
+        for probe in found.probes:
             path = (probe.sender, probe.receiver, probe.size, probe.requested_bps)
             self.recorder.rate(0.0, probe.seconds, *path, "probe")
-        found = self.calibrated
         self._log.event(
             "calibrated", effort=found.effort, hop_overhead_s=found.hop_overhead_s,
             pacing_floor_s=found.pacing_floor_s, wait_share=found.wait_share,
             delays=[[d.sender, d.receiver, d.expected_s, d.measured_s] for d in found.delays],
         )  # fmt: skip
 
-    def _path_bps(self, device: str, peer: str) -> float:
-        return self._watch.target().rate_bps(self._experiment.topology.route(device, peer))
-
     def _place_first(self) -> None:
-        observation = self._watch.observation()
-        answer = self._ask_policy(observation, None)
-        wanted, decision_s = answer.placement, answer.decision_s
-        if wanted is None:
-            raise Infeasible(f"policy {self._policy.name} has no first placement: {answer.reason}")
-        self._watch.placement = replace(wanted, epoch=0)
-        self._plan = make_plan(observation, self._watch.placement)
-        found = shortages(observation, None, self._watch.placement)
+        """Ask for the first placement, have every device load its blocks, and commit epoch 0."""
+        observation, state = self._loop.observation(), self._state
+        decision = self._ask_policy(observation, None)
+        if decision.placement is None:
+            raise Infeasible(f"policy {self._policy.name} has no first placement: {decision.reason}")
+        state.placement = replace(decision.placement, epoch=0)
+        state.plan = make_plan(observation, state.placement)
+        found = shortages(observation, None, state.placement)
         self.recorder.decision(
-            epoch=0, step=0, policy=self._policy.name, decision_s=decision_s, moved=0,
-            predicted_after_s=token_latency(observation, self._plan, observation.final_length),
-            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=answer.proof,
+            epoch=0, step=0, policy=self._policy.name, decision_s=decision.decision_s, moved=0,
+            predicted_after_s=token_latency(observation, state.plan, observation.final_length),
+            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=decision.proof,
         )  # fmt: skip
         for device in self._names:
-            blocks = [str(block) for block in self._watch.placement.on(device)]
-            self._watch.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
+            blocks = [str(block) for block in state.placement.on(device)]
+            self._loop.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
         for device in self._names:
-            self._watch.answer(Loaded, device, START_PATIENCE_S)
-        exchange = self._exchange(Migration(0, self._names, ()), self._plan, observation, START_PATIENCE_S)
-        self._fail_if_lost(exchange)
-        self.recorder.placement(self._watch.placement, 0)
-        self._watch.collect()
+            self._loop.answer(Loaded, device, START_PATIENCE_S)
+        self._fail_if_lost(self._drive(Migration(0, self._names, ()), state.plan, observation, START_PATIENCE_S))
+        self.recorder.placement(state.placement, 0)
+        self._loop.collect()
 
     # --- an interval -----------------------------------------------------------------------------------
 
     def _generate_interval(self) -> None:
-        """λ tokens; returns when the last has been reported."""
-        experiment, source = self._experiment, self._experiment.topology.source
-        self._watch.boundary += 1
-        until = min(self._watch.boundary * experiment.interval, experiment.tokens)
+        """Generate λ tokens; returns when the last one has been reported."""
+        experiment, source, state = self._experiment, self._experiment.topology.source, self._state
+        state.boundary += 1
+        until = min(state.boundary * experiment.interval, experiment.tokens)
         self._wire = {}
-        self._refuse_standstill()
-        if not self._done:
-            self._watch.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
+        self._refuse_endless_outage()
+        if not state.tokens_done:
+            self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
         else:
-            self._watch.send(source, Decode(until))
-        while self._done < until:
+            self._loop.send(source, Decode(until))
+        while state.tokens_done < until:
             predicted = self._predict()
-            token = self._watch.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
-            assert self._plan is not None
-            rows = [1] if token.step else [
-                min(experiment.prefill_chunk, len(self._prompt) - start)
-                for start in range(0, len(self._prompt), experiment.prefill_chunk)
-            ]  # fmt: skip
+            token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
+            rows = [1] if token.step else chunk_rows(len(self._prompt), experiment.prefill_chunk)
             self.recorder.token(token, predicted, sum(map(self._wire_bytes, rows)))
-            self._watch.tokens_done += 1
+            state.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
             self.outcome.digests.append(token.logits_digest)
-            self._progress(self._done)
+            self._progress(state.tokens_done)
         self._log.flush()
 
     def _wire_bytes(self, rows: int) -> float:
-        assert self._plan is not None
+        """Bytes on all links of a forward pass with so many rows."""
         if rows not in self._wire:
-            self._wire[rows] = plan_wire_bytes(self._experiment.shape, self._plan, rows, self._experiment.partition)
+            _, plan = self._state.placed()
+            self._wire[rows] = plan_wire_bytes(self._experiment.shape, plan, rows, self._experiment.partition)
         return self._wire[rows]
 
-    def _refuse_standstill(self) -> None:
-        """On the token clock an outage of a link in use would never end, because no token would come."""
-        assert self._plan is not None
-        devices = self._plan.devices()
+    def _refuse_endless_outage(self) -> None:
+        """Raise RunFailed for an outage of a link in use on the token clock: no token comes, so it never ends."""
+        _, plan = self._state.placed()
+        devices = plan.devices()
         links = self._conditions.target().links
         out = [name for name in sorted(devices) if name in links and not links[name].up_bps * links[name].down_bps]
         if self._experiment.trace_clock == "token" and len(devices) > 1 and out:
             raise RunFailed(
-                f"device {out[0]} computes at token {self._done} and its link is at 0 bit/s: on the token clock that "
-                "would never end; use trace_clock: time, or a policy that leaves the device before"
+                f"device {out[0]} computes at token {self._state.tokens_done} and its link is at 0 bit/s: on the token "
+                "clock that would never end; use trace_clock: time, or a policy that leaves the device before"
             )
 
     def _predict(self) -> float:
-        """The cost model's latency of the next token under the present conditions and this host's time per hop.
+        """The latency that the cost model predicts for the next token under the present conditions.
 
-        For a host that has not been calibrated, that time is what was measured before token 0.
+        The software's time per hop is the calibrated host's. For a host without a calibration file it is what was
+        measured before token 0.
         """
-        assert self._plan is not None
-        known = (self._watch.boundary, self._watch.changes(), self._plan.epoch)
+        experiment, state = self._experiment, self._state
+        _, plan = state.placed()
+        known = (state.boundary, self._loop.changes(), plan.epoch)
         if self._forecast is None or self._forecast_for != known:
-            observation = self._watch.observation()
+            observation = self._loop.observation()
             if not self._host.measured and self.calibrated.hop_overhead_s is not None:
                 observation = replace(observation, hop_overhead_s=self.calibrated.hop_overhead_s)
-            if not self._done:
-                return prefill_latency(observation, self._plan, self._experiment.prefill_chunk)
-            last = len(self._prompt) + min(self._watch.boundary * self._experiment.interval, self._experiment.tokens)
-            self._forecast, self._forecast_for = Forecast(observation, self._plan, last - 1), known
-        return self._forecast.seconds(len(self._prompt) + self._done)
+            if not state.tokens_done:
+                return prefill_latency(observation, plan, experiment.prefill_chunk)
+            last = len(self._prompt) + min(state.boundary * experiment.interval, experiment.tokens)
+            self._forecast, self._forecast_for = Forecast(observation, plan, last - 1), known
+        return self._forecast.seconds(len(self._prompt) + state.tokens_done)
 
     # --- a boundary ------------------------------------------------------------------------------------
 
     def _cross_boundary(self) -> None:
-        assert self._watch.placement is not None and self._plan is not None
-        started_s = self._clock.trace_now()  # which stands still while the policy decides
+        """Observe, decide, migrate and commit; then enforce the memory decreases that are due."""
+        state = self._state
+        started_s = self._clock.trace_now()  # this clock stands still while the policy decides
         if self._experiment.trace_clock == "token":
-            self._watch.advance_traces(float(self._done))
-        self._watch.collect()
-        observation = self._watch.observation()
-        old = self._watch.placement
+            self._loop.advance_traces(float(state.tokens_done))
+        self._loop.collect()
+        observation = self._loop.observation()
+        old, plan = state.placed()
         self._clock.pause()
-        answer = self._ask_policy(observation, old)
-        wanted, decision_s, reason = answer.placement, answer.decision_s, answer.reason
+        decision = self._ask_policy(observation, old)
+        wanted, reason = decision.placement, decision.reason
         self._clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
-        committed, exchange = wanted is not None, None
-        before = token_latency(observation, self._plan, observation.length)
+        committed = wanted is not None
+        before = token_latency(observation, plan, observation.length)
         if wanted is not None and moves:
-            exchange = self._migrate(observation, wanted)
-            committed = exchange.migration.state == "done"
-            reason = exchange.migration.reason or reason
-            self._fail_if_lost(exchange)
+            migration = self._migrate(observation, wanted)
+            committed = migration.phase == "done"
+            reason = migration.reason or reason
         else:
-            # The same blocks in the same places; the send order may want to follow the links.
-            plan = make_plan(observation, replace(old, epoch=self._plan.epoch))
-            if plan != self._plan:
-                self._epoch += 1
-                self._plan = replace(plan, epoch=self._epoch)
-                self._watch.placement = replace(old, epoch=self._epoch)
-                exchange = self._exchange(
-                    Migration(self._epoch, self._names, ()), self._plan, observation, MIGRATION_PATIENCE_S
-                )
-                self._fail_if_lost(exchange)
-                self.recorder.placement(self._watch.placement, self._done)
-        found = shortages(observation, None, self._watch.placement)
+            self._reorder_sends(observation)
+        placement, plan = state.placed()
+        found = shortages(observation, None, placement)
         stall = self._clock.trace_now() - started_s if moves else 0.0
         self.recorder.decision(
-            epoch=self._watch.placement.epoch, step=self._done, policy=self._policy.name,
-            decision_s=decision_s, moved=len(moves), predicted_before_s=before,
-            predicted_after_s=token_latency(observation, self._plan, observation.length),
+            epoch=placement.epoch, step=state.tokens_done, policy=self._policy.name,
+            decision_s=decision.decision_s, moved=len(moves), predicted_before_s=before,
+            predicted_after_s=token_latency(observation, plan, observation.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
-            proof=answer.proof,
+            proof=decision.proof,
         )  # fmt: skip
-        self._watch.enforce(self._conditions.enforce(self._watch.boundary, committed))
-        self._watch.look()
+        self._loop.enforce(self._conditions.enforce(state.boundary, committed))
+        self._loop.sample()
 
-    def _ask_policy(self, observation: Observation, placement: Placement | None) -> Answer:
-        """The policy's checked decision; where it misbehaves, the log says what it returned before the run fails."""
+    def _reorder_sends(self, observation: Observation) -> None:
+        """Commit a plan with another send order for the same placement, if the links have changed so that it helps."""
+        state = self._state
+        old, present = state.placed()
+        plan = make_plan(observation, replace(old, epoch=present.epoch))
+        if plan == present:
+            return
+        state.epoch += 1
+        state.plan = replace(plan, epoch=state.epoch)
+        state.placement = replace(old, epoch=state.epoch)
+        migration = Migration(state.epoch, self._names, ())
+        self._fail_if_lost(self._drive(migration, state.plan, observation, MIGRATION_PATIENCE_S))
+        self.recorder.placement(state.placement, state.tokens_done)
+
+    def _ask_policy(self, observation: Observation, placement: Placement | None) -> Decision:
+        """The policy's checked decision. Where it misbehaves, the log says what it returned before the run fails."""
         try:
             if placement is None:
-                reset(self._policy, self._experiment.seed)
-            return ask(self._policy, observation, placement, self._experiment.decision_limit)
+                reset_policy(self._policy, self._experiment.seed)
+            return call_policy(self._policy, observation, placement, self._experiment.decision_limit)
         except PolicyMisbehaved as error:
+            step = self._state.tokens_done
             self._log.event(
-                "policy_misbehaved", self._clock.now(), step=self._done, reason=str(error), returned=error.returned
+                "policy_misbehaved", self._clock.now(), step=step, reason=str(error), returned=error.returned
             )
             self.recorder.decision(
-                epoch=placement.epoch if placement is not None else 0, step=self._done, policy=self._policy.name,
+                epoch=placement.epoch if placement is not None else 0, step=step, policy=self._policy.name,
                 decision_s=error.decision_s, moved=0, feasible=False, reason=str(error),
             )  # fmt: skip
             raise
 
-    def _migrate(self, observation: Observation, wanted: Placement) -> Exchange:
-        assert self._watch.placement is not None
-        old, length = self._watch.placement, cached_length(observation)
-        epoch = self._epoch + 1
-        self._epoch = epoch
-        wanted = replace(wanted, epoch=epoch)
+    def _migrate(self, observation: Observation, wanted: Placement) -> Migration:
+        """Move blocks until the wanted placement is reached, or the migration is aborted; returns how it ended."""
+        experiment, state = self._experiment, self._state
+        (old, _), length = state.placed(), cached_length(observation)
+        state.epoch += 1
+        wanted = replace(wanted, epoch=state.epoch)
         plan = make_plan(observation, wanted)
-        shipped = self._experiment.weights == "shipped"
-        shape, partition = self._experiment.shape, self._experiment.partition
+        shape, partition, shipped = experiment.shape, experiment.partition, experiment.weights == "shipped"
         moves = [
             Move(block, source, target, payload_bytes(shape, block, length, shipped, partition))
             for block, source, target in old.moves_to(wanted)
         ]
         predicted = migration_delay(observation, old, wanted, length)
-        self._log.event("migration_begin", self._clock.now(), step=self._done, epoch=epoch, blocks=len(moves))
-        patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * self._experiment.dilation)
+        step = state.tokens_done
+        self._log.event("migration_begin", self._clock.now(), step=step, epoch=state.epoch, blocks=len(moves))
+        patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * experiment.dilation)
         requested = {(m.source, m.destination): self._path_bps(m.source, m.destination) for m in moves}
-        self._watch.moving = moves
-        exchange = self._exchange(Migration(epoch, self._names, moves), plan, observation, patience)
-        self._watch.moving = []
+        state.moving = moves
+        result = self._drive(Migration(state.epoch, self._names, moves), plan, observation, patience)
+        state.moving = ()
         for path, before in requested.items():  # on the time clock a rate may have risen meanwhile
             requested[path] = max(before, self._path_bps(*path))
-        self.recorder.exchange(exchange, predicted, requested)
-        state = exchange.migration.state
-        self._log.event(f"migration_{state}", self._clock.now(), step=self._done, epoch=epoch,
-                        reason=exchange.migration.reason or None)  # fmt: skip
-        if state == "done":
-            self._watch.placement, self._plan = wanted, plan
-            self.recorder.placement(wanted, self._done)
-        return exchange
+        self.recorder.migration(result, predicted, requested)
+        migration = result.migration
+        self._log.event(f"migration_{migration.phase}", self._clock.now(), step=step, epoch=state.epoch,
+                        reason=migration.reason or None)  # fmt: skip
+        if migration.phase == "done":
+            state.placement, state.plan = wanted, plan
+            self.recorder.placement(wanted, step)
+        self._fail_if_lost(result)
+        return migration
 
-    def _exchange(self, migration: Migration, plan: Plan, observation: Observation, patience_s: float) -> Exchange:
+    def _path_bps(self, device: str, peer: str) -> float:
+        return self._loop.target().rate_bps(self._experiment.topology.route(device, peer))
+
+    def _drive(self, migration: Migration, plan: Plan, observation: Observation, patience_s: float) -> MigrationResult:
+        """Carry out a migration on the fleet; raises RunFailed when a device cannot be reached."""
         storage = {device.name: device.storage_Bps for device in observation.devices}
         try:
-            return carry_out(
+            return drive_migration(
                 self._fleet, migration, plan,
                 length=cached_length(observation), shipped=self._experiment.weights == "shipped",
-                storage_Bps=storage, timeout_s=patience_s, wait=self._watch.migration_events,
+                storage_Bps=storage, timeout_s=patience_s, wait=self._loop.migration_events,
             )  # fmt: skip
         except RunFailed:
-            self._watch.tell_losses()
+            self._loop.raise_losses()
             raise
 
-    def _fail_if_lost(self, exchange: Exchange) -> None:
-        if exchange.lost is not None:
-            self._watch.lost(*exchange.lost)
+    def _fail_if_lost(self, result: MigrationResult) -> None:
+        if result.lost is not None:
+            self._loop.fail_for_lost(*result.lost)

@@ -3,9 +3,9 @@ r"""A change of placement as a state machine: events in, instructions out, no I/
     idle -> preparing -> transferring -> committing -> done
                  \______________\-> aborting -> aborted
 
-Until every block has arrived whole, the source owns it and any failure aborts: destinations forget what
-they took in and the old epoch goes on. Once the commit has been sent there is no way back, because some
-worker may already run the new plan; a device lost then is lost to the run.
+Until every block has arrived whole, its source owns it, and any failure aborts: destinations forget what they took in
+and the old epoch goes on. Once the commit has been sent there is no way back, because some worker may already run the
+new plan. A device lost after that is lost to the run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Literal, NoReturn
 from testbed.errors import RunFailed
 from testbed.placement.blocks import Block
 
-State = Literal["idle", "preparing", "transferring", "committing", "aborting", "done", "aborted"]
+Phase = Literal["idle", "preparing", "transferring", "committing", "aborting", "done", "aborted"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Move:
 
 @dataclass(frozen=True)
 class PrepareOn:
-    """Tell `device` to make room for these blocks."""
+    """Have `device` make room for these blocks."""
 
     device: str
     moves: tuple[Move, ...]
@@ -40,7 +40,7 @@ class PrepareOn:
 
 @dataclass(frozen=True)
 class TransferFrom:
-    """Tell `device` to send these blocks."""
+    """Have `device` send these blocks."""
 
     device: str
     moves: tuple[Move, ...]
@@ -48,7 +48,7 @@ class TransferFrom:
 
 @dataclass(frozen=True)
 class CommitOn:
-    """Tell `device` to switch to the new plan and to let go of these blocks."""
+    """Have `device` switch to the new plan and drop these blocks."""
 
     device: str
     drop: tuple[Block, ...]
@@ -56,7 +56,7 @@ class CommitOn:
 
 @dataclass(frozen=True)
 class AbortOn:
-    """Tell `device` to forget the new epoch."""
+    """Have `device` forget the new epoch."""
 
     device: str
 
@@ -69,32 +69,32 @@ class Migration:
     """One attempt to reach a new placement."""
 
     epoch: int
-    devices: Sequence[str]  # all of them: every worker switches epoch
+    devices: Sequence[str]  # all devices, because every worker switches epoch
     moves: Sequence[Move]
-    state: State = "idle"
+    phase: Phase = "idle"
     reason: str = ""
-    _waiting: set[str] = field(default_factory=set)  # answers still to come in this state
-    _early: set[str] = field(default_factory=set)  # arrivals from before all others were prepared
+    _waiting: set[str] = field(default_factory=set)  # answers that are still to come in this phase
+    _early: set[str] = field(default_factory=set)  # arrivals that came before every destination was prepared
     _story: list[str] = field(default_factory=list)
 
     def begin(self) -> list[Instruction]:
-        """Start: destinations make room first."""
+        """Start. Destinations make room first."""
         self._expect("begin", "idle")
         if not self.moves:
             return self._commit()
-        self.state = "preparing"
+        self.phase = "preparing"
         instructions = [PrepareOn(device, moves) for device, moves in self._by("destination").items()]
         self._waiting = {instruction.device for instruction in instructions}
         return list(instructions)
 
     def prepared(self, device: str) -> list[Instruction]:
         """A destination has made room."""
-        if self.state == "aborting":
-            return []  # it crossed our Abort
+        if self.phase == "aborting":
+            return []  # it was on its way when we aborted
         self._take(device, f"prepared by {device}", "preparing")
         if self._waiting:
             return []
-        self.state = "transferring"
+        self.phase = "transferring"
         senders = {
             device: tuple(move for move in moves if move.payload_bytes) for device, moves in self._by("source").items()
         }
@@ -108,16 +108,16 @@ class Migration:
         return self._answered(f"sent {device}")
 
     def arrived(self, device: str) -> list[Instruction]:
-        """A destination has all its blocks whole. One without payload may be whole before others are prepared."""
-        if self.state == "preparing":
+        """A destination has all its blocks. Without payload it may have them before the others are prepared."""
+        if self.phase == "preparing":
             self._expect_early(device)
             self._early.add(f"arrived {device}")
             return []
         return self._answered(f"arrived {device}")
 
     def refused(self, device: str, reason: str) -> list[Instruction]:
-        """A device cannot go through with it: abort everywhere, the old epoch goes on."""
-        if self.state == "aborting":
+        """A device cannot do it: abort everywhere; the old epoch goes on."""
+        if self.phase == "aborting":
             return []
         self._expect(f"refused by {device}", "preparing", "transferring")
         return self.abort(reason)
@@ -125,7 +125,7 @@ class Migration:
     def abort(self, reason: str) -> list[Instruction]:
         """Give up before the commit, for example because a transfer takes too long."""
         self._expect(f"abort ({reason})", "preparing", "transferring")
-        self.state, self.reason = "aborting", reason
+        self.phase, self.reason = "aborting", reason
         self._waiting = {move.destination for move in self.moves} | {move.source for move in self.moves}
         return [AbortOn(device) for device in sorted(self._waiting)]
 
@@ -133,28 +133,28 @@ class Migration:
         """A device has forgotten the epoch."""
         self._take(device, f"aborted by {device}", "aborting")
         if not self._waiting:
-            self.state = "aborted"
+            self.phase = "aborted"
         return []
 
     def committed(self, device: str) -> list[Instruction]:
         """A device runs the new plan."""
         self._take(device, f"committed by {device}", "committing")
         if not self._waiting:
-            self.state = "done"
+            self.phase = "done"
         return []
 
     @property
     def over(self) -> bool:
-        """Done or aborted."""
-        return self.state in ("done", "aborted")
+        """Whether it is done or aborted."""
+        return self.phase in ("done", "aborted")
 
     @property
     def silent(self) -> list[str]:
-        """The answers still to come, for example `sent b`; a bare device has yet to prepare, commit or abort."""
+        """The answers still to come, for example `sent b`. A bare device has yet to prepare, commit or abort."""
         return sorted(self._waiting)
 
     def _answered(self, what: str) -> list[Instruction]:
-        if self.state == "aborting":
+        if self.phase == "aborting":
             return []
         self._take(what, what, "transferring")
         return self._commit_when_whole()
@@ -163,7 +163,7 @@ class Migration:
         return [] if self._waiting else self._commit()
 
     def _commit(self) -> list[Instruction]:
-        self.state = "committing"
+        self.phase = "committing"
         self._waiting = set(self.devices)
         leaving = self._by("source")
         return [CommitOn(d, tuple(move.block for move in leaving.get(d, ()))) for d in self.devices]
@@ -175,23 +175,23 @@ class Migration:
             grouped[device] = (*grouped.get(device, ()), move)
         return grouped
 
-    def _take(self, answer: str, event: str, allowed: State) -> None:
-        """Cross an awaited answer off; one that nobody waits for cannot happen."""
+    def _take(self, answer: str, event: str, allowed: Phase) -> None:
+        """Tick off an answer that is awaited; refuse one that is not."""
         self._expect(event, allowed)
         if answer not in self._waiting:
             self._refuse(event)
         self._waiting.discard(answer)
 
     def _expect_early(self, device: str) -> None:
-        """A destination that is prepared may have everything at once: not one that is not, nor one twice."""
+        """Accept an arrival before all are prepared, once from each destination that is prepared itself."""
         event = f"arrived {device}"
         self._expect(event, "preparing")
         if device in self._waiting or event in self._early or device not in self._by("destination"):
             self._refuse(event)
 
-    def _expect(self, event: str, *allowed: State) -> None:
-        self._story.append(f"{event} in {self.state}")
-        if self.state not in allowed:
+    def _expect(self, event: str, *allowed: Phase) -> None:
+        self._story.append(f"{event} in {self.phase}")
+        if self.phase not in allowed:
             self._refuse(event)
 
     def _refuse(self, event: str) -> NoReturn:

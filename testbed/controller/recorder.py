@@ -1,4 +1,4 @@
-"""From what happened to rows of the run log: wall times become emulated ones, passes become token steps."""
+"""Turns what happened into rows of the run log: wall times become emulated ones, passes become token steps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from testbed.clock import EmulatedClock
-from testbed.controller.exchange import Exchange
 from testbed.controller.fleet import HostUsage, LinkSample, Samples
+from testbed.controller.migration_driver import MigrationResult
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
 from testbed.runlog.folder import ABORTED, COMMITTED, TABLES, RunLog, Written
@@ -16,7 +16,7 @@ from testbed.transport.messages import Span, Token
 
 
 class Recorder:
-    """Writes rows; keeps none, since the summary is computed from what is on file."""
+    """Writes rows and keeps none; the summary is computed from the files."""
 
     def __init__(self, log: RunLog, clock: EmulatedClock, prefill_chunks: int) -> None:
         self.log = log
@@ -25,7 +25,7 @@ class Recorder:
 
     @property
     def kept(self) -> dict[str, Written]:
-        """The rows of every table so far, read from their files whenever they are looked at."""
+        """The rows of every table so far, read from their files on each access."""
         return {table: self.log.written(table) for table in TABLES}
 
     def token(self, token: Token, predicted_s: float, wire: float) -> None:
@@ -50,7 +50,7 @@ class Recorder:
         )
 
     def spans(self, spans: Sequence[Span]) -> None:
-        """What devices and paths were busy with; a pass of the prefill belongs to token 0."""
+        """What devices and paths were busy with. The passes of the prefill belong to token 0."""
         for span in spans:
             self.log.row(
                 "spans",
@@ -69,16 +69,18 @@ class Recorder:
             )
 
     def decision(self, proof: Proof | None = None, **values: Any) -> None:
-        """One call of the policy, what it cost, and what it proved."""
+        """One call of the policy: what it decided, what it cost, and what it proved."""
         self.log.row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
-    def exchange(self, exchange: Exchange, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]) -> None:
+    def migration(
+        self, result: MigrationResult, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]
+    ) -> None:
         """Every block's migration, and the rate that each path reached."""
-        migration = exchange.migration
-        outcome = COMMITTED if migration.state == "done" else ABORTED
+        migration = result.migration
+        outcome = COMMITTED if migration.phase == "done" else ABORTED
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
         for move in migration.moves:
-            arrival = exchange.arrivals.get(str(move.block))
+            arrival = result.arrivals.get(str(move.block))
             self.log.row(
                 "migrations",
                 epoch=migration.epoch,
@@ -86,7 +88,7 @@ class Recorder:
                 src=move.source,
                 dst=move.destination,
                 bytes=move.payload_bytes,
-                start_s=self._clock.at(exchange.started_s),
+                start_s=self._clock.at(result.started_s),
                 first_byte_s=self._clock.at(arrival.first_byte_s) if arrival else None,
                 last_byte_s=self._clock.at(arrival.last_byte_s) if arrival else None,
                 predicted_s=predicted_s,
@@ -106,7 +108,7 @@ class Recorder:
     def rate(
         self, start_s: float, seconds: float, source: str, destination: str, size: int, requested_bps: float, how: str
     ) -> None:
-        """What one transfer reached, from the first to the last payload byte at the receiver."""
+        """The rate that one transfer reached, from the first to the last payload byte at the receiver."""
         self.log.row(
             "rates",
             t_s=self._clock.at(start_s) if start_s else 0.0,
@@ -125,7 +127,7 @@ class Recorder:
             self.log.row("placements", epoch=placement.epoch, step=step, block=str(block), device=device)
 
     def links(self, samples: Sequence[LinkSample]) -> None:
-        """Links as changed or as found."""
+        """Links as they were changed or found."""
         for sample in samples:
             self.log.row(
                 "links",
@@ -143,7 +145,7 @@ class Recorder:
             )
 
     def wait(self, device: str, first: int, last: int, wait_s: float, span_s: float) -> None:
-        """How long a device waited for the host's CPU while tokens first-last were generated; for the verdict."""
+        """How long a device waited for the host's CPU while tokens first-last were generated, for the verdict."""
         self.log.row("waits", device=device, first=first, last=last, wait_s=wait_s, span_s=span_s)
 
     def host(self, first: int, last: int, before: HostUsage, now: HostUsage) -> None:
@@ -178,7 +180,7 @@ class Recorder:
         predicted: Mapping[str, int],
         waits: Mapping[str, float],
     ) -> None:
-        """Memory of every device and the queues of every link."""
+        """Every device's memory and every link's queue."""
         self.links(samples.links)
         for sample in samples.devices:
             self.log.row(

@@ -1,7 +1,7 @@
-"""Whether a run's emulation was faithful, from what the run itself recorded.
+"""Whether a run's emulation was faithful, judged by what the run itself recorded.
 
-Each reason names a device and what was off, so that a researcher can act on it. Notes say what a reader must
-know and that does not make the run wrong, such as memory limits that no kernel enforced.
+Each reason names a device and what was off, so that a researcher can act on it. Notes say what a reader must know
+although it does not make the run wrong, such as memory limits that no kernel enforces.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.controller.keeping_up import EXCESS_SHARE, PACED_FROM_S
-from testbed.controller.path_probes import Calibrated
-from testbed.controller.taken import taken
-from testbed.controller.told import worst_first
-from testbed.link_limits import TCP_SHARE
+from testbed.controller.host_contention import contention
+from testbed.controller.host_speed import EXCESS_SHARE, PACED_FROM_S
+from testbed.controller.startup_calibration import Calibrated
+from testbed.controller.worst_first import worst_first
 from testbed.units import format_duration, format_rate
+from testbed.wire import FRAME_BYTES, TCP_SHARE
 
 Row = Mapping[str, Any]
 
 READBACK_TOLERANCE = 1e-3
-SHAPED_AT_MOST = 1.03  # of TCP_SHARE; above it the link was not shaped
+SHAPED_AT_MOST = 1.03  # times TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
-PROBED_AT_LEAST = 0.75  # of TCP_SHARE; a probe is short, so this only catches a link that is badly off
-DELAY_TOLERANCE_S = 1e-3  # between a measured and a wanted delay,
+PROBED_AT_LEAST = 0.75  # times TCP_SHARE; a probe is short, so this catches only a link that is badly off
+DELAY_TOLERANCE_S = 1e-3  # between the measured and the wanted delay,
 DELAY_TOLERANCE = 0.2  # or this share of it
-LAG_S = 0.05  # that a change on the time clock may be late; measured: 99 % within 4 ms, the latest 24 ms
-DROPPED_SHARE = 0.01  # of a queue's frames, that may be lost where nothing asks for loss
-FRAME_BYTES = 1514
-LATE_FROM = 5  # operations: with fewer late ones a device is never called too slow
-FLOORS_PER_OPERATION = 20  # operations of fewer pacing floors than this are too short to be judged, as are some others
+LAG_S = 0.05  # how late a change on the time clock may be; measured: 99 % within 4 ms, the latest 24 ms
+DROPPED_SHARE = 0.01  # the share of a queue's frames that may be lost where nothing asks for loss
+LATE_FROM = 5  # a device with fewer late operations is never called too slow
+FLOORS_PER_OPERATION = 20  # an operation must last so many pacing floors to be judged
 JUDGED_SPAN_S = 0.5  # shorter intervals say little about waiting
-WAIT_SHARE = 0.10  # of an interval, that a device may wait for the host's CPU,
-WAIT_FLOORS = 3  # or this many times what it waited during calibration,
-WAIT_MOST = 0.20  # but never more
+WAIT_SHARE = 0.10  # a device may wait for the host's CPU for this share of an interval,
+WAIT_FLOORS = 3  # or so many times as long as during the calibration,
+WAIT_MOST = 0.20  # but never for more than this share
 SHARED_HOST = "other emulated runs may have used this host at the same time (`--share-host`)"
-SOFTWARE_SHARE = 0.10  # of the decode time; beyond it the figures say more about this testbed than about the devices
+SOFTWARE_SHARE = 0.10  # of the decode time; above it the figures describe this testbed rather than the devices
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,15 @@ class Asked:
     paced: bool = True
     time_clock: bool = False
     shared_host: bool = False
-    lossy: Collection[str] = ()  # links that the topology or a trace has lose packets
+    lossy: Collection[str] = ()  # links that are to lose packets, by the topology or a trace
 
 
 def verdict(
     kept: Mapping[str, Iterable[Row]], facts: Mapping[str, Any], calibrated: Calibrated, asked: Asked
 ) -> dict[str, Any]:
-    """`{ok, reasons, notes}` from a run's rows by table, which are read several times."""
+    """`{ok, reasons, notes}` from a run's rows by table. The rows are read several times."""
     floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
-    taking, noticed = taken(kept["host"], kept["waits"])
+    taking, noticed = contention(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
     reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"]), *_delays(calibrated), *dropping]
     if asked.time_clock:
@@ -113,7 +112,7 @@ def _delays(calibrated: Calibrated) -> list[str]:
 
 
 def _lags(links: Iterable[Row]) -> list[str]:
-    """Changes that came too late, on the time clock; on the token clock nothing goes on meanwhile."""
+    """Changes that came too late on the time clock. On the token clock nothing goes on meanwhile."""
     late: dict[str, float] = {}
     for row in links:
         if (row.get("lag_s") or 0.0) > LAG_S:
@@ -125,7 +124,7 @@ def _lags(links: Iterable[Row]) -> list[str]:
 
 
 def _drops(links: Iterable[Row], lossy: Collection[str]) -> tuple[list[str], list[str]]:
-    """(reasons, notes) of frames that queues dropped; an outage and a link that is asked to lose some may."""
+    """(reasons, notes) on frames that queues dropped. Links with an outage or a wanted loss are excused."""
     last: dict[tuple[str, str], Row] = {}
     outages = set()
     for row in links:
@@ -147,7 +146,7 @@ def _drops(links: Iterable[Row], lossy: Collection[str]) -> tuple[list[str], lis
 
 
 def _overruns(spans: Iterable[Row], from_s: float, pacing_floor_s: float) -> list[str]:
-    """An operation may be as late as the larger of its share and of what an empty one is here (1/20 of it at most)."""
+    """Devices that are too slow here. An operation may be late by EXCESS_SHARE or the pacing floor, the larger one."""
     late: dict[str, int] = defaultdict(int)
     count: dict[str, int] = defaultdict(int)
     excess_s: dict[str, float] = defaultdict(float)
@@ -198,7 +197,7 @@ def _waits(waits: Iterable[Row], calibrated: Calibrated) -> list[str]:
 
 
 def _software(tokens: Iterable[Row], spans: Iterable[Row], floor_s: float) -> list[str]:
-    """A note where blocks are too small for this testbed to pace them and hop between them unnoticed."""
+    """A note where blocks are so small that this testbed's own work between them is noticeable."""
     spent = software = 0.0
     for row in tokens:
         if not row["prefill"]:

@@ -1,6 +1,6 @@
-"""How well this host keeps an emulated device's pace: real operations, paced, timed from outside the pacer.
+"""How well this host keeps an emulated device's pace: real operations, paced, and timed from outside the pacer.
 
-Knows one device's rates and nothing of models; whether the result is good enough for a run is the caller's business.
+It knows one device's rates and nothing of models. The caller judges whether the result is good enough for a run.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
-DUE_S = (1.2e-3, 3e-3, 10e-3)  # how long the emulated device takes for a block; only those over 1 ms are promised
-EMULATED_BPS = 3e9  # a device as fast as the fastest boards of the catalogue stream in float32
-EMULATED_FLOPS = 1e12  # so that streaming decides, as it does on most boards
+DUE_S = (1.2e-3, 3e-3, 10e-3)  # how long the emulated device takes for a block; accuracy is promised from 1 ms
+EMULATED_BPS = 3e9  # as the fastest boards of the catalogue stream in float32
+EMULATED_FLOPS = 1e12  # so high that streaming decides, as on most boards
 BLOCKS = 100  # of each length
 ATTEMPTS = 5
 MEAN_TOLERANCE = 0.02
@@ -21,21 +21,21 @@ WIDTH = 768  # of a matrix row, GPT-2's
 
 @dataclass(frozen=True)
 class ComputeMeasured:
-    """Blocks of one length, one after another; errors are shares of what the device model says."""
+    """Blocks of one length, one after another. Errors are shares of what the device model says."""
 
     due_s: float
     count: int
-    mean_error: float  # of the mean; negative: too fast
-    p95_error: float  # 95th percentile of the blocks' absolute errors
+    mean_error: float  # of the mean; negative if too fast
+    p95_error: float  # the 95th percentile of the blocks' absolute errors
 
     @property
     def ok(self) -> bool:
-        """Within the tolerances."""
+        """Whether it is within the tolerances."""
         return abs(self.mean_error) <= MEAN_TOLERANCE and self.p95_error <= P95_TOLERANCE
 
 
 def measure_compute(due_s: float, count: int = BLOCKS, attempts: int = ATTEMPTS) -> ComputeMeasured:
-    """Pace `count` matrix-vector products that the emulated device takes `due_s` for; the best of so many attempts.
+    """Pace `count` matrix-vector products that take the emulated device `due_s` each; the best of several attempts.
 
     One thread. Other work on the host makes blocks late and never early.
     """
@@ -50,7 +50,8 @@ def measure_compute(due_s: float, count: int = BLOCKS, attempts: int = ATTEMPTS)
 def _measure_compute(due_s: float, count: int) -> ComputeMeasured:
     import torch
 
-    from testbed.worker.pacing import Pacer, use_precise_timers
+    from testbed.worker.libc import use_precise_timers
+    from testbed.worker.pacing import Pacer
 
     use_precise_timers()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
 """What netem really adds: the one-way delay of each direction, and the share of datagrams that it loses.
 
-Both ends share the host's clock, so that a datagram carries when it was sent and its receiver's kernel stamps when it
-came; no round trip is halved. Knows two network namespaces and a queue between them, like `bench_link`.
+Both ends share the host's clock. A datagram carries its sending time, and the receiver's kernel stamps its arrival, so
+no round trip has to be halved. It knows two network namespaces and a queue between them, like `bench_link`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from testbed.doctor.bench_link import ATTEMPTS, Path
+from testbed.doctor.capture import SO_TIMESTAMPNS
 from testbed.emulation.shaping import Netem, in_netns
 
 DELAYS_S = (1e-3, 5e-3, 20e-3, 100e-3)
 LOSSES = (0.01, 0.05, 0.2)
 RATE_BPS = 100e6
 DELAY_TOLERANCE_S = 0.5e-3
-LOSS_DEVIATIONS = 4.0  # of a binomial count; by chance one measurement in 16 000 is further off
+LOSS_DEVIATIONS = 4.0  # standard deviations of a binomial count; by chance 1 measurement in 16 000 is further off
 DELAY_COUNT = 40
 LOSS_COUNT = 4000
 
@@ -30,28 +31,27 @@ _SPACING_S = 2e-3
 _LOSS_BATCH = 250  # datagrams in a row; the queues and the receiver's buffer hold twice as many
 _PATIENCE_S = 2.0
 _DATAGRAM = struct.Struct("=d")
-_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _STAMP = struct.Struct("=qq")
 _BUFFER_BYTES = 1 << 21
 
 
 @dataclass(frozen=True)
 class DelayMeasured:
-    """A delay asked for, and what it added to the time without one; seconds, one way."""
+    """A delay that was asked for, and what it added to the time without one; seconds, one way."""
 
     asked_s: float
-    added_s: float  # between the medians
-    p95_s: float  # added to the median without a delay by the 95th percentile with it
+    added_s: float  # the difference of the medians
+    p95_s: float  # the 95th percentile with the delay, less the median without
 
     @property
     def ok(self) -> bool:
-        """Within the tolerance."""
+        """Whether it is within the tolerance."""
         return abs(self.added_s - self.asked_s) <= DELAY_TOLERANCE_S
 
 
 @dataclass(frozen=True)
 class LossMeasured:
-    """A share of loss asked for, and what was lost of what was sent."""
+    """A share of loss that was asked for, and how many of the sent datagrams were lost."""
 
     asked: float
     sent: int
@@ -64,12 +64,12 @@ class LossMeasured:
 
     @property
     def ok(self) -> bool:
-        """Within the binomial bounds."""
+        """Whether it is within the binomial bounds."""
         return abs(self.lost - self.sent * self.asked) <= self.allowed
 
 
 def measure_delay(path: Path, asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
-    """Single datagrams over an idle link with the delay and without; the nearest of so many attempts."""
+    """Send single datagrams over an idle link, with the delay and without; the nearest of several attempts."""
     found = _measure_delay(path, asked_s)
     for _ in range(attempts - 1):
         if found.ok:
@@ -90,7 +90,7 @@ def _measure_delay(path: Path, asked_s: float) -> DelayMeasured:
 
 
 def _one_way(sender: socket.socket, receiver: socket.socket) -> float:
-    """Seconds from the sending of a datagram to the receiver's kernel having it."""
+    """Seconds from the sending of a datagram until the receiver's kernel has it."""
     time.sleep(_SPACING_S)
     sender.send(_DATAGRAM.pack(time.time()))
     data, ancillary, _, _ = receiver.recvmsg(64, 64)
@@ -100,7 +100,7 @@ def _one_way(sender: socket.socket, receiver: socket.socket) -> float:
 
 
 def measure_loss(path: Path, asked: float, count: int = LOSS_COUNT) -> LossMeasured:
-    """Send `count` numbered datagrams, in batches far smaller than any queue, and count those that arrive."""
+    """Send `count` datagrams, in batches far smaller than any queue, and count those that arrive."""
     path.shaper.install(path.interface, RATE_BPS, netem=Netem(0.0, 0.0, asked))
     arrived = 0
     with _datagrams(path) as (sender, receiver):
@@ -114,7 +114,7 @@ def measure_loss(path: Path, asked: float, count: int = LOSS_COUNT) -> LossMeasu
 
 
 def _arrived(receiver: socket.socket, most: int) -> int:
-    """How many datagrams come before there is silence, or all have come."""
+    """How many datagrams come before the line falls silent; at most `most`."""
     for number in range(most):
         try:
             receiver.recv(64)
@@ -125,12 +125,12 @@ def _arrived(receiver: socket.socket, most: int) -> int:
 
 @contextmanager
 def _datagrams(path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A sender connected to a receiver whose kernel stamps arrivals; the neighbours have found each other."""
+    """A sender connected to a receiver whose kernel stamps arrivals; neighbour discovery is done."""
     receiver = in_netns(path.receiver, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     sender = in_netns(path.sender, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with receiver, sender:
         receiver.bind((path.address, 0))
-        receiver.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        receiver.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
         receiver.settimeout(_PATIENCE_S)
         sender.connect(receiver.getsockname())
@@ -139,7 +139,7 @@ def _datagrams(path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def _meet(sender: socket.socket, receiver: socket.socket) -> None:
-    """Send until one arrives, which neighbour discovery and losses may hold up, and wait for all to have come."""
+    """Send until one datagram arrives, which neighbour discovery and losses may delay, and wait until no more come."""
     receiver.settimeout(0.3)
     for _ in range(20):
         sender.send(_DATAGRAM.pack(0.0))

@@ -1,7 +1,7 @@
-"""What a shaped link really lets through: TCP goodput, the most in any short window, and what happens after a step.
+"""What a shaped link really lets through: TCP goodput, the most in any short window, and the time after a step.
 
-Measured at the receiver, from frames stamped by its kernel. Knows two network namespaces and a queue between them;
-who built them, and whether the result is good enough for a run, is the caller's business.
+It measures at the receiver, from frames that the receiver's kernel stamps. It knows two network namespaces and a queue
+between them. The caller builds them, and judges whether the result is good enough for a run.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from testbed.doctor.capture import FULL_FRAME_BYTES, Arrivals, Capture
-from testbed.emulation.shaping import MTU_BYTES, Shaper, in_netns, tbf_parameters
+from testbed.doctor.capture import Arrivals, Capture
+from testbed.emulation.shaping import Shaper, in_netns, tbf_parameters
 from testbed.errors import EnvironmentLacks
-from testbed.link_limits import TCP_SHARE
+from testbed.wire import FRAME_BYTES, MTU_BYTES, TCP_SHARE
 
 RATES_BPS = (0.5e6, 1e6, 5e6, 20e6, 100e6, 500e6)
 STEPS_BPS = ((20e3, 10e6), (0.0, 10e6), (5e6, 50e6), (50e6, 5e6), (20e6, 20e3))  # (before, after); 0 is an outage
 GOODPUT_TOLERANCE = 0.03
 WINDOW_S = 0.1
-STEP_FRAMES, STEP_S = 3, 0.05  # cumulative bytes after a step: within so many frames, or so long at the new rate
+STEP_FRAMES, STEP_S = 3, 0.05  # cumulative bytes after a step may be off by so many frames or seconds of the rate
 
 ATTEMPTS = 5
-RATE_ATTEMPTS = 12  # one late stamp is enough to miss the window at 500 Mbit/s, where a frame takes 24 µs
+RATE_ATTEMPTS = 12  # at 500 Mbit/s a frame takes 24 µs, so one late stamp is enough to miss the window
 
-_LONG_BYTES = 200_000  # the least to send, so that the bucket's first frame weighs little
+_LONG_BYTES = 200_000  # sent at least, so that the bucket's first frame weighs little
 _LEAST_S = 1.0
 _BEFORE_STEP_S = 0.4
 _AFTER_STEP_S = 1.0
-_SLOW_STEP_FRAMES = 3  # after a step to a slow rate, wait for so many
-_DATAGRAM = bytes(FULL_FRAME_BYTES - 14 - 20 - 8)  # one full frame
-_QUIET_QUEUES = 1.2  # after a step nothing is sent until what the queue held has had time to leave,
-_QUIET_MOST_S = 0.06  # but never longer
-_SEND_BUFFER_BYTES = 48_000  # less than any queue holds, so that a sender beside the queue blocks and drops nothing
+_SLOW_STEP_FRAMES = 3  # after a step to a slow rate, wait for so many frames
+_DATAGRAM = bytes(FRAME_BYTES - 14 - 20 - 8)  # one full frame
+_QUIET_QUEUES = 1.2  # after a step, send nothing for so many times as long as the queue takes to empty,
+_QUIET_MOST_S = 0.06  # but never for longer than this
+_SEND_BUFFER_BYTES = 48_000  # less than any queue holds, so that the sender blocks before the queue drops
 _CHUNK = bytes(1 << 16)
 _PATIENCE_S = 20.0
 _POLL_S = 0.05
@@ -51,8 +51,8 @@ class Path:
     address: str
     shaper: Shaper
     interface: str  # the shaped one
-    far_pid: int | None  # of the namespace at the link's other end, None: this one,
-    far_interface: str  # and the interface there, where frames are stamped
+    far_pid: int | None  # a process in the namespace at the link's other end; None: this one
+    far_interface: str  # the interface there, at which frames are stamped
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class RateMeasured:
 
     @property
     def ok(self) -> bool:
-        """Within the tolerances."""
+        """Whether it is within the tolerances."""
         return abs(self.share - 1) <= GOODPUT_TOLERANCE and self.window_bytes <= self.window_allowed_bytes
 
 
 @dataclass(frozen=True)
 class StepMeasured:
-    """A saturated link whose rate changes; deviations are of cumulative bytes after the step from rate × time."""
+    """A saturated link whose rate changes. Deviations are of cumulative bytes after the step from rate × time."""
 
     before_bps: float
     after_bps: float
@@ -92,15 +92,15 @@ class StepMeasured:
 
     @property
     def ok(self) -> bool:
-        """Within the tolerance."""
+        """Whether it is within the tolerance."""
         return self.furthest_bytes <= self.allowed_bytes
 
 
 def measure_rate(path: Path, rate_bps: float, attempts: int = RATE_ATTEMPTS) -> RateMeasured:
-    """One TCP connection as fast as it goes; where that is off, again, and the best of each figure.
+    """One TCP connection at full speed. It is repeated while it is off, and the best of each figure counts.
 
-    Whatever else the host does takes from the goodput, and delays stamps so that more seems to come at once; neither
-    makes a link that is not shaped look shaped.
+    Other work on the host lowers the goodput, and it delays stamps so that more seems to come at once. Neither makes a
+    link look shaped that is not.
     """
     found = _measure_rate(path, rate_bps)
     for _ in range(attempts - 1):
@@ -125,7 +125,7 @@ def _measure_rate(path: Path, rate_bps: float) -> RateMeasured:
 
 
 def measure_step(path: Path, before_bps: float, after_bps: float, attempts: int = ATTEMPTS) -> StepMeasured:
-    """Full frames, as many as the queue takes, while the rate changes in place; the best of so many attempts."""
+    """Keep the queue full of full frames while the rate changes in place; the best of several attempts."""
     found = _measure_step(path, before_bps, after_bps)
     for _ in range(attempts - 1):
         if found.ok:
@@ -136,19 +136,19 @@ def measure_step(path: Path, before_bps: float, after_bps: float, attempts: int 
 
 def _measure_step(path: Path, before_bps: float, after_bps: float) -> StepMeasured:
     path.shaper.install(path.interface, max(before_bps, 10e6))
-    allowed = max(STEP_FRAMES * FULL_FRAME_BYTES, STEP_S * after_bps / 8)
+    allowed = max(STEP_FRAMES * FRAME_BYTES, STEP_S * after_bps / 8)
     with _flood(path) as flowing:
         path.shaper.change(path.interface, before_bps)
         time.sleep(_BEFORE_STEP_S)
         capture = Capture(path.far_pid, path.far_interface)
         queued = path.shaper.stats(path.interface).backlog_bytes
-        if queued > _SEND_BUFFER_BYTES:  # the sender is not blocked, and its next frame would wake the queue,
-            flowing.clear()  # which must wake up by itself and live on what it holds
+        if queued > _SEND_BUFFER_BYTES:  # the sender is not blocked, so its next frame would wake the queue;
+            flowing.clear()  # the queue must wake up by itself and send what it holds
         stepped_s = time.time()
         path.shaper.change(path.interface, after_bps)
         time.sleep(min(_QUIET_MOST_S, _QUIET_QUEUES * queued * 8 / after_bps))
         flowing.set()
-        time.sleep(max(_AFTER_STEP_S, _SLOW_STEP_FRAMES * FULL_FRAME_BYTES * 8 / after_bps))
+        time.sleep(max(_AFTER_STEP_S, _SLOW_STEP_FRAMES * FRAME_BYTES * 8 / after_bps))
         ended_s, arrivals = time.time(), capture.stop()
     ahead, behind = deviation(arrivals, stepped_s, ended_s, after_bps)
     return StepMeasured(before_bps, after_bps, ahead, behind, allowed)
@@ -167,7 +167,7 @@ def most_within(arrivals: Arrivals, window_s: float) -> int:
 
 
 def deviation(arrivals: Arrivals, start_s: float, end_s: float, rate_bps: float) -> tuple[float, float]:
-    """(ahead, behind): how far cumulative bytes were ever from rate × time since `start_s`, in bytes, both >= 0."""
+    """(ahead, behind): how far cumulative bytes ever were from rate × time since `start_s`, in bytes, both >= 0."""
     ahead = behind = total = 0.0
     for time_s, size in zip(arrivals.times_s, arrivals.wire_bytes, strict=True):
         if start_s <= time_s <= end_s:
@@ -179,7 +179,7 @@ def deviation(arrivals: Arrivals, start_s: float, end_s: float, rate_bps: float)
 
 
 def _stream(path: Path, size: int) -> list[tuple[float, int]]:
-    """Send `size` bytes by TCP; (time, bytes received so far) after every piece, by the receiver's clock."""
+    """Send `size` bytes by TCP; returns (time, bytes received so far) after every piece, by the receiver's clock."""
     listener = in_netns(path.receiver, lambda: socket.create_server((path.address, 0)))
     port = listener.getsockname()[1]
     sender = in_netns(path.sender, lambda: socket.create_connection((path.address, port), timeout=_PATIENCE_S))
@@ -187,7 +187,7 @@ def _stream(path: Path, size: int) -> list[tuple[float, int]]:
     receiver.settimeout(_PATIENCE_S)
 
     def send() -> None:
-        with contextlib.suppress(OSError):  # the receiver has given up, and says why
+        with contextlib.suppress(OSError):  # the receiver has given up and says why
             for offset in range(0, size, len(_CHUNK)):
                 sender.sendall(_CHUNK[: size - offset])
 
@@ -214,9 +214,9 @@ def _stream(path: Path, size: int) -> list[tuple[float, int]]:
 
 @contextmanager
 def _flood(path: Path) -> Iterator[threading.Event]:
-    """Keep the queue full of full frames for the length of the block; it begins when the first has arrived.
+    """Keep the queue full of full frames during the block, which begins when the first frame has arrived.
 
-    While the event it gives is cleared, nothing is sent.
+    While the event that it gives is cleared, nothing is sent.
     """
     receiver = in_netns(path.receiver, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     receiver.bind((path.address, 0))
@@ -232,13 +232,13 @@ def _flood(path: Path) -> Iterator[threading.Event]:
         while not done.is_set():
             if not flowing.wait(_POLL_S):
                 continue
-            with contextlib.suppress(TimeoutError):  # full, and the link may be in an outage
+            with contextlib.suppress(TimeoutError):  # the queue is full, and the link may be in an outage
                 sender.send(_DATAGRAM)
 
     thread = threading.Thread(target=send, name="bench-flood", daemon=True)
     try:
         thread.start()
-        receiver.recv(2 * FULL_FRAME_BYTES)
+        receiver.recv(2 * FRAME_BYTES)
         yield flowing
     finally:
         done.set()

@@ -1,8 +1,8 @@
-"""When which frames arrived at an interface: stamped and kept by the kernel, read after the measurement.
+"""When which frames arrived at an interface: the kernel stamps and keeps them, and they are read afterwards.
 
 A packet socket's memory-mapped ring (packet(7), Documentation/networking/packet_mmap.rst) costs the measuring process
-nothing per frame, so forty thousand frames a second do not disturb what they measure. Knows interfaces and
-nothing of rates.
+nothing per frame, so forty thousand frames a second do not disturb what they measure. It knows interfaces and nothing
+of rates.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from dataclasses import dataclass
 
 from testbed.emulation.shaping import in_netns
 from testbed.errors import EnvironmentLacks
+from testbed.wire import FRAME_BYTES, SEGMENT_HEADER_BYTES, SEGMENT_PAYLOAD_BYTES
 
-SLOT_BYTES = 128  # the ring's header, the sender's address and the start of the frame
+SLOT_BYTES = 128  # holds the ring's header, the sender's address and the start of the frame
 BLOCK_BYTES = 1 << 16
 DEFAULT_FRAMES = 1 << 16
-TCP_HEADER_BYTES = 14 + 20 + 32  # Ethernet, IP, TCP with timestamps: what every segment of a large packet carries
-FULL_FRAME_BYTES = 1514
 
 _SOL_PACKET, _RX_RING, _STATISTICS, _VERSION, _IGNORE_OUTGOING = 263, 5, 6, 10, 23  # linux/if_packet.h
 _TPACKET_V2, _STATUS_USER = 1, 1
-_SO_TIMESTAMPNS = 35  # asm-generic/socket.h
+SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _ETH_P_ALL = 0x0003
 
 
@@ -36,7 +35,7 @@ class Arrivals:
 
 
 class Capture:
-    """Collects what arrives at `ifname` in the network namespace of `pid` (None: here), from its making to `stop`.
+    """Collects what arrives at `ifname` in the network namespace of `pid` (None: here), until `stop`.
 
     Raises EnvironmentLacks where the kernel gives no such socket.
     """
@@ -54,11 +53,11 @@ class Capture:
         self._ring = mmap.mmap(self._socket.fileno(), frames * SLOT_BYTES)
 
     def stop(self) -> Arrivals:
-        """End the capture; raises EnvironmentLacks when the ring was too small for all that arrived."""
+        """End the capture and return the frames; raises EnvironmentLacks when the ring was too small for them."""
         import numpy as np
 
         _, dropped = struct.unpack("=II", self._socket.getsockopt(_SOL_PACKET, _STATISTICS, 8))
-        self._socket.close()  # from here on the ring stands still
+        self._socket.close()  # from here on the ring does not change
         slot = np.dtype(
             {
                 "names": ["status", "length", "seconds", "nanoseconds"],
@@ -80,11 +79,11 @@ class Capture:
 
 
 def wire_bytes(length: int) -> int:
-    """Bytes on the wire of a packet as the kernel handed it over: one that was never split lacks its later headers."""
-    if length <= FULL_FRAME_BYTES:
+    """Bytes on the wire of a packet as the kernel delivers it. One that was never split lacks its later headers."""
+    if length <= FRAME_BYTES:
         return length
-    payload, segment = length - TCP_HEADER_BYTES, FULL_FRAME_BYTES - TCP_HEADER_BYTES
-    return length + (-(-payload // segment) - 1) * TCP_HEADER_BYTES
+    segments = -(-(length - SEGMENT_HEADER_BYTES) // SEGMENT_PAYLOAD_BYTES)
+    return length + (segments - 1) * SEGMENT_HEADER_BYTES
 
 
 def _open(ifname: str, frames: int) -> socket.socket:
@@ -92,8 +91,8 @@ def _open(ifname: str, frames: int) -> socket.socket:
     try:
         packets.setsockopt(_SOL_PACKET, _VERSION, _TPACKET_V2)
         packets.setsockopt(_SOL_PACKET, _IGNORE_OUTGOING, 1)
-        # Frames are then stamped as they reach the interface, not when the kernel gets round to handing them on.
-        packets.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        # Stamp frames when they reach the interface, and not when the kernel hands them on.
+        packets.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         ring = struct.pack("=IIII", BLOCK_BYTES, frames * SLOT_BYTES // BLOCK_BYTES, SLOT_BYTES, frames)
         packets.setsockopt(_SOL_PACKET, _RX_RING, ring)
         packets.bind((ifname, _ETH_P_ALL))

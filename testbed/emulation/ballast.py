@@ -1,7 +1,7 @@
-"""A co-located app: a process in a device's control group that holds exactly as much memory as a trace says.
+"""A co-located application: a process in a device's control group that holds as much memory as a trace says.
 
-It squeezes the device the way a real neighbour would, by using memory, while the limit stays. Knows nothing of
-models, traces or torch (which it must never import: its own footprint counts against the device).
+It squeezes the device as a real neighbour would, by using memory, while the limit stays. It knows nothing of models
+and traces, and must never import torch: its own memory counts against the device.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from testbed.emulation.cgroups import DeviceCgroup
-from testbed.emulation.standstill import Standstill
+from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed
-from testbed.worker.lifeline import end_with_parent
+from testbed.worker.parent_death import end_with_parent
 
 PROTECTED_SCORE = -1000  # oom_score_adj(5): never chosen by the OOM killer
 RESIZE_TIMEOUT_S = 30.0
 _SIZE = struct.Struct("=q")
 _HELLO = struct.Struct("=q?")  # bytes held, protected
-_TOUCH_BYTES = 1 << 20  # touched at a time, so that the process answers signals in between
+_TOUCH_BYTES = 1 << 20  # touched at once; in between the process answers signals
 _PAGE = mmap.PAGESIZE
 _MADV_NOHUGEPAGE = 15
 
 
 def run_ballast(connection: Connection, cgroup: DeviceCgroup | None = None) -> None:
-    """The process: join the group, ask the kernel for protection, then follow sizes from `connection` until EOF.
+    """The process: join the group, ask for protection, then follow the sizes from `connection` until it closes.
 
-    For `multiprocessing` (forkserver or spawn). Messages are fixed structs, no pickle.
+    For `multiprocessing` (forkserver or spawn). Messages are fixed structs without pickle.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which then ends us in order
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which then ends this process
     end_with_parent()
     if cgroup is not None:
         cgroup.add(0)
@@ -52,7 +52,7 @@ class Ballast:
     """The controller's end of a ballast process. Raises RunFailed when that process is gone or stuck."""
 
     def __init__(self, process: BaseProcess, connection: Connection, *, timeout: float = RESIZE_TIMEOUT_S) -> None:
-        """Wait until the process is in its group. `protected` tells whether the OOM killer must spare it."""
+        """Wait until the process is in its group. `protected` says whether the OOM killer must spare it."""
         self.process = process
         self._connection = connection
         self.held_bytes: int
@@ -60,7 +60,7 @@ class Ballast:
         self.held_bytes, self.protected = _HELLO.unpack(self._answer(_HELLO.size, "start", timeout))
 
     def resize(self, size_bytes: int, *, timeout: float = RESIZE_TIMEOUT_S) -> None:
-        """Hold exactly `size_bytes` (rounded up to whole pages); returns when they are touched or freed."""
+        """Hold exactly `size_bytes`, rounded up to whole pages; returns when they are touched or freed."""
         try:
             self._connection.send_bytes(_SIZE.pack(max(0, size_bytes)))
         except OSError as error:
@@ -68,18 +68,18 @@ class Ballast:
         (self.held_bytes,) = _SIZE.unpack(self._answer(_SIZE.size, f"hold {size_bytes} bytes", timeout))
 
     def let_go(self) -> None:
-        """Have the process end by itself, soon; its memory is free when it has."""
+        """Have the process end by itself, soon. Its memory is free when it has ended."""
         self._connection.close()
 
     def stop(self, timeout: float = 2.0) -> None:
-        """End the process; its memory is free afterwards."""
-        from testbed.emulation.spawn import end_processes  # not for the process itself, whose pages count
+        """End the process. Its memory is free afterwards."""
+        from testbed.emulation.spawn import end_processes  # imported here, because the process's own pages count
 
         self.let_go()
         end_processes([self.process], timeout)
 
     def _answer(self, size: int, request: str, timeout: float) -> bytes:
-        deadline, standstill = time.monotonic() + timeout, Standstill()
+        deadline, stalls = time.monotonic() + timeout, StallDetector()
         assert self.process.pid is not None
         while not self._connection.poll(max(0.0, min(0.5, deadline - time.monotonic()))):
             if time.monotonic() >= deadline:
@@ -87,7 +87,7 @@ class Ballast:
                     f"the ballast (pid {self.process.pid}) could not {request} within {timeout:g} s: its control group "
                     "is full and nothing in it can be killed"
                 )
-            standstill.look({f"the ballast (pid {self.process.pid})": self.process.pid})
+            stalls.check({f"the ballast (pid {self.process.pid})": self.process.pid})
         try:
             return self._connection.recv_bytes(size)
         except (EOFError, OSError) as error:
@@ -103,7 +103,7 @@ class Ballast:
 
 
 class _HeldMemory:
-    """Private anonymous pages, all touched. One map, grown and shrunk at its end by mremap(2)."""
+    """Private anonymous pages, all touched: one map that mremap(2) grows and shrinks at its end."""
 
     def __init__(self) -> None:
         self._map: mmap.mmap | None = None
@@ -131,9 +131,9 @@ class _HeldMemory:
 
 
 def _protect() -> bool:
-    """Ask never to be chosen by the OOM killer; needs CAP_SYS_RESOURCE, which some containers keep from root.
+    """Ask never to be chosen by the OOM killer. That needs CAP_SYS_RESOURCE, which some containers keep from root.
 
-    Without it a neighbour's higher score still makes it the first choice: +500 counts as half of the group's limit.
+    Without it the worker's higher score still makes it the first choice: +500 counts as half of the group's limit.
     """
     try:
         Path("/proc/self/oom_score_adj").write_text(str(PROTECTED_SCORE))

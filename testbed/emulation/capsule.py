@@ -1,14 +1,13 @@
 """The capsule: a run's own PID, mount and network namespaces, and the supervisor that ends it whatever happens.
 
-The supervisor stays outside and starts the inner process, which is PID 1 of the capsule: when either dies, even by
-`kill -9`, the kernel ends everything in there and its interfaces go with it. Knows nothing of what runs inside.
-Made by util-linux `unshare`; see unshare(1), pid_namespaces(7), PR_SET_PDEATHSIG in prctl(2).
+The supervisor stays outside and starts the inner process, which is PID 1 of the capsule. When either dies, even by
+`kill -9`, the kernel ends everything inside, and the interfaces go with it. util-linux `unshare` makes the capsule;
+see unshare(1), pid_namespaces(7) and PR_SET_PDEATHSIG in prctl(2). This module knows nothing of what runs inside.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import select
@@ -28,22 +27,22 @@ from testbed.emulation.processes import children_of, is_stopped
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.programs import complaint, find_program
 from testbed.signals import Collected, collected_signals
+from testbed.worker.libc import signal_at_parents_death
 
-STOPPED_PATIENCE_S = 20.0  # longer than the inner process waits for those that it has started
-GRACE_S = 10.0  # between the first Ctrl-C and SIGKILL: enough to remove twenty cgroups
+STOPPED_PATIENCE_S = 20.0  # longer than the inner process waits for processes that it has started
+GRACE_S = 10.0  # from the first Ctrl-C to SIGKILL: enough to remove twenty cgroups
 PROBE_TIMEOUT_S = 10.0
-CANNOT_START = 126  # exit code when the parent died before the child could tie itself to it, as in sh
+CANNOT_START = 126  # exit code of a child whose parent died before it was tied to it; 126 as in sh
 
 _HELD = (signal.SIGINT, signal.SIGTERM)
-_PR_SET_PDEATHSIG = 1
 _CAP_SYS_ADMIN = 21
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _FORK_WAIT_S = 5.0
 _KILL_WAIT_S = 5.0
 _LOOK_S = 1.0
 _WITH_ERRORS_TO = "import os, sys; fd, *argv = sys.argv[1:]; os.dup2(int(fd), 2); os.execvp(argv[0], argv)"
-_KILLED_INSIDE = b"sigprocmask"  # util-linux 2.38 wants to die of its child's signal; of SIGKILL it says it cannot
-_libc = ctypes.CDLL(None, use_errno=True)
+# When its child was killed, util-linux 2.38 tries to die of the same signal, and complains that it cannot.
+_KILLED_INSIDE = b"sigprocmask"
 
 
 def launch(
@@ -60,14 +59,17 @@ def launch(
 ) -> int:
     """Run `argv`, in a capsule or (capsule=False) as a plain process, and return its exit code (128+n for signal n).
 
-    Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process; it has
-    `grace_s` to end; after that, or at a second signal, it is killed and the code is 130, as for SIGINT. `on_start`
+    Standard streams are inherited. SIGINT, SIGTERM and SIGHUP become one SIGINT to the inner process, which has
+    `grace_s` to end. After that, or at a second signal, it is killed and the code is 130, as for SIGINT. `on_start`
     gets two pids as this host sees them: of the process started, and of the inner one (the same without a capsule).
-    The inner process dies with this one. What is left of its session when it has ended, or has been stopped by a signal
-    for `STOPPED_PATIENCE_S`, is killed; in the latter case RunFailed is raised.
-    `hold_signals` is for a program that calls `prepare_inner`: an earlier SIGINT waits for that, instead of being
-    dropped (PID 1 has no handler yet) or of hitting an interpreter that is still starting.
-    `signals` is what the caller has been collecting; where one has come already, nothing is started.
+
+    The inner process dies with this one. What is left of its session when it has ended is killed. An inner process
+    that has been stopped by a signal for `STOPPED_PATIENCE_S` is killed too, and RunFailed is raised.
+
+    `hold_signals` is for a program that calls `prepare_inner`: an early SIGINT then waits for that call. Otherwise it
+    would be dropped (PID 1 has no handler yet) or hit an interpreter that is still starting. `signals` holds what the
+    caller has collected so far; if one has come already, nothing is started.
+
     Only for the main thread: the kernel ties the child to its *thread*.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -97,13 +99,13 @@ def launch(
 
 
 def unshare_command() -> list[str]:
-    """The command line that makes a capsule around what is appended to it; a user namespace only where needed."""
+    """The command line that makes a capsule around what is appended to it; with a user namespace only where needed."""
     user = [] if _may_unshare() else ["--user", "--map-root-user"]
     return ["unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc", "--mount", "--net", "--"]
 
 
 def can_make_capsule() -> str | None:
-    """None if a capsule can be made (by making one); else one sentence why not and what would help."""
+    """None if a capsule can be made, which is tried; else one sentence on why not and what would help."""
     if find_program("unshare") is None:
         return "there is no program `unshare`: install util-linux"
     try:
@@ -122,11 +124,11 @@ def can_make_capsule() -> str | None:
 
 
 def prepare_inner() -> None:
-    """For the first thing the inner process does: signal handlers and the loopback interface.
+    """Set up signal handlers and the loopback interface. The inner process calls this first.
 
-    The kernel drops signals that PID 1 has no handler for, so SIGINT and SIGTERM get one: KeyboardInterrupt.
-    Orphans in the capsule become children of PID 1; they are not reaped here (waiting for any child would take
-    exit codes away from `subprocess` and `multiprocessing`), and their zombies end with the capsule.
+    The kernel drops signals that PID 1 has no handler for, so SIGINT and SIGTERM get one: KeyboardInterrupt. Orphans in
+    the capsule become children of PID 1. They are not waited for here, because waiting for any child would take exit
+    codes away from `subprocess` and `multiprocessing`; their zombies end with the capsule.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -161,9 +163,7 @@ def _start(
     def die_with_supervisor() -> None:  # between fork and exec
         if hold_signals:
             signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
-        _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        if os.getppid() != supervisor:  # it died before the line above
-            os._exit(CANNOT_START)
+        tie_to_parent(supervisor, signal.SIGKILL)
 
     sys.stdout.flush()
     sys.stderr.flush()
@@ -186,7 +186,7 @@ def _start(
 def _supervise(
     process: subprocess.Popen[bytes], inner: int, received: list[int], wakeup: socket.socket, grace_s: float
 ) -> int:
-    """Wait for the end, passing the first signal on and killing at the second or when the grace is over."""
+    """Wait for the end. Pass the first signal on; kill at the second, or when the grace is over."""
     pidfd = os.pidfd_open(process.pid)
     deadline: float | None = None
     stopped_since: float | None = None
@@ -209,7 +209,7 @@ def _supervise(
                 wakeup.recv(64)
     finally:
         os.close(pidfd)
-    # Its number is still its own: it has not been waited for. A forkserver that is stopped would outlive it.
+    # The pid cannot belong to another process, because it has not been waited for. This ends a stopped forkserver.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()
@@ -217,13 +217,20 @@ def _supervise(
 
 
 def _pass_on(said: IO[bytes], code: int) -> int:
-    """Repeat what `unshare` has said, and give the inner process's exit code."""
+    """Repeat what `unshare` has said, and return the inner process's exit code."""
     said.seek(0)
     complaints = said.read()
     if code == 1 and _KILLED_INSIDE in complaints:
         return 128 + signal.SIGKILL
     sys.stderr.write(complaints.decode(errors="replace"))
     return code
+
+
+def tie_to_parent(parent: int, number: signal.Signals) -> None:
+    """Between fork and exec: have the kernel send this signal to the child when its parent, `parent`, dies."""
+    signal_at_parents_death(number)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(CANNOT_START)
 
 
 def _only_child(process: subprocess.Popen[bytes]) -> int | None:
@@ -237,7 +244,7 @@ def _only_child(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _end(process: subprocess.Popen[bytes], inner: int) -> None:
-    """SIGKILL what still runs, and return when the inner process is gone too (with it goes the whole capsule).
+    """SIGKILL what still runs, and return when the inner process is gone too, and the whole capsule with it.
 
     `unshare` goes first and takes its child along (--kill-child); the other way round it complains on stderr.
     """
@@ -257,7 +264,7 @@ def _end(process: subprocess.Popen[bytes], inner: int) -> None:
 
 
 def _may_unshare() -> bool:
-    """Whether this process has CAP_SYS_ADMIN, see capabilities(7)."""
+    """Whether this process has CAP_SYS_ADMIN; see capabilities(7)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff:"))
     return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
 

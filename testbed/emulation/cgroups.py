@@ -1,6 +1,6 @@
-"""A device's memory budget (and, when asked, its share of a CPU) as a control group, on cgroup v1 and v2.
+"""A device's memory limit and, if asked for, its share of a CPU, as a control group of cgroup v1 or v2.
 
-Knows files under the cgroup mounts and nothing of models or placements. Every group lies in an own hierarchy
+It knows files under the cgroup mounts and nothing of models or placements. Every group lies in our own hierarchy
 `headroom/<run>/<device>`; nothing outside it is ever limited, emptied or removed. Sources: the kernel's
 admin-guide/cgroup-v1/memory.rst and admin-guide/cgroup-v2.rst.
 """
@@ -24,7 +24,7 @@ from testbed.errors import EnvironmentLacks
 
 HIERARCHY = "headroom"
 UNLIMITED = -1
-CPU_PERIOD_S = 0.1  # the kernel's default period, written explicitly so that quotas mean the same everywhere
+CPU_PERIOD_S = 0.1  # the kernel's default period, always written, so that quotas mean the same everywhere
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _RETRY_S = 0.01
@@ -36,9 +36,10 @@ class CgroupUnavailable(EnvironmentLacks):
 
 @dataclass(frozen=True)
 class CgroupMode:
-    """How this machine can limit memory. `version` None: it cannot, and `reason` says why and what to do.
+    """How this machine can limit memory. With `version` None it cannot, and `reason` says why and what to do.
 
-    `memory_root`: the folder below which `headroom/` is made; `cpu_root` likewise for quotas, None if unavailable.
+    `headroom/` is made below `memory_root`, and for quotas below `cpu_root`, which is None if there is no CPU
+    controller.
     """
 
     version: Literal["v1", "v2"] | None
@@ -53,10 +54,10 @@ class CgroupMode:
 
 
 def detect() -> CgroupMode:
-    """Find a memory controller by trying it: a probe group is made, given a limit and a process, and removed.
+    """Find a memory controller by trying it: make a probe group, give it a limit and a process, and remove it.
 
-    The v1 memory hierarchy wins where one is mounted (a controller lives in one version only). On v2 without root,
-    a delegated ancestor of the own group is needed.
+    The v1 memory hierarchy comes first where one is mounted, because a controller lives in one version only. On v2
+    without root, a delegated ancestor of the own group is needed.
     """
     mounts = list(_mounts())
     v1_memory = _v1_mount(mounts, "memory")
@@ -90,7 +91,7 @@ def detect() -> CgroupMode:
 
 @dataclass(frozen=True)
 class DeviceCgroup:
-    """One device's group; picklable, so that a process can join by itself. Sizes in bytes."""
+    """One device's group. It can be pickled, so that a process can join by itself. Sizes are bytes."""
 
     version: Literal["v1", "v2"]
     memory_path: Path
@@ -98,7 +99,7 @@ class DeviceCgroup:
 
     @classmethod
     def planned(cls, mode: CgroupMode, run_id: str, device: str, *, quota: bool = False) -> DeviceCgroup:
-        """The group as it will be, nothing made yet: for naming its `paths()` in the state file first."""
+        """The group as it will be, before it is made, so that the state file can name its `paths()` first."""
         if mode.version is None or mode.memory_root is None:
             raise CgroupUnavailable(f"cannot limit the memory of device {device}: {mode.reason}")
         if quota and mode.cpu_root is None:
@@ -116,7 +117,7 @@ class DeviceCgroup:
 
     @classmethod
     def create(cls, mode: CgroupMode, run_id: str, device: str, *, quota: bool = False) -> DeviceCgroup:
-        """Make the group (and its ancestors in `headroom/`); raises CgroupUnavailable."""
+        """Make the group and its ancestors in `headroom/`; raises CgroupUnavailable."""
         group = cls.planned(mode, run_id, device, quota=quota)
         for path in group.paths():
             _make(path, group.version, cpu=quota)
@@ -135,9 +136,9 @@ class DeviceCgroup:
             _write(path / "cgroup.procs", str(pid), "so the device's memory limit would not hold")
 
     def set_limit(self, limit_bytes: int) -> int:
-        """Limit memory, without any swap on top; returns what the kernel holds (rounded to pages).
+        """Limit memory, without any swap on top; returns the limit that the kernel holds, rounded to pages.
 
-        Raises CgroupUnavailable when refused: v1 does so (EBUSY) below the present use.
+        Raises CgroupUnavailable when it is refused. Below the present use, v1 refuses with EBUSY.
         """
         value = str(limit_bytes)
         if self.version == "v2":
@@ -148,7 +149,7 @@ class DeviceCgroup:
             return self.limit()
         plain, with_swap = self.memory_path / "memory.limit_in_bytes", self.memory_path / "memory.memsw.limit_in_bytes"
         order = [plain]
-        if with_swap.exists():  # it may never be below the plain limit, so a rise begins with it
+        if with_swap.exists():  # it must not be below the plain limit, so a rise begins with it
             present = self.limit()
             rises = limit_bytes == UNLIMITED or UNLIMITED < present < limit_bytes
             order = [with_swap, plain] if rises else [plain, with_swap]
@@ -165,15 +166,15 @@ class DeviceCgroup:
         return UNLIMITED if value >= 2**63 - _PAGE else value
 
     def usage(self) -> int:
-        """All memory charged to the group: anonymous, page cache, kernel; what the limit counts."""
+        """All memory charged to the group, which the limit counts: anonymous memory, page cache, kernel memory."""
         name = "memory.current" if self.version == "v2" else "memory.usage_in_bytes"
         return int(_read(self.memory_path / name))
 
     def anon(self) -> int:
-        """Anonymous memory: `rss` on v1 (huge pages included: `rss_huge` would count them twice), `anon` on v2.
+        """Anonymous memory: `rss` on v1 (which includes huge pages: `rss_huge` would count them twice), `anon` on v2.
 
-        The kernel folds per-CPU counts in lazily: up to `anon_slack_bytes()` may be missing or still there, for at
-        most two seconds after the last change.
+        The kernel folds per-CPU counts in lazily. For at most two seconds after a change the figure may be off by up to
+        `anon_slack_bytes()`.
         """
         name = "anon" if self.version == "v2" else "rss"
         return _keyed(self.memory_path / "memory.stat", name)
@@ -184,7 +185,7 @@ class DeviceCgroup:
         return _keyed(self.memory_path / name, "oom_kill")
 
     def set_quota(self, share: float, period_s: float = CPU_PERIOD_S) -> None:
-        """Let the group use `share` of one CPU (may exceed 1) in every period."""
+        """Let the group use `share` of one CPU in every period; the share may exceed 1."""
         if self.cpu_path is None:
             raise CgroupUnavailable(f"{self.memory_path} was made without a CPU quota: create it with quota=True")
         quota, period = round(share * period_s * 1e6), round(period_s * 1e6)
@@ -195,7 +196,7 @@ class DeviceCgroup:
             _write(self.cpu_path / "cpu.cfs_quota_us", str(quota))
 
     def kill_and_remove(self, timeout: float = 5.0) -> None:
-        """Kill what is inside and remove the group, and the run's folder when it was the last one."""
+        """Kill what is inside and remove the group, and the run's folder when this was its last group."""
         for path in self.paths():
             remove_group(path, timeout)
             remove_ancestors(path)
@@ -218,7 +219,7 @@ def remove_group(path: Path, timeout: float = 5.0) -> int:
     while path.exists():
         with contextlib.suppress(OSError):
             pids = {int(line) for line in (path / "cgroup.procs").read_text().split()}
-            for pid in pids - {0, os.getpid()}:  # 0: it lives in a PID namespace we cannot see into
+            for pid in pids - {0, os.getpid()}:  # 0: it lives in a PID namespace that we cannot look into
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     killed.add(pid)
@@ -237,11 +238,11 @@ def remove_group(path: Path, timeout: float = 5.0) -> int:
 
 
 def is_group_of(path: Path, run_id: str) -> bool:
-    """Whether a path is a device's group of this run: `…/headroom/<run>/<device>`, on cgroupfs, without links."""
+    """Whether a path is a device's group of this run: `…/headroom/<run>/<device>` on cgroupfs, without links."""
     named = path.parts[-3:-1] == (HIERARCHY, run_id) and _SAFE_NAME.fullmatch(path.name) is not None
     if not named or not path.is_absolute() or path != path.resolve():
         return False
-    # Of two mounts at one place the later one is seen.
+    # Of two mounts at one place the later one counts.
     holding = [(len(mount.parts), n, kind) for n, (mount, kind, _) in enumerate(_mounts()) if mount in path.parents]
     return bool(holding) and max(holding)[2] in ("cgroup", "cgroup2")
 
@@ -258,7 +259,7 @@ def remove_ancestors(path: Path) -> None:
 
 
 def _mounts() -> Iterator[tuple[Path, str, set[str]]]:
-    """(mount point, type, super options) of every mount, see proc(5) on mountinfo."""
+    """(mount point, type, super options) of every mount; see proc(5) on mountinfo."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.split(" ", 2)
@@ -270,7 +271,7 @@ def _v1_mount(mounts: list[tuple[Path, str, set[str]]], controller: str) -> Path
 
 
 def _v2_candidates(mount: Path) -> list[Path]:
-    """The mount's root, then the own group's ancestors from the nearest up."""
+    """The mount's root, then the own group and its ancestors from the nearest up."""
     own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
     group = mount / own.strip("/")
     ancestors = [folder for folder in (group, *group.parents) if folder.is_relative_to(mount) and folder != mount]
@@ -285,7 +286,7 @@ def _words(path: Path) -> set[str]:
 
 
 def _probe(mode: CgroupMode) -> str | None:
-    """Make, limit, enter and remove a group; the kernel's refusal, or None."""
+    """Make, limit, enter and remove a group; returns the kernel's refusal, or None."""
     guest = None
     name = f"probe-{secrets.token_hex(6)}"  # not the pid: every run is number 1 in its capsule
     group = DeviceCgroup.planned(mode, name, "probe")
@@ -306,7 +307,7 @@ def _probe(mode: CgroupMode) -> str | None:
 
 
 def _make(path: Path, version: str, *, cpu: bool) -> None:
-    """Make `…/headroom/<run>/<device>` and, on v2, hand the controllers down to it."""
+    """Make `…/headroom/<run>/<device>` and, on v2, delegate the controllers to it."""
     run_folder, hierarchy = path.parent, path.parent.parent
     for attempt in range(10):
         try:

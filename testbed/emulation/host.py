@@ -1,4 +1,4 @@
-"""What this host is, and what its own memory can do, for setting devices beside it."""
+"""What kind of host this is, and how fast its memory is."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ GUEST_SWITCH_INTERVAL_S = 500e-6
 
 @functools.cache
 def in_user_mode_linux() -> bool:
-    """Whether this kernel is the sandbox's, on one core and with timers that are 0.1 ms late."""
+    """Whether this kernel is the sandbox's, which has one core and timers that are 0.1 ms late."""
     return "vendor_id\t: User Mode Linux" in Path("/proc/cpuinfo").read_text()
 
 
 def switch_interval_s() -> float:
-    """After what time a thread that waits for Python's interpreter asks for it; see `sys.setswitchinterval`.
+    """How long a thread waits for Python's interpreter before it asks for it; see `sys.setswitchinterval`.
 
-    It must be longer than a switch of threads takes. In User-Mode Linux 50 us are not: there two threads of a worker
-    passed the interpreter to and fro for seconds and got nothing done.
+    It must be longer than a switch of threads takes. In User-Mode Linux 50 µs are not: two threads of a worker passed
+    the interpreter to and fro for seconds and got nothing done.
     """
     return GUEST_SWITCH_INTERVAL_S if in_user_mode_linux() else SWITCH_INTERVAL_S
 
 
 def streaming_Bps(size: int = STREAM_BYTES) -> float:
-    """Bytes per second that one core streams in the matrix-vector products a decode step is made of (best of five)."""
+    """Bytes per second that one core reads in matrix-vector products, which a decode step is made of (best of five)."""
     import torch
 
     torch.set_num_threads(1)

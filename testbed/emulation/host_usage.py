@@ -1,4 +1,4 @@
-"""What this host's cores are used for: by a run's own processes, by others, or not at all."""
+"""What this host's cores are used for: by a run's own processes, by other processes, or not at all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def host_usage() -> HostUsage | None:
-    """Core seconds so far of the cores that this process may use; None where /proc tells nothing.
+    """Core seconds so far of the cores that this process may use; None where /proc does not say.
 
-    Own are this process and all its descendants, those included that have ended and been waited for.
+    A run's own processes are this one and all its descendants, including those that have ended and been waited for.
     """
     try:
         allowed = os.sched_getaffinity(0)
@@ -41,7 +41,7 @@ def _cores(stat: str, allowed: set[int]) -> tuple[float, float]:
 
 
 def _processes() -> dict[int, tuple[int, float]]:
-    """Pid -> (parent, CPU seconds of it and of its children that it has waited for)."""
+    """Pid -> (parent, CPU seconds of the process and of its children that it has waited for)."""
     found = {}
     for name in os.listdir("/proc"):
         if not name.isdigit():
@@ -49,7 +49,7 @@ def _processes() -> dict[int, tuple[int, float]]:
         try:
             fields = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has ended
+            continue  # the process has ended
         found[int(name)] = (int(fields[1]), sum(int(ticks) for ticks in fields[11:15]) / _TICKS_PER_S)
     return found
 

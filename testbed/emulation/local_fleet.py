@@ -1,9 +1,8 @@
-"""The local fleet: the same workers as plain processes, for machines where no capsule can be made.
+"""The local fleet: the same workers as plain processes, for machines on which no capsule can be made.
 
-They talk over Unix sockets in the run's folder, which no other user can enter, and never over a network.
-Rates and delays are imposed in software: the sender stamps when a message would have left its uplink, the
-receiver holds it until it would have passed its downlink. Memory is held against the worker's own ledger;
-no kernel enforces it.
+Workers talk over Unix sockets in the run's folder, which no other user can enter, and never over a network. Rates and
+delays are imposed in software: the sender stamps when a message would have left its uplink, and the receiver holds it
+until it would have passed its downlink. The worker's own ledger holds the memory budget; no kernel enforces it.
 """
 
 from __future__ import annotations
@@ -13,11 +12,10 @@ from typing import Any
 
 from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
-from testbed.emulation.runtime import socket_path
+from testbed.emulation.runtime_folder import socket_path
 from testbed.errors import ConfigError
 from testbed.transport.messages import PathView
-
-OUTAGE_BPS = 8.0  # as on the emulated network: TBF cannot hold at 0
+from testbed.wire import OUTAGE_BPS
 
 
 class LocalFleet(ProcessFleet):
@@ -51,7 +49,7 @@ class LocalFleet(ProcessFleet):
         return self._sample_links()
 
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
-        return  # the worker's ledger is told by the caller
+        return  # the caller tells the worker, whose ledger holds the budget
 
     def _sample_device(self, device: str, alive: bool) -> DeviceSample:
         rss = process_rss_bytes(self._pids[device]) if alive and device in self._pids else None
@@ -69,7 +67,7 @@ class LocalFleet(ProcessFleet):
         return False
 
     def facts(self) -> dict[str, Any]:
-        """How this fleet emulates."""
+        """How this fleet emulates, for the manifest."""
         return {
             "backend": self.backend,
             "rates": "imposed by sender and receiver in software, on Unix sockets",
@@ -79,7 +77,7 @@ class LocalFleet(ProcessFleet):
         }
 
     def oom_kills(self) -> int:
-        """No kernel enforces memory here."""
+        """None: no kernel enforces memory here."""
         return 0
 
     def _release(self) -> None:

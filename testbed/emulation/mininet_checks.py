@@ -1,7 +1,7 @@
-"""Whether Mininet can run here, and what it does not look at when it builds a network, and would hang or go on without.
+"""Whether Mininet can run here, and the checks that Mininet leaves out when it builds a network.
 
-Knows programs and interfaces by name, nothing of devices. Runs and the doctor build their networks here, so that both
-have one answer.
+Without them it would hang, or go on with a network that lacks something. Runs and the doctor ask here and build their
+networks here, so both have one answer. This module knows programs and interfaces by name, and nothing of devices.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import resource
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from testbed.emulation.capsule import can_make_capsule
 from testbed.errors import EnvironmentLacks
 from testbed.programs import complaint, find_program
 
-PROGRAMS = {  # -> their Debian packages; Mininet calls all but the last
+PROGRAMS = {  # program -> its Debian package; Mininet calls all but the last
     "mnexec": "mininet",
     "brctl": "bridge-utils",
     "ip": "iproute2",
@@ -27,11 +28,29 @@ PROGRAMS = {  # -> their Debian packages; Mininet calls all but the last
     "unshare": "util-linux",
 }
 MNEXEC_PATIENCE_S = 10.0
-OPEN_FILES = 4096  # Mininet itself keeps some four for each host
+OPEN_FILES = 4096  # Mininet itself needs about four for each host
 
 
-def lacking_software() -> list[str]:
-    """One phrase for each thing that Mininet runs need installed and that is not."""
+@dataclass(frozen=True)
+class MininetSupport:
+    """What keeps Mininet from running here, one phrase or sentence each."""
+
+    missing_software: list[str]
+    no_capsule: str | None  # why no capsule can be made
+
+    @property
+    def lacking(self) -> str | None:
+        """One sentence on why runs with Mininet cannot be made here, or None."""
+        return next(iter(self.missing_software), self.no_capsule)
+
+
+def mininet_support() -> MininetSupport:
+    """Find out what Mininet needs and lacks here; this makes a capsule."""
+    return MininetSupport(_missing_software(), can_make_capsule())
+
+
+def _missing_software() -> list[str]:
+    """One phrase for each thing that runs with Mininet need and that is not installed."""
     found = []
     if importlib.util.find_spec("mininet") is None:
         found.append(
@@ -43,26 +62,21 @@ def lacking_software() -> list[str]:
     return found
 
 
-def lacking_for_mininet() -> str | None:
-    """One sentence on why Mininet runs cannot be made here, or None."""
-    return next(iter(lacking_software()), None) or can_make_capsule()
-
-
 def start_mininet(topo: Any, switch: Any) -> Any:
-    """A Mininet of this topology, up; only for the first process of a capsule. Raises EnvironmentLacks."""
+    """A running Mininet of this topology; only for the first process of a capsule. Raises EnvironmentLacks."""
     from mininet.log import setLogLevel
     from mininet.net import Mininet
 
     setLogLevel("error")
-    Mininet.inited = True  # its fixLimits rewrites the host's sysctls
-    with heard() as errors:
+    Mininet.inited = True  # else its fixLimits would rewrite the host's sysctls
+    with logged_errors() as errors:
         try:
             try_mnexec()
             with few_open_files():
                 net = Mininet(topo, switch=switch, controller=None)
                 net.start()
             return net
-        except (Exception, SystemExit) as error:  # Mininet exits where a program is missing, after logging which
+        except (Exception, SystemExit) as error:  # it logs which program is missing, and exits
             said = " ".join([*errors, *([] if isinstance(error, SystemExit) and errors else [str(error)])])
             raise EnvironmentLacks(
                 f"Mininet could not build the network: {' '.join(said.split())}; `testbed doctor` tells what this "
@@ -71,26 +85,26 @@ def start_mininet(topo: Any, switch: Any) -> Any:
 
 
 @contextmanager
-def heard() -> Iterator[list[str]]:
-    """The errors that Mininet logs in the block: often the only place where it says what was wrong."""
+def logged_errors() -> Iterator[list[str]]:
+    """Collect the errors that Mininet logs in the block, often the only place where it says what went wrong."""
     from mininet.log import lg
 
     errors: list[str] = []
 
-    class Ears(logging.Handler):
+    class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             errors.append(record.getMessage())
 
-    ears, mouths = Ears(logging.ERROR), list(lg.handlers)
-    lg.handlers[:] = [ears]
+    before = list(lg.handlers)
+    lg.handlers[:] = [Collector(logging.ERROR)]
     try:
         yield errors
     finally:
-        lg.handlers[:] = mouths
+        lg.handlers[:] = before
 
 
 def try_mnexec() -> None:
-    """Raise EnvironmentLacks unless mnexec starts programs: Mininet would wait for its shell for ever."""
+    """Raise EnvironmentLacks unless mnexec starts programs; without it Mininet would wait forever for its shell."""
     try:
         trial = subprocess.run(
             ["mnexec", "true"], capture_output=True, text=True, timeout=MNEXEC_PATIENCE_S, check=False
@@ -107,7 +121,7 @@ def try_mnexec() -> None:
 
 
 def check_bridge(name: str, ports: set[str]) -> None:
-    """Raise EnvironmentLacks unless this bridge has all these ports: Mininet does not look at what brctl answers."""
+    """Raise EnvironmentLacks unless this bridge has all these ports, because Mininet ignores what brctl answers."""
     shown = subprocess.run(["ip", "-o", "link", "show", "master", name], capture_output=True, text=True, check=False)
     found = {line.split(":")[1].strip().partition("@")[0] for line in shown.stdout.splitlines()}
     missing = sorted(ports - found)
@@ -123,7 +137,7 @@ def check_bridge(name: str, ports: set[str]) -> None:
 
 @contextmanager
 def few_open_files() -> Iterator[None]:
-    """A small limit of open files for programs started in the block: mnexec closes every number below it, one by one.
+    """Lower the limit of open files for programs started in the block, because mnexec closes all numbers below it.
 
     In User-Mode Linux, whose limit is 65536 here, that takes a second for each host.
     """

@@ -1,7 +1,7 @@
 """The emulated fleet: each device is a Mininet host with shaped links and a memory cgroup.
 
-Runs inside a capsule, whose end takes all of the network down; the cgroups lie outside it and are named in
-the run's state file before they are made.
+It runs inside a capsule, and the capsule's end takes the network down. The cgroups lie outside the capsule; the run's
+state file names them before they are made.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
+from testbed.emulation.memory_limits import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
-from testbed.emulation.settings import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
-from testbed.emulation.shaping import OUTAGE_BPS, Netem, Shaper, ShapingFailed
+from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
 from testbed.emulation.spawn import start_process
-from testbed.emulation.state_files import RunState
+from testbed.emulation.state_files import StateFile
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
@@ -31,8 +31,9 @@ from testbed.topologies.links import DOWN, UP, Hop, Link
 from testbed.traces.series import Series
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
+from testbed.wire import OUTAGE_BPS
 
-QUOTA_PERIOD_S = 0.01  # short against a token, so that a burst at full speed is short too
+QUOTA_PERIOD_S = 0.01  # much shorter than a token, so that a burst at full speed is short too
 QUOTA_NOTE = (
     "compute: quota lets an operation run at this host's full speed until the period's quota is used: short operations "
     "are not slowed; use compute: paced for latencies"
@@ -43,33 +44,33 @@ _LACKS_NETEM = (
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
 )
 SECRET_BYTES = 16
-SAMPLED_LATE_S = 1.0  # a look at a replayed link may find what the trace had so long ago: on a busy host, changes wait
-BALLAST_PATIENCE_S = 2.0  # for all of them to end by themselves
-OOM_PATIENCE_S = 1.0  # for the kernel's count to appear after a worker's death, and for that death after a squeeze
+SAMPLED_LATE_S = 1.0  # a sample may find the rate that a trace had so long ago: on a busy host, changes wait
+BALLAST_PATIENCE_S = 2.0  # for all ballasts to end by themselves
+OOM_PATIENCE_S = 1.0  # for a worker's death after a squeeze, and for the kernel's count to appear after it
 
 
 class MininetFleet(ProcessFleet):
-    """Workers in Mininet hosts. `state` is the run's, attached, or None where no cgroup is to outlive anything."""
+    """Workers in Mininet hosts. `state_file` is the run's, attached; it names what is made outside the capsule."""
 
     backend = "mininet"
 
-    def __init__(self, *args: Any, state: RunState, **options: Any) -> None:
+    def __init__(self, *args: Any, state_file: StateFile, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._state = state
+        self._state_file = state_file
         self._mode = detect()
         self._cgroups: dict[str, DeviceCgroup] = {}
         self._ballasts: dict[str, Ballast] = {}
-        self._baselines: dict[str, tuple[int, int]] = {}  # warm (anon, usage) bytes
-        self._limits: dict[str, tuple[int, int]] = {}  # (planned, read back)
-        self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of each link
-        self._shaped: dict[Hop, tuple[float, Netem]] = {}  # what it was last asked to be, in emulated units
+        self._baselines: dict[str, tuple[int, int]] = {}  # (anon, usage) bytes of the warm worker
+        self._limits: dict[str, tuple[int, int]] = {}  # (as planned, as read back)
+        self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of a link
+        self._shaped: dict[Hop, tuple[float, Netem]] = {}  # as last asked for, in emulated units
         self._series = _rate_series(self.experiment)
         self.replayed = frozenset((f"link/{name}", direction) for name, direction in self._series)
         self._replayed_links: dict[Hop, ReplayedLink] = {}
         self._replayer: Replayer | None = None
-        self._secret = secrets.token_bytes(SECRET_BYTES)  # on an emulated network anyone may connect to a device
+        self._secret = secrets.token_bytes(SECRET_BYTES)  # on an emulated network anyone can connect to a device
         self._quota = self.experiment.compute == "quota"
-        self._host_Bps = 0.0  # what one core of this host streams; measured for quotas only
+        self._host_Bps = 0.0  # of one core of this host; measured only for quotas
         self._netem = False
         self._net: Any = None
         self._ovs: OpenVSwitch | None = None
@@ -81,9 +82,9 @@ class MininetFleet(ProcessFleet):
     def _prepare(self) -> None:
         self._build_network()
         if self._mode.enforced:
-            run_id = self._state.current.run_id
+            run_id = self._state_file.current.run_id
             planned = [DeviceCgroup.planned(self._mode, run_id, name, quota=self._quota) for name in self.names]
-            self._state.record(cgroups=[path for group in planned for path in group.paths()])
+            self._state_file.record(cgroups=[path for group in planned for path in group.paths()])
             for name in self.names:
                 self._cgroups[name] = DeviceCgroup.create(self._mode, run_id, name, quota=self._quota)
         elif self._quota:
@@ -103,7 +104,7 @@ class MininetFleet(ProcessFleet):
             for each in self._net.switches:
                 check_bridge(each.name, set(each.intfNames()) - {"lo"})
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
-        ports = Shaper()  # of the switches, which are here
+        ports = Shaper()  # of the switches, which are in this namespace
         cables = {cable.name: cable.link for cable in topology.links}
         for hop, (node, interface) in topology.interfaces.items():
             self._shapers[hop] = (inside.get(node, ports), interface)
@@ -113,7 +114,7 @@ class MininetFleet(ProcessFleet):
                 self._replayed_links[hop] = ReplayedLink(hop, pid, interface, self._series[hop], rate)
 
     def _switch_class(self) -> Any:
-        """What Mininet makes switches of, its daemons started; raises EnvironmentLacks."""
+        """The class of Mininet's switches, with its daemons started; raises EnvironmentLacks."""
         from mininet.node import OVSBridge
         from mininet.nodelib import LinuxBridge
 
@@ -126,7 +127,7 @@ class MininetFleet(ProcessFleet):
 
     def _finish_openvswitch(self, ovs: OpenVSwitch) -> None:
         ovs.check(self.experiment.topology.switches)
-        if ovs.datapath == "user":  # it passes on frames as they are, so they must be whole: checksums and segments
+        if ovs.datapath == "user":  # it forwards frames as they are, so checksums must be complete
             for name in self.names:
                 complaint = self._net.get(name).cmd(f"ethtool -K {name}-eth0 tx off >/dev/null || echo it failed")
                 if complaint.strip():
@@ -179,11 +180,11 @@ class MininetFleet(ProcessFleet):
             before = self._shaped.get(hop)
             replayed = before is not None and hop in self._replayed_links
             if before is not None and replayed:
-                rate, netem = wanted = before[0], netem  # its rate is the replayer's business
+                rate, netem = wanted = before[0], netem  # the replayer sets its rate
             if before == wanted:
                 continue
             started = finished = time.monotonic()
-            applied_bps, readback_bps = max(float(OUTAGE_BPS), rate), None
+            applied_bps, readback_bps = max(OUTAGE_BPS, rate), None
             if not replayed:
                 applied = shaper.change(interface, rate / dilation)
                 finished = applied.finished_s
@@ -247,7 +248,7 @@ class MininetFleet(ProcessFleet):
         return netem
 
     def _apply_compute(self, device: str, target: DeviceTarget) -> None:
-        """A quota is the device's share of what one core of this host streams from memory."""
+        """Set the quota: the device's share of what one core of this host streams from memory."""
         if self._quota:
             share = target.streaming_Bps / self._host_Bps / self.experiment.dilation
             self._cgroups[device].set_quota(share, max(QUOTA_PERIOD_S, LEAST_QUOTA_S / share))
@@ -258,7 +259,7 @@ class MininetFleet(ProcessFleet):
             try:
                 ballast.resize(peak_memory_bytes(self.experiment, device) - budget_bytes)
             except RunFailed:
-                # While the worker it squeezed out is still dying, the kernel may take the ballast as well.
+                # While the worker that it squeezed out is still dying, the kernel may kill the ballast as well.
                 self._processes[device].join(OOM_PATIENCE_S)
                 if self._alive(device) or not self._cgroups[device].oom_kills():
                     raise
@@ -293,19 +294,19 @@ class MininetFleet(ProcessFleet):
             rate = self._rate_found(hop, found, rate)
             samples.append(
                 LinkSample(
-                    *hop, rate, max(float(OUTAGE_BPS), rate), found, netem.delay_s,
+                    *hop, rate, max(OUTAGE_BPS, rate), found, netem.delay_s,
                     sent_bytes=stats.sent_bytes, dropped=stats.dropped, backlog=stats.backlog_bytes,
                 )
             )  # fmt: skip
         return samples
 
     def _rate_found(self, hop: Hop, found_bps: float, known_bps: float) -> float:
-        """The rate that a link was asked for when it was found so: a change just made may not be reported yet."""
+        """The rate that a sampled link was asked for; the report of a change just made may still be on its way."""
         link, now = self._replayed_links.get(hop), self.clock.trace_now()
         if link is not None:
             nearest = 8 * self.experiment.dilation  # a queue counts whole bytes per second, and at least one
             for rate in link.rates(now - SAMPLED_LATE_S, now):
-                if abs(max(float(OUTAGE_BPS), rate) - found_bps) <= nearest:
+                if abs(max(OUTAGE_BPS, rate) - found_bps) <= nearest:
                     return rate
         return known_bps
 
@@ -316,11 +317,11 @@ class MininetFleet(ProcessFleet):
         deadline = time.monotonic() + OOM_PATIENCE_S
         while not (killed := group.oom_kills()) and time.monotonic() < deadline:
             time.sleep(0.02)
-        self._oom_kills += killed > 0  # the group's own count may include its ballast
+        self._oom_kills += killed > 0  # once, because the group's own count may include its ballast
         return killed > 0
 
     def facts(self) -> dict[str, Any]:
-        """How this fleet emulates, as found while it stood."""
+        """How this fleet emulates, as found while it was up, for the manifest."""
         enforced = f"enforced by the kernel ({self._mode.reason})"
         refused = f"not enforced by the kernel: {self._mode.reason}; the workers' own ledgers hold the budget instead"
         notes = [QUOTA_NOTE] if self._quota else []
@@ -360,7 +361,7 @@ class MininetFleet(ProcessFleet):
 
 
 def _rate_series(experiment: Experiment) -> dict[Hop, Series]:
-    """What traces on the time clock make of links' rates."""
+    """The series of links' rates that traces on the time clock hold."""
     if experiment.trace_clock != "time":
         return {}
     return {
@@ -372,7 +373,7 @@ def _rate_series(experiment: Experiment) -> dict[Hop, Series]:
 
 
 def _settled(groups: Mapping[str, DeviceCgroup], patience_s: float = 0.5) -> dict[str, tuple[int, int]]:
-    """(anon, usage) of every group once two looks agree: the kernel folds its per-CPU counts in lazily."""
+    """(anon, usage) of every group once two readings agree, because the kernel folds its per-CPU counts in lazily."""
     deadline = time.monotonic() + patience_s
     found = {device: (group.anon(), group.usage()) for device, group in groups.items()}
     while groups and time.monotonic() < deadline:

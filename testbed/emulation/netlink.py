@@ -1,8 +1,8 @@
-"""Queueing-discipline requests to the kernel over rtnetlink, by hand.
+"""Queueing-discipline requests to the kernel over rtnetlink.
 
-One socket, a few message layouts (TBF, netem, their statistics) and nothing else: what a rate means for an
-emulated link is `shaping`'s business. pyroute2 would do the same at a hundred times the cost per change.
-Layouts: linux/rtnetlink.h, linux/pkt_sched.h, linux/gen_stats.h; see also rtnetlink(7) and tc-tbf(8).
+One socket, a few message layouts (TBF, netem, their statistics) and nothing else; `shaping` knows what a rate means
+for an emulated link. pyroute2 would do the same at a hundred times the cost per change. Layouts: linux/rtnetlink.h,
+linux/pkt_sched.h, linux/gen_stats.h; see also rtnetlink(7) and tc-tbf(8).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO = 0x1, 0x4, 0x8  # ECHO: the answer to a GET comes to us too
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_ECHO = 0x1, 0x4, 0x8  # ECHO: the kernel sends the object back to us
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR = 2
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
@@ -48,7 +48,7 @@ class NetlinkError(OSError):
 
 @dataclass(frozen=True)
 class Qdisc:
-    """What RTM_GETQDISC says about one queue; `limit` in bytes and `rate_Bps` in byte/s are TBF's."""
+    """What RTM_GETQDISC says of one queue; `limit` in bytes and `rate_Bps` in byte/s are TBF's."""
 
     ifindex: int
     handle: int
@@ -59,9 +59,13 @@ class Qdisc:
     sent_bytes: int
     sent_packets: int
     dropped: int
-    overlimits: int
     backlog_bytes: int
     backlog_packets: int
+
+    @property
+    def rate_bps(self) -> int:
+        """TBF's rate in bit/s."""
+        return self.rate_Bps * 8
 
 
 @cache
@@ -94,14 +98,14 @@ def attributes(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def qdisc_request(message: int, flags: int, ifindex: int, handle: int, parent: int, body: bytes = b"") -> bytearray:
-    """A whole qdisc message with sequence number 0; `RouteSocket.request` fills that in."""
+    """A whole qdisc message with sequence number 0, which `RouteSocket.request` fills in."""
     length = _HEADER.size + _TCMSG.size + len(body)
     head = _HEADER.pack(length, message, flags | NLM_F_REQUEST, 0, 0)
     return bytearray(head + _TCMSG.pack(socket.AF_UNSPEC, 0, 0, ifindex, handle, parent, 0) + body)
 
 
 class TbfRequest:
-    """A TBF qdisc message packed once; `patch` rewrites rate, limit and burst in place.
+    """A TBF qdisc message that is packed once; `patch` rewrites rate, limit and burst in place.
 
     With NLM_F_ECHO in `flags` the kernel answers with the queue as it then is, else with an acknowledgement.
     """
@@ -116,8 +120,11 @@ class TbfRequest:
         self._burst = self._parms + _TBF_PARMS_BYTES + _ATTR.size
 
     def patch(self, rate_Bps: int, limit_bytes: int, burst_bytes: int) -> bytearray:
-        """The message for this rate. The burst goes in bytes too: in ticks alone the kernel caps it at 4.3 s of
-        rate, and below 3 kbit/s a full frame would no longer pass."""
+        """The message for this rate.
+
+        The burst is given in bytes as well as in ticks. In ticks alone the kernel caps it at 4.3 s of rate, and below
+        3 kbit/s a full frame would no longer pass.
+        """
         message, at = self.message, self._parms
         _RATESPEC.pack_into(message, at, 0, TC_LINKLAYER_ETHERNET, 0, 0, 0, rate_Bps)
         ticks = to_ticks(burst_bytes / rate_Bps)
@@ -141,7 +148,7 @@ def parse_qdisc(message: bytes | memoryview) -> Qdisc:
     view = memoryview(message)
     _, _, _, ifindex, handle, parent, _ = _TCMSG.unpack_from(view, _HEADER.size)
     kind, rate_Bps, limit = "", 0, 0
-    sent_bytes = sent_packets = backlog_packets = backlog_bytes = dropped = overlimits = 0
+    sent_bytes = sent_packets = backlog_packets = backlog_bytes = dropped = 0
     for name, payload in attributes(view[_HEADER.size + _TCMSG.size :]):
         if name == TCA_KIND:
             kind = bytes(payload).rstrip(b"\0").decode()
@@ -155,15 +162,15 @@ def parse_qdisc(message: bytes | memoryview) -> Qdisc:
                 if statistic == TCA_STATS_BASIC:
                     sent_bytes, sent_packets = struct.unpack_from("=QI", inner)
                 elif statistic == TCA_STATS_QUEUE:
-                    backlog_packets, backlog_bytes, dropped, _, overlimits = struct.unpack_from("=IIIII", inner)
+                    backlog_packets, backlog_bytes, dropped = struct.unpack_from("=III", inner)
     return Qdisc(
-        ifindex, handle, parent, kind, rate_Bps, limit, sent_bytes, sent_packets, dropped, overlimits, backlog_bytes,
+        ifindex, handle, parent, kind, rate_Bps, limit, sent_bytes, sent_packets, dropped, backlog_bytes,
         backlog_packets,
     )  # fmt: skip
 
 
 def tbf_rate_Bps(message: bytes | memoryview) -> int:
-    """Only the rate from an RTM_NEWQDISC message, 0 if it is no TBF's; `parse_qdisc` for all of it."""
+    """The rate alone from an RTM_NEWQDISC message, 0 if it is not of a TBF; `parse_qdisc` reads everything."""
     view = memoryview(message)[_HEADER.size + _TCMSG.size :]
     for name, payload in attributes(view):
         if name == TCA_KIND and bytes(payload) != b"tbf\0":
@@ -176,7 +183,7 @@ def tbf_rate_Bps(message: bytes | memoryview) -> int:
 
 
 class RouteSocket:
-    """A NETLINK_ROUTE socket; it talks to the network namespace of the thread that made it, whoever uses it."""
+    """A NETLINK_ROUTE socket. It talks to the network namespace of the thread that made it, whoever uses it."""
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
@@ -187,7 +194,7 @@ class RouteSocket:
         self._sequence = 0
 
     def request(self, message: bytearray) -> memoryview:
-        """Send one message and return the kernel's answer to it (an acknowledgement or the object asked for).
+        """Send one message and return the kernel's answer to it: an acknowledgement, or the object asked for.
 
         Raises NetlinkError with the kernel's errno and, where it gave one, its explanation.
         """

@@ -1,8 +1,8 @@
-"""Open vSwitch for one run: a database and a switch daemon of its own, in a folder that goes with the run.
+"""Open vSwitch for one run: its own database and switch daemon, in a folder that is removed with the run.
 
-A host's own Open vSwitch is neither asked nor changed: sockets, database and logs are in the given folder, and the
-daemons see the capsule's network namespace only, where they end with the run. Knows nothing of devices or links.
-See ovsdb-server(1), ovs-vswitchd(8), ovs-vsctl(8).
+The host's own Open vSwitch is neither asked nor changed. Sockets, database and logs lie in the given folder; the
+daemons see only the capsule's network namespace, and end with it. It knows nothing of devices or links. See
+ovsdb-server(1), ovs-vswitchd(8), ovs-vsctl(8).
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from testbed.programs import complaint, find_program
 
 PACKAGE = "openvswitch-switch"
 PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vswitchd", "ovs-vsctl", "ovs-dpctl")
-TUN = Path("/dev/net/tun")  # the userspace datapath's own port of each switch is a tap
-PATIENCE_S = 10.0  # a tenth of a second on an idle machine
+TUN = Path("/dev/net/tun")  # the userspace datapath makes each switch's own port from a tap
+PATIENCE_S = 10.0  # it takes a tenth of a second on an idle machine
 STOP_PATIENCE_S = 1.0
 USERSPACE_NOTE = (
     "this kernel has no Open vSwitch, so a process of the run forwards each frame, some 0.1 ms later and on the "
     "host's CPU; where rates are high or cores are few load the module openvswitch, or use switch: linuxbridge"
 )
 _OTHERWISE = "or use switch: linuxbridge"
-_FOLDERS = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")  # where its programs look, see ovs-vsctl(8)
+_FOLDERS = ("OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR", "OVS_SYSCONFDIR")  # where its programs look; see ovs-vsctl(8)
 _POLL_S = 0.01
 
 Datapath = Literal["kernel", "user"]
 
 
 class OpenVSwitch:
-    """The two daemons, from `start` to `stop`; every `ovs-*` program that this process starts then talks to them."""
+    """The two daemons, from `start` to `stop`. Every `ovs-*` program that this process starts talks to them."""
 
-    datapath: Datapath = "kernel"  # known after `start`: who forwards, as Mininet's OVSSwitch calls it
+    datapath: Datapath = "kernel"  # who forwards, in the words of Mininet's OVSSwitch; known after `start`
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -63,7 +63,7 @@ class OpenVSwitch:
         self._wait_for(self._folder / "ovs-vswitchd.ctl")
 
     def check(self, switches: Iterable[str]) -> None:
-        """Mininet doesn't look at what `ovs-vsctl` answers: raises EnvironmentLacks where a switch or a port failed."""
+        """Raise EnvironmentLacks where a switch or a port failed, because Mininet ignores what `ovs-vsctl` answers."""
         for switch in switches:
             self._ask("ovs-vsctl", "br-exists", switch)
         failed = self._ask("ovs-vsctl", "--bare", "--columns=name,error", "find", "Interface", "error!=[]").split()
@@ -71,12 +71,12 @@ class OpenVSwitch:
             raise EnvironmentLacks(f"Open vSwitch refused a port: {' '.join(failed)}; {_OTHERWISE}")
 
     def facts(self) -> str:
-        """Which it is, for the manifest: version and datapath."""
+        """The version and the datapath, for the manifest."""
         version = self._ask("ovs-vswitchd", "--version").splitlines()[0].rpartition(" ")[2]
         return f"Open vSwitch {version}, {'kernel' if self.datapath == 'kernel' else 'userspace'} datapath"
 
     def stop(self) -> None:
-        """End both daemons; their interfaces end with the capsule."""
+        """End both daemons. Their interfaces end with the capsule."""
         for daemon in reversed(self._daemons):
             daemon.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -86,7 +86,10 @@ class OpenVSwitch:
         self._daemons = []
 
     def _find_datapath(self) -> Datapath:
-        """The kernel's where it has one (asking for it loads its module, where that may be loaded), else our own."""
+        """The kernel's datapath where it has one, else our own.
+
+        Asking for the kernel's loads its module, where that is allowed.
+        """
         try:
             self._ask("ovs-dpctl", "add-dp", "headroom")
             self._ask("ovs-dpctl", "del-dp", "headroom")
@@ -108,7 +111,7 @@ class OpenVSwitch:
         self._daemons.append(subprocess.Popen(command, stdin=silent, stdout=silent, stderr=silent))
 
     def _wait_for(self, socket: Path) -> None:
-        """Wait until the daemon started last listens there."""
+        """Wait until the daemon that was started last listens there."""
         daemon, deadline = self._daemons[-1], time.monotonic() + PATIENCE_S
         while not socket.exists():
             if daemon.poll() is not None or time.monotonic() > deadline:

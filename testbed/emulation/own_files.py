@@ -1,7 +1,7 @@
-"""Files that nobody but this user can have written, opened without following links.
+"""Files that only this user can have written, opened without following links.
 
-What others may have planted (a link, a pipe, a folder, a file of theirs, a second name of some other file) is refused
-in one sentence, so that nothing is ever read, written, locked or believed that is not ours.
+Other users may plant a link, a pipe, a folder, a file of theirs or a second name of another file. All of these are
+refused with one sentence, so that nothing of others' is ever read, written, locked or believed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ LARGEST_BYTES = 4 * 2**20
 
 
 def open_own(path: Path, *, create: bool = False, folder: int | None = None, any_user: bool = False) -> int:
-    """A descriptor of a regular file of ours with one name, for reading and writing.
+    """A descriptor, for reading and writing, of a regular file of ours that has one name.
 
-    `folder` is an open descriptor of the folder it lies in, where that must not be looked up again; `any_user` allows a
-    file of another user. Raises FileNotFoundError, and EnvironmentLacks for whatever else lies there.
+    `folder` is the open descriptor of its folder where that must not be looked up again; `any_user` allows a file of
+    another user. Raises FileNotFoundError, and EnvironmentLacks for anything else that lies there.
     """
     name = path if folder is None else path.name
     flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -51,7 +51,7 @@ def read_own(path: Path, *, folder: int | None = None) -> bytes:
 
 
 def write_own(path: Path, content: str) -> None:
-    """A new file of ours; what is there under its name is removed first. Raises EnvironmentLacks."""
+    """Write a new file of ours in place of what lies there under its name; raises EnvironmentLacks."""
     try:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
@@ -79,7 +79,7 @@ def open_folder(path: Path) -> Iterator[int]:
 
 
 def not_ours(status: os.stat_result, any_user: bool = False) -> str | None:
-    """Why something cannot be a file that only we have written, as the rest of a sentence; None: it can."""
+    """Why only we cannot have written this file, as the rest of a sentence; None if it can be ours."""
     if not stat.S_ISREG(status.st_mode):
         return f"is {kind_of(status.st_mode)}, not a file"
     if status.st_uid != os.geteuid() and not any_user:

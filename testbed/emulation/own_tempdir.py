@@ -11,7 +11,7 @@ import multiprocessing
 from functools import cache
 from typing import Any
 
-from testbed.emulation.state_files import RunState, clean, take_away
+from testbed.emulation.state_files import StateFile, clean, take_away
 
 
 @cache
@@ -23,6 +23,6 @@ def use_own_tempdir() -> None:
     config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     if "tempdir" not in config:
         clean()
-        state = RunState.create()
+        state = StateFile.create()
         atexit.register(take_away, state)
         config["tempdir"] = str(state.sockets)

@@ -1,7 +1,8 @@
-"""What the forkserver imports once, for every worker and ballast it will fork.
+"""What the forkserver imports once for every worker and ballast that it will fork.
 
-All of it is frozen: a collection in a child that looked at it would copy every page it is on, which would be charged to
-the device (39 MiB, measured), and take tens of milliseconds in the middle of a token.
+All of it is frozen. A garbage collection in a child would otherwise copy every page that it looks at. These pages
+would be charged to the device (39 MiB, measured), and copying them takes tens of milliseconds in the middle of a
+token.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""What both fleets of real processes share: workers, their control sockets, and what happened to them."""
+"""What both fleets of real processes share: the workers, their control sockets, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from testbed.controller.fleet import (
 )
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
-from testbed.emulation.settings import largest_frame_bytes
+from testbed.emulation.memory_limits import largest_frame_bytes
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
-from testbed.emulation.standstill import Standstill
+from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.traces.model import SeriesKey
@@ -46,12 +46,12 @@ from testbed.transport.messages import (
     SetPaths,
     Stop,
 )
-from testbed.worker.entry import WorkerConfig
+from testbed.worker.config import WorkerConfig
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
-FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open: four devices do with 64
+FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open; with four devices 64 are enough
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
@@ -59,9 +59,9 @@ Answer = TypeVar("Answer", Hello, Connected)
 
 
 class ProcessFleet(ABC):
-    """Workers as processes; a subclass says where they live and what shapes their links.
+    """Workers as processes. A subclass says where they live and what shapes their links.
 
-    `sockets` is the folder for control sockets; `positions` the longest sequence of the run.
+    `sockets` is the folder for control sockets; `positions` is the longest sequence of the run.
     """
 
     backend: str
@@ -80,38 +80,38 @@ class ProcessFleet(ABC):
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
-        self._standstill = Standstill()
-        self._refused: dict[str, tuple[str, ...]] = {}  # kernel knobs that devices could not set
+        self._stalls = StallDetector()
+        self._refused: dict[str, tuple[str, ...]] = {}  # kernel settings that devices could not write
         self._strangers: dict[str, int] = {}  # connections that each device refused
         self._dropped = 0  # control frames that no device sent
-        self.idle_private_bytes: list[int] = []  # of each worker when it stands and holds nothing
+        self.idle_private_bytes: list[int] = []  # of each worker once it is up and holds nothing
         self._target: TargetState | None = None
         self._pending: list[tuple[str, FleetEvent]] = []
 
-    # --- to be said by a subclass ------------------------------------------------------------------------
+    # --- for a subclass to define ------------------------------------------------------------------------
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Bring up what must stand before workers start."""
+        """Bring up what must be there before workers start."""
 
     @abstractmethod
     def _place(self, device: str) -> Mapping[str, Any]:
-        """WorkerConfig fields of one device: bind, secret, netns_pid, cgroup_procs."""
+        """One device's fields of WorkerConfig: bind, secret, netns_pid, cgroup_procs."""
 
     @abstractmethod
     def _all_started(self) -> None:
-        """Called when every worker stands and is warm, before any holds anything."""
+        """Called when every worker is up and warm, before any holds anything."""
 
     @abstractmethod
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
-        """Make the links so; returns those that changed."""
+        """Make the links as the target says; returns those that changed."""
 
     @abstractmethod
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
-        """Make the device's memory so, by whatever enforces it, before its worker is told."""
+        """Give the device this much memory, by whatever enforces it, before its worker is told."""
 
     def _apply_compute(self, device: str, target: DeviceTarget) -> None:
-        """Set what makes the device slow besides its worker's pacing; nothing by default."""
+        """Set what makes the device slow besides its worker's pacing; by default there is nothing."""
         return
 
     @abstractmethod
@@ -120,7 +120,7 @@ class ProcessFleet(ABC):
 
     @abstractmethod
     def _sample_links(self) -> list[LinkSample]:
-        """The queues now."""
+        """The links' queues now."""
 
     @abstractmethod
     def _was_oom_killed(self, device: str) -> bool:
@@ -141,7 +141,7 @@ class ProcessFleet(ABC):
     # --- Fleet -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bring up every device, connected; raises EnvironmentLacks with the way out."""
+        """Bring up every device, connected; raises EnvironmentLacks with the remedy."""
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
@@ -160,7 +160,7 @@ class ProcessFleet(ABC):
                 paced=self.experiment.compute == "paced",
                 dilation=self.experiment.dilation,
                 switch_interval_s=switch_interval_s(),
-                tight_heap=not in_user_mode_linux(),  # there it took a tenth off a fast link's rate
+                tight_heap=not in_user_mode_linux(),  # there it would cost a tenth of a fast link's rate
                 **self._place(name),
             )
             self._processes[name] = start_worker(self._context, config)
@@ -169,13 +169,13 @@ class ProcessFleet(ABC):
         self._refused = {name: hellos[name].refused for name in self.names if hellos[name].refused}
         for name in self.names:
             self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
-        # A worker's first message may reach a peer before that one has read its own Connect, so wait for all.
+        # Wait for all: a worker's first message may reach a peer before that peer has read its own Connect.
         self._gather(Connected)
         self._all_started()
         self.idle_private_bytes = [private_bytes(pid) for pid in self._pids.values()]
 
     def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
-        """One event of a kind from every device, while starting; raises what keeps a worker from starting."""
+        """Wait for one event of a kind from every device while starting; raises what keeps a worker from starting."""
         found: dict[str, Answer] = {}
         deadline = time.monotonic() + START_PATIENCE_S
         while len(found) < len(self.names):
@@ -197,7 +197,7 @@ class ProcessFleet(ABC):
         return found
 
     def apply(self, target: TargetState) -> list[LinkSample]:
-        """Links first, then devices; memory through whatever enforces it, then the worker's own ledger."""
+        """Apply the links first, then each device: its memory through what enforces it, then in the worker's ledger."""
         before, self._target = self._target, target
         changed: list[LinkSample] = []
         if before is None or before.links != target.links:
@@ -229,7 +229,7 @@ class ProcessFleet(ABC):
         self._hub.send(device, command)
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Control events, and workers that have ended; raises RunFailed for a process that stands still."""
+        """Control events, and workers that have ended; raises RunFailed for a process that makes no progress."""
         assert self._hub is not None
         found: list[tuple[str, FleetEvent]] = [*self._pending, *self._hub.poll(0)]
         self._pending = []
@@ -240,15 +240,15 @@ class ProcessFleet(ABC):
         self._strangers |= {name: event.strangers for name, event in found if isinstance(event, Collected)}
         for name, process in self._processes.items():
             if name not in self._lost and not process.is_alive():
-                found += self._hub.poll(0)  # its last words come first
+                found += self._hub.poll(0)  # its last messages come first
                 self._lost.add(name)
                 found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(process))))
-        if not self._lost:  # else what ended with the lost one would be named instead of it
-            self._standstill.look(self._going_on())
+        if not self._lost:  # else a process that ended with the lost device would be named instead
+            self._stalls.check(self._going_on())
         return found
 
     def _going_on(self) -> dict[str, int]:
-        """The processes that must not stand still now, by what a sentence calls them."""
+        """The processes that must make progress now, by their names in a sentence."""
         found = {FORKSERVER: forkserver_pid()}
         for name, process in self._processes.items():
             paused = self._target is not None and self._target.devices[name].paused
@@ -262,7 +262,7 @@ class ProcessFleet(ABC):
         return Samples(devices, self._sample_links(), host_usage())
 
     def stop(self) -> None:
-        """End every worker, then what it lived in."""
+        """End every worker, then what was brought up for them."""
         for name in self._processes:
             with contextlib.suppress(RunFailed):  # it never came up, or is gone
                 self.send(name, Stop())
@@ -283,7 +283,7 @@ class ProcessFleet(ABC):
     # --- inside ------------------------------------------------------------------------------------------
 
     def _notes(self) -> list[str]:
-        """What devices refused or were refused: kernel knobs, and whoever does not belong to the run."""
+        """Notes on what devices refused or were refused: kernel settings, and peers that do not belong to the run."""
         devices: dict[str, list[str]] = {}
         for name, refused in self._refused.items():
             for why in refused:
@@ -298,7 +298,7 @@ class ProcessFleet(ABC):
         return notes
 
     def _signal(self, device: str, number: signal.Signals) -> None:
-        """Stop or continue a worker; one that has died is left alone, its loss is reported as an event."""
+        """Stop or continue a worker. One that has died is left alone; an event reports its loss."""
         if self._alive(device):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pids[device], number)
@@ -307,7 +307,7 @@ class ProcessFleet(ABC):
         return device in self._processes and device not in self._lost and self._processes[device].is_alive()
 
     def _tell(self, device: str, command: Command) -> None:
-        """Send to a worker that may just have died: its loss is reported as an event."""
+        """Send to a worker that may just have died; an event reports its loss."""
         try:
             self.send(device, command)
         except RunFailed:
@@ -315,7 +315,7 @@ class ProcessFleet(ABC):
                 raise
 
     def _tell_paths(self, target: TargetState, before: TargetState | None) -> None:
-        """Tell every worker the delays it must hold messages for, where no kernel does it."""
+        """Tell every worker the delays by which it must hold messages, where no kernel does."""
         for name in self.names:
             paths = {peer: self._path(target, peer, name) for peer in self.names if peer != name}
             up_bps = self._imposed_uplink(target, name)
@@ -334,7 +334,7 @@ class ProcessFleet(ABC):
 
 
 def allow_open_files(needed: int) -> None:
-    """Raise this process's soft limit where it is lower; raises EnvironmentLacks where the hard one is."""
+    """Raise this process's soft limit of open files if needed; raises EnvironmentLacks where the hard one is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if resource.RLIM_INFINITY != hard < needed:
         raise EnvironmentLacks(

@@ -1,4 +1,4 @@
-"""A process by its number and its start, so that it cannot be mistaken for a later one. From proc(5)."""
+"""A process by its pid and its start, so that it cannot be mistaken for a later one with the same pid; see proc(5)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-STOPPED = "T"  # by a signal; a debugger's stop is another letter
+STOPPED = "T"  # by a signal; a debugger's stop has another letter
 ENDED = "ZX"
 
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process that cannot be mistaken for a later one with the same number: pid and start (clock ticks)."""
+    """A process by its pid and its start in clock ticks, so that a later one with the same pid differs."""
 
     pid: int
     start: int
@@ -28,16 +28,16 @@ class ProcessId:
         return cls(pid, status[1])
 
     def alive(self) -> bool:
-        """Whether this very process still runs (a zombie does not)."""
+        """Whether this very process still runs. A zombie does not."""
         status = process_status(self.pid)
         return status is not None and status[1] == self.start and status[0] not in ENDED
 
     def kill(self) -> bool:
-        """SIGKILL it if it is still the same process; the check and the signal go to one pidfd."""
+        """SIGKILL the process if it is still the same one. The check and the signal use one pidfd."""
         try:
             descriptor = os.pidfd_open(self.pid)
         except OSError as error:
-            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: gone, and only its session still has the number
+            if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: it is gone, and only its session has the number
                 return False
             raise
         try:
@@ -52,7 +52,7 @@ class ProcessId:
 
 
 def process_status(pid: int) -> tuple[str, int] | None:
-    """(state letter, start in ticks since boot: field 22) from /proc/<pid>/stat; None when there is no such process."""
+    """(state letter, start in ticks since boot), fields 3 and 22 of /proc/<pid>/stat; None without such a process."""
     fields = _fields(pid)
     return (fields[0], int(fields[19])) if fields else None
 

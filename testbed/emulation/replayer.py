@@ -1,8 +1,8 @@
-"""Link rates replayed on the time clock by a process of their own, so that each change comes at its time.
+"""Replays link rates on the time clock in a process of its own, so that each change comes at its time.
 
 The process knows the whole schedule and has sockets of its own in every network namespace; the controller tells it
-only how the clock stands. It applies, reads back, and reports in batches. What else traces change (delays, compute,
-memory, pauses) and what a change means for a run is the controller's business.
+only the state of the clock. It applies, reads back, and reports in batches. The controller handles everything else:
+what else traces change (delays, compute, memory, pauses) and what a change means for a run.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import Any
 from testbed.clock import ClockState, EmulatedClock
 from testbed.emulation.shaping import Shaper, ShapingFailed
 from testbed.emulation.spawn import end_processes, exit_code, start_process
-from testbed.emulation.standstill import Standstill
+from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed, TestbedError
 from testbed.topologies.links import Hop
 from testbed.traces.series import Series
-from testbed.worker.lifeline import end_with_parent
+from testbed.worker.parent_death import end_with_parent
 
 REPORT_INTERVAL_S = 0.1  # between batches, while there is something to report
-MOST_IN_A_BATCH = 1000  # reports: well below what a local socket takes at once
-# Between two rounds of changes: on a two-core virtual machine a change after a sleep cost 35-60 us of CPU time, one
-# right after another 12 us. A change that follows another closely is late by up to this much.
+MOST_IN_A_BATCH = 1000  # reports; well below what a local socket takes at once
+# Between two rounds of changes. On a two-core virtual machine a change after a sleep costs 35-60 µs of CPU time, and
+# one right after another 12 µs. A change that closely follows another is late by up to this much.
 LEAST_PAUSE_S = 2e-3
-FIFO_PRIORITY = 1  # the lowest that still comes before every ordinary process
+FIFO_PRIORITY = 1  # the lowest real-time priority
 NICE = -10  # where real-time scheduling is not permitted
-START_PATIENCE_S = 60.0  # for a process of the forkserver, which may be loading torch
+START_PATIENCE_S = 60.0  # the forkserver may be loading torch
 END_PATIENCE_S = 5.0
 
 # A message is one packet: a letter, then a fixed struct, a text or several structs. No pickle.
@@ -53,21 +53,21 @@ _PACKET_BYTES = 1 << 17
 
 @dataclass(frozen=True)
 class ReplayedLink:
-    """One direction of a link whose queue stands already; rates in emulated bit/s."""
+    """One direction of a link whose queue is installed already; rates are emulated bit/s."""
 
     hop: Hop
     netns_pid: int | None  # a process in the queue's network namespace; None: this one
     interface: str
     series: Series
-    otherwise_bps: float  # where the series says nothing
+    otherwise_bps: float  # where the series has no value
 
     @property
     def most_bps(self) -> float:
-        """The greatest rate it ever has."""
+        """The highest rate that it ever has."""
         return max([self.otherwise_bps, *(value for _, value in self.series.steps if value is not None)])
 
     def rates(self, after: float, until: float) -> Iterator[float]:
-        """What it should be at some time in after ≤ time ≤ until, all of them."""
+        """All rates that it should have at some time in after ≤ time ≤ until."""
         value = self.series.value_at(after)
         yield self.otherwise_bps if value is None else value
         for _, value in self.series.changes(after, until):
@@ -76,7 +76,7 @@ class ReplayedLink:
 
 @dataclass(frozen=True)
 class Replayed:
-    """One change as made: monotonic wall times, emulated rates."""
+    """One change that was made; times are monotonic wall times, rates emulated."""
 
     hop: Hop
     due_s: float
@@ -87,12 +87,12 @@ class Replayed:
 
     @property
     def late_s(self) -> float:
-        """Wall seconds from the time it was due until it was in force."""
+        """Wall seconds from the time when the change was due until it was in force."""
         return self.applied_s - self.due_s
 
 
 class Replayer:
-    """The controller's end. Follows `clock` from the start on; nothing is replayed before that has started.
+    """The controller's end. It follows `clock` from the start; nothing is replayed before the clock has started.
 
     Raises ShapingFailed for what the kernel refuses, RunFailed when the process is gone.
     """
@@ -117,7 +117,7 @@ class Replayer:
         return not math.isfinite(self._ended_s)
 
     def reports(self) -> list[Replayed]:
-        """Changes made since the last call, in order; without waiting."""
+        """The changes made since the last call, in order; does not wait."""
         self._channel.setblocking(False)
         found: list[Replayed] = []
         with contextlib.suppress(BlockingIOError):
@@ -126,10 +126,10 @@ class Replayer:
         return found
 
     def end(self) -> list[Replayed]:
-        """Have it change nothing more, and end; returns the last reports."""
+        """Have the process change nothing more and end; returns the last reports."""
         found: list[Replayed] = []
         if not math.isfinite(self._ended_s):
-            with contextlib.suppress(OSError):  # it has failed: its last words tell why
+            with contextlib.suppress(OSError):  # it has failed; its last message says why
                 self._channel.settimeout(END_PATIENCE_S)
                 self._channel.send(_END)
             try:
@@ -147,7 +147,7 @@ class Replayer:
         end_processes([self.process])
 
     def facts(self) -> dict[str, Any]:
-        """How it went so far; seconds are of wall time."""
+        """How the replay has gone so far; seconds are of wall time."""
         late = sorted(self._late_s)
         facts: dict[str, Any] = {"process": "its own", "priority": self.priority, "changes": len(late)}
         if late:
@@ -170,8 +170,8 @@ class Replayer:
         return packet[1:].decode()
 
     def _await(self, patience_s: float) -> bytes:
-        """The next packet; raises TimeoutError, or RunFailed for a process that stands still."""
-        deadline, standstill = time.monotonic() + patience_s, Standstill()
+        """The next packet; raises TimeoutError, or RunFailed for a process that has stopped making progress."""
+        deadline, stalls = time.monotonic() + patience_s, StallDetector()
         assert self.process.pid is not None
         while True:
             self._channel.settimeout(0.5)
@@ -180,10 +180,10 @@ class Replayer:
             except TimeoutError:
                 if time.monotonic() >= deadline:
                     raise
-                standstill.look({f"the replayer (pid {self.process.pid})": self.process.pid})
+                stalls.check({f"the replayer (pid {self.process.pid})": self.process.pid})
 
     def _receive(self) -> bytes:
-        """The next packet; empty when the process is gone, also where it left something of ours unread."""
+        """The next packet; empty when the process is gone, even if it left a packet of ours unread."""
         try:
             return self._channel.recv(_PACKET_BYTES)
         except ConnectionResetError:
@@ -193,8 +193,8 @@ class Replayer:
         if math.isnan(self._begun_s):
             self._begun_s = time.monotonic()
         paused_at = math.nan if state.paused_at_s is None else state.paused_at_s
-        with contextlib.suppress(OSError):  # it has ended; if it should not have, its reports tell
-            self._channel.settimeout(END_PATIENCE_S)  # a stopped process takes only so many
+        with contextlib.suppress(OSError):  # the process has ended; its reports say so
+            self._channel.settimeout(END_PATIENCE_S)  # a stopped process takes only a few
             self._channel.send(_CLOCK + _CLOCK_STATE.pack(state.zero_s, state.paused_total_s, paused_at))
 
     def _take(self, packet: bytes) -> list[Replayed]:
@@ -215,10 +215,10 @@ class Replayer:
 
 
 def run_replayer(channel: socket.socket, links: Sequence[ReplayedLink], dilation: float) -> None:
-    """The process: say ready, then follow the clock that the channel tells until it says to end, or is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which then ends us in order
+    """The process: report that it is ready, then follow the clock until the channel says to end or is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the controller, which then ends this process
     end_with_parent()
-    gc.freeze()  # a collection over all that the forkserver has loaded takes tens of milliseconds
+    gc.freeze()  # a collection of everything that the forkserver has loaded takes tens of milliseconds
     gc.disable()
     with contextlib.suppress(ConnectionError):  # nobody listens any more
         try:
@@ -229,7 +229,7 @@ def run_replayer(channel: socket.socket, links: Sequence[ReplayedLink], dilation
 
 
 def schedule(links: Sequence[ReplayedLink]) -> Iterator[tuple[float, int, float]]:
-    """Every change after time 0 as (trace time, index of the link, emulated bit/s), in order, found when asked for."""
+    """Every change after time 0 as (trace time, index of the link, emulated bit/s), in order and found lazily."""
 
     def of(index: int, link: ReplayedLink) -> Iterator[tuple[float, int, float]]:
         for due, value in link.series.changes(0.0, math.inf):
@@ -239,7 +239,7 @@ def schedule(links: Sequence[ReplayedLink]) -> Iterator[tuple[float, int, float]
 
 
 def raise_priority() -> str:
-    """Come before ordinary processes, as far as this host permits; returns what was got, for the reader of a run."""
+    """Run before ordinary processes, as far as this host permits; returns what was granted, as text."""
     try:
         policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(FIFO_PRIORITY))
@@ -253,7 +253,7 @@ def raise_priority() -> str:
 
 
 class _Replay:
-    """The process's own state; times are monotonic wall seconds but for the schedule's."""
+    """The process's own state. Times are monotonic wall seconds, except in the schedule."""
 
     def __init__(self, channel: socket.socket, links: Sequence[ReplayedLink], dilation: float) -> None:
         self._channel = channel
@@ -261,8 +261,8 @@ class _Replay:
         self._clock: ClockState | None = None
         self._begun_cpu_s = 0.0
         self._reports = bytearray()
-        self._report_s = math.inf  # when the next batch is to go
-        self._rested_s = 0.0  # when the next round of changes may be
+        self._report_s = math.inf  # when the next batch is due
+        self._rested_s = 0.0  # when the next round of changes may begin
         shapers = {pid: Shaper(pid) for pid in dict.fromkeys(link.netns_pid for link in links)}
         self._queues = [(shapers[link.netns_pid], link.interface) for link in links]
         for shaper, interface in self._queues:
@@ -280,7 +280,7 @@ class _Replay:
             if now >= self._report_s:
                 self._send_reports(now)
             timeout = min(max(self._next_due_s(), self._rested_s), self._report_s) - time.monotonic()
-            # select, because it waits by the microsecond where poll rounds up to the next millisecond
+            # select waits by the microsecond; poll would round up to the next millisecond
             if select.select([self._channel], [], [], None if timeout == math.inf else max(0.0, timeout))[0]:
                 packet = self._channel.recv(_PACKET_BYTES)
                 if packet[:1] != _CLOCK:
@@ -295,7 +295,7 @@ class _Replay:
         self._channel.send(_USED + _SECONDS.pack(time.process_time() - self._begun_cpu_s))
 
     def _next_due_s(self) -> float:
-        """When the next change is due as the clock stands; never while it is paused or nothing follows."""
+        """When the next change is due as the clock is now; never while it is paused or when nothing follows."""
         if self._following is None or self._clock is None or self._clock.paused_at_s is not None:
             return math.inf
         return self._clock.zero_s + self._clock.paused_total_s + self._following[0] * self._dilation
@@ -316,7 +316,7 @@ class _Replay:
             self._following = next(self._schedule, None)
 
     def _send_reports(self, now: float) -> None:
-        """Hand over a batch; one that the controller has no room for yet is kept."""
+        """Send a batch. One that the controller has no room for yet is kept."""
         batch = self._reports[: MOST_IN_A_BATCH * _REPORT.size]
         with contextlib.suppress(BlockingIOError):
             self._channel.send(_REPORTS + batch)

@@ -1,13 +1,12 @@
-"""A link's rate, imposed by one token-bucket queue per direction and changed in place.
+"""A link's rate: one token-bucket queue (TBF) per direction, which is changed in place.
 
-Knows network interfaces and nothing of devices, topologies or traces. TBF because it splits GSO packets itself;
-changed in place because rebuilding the queue loses what waits in it (docs/design.md, "Links and the capsule").
+It knows network interfaces and nothing of devices, topologies or traces. TBF splits GSO packets itself. Changing in
+place matters because a rebuilt queue loses what waits in it (docs/design.md, "Links and the capsule").
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import functools
@@ -22,33 +21,32 @@ from typing import TypeVar
 
 from testbed.emulation import netlink
 from testbed.emulation.host import in_user_mode_linux
-from testbed.emulation.netlink import NetlinkError, RouteSocket, TbfRequest
+from testbed.emulation.netlink import NetlinkError, Qdisc, RouteSocket, TbfRequest
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.units import format_rate
+from testbed.wire import MTU_BYTES, OUTAGE_BPS
+from testbed.worker.libc import enter_network
 
-OUTAGE_BPS = 8  # TBF cannot hold at 0; one byte per second lets no frame through for 25 minutes
 MAX_RATE_BPS = 8 * 0xFFFFFFFF  # TCA_TBF_PARMS counts byte/s in 32 bits
 MIN_BURST_BYTES = 1600  # one full Ethernet frame with room for tags
-BURST_S = 0.25e-3  # of rate: small, because what the bucket holds passes an idle link at once (docs/adr/0007)
-FAST_BURST_S, FAST_FROM_BPS = 1e-3, 150e6  # of what a rate is above this: a timer's lateness costs fast links more
-# User-Mode Linux's timers ride on the host's and are 0.1 ms late (median); what the bucket cannot hold meanwhile is
-# lost. TCP goodput there as a share of 0.956 × rate at 20/50/100 Mbit/s, the host's cores busy: 0.95/0.91/0.75 with the
-# two values above, 0.96/0.98/0.97 with these.
+BURST_S = 0.25e-3  # of the rate: small, because an idle link passes a full bucket at once (docs/adr/0007)
+FAST_BURST_S, FAST_FROM_BPS = 1e-3, 150e6  # of the rate above 150 Mbit/s: a late timer costs fast links more
+# The timers of User-Mode Linux depend on the host's and are 0.1 ms late (median), and rate that the bucket cannot hold
+# meanwhile is lost. On busy cores TCP reaches there, at 20/50/100 Mbit/s and as a share of 0.956 × rate, 0.95/0.91/0.75
+# with the two values above and 0.96/0.98/0.97 with these.
 LATE_TIMERS_MIN_BURST_BYTES = 3200
 LATE_TIMERS_BURST_S = 1e-3
-# A queue that overflows makes TCP send again, which no one asked for: prefill's messages to all neighbours must fit.
+# A queue that overflows makes TCP send again, which no one asked for. So a prefill's messages to all peers must fit.
 MIN_QUEUE_BYTES = 1_000_000
 QUEUE_S = 0.1  # the queue holds 100 ms of rate
-MTU_BYTES = 1500
 KICK_ETHERTYPE = 0x88B5  # IEEE 802 local experimental: no protocol handler takes the frame
 KICK_DESTINATION = bytes.fromhex("0180c200000e")  # link-local multicast: no bridge forwards it
 KICK_BYTES = 60  # the shortest Ethernet frame, without its checksum
 ROOT_HANDLE, NETEM_HANDLE = 0x10000, 0x20000  # 1: and 2: in tc's writing
 
 _DOCTOR = "testbed doctor shows what this machine can do"
-_CLONE_NEWNET = 0x40000000
 _SIOCGIFINDEX, _SIOCGIFHWADDR = 0x8933, 0x8927  # linux/sockios.h
-_KICK_HARMLESS = {errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO}  # queue full (it runs all the same), or link down
+_KICK_HARMLESS = {errno.ENOBUFS, errno.ENETDOWN, errno.ENXIO}  # the queue is full, and so awake; or the link is down
 
 Result = TypeVar("Result")
 
@@ -68,28 +66,13 @@ class Netem:
 
 @dataclass(frozen=True)
 class Applied:
-    """One change: what was asked, what was sent to the kernel, what it says now; monotonic times around it."""
+    """One change: what was asked, what was sent to the kernel, what the kernel says now; monotonic times around it."""
 
     requested_bps: float
     applied_bps: int
     readback_bps: int
     started_s: float
     finished_s: float
-
-
-@dataclass(frozen=True)
-class QueueStats:
-    """Counters of a link's queue; `handle` as tc writes it."""
-
-    handle: str
-    kind: str
-    rate_bps: int
-    sent_bytes: int
-    sent_packets: int
-    dropped: int
-    overlimits: int
-    backlog_bytes: int
-    backlog_packets: int
 
 
 @dataclass
@@ -100,14 +83,14 @@ class _Link:
     kick: bytes
     applied_bps: int
     netem: Netem | None = None
-    most_bps: float = 0.0  # netem must hold what this rate needs, though another shaper may set it
+    most_bps: float = 0.0  # netem must hold what this rate needs, even if another shaper sets it
 
 
 class Shaper:
-    """The queues of one network namespace, through sockets opened inside it once.
+    """The queues of one network namespace, through sockets that are opened inside it once.
 
-    `netns_pid`: a process in that namespace (a Mininet host's shell); None means the caller's own. Used from one
-    thread at a time. Raises ShapingFailed where the namespace or its sockets cannot be had.
+    `netns_pid` is a process in that namespace (a Mininet host's shell); None means the caller's own. One thread at a
+    time may use it. Raises ShapingFailed where the namespace or its sockets cannot be opened.
     """
 
     def __init__(self, netns_pid: int | None = None) -> None:
@@ -122,9 +105,9 @@ class Shaper:
         self._links: dict[str, _Link] = {}
 
     def install(self, ifname: str, rate_bps: float, *, netem: Netem | None = None, most_bps: float = 0.0) -> Applied:
-        """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there; netem below it.
+        """Put a TBF of this rate at the root of `ifname`'s egress, in place of what is there, and netem below it.
 
-        `most_bps` is the greatest rate that another shaper, which adopts the queue, will give it.
+        `most_bps` is the highest rate that another shaper, which adopts the queue, will give it.
         """
         sent = _sendable(ifname, rate_bps)
         started = time.monotonic()
@@ -142,9 +125,9 @@ class Shaper:
         return Applied(rate_bps, sent, self._rate_now(ifname, link), started, time.monotonic())
 
     def adopt(self, ifname: str) -> None:
-        """Be able to `change` the queue that another shaper installed; netem below it stays the other's business.
+        """Take over `change` of the queue that another shaper installed. Netem below it stays with the other.
 
-        From then on the other one must leave the rate alone: each sends only what differs from what it sent last.
+        From then on the other shaper must leave the rate alone: each sends only what differs from what it sent last.
         """
         link = _link(*self._identify(ifname), 0)
         link.applied_bps = self._rate_now(ifname, link)
@@ -153,12 +136,12 @@ class Shaper:
         self._links[ifname] = link
 
     def change(self, ifname: str, rate_bps: float) -> Applied:
-        """Change the rate in place: the queue, its handle and its counters stay. Rate 0 is an outage.
+        """Change the rate in place; the queue, its handle and its counters stay. A rate of 0 is an outage.
 
-        Nothing is sent when the link already has this rate. `started_s` and `finished_s` enclose the request and
-        the kernel's answer, which is the queue as it is after the change: the read-back. Each change refills the
-        bucket (kernel's doing), so up to one burst passes at once. After a rise one small frame goes out, because
-        the queue's watchdog still sleeps for the old rate; after a fall it wakes early enough by itself.
+        Nothing is sent when the link already has this rate. `started_s` and `finished_s` enclose the request and the
+        kernel's answer, which shows the queue after the change: the read-back. The kernel refills the bucket at each
+        change, so up to one burst passes at once. After a rise one small frame is sent, because the queue's watchdog
+        still sleeps for the old rate; after a fall it wakes early enough by itself.
         """
         link = self._installed(ifname)
         sent = _sendable(ifname, rate_bps)
@@ -177,27 +160,16 @@ class Shaper:
         return Applied(rate_bps, sent, netlink.tbf_rate_Bps(answer) * 8, started, finished)
 
     def change_netem(self, ifname: str, netem: Netem) -> None:
-        """Change delay and loss in place; only for links installed with netem."""
+        """Change delay and loss in place; only for links that were installed with netem."""
         link = self._installed(ifname)
         if link.netem is None:
             raise ShapingFailed(f"cannot change the delay of {ifname} in {self._where}: it was shaped without netem")
         if netem != link.netem:
             self._put_netem(ifname, link, netem, 0)
 
-    def stats(self, ifname: str) -> QueueStats:
-        """The root queue's counters, from the kernel."""
-        qdisc = netlink.parse_qdisc(self._ask(self._installed(ifname).query, "read the queue of", ifname))
-        return QueueStats(
-            f"{qdisc.handle >> 16:x}:",
-            qdisc.kind,
-            qdisc.rate_Bps * 8,
-            qdisc.sent_bytes,
-            qdisc.sent_packets,
-            qdisc.dropped,
-            qdisc.overlimits,
-            qdisc.backlog_bytes,
-            qdisc.backlog_packets,
-        )
+    def stats(self, ifname: str) -> Qdisc:
+        """The root queue and its counters, from the kernel."""
+        return netlink.parse_qdisc(self._ask(self._installed(ifname).query, "read the queue of", ifname))
 
     def close(self) -> None:
         """Close the sockets; the queues stay."""
@@ -292,19 +264,19 @@ def bucket() -> tuple[int, float]:
 
 
 def tbf_settings(rate_bps: float) -> dict[str, float]:
-    """A queue's settings by name, for showing them before anything is set."""
-    bytes_per_s, limit, burst = tbf_parameters(max(OUTAGE_BPS, round(rate_bps)))
+    """A queue's settings by name, so that a dry run can show them."""
+    bytes_per_s, limit, burst = tbf_parameters(max(int(OUTAGE_BPS), round(rate_bps)))
     return {"rate_bps": bytes_per_s * 8, "limit_bytes": limit, "burst_bytes": burst}
 
 
 def netem_limit_packets(rate_bps: float, delay_s: float) -> int:
-    """Packets netem must be able to hold: 1.5 times what is in flight, and the queue of the rate before it."""
+    """Packets that netem must be able to hold: 1.5 times what is in flight, and the queue of the rate before it."""
     queue_bytes = max(MIN_QUEUE_BYTES, rate_bps * QUEUE_S / 8)
     return max(1000, round((1.5 * rate_bps / 8 * delay_s + queue_bytes) / MTU_BYTES))
 
 
 def kick_frame(source: bytes) -> bytes:
-    """The frame that wakes a queue: taken by nobody, forwarded by no bridge."""
+    """The frame that wakes a queue. Nobody takes it, and no bridge forwards it."""
     return (KICK_DESTINATION + source + struct.pack("!H", KICK_ETHERTYPE)).ljust(KICK_BYTES, b"\0")
 
 
@@ -320,14 +292,7 @@ def in_netns(pid: int | None, action: Callable[[], Result]) -> Result:
 
     def enter_and_act() -> None:
         try:
-            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                libc = ctypes.CDLL(None, use_errno=True)
-                if libc.setns(namespace, _CLONE_NEWNET) != 0:
-                    code = ctypes.get_errno()
-                    raise OSError(code, os.strerror(code))
-            finally:
-                os.close(namespace)
+            enter_network(pid)
             results.append(action())
         except BaseException as error:
             failures.append(error)
@@ -350,9 +315,9 @@ def _open_sockets() -> tuple[RouteSocket, socket.socket]:
 
 
 def _sendable(ifname: str, rate_bps: float) -> int:
-    """The rate the kernel can hold nearest to the one asked for: whole bytes per second, never 0."""
+    """The nearest rate that the kernel can hold: whole bytes per second, never 0."""
     if not 0 <= rate_bps <= MAX_RATE_BPS:
         raise ConfigError(
             f"the rate of {ifname} is {rate_bps:g} bit/s: it must be between 0 and {format_rate(MAX_RATE_BPS)}"
         )
-    return max(round(rate_bps / 8) * 8, OUTAGE_BPS)
+    return max(round(rate_bps / 8) * 8, int(OUTAGE_BPS))

@@ -1,7 +1,7 @@
-"""Workers as children of one forkserver that has torch and the worker loaded once.
+"""Workers as children of one forkserver, which has loaded torch and the worker once.
 
-Twenty fresh interpreters take fifteen seconds and 143 MB each; forked from a warm server they take a tenth
-of a second and a few megabytes. The forkserver stays single-threaded and touches no tensor.
+Twenty fresh interpreters take fifteen seconds and 143 MB each. Forked from a warm server they take a tenth of a
+second and a few megabytes. The forkserver stays single-threaded and touches no tensor.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from types import ModuleType
 from typing import Any
 
 from testbed.emulation.processes import children_of, cpu_ticks, has_ended, is_stopped
-from testbed.emulation.standstill import Standstill
+from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed
-from testbed.worker.entry import WorkerConfig, run_worker
-from testbed.worker.lifeline import end_with_parent
+from testbed.worker.config import WorkerConfig
+from testbed.worker.entry import run_worker
+from testbed.worker.parent_death import end_with_parent
 
 PRELOAD = ["testbed.emulation.preload"]
 FORKSERVER = "the forkserver, which starts workers,"
-IDLE_PATIENCE_S = 45.0  # without an answer and without any use of a core; loading torch on a busy host may take minutes
+IDLE_PATIENCE_S = 45.0  # without an answer or CPU time; while it loads torch on a busy host it may take minutes
 KILL_PATIENCE_S = 5.0
 LEAVE_PATIENCE_S = 1.0  # for a process that has answered
 _LOOK_S = 0.5
@@ -48,7 +49,7 @@ def _plain_main() -> Iterator[None]:
 
 
 def forkserver() -> ForkServerContext:
-    """The context whose processes are forked from the warm server; starts it, and its loading, if it does not run."""
+    """The context whose processes are forked from the warm server; starts the server, and its loading, if needed."""
     # The OpenMP pool of an imported library must not start threads in the server.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
@@ -59,14 +60,14 @@ def forkserver() -> ForkServerContext:
 
 
 def start_worker(context: ForkServerContext, config: WorkerConfig) -> ForkServerProcess:
-    """Start one worker; it reports by `Hello` on the control plane."""
+    """Start one worker. It reports by `Hello` on the control plane."""
     process = context.Process(target=run_worker, args=(config,), name=f"worker-{config.device}")
     start_process(process)
     return process
 
 
 def start_process(process: ForkServerProcess) -> None:
-    """Start a process of the forkserver's context; it is ended with this one at the latest.
+    """Start a process of the forkserver's context; it ends with this one at the latest.
 
     Raises RunFailed when the forkserver has ended or does not answer.
     """
@@ -99,10 +100,10 @@ def _refuse_dead_forkserver() -> None:
 
 
 def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> None:
-    """Wait so long for processes to end by themselves, then kill them; returns within seconds whatever they do.
+    """Wait for processes to end by themselves, then kill them; returns within seconds whatever they do.
 
-    It is the forkserver that tells how its children end. One that does not, because it is stopped, is ended too, and
-    its children with it.
+    The forkserver reports how its children end. One that does not, because it is stopped, is killed too, and its
+    children with it.
     """
     left = list(processes)
     deadline = time.monotonic() + patience_s
@@ -120,19 +121,19 @@ def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> 
 
 
 def call(context: ForkServerContext, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function answers in a child of the forkserver, which has torch loaded; raises RunFailed if it raises.
+    """What a function returns in a child of the forkserver, which has torch loaded; raises what the function raises.
 
-    It may compute as long as it likes, but not stand still.
+    The function may compute as long as it likes. RunFailed is raised when its process ends or is stopped.
     """
     ours, theirs = context.Pipe()
     process = context.Process(target=_answer, args=(theirs, function, arguments), name=function.__name__)
     start_process(process)
     theirs.close()
-    standstill = Standstill()
+    stalls = StallDetector()
     assert process.pid is not None
     try:
         while not ours.poll(_LOOK_S):
-            standstill.look({f"the process for {function.__name__}": process.pid})
+            stalls.check({f"the process for {function.__name__}": process.pid})
         answer, problem = ours.recv()
     except EOFError:
         end_processes([process], KILL_PATIENCE_S)
@@ -146,23 +147,23 @@ def call(context: ForkServerContext, function: Callable[..., Any], *arguments: A
 
 @contextmanager
 def _answering() -> Iterator[None]:
-    """For a block in which multiprocessing waits for the forkserver, without an end of its own.
+    """Guard a block in which multiprocessing waits for the forkserver without a time limit.
 
-    Only a death ends that wait, so a thread kills a server that is stopped or does nothing, and a child that is stopped
+    Only a death ends that wait. So a thread kills a server that is stopped or does nothing, and a child that is stopped
     before it has read what it is to do.
     """
     answered = threading.Event()
     trouble: list[str] = []
 
     def watch() -> None:
-        standstill, used, since_s = Standstill(), 0, time.monotonic()
+        stalls, used, since_s = StallDetector(), 0, time.monotonic()
         stopped: list[int] = []
         while not answered.wait(_LOOK_S):
             try:
                 pid = forkserver_pid()
                 stopped = [child for child in children_of(pid) if is_stopped(child)] if pid is not None else []
                 watched = {FORKSERVER: pid} if pid is not None else {}
-                standstill.look(watched | {f"a process (pid {child}) that is to start": child for child in stopped})
+                stalls.check(watched | {f"a process (pid {child}) that is to start": child for child in stopped})
                 if pid is not None and cpu_ticks(pid) != used:
                     used, since_s = cpu_ticks(pid), time.monotonic()
                 if time.monotonic() - since_s > IDLE_PATIENCE_S:

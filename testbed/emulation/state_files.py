@@ -1,9 +1,9 @@
-"""What a run leaves outside its capsule, written down before it is made, and taken away by whoever finds it orphaned.
+"""State files: what a run leaves outside its capsule, written down before it is made, and removed if it is orphaned.
 
-Knows processes, control groups and folders by name, and nothing of networks (they die with the capsule). Two files
-per run in the runtime folder: `<id>.json` names everything, `<id>.lock` is flocked by the run's owner as long as it
-lives. What a file says is done only where it can be proved: the file is ours alone and named after its run, a process
-has the start that was written down, a group lies where this run's groups do.
+A run has two files in the runtime folder: `<id>.json` names everything, and the run's owner holds a lock on
+`<id>.lock` as long as it lives. The files name processes, control groups and folders; networks die with the capsule.
+What a file says is done only where it can be proved: the file is ours alone and named after its run, a process has
+the start that was written down, a group lies where this run's groups do.
 """
 
 from __future__ import annotations
@@ -23,28 +23,14 @@ from typing import Any
 import msgspec
 
 from testbed.emulation.cgroups import CgroupUnavailable, is_group_of, remove_ancestors, remove_group
+from testbed.emulation.host_lock import HOST_LOCK
 from testbed.emulation.own_files import open_folder, open_own, read_own, write_own
 from testbed.emulation.processes import ProcessId, process_status
-from testbed.emulation.runtime import HOST_LOCK, host_lock, outer_uid, runtime_folder, socket_path
+from testbed.emulation.runtime_folder import runtime_folder, socket_path
 from testbed.errors import EnvironmentLacks
 from testbed.strict_yaml import shown
 
-__all__ = [
-    "CleanReport",
-    "ProcessId",
-    "Record",
-    "RunState",
-    "clean",
-    "find_live",
-    "host_lock",
-    "new_run_id",
-    "outer_uid",
-    "runtime_folder",
-    "socket_path",
-    "take_away",
-]
-
-SOCKET_NAME_CHARACTERS = 32  # left for the names of the sockets in a run's folder
+SOCKET_NAME_CHARACTERS = 32  # room for the names of the sockets in a run's folder
 _KILL_WAIT_S = 2.0
 _REMOVE_WAIT_S = 20.0  # for all groups of a run together
 _LOCK_ATTEMPTS = 20
@@ -59,7 +45,7 @@ class _Missing(EnvironmentLacks):
 
 @dataclass(frozen=True)
 class Record:
-    """What the state file of a run says. Paths are absolute; pids are the host's, not the capsule's."""
+    """The content of a run's state file. Paths are absolute; pids are the host's, not the capsule's."""
 
     run_id: str
     owner: ProcessId
@@ -70,30 +56,20 @@ class Record:
     socket_folder: str | None = None
     run_folder: str | None = None
 
-    @property
-    def user_namespace(self) -> bool:
-        """Whether the capsule has a user namespace of its own, as it does without root."""
-        if self.init is None:
-            return False
-        try:
-            return os.readlink(f"/proc/{self.init.pid}/ns/user") != os.readlink("/proc/self/ns/user")
-        except OSError:
-            return False
-
     def to_json(self) -> str:
         """The file's text."""
         return json.dumps(asdict(self), indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """From the file's text; raises ValueError on anything else."""
+        """From the file's text; raises ValueError for anything else."""
         try:
             return msgspec.json.decode(text, type=cls)
         except RecursionError as error:
             raise ValueError("it is nested too deeply") from error
 
     def doubt(self, stem: str) -> str | None:
-        """Why this cannot be what the file `<stem>.json` said when we wrote it; None: it can."""
+        """Why the file `<stem>.json` cannot be as we wrote it; None if it can."""
         if self.run_id != stem or _RUN_ID.fullmatch(stem) is None:
             return f"its run_id is {shown(self.run_id)}"
         others = (process for process in (self.init, *self.processes) if process is not None)
@@ -105,11 +81,11 @@ class Record:
         return None
 
 
-class RunState:
-    """The state file of one living run, held by its owner.
+class StateFile:
+    """The state file of one living run.
 
-    Made outside the capsule (`create`); inside, `attach` gives the same file to the controller, which records what
-    it is about to make. Each `record` is on disk, atomically, when it returns.
+    The owner makes it outside the capsule (`create`). Inside, `attach` gives the controller the same file, and the
+    controller records what it is about to make. Each `record` is on disk, atomically, when it returns.
     """
 
     def __init__(self, folder: Path, record: Record, lock: int | None) -> None:
@@ -120,7 +96,7 @@ class RunState:
     @classmethod
     def create(
         cls, run_id: str | None = None, run_folder: Path | None = None, *, folder: Path | None = None
-    ) -> RunState:
+    ) -> StateFile:
         """Take a run's lock, write its first record and make its socket folder; this process is the owner."""
         folder = runtime_folder() if folder is None else folder
         run_id = new_run_id() if run_id is None else run_id
@@ -131,7 +107,7 @@ class RunState:
             lock = _try_lock(folder / f"{run_id}.lock", create=True)
             if lock is not None or (folder / f"{run_id}.json").exists():
                 break
-            time.sleep(_KILL_WAIT_S / _LOCK_ATTEMPTS)  # a cleaner is just looking at our new lock file
+            time.sleep(_KILL_WAIT_S / _LOCK_ATTEMPTS)  # a `clean` is just looking at our new lock file
         if lock is None:
             raise EnvironmentLacks(f"a run named {run_id} is already going on ({folder / run_id}.lock is held)")
         path = str(run_folder.absolute()) if run_folder is not None else None
@@ -146,13 +122,13 @@ class RunState:
         return state
 
     @classmethod
-    def attach(cls, path: Path) -> RunState:
-        """The state of the run this process belongs to, from its file; the lock stays with the owner."""
+    def attach(cls, path: Path) -> StateFile:
+        """The state file of the run that this process belongs to; the lock stays with the owner."""
         return cls(path.parent, _load(path), None)
 
     @property
     def path(self) -> Path:
-        """The state file."""
+        """The state file's path."""
         return self.folder / f"{self.current.run_id}.json"
 
     @property
@@ -161,24 +137,27 @@ class RunState:
         return self.folder / self.current.run_id
 
     def record(self, **changes: Any) -> None:
-        """Replace fields of the record and write it: `cgroups` (paths), and, as pids of this host, `init` (PID 1 of
-        the capsule) and `processes` (all others to end). A pid that is gone already is left out."""
+        """Replace fields of the record and write it.
+
+        `cgroups` are paths; `init` (PID 1 of the capsule) and `processes` (all others to end) are pids of this host.
+        A pid that is gone already is left out.
+        """
         self.current = replace(_load(self.path), **{name: _recordable(name, value) for name, value in changes.items()})
         self._write()
 
     def close(self) -> None:
-        """Forget the run: for the owner, after everything recorded is gone. Never removes what is recorded."""
+        """Forget the run. The owner calls this after everything recorded is gone; nothing recorded is removed here."""
         self.path.unlink(missing_ok=True)
         if self._lock is not None:
             (self.folder / f"{self.current.run_id}.lock").unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
-    def __enter__(self) -> RunState:
+    def __enter__(self) -> StateFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Take away all that is recorded; raises EnvironmentLacks when something resists (its record then stays)."""
+        """Remove everything recorded; raises EnvironmentLacks when something resists, and then the record stays."""
         failures = take_away(self).failures
         if failures:
             raise EnvironmentLacks("; ".join(failures))
@@ -191,7 +170,7 @@ class RunState:
 
 @dataclass
 class CleanReport:
-    """What `clean` did: runs taken away, what was ended and removed, runs left alone, and what went wrong."""
+    """What `clean` did: runs and paths removed, processes killed, runs left alone, and what went wrong."""
 
     removed_runs: list[str] = field(default_factory=list)
     killed: list[int] = field(default_factory=list)
@@ -206,7 +185,7 @@ def find_live(run_folder: Path, folder: Path | None = None) -> Record | None:
     for path in folder.glob("*.json"):
         try:
             record = _load(path)
-        except EnvironmentLacks:  # finished since we looked; or broken, which `clean` reports
+        except EnvironmentLacks:  # it has finished since we looked; or it is broken, which `clean` reports
             continue
         if record.run_folder == str(run_folder.absolute()) and _owner_alive(record):
             return record
@@ -214,10 +193,10 @@ def find_live(run_folder: Path, folder: Path | None = None) -> Record | None:
 
 
 def clean(folder: Path | None = None) -> CleanReport:
-    """Take away what runs without a living owner have left: recorded processes, cgroups, socket folders, half files.
+    """Remove what runs without a living owner have left: processes, cgroups, socket folders, half-written files.
 
     Safe beside starting and running runs: a run's lock is taken, without waiting, before its file is believed. Safe
-    beside other users: what they may have planted is reported and left.
+    beside other users: what they may have planted is reported and left alone.
     """
     folder = runtime_folder() if folder is None else folder
     report = CleanReport()
@@ -243,7 +222,7 @@ def _clean_one(run_id: str, folder: Path, place: int, report: CleanReport) -> No
     try:
         try:
             record = _load(path, place)
-        except _Missing:  # finished since we looked, or died before it had made anything
+        except _Missing:  # it has finished since we looked, or died before it made anything
             _forget(run_id, place)
             return
         if _owner_alive(record):
@@ -256,19 +235,19 @@ def _clean_one(run_id: str, folder: Path, place: int, report: CleanReport) -> No
 
 
 def _forget(run_id: str, place: int) -> None:
-    """Remove a run's files; its lock last, so that whoever comes next finds either all or nothing."""
+    """Remove a run's files, its lock last, so that whoever comes next finds either everything or nothing."""
     half = [name for name in os.listdir(place) if (match := _FILES.fullmatch(name)) and match["new"] == run_id]
     for name in (*half, f"{run_id}.json", f"{run_id}.lock"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name, dir_fd=place)
 
 
-def take_away(state: RunState) -> CleanReport:
-    """For a run's owner at its end: remove all that is recorded, then the state file itself."""
+def take_away(state: StateFile) -> CleanReport:
+    """For a run's owner at the end: remove everything recorded, then the state file itself."""
     report = CleanReport()
     try:
         with open_folder(state.folder) as place:
-            with contextlib.suppress(_Missing):  # someone removed it: what is left is still to be removed
+            with contextlib.suppress(_Missing):  # someone removed the file; what it named is still to be removed
                 state.current = _load(state.path, place)
             record = state.current
             if _take_away(record, state.folder, place, report):
@@ -281,12 +260,12 @@ def take_away(state: RunState) -> CleanReport:
 
 
 def new_run_id() -> str:
-    """A short id, unique on this host for all practical purposes, fit for folder and cgroup names."""
+    """A short id, practically unique on this host, that can name folders and cgroups."""
     return f"{time.strftime('%m%d%H%M%S', time.gmtime())}-{secrets.token_hex(3)}"
 
 
 def _take_away(record: Record, folder: Path, place: int, report: CleanReport) -> bool:
-    """Remove everything recorded; True when nothing is left."""
+    """Remove everything recorded; returns True when nothing is left."""
     failures: list[str] = []
     if record.boot_id == _boot_id():
         doomed = [process for process in (record.init, *record.processes) if process is not None]
@@ -308,7 +287,7 @@ def _take_away(record: Record, folder: Path, place: int, report: CleanReport) ->
             report.removed_paths.append(name)
         except CgroupUnavailable as error:
             failures.append(str(error))
-    for path in {Path(name) for name in record.cgroups}:  # also where a run died between making a folder and its groups
+    for path in {Path(name) for name in record.cgroups}:  # a run may die between making a folder and its groups
         if is_group_of(path, record.run_id):
             remove_ancestors(path)
     if record.socket_folder is not None:
@@ -341,7 +320,7 @@ def _owner_alive(record: Record) -> bool:
 
 
 def _load(path: Path, folder: int | None = None) -> Record:
-    """The record in a state file; raises EnvironmentLacks where it is missing or not to be believed."""
+    """The record in a state file; raises EnvironmentLacks where it is missing or cannot be believed."""
     try:
         record = Record.from_json(read_own(path, folder=folder).decode())
         doubt = record.doubt(path.name.removesuffix(".json"))
@@ -355,7 +334,7 @@ def _load(path: Path, folder: int | None = None) -> Record:
 
 
 def _try_lock(path: Path, *, create: bool, folder: int | None = None) -> int | None:
-    """An open, locked descriptor; None when someone else holds the lock (or, without `create`, it isn't there).
+    """An open, locked descriptor; None when someone else holds the lock, or when, without `create`, it is not there.
 
     Raises EnvironmentLacks where what lies there cannot be a lock of ours.
     """
@@ -372,7 +351,7 @@ def _try_lock(path: Path, *, create: bool, folder: int | None = None) -> int | N
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:  # someone cleaned it away between our opening and our locking
+        except FileNotFoundError:  # someone removed it between our opening and our locking
             if not create:
                 os.close(descriptor)
                 return None
@@ -380,7 +359,7 @@ def _try_lock(path: Path, *, create: bool, folder: int | None = None) -> int | N
 
 
 def _recordable(name: str, value: Any) -> Any:
-    """What callers hand over, as the record holds it: pids become processes, paths become text."""
+    """A value as the record holds it: pids become processes, paths become text."""
     if isinstance(value, list | tuple):
         return tuple(found for each in value if (found := _recordable(name, each)) is not None)
     if name in ("init", "processes") and isinstance(value, int):

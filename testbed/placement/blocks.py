@@ -15,6 +15,7 @@ from typing import Literal
 
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
+from testbed.wire import SEGMENT_HEADER_BYTES, SEGMENT_PAYLOAD_BYTES
 
 PAGE_BYTES = 4096  # the kernel's page; huge pages are switched off for block memory
 TENSOR_ALIGNMENT = 64  # bytes of a cache line: tensors inside one block's map begin on one
@@ -315,8 +316,6 @@ def operation_seconds(flops: float, read_bytes: float, compute_flops: float, str
 # --- what travels ----------------------------------------------------------------------------------------
 
 MESSAGE_HEADER_BYTES = 96  # our msgpack header and ZeroMQ's framing, measured; tested in tests/unit
-SEGMENT_PAYLOAD_BYTES = 1448  # MTU 1500 less IP, TCP and its timestamp option
-SEGMENT_HEADER_BYTES = 66  # Ethernet 14, IP 20, TCP 32
 
 
 def wire_bytes(payload: float) -> float:

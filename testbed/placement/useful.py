@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from testbed.placement.blocks import Placement
-from testbed.placement.cost.latency import OUTAGE_BPS
 from testbed.placement.cost.memory import Infeasible, kinds_at, refuse_shortages, rooms_for
 from testbed.placement.observation import Observation
+from testbed.wire import OUTAGE_BPS
 
 
 def decide_on_useful(

@@ -116,7 +116,7 @@ def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
 
 
 def achieved_share(rates: Iterable[Row]) -> float | None:
-    """The median of achieved over requested rate; at most `testbed.link_limits.TCP_SHARE` is possible."""
+    """The median of achieved over requested rate; at most `testbed.wire.TCP_SHARE` is possible."""
     return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.calibration import NOMINAL, HostCalibration
-from testbed.doctor.bench_together import measure_speed
+from testbed.doctor.bench_concurrency import measure_speed
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, parse_block

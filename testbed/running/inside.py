@@ -23,7 +23,7 @@ from testbed.controller.calibration import HostCalibration
 from testbed.controller.generation import Controller
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.emulation.spawn import forkserver_pid
-from testbed.emulation.state_files import RunState
+from testbed.emulation.state_files import StateFile
 from testbed.errors import EnvironmentLacks, TestbedError
 from testbed.experiment.prompt import prompt_ids
 from testbed.experiment.schema import Experiment
@@ -58,12 +58,12 @@ def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], po
     if backend == "mininet":
         from testbed.emulation.mininet_fleet import MininetFleet
 
-        return MininetFleet(experiment, sockets, positions, state=RunState.attach(Path(options["state"])))
+        return MininetFleet(experiment, sockets, positions, state_file=StateFile.attach(Path(options["state"])))
     from testbed.emulation.local_fleet import LocalFleet
 
     fleet = LocalFleet(experiment, sockets, positions)
     # No capsule ends it, should it be stopped when this process is killed.
-    state = RunState.attach(Path(options["state"]))
+    state = StateFile.attach(Path(options["state"]))
     state.record(processes=[*state.current.processes, forkserver_pid()])
     return fleet
 

@@ -86,9 +86,9 @@ def choose_backend(wanted: str | None, say: Say) -> Backend:
     """The backend asked for, or mininet where it can run, else local; raises EnvironmentLacks."""
     if wanted == "local" or wanted == "sim":
         return wanted  # type: ignore[return-value]
-    from testbed.emulation.mininet_checks import lacking_for_mininet
+    from testbed.emulation.mininet_checks import mininet_support
 
-    lacking = lacking_for_mininet()
+    lacking = mininet_support().lacking
     if lacking is None:
         return "mininet"
     if wanted == "mininet":
@@ -141,7 +141,9 @@ def _carry_out(request: Request, say: Say, host: HostCalibration | None) -> dict
             if getattr(request.experiment, key) == value:
                 raise ConfigError(f"{request.experiment.name}: {key}: {value} needs the mininet backend")
     from testbed.emulation.capsule import launch
-    from testbed.emulation.state_files import ProcessId, RunState, clean, host_lock, take_away
+    from testbed.emulation.host_lock import host_lock
+    from testbed.emulation.processes import ProcessId
+    from testbed.emulation.state_files import StateFile, clean, take_away
 
     experiment = request.experiment
     clean()
@@ -151,7 +153,7 @@ def _carry_out(request: Request, say: Say, host: HostCalibration | None) -> dict
             undo.enter_context(host_lock(say))
         signals = undo.enter_context(held_signals())  # what is made from here on is taken away
         log = RunLog.create(request.out, experiment.name, experiment.policy)
-        state = RunState.create(run_folder=log.folder.resolve())
+        state = StateFile.create(run_folder=log.folder.resolve())
         try:
             manifest = _manifest(request, host) | {"run": log.folder.name, "id": state.current.run_id}
             manifest["options"] |= {"sockets": str(state.sockets), "state": str(state.path)}

@@ -8,8 +8,8 @@ from typing import Any
 
 from testbed.controller.calibration import NOMINAL_SPEED, HostCalibration, host_calibration
 from testbed.controller.conditions import Conditions, observe
-from testbed.controller.keeping_up import EXCESS_SHARE, Operation, most_at_once, too_slow_here
-from testbed.controller.told import worst_first
+from testbed.controller.host_speed import EXCESS_SHARE, Operation, most_at_once, too_slow_here
+from testbed.controller.worst_first import worst_first
 from testbed.decoder.checkpoint import find_tensors
 from testbed.experiment.prompt import assumed_of_prompt
 from testbed.experiment.schema import Experiment
@@ -43,8 +43,9 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
 
     Needs neither root nor Mininet nor torch. Raises Infeasible when the policy has no first placement.
     """
-    from testbed.controller.asking import ask, reset
-    from testbed.emulation.settings import memory_limit_bytes, queue_settings
+    from testbed.controller.policy_call import call_policy, reset_policy
+    from testbed.emulation.memory_limits import memory_limit_bytes
+    from testbed.emulation.shaping import tbf_settings
     from testbed.placement.cost.memory import Infeasible, device_needs, shortages
     from testbed.placement.cost.model import prefill_latency, token_latency
     from testbed.placement.plan import make_plan
@@ -54,8 +55,8 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     observation = first_observation(experiment, prompt_tokens)
     ends = may_not_last(experiment, prompt_tokens)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
-    reset(policy, experiment.seed)
-    answer = ask(policy, observation, None, experiment.decision_limit)
+    reset_policy(policy, experiment.seed)
+    answer = call_policy(policy, observation, None, experiment.decision_limit)
     placement = answer.placement
     if placement is None:
         raise Infeasible(f"policy {policy.name} has no first placement: {answer.reason}")
@@ -63,8 +64,8 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     needs = device_needs(observation, placement, prompt_tokens + experiment.tokens - 1)
     links = {
         name: {
-            "up": queue_settings(link.up_bps / experiment.dilation),
-            "down": queue_settings(link.down_bps / experiment.dilation),
+            "up": tbf_settings(link.up_bps / experiment.dilation),
+            "down": tbf_settings(link.down_bps / experiment.dilation),
             "up_delay_s": link.up_delay_s,
             "down_delay_s": link.down_delay_s,
         }

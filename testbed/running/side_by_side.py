@@ -19,7 +19,7 @@ from typing import Any
 
 from testbed.emulation.own_tempdir import use_own_tempdir
 from testbed.signals import interrupt_at_signals
-from testbed.worker.lifeline import end_with_parent
+from testbed.worker.parent_death import end_with_parent
 
 PRELOAD = ["testbed.running.simulated"]
 END_PATIENCE_S = 15.0  # for an emulated run to take down what it has made

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.cli.replay import say
-from testbed.emulation.runtime import WAITING
+from testbed.emulation.host_lock import WAITING
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.comparison import infeasible_row

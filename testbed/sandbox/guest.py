@@ -1,14 +1,14 @@
-"""The sandbox: one command in a User-Mode Linux guest on the host's own files, with netem, cgroup v2 and Open vSwitch.
+"""Runs one command in a User-Mode Linux guest on the host's own files, with netem, cgroup v2 and Open vSwitch.
 
-The guest is an ordinary process of the caller: it needs no root, has only the caller's rights on files, and when it
-ends its interfaces, namespaces and groups are gone. Knows nothing of runs. `guest_init` is the guest's first process;
-the two talk in frames over the guest's second console. See Documentation/virt/uml in the kernel's tree, linux.uml(1).
+The guest is an ordinary process of the caller. It needs no root, has only the caller's rights on files, and when it
+ends its interfaces, namespaces and groups are gone. It knows nothing of runs. `guest_init` is the guest's first
+process; the two exchange frames over the guest's second console. See Documentation/virt/uml in the kernel's tree and
+linux.uml(1).
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import json
 import os
@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from testbed.emulation.capsule import tie_to_parent
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.programs import find_program, search_path
 from testbed.sandbox import guest_init, uml_registers
@@ -38,24 +39,22 @@ from testbed.units import format_bytes, format_duration
 KERNEL = "linux.uml"
 PACKAGE = "user-mode-linux"
 REMEDY = f"apt-get install {PACKAGE}"
-MEMORY_BYTES = 4 * 2**30  # holds the quickstart, its reference model included, twice over
-LEAST_MEMORY_BYTES = 2**28  # a guest with a Python and nothing else
-BOOT_PATIENCE_S = 120.0  # one second on an idle machine
-GRACE_S = 30.0  # from the first Ctrl-C to the end of the guest; a run inside has 10 s of its own, and is slower there
-HALT_PATIENCE_S = 10.0  # from the command's end to the guest's; by then all files are written
+MEMORY_BYTES = 4 * 2**30  # twice what the quick start and its reference model need
+LEAST_MEMORY_BYTES = 2**28  # enough for a guest with a Python and nothing else
+BOOT_PATIENCE_S = 120.0  # it takes one second on an idle machine
+GRACE_S = 30.0  # from the first Ctrl-C to the guest's end; a run inside has 10 s of its own and is slower there
+HALT_PATIENCE_S = 10.0  # from the command's end to the guest's; all files are written by then
 FOLDER_PREFIX = "headroom-sandbox-"
-LOG_LINES = 3  # of the guest kernel's last words in an error
-# What belongs to the host's session and leads nowhere in the guest, which is given its own TMPDIR.
+LOG_LINES = 3  # of the guest kernel's log in an error
+# These belong to the host's session and mean nothing in the guest, which gets its own TMPDIR.
 NOT_PASSED_ON = ("TMPDIR", "TMP", "TEMP", "XDG_RUNTIME_DIR", "TESTBED_RUNTIME_DIR", "LD_PRELOAD", "NOTIFY_SOCKET")
 
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./-]+")
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
 class Streams:
-    """The caller's ends of the command's standard streams; `stdin` None: it gets an empty input."""
+    """The caller's ends of the command's standard streams. Without `stdin` the command gets an empty input."""
 
     stdin: IO[bytes] | None
     stdout: IO[bytes]
@@ -80,11 +79,11 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> int:
-    """Run a command in a guest of its own and give its exit code (128+n for signal n), its streams passed through.
+    """Run a command in a guest of its own and return its exit code (128+n for signal n).
 
-    SIGINT, SIGTERM and SIGHUP are passed on to the command; a second one, or the end of the grace, ends the guest.
-    Raises EnvironmentLacks where no guest can be had, RunFailed when the time is over or the guest dies,
-    KeyboardInterrupt when the command had to be ended. Only for the main thread.
+    The command's streams are passed through, and SIGINT, SIGTERM and SIGHUP are passed on to it. A second one, or the
+    end of the grace, ends the guest. Raises EnvironmentLacks where no guest can be had, RunFailed when the time is over
+    or the guest dies, KeyboardInterrupt when the command had to be ended. Only for the main thread.
     """
     missing = lacking()
     if missing is not None:
@@ -110,7 +109,7 @@ def guest_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def memory_folder(memory_bytes: int) -> Path:
-    """Where the file that is the guest's memory can lie: writable, not `noexec`, with room, in memory if possible.
+    """A folder for the file that is the guest's memory: writable, not `noexec`, with room, in memory if possible.
 
     User-Mode Linux maps the file executable and unlinks it at once. Raises EnvironmentLacks.
     """
@@ -136,7 +135,7 @@ def memory_folder(memory_bytes: int) -> Path:
 
 
 class _Guest:
-    """One guest from its start to its end; the loop between its console and the caller's streams."""
+    """One guest from start to end: the loop between its console and the caller's streams."""
 
     def __init__(
         self, folder: Path, memory_bytes: int, streams: Streams, received: list[int], wakeup: socket.socket
@@ -147,12 +146,12 @@ class _Guest:
         self._ready = self._console_closed = False
         self._code: int | None = None
         self._input_open = streams.stdin is not None
-        self._unsent = b""  # frames that the console had no room for
+        self._unsent = b""  # frames that the console has no room for yet
         self._on_the_way = 0  # bytes of input that the command has not taken yet
-        self._passed_on = 0  # signals
+        self._passed_on = 0  # how many signals
 
     def carry_out(self, timeout_s: float | None) -> int:
-        """Start it, stay with it, and end it whatever happens."""
+        """Start the guest, serve it, and end it whatever happens."""
         process = self._start()
         try:
             return self._attend(process, timeout_s)
@@ -164,7 +163,7 @@ class _Guest:
             self._console.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        init = self._folder / "init"  # a file, because a kernel's command line has no room for paths with spaces
+        init = self._folder / "init"  # a file, because paths on a kernel's command line cannot have spaces
         script = [sys._base_executable, "-IS", guest_init.__file__, str(self._folder / "job.json")]  # type: ignore[attr-defined]
         init.write_text(f"#!/bin/sh\nexec {shlex.join(script)}\n")
         init.chmod(0o700)
@@ -187,9 +186,7 @@ class _Guest:
         supervisor = os.getpid()
 
         def die_with_supervisor() -> None:  # between fork and exec; at SIGTERM the guest's kernel ends its processes
-            _libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
-            if os.getppid() != supervisor:
-                os._exit(1)
+            tie_to_parent(supervisor, signal.SIGTERM)
 
         with (self._folder / "log").open("wb") as log, theirs:
             process = subprocess.Popen(
@@ -295,7 +292,7 @@ class _Guest:
         except BlockingIOError:
             return
         except ConnectionError:
-            self._unsent = b""  # the guest has died, which the next look at its console tells
+            self._unsent = b""  # the guest has died, as the next read from its console shows
 
     def _last_words(self) -> str:
         """The end of the guest kernel's log, for an error message."""
@@ -309,9 +306,9 @@ class _Guest:
 
 @contextlib.contextmanager
 def _job_folder() -> Iterator[Path]:
-    """A folder for one guest, removed at the end; those of sandboxes that were killed go first.
+    """A folder for one guest, removed at the end. Folders of sandboxes that were killed are removed first.
 
-    It must be visible in the guest, and its path goes on a kernel's command line: no spaces, quotes or commas.
+    It must be visible in the guest, and its path is on a kernel's command line: no spaces, quotes or commas.
     """
     base = Path(tempfile.gettempdir()).resolve()
     if any(base.is_relative_to(hidden) for hidden in guest_init.HIDDEN) or not _PLAIN_PATH.fullmatch(str(base)):
@@ -334,7 +331,7 @@ def _job_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder that its owner's death gives back; BlockingIOError while another holds it."""
+    """Hold a lock on a folder, which its owner's death releases; raises BlockingIOError while another holds it."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -344,9 +341,9 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:
-    """End a guest and every host process it is made of: all of its session, which nothing of ours else is in.
+    """End a guest and every host process of it: its whole session, in which there is nothing else of ours.
 
-    Its kernel first and politely, because it ends its own; those it could not are killed.
+    Its kernel comes first and politely, because it ends its own processes. Those that it could not end are killed.
     """
     if process.poll() is None:
         process.terminate()
@@ -361,7 +358,7 @@ def end_session(process: subprocess.Popen[bytes]) -> None:
 
 
 def _session(leader: int) -> list[int]:
-    """The processes of a session, see proc(5) on stat."""
+    """The processes of a session; see proc(5) on stat."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():

@@ -1,7 +1,7 @@
 """The first process of a sandbox's guest: mounts, kernel modules, then the command, with its streams on one console.
 
-Runs inside User-Mode Linux by its path, as PID 1 (`python -IS guest_init.py JOB`), so it knows the standard library
-alone; `sandbox` on the host imports the frames' format from here. Anything it cannot do ends in a LACKS frame.
+It runs inside User-Mode Linux by its path, as PID 1 (`python -IS guest_init.py JOB`), so it may import the standard
+library alone. `guest` on the host imports the frames' format from here. Anything it cannot do ends in a LACKS frame.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import Any, Final, NoReturn
 CONSOLE = "/dev/tty1"  # the guest's end of the sandbox's `con1=fd:…`
 HEADER: Final = struct.Struct("!cI")  # kind, payload bytes
 CHUNK_BYTES = 16384
-# Input on its way to the command: the next piece is sent when the last was taken. A signal never waits behind more, and
-# the console never fills up: at 3968 unread bytes Linux 6.1 throttles it and, on User-Mode Linux, never wakes it again.
+# The next piece of input is sent when the command has taken the last one. So a signal waits behind one piece at most,
+# and the console never fills up: at 3968 unread bytes Linux 6.1 throttles it, and User-Mode Linux never wakes it again.
 STDIN_CHUNK_BYTES = 2048
 
-# From the guest: it is up; the command's output; so many bytes of input were taken; exit code; one sentence why not.
+# From the guest: it is up; the command's output; how many bytes of input were taken; exit code; why it failed.
 READY, STDOUT, STDERR, TAKEN, EXIT, LACKS = b"R", b"O", b"E", b"T", b"X", b"L"
 # From the host: input for the command (empty: its end); a signal for the command's process group.
 STDIN, SIGNAL = b"I", b"S"
@@ -52,7 +52,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class GuestLacks(Exception):
-    """The guest could not be made what a run needs; the message says what."""
+    """The guest could not be given what a run needs; the message says what."""
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
@@ -67,7 +67,7 @@ class Frames:
         self._rest = b""
 
     def feed(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The (kind, payload) of every frame that is complete with `data`."""
+        """The (kind, payload) of every frame that `data` completes."""
         self._rest += data
         while len(self._rest) >= HEADER.size:
             kind, size = HEADER.unpack_from(self._rest)
@@ -82,7 +82,7 @@ class Frames:
 
 
 def make_machine() -> None:
-    """What a booted Linux has: its file systems, cgroup controllers handed down, loopback, room for open files."""
+    """Set up what a booted Linux has: file systems, delegated cgroup controllers, loopback, room for open files."""
     _mount("proc", "/proc")
     _mount("sysfs", "/sys")
     if not os.path.exists(CONSOLE):  # the kernel mounts it by itself where the host has a /dev
@@ -127,7 +127,7 @@ def load_modules(wanted: Iterable[str], version: str) -> None:
 def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:
     """The files to load, each after what it depends on, from the text of a modules.dep (see depmod(8)).
 
-    A module that is not listed is built in, or this kernel has none: whoever needs it will be told by the kernel.
+    A module that is not listed is built in, or this kernel has none; then the kernel says so to whoever needs it.
     """
     needs = {path: rest.split() for path, _, rest in (line.partition(":") for line in modules_dep.splitlines())}
     by_name = {Path(path).name.partition(".")[0].replace("-", "_"): path for path in needs}
@@ -148,7 +148,7 @@ def load_order(modules_dep: str, wanted: Iterable[str]) -> list[str]:
 def _mount(kind: str, folder: str, options: str = "") -> None:
     if _libc.mount(b"none", folder.encode(), kind.encode(), 0, options.encode()) != 0:
         code = ctypes.get_errno()
-        if code != errno.EBUSY:  # there already
+        if code != errno.EBUSY:  # it is mounted already
             raise GuestLacks(f"the guest cannot mount {kind} on {folder}: {os.strerror(code)}")
 
 
@@ -168,7 +168,7 @@ class Console:
         tty.setraw(self.descriptor)
 
     def send(self, kind: bytes, payload: bytes = b"") -> None:
-        """Send one frame; waits while the host takes its time."""
+        """Send one frame; waits while the host is slow."""
         data = frame(kind, payload)
         while data:
             data = data[os.write(self.descriptor, data) :]
@@ -184,7 +184,7 @@ class Command:
     def __init__(self, console: Console, job: dict[str, Any]) -> None:
         self._console = console
         self._frames = Frames()
-        self._pending = b""  # input that its pipe had no room for
+        self._pending = b""  # input that its pipe has no room for yet
         self._input_ends = False
         self._selector = selectors.DefaultSelector()
         self._wake = self._watch_children()
@@ -199,7 +199,7 @@ class Command:
             os.set_blocking(descriptor, False)
 
     def run(self) -> int:
-        """Carry it to its end; the exit code as a shell gives it (128+n for signal n)."""
+        """Run it to its end; returns the exit code as a shell gives it (128+n for signal n)."""
         for descriptor in (self._wake, self._console.descriptor, *self._outputs):
             self._selector.register(descriptor, selectors.EVENT_READ)
         code: int | None = None
@@ -214,7 +214,7 @@ class Command:
                     self._feed()
                 elif key.fd in self._outputs:
                     self._relay(key.fd)
-        for descriptor in list(self._outputs):  # what it said last; a daemon it left may hold the pipe open
+        for descriptor in list(self._outputs):  # its last output; a daemon that it left may hold the pipe open
             while self._relay(descriptor):
                 continue
         return code
@@ -227,7 +227,7 @@ class Command:
         return reader
 
     def _reap(self) -> int | None:
-        """Bury whoever has ended (orphans come to PID 1); the command's exit code when it was among them."""
+        """Wait for children that have ended (orphans come to PID 1); the command's exit code once it has ended."""
         found = None
         while True:
             try:
@@ -257,7 +257,7 @@ class Command:
         self._feed()
 
     def _feed(self) -> None:
-        """Give the command what input its pipe has room for."""
+        """Give the command as much input as its pipe has room for."""
         if self._stdin is None:
             self._take(len(self._pending))
             return
@@ -266,7 +266,7 @@ class Command:
         except BlockingIOError:
             self._want_room(True)
             return
-        except BrokenPipeError:  # it reads no more
+        except BrokenPipeError:  # the command reads no more
             self._take(len(self._pending))
             self._input_ends = True
         self._want_room(bool(self._pending))
@@ -289,7 +289,7 @@ class Command:
             self._selector.unregister(self._stdin)
 
     def _relay(self, descriptor: int) -> bool:
-        """Pass on one piece of output; False when there is none."""
+        """Pass on one piece of output; returns False when there is none."""
         try:
             data = os.read(descriptor, CHUNK_BYTES)
         except BlockingIOError:
@@ -303,7 +303,7 @@ class Command:
 
 
 def run_command(console: Console, job: dict[str, Any]) -> int:
-    """Start the command and stay with it; what cannot be started ends like in a shell."""
+    """Start the command and serve it. One that cannot be started ends as in a shell."""
     program, path = job["argv"][0], job["env"].get("PATH", os.defpath)
     if "/" not in program and shutil.which(program, path=path) is None:  # exec would blame a folder it may not enter
         return _refuse(console, program, errno.ENOENT)
@@ -329,7 +329,7 @@ def power_off() -> NoReturn:
 
 
 def main() -> NoReturn:
-    """Be PID 1."""
+    """Run as PID 1."""
     console = None
     try:
         job = json.loads(Path(sys.argv[1]).read_text())
@@ -338,12 +338,12 @@ def main() -> NoReturn:
         load_modules(MODULES, os.uname().release)
         console.send(READY)
         code = run_command(console, job)
-        os.sync()  # once the host knows the code, all that was written is in its files
+        os.sync()  # when the host knows the code, its files hold all that was written
         console.send(EXIT, struct.pack("!i", code))
         console.drain()
     except EOFError:
         sys.stderr.write("the host has gone\n")
-    except Exception as error:  # PID 1 has nobody above it: without this the kernel would panic
+    except Exception as error:  # PID 1 must not end with an error, or the kernel panics
         sentence = str(error) if isinstance(error, GuestLacks) else f"{type(error).__name__}: {error}"
         sys.stderr.write(f"sandbox: {sentence}\n")
         if console is not None:

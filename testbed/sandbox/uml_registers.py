@@ -1,8 +1,8 @@
-"""User-Mode Linux on processors that have more registers than it makes room for.
+"""Lets User-Mode Linux run on processors with more registers than it has room for.
 
 It sets the registers of its guest's processes by ptrace(2), up to those of AVX-512. A kernel whose processor has AMX
-wants all of them, answers EFAULT, and the guest's first process dies. A few lines of C, preloaded, add the missing
-ones as registers at rest, which a guest cannot use anyway. Linux 6.13 has no such limit (arch/x86/um/os-Linux).
+expects all of them and answers EFAULT, and the guest's first process dies. A few lines of C, preloaded, add the
+missing ones as registers at rest, which a guest cannot use anyway. Linux 6.13 has no such limit (arch/x86/um/os-Linux).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def lacking() -> str | None:
 
 
 def preloads(folder: Path) -> dict[str, str]:
-    """The environment that a guest's kernel needs on this host; what it loads is made in `folder`."""
+    """The environment that a guest's kernel needs on this host. The library that it loads is compiled into `folder`."""
     if not needed():
         return {}
     compiler = next(name for name in COMPILERS if find_program(name))

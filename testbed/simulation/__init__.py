@@ -1,5 +1,5 @@
-"""The twin: a fleet in virtual time that answers the controller as the emulated one would.
+"""The simulation: a fleet in virtual time that answers the controller as the emulated one would.
 
-It computes no tensor and opens no socket. How long things take is asked of the cost model, how much they weigh of
-`placement.blocks`; it has no formula of its own. It must not know policies, run folders or the command line.
+It computes no tensor and opens no socket. The cost model says how long things take, and `placement.blocks` how many
+bytes they need; there is no formula here. It must not know policies, run folders or the command line.
 """

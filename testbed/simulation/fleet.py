@@ -1,8 +1,8 @@
 """The simulated fleet: commands in, events out, in virtual time.
 
-What the source generates and what moves are jobs that end at a time; `events` lets time pass to the next end. What a
-policy is shown, the plan, the migration's steps and the run's tables all come from the same controller that drives
-the emulation.
+The token being generated and the blocks being moved are jobs with an end. `events` lets time pass until the next one
+ends. What a policy sees, the plan, the migration's steps and the run's tables come from the same controller that
+drives the emulation.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time 
 
 @dataclass
 class Generation:
-    """What the source is asked for, and the token it is at."""
+    """What the source is asked to generate, and the token that it is at."""
 
-    until: int  # tokens in all
+    until: int  # tokens of the whole run
     started_s: float
-    chunk: int = 0  # of the prefill
-    job: Job | None = None  # the token under way; None between two tokens
+    chunk: int = 0  # rows of a prefill chunk; 0 after the prefill
+    job: Job | None = None  # the token under way; None between tokens
 
 
 class SimFleet:
-    """All devices of an experiment, in virtual time. `hop_overhead_s` is the emulation's software time per message."""
+    """All devices of an experiment, in virtual time. `hop_overhead_s` is the software's time per message."""
 
     backend = "sim"
     replayed: frozenset[SeriesKey] = frozenset()
@@ -90,16 +90,16 @@ class SimFleet:
         self._tokens = 0
         self._length = 0  # positions in the caches
         self._generation: Generation | None = None
-        self._forecast: Forecast | None = None  # of the present plan and conditions
+        self._forecast: Forecast | None = None  # for the present plan and conditions
         self._transfers: Transfers | None = None
 
     # --- Fleet -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Nothing to bring up."""
+        """Nothing has to be brought up."""
 
     def apply(self, target: TargetState) -> list[LinkSample]:
-        """Change the conditions; what is under way goes on under the new ones."""
+        """Change the conditions. What is under way goes on under the new ones."""
         before, self._target = self._target, target
         budgets = {name: device.memory_bytes for name, device in target.devices.items()}
         self._observation = observation_of(
@@ -124,15 +124,15 @@ class SimFleet:
         ]
 
     def replay_reports(self) -> list[LinkSample]:
-        """Nothing is replayed here; the controller does it, in time."""
+        """Nothing: the controller replays the traces itself, in virtual time."""
         return []
 
     def end_replay(self) -> list[LinkSample]:
-        """See `replay_reports`."""
+        """Nothing; see `replay_reports`."""
         return []
 
     def send(self, device: str, command: Command) -> None:
-        """Carry out a command; what it answers is for `events` to tell."""
+        """Carry out a command. `events` gives the answer."""
         match command:
             case Load():
                 if command.pinned:
@@ -165,7 +165,7 @@ class SimFleet:
                 raise RunFailed(f"device {device}: a simulated fleet has no {type(command).__name__}")
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Answers that are there, or else time passes until something ends, at most `timeout_s` virtual seconds."""
+        """The answers so far. Without any, time passes until something ends, or for `timeout_s` virtual seconds."""
         if not self._pending and self._generation is not None and self._generation.job is None:
             self._begin_token()
         if not self._pending and timeout_s > 0:
@@ -174,12 +174,12 @@ class SimFleet:
         return found
 
     def observe(self) -> Samples:
-        """What every device holds; links have no queues to look at."""
+        """What every device holds. Links have no queues here."""
         held = {name: self._memory.held_bytes(name, self._length) for name in self.names}
         return Samples([DeviceSample(name, size, None, 0, None, True) for name, size in held.items()], [])
 
     def facts(self) -> dict[str, Any]:
-        """How this was simulated."""
+        """How the run was simulated, for the manifest."""
         lossy = self.experiment.needs_netem
         notes = [SIMULATED_NOTE]
         if lossy:
@@ -195,11 +195,11 @@ class SimFleet:
         }
 
     def oom_kills(self) -> int:
-        """There is no kernel here."""
+        """None: there is no kernel here."""
         return 0
 
     def stop(self) -> None:
-        """Nothing to take down."""
+        """Nothing has to be taken down."""
 
     # --- time --------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class SimFleet:
         self._pending.append((device, event))
 
     def _pass_time(self, until_s: float) -> None:
-        """Go on to what ends next, or to `until_s` if that is sooner."""
+        """Let time pass until the next job ends, or until `until_s` if that is sooner."""
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
         transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
@@ -226,7 +226,7 @@ class SimFleet:
         self._generation, self._forecast = generation, None
 
     def _begin_token(self) -> None:
-        """The next token's job, unless a device cannot hold what it needs for it."""
+        """Begin the next token, unless a device cannot hold what it needs for it."""
         assert self._generation is not None
         rows = chunk_rows(self._prompt_tokens, self._generation.chunk) if self._generation.chunk else (1,)
         for count in rows:
@@ -239,7 +239,7 @@ class SimFleet:
         self._generation.job = Job(self._token_seconds(), self._wall())
 
     def _token_seconds(self) -> float:
-        """What the present token takes in all under these conditions; infinite while a device in use is paused."""
+        """How long the present token takes in all under these conditions; infinite while a device in use is paused."""
         assert self._plan is not None and self._target is not None and self._observation is not None
         assert self._generation is not None
         if any(self._target.devices[name].paused for name in self._plan.devices()):
@@ -263,7 +263,7 @@ class SimFleet:
             self._generation = None
 
     def _check_budget(self, device: str, length: int) -> bool:
-        """Whether a device can hold its blocks at this length; if not, it says so."""
+        """Whether a device can hold its blocks at this length; if not, it reports so."""
         assert self._target is not None
         need, budget = self._memory.held_bytes(device, length), self._target.devices[device].memory_bytes
         if need > budget:
@@ -301,10 +301,10 @@ class SimFleet:
             self._tell(receiver, Arrived(transfers.epoch, transfers.arrivals(receiver, self._observation)))
         transfers.loads.clear()
 
-    # --- measuring: there is nothing here but the model -----------------------------------------------------
+    # --- measuring ------------------------------------------------------------------------------------------
 
     def _measure(self, device: str, command: Ping | Probe | Pace) -> None:
-        """Answer as a fleet would that is exactly as the model says."""
+        """Answer as a fleet would that behaves exactly as the model says."""
         assert self._observation is not None
         match command:
             case Ping():

@@ -1,7 +1,7 @@
-"""Things that take a while, under conditions that change meanwhile.
+"""Work that takes a while, under conditions that change meanwhile.
 
-The rule: the share that is done stays done, and the rest takes its share of what the whole would take under the new
-conditions. A total of infinity stands still. This module knows only numbers.
+The share that is done stays done. The rest takes its share of what the whole would take under the new conditions. A
+total of infinity makes no progress. This module knows only numbers.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 @dataclass
 class Job:
-    """Something that would take `total_s` seconds in all under the present conditions."""
+    """Work that would take `total_s` seconds in all under the present conditions."""
 
     total_s: float
-    since_s: float  # when the present conditions, or the job, began
-    left: float = 1.0  # share that was left then
+    since_s: float  # since when the present conditions hold, or the job goes on
+    left: float = 1.0  # the share of the work that was left then
 
     @property
     def end_s(self) -> float:
-        """When it ends if nothing changes any more."""
+        """When it ends if the conditions stay as they are."""
         return self.since_s + self.left * self.total_s if self.left else self.since_s
 
     def change(self, now_s: float, total_s: float) -> None:
-        """From now on the whole would take `total_s`."""
+        """From now on the whole job would take `total_s`."""
         if self.total_s > 0:
             self.left = max(0.0, self.left - (now_s - self.since_s) / self.total_s)
         else:

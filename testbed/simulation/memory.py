@@ -1,4 +1,4 @@
-"""What every device holds: the same sum of whole pages as a worker's ledger."""
+"""What every device holds, counted in whole pages like a worker's own ledger."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from testbed.shape import ModelShape
 
 
 class Memory:
-    """Blocks by device. A block that moves is on both devices from `take` at the new one to `drop` at the old one."""
+    """Blocks by device. A moving block is on both devices from `take` at its new one to `drop` at its old one."""
 
     def __init__(self, shape: ModelShape, partition: Partition, names: Sequence[str]) -> None:
         self._shape, self._partition = shape, partition
         self._held: dict[str, set[Block]] = {name: set() for name in names}
         self._kinds: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._pinned: set[str] = set()
-        self._sizes: tuple[int, dict[str, int]] = (-1, {})  # (length, kind -> bytes of a block) last asked for
+        self._sizes: tuple[int, dict[str, int]] = (-1, {})  # (length, kind -> bytes of a block), as last asked for
 
     def pin(self, device: str) -> None:
-        """Embedding and LM head live here."""
+        """Put the embedding and the LM head on this device."""
         self._pinned.add(device)
 
     def take(self, device: str, blocks: Iterable[Block]) -> None:
-        """The device holds these blocks from now on."""
+        """Put these blocks on the device."""
         for block in blocks:
             if block not in self._held[device]:
                 self._held[device].add(block)
                 self._kinds[device][block.kind] += 1
 
     def drop(self, device: str, blocks: Iterable[Block]) -> None:
-        """The device lets go of these blocks."""
+        """Take these blocks off the device."""
         for block in blocks:
             if block in self._held[device]:
                 self._held[device].discard(block)

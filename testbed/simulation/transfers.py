@@ -1,4 +1,4 @@
-"""A migration on its way: each link and each storage works off its own load, whatever changes meanwhile."""
+"""A migration under way: each link and each storage works through its own load, whatever changes meanwhile."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from testbed.transport.messages import Arrival, Incoming
 
 @dataclass
 class Transfers:
-    """The blocks of one epoch, from the first Prepare on.
+    """The moving blocks of one epoch, from the first Prepare on.
 
-    It ends when every load has been worked off, and one path delay and the handshake have passed: under conditions
-    that do not change that is `migration_delay`.
+    They have arrived when every load is done and one path delay and the handshake have passed. Under conditions that do
+    not change, that takes `migration_delay`.
     """
 
     epoch: int
     length: int  # positions in the caches
     begun_s: float
-    incoming: dict[str, list[Incoming]] = field(default_factory=dict)  # receiver -> its blocks
-    senders: list[str] = field(default_factory=list)  # in the order they were told to send
+    incoming: dict[str, list[Incoming]] = field(default_factory=dict)  # receiver -> the blocks it takes in
+    senders: list[str] = field(default_factory=list)  # in the order in which they were told to send
     loads: dict[Hop | str, Job] = field(default_factory=dict)
     delay_s: float = 0.0
 
     def blocks(self, device: str) -> list[Block]:
-        """What is on its way to a device."""
+        """The blocks on their way to a device."""
         return [parse_block(item.block) for item in self.incoming.get(device, ())]
 
     @property
     def end_s(self) -> float:
-        """When all has arrived, if nothing changes any more."""
+        """When everything will have arrived if the conditions stay as they are."""
         return max((job.end_s for job in self.loads.values()), default=self.begun_s) + self.delay_s
 
     def proceed(self, now_s: float, observation: Observation) -> None:
-        """Go on under these conditions; the first call begins."""
+        """Go on under these conditions. The first call begins."""
         moves = [(item, receiver) for receiver, items in self.incoming.items() for item in items]
         old = Placement({parse_block(item.block): item.source for item, _ in moves})
         new = Placement({parse_block(item.block): receiver for item, receiver in moves})
@@ -50,7 +50,7 @@ class Transfers:
                 self.loads[load.where] = Job(load.seconds, now_s)
 
     def arrivals(self, receiver: str, observation: Observation) -> list[Arrival]:
-        """What a receiver reports in the end: each block's payload over its path, and its weights."""
+        """What a receiver reports at the end: each block's payload over its path, and its weights."""
         found = []
         for item in self.incoming[receiver]:
             path = observation.path(item.source, receiver)

@@ -1,13 +1,12 @@
-"""The control plane's two sides: the controller's hub and each worker's line to it.
+"""The control plane's two ends: the controller's hub, and each worker's line to it.
 
-Commands go ROUTER -> DEALER, so that a command for a worker that is gone is an error and never silently
-dropped; events come PUSH -> PULL. Sockets are `ipc://` paths, which cross network namespaces (abstract
-ones do not).
+Commands go from a ROUTER to DEALERs, so that a command for a worker that is gone is an error and never dropped
+silently. Events go from PUSH to PULL. Sockets are `ipc://` paths, which cross network namespaces; abstract ones do
+not.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -15,35 +14,28 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from testbed.errors import ConfigError, RunFailed
+from testbed.errors import RunFailed
+from testbed.transport.addresses import ipc_address
 from testbed.transport.messages import Command, Event, decode_command, decode_event, encode
 
-MAX_SOCKET_PATH = 107  # sun_path less its terminating zero, unix(7)
 LINGER_MS = 500
 GREETING = b""
-GREETING_PATIENCE_S = 1.0  # it was sent before the event that came first
-
-
-def _endpoint(folder: Path, name: str) -> str:
-    path = folder / name
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
-        raise ConfigError(f"{path}: a socket path has at most {MAX_SOCKET_PATH} bytes; use a shorter folder")
-    return f"ipc://{path}"
+GREETING_PATIENCE_S = 1.0  # short: a worker greets before it sends its first event
 
 
 class ControlHub:
-    """The controller's side. `dropped` counts messages that none of `devices` can have sent.
+    """The controller's end. `dropped` counts messages that none of `devices` can have sent.
 
-    Only the run's own user can enter `folder`; what he sends by mistake must not end the run.
+    Only the run's own user can enter `folder`. A message that he sends by mistake must not end the run.
     """
 
     def __init__(self, folder: Path, devices: Collection[str]) -> None:
-        commands, events = _endpoint(folder, "commands"), _endpoint(folder, "events")
+        commands, events = ipc_address(folder, "commands"), ipc_address(folder, "events")
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._commands = self._context.socket(zmq.ROUTER)
         self._commands.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._commands.setsockopt(zmq.LINGER, LINGER_MS)
-        self._commands.setsockopt(zmq.RCVHWM, 0)  # what waits behind a limit is lost uncounted when its sender goes
+        self._commands.setsockopt(zmq.RCVHWM, 0)  # behind a limit, frames of a sender that ends are lost uncounted
         self._commands.bind(commands)
         self._events = self._context.socket(zmq.PULL)
         self._events.set_hwm(0)
@@ -64,7 +56,7 @@ class ControlHub:
             raise RunFailed(f"device {device} cannot be reached: {error}") from error
 
     def poll(self, timeout_s: float) -> list[tuple[str, Event]]:
-        """All events waiting, or the first ones that come within the timeout."""
+        """All events that are waiting, or else the first ones to come within the timeout."""
         found: list[tuple[str, Event]] = []
         if self._events.poll(max(0, round(timeout_s * 1000))):
             while True:
@@ -75,13 +67,13 @@ class ControlHub:
                     break
                 except (ValueError, KeyError, msgspec.MsgspecError):
                     self.dropped += 1
-        # The two sockets are no queue together: a worker's Hello may be here before its greeting, without which the
-        # ROUTER would not know it yet.
+        # The two sockets keep no common order: a worker's Hello may arrive before its greeting, and the ROUTER knows
+        # the worker only after that.
         self._hear_greetings({device for device, _ in found})
         return found
 
     def _hear_greetings(self, awaited: set[str]) -> None:
-        """Take the greetings that are there, and wait for those of workers that have been heard already."""
+        """Take the greetings that are there, and wait for those of workers that have already sent an event."""
         deadline = time.monotonic() + GREETING_PATIENCE_S
         while True:
             left = max(0.0, deadline - time.monotonic()) if awaited - self._greeted else 0.0
@@ -99,24 +91,24 @@ class ControlHub:
 
 
 class ControlLine:
-    """A worker's side: `receive` belongs to the receiving thread, `send` to the main one."""
+    """A worker's end. `receive` belongs to the receiving thread, `send` to the main one."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path, device: str) -> None:
         self._name = device.encode()
         self.inbound = context.socket(zmq.DEALER)
         self.inbound.setsockopt(zmq.IDENTITY, self._name)
         self.inbound.setsockopt(zmq.LINGER, LINGER_MS)
-        self.inbound.connect(_endpoint(folder, "commands"))
-        self.inbound.send(GREETING)  # so that the ROUTER knows this name before Hello arrives
-        # In a context of its own, so that closing can wait until a worker's last words have left.
+        self.inbound.connect(ipc_address(folder, "commands"))
+        self.inbound.send(GREETING)  # so that the ROUTER knows this name
+        # A context of its own, so that closing can wait until a worker's last message has left.
         self._own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._events = self._own.socket(zmq.PUSH)
         self._events.set_hwm(0)
         self._events.setsockopt(zmq.LINGER, LINGER_MS)
-        self._events.connect(_endpoint(folder, "events"))
+        self._events.connect(ipc_address(folder, "events"))
 
     def receive(self) -> Command:
-        """The next command waiting."""
+        """The next command that is waiting."""
         return decode_command(self.inbound.recv())
 
     def send(self, event: Event) -> None:
@@ -124,7 +116,7 @@ class ControlLine:
         self._events.send_multipart([self._name, encode(event)])
 
     def close(self) -> None:
-        """Wait, at most half a second, until what is queued has left; then close both sockets."""
+        """Wait up to half a second until all queued messages have left, then close both sockets."""
         self._events.close()
         self._own.term()
         self.inbound.close()

@@ -1,9 +1,9 @@
-"""The data plane: one header and at most one raw buffer per message, device to device.
+"""The data plane: a message is one header and at most one raw buffer, and goes from device to device.
 
-A device binds one PULL socket and connects one PUSH socket to each peer it sends to, so there is one connection per
-ordered pair of devices and order holds on each. On the emulated network that is TCP, where anyone may knock: who does
-not begin with the run's secret is refused before a frame of his is read. Where no network is emulated it is a Unix
-socket in the run's folder, which only its user can enter.
+A device binds one PULL socket and connects one PUSH socket to each peer it sends to. So there is one connection per
+ordered pair of devices, and messages keep their order on each. On the emulated network that is TCP, where anyone can
+connect: a peer that does not begin with the run's secret is refused before any frame of its is read. Where no network
+is emulated it is a Unix socket in the run's folder, which only its user can enter.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import msgspec
 import zmq
 
 from testbed.errors import RunFailed
+from testbed.transport.control import LINGER_MS
 
 DATA_PORT = 5555
-LINGER_MS = 500
-ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # rfc.zeromq.org/spec/27: where libzmq asks whether to let someone in
-HANDSHAKE_MS = 10_000  # for who knocks to say who he is: his connection costs memory until then
+ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # where libzmq asks whether to accept a peer (rfc.zeromq.org/spec/27)
+HANDSHAKE_MS = 10_000  # for a new peer to show the secret; until then its connection costs memory
 
 
 class Header(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Base of all data messages; times are wall (monotonic) seconds, shared by all processes of one host."""
+    """Base of all data messages. Times are wall (monotonic) seconds, which all processes of one host share."""
 
     sender: str
     sent_s: float
-    departs_s: float  # local fleet: when the first and last byte left the sender's emulated uplink
+    departs_s: float  # in the local fleet: when the first and the last byte left the emulated uplink
     departed_s: float
 
 
@@ -47,7 +47,7 @@ class Activation(Header, frozen=True):
     kind: str
     position: int
     rows: int
-    compute_s: float  # accumulated along the critical path that led here
+    compute_s: float  # both accumulated along the critical path that led here
     transfer_s: float
 
 
@@ -77,7 +77,7 @@ class ProbeFrame(Header, frozen=True):
 
 
 class PingFrame(Header, frozen=True):
-    """A bounced message; `back` on its way home."""
+    """A message to be bounced; `back` is True on its way back."""
 
     count: int
     back: bool
@@ -89,11 +89,14 @@ _decode = msgspec.msgpack.Decoder(DataHeader).decode
 
 
 class Door:
-    """Answers for a context's sockets who may connect: whoever has the secret (PLAIN, rfc.zeromq.org/spec/24)."""
+    """Decides for a context's sockets which peers may connect: those with the secret.
+
+    See rfc.zeromq.org/spec/24 for PLAIN.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], secret: bytes) -> None:
         self._secret = secret
-        # Of a shadow, so that `context.destroy` leaves it to its thread, whose `recv` ends when the context does.
+        # A shadow's socket: `context.destroy` leaves it to its thread, whose `recv` ends when the context does.
         asked: zmq.Socket[bytes] = zmq.Context.shadow(context).socket(zmq.REP)
         asked.bind(ZAP_ENDPOINT)
         threading.Thread(target=self._answer, args=(asked,), name="door", daemon=True).start()
@@ -109,9 +112,9 @@ class Door:
 
 
 class DataPlane:
-    """A device's sockets for data. `receive` belongs to one thread, all else to another.
+    """A device's sockets for data. `receive` belongs to one thread, everything else to another.
 
-    `secret` is the run's, which the context's `Door` asks for; None where none but the run can reach the address. A
+    `secret` is the run's, which the context's `Door` asks for; it is None where only the run can reach the address. A
     frame of more than `most_bytes` ends the connection that it comes by.
     """
 
@@ -147,7 +150,7 @@ class DataPlane:
         self.address = self.inbound.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def strangers(self) -> int:
-        """How many connections so far did not show the secret; one that is being made counts until it is."""
+        """How many connections so far did not show the secret. A connection under way counts until it does."""
         while self._knocks is not None and self._knocks.poll(0):
             what, _ = self._knocks.recv_multipart()
             (event,) = struct.unpack_from("=H", what)
@@ -155,11 +158,11 @@ class DataPlane:
         return self._strangers
 
     def know(self, peers: Mapping[str, str]) -> None:
-        """Learn the peers' addresses; each is connected when it is first needed."""
+        """Learn the peers' addresses. Each peer is connected when it is first needed."""
         self._addresses = dict(peers)
 
     def connect(self, peers: Iterable[str]) -> None:
-        """Connect to these peers now, so that their first message finds the connection there."""
+        """Connect to these peers now, so that their first message does not wait for it."""
         for peer in peers:
             self._socket(peer)
 
@@ -182,7 +185,7 @@ class DataPlane:
         self._socket(peer).send_multipart([_encode(header), payload], copy=True)
 
     def receive(self) -> tuple[DataHeader, bytes]:
-        """The next message waiting on the inbound socket; raises RunFailed for one that is not ours."""
+        """The next message waiting on the inbound socket; raises RunFailed for one that is not the data plane's."""
         try:
             header, payload = self.inbound.recv_multipart()
             return _decode(header), payload
@@ -190,7 +193,7 @@ class DataPlane:
             raise RunFailed(f"a peer sent what is no message of the data plane: {error}") from error
 
     def close(self) -> None:
-        """Close all sockets; what is queued has half a second to leave."""
+        """Close all sockets. Queued messages have half a second to leave."""
         for socket in self._outbound.values():
             socket.close()
         if self._knocks is not None:

@@ -1,6 +1,6 @@
-"""The control plane's vocabulary: commands to a worker, events from it.
+"""The control plane's messages: commands to a worker, and events from it.
 
-Encoded as msgpack by msgspec; every struct carries its own tag. Blocks travel by name (`head(3,7)`).
+msgspec encodes them as msgpack, and every struct carries its tag. Blocks travel by name (`head(3,7)`).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class PathView(msgspec.Struct, frozen=True):
-    """What a receiver must know about the path from one peer (and the local fleet's sender about its uplink)."""
+    """What a receiver must know of the path from one peer."""
 
     delay_s: float  # one-way, wall seconds; 0 where netem adds it
-    down_bps: float  # min(up, down), imposed by the receiver in the local fleet; 0: the link itself does it
+    down_bps: float  # the least rate, which the receiver imposes in the local fleet; 0: the link itself does
 
 
 class Connect(Message, frozen=True):
-    """Connect to the peers' data addresses, once all workers stand."""
+    """Learn the peers' data addresses, once all workers are up; answered by Connected."""
 
     peers: dict[str, str]
 
@@ -38,7 +38,7 @@ class SetDevice(Message, frozen=True):
 
 
 class SetBudget(Message, frozen=True):
-    """The memory budget from now on, held against the worker's own ledger."""
+    """The memory budget from now on. The worker compares its own ledger with it."""
 
     budget_bytes: int
 
@@ -47,11 +47,11 @@ class SetPaths(Message, frozen=True):
     """Delays and, in the local fleet, rates of the paths to this device."""
 
     paths: dict[str, PathView]
-    up_bps: float  # this device's uplink, imposed by the sender in the local fleet; 0: the link itself does it
+    up_bps: float  # this device's uplink, which it imposes itself in the local fleet; 0: the link does
 
 
 class Load(Message, frozen=True):
-    """Load these blocks from storage, before the first token."""
+    """Load these blocks from storage before the first token; answered by Loaded."""
 
     blocks: list[str]
     pinned: bool
@@ -69,14 +69,14 @@ class Prepare(Message, frozen=True):
     """Make room for these blocks; answered by Prepared or Refused."""
 
     epoch: int
-    length: int  # tokens in the KV caches now
+    length: int  # positions in the KV caches now
     incoming: list[Incoming]
-    shipped: bool  # weights travel too, instead of coming from the device's own storage
+    shipped: bool  # weights travel too; else they come from the device's own storage
     storage_Bps: float
 
 
 class Transfer(Message, frozen=True):
-    """Send these blocks: (block, destination), in order."""
+    """Send these blocks, (block, destination) in order; answered by Sent."""
 
     epoch: int
     length: int
@@ -85,20 +85,20 @@ class Transfer(Message, frozen=True):
 
 
 class Commit(Message, frozen=True):
-    """Switch to this plan between two tokens, and let go of what moved away."""
+    """Switch to this plan between two tokens, and drop the blocks that moved away; answered by Committed."""
 
     plan: Plan
     drop: list[str]
 
 
 class Abort(Message, frozen=True):
-    """Forget what epoch `epoch` was going to bring; the present plan goes on."""
+    """Forget what epoch `epoch` was to bring, and keep the present plan; answered by Aborted."""
 
     epoch: int
 
 
 class Prefill(Message, frozen=True):
-    """To the source: run the prompt through in these chunks, then decode up to `until` tokens in all."""
+    """To the source: run the prompt through in chunks of this size, then decode up to `until` tokens in all."""
 
     prompt: list[int]
     chunk: int
@@ -112,28 +112,28 @@ class Decode(Message, frozen=True):
 
 
 class Probe(Message, frozen=True):
-    """Send `size` bytes to a peer in frames, the first one tiny, so that the peer can time the rest."""
+    """Send `size` bytes to a peer in frames. The first is tiny, so that the peer can time the rest."""
 
     peer: str
     size: int
 
 
 class Ping(Message, frozen=True):
-    """Bounce a one-row message off a peer `count` times."""
+    """Send a one-row message to a peer and back, `count` times; answered by Pinged."""
 
     peer: str
     count: int
 
 
 class Pace(Message, frozen=True):
-    """Run `count` empty operations of `seconds` each and tell how late each ended."""
+    """Run `count` empty operations of `seconds` each; answered by Paced."""
 
     count: int
     seconds: float
 
 
 class Collect(Message, frozen=True):
-    """Hand over the spans recorded so far and the ledger."""
+    """Hand over the spans recorded so far and the ledger; answered by Collected."""
 
     request: int
 
@@ -146,9 +146,9 @@ class Stop(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """The worker stands: namespace, cgroup, sockets and warm-up are done. Pids are those of its own namespace.
+    """The worker is up: namespace, cgroup, sockets and warm-up are done. The pid is that of its own PID namespace.
 
-    `refused`: kernel knobs that could not be set, each with what it stays at and why.
+    `refused` lists the kernel settings that could not be written, each with its present value and the reason.
     """
 
     pid: int
@@ -157,17 +157,17 @@ class Hello(Message, frozen=True):
 
 
 class Connected(Message, frozen=True):
-    """Answer to Connect: messages for any peer can leave."""
+    """The worker knows its peers, and messages for any of them can leave."""
 
 
 class Loaded(Message, frozen=True):
-    """Answer to Load."""
+    """The blocks are in memory."""
 
     held_bytes: int
 
 
 class Prepared(Message, frozen=True):
-    """Room is made for the incoming blocks of this epoch."""
+    """There is room for the incoming blocks of this epoch."""
 
     epoch: int
 
@@ -193,14 +193,14 @@ class Arrival(msgspec.Struct, frozen=True):
 
 
 class Arrived(Message, frozen=True):
-    """All incoming blocks of the epoch are here, weights loaded and checksums right."""
+    """All incoming blocks of the epoch are here, with their weights loaded and their checksums right."""
 
     epoch: int
     arrivals: list[Arrival]
 
 
 class Sent(Message, frozen=True):
-    """All outgoing blocks of the epoch have been acknowledged by their receivers."""
+    """The receivers have acknowledged all outgoing blocks of the epoch."""
 
     epoch: int
 
@@ -219,7 +219,7 @@ class Aborted(Message, frozen=True):
 
 
 class Token(Message, frozen=True):
-    """One generated token. Times are wall (monotonic) seconds. None: a simulation does not know."""
+    """One generated token. Times are wall (monotonic) seconds; a simulation leaves what it cannot know as None."""
 
     step: int
     token_id: int | None
@@ -227,12 +227,12 @@ class Token(Message, frozen=True):
     epoch: int
     start_s: float
     end_s: float
-    compute_s: float | None  # along the critical path, wall
+    compute_s: float | None  # both along the critical path, wall seconds
     transfer_s: float | None
 
 
 class OutOfBudget(Message, frozen=True):
-    """The worker's ledger passed its budget: an out-of-memory that the kernel had not (yet) seen."""
+    """The worker's ledger is above its budget, and the kernel has not (yet) killed it."""
 
     length: int
     need_bytes: int
@@ -240,9 +240,9 @@ class OutOfBudget(Message, frozen=True):
 
 
 class Probed(Message, frozen=True):
-    """What a probe's receiver measured: payload after the first frame, and the wall seconds it took.
+    """What a probe's receiver measured: the payload after the first frame, and the wall seconds that it took.
 
-    `seconds` from when the first frame was received, `since_sent_s` from when it was sent.
+    `seconds` counts from the receipt of the first frame, `since_sent_s` from its sending.
     """
 
     source: str
@@ -252,20 +252,20 @@ class Probed(Message, frozen=True):
 
 
 class Paced(Message, frozen=True):
-    """Answer to Pace: how late each operation ended, wall seconds."""
+    """How late each operation of a Pace ended, wall seconds."""
 
     late_s: list[float]
 
 
 class Pinged(Message, frozen=True):
-    """Round-trip times of a Ping, wall seconds."""
+    """The round-trip times of a Ping, wall seconds."""
 
     peer: str
     round_trips_s: list[float]
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True):
-    """One operation or transfer; wall seconds."""
+    """One operation or transfer; times are wall seconds."""
 
     step: int
     layer: int
@@ -278,25 +278,25 @@ class Span(msgspec.Struct, frozen=True, array_like=True):
     bytes: float
     flops: float
     overrun: bool
-    due_s: float  # how long the device model says it takes, wall seconds; 0 for transfers
+    due_s: float  # wall seconds that it should take by the device model; 0 for transfers
 
 
 class Collected(Message, frozen=True):
-    """Answer to Collect."""
+    """The spans since the last Collect, and the ledger."""
 
     request: int
     spans: list[Span]
     held_bytes: int
     runqueue_wait_s: float
-    strangers: int = 0  # connections to the data address so far that did not show the run's secret
+    strangers: int = 0  # connections so far that did not show the run's secret
 
 
 class Failed(Message, frozen=True):
-    """The worker met a bug or bad data and ends; `reason` carries the traceback's last line."""
+    """The worker met a bug or bad data and ends; `reason` holds the traceback's last line."""
 
     reason: str
     traceback: str
-    configuration: bool = False  # the user's files are at fault
+    configuration: bool = False  # the user's files are the cause
 
 
 Command = (

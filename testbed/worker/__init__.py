@@ -1,5 +1,5 @@
-"""The process that runs on a device: it computes its blocks, holds their caches, and moves them when told.
+"""The process on a device: it computes its blocks, holds their KV caches, and moves them when told to.
 
-A worker knows its plan, its peers' addresses and its device model. It knows nothing of traces, policies or
+A worker knows its plan, its peers' addresses and its device model. It knows nothing of traces and policies, nor of
 what the emulation around it is made of.
 """

@@ -1,8 +1,8 @@
-"""One queue for everything that reaches a worker, each data message held until its emulated arrival.
+"""One queue for everything that reaches a worker. It holds each data message until its emulated arrival.
 
-A thread of its own receives, so that a message's receipt is stamped when it comes and not when the worker
-finds time. `transport` delay and, in the local fleet, link rates are imposed here: a message is due at its
-receipt plus the path's delay, and no earlier than the one before it from the same sender.
+A thread of its own receives, so that a message is stamped when it comes and not when the worker finds time. The
+`transport` delay and, in the local fleet, link rates are imposed here: a message is due at its receipt plus the
+path's delay, and no earlier than the message before it from the same sender.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ from testbed.placement.blocks import wire_bytes
 from testbed.transport.control import ControlLine
 from testbed.transport.data import DataHeader, DataPlane
 from testbed.transport.messages import Command, PathView
+from testbed.wire import OUTAGE_BPS
 from testbed.worker.pacing import SPIN_S
 from testbed.worker.scheduling import put_first
-
-OUTAGE_BPS = 8.0  # what a link at 0 is held at, in emulated units or slower: nothing passes until it is back
 
 
 @dataclass(frozen=True, order=True)
 class Delivery:
-    """Something for the main thread: a data message, or a command, or a note from a thread of our own."""
+    """Something for the main thread: a data message, a command, or a note from another thread of this worker."""
 
     due_s: float
     order: int
@@ -42,35 +41,35 @@ class Delivery:
 
 
 class LinkClock:
-    """When the last byte of the last message leaves a link that is imposed in software."""
+    """When the last byte of the last message leaves a link whose rate is imposed in software."""
 
     def __init__(self) -> None:
         self.free_s = 0.0
 
     def pass_through(self, first_byte_s: float, last_byte_s: float, size: float, rate_bps: float) -> float:
-        """Cut-through: occupy the link from the first byte on; returns when the last byte is through."""
+        """Occupy the link from the message's first byte on (cut-through); returns when its last byte is through."""
         start = max(first_byte_s, self.free_s)
         self.free_s = max(last_byte_s, start + size * 8 / rate_bps)
         return self.free_s
 
 
 class Inbox:
-    """`get` gives deliveries in the order they are due."""
+    """Queues deliveries. `get` returns them in the order in which they are due."""
 
     def __init__(self, line: ControlLine, plane: DataPlane) -> None:
         self._line, self._plane = line, plane
-        # Not queue.SimpleQueue: in CPython 3.11 its get() with a short timeout now and then waits until the next put().
+        # Not queue.SimpleQueue: in CPython 3.11 its get() with a short timeout sometimes waits until the next put().
         self._arrived: deque[Delivery] = deque()
         self._news = threading.Condition()
         self._held: list[Delivery] = []
         self._paths: Mapping[str, PathView] = {}
         self._last_due: dict[str, float] = {}
         self._downlink = LinkClock()
-        self._lock = threading.Lock()  # both threads work out when a message is due
-        self._count = itertools.count()  # one step of it cannot be torn apart by another thread
+        self._lock = threading.Lock()  # both threads compute when a message is due
+        self._count = itertools.count()  # one step is atomic
 
     def start(self) -> None:
-        """Begin receiving; called once, after all sockets are connected."""
+        """Begin to receive. Call it once, after all sockets are connected."""
         threading.Thread(target=self._receive, name="receive", daemon=True).start()
 
     def set_paths(self, paths: Mapping[str, PathView]) -> None:
@@ -90,7 +89,7 @@ class Inbox:
             heapq.heapify(self._held)
 
     def post(self, note: object) -> None:
-        """Deliver a note from another thread of this worker, at once."""
+        """Deliver a note from another thread of this worker at once."""
         self._put(time.monotonic(), time.monotonic(), note)
 
     def get(self) -> Delivery:
@@ -105,7 +104,7 @@ class Inbox:
                 if left > SPIN_S:
                     self._news.wait(left - SPIN_S if left < math.inf else None)
                     continue
-            time.sleep(0)  # outside the lock: the last stretch is spun, and whoever else is ready goes first
+            time.sleep(0)  # the last stretch is spun, without the lock, so that any other thread can run
 
     def _take_arrived(self) -> None:
         while self._arrived:
@@ -133,8 +132,8 @@ class Inbox:
                     command: Command = self._line.receive()
                     self._put(now, now, command)
         except zmq.ZMQError:
-            os._exit(1)  # the context is gone: so is the worker
-        except Exception as error:  # a frame that cannot be understood: the main thread tells and ends
+            os._exit(1)  # without its context a worker cannot go on
+        except Exception as error:  # the main thread reports a frame that cannot be decoded
             self.post(error)
 
     def _due(self, header: DataHeader, size: int, received_s: float) -> float:

@@ -1,7 +1,7 @@
-"""A worker process from its first instruction to its last: stand up, then serve deliveries until told to stop.
+"""A worker process from start to end: it sets itself up, then handles deliveries until it is told to stop.
 
-The order at the start matters: cgroup first, so that every page is charged to the device; then the Mininet
-host's network namespace; then torch's one thread and a warm-up block, so that the baseline is warm; then sockets.
+The order at the start matters. The cgroup comes first, so that every page is charged to the device; then the Mininet
+host's network namespace; then torch's one thread and a warm-up block, so that the baseline is warm; then the sockets.
 """
 
 from __future__ import annotations
@@ -52,33 +52,29 @@ from testbed.transport.messages import (
     Token,
     Transfer,
 )
-from testbed.worker.entry import WorkerConfig
+from testbed.worker.config import WorkerConfig
 from testbed.worker.inbox import Delivery, Inbox
-from testbed.worker.knobs import keep_idle_connections_fast, set_knob
-from testbed.worker.lifeline import end_with_parent
+from testbed.worker.libc import enter_network, use_precise_timers
 from testbed.worker.outbox import Outbox
-from testbed.worker.pacing import Pacer, use_precise_timers
+from testbed.worker.pacing import Pacer
+from testbed.worker.parent_death import end_with_parent
 from testbed.worker.probing import Probing
+from testbed.worker.proc_settings import keep_idle_connections_fast, write_setting
 from testbed.worker.program import Pass, PassResult, Program
 from testbed.worker.scheduling import Precedence, put_first, transport_threads
-from testbed.worker.startup import (
-    enter_network,
-    return_large_allocations,
-    runqueue_wait_s,
-    warm_up,
-)
+from testbed.worker.startup import return_large_allocations, runqueue_wait_s, warm_up
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
 
 def run(config: WorkerConfig) -> None:
-    """From the first instruction to the last, in a child of the forkserver."""
+    """Run a worker from start to end, in a child of the forkserver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
     refused: list[str | None] = []
     if config.cgroup_procs:
         Path(config.cgroup_procs).write_text("0")
-        # First to be killed in its group: the ballast beside it may not be able to protect itself.
-        refused.append(set_knob("/proc/self/oom_score_adj", "1000"))
+        # The first to be killed in its group, because the ballast beside it may not be able to protect itself.
+        refused.append(write_setting("/proc/self/oom_score_adj", "1000"))
     if config.netns_pid is not None:
         enter_network(config.netns_pid)
         refused += keep_idle_connections_fast()
@@ -101,15 +97,15 @@ def run(config: WorkerConfig) -> None:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
     finally:
-        line.close()  # first, for what went wrong must be told
+        line.close()  # first, so that the reason of a failure leaves
         if plane is not None:
             plane.close()
-        context.term()  # which waits for all sockets to be closed
+        context.term()  # waits until all sockets are closed
     os._exit(0)
 
 
 class Worker:
-    """Dispatches deliveries to the program, the migration ends, and the answers."""
+    """Hands deliveries to the program, to the two ends of a migration, and to the probes; sends the answers."""
 
     def __init__(self, config: WorkerConfig, line: ControlLine, plane: DataPlane) -> None:
         self.config = config
@@ -123,9 +119,9 @@ class Worker:
         self._sender: Sender | None = None
         self._receiver: Receiver | None = None
         self._budget_bytes: int | None = None
-        self._length = 0  # tokens in the KV caches here
-        self._checked = -1  # last pass whose memory has been checked
-        self._passes: list[Pass] = []  # prefill chunks still to run, on the source
+        self._length = 0  # positions in the KV caches here
+        self._checked = -1  # the last pass whose memory was checked
+        self._passes: list[Pass] = []  # prefill chunks that the source has yet to run
         self._prompt_tokens = 0
         self._tokens = 0
         self._until = 0
@@ -135,7 +131,7 @@ class Worker:
         self._probing = Probing(self._outbox, line.send)
 
     def serve(self, refused: tuple[str, ...]) -> None:
-        """Say that it stands, and which knobs the kernel refused; then handle deliveries until Stop."""
+        """Report that the worker is up, and which settings the kernel refused; then handle deliveries until Stop."""
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
         while True:
@@ -162,7 +158,7 @@ class Worker:
             self._advance()
         elif isinstance(header, Chunk):
             if self._receiver is None or header.epoch != self._receiver.epoch:
-                return  # of an epoch that was aborted
+                return  # its epoch was aborted
             try:
                 self._receiver.accept(header, payload, due_s)
             except RunFailed as error:
@@ -176,7 +172,7 @@ class Worker:
             self._probing.bounce(header)
 
     def _note_length(self, step: int, length: int) -> None:
-        """Check the ledger against the budget once per pass, before its KV rows are written."""
+        """Compare the ledger with the budget once per pass, before the pass writes its KV rows."""
         if step <= self._checked:
             return
         self._checked, self._length = step, length
@@ -213,7 +209,7 @@ class Worker:
         self._advance()
 
     def _finish_pass(self, result: PassResult) -> None:
-        """The next prefill chunk; or the LM head has run: a token and the next decode step."""
+        """Begin the next prefill chunk; after the LM head, report a token and begin the next decode pass."""
         if self._passes:
             self._inbox.post(self._passes.pop(0))
             return

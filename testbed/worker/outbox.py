@@ -1,4 +1,4 @@
-"""Sending to peers; in the local fleet the sender's uplink is imposed here as a departure time."""
+"""Sending to peers. In the local fleet the sender's uplink is imposed here, as a departure time."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import msgspec
 
 from testbed.placement.blocks import wire_bytes
 from testbed.transport.data import DataHeader, DataPlane
-from testbed.worker.inbox import OUTAGE_BPS, LinkClock
+from testbed.wire import OUTAGE_BPS
+from testbed.worker.inbox import LinkClock
 
 
 class Outbox:
-    """Stamps and sends data messages."""
+    """Stamps data messages and sends them."""
 
     def __init__(self, device: str, plane: DataPlane) -> None:
         self.device = device
         self._plane = plane
         self._uplink = LinkClock()
         self._up_bps = 0.0  # 0: the link itself limits the rate
-        self._stranded: list[tuple[str, DataHeader, bytes]] = []  # held by an outage
+        self._stranded: list[tuple[str, DataHeader, bytes]] = []  # messages that an outage holds
 
     def set_rate(self, up_bps: float) -> None:
-        """Impose this rate from now on (0: the link itself does it); what an outage held leaves when it is over."""
+        """Impose this rate from now on (0: the link itself does). Messages held by an outage leave when it is over."""
         self._up_bps = up_bps
         if not 0 < up_bps <= OUTAGE_BPS:
             stranded, self._stranded = self._stranded, []
@@ -30,7 +31,7 @@ class Outbox:
                 self.send(peer, header, payload)
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> float:
-        """Send one message now; returns the time it was stamped with (monotonic seconds)."""
+        """Send one message now; returns its time stamp (monotonic seconds)."""
         now = time.monotonic()
         if 0 < self._up_bps <= OUTAGE_BPS:
             self._stranded.append((peer, header, bytes(payload)))

@@ -1,4 +1,4 @@
-"""Timing a path before the run: a burst for its rate, bounced empty messages for the software's time per hop."""
+"""Times a path before the run: a burst for its rate, and empty messages to and fro for the software's time per hop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from dataclasses import dataclass
 
 from testbed.transport.data import PingFrame, ProbeFrame
 from testbed.transport.messages import Pinged, Probe, Probed
+from testbed.worker.chunks import CHUNK_BYTES
 from testbed.worker.outbox import Outbox
-
-_FRAME_BYTES = 64 * 1024  # few: a message costs User-Mode Linux half a millisecond
 
 
 @dataclass
 class _Taking:
-    """A burst that is coming in; monotonic seconds of its first frame."""
+    """A burst that is coming in; times are monotonic seconds of its first frame."""
 
     sent_s: float
     first_s: float
@@ -33,14 +32,14 @@ class Probing:
 
     def probe(self, command: Probe) -> None:
         """Send an empty frame, from which the receiver counts, and then the payload."""
-        frames = -(-command.size // _FRAME_BYTES)
-        payload = bytes(_FRAME_BYTES)
+        frames = -(-command.size // CHUNK_BYTES)
+        payload = bytes(CHUNK_BYTES)
         self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, frames))
         for left in reversed(range(frames)):
             self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload)
 
     def take(self, header: ProbeFrame, size: int, due_s: float) -> None:
-        """Count a frame; report after the last."""
+        """Count a frame, and report after the last one."""
         if size == 0:
             self._probe = _Taking(header.sent_s, due_s)
             return
@@ -55,12 +54,12 @@ class Probing:
             self._probe = None
 
     def ping(self, peer: str, count: int) -> None:
-        """Send a message to be bounced, `count` times in all."""
+        """Send a message to a peer and back, `count` times in all."""
         self._outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, count, False))
         self._ping_started_s = time.monotonic()
 
     def bounce(self, header: PingFrame) -> None:
-        """Send a message back, or take the time of one that came back."""
+        """Send a message back, or note the time of one that has come back."""
         if not header.back:
             self._outbox.send(header.sender, PingFrame("", 0.0, 0.0, 0.0, header.count, True))
             return

@@ -1,8 +1,7 @@
-"""A worker's part of a forward pass: its stages in layer order, each run as soon as its inputs are there.
+"""A worker's part of a forward pass: its stages in the order of layers, each run as soon as its inputs are there.
 
-A stage that waits never blocks one that could run before it in the order of layers, because every device
-takes its stages in the order a token meets them; so no placement can deadlock. On the source the pass begins
-with the embedding and ends with the LM head.
+Every device takes its stages in the order in which a token meets them, so a stage that waits never blocks one before
+it, and no placement can deadlock. On the source a pass begins with the embedding and ends with the LM head.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from testbed.transport.messages import Span
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, Timing
 
-# The LM head is "logits" on the source where it is whole; else "norm" there, "vocab" on devices with shards, "choose".
+# A whole LM head is "logits" on the source. One in shards is "norm" there, "vocab" at the shards, then "choose" there.
 StageKind = Literal["embed", "work", "meet", "logits", "norm", "vocab", "choose"]
-Stage = tuple[StageKind, int, int]  # what, layer, half of it
-Key = tuple[str, int, str]  # message kind, layer, sender
-INPUT = ("x", "y")  # message kind of what a half begins with, by half
-RESULT = ("o", "p")  # and of what its heads or shards send to its target
-ROW, CHOICE = "v", "c"  # what goes to shards of the LM head, and comes back
+Stage = tuple[StageKind, int, int]  # (what, layer, which half of it)
+Key = tuple[str, int, str]  # (message kind, layer, sender)
+INPUT = ("x", "y")  # message kind of a half's input, by half
+RESULT = ("o", "p")  # message kind of what its heads or shards send to where they meet, by half
+ROW, CHOICE = "v", "c"  # to the shards of the LM head, and back from them
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,17 @@ class Value:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward pass: `step` counts passes of the run, prefill chunks included."""
+    """One forward pass; `step` counts the run's passes, prefill chunks included."""
 
     step: int
     position: int
     ids: tuple[int, ...]  # known on the source only
-    ends: bool = True  # with a token; only the last chunk of a prefill does
+    ends: bool = True  # with a token; of a prefill only the last chunk does
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What the source has at the end of a pass; without a token after a chunk that is not the last."""
+    """What the source has at the end of a pass. After a prefill chunk that is not the last, there is no token."""
 
     step: int
     token_id: int
@@ -96,7 +95,7 @@ class Program:
     # --- plan ------------------------------------------------------------------------------------------
 
     def switch(self, plan: Plan) -> None:
-        """Run this plan from the next pass on; raises RunFailed in the middle of one."""
+        """Run this plan from the next pass on; raises RunFailed in the middle of a pass."""
         if self._cursor or self._values:
             raise RunFailed(f"device {self.device}: epoch {plan.epoch} was committed in the middle of a pass")
         self.plan = plan
@@ -117,7 +116,7 @@ class Program:
         self._stages = stages
 
     def receivers(self) -> list[str]:
-        """The devices that this one sends to under the plan, in index order of first use."""
+        """The devices that this one sends to under the plan, in the order of first use."""
         plan = self._plan()
         found: dict[str, None] = {}
         holder = plan.source
@@ -138,13 +137,13 @@ class Program:
     # --- input -----------------------------------------------------------------------------------------
 
     def begin(self, new: Pass, now_s: float) -> None:
-        """On the source: start a pass by making its token ids available to the embedding."""
+        """On the source: start a pass by giving its token ids to the embedding."""
         self._step, self._position, self._rows, self._ends = new.step, new.position, len(new.ids), new.ends
         ids = torch.tensor(new.ids)
         self._values[new.step, ("ids", 0, self.device)] = Value(ids, now_s, 0.0, 0.0)
 
     def accept(self, header: Activation, payload: bytes, due_s: float) -> None:
-        """Store an activation; its transfer took until it was due here, whenever this device finds time for it."""
+        """Store an activation. Its transfer ends when it is due here, however late this device takes it."""
         plan = self._plan()
         if header.epoch != plan.epoch:
             raise RunFailed(
@@ -155,7 +154,7 @@ class Program:
         value = Value(tensor, due_s, header.compute_s, header.transfer_s + due_s - header.sent_s)
         self._values[header.step, (header.kind, header.layer, header.sender)] = value
         if header.step > self._step or not self._rows:
-            if self._cursor:  # the pass before was a chunk without an LM head, and no row for its shards ever comes
+            if self._cursor:  # the last pass had no LM head, so no row for its shards comes
                 self._cursor = 0
                 self._forget(self._step)
             self._step, self._position, self._rows = header.step, header.position, header.rows
@@ -169,7 +168,7 @@ class Program:
     # --- running ---------------------------------------------------------------------------------------
 
     def advance(self) -> PassResult | None:
-        """Run every stage whose inputs are there; the source's result when the pass is over."""
+        """Run every stage whose inputs are there; returns the source's result when the pass is over."""
         while self._cursor < len(self._stages):
             stage = self._stages[self._cursor]
             inputs = self._inputs(stage)
@@ -185,10 +184,10 @@ class Program:
         return result
 
     def _let_go(self, stage: Stage) -> None:
-        """Drop what a stage was the last to need here, so that a pass never holds more than one half-layer's values."""
+        """Drop the inputs that no later stage needs, so that a pass holds the values of one half-layer at most."""
         kind, layer, which = stage
         if kind == "work" and self.device in self._half(layer, which).targets:
-            return  # x is needed once more, where the results meet
+            return  # x is needed again where the results meet
         for key in self._wanted(stage):
             self._values.pop((self._step, key), None)
 
@@ -206,7 +205,7 @@ class Program:
         return [value for value in values if value is not None] if all(values) else None
 
     def _wanted(self, stage: Stage) -> list[Key]:
-        """What the stage needs, in a fixed order."""
+        """The keys of the stage's inputs, in a fixed order."""
         kind, layer, which = stage
         plan = self._plan()
         wanted: list[Key] = [(INPUT[which], layer, self._holder(layer, which))]
@@ -221,7 +220,7 @@ class Program:
         return wanted
 
     def _holder(self, layer: int, which: int) -> str:
-        """Who has what a half begins with, for this device: itself if it added up the half before."""
+        """The device that a half's input comes from: this one, if it summed the half before."""
         if layer == 0 and which == ATTENTION:
             return self._plan().source
         before = self._half(layer, ATTENTION) if which == FFN else self._half(layer - 1, FFN)
@@ -260,7 +259,7 @@ class Program:
         self._send_on(0, ATTENTION, x, timing, last)
 
     def _lm_head(self, x: torch.Tensor, layer: int, last: Value) -> None:
-        """The LM head: the pass is over."""
+        """Run the LM head. The pass is over."""
         costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
 
         def choose() -> tuple[int, str]:
@@ -276,14 +275,14 @@ class Program:
         self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
 
     def _norm(self, x: torch.Tensor, layer: int, last: Value) -> None:
-        """On the source: what every shard of the LM head needs, the last row after the final norm."""
+        """On the source: send the last row after the final norm to every shard of the LM head."""
         vocab = self._vocab_plan()
         row, timing = self._pacer.run(lambda: self.store.final_row(x), [], last.ready_s)
         local = [self.device] if self.device in vocab.work else []
         self._send(ROW, layer, [*vocab.x_order, *local], row, timing, last)
 
     def _vocab(self, row: torch.Tensor, layer: int, last: Value) -> None:
-        """This device's shards of the LM head: what each would choose."""
+        """Run this device's shards of the LM head, and send what each would choose."""
         plan, shards = self._plan(), self._vocab_plan().work[self.device]
         costs = [self._cost(Block("vocab", 0, shard)) for shard in shards]
         choices, timing = self._pacer.run(lambda: self.store.choices(shards, row), costs, last.ready_s)
@@ -291,7 +290,7 @@ class Program:
         self._send(CHOICE, layer, [plan.source], choices, timing, last)
 
     def _choose(self, choices: list[torch.Tensor], last: Value) -> None:
-        """On the source: the best of all shards' choices. The pass is over."""
+        """On the source: take the best of all shards' choices. The pass is over."""
         held = list(self._vocab_plan().work.values())
         (token, digest), timing = self._pacer.run(lambda: best_choice(held, choices), [], last.ready_s)
         self._end(token, digest, timing, last)
@@ -302,7 +301,7 @@ class Program:
         return vocab
 
     def _work(self, layer: int, which: int, x: torch.Tensor, last: Value) -> None:
-        """This device's heads, or its shards of the FFN."""
+        """Run this device's heads, or its shards of the FFN."""
         half, kind = self._half(layer, which), self._halves[which].work
         assert kind is not None
         parts = half.work[self.device]
@@ -318,7 +317,7 @@ class Program:
         self._send(RESULT[which], layer, half.receivers(self.device), out, timing, last)
 
     def _meet(self, layer: int, which: int, inputs: list[Value], last: Value) -> None:
-        """Where a half ends: proj, a sum, or a whole FFN; with an all-to-all exchange this device's own sum."""
+        """Run the end of a half: proj, a sum or a whole FFN; with an all-to-all exchange this device's own sum."""
         half, kind = self._half(layer, which), self._halves[which].target
         assert kind is not None
         block = Block(kind, layer, which if kind == "sum" else 0)
@@ -345,7 +344,7 @@ class Program:
         return flops, block_read_bytes(shape, block, length, partition)
 
     def _join(self, parts: list[torch.Tensor], groups: list[tuple[int, ...]]) -> torch.Tensor:
-        """Concatenate heads' outputs by KV group: (rows, H·d), whatever devices they came from."""
+        """Concatenate the heads' outputs by KV group: (rows, H·d), whichever devices they came from."""
         width = self.store.shape.queries_per_group * self.store.shape.head_dim
         pieces: dict[int, torch.Tensor] = {}
         for part, indices in zip(parts, groups, strict=True):
@@ -360,7 +359,7 @@ class Program:
         )  # fmt: skip
 
     def _send_on(self, layer: int, which: int, x: torch.Tensor, timing: Timing, last: Value) -> None:
-        """Hand what the next half begins with to all who need it; after the last layer, its last row to the source."""
+        """Send the next half's input to all devices that need it; after the last layer, its last row to the source."""
         plan = self._plan()
         if layer == len(plan.layers):
             self._send("x", layer, [plan.source], x[-1:].clone(), timing, last)
@@ -372,7 +371,7 @@ class Program:
     def _send(
         self, kind: str, layer: int, targets: Sequence[str], out: torch.Tensor, timing: Timing, last: Value
     ) -> None:
-        """Hand a result over by reference to this device, by message to others, in the plan's order."""
+        """Send a result in the plan's order: by reference to this device, by message to others."""
         compute = last.compute_s + timing.end_s - timing.start_s
         for target in targets:
             if target == self.device:
@@ -384,5 +383,3 @@ class Program:
                 compute, last.transfer_s,
             )  # fmt: skip
             self._outbox.send(target, header, memoryview(out.contiguous().view(-1).numpy()).cast("B"))
-
-

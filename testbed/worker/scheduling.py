@@ -1,4 +1,4 @@
-"""Which threads of a worker the kernel should run first."""
+"""Real-time priorities of a worker's threads: which of them the kernel runs first."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import os
 import threading
 from pathlib import Path
 
-# Real-time priorities (sched(7)): messages go before a thread that ends an operation, and that before arithmetic. All
-# go before this host's other processes, which no emulated device knows of (ADR 0016).
+# See sched(7). A thread with a message goes before one that ends an operation, and that before arithmetic. All go
+# before this host's other processes, which no emulated device has (ADR 0016).
 _MESSAGES, _ENDING, _COMPUTING = 3, 2, 1
 
 
 def put_first(thread: int) -> None:
-    """Let a thread that carries messages run as soon as it can, even where its own worker's arithmetic has the core.
+    """Let a thread that carries messages run as soon as it can, even before its own worker's arithmetic.
 
-    Otherwise a message waits for the end of the operation that its sender began after sending it: on two cores up to a
-    millisecond, which no emulated device has. Nothing happens where that is not permitted (not root).
+    Otherwise a message waits for the end of the operation that its sender began after sending it. On two cores that
+    is up to a millisecond, which no emulated device has. Without the permission (not root) nothing happens.
     """
     with contextlib.suppress(OSError):
         os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_MESSAGES))
 
 
 class Precedence:
-    """The calling thread's right to run before this host's other processes, and, when taken, before others' arithmetic.
+    """The calling thread's priority over this host's other processes and, while taken, over other workers' arithmetic.
 
-    On two cores a worker that wakes to send would otherwise wait until other workers' operations are done, though these
-    have time to spare. While it waits for input and computes it is given up: a worker that is late then can catch up.
-    Nothing happens where that is not permitted (not root).
+    On two cores a worker that wakes to send would otherwise wait until other workers' operations are done, though
+    these have time to spare. A thread gives the precedence up while it waits for input and computes, because pacing
+    can make up for lateness there. Without the permission (not root) nothing happens.
     """
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Precedence:
         self._priority = 0
 
     def take(self) -> None:
-        """From now on, run before others' arithmetic: an operation ends, and what it gave is sent."""
+        """Run before other workers' arithmetic from now on, to end an operation on time and to send its result."""
         self._set(_ENDING)
 
     def give_up(self) -> None:
-        """From now on, take turns with other workers' arithmetic."""
+        """Take turns with other workers' arithmetic from now on."""
         self._set(_COMPUTING)
 
     def _set(self, priority: int) -> None:
@@ -50,6 +50,6 @@ class Precedence:
 
 
 def transport_threads() -> list[int]:
-    """ZeroMQ's own threads in this process, which move bytes between its sockets and the kernel's."""
+    """ZeroMQ's own threads in this process; they move bytes between its sockets and the kernel's."""
     threads = [int(name) for name in os.listdir("/proc/self/task")]
     return [one for one in threads if Path(f"/proc/self/task/{one}/comm").read_text().startswith("ZMQbg/IO")]

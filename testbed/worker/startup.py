@@ -1,8 +1,7 @@
-"""How a worker stands up: its network namespace, a warm baseline, and what the kernel tells about it."""
+"""How a worker prepares itself: its heap, a warm baseline, and the time it has waited for a core."""
 
 from __future__ import annotations
 
-import ctypes
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -13,39 +12,26 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of
 from testbed.shape import ModelShape
+from testbed.worker.libc import map_allocations_from
 
-_CLONE_NEWNET = 0x40000000  # setns(2)
-_TOP_PAD, _MMAP_THRESHOLD = -2, -3  # mallopt(3): M_TOP_PAD, M_MMAP_THRESHOLD
 _LARGE_ALLOCATION_BYTES, _LARGE_ALLOCATION_LOOSE_BYTES = 32 * 1024, 128 * 1024
 
 
 def return_large_allocations(tight: bool) -> None:
-    """Map and unmap large activations instead of keeping them in the heap; the threshold stays where it is set.
+    """Map and unmap large activations instead of keeping them in the heap.
 
-    The heap must have no room to spare either: glibc maps only what does not fit there, and aligned tensors leave
-    holes in it that the next ones do not fit in (11 MiB after loading 24 shards of an FFN, measured).
-    Without `tight` that room stays, for kernels where each mapping is expensive.
+    A `tight` heap keeps no spare room either. glibc maps only what does not fit into that room, and aligned tensors
+    leave holes there that the next ones do not fit in (11 MiB after loading 24 shards of an FFN, measured). Without
+    `tight` that room stays, for kernels on which each mapping is expensive.
     """
-    libc = ctypes.CDLL(None)
-    if tight:
-        libc.mallopt(_TOP_PAD, 0)
-    libc.mallopt(_MMAP_THRESHOLD, _LARGE_ALLOCATION_BYTES if tight else _LARGE_ALLOCATION_LOOSE_BYTES)
-
-
-def enter_network(pid: int) -> None:
-    """Join the network namespace of a process; raises OSError."""
-    descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(descriptor, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns to the network of process {pid}")
-    finally:
-        os.close(descriptor)
+    map_allocations_from(_LARGE_ALLOCATION_BYTES if tight else _LARGE_ALLOCATION_LOOSE_BYTES, keep_room=not tight)
 
 
 def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None:
     """Touch what the first blocks would touch: kernels, their packing buffers, the allocator, private pages.
 
-    One layer of the run's own width with a single head, on a prefill chunk and on a token; it is let go at once.
+    It runs one layer of the run's own width with a single head, on a prefill chunk and on a token, and drops it at
+    once.
     """
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
     store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
@@ -66,7 +52,7 @@ def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None
 
 
 def runqueue_wait_s() -> float:
-    """Seconds this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
+    """Seconds that this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
     total = 0
     try:
         for thread in os.listdir("/proc/self/task"):

@@ -1,16 +1,15 @@
-"""Both ends of a migration on a worker: sending blocks in chunks, and taking them in.
+"""Both ends of a migration on a worker: one sends blocks in chunks, the other takes them in.
 
-A block's payload (weights if they are shipped, then keys, then values) travels in numbered, checksummed
-chunks, at most `WINDOW_BYTES` of them unacknowledged, so that memory in flight is bounded. The first chunk
-is one segment, so that the receiver can time the payload from its first byte. Weights that are not shipped
-are read from the device's own storage, at its pace, while the payload travels.
+A block's payload (weights if they are shipped, then keys, then values) travels in numbered chunks with checksums. At
+most `WINDOW_BYTES` of them are unacknowledged, so memory in flight is bounded. The first chunk is one segment, so the
+receiver can time the payload from its first byte. Weights that are not shipped are read from the device's own
+storage, at its rate, while the payload travels.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,29 +19,8 @@ from testbed.errors import RunFailed
 from testbed.placement.blocks import Block, parse_block, weight_bytes
 from testbed.transport.data import Chunk, ChunkAck
 from testbed.transport.messages import Arrival, Arrived, Prepare, Sent, Transfer
+from testbed.worker.chunks import WINDOW_BYTES, checksum, cut
 from testbed.worker.outbox import Outbox
-
-CHUNK_BYTES = 64 * 1024
-FIRST_CHUNK_BYTES = 1024
-WINDOW_BYTES = 1024 * 1024
-
-
-def checksum(piece: memoryview | bytes) -> int:
-    """CRC-32 of a chunk: TCP's own checksum does not cover our copying in and out of memory maps."""
-    return zlib.crc32(piece)
-
-
-def cut(parts: list[memoryview]) -> Iterator[tuple[int, memoryview]]:
-    """(offset, piece) of each chunk of the concatenated parts; a piece never spans two parts."""
-    offset = 0
-    for part in parts:
-        start = 0
-        while start < len(part):
-            size = FIRST_CHUNK_BYTES if offset == 0 else CHUNK_BYTES
-            piece = part[start : start + size]
-            yield offset, piece
-            start += len(piece)
-            offset += len(piece)
 
 
 class Sender:
@@ -65,7 +43,7 @@ class Sender:
         self._report_if_done()
 
     def acknowledge(self, ack: ChunkAck) -> None:
-        """A chunk has been stored by its receiver: the next may leave. One of an aborted epoch opens no window."""
+        """A receiver has stored a chunk, so the next may leave. An acknowledgement of an aborted epoch is ignored."""
         if ack.epoch != self._command.epoch:
             return
         self._in_flight[ack.sender] -= ack.size
@@ -113,7 +91,7 @@ class _Taking:
 
 @dataclass(frozen=True)
 class WeightsReady:
-    """Posted by the loading thread when a block's weights are in memory."""
+    """The loading thread posts this when a block's weights are in memory, or could not be loaded."""
 
     epoch: int
     block: str
@@ -140,7 +118,7 @@ class Receiver:
         self._cancelled = threading.Event()
 
     def begin(self) -> None:
-        """Map memory for every incoming block and start loading weights."""
+        """Map memory for every incoming block, and start loading weights."""
         now = time.monotonic()
         for incoming in self._command.incoming:
             block = parse_block(incoming.block)
@@ -154,7 +132,7 @@ class Receiver:
             threading.Thread(target=self._load, name="load", daemon=True).start()
 
     def _load(self) -> None:
-        """Load weights one block after another, each no sooner than the device's storage could give it."""
+        """Load weights, one block after another and no faster than the device's storage could."""
         free_s = time.monotonic()
         for name, taking in list(self._taking.items()):
             error = ""
@@ -169,7 +147,7 @@ class Receiver:
             self._post(WeightsReady(self.epoch, name, error))
 
     def accept(self, chunk: Chunk, payload: bytes, due_s: float) -> None:
-        """Store one chunk and acknowledge it; raises RunFailed when it is not the one expected."""
+        """Store one chunk and acknowledge it; raises RunFailed when it is not the expected one."""
         taking = self._taking.get(chunk.block)
         if taking is None or chunk.sequence != taking.next_sequence or chunk.offset != taking.received_bytes:
             raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} at byte {chunk.offset} is out of turn")
@@ -189,14 +167,14 @@ class Receiver:
         return weight_bytes(self._store.shape, block.kind, self._store.partition)
 
     def weights_ready(self, note: WeightsReady) -> None:
-        """A block's weights are loaded; raises RunFailed when they could not be."""
+        """Note that a block's weights are loaded; raises RunFailed when they could not be."""
         if note.error:
             raise RunFailed(f"migration of {note.block}: its weights could not be loaded: {note.error}")
         self._taking[note.block].weights_ready = True
         self.finish_what_is_complete()
 
     def finish_what_is_complete(self) -> None:
-        """Report once every block is whole."""
+        """Report when every block is complete."""
         for name, taking in list(self._taking.items()):
             if taking.weights_ready and taking.received_bytes == taking.expected_bytes:
                 loaded = 0 if self._command.shipped else self._weight_bytes(taking.block)
@@ -210,7 +188,7 @@ class Receiver:
             self._report(Arrived(self.epoch, self._arrivals))
 
     def forget(self) -> None:
-        """Drop everything this epoch brought."""
+        """Drop everything that this epoch brought."""
         self._cancelled.set()
         self._taking.clear()
         for incoming in self._command.incoming:

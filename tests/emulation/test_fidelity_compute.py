@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from running import QUICKSTART, Ended, Place, rows
 
-from testbed.doctor import bench_together
+from testbed.doctor import bench_concurrency
 from testbed.doctor.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
-from testbed.doctor.bench_together import measure_speed
+from testbed.doctor.bench_concurrency import measure_speed
 from testbed.errors import RunFailed
 
 pytestmark = pytest.mark.quiet
@@ -58,12 +58,12 @@ def test_operations_of_devices_that_compute_at_once_are_timed() -> None:
 
 def test_a_measuring_process_that_fails_is_told_and_ends_the_others() -> None:
     with pytest.raises(RunFailed, match="TypeError"):
-        bench_together._in_devices(2, divmod)
+        bench_concurrency._in_devices(2, divmod)
     assert multiprocessing.active_children() == []
 
 
 def test_a_measuring_process_that_stands_still_is_no_reason_to_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_together, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(bench_concurrency, "PATIENCE_S", 0.0)
     with pytest.raises(RunFailed, match="did not answer within 0 s"):
-        bench_together._measure(1)
+        bench_concurrency._measure(1)
     assert multiprocessing.active_children() == []

@@ -9,8 +9,8 @@ import pytest
 from running import Place, rows, topology, write_experiment
 
 from testbed.doctor.bench_delay import DELAYS_S, LOSSES, LossMeasured
-from testbed.doctor.findings import Finding
-from testbed.doctor.machine import measure_netem
+from testbed.doctor.finding import Finding
+from testbed.doctor.host_checks import measure_netem
 
 pytestmark = [pytest.mark.quiet, pytest.mark.needs_netem, pytest.mark.timeout(300)]
 DIRECTIONS = ("up", "down")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from running import IN_GUEST, Ended, Place, alive_after, mentioning, rows, topology, write_experiment
 
-from testbed.link_limits import TCP_SHARE
+from testbed.wire import TCP_SHARE
 
 OPENVSWITCH = ("--set", "switch=openvswitch")
 RATE_BPS = 20e6

@@ -171,7 +171,7 @@ def _frozen_sysctls(place: Place) -> dict[str, str]:
     ],
 )
 def test_the_doctor_says_what_failed_where_a_probe_fails(program: str, script: str, told: str, place: Place) -> None:
-    look = "from testbed.doctor.machine import examine_network; print([e for e in examine_network() if e.required])"
+    look = "from testbed.doctor.host_checks import examine_network; print([e for e in examine_network() if e.required])"
     command = [sys.executable, "-c", look]
     ended = subprocess.run(
         command, env=place.env | _shim(place, program, script), cwd=ROOT, capture_output=True, text=True, check=True

@@ -18,11 +18,12 @@ from running import ROOT, Place, events, rows, topology, write_experiment
 
 from testbed.clock import EmulatedClock
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
-from testbed.emulation.shaping import OUTAGE_BPS, Shaper, ShapingFailed
+from testbed.emulation.shaping import Shaper, ShapingFailed
 from testbed.emulation.spawn import forkserver
 from testbed.errors import RunFailed
 from testbed.topologies.links import DOWN, UP
 from testbed.traces.series import Series
+from testbed.wire import OUTAGE_BPS
 
 pytestmark = pytest.mark.quiet
 LINKS = 50

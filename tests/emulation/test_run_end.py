@@ -26,7 +26,7 @@ from running import (
 from unprivileged import without_rights
 
 from testbed.emulation.cgroups import detect
-from testbed.emulation.state_files import ProcessId
+from testbed.emulation.processes import ProcessId
 from testbed.runlog.folder import read_json
 
 BACKENDS = pytest.mark.parametrize("backend", ["mininet", "local"])

@@ -39,7 +39,9 @@ class Rotate:
         ("local", "staged", {"ffn_shards": 8, "vocab_shards": 5}, {"head", "proj", "ffn", "sum", "vocab"}),
         ("mininet", "staged", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}, {"head", "ffn"}),
         (
-            "local", "shipped", {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 5, "exchange": "all-to-all"},
+            "local",
+            "shipped",
+            {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 5, "exchange": "all-to-all"},
             {"head", "ffn", "vocab"},
         ),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from running import IN_GUEST, Place, events, has_netem, rows, topology, two_placements, write_experiment
 
-from testbed.link_limits import TCP_SHARE
+from testbed.wire import TCP_SHARE
 
 BACKHAUL_BPS = 4e6
 # Two senders fill the backhaul's queue, which drops a hundred frames and more. If one that is sent again is dropped as

@@ -10,6 +10,7 @@ import pytest
 
 from testbed.emulation.shaping import (
     LATE_TIMERS_BURST_S,
+    ROOT_HANDLE,
     Netem,
     Shaper,
     ShapingFailed,
@@ -156,7 +157,7 @@ def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
     changed, (settled_s, settled) = shaper.stats("v0"), transfer.arrivals[-1]
     transfer.finish()
     end_s, end = transfer.arrivals[-1]
-    assert before.handle == after.handle == changed.handle == "1:" and after.kind == "tbf"
+    assert before.handle == after.handle == changed.handle == ROOT_HANDLE and after.kind == "tbf"
     assert before.sent_bytes <= after.sent_bytes < changed.sent_bytes
     assert before.backlog_packets > 2  # there was something to lose
     assert after.backlog_bytes + after.sent_bytes >= before.backlog_bytes + before.sent_bytes

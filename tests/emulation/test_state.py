@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 
 from testbed.emulation.cgroups import DeviceCgroup, detect
-from testbed.emulation.state_files import ProcessId, Record, RunState, clean, find_live
+from testbed.emulation.processes import ProcessId
+from testbed.emulation.state_files import Record, StateFile, clean, find_live
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
 import sys
 from pathlib import Path
 from testbed.emulation.capsule import launch
-from testbed.emulation.state_files import RunState
-with RunState.create(sys.argv[1], Path(sys.argv[1])) as state:
+from testbed.emulation.state_files import StateFile
+with StateFile.create(sys.argv[1], Path(sys.argv[1])) as state:
     program = [sys.executable, "-c", sys.argv[2], str(state.path)]
     sys.exit(launch(program, on_start=lambda process, inner: state.record(init=inner, processes=[process])))
 """
@@ -29,9 +30,9 @@ import subprocess, sys, time
 from pathlib import Path
 from testbed.emulation.capsule import prepare_inner
 from testbed.emulation.cgroups import DeviceCgroup, detect
-from testbed.emulation.state_files import RunState
+from testbed.emulation.state_files import StateFile
 prepare_inner()
-state = RunState.attach(Path(sys.argv[1]))
+state = StateFile.attach(Path(sys.argv[1]))
 mode, run = detect(), state.current.run_id
 groups = [DeviceCgroup.planned(mode, run, name) for name in "ab"]
 state.record(cgroups=[path for group in groups for path in group.paths()])
@@ -113,7 +114,7 @@ def test_a_living_run_is_found_with_its_capsule(folder: Path) -> None:
     owner = _owner(folder, run_id)
     try:
         record = find_live(ROOT / run_id, folder)
-        assert record is not None and record.init is not None and not record.user_namespace
+        assert record is not None and record.init is not None
         assert os.readlink(f"/proc/{record.init.pid}/ns/net") != os.readlink("/proc/self/ns/net")
     finally:
         owner.send_signal(signal.SIGINT)
@@ -123,7 +124,7 @@ def test_a_living_run_is_found_with_its_capsule(folder: Path) -> None:
 def test_an_owner_takes_its_groups_away_even_with_processes_in_them(folder: Path) -> None:
     mode, run_id = detect(), f"own-{os.getpid()}"
     sleeper = subprocess.Popen(["sleep", "60"])
-    with RunState.create(run_id, folder=folder) as state:
+    with StateFile.create(run_id, folder=folder) as state:
         group = DeviceCgroup.planned(mode, run_id, "a")
         state.record(cgroups=group.paths())
         DeviceCgroup.create(mode, run_id, "a").add(sleeper.pid)

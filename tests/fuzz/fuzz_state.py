@@ -10,7 +10,7 @@ from documents import files_like
 from hypothesis import given
 
 from testbed.controller.calibration import PATH_VARIABLE, HostCalibration, host_calibration
-from testbed.emulation.state_files import RunState, clean, find_live
+from testbed.emulation.state_files import StateFile, clean, find_live
 
 CALIBRATION = HostCalibration(3e-4, 1e-5, "mininet", "2026-01-01T00:00:00Z", {"cores": 2}, {"ffn": 1e-3}, "gpt2")
 STATE = {
@@ -58,4 +58,4 @@ def fuzz_the_state_of_a_run(folder: Path, content: bytes) -> None:
     assert report.killed == [] and report.removed_paths == [] and report.living_runs == []
     assert path.exists() == bool(report.failures)
     path.write_bytes(content)
-    RunState.attach(path)
+    StateFile.attach(path)

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from testbed.emulation.host import in_user_mode_linux
-from testbed.emulation.state_files import ProcessId, Record
+from testbed.emulation.processes import ProcessId
+from testbed.emulation.state_files import Record
 from testbed.runlog.folder import read_lines, read_rows
 
 if TYPE_CHECKING:

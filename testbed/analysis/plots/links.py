@@ -26,7 +26,7 @@ from testbed.analysis.plots.style import (
     plain_log_ticks,
     say_empty,
 )
-from testbed.link_limits import TCP_SHARE
+from testbed.wire import TCP_SHARE
 
 MBIT = 1e6
 MOST_DECADES = 1e4

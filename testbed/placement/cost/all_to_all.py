@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from testbed.placement.cost.latency import OUTAGE_BPS, Work, message_bits
+from testbed.placement.cost.latency import Work, message_bits
 from testbed.placement.observation import Hop, Path
+from testbed.wire import OUTAGE_BPS
 
 
 class Message(NamedTuple):

@@ -25,8 +25,8 @@ from testbed.placement.blocks import (
 )
 from testbed.placement.observation import DeviceView, Hop, LinkView, Path
 from testbed.shape import ModelShape
+from testbed.wire import OUTAGE_BPS
 
-OUTAGE_BPS = 8.0  # what a rate of zero is emulated as (docs/design.md, "Links and the capsule"), and so predicted as
 STALLED_RATE = 1.0  # byte/s or FLOP/s of a device whose trace says zero, so that every time is finite
 
 

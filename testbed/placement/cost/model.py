@@ -14,8 +14,6 @@ from typing import NamedTuple
 from testbed.placement.blocks import (
     ATTENTION,
     FFN,
-    SEGMENT_HEADER_BYTES,
-    SEGMENT_PAYLOAD_BYTES,
     Block,
     Placement,
     embed_read_bytes,
@@ -26,7 +24,6 @@ from testbed.placement.blocks import (
 )
 from testbed.placement.cost.all_to_all import half_latency, spread_latency
 from testbed.placement.cost.latency import (
-    OUTAGE_BPS,
     STALLED_RATE,
     Work,
     block_time,
@@ -50,6 +47,7 @@ from testbed.placement.plan import (
     x_payload,
 )
 from testbed.placement.tree import aligned_roots
+from testbed.wire import OUTAGE_BPS, SEGMENT_HEADER_BYTES, SEGMENT_PAYLOAD_BYTES
 
 # Prepare, ready, commit and release travel out of band over local sockets: four messages of about a millisecond
 # each on a busy two-core host. An estimate; a run's migrations log shows the measured time beside it.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from testbed.placement.cost.latency import OUTAGE_BPS
 from testbed.placement.cost.model import BULK_WIRE_RATIO
 from testbed.placement.observation import Observation
+from testbed.wire import OUTAGE_BPS
 
 
 class NumberedPaths:

@@ -11,12 +11,13 @@ from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
-from testbed.placement.cost.latency import OUTAGE_BPS, STALLED_RATE
+from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.cost.memory import Infeasible, Shortage, nothing_fits
 from testbed.placement.cost.model import BULK_WIRE_RATIO, cached_length, moved_bytes
 from testbed.placement.local.draft import UNPLACED, Draft, Shift
 from testbed.placement.observation import Hop, Path
 from testbed.units import format_bytes
+from testbed.wire import OUTAGE_BPS
 
 
 class LayerMigrations(NamedTuple):

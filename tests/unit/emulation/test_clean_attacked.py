@@ -13,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from testbed.cli import clean as verb
-from testbed.emulation.state_files import ProcessId, Record, RunState, clean, host_lock
+from testbed.emulation.host_lock import host_lock
+from testbed.emulation.processes import ProcessId
+from testbed.emulation.state_files import Record, StateFile, clean
 from testbed.errors import EnvironmentLacks
 
 GONE = ProcessId(2**22, 1)
@@ -138,7 +140,7 @@ def test_half_written_state_files_go_with_their_run_and_not_with_another(folder:
     state(folder)
     (folder / ".dead.1.new").touch()
     (folder / ".early.77.new").touch()
-    living = RunState.create("alive", folder=folder)
+    living = StateFile.create("alive", folder=folder)
     (folder / ".alive.5.new").touch()
     report = clean(folder)
     assert report.failures == [] and report.living_runs == ["alive"]
@@ -170,7 +172,7 @@ def test_an_obstacle_at_a_locks_path_is_one_sentence_and_other_runs_are_cleaned(
     assert f"{folder}/blocked.lock is {kind}" in failure and failure.endswith("remove it")
     assert report.removed_runs == ["dead"] and (folder / "precious").read_text() == "kept"
     with pytest.raises(EnvironmentLacks, match=kind):
-        RunState.create("blocked", folder=folder)
+        StateFile.create("blocked", folder=folder)
 
 
 @pytest.mark.parametrize("kind", OBSTACLES)
@@ -222,7 +224,7 @@ def test_a_runtime_folder_that_others_can_write_to_is_not_cleaned(folder: Path) 
 
 
 def test_an_owner_whose_state_file_was_taken_away_still_removes_what_it_made(folder: Path) -> None:
-    with RunState.create("r1", folder=folder) as mine:
+    with StateFile.create("r1", folder=folder) as mine:
         (folder / "r1.json").unlink()
         (mine.sockets / "events").touch()
     assert list(folder.iterdir()) == []

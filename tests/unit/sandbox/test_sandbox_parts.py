@@ -16,8 +16,7 @@ from testbed.emulation import host
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.running.launch import at_this_hosts_pace
-from testbed.sandbox import guest as sandbox
-from testbed.sandbox import uml_registers
+from testbed.sandbox import guest, uml_registers
 from testbed.sandbox.guest_init import TEMPORARY, Frames, frame, load_order
 
 FRAMES = st.lists(st.tuples(st.sampled_from([b"O", b"E", b"I"]), st.binary(max_size=40)), max_size=8)
@@ -59,7 +58,7 @@ def test_the_commands_environment_is_the_callers_with_the_guests_own_temporary_f
         "TESTBED_REPLAY_TOKENS": "5", "PATH": "/opt/bin:/usr/bin", "TMPDIR": "/home/me/tmp",
         "TESTBED_RUNTIME_DIR": "/run/user/7/x", "XDG_RUNTIME_DIR": "/run/user/7",
     }  # fmt: skip
-    env = sandbox.guest_environment(given_env)
+    env = guest.guest_environment(given_env)
     assert env["TESTBED_REPLAY_TOKENS"] == "5" and env["TMPDIR"] == TEMPORARY
     assert "TESTBED_RUNTIME_DIR" not in env and "XDG_RUNTIME_DIR" not in env
     path = env["PATH"].split(os.pathsep)
@@ -78,8 +77,8 @@ def test_where_user_mode_linux_is_missing_the_command_ends_with_3_and_says_what_
 
 def test_no_place_for_the_memory_is_one_sentence_with_what_was_tried() -> None:
     with pytest.raises(EnvironmentLacks, match=r"no place for the sandbox's .* GiB of memory \(.*free.*--memory"):
-        sandbox.memory_folder(2**60)
-    assert sandbox.memory_folder(1).is_dir()
+        guest.memory_folder(2**60)
+    assert guest.memory_folder(1).is_dir()
 
 
 @pytest.mark.parametrize(
@@ -97,9 +96,9 @@ def test_a_memory_size_that_is_none_or_too_little_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("folder", ["/proc", "/dev/shm"])
 def test_a_folder_that_the_guest_cannot_see_is_refused(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "lacking", lambda: None)
+    monkeypatch.setattr(guest, "lacking", lambda: None)
     with pytest.raises(ConfigError, match=f"the current folder {folder} cannot be seen in the sandbox"):
-        sandbox.run(["true"], sandbox.Streams(None, sys.stdout.buffer, sys.stderr.buffer), cwd=Path(folder))
+        guest.run(["true"], guest.Streams(None, sys.stdout.buffer, sys.stderr.buffer), cwd=Path(folder))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_half_layers_are_computed_at_most_once_for_a_token_whatever_the_plan(
 ) -> None:
     monkeypatch.setitem(PRESETS, "large", LARGE)
     counted, deciding = [0], [False]
-    half_layer_latency, ask = costs.half_layer_latency, generation.ask
+    half_layer_latency, ask = costs.half_layer_latency, generation.call_policy
 
     def half_layer(*arguments: Any) -> float:
         counted[0] += not deciding[0]
@@ -75,7 +75,7 @@ def test_half_layers_are_computed_at_most_once_for_a_token_whatever_the_plan(
         return answer
 
     monkeypatch.setattr(costs, "half_layer_latency", half_layer)
-    monkeypatch.setattr(generation, "ask", asked)
+    monkeypatch.setattr(generation, "call_policy", asked)
     of = large(25, 80, memory="400 MiB", policy=policy, partition=partition)
     summary, _ = simulated(tmp_path, of)
     assert summary["status"] == "done" and summary["prediction_error"] == pytest.approx(0, abs=1e-9)

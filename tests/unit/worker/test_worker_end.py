@@ -16,7 +16,7 @@ from testbed.placement.blocks import WHOLE
 from testbed.shape import PRESETS
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import Connect, Connected, Failed, Hello, Load, Message, Ping
-from testbed.worker.entry import WorkerConfig
+from testbed.worker.config import WorkerConfig
 
 
 class Standing:

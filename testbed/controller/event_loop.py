@@ -1,0 +1,290 @@
+"""What happens while the main loop waits: traces are replayed, memory is sampled, lost devices end the run.
+
+The main loop waits for everything here, so that no change of a trace is late because of a long wait, and so that a
+device's death ends the run with its reason. It decides nothing, and it only reads the run's state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from testbed.controller.conditions import Announcement, Conditions, observe
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
+from testbed.controller.recorder import Recorder
+from testbed.controller.run_state import RunState
+from testbed.errors import ConfigError, OutOfMemory, RunFailed
+from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import resident_bytes
+from testbed.placement.cost.memory import device_needs
+from testbed.placement.cost.model import cached_length
+from testbed.placement.observation import Observation
+from testbed.runlog.folder import RunLog
+from testbed.transport.messages import (
+    Arrived,
+    Collect,
+    Collected,
+    Command,
+    Failed,
+    Loaded,
+    OutOfBudget,
+    Paced,
+    Pinged,
+    Probed,
+    Token,
+)
+from testbed.units import format_bytes
+
+# Wall seconds.
+COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
+LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
+
+_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected)
+
+
+class EventLoop:
+    """Waits for events of the fleet, and keeps traces, samples and the run log up to date meanwhile."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        prompt_tokens: int,
+        fleet: Fleet,
+        conditions: Conditions,
+        state: RunState,
+        recorder: Recorder,
+        log: RunLog,
+        hop_overhead_s: float,
+    ) -> None:
+        self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
+        self._hop_overhead_s = hop_overhead_s
+        self._conditions, self._state = conditions, state
+        self._recorder, self._log = recorder, log
+        self._clock = fleet.clock
+        self._names = [device.name for device in experiment.topology.devices]
+        self._waits: dict[str, float] = {}  # device -> seconds that it has waited for a core, emulated
+        # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
+        self._collected: dict[str, tuple[float, int, float]] = {}
+        self._host: tuple[int, HostUsage] | None = None
+        self._requests = 0
+        self._sampled_s = 0.0
+        self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
+
+    # --- conditions ------------------------------------------------------------------------------------
+
+    def observation(self) -> Observation:
+        """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
+        self._catch_up()
+        done = self._state.tokens_done
+        return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
+
+    def changes(self) -> int:
+        """How often the conditions have changed so far."""
+        self._catch_up()
+        return self._conditions.changes
+
+    def target(self) -> TargetState:
+        """What the fleet should be now."""
+        self._catch_up()
+        return self._conditions.target()
+
+    def _catch_up(self) -> None:
+        """Take note of what the fleet has replayed by itself meanwhile; stop before a change that we must apply."""
+        if not self._fleet.replayed:
+            return
+        now, following = self._clock.trace_now(), self._conditions.next_change_s()
+        until = now if following is None else min(now, math.nextafter(following, -math.inf))
+        if until > self._conditions.time:
+            self._conditions.advance(until, self._state.boundary)
+
+    def advance_traces(self, until: float) -> None:
+        """Apply what the traces change up to `until` on their clock. Memory decreases are announced, not applied.
+
+        What the fleet replays by itself is noted, and applied by the fleet.
+        """
+        changes, announced = self._conditions.advance(until, self._state.boundary)
+        changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
+        if not changes:
+            return
+        changed = self._fleet.apply(self._conditions.target())
+        if self._experiment.trace_clock == "time":  # how late the change is in force
+            lag_s = self._clock.trace_now() - min(change.time_s for change in changes)
+            changed = [replace(sample, lag_s=lag_s) for sample in changed]
+        self._recorder.links(changed)
+        for change in changes:
+            news = change.quantity == "memory" and any(f"device/{a.device}" == change.target for a in announced)
+            self._log.event(
+                "memory_announced" if news else "trace_applied", self._clock.now(), step=self._state.tokens_done,
+                target=change.target, quantity=change.quantity, value=change.value,
+            )  # fmt: skip
+
+    def _record_replayed(self, samples: Sequence[LinkSample]) -> None:
+        self._recorder.links(samples)
+        for sample in samples:
+            self._log.event(
+                "trace_applied", sample.t_s, step=self._state.tokens_done, target=f"link/{sample.device}",
+                quantity=sample.direction, value=sample.requested_bps,
+            )  # fmt: skip
+
+    def end_replay(self) -> None:
+        """Have the fleet stop replaying, and record the last changes that it made."""
+        self._record_replayed(self._fleet.end_replay())
+
+    def enforce(self, due: Sequence[Announcement]) -> None:
+        """Apply the memory decreases that are due, whatever that does to the workers."""
+        if not due:
+            return
+        self._recorder.links(self._fleet.apply(self._conditions.target()))
+        for news in due:
+            self._log.event(
+                "memory_enforced", self._clock.now(), step=self._state.tokens_done, target=f"device/{news.device}",
+                quantity="memory", value=news.memory_bytes,
+            )  # fmt: skip
+
+    # --- waiting ---------------------------------------------------------------------------------------
+
+    def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Events that come within so many seconds; replays traces on the time clock and samples memory meanwhile."""
+        if self._experiment.trace_clock == "time":
+            following = self._conditions.next_change_s()
+            if following is not None:
+                left = (following - self._clock.trace_now()) * self._clock.dilation
+                if left <= 0:
+                    self.advance_traces(self._clock.trace_now())
+                    left = 0.0
+                timeout_s = min(timeout_s, left)
+        events = self._fleet.events(min(timeout_s, self._fleet.sample_interval_s))
+        self._record_replayed(self._fleet.replay_reports())
+        if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
+            self.sample()
+        return events
+
+    def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
+        """Wait for a device's next event of a kind. Raises RunFailed or OutOfMemory for what ends the run meanwhile."""
+        deadline = self._clock.wall() + patience_s
+        while True:
+            for index, (sender, event) in enumerate(self._answers):
+                if sender == device and isinstance(event, kind):
+                    del self._answers[index]
+                    return event
+            if self._clock.wall() >= deadline:
+                raise RunFailed(
+                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
+                    f"{_held_up(self.target())}"
+                )
+            for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
+                self._react(sender, event)
+                if isinstance(event, _ANSWERS):
+                    self._answers.append((sender, event))
+
+    def send(self, device: str, command: Command) -> None:
+        """Send a command; for a device that is gone, raise what became of it."""
+        try:
+            self._fleet.send(device, command)
+        except RunFailed:
+            self.raise_losses()
+            raise
+
+    def raise_losses(self) -> None:
+        """Raise what became of a device that could not be reached, if the fleet reports its loss."""
+        for sender, event in self._fleet.events(LOSS_PATIENCE_S):
+            self._react(sender, event)
+
+    def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """Like `_pump`, for a migration, which handles lost devices itself.
+
+        A fleet without regular samples is sampled when blocks have arrived, because memory is then fullest.
+        """
+        events = self._pump(timeout_s)
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
+            self.sample()
+        for sender, event in events:
+            if not isinstance(event, DeviceLost):
+                self._react(sender, event)
+        return events
+
+    def _react(self, device: str, event: FleetEvent) -> None:
+        match event:
+            case DeviceLost():
+                self.fail_for_lost(device, event)
+            case OutOfBudget():
+                self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
+                                need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
+                raise OutOfMemory(
+                    f"device {device} ran out of memory at token {self._state.tokens_done}: its blocks need "
+                    f"{format_bytes(event.need_bytes)}, its budget is {format_bytes(event.budget_bytes)}"
+                )
+            case Failed():
+                self._log.event("worker_failed", self._clock.now(), device=device, reason=event.reason,
+                                traceback=event.traceback)  # fmt: skip
+                raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
+            case Collected():
+                self._recorder.spans(event.spans)
+                self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+                if not event.request:
+                    return  # the startup calibration asked for it
+                begun_s, step, waited_s = self._collected.get(device, (0.0, 0, 0.0))
+                now_s = self._clock.now()
+                if self._state.tokens_done > step:
+                    last = self._state.tokens_done - 1
+                    self._recorder.wait(device, step, last, self._waits[device] - waited_s, now_s - begun_s)
+                self._collected[device] = (now_s, self._state.tokens_done, self._waits[device])
+
+    def fail_for_lost(self, device: str, event: DeviceLost) -> None:
+        """Raise OutOfMemory or RunFailed for a device whose worker has ended."""
+        if not event.oom_killed:
+            ended = f"its worker ended with code {event.exit_code} at token {self._state.tokens_done}"
+            raise RunFailed(f"device {device}: {ended}")
+        self._log.event("oom_kill", self._clock.now(), step=self._state.tokens_done, device=device)
+        need = self._predicted_bytes()[device]
+        raise OutOfMemory(
+            f"device {device} ran out of memory at token {self._state.tokens_done}: its blocks need "
+            f"{format_bytes(need)}, its budget is {format_bytes(self._conditions.enforced_memory(device))} "
+            "(killed by the kernel)"
+        )
+
+    # --- sampling --------------------------------------------------------------------------------------
+
+    def _predicted_bytes(self) -> dict[str, int]:
+        """What every device's blocks should need now. A block on its way counts on both of its devices."""
+        observation = self.observation()
+        length = cached_length(observation)
+        needs = device_needs(observation, self._state.placement, length)
+        for move in self._state.moving:
+            needs[move.destination] += resident_bytes(
+                self._experiment.shape, move.block, length, self._experiment.partition
+            )
+        return needs
+
+    def sample(self) -> Samples:
+        """Record every device's memory and every link's queue as they are now."""
+        self._sampled_s = self._clock.wall()
+        samples = self._fleet.observe()
+        budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
+        self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
+        return samples
+
+    def collect(self) -> None:
+        """Have every worker hand over its spans, and record memory, queues and the host's use."""
+        self._requests += 1
+        for device in self._names:
+            self.send(device, Collect(self._requests))
+        for device in self._names:
+            self.answer(Collected, device, COLLECT_PATIENCE_S)
+        used = self.sample().host
+        if used is not None:
+            if self._host is not None and self._state.tokens_done > self._host[0]:
+                self._recorder.host(self._host[0], self._state.tokens_done - 1, self._host[1], used)
+            self._host = (self._state.tokens_done, used)
+
+
+def _held_up(target: TargetState) -> str:
+    """What the traces hold up now, as `; the link of b is at 0 bit/s; device c is paused`; else an empty text."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told

@@ -1,0 +1,30 @@
+"""Where a run stands: the one record that the main loop writes, and that the event loop and the run log read.
+
+Plain values, no I/O. What the network and the devices are at a moment is `conditions`' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from testbed.controller.migration import Move
+from testbed.placement.blocks import Placement
+from testbed.placement.plan import Plan
+
+
+@dataclass
+class RunState:
+    """A run at one moment. `placement` and `plan` are None until the first placement has been decided."""
+
+    placement: Placement | None = None
+    plan: Plan | None = None  # what every worker runs now
+    epoch: int = 0  # of the last change that was attempted; an aborted one uses its number up
+    boundary: int = 0  # the index of the coming decision, or of the one that is being made
+    tokens_done: int = 0
+    moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
+
+    def placed(self) -> tuple[Placement, Plan]:
+        """The present placement and its plan, once there is one."""
+        assert self.placement is not None and self.plan is not None
+        return self.placement, self.plan

@@ -1,0 +1,59 @@
+"""Memory limits of devices and lengths of their frames, computed before anything is set, so a dry run can show them."""
+
+from __future__ import annotations
+
+from testbed.experiment.schema import Experiment
+from testbed.worker.chunks import CHUNK_BYTES, WINDOW_BYTES
+
+# What a warm worker needs beside its blocks: growth of the interpreter, socket buffers, page tables. Measured at
+# 1.7-3.1 MiB on the quick start, for every partition; this is more than twice as much.
+WORKER_RESERVE_BYTES = 8 * 2**20
+HEADER_BYTES = 2**12  # of a message at most, since a name has at most 255 characters
+SPAN_BYTES = 768  # of one span, which is collected at each boundary, and of its copies on the way
+
+
+def reserve_bytes(experiment: Experiment) -> int:
+    """Memory that a device's limit leaves over baseline and budget: for activations, chunks in flight and spans.
+
+    A worker holds the values of one half-layer at a time, at most the partial sums of all its heads or shards. With an
+    all-to-all exchange some values of the next half may be there too, and roots, at most one for every other head or
+    shard, are on their way to every device.
+    """
+    shape, partition, devices = experiment.shape, experiment.partition, len(experiment.topology.devices)
+    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
+    row = 2 * max(shape.ffn_width, partials * shape.width) + devices * shape.width  # and x for each device
+    if not partition.hub:
+        row += partials * shape.width + devices * (partials // 2) * shape.width
+    activations = experiment.prefill_chunk * row * shape.activation_bytes
+    logits = 2 * shape.vocab * shape.activation_bytes
+    in_flight = 2 * WINDOW_BYTES * (devices - 1)  # to and from every other device
+    per_layer = 4 + 2 * devices  # in two halves: work, a sum, and a message from each device
+    chunks = -(-experiment.most_prompt_tokens // experiment.prefill_chunk)  # each is a pass of the first interval
+    passes = min(experiment.interval, experiment.tokens) + chunks - 1
+    spans = SPAN_BYTES * passes * shape.layers * per_layer
+    return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
+
+
+def largest_frame_bytes(experiment: Experiment) -> int:
+    """The longest frame that one device sends to another: a chunk, or a prefill's rows with all partial sums."""
+    shape, partition = experiment.shape, experiment.partition
+    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
+    row = max(partials * shape.width, shape.heads * shape.head_dim) * shape.activation_bytes
+    return max(CHUNK_BYTES, experiment.prefill_chunk * row) + HEADER_BYTES
+
+
+def peak_memory_bytes(experiment: Experiment, device: str) -> int:
+    """The largest budget that the device ever has. Its limit is made for that; a ballast takes what a trace takes."""
+    rows = [row for trace in experiment.traces.traces for row in trace.rows.get((f"device/{device}", "memory"), [])]
+    return max(experiment.topology.device(device).memory_bytes, *(int(value) for _, value in rows), 0)
+
+
+def memory_changes(experiment: Experiment, device: str) -> bool:
+    """Whether a trace changes this device's memory, so that it needs a ballast."""
+    return f"device/{device}" in {target for trace in experiment.traces.traces for target, quantity in trace.rows
+                                  if quantity == "memory"}  # fmt: skip
+
+
+def memory_limit_bytes(experiment: Experiment, device: str) -> int:
+    """The device's memory limit above the warm baseline, which is measured at the start of the run."""
+    return reserve_bytes(experiment) + peak_memory_bytes(experiment, device)

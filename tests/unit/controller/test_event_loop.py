@@ -1,0 +1,61 @@
+"""What ends a wait that is too long, in a sentence that says what the traces hold up at that time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from testbed.clock import EmulatedClock
+from testbed.controller.conditions import Conditions
+from testbed.controller.event_loop import EventLoop
+from testbed.controller.recorder import Recorder
+from testbed.controller.run_state import RunState
+from testbed.errors import RunFailed
+from testbed.experiment.schema import Experiment
+from testbed.runlog.folder import RunLog
+from testbed.traces import Change, Trace, TraceSet
+from testbed.transport.messages import Token
+
+DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
+BASE: dict[str, Any] = {
+    "model": {"preset": "tiny"}, "prompt": "hi", "tokens": 8,
+    "topology": {"source": "a", "devices": {name: DEVICE | {"link": {"rate": "20 Mbit/s"}} for name in "abc"}},
+}  # fmt: skip
+
+
+class Silent:
+    """A fleet whose workers say nothing."""
+
+    clock = EmulatedClock()
+    replayed: frozenset[Any] = frozenset()
+
+    def events(self, timeout_s: float) -> list[Any]:
+        """Nothing."""
+        return []
+
+
+def sentence(tmp_path: Any, *changes: Change) -> str:
+    """What a wait of no time for a token of a's ends with."""
+    traces = TraceSet((Trace(changes, "hold", None),)) if changes else TraceSet()
+    experiment = Experiment.from_dict(BASE).model_copy(update={"traces": traces})
+    conditions = Conditions(experiment)
+    conditions.begin()
+    log = RunLog.create(tmp_path, "silent", "static")
+    recorder, fleet = Recorder(log, Silent.clock, 1), Silent()
+    loop = EventLoop(experiment, 2, fleet, conditions, RunState(), recorder, log, 1e-4)  # type: ignore[arg-type]
+    with pytest.raises(RunFailed) as failed:
+        loop.answer(Token, "a", 0.0)
+    return str(failed.value)
+
+
+def test_a_device_that_says_nothing_is_named_with_the_token(tmp_path: Any) -> None:
+    assert sentence(tmp_path) == "device a sent no Token for 0 s at token 0"
+
+
+def test_links_that_are_down_and_devices_that_are_paused_are_named_as_what_holds_it_up(tmp_path: Any) -> None:
+    paused = sentence(tmp_path, Change(0, "device/b", "pause", 1.0))
+    assert paused.endswith("at token 0; device b is paused")
+    pauses = [Change(0, f"device/{name}", "pause", 1.0) for name in "bc"]
+    more = sentence(tmp_path, Change(0, "link/c", "up", 0.0), *pauses)
+    assert more.endswith("; the link of c is at 0 bit/s; devices b, c are paused")

@@ -1,0 +1,394 @@
+"""The sockets: nothing is dropped silently, paths are short enough, and headers weigh what the cost model says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zmq
+
+from testbed.emulation.memory_limits import WORKER_RESERVE_BYTES
+from testbed.errors import ConfigError, RunFailed
+from testbed.placement.blocks import MESSAGE_HEADER_BYTES
+from testbed.transport.addresses import MAX_SOCKET_PATH
+from testbed.transport.control import ControlHub, ControlLine
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane, Door, _encode
+from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
+
+DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
+# Never ended: libzmq sometimes waits for ever for a socket that has been refused.
+STRANGERS: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+Contexts = Callable[[], "zmq.Context[zmq.Socket[bytes]]"]
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[zmq.Socket[bytes]]]:
+    made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    yield made
+    made.destroy(linger=0)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[ControlHub]:
+    made = ControlHub(tmp_path, DEVICES)
+    yield made
+    made.close()
+
+
+def greet(hub: ControlHub, line: ControlLine) -> None:
+    """Wait until the hub knows the worker."""
+    line.send(Loaded(0))
+    assert poll_until(hub, 1) == [(line._name.decode(), Loaded(0))]
+
+
+def poll_until(hub: ControlHub, count: int) -> list[tuple[str, object]]:
+    found: list[tuple[str, object]] = []
+    deadline = time.monotonic() + 10
+    while len(found) < count and time.monotonic() < deadline:
+        found += hub.poll(0.2)
+    return found
+
+
+# --- control -------------------------------------------------------------------------------------------
+
+
+def test_commands_reach_the_device_they_are_for_in_order(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    lines = {name: ControlLine(context, tmp_path, name) for name in ("a", "b", "device-ä")}
+    for line in lines.values():
+        greet(hub, line)
+    for count in range(200):
+        for name in lines:
+            hub.send(name, Decode(count) if name != "b" else Collect(count))
+    for name, line in lines.items():
+        assert [line.receive() for _ in range(200)] == [(Collect if name == "b" else Decode)(n) for n in range(200)]
+
+
+def test_events_arrive_with_their_senders_name_and_in_each_senders_order(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    lines = [ControlLine(context, tmp_path, name) for name in ("a", "b")]
+    for count in range(3000):  # more than a default high-water mark
+        for line in lines:
+            line.send(Loaded(count))
+    found = poll_until(hub, 6000)
+    for name in ("a", "b"):
+        assert [event for sender, event in found if sender == name] == [Loaded(count) for count in range(3000)]
+
+
+def test_a_command_for_a_device_that_never_came_is_an_error_that_names_it(hub: ControlHub) -> None:
+    with pytest.raises(RunFailed, match="device ghost cannot be reached"):
+        hub.send("ghost", Stop())
+
+
+def test_a_worker_that_has_been_heard_can_be_told_even_if_its_greeting_comes_late(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    events, commands = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
+    events.connect(f"ipc://{tmp_path / 'events'}")
+    events.send_multipart([b"a", encode(Loaded(0))])
+    commands.setsockopt(zmq.IDENTITY, b"a")
+
+    def greet_late() -> None:
+        time.sleep(0.1)
+        commands.connect(f"ipc://{tmp_path / 'commands'}")
+        commands.send(b"")
+
+    late = threading.Thread(target=greet_late)
+    late.start()
+    assert poll_until(hub, 1) == [("a", Loaded(0))]
+    hub.send("a", Stop())
+    late.join()
+    assert commands.poll(5000) and decode_command(commands.recv()) == Stop()
+
+
+def test_a_command_for_a_device_that_has_gone_is_an_error(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    line = ControlLine(context, tmp_path, "a")
+    greet(hub, line)
+    hub.send("a", Decode(1))
+    assert line.receive() == Decode(1)
+    line.close()
+    deadline = time.monotonic() + 5
+    with pytest.raises(RunFailed, match="device a cannot be reached"):
+        while time.monotonic() < deadline:
+            hub.send("a", Decode(2))
+            time.sleep(0.01)
+
+
+def test_an_event_sent_just_before_the_line_closes_still_arrives(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    line = ControlLine(context, tmp_path, "a")
+    line.send(Loaded(1))
+    line.close()
+    assert poll_until(hub, 1) == [("a", Loaded(1))]
+
+
+def test_a_workers_last_words_arrive_even_if_its_process_ends_at_once(hub: ControlHub, tmp_path: Path) -> None:
+    """What went wrong on a device must not be lost with it."""
+    code = f"""
+import os, zmq
+from pathlib import Path
+from testbed.transport.control import ControlLine
+from testbed.transport.messages import Failed
+context = zmq.Context()
+for count in range(20):
+    line = ControlLine(context, Path({str(tmp_path)!r}), f"device-{{count}}")
+    line.send(Failed("why", "x" * 3_000_000))
+    line.close()
+os._exit(1)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    found = poll_until(hub, 20)
+    assert {name for name, _ in found} == {f"device-{count}" for count in range(20)}
+
+
+def test_polling_without_events_returns_after_the_timeout(hub: ControlHub) -> None:
+    started = time.monotonic()
+    assert hub.poll(0.05) == []
+    assert 0.04 < time.monotonic() - started < 1.0
+
+
+@pytest.mark.parametrize("letter", ["x", "é"])
+def test_a_socket_path_that_the_kernel_would_cut_is_refused(tmp_path: Path, letter: str) -> None:
+    """sun_path has room for 107 bytes, not characters."""
+    room = MAX_SOCKET_PATH - len(str(tmp_path)) - 1 - len("/commands")
+    fits = tmp_path / ("x" * room)
+    fits.mkdir()
+    ControlHub(fits, DEVICES).close()
+    size = len(letter.encode())
+    too_long = tmp_path / (letter * (room // size + 1))
+    with pytest.raises(ConfigError, match="at most 107") as caught:
+        ControlHub(too_long, DEVICES)
+    assert str(too_long) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_no_device_sent_is_dropped_and_counted(
+    hub: ControlHub, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    events, commands = context.socket(zmq.PUSH), context.socket(zmq.DEALER)
+    events.connect(f"ipc://{tmp_path / 'events'}")
+    commands.connect(f"ipc://{tmp_path / 'commands'}")
+    broken = [[b""], [b"a"], [b"a", b"\xc1"], [b"\xff", encode(Loaded(1))], [b"ghost", encode(Loaded(1))], [b"a"] * 5]
+    for frames in broken * 50:
+        events.send_multipart(frames)
+        commands.send_multipart(frames)
+    line = ControlLine(context, tmp_path, "a")
+    line.send(Loaded(2))
+    found: list[tuple[str, object]] = []
+    assert eventually(lambda: bool(found.extend(hub.poll(0.1)) or (hub.dropped >= 600 and found)))
+    assert hub.dropped == 600
+    assert found == [("a", Loaded(2))]
+    hub.send("a", Stop())
+    assert line.receive() == Stop()
+
+
+def test_what_a_sender_left_that_has_gone_is_counted_too(hub: ControlHub, tmp_path: Path) -> None:
+    others: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    commands = others.socket(zmq.DEALER)
+    commands.set_hwm(0)
+    commands.connect(f"ipc://{tmp_path / 'commands'}")
+    for _ in range(10_000):
+        commands.send(b"garbage")
+    commands.close()
+    leaving = threading.Thread(target=others.term)  # returns when all has left
+    leaving.start()
+    leaving.join(2)
+    assert eventually(lambda: hub.poll(0.01) == [] and hub.dropped == 10_000)
+    leaving.join()
+
+
+# --- data ----------------------------------------------------------------------------------------------
+
+
+def activation(sender: str = "a") -> Activation:
+    now = time.monotonic()
+    return Activation(sender, now, now, now, 3, 40, 11, "x", 300, 1, 0.0123, 0.0045)
+
+
+def test_messages_of_one_sender_keep_their_order_and_their_bytes(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    here.know({"b": there.address})
+    sent = []
+    for size in [0, 1, 255, 256, 65536, *range(100, 2000)]:
+        sent.append((Chunk("a", 0.0, 0.0, 0.0, 1, "head(0,0)", len(sent), size, 0), bytes([size % 251]) * size))
+        here.send("b", *sent[-1])
+    assert [there.receive() for _ in sent] == sent
+
+
+def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    plane = DataPlane(context, "tcp://127.0.0.1:*")
+    with pytest.raises(RunFailed, match="'c' has no connection"):
+        plane.send("c", activation())
+
+
+def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    """Activations and KV pages are reused at once; a message must not see what comes after."""
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    here.know({"b": there.address})
+    buffer = bytearray(b"\x01" * 500_000)
+    here.send("b", activation(), memoryview(buffer))
+    buffer[:] = b"\x02" * len(buffer)
+    assert there.receive()[1] == b"\x01" * len(buffer)
+
+
+SECRET = b"0123456789abcdef"
+
+
+def eventually(look: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 5
+    while not (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_counted(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    Door(context, SECRET)
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*", SECRET) for _ in range(2))
+    for secret in (None, b"guess", SECRET[:-1], SECRET + b"x"):
+        stranger = STRANGERS.socket(zmq.PUSH)
+        stranger.linger = 0
+        if secret is not None:
+            stranger.plain_username, stranger.plain_password = b"peer", secret
+        stranger.connect(there.address)
+        with contextlib.suppress(zmq.Again):  # once it has been refused
+            for _ in range(100):
+                stranger.send_multipart([_encode(activation()), b"forged"], zmq.NOBLOCK)
+    host, port = there.address.removeprefix("tcp://").split(":")
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as one:
+            one.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
+    here.know({"b": there.address})
+    here.send("b", sent := activation(), b"true")
+    assert there.receive() == (sent, b"true")
+    assert eventually(lambda: there.strangers() >= 54)
+    assert not there.inbound.poll(100) and here.strangers() == 0
+
+
+def test_six_hundred_strangers_cost_less_memory_than_a_worker_has_in_reserve(
+    context: zmq.Context[zmq.Socket[bytes]],
+) -> None:
+    Door(context, SECRET)
+    there = DataPlane(context, "tcp://127.0.0.1:*", SECRET, most_bytes=2**17)
+    host, port = there.address.removeprefix("tcp://").split(":")
+    before = psutil.Process().memory_full_info().uss
+    with contextlib.ExitStack() as stack:
+        for number in range(600):
+            one = stack.enter_context(socket.create_connection((host, int(port))))
+            with contextlib.suppress(OSError):  # some are cut off at once
+                one.sendall((b"", b"GET / HTTP/1.1\r\n\r\n", os.urandom(200))[number % 3])
+        assert eventually(lambda: there.strangers() >= 600)
+        assert psutil.Process().memory_full_info().uss - before < WORKER_RESERVE_BYTES / 2
+
+
+def test_a_frame_longer_than_any_of_a_run_ends_its_connection(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    there = DataPlane(context, "tcp://127.0.0.1:*", most_bytes=1000)
+    for size, arrives in ((1000, True), (1001, False)):
+        here = DataPlane(context, "tcp://127.0.0.1:*")
+        here.know({"b": there.address})
+        here.send("b", activation(), bytes(size))
+        assert bool(there.inbound.poll(300)) == arrives
+        if arrives:
+            there.receive()
+
+
+@pytest.mark.parametrize("frames", [[b"x"], [b"", b""], [b"x"] * 5, [encode(Stop()), b""]])
+def test_a_message_that_is_none_of_the_data_plane_is_an_error_in_one_sentence(
+    context: zmq.Context[zmq.Socket[bytes]], frames: list[bytes], tmp_path: Path
+) -> None:
+    there = DataPlane(context, f"ipc://{tmp_path}/data")
+    pushing = context.socket(zmq.PUSH)
+    pushing.connect(there.address)
+    pushing.send_multipart(frames)
+    with pytest.raises(RunFailed, match="a peer sent what is no message of the data plane"):
+        there.receive()
+
+
+def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    first = DataPlane(context, "tcp://127.0.0.1:*")
+    own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    with pytest.raises(RunFailed, match="cannot be bound: Address already in use"):
+        DataPlane(own, first.address, SECRET)
+    own.term()
+
+
+class Tap:
+    """A TCP proxy that counts the bytes of one direction."""
+
+    def __init__(self, target: str) -> None:
+        host, port = target.removeprefix("tcp://").split(":")
+        self._target = (host, int(port))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
+        self.forward_bytes = 0
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        client, _ = self._server.accept()
+        server = socket.create_connection(self._target)
+        threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
+        self._pump(client, server, True)
+
+    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self.forward_bytes += len(data) if counted else 0
+                sink.sendall(data)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+@pytest.mark.parametrize("sender", ["a", "edge-15", "raspberry-pi-10"])
+@pytest.mark.parametrize("payload", [768 * 4, 12 * 768 * 4])
+def test_headers_on_the_wire_weigh_what_the_cost_model_says(
+    context: zmq.Context[zmq.Socket[bytes]], sender: str, payload: int
+) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    tap = Tap(there.address)
+    here.know({"b": tap.address})
+    here.send("b", activation(sender), bytes(payload))
+    there.receive()  # the handshake is over
+    before, count = tap.forward_bytes, 50
+    for _ in range(count):
+        here.send("b", activation(sender), bytes(payload))
+    for _ in range(count):
+        there.receive()
+    tap.close()
+    header = (tap.forward_bytes - before) / count - payload
+    assert MESSAGE_HEADER_BYTES - 24 <= header <= MESSAGE_HEADER_BYTES, f"one header weighs {header} bytes"
+
+
+@pytest.mark.parametrize("header", [
+    Chunk("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536 * 70, 2**32 - 1),
+    ChunkAck("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536),
+])  # fmt: skip
+def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(
+    context: zmq.Context[zmq.Socket[bytes]], header: Chunk | ChunkAck
+) -> None:
+    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    tap = Tap(there.address)
+    here.know({"b": tap.address})
+    here.send("b", header)
+    there.receive()
+    before = tap.forward_bytes
+    here.send("b", header)
+    there.receive()
+    assert 0 < tap.forward_bytes - before <= MESSAGE_HEADER_BYTES
+    tap.close()

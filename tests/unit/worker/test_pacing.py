@@ -1,0 +1,128 @@
+"""Paced compute: an operation takes as long as the device model says, and lateness is told."""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from statistics import median
+
+import pytest
+
+from testbed.worker.libc import use_precise_timers
+from testbed.worker.pacing import Pacer
+
+
+def pacer(paced: bool = True, dilation: float = 1.0, flops: float = 1e15, streaming: float = 1e12) -> Pacer:
+    made = Pacer(paced, dilation)
+    made.compute_flops, made.streaming_Bps = flops, streaming
+    return made
+
+
+def nothing() -> str:
+    return "result"
+
+
+def test_an_operation_of_two_milliseconds_takes_two_milliseconds() -> None:
+    use_precise_timers()
+    device = pacer(streaming=1e9)
+    took, told = [], []
+    for _ in range(61):
+        started = time.monotonic()
+        result, timing = device.run(nothing, [(0.0, 2e6)], time.monotonic())
+        took.append(time.monotonic() - started)
+        told.append(timing.end_s - timing.start_s)
+        assert result == "result" and timing.due_s == pytest.approx(2e-3)
+    assert min(took) >= 2e-3 - 1e-5
+    assert median(took) == pytest.approx(2e-3, rel=0.02)
+    assert median(told) == pytest.approx(2e-3, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("costs", "dilation", "due_s"),
+    [
+        ([(8e6, 1e6)], 1.0, 1e-3),  # 8 MFLOP at 8 GFLOP/s: the compute rate decides
+        ([(8e5, 4e6)], 1.0, 2e-3),  # 4 MB at 2 GB/s: the memory decides
+        ([(8e6, 1e6), (8e5, 4e6)], 1.0, 3e-3),  # one block after another, each by its own bottleneck
+        ([(8e6, 1e6)], 3.0, 3e-3),  # in wall time, which runs slower
+    ],
+)
+def test_the_device_model_is_the_slower_of_compute_and_memory(
+    costs: list[tuple[float, float]], dilation: float, due_s: float
+) -> None:
+    device = pacer(dilation=dilation, flops=8e9, streaming=2e9)
+    _, timing = device.run(nothing, costs, time.monotonic())
+    assert timing.due_s == pytest.approx(due_s)
+    assert timing.end_s - timing.start_s >= due_s - 1e-9
+
+
+def test_a_device_that_is_never_idle_is_not_slowed_by_our_own_work_between_blocks() -> None:
+    device = pacer(streaming=1e9)
+    timings = []
+    for _ in range(50):
+        _, timing = device.run(nothing, [(0.0, 1e6)], 0.0)  # the inputs were there long ago
+        timings.append(timing)
+        until = time.monotonic() + 50e-6  # the interpreter's own time between two blocks
+        while time.monotonic() < until:
+            continue
+    chained = [after.start_s == before.end_s for before, after in pairwise(timings)]
+    assert sum(chained) > 40
+    gaps = [after.end_s - before.end_s for before, after in pairwise(timings)]
+    assert median(gaps) == pytest.approx(1e-3, rel=0.02)
+
+
+def test_an_operation_whose_input_came_later_counts_from_that_input() -> None:
+    device = pacer(streaming=1e9)
+    _, first = device.run(nothing, [(0.0, 1e6)], 0.0)
+    ready = time.monotonic()
+    _, second = device.run(nothing, [(0.0, 1e6)], ready)
+    assert second.start_s == ready > first.end_s
+
+
+def test_what_we_need_to_wake_up_is_made_up_for_within_the_operation() -> None:
+    device = pacer(streaming=1e9)
+    ready = time.monotonic()
+    time.sleep(0.0005)
+    _, timing = device.run(nothing, [(0.0, 3e6)], ready)
+    assert (timing.start_s, timing.end_s) == (ready, pytest.approx(ready + 3e-3))
+    assert time.monotonic() >= ready + 3e-3
+
+
+def test_an_operation_too_short_to_make_up_for_our_lateness_is_as_long_as_ever_and_no_overrun() -> None:
+    device = pacer(streaming=1e9)
+    ready = time.monotonic()
+    time.sleep(0.0005)
+    _, timing = device.run(nothing, [(0.0, 1e5)], ready)
+    assert timing.start_s >= ready + 0.0004
+    assert timing.end_s - timing.start_s == pytest.approx(1e-4, abs=2e-5) and not timing.overrun
+
+
+def test_after_a_pause_a_busy_chain_does_not_go_on() -> None:
+    device = pacer(streaming=1e9)
+    _, first = device.run(nothing, [(0.0, 1e6)], 0.0)
+    time.sleep(0.005)
+    _, second = device.run(nothing, [(0.0, 1e6)], first.end_s - 1.0)
+    assert second.start_s >= first.end_s + 0.005
+
+
+def test_an_operation_the_host_cannot_finish_in_time_is_an_overrun_and_others_are_not() -> None:
+    device = pacer(streaming=1e9)
+    _, late = device.run(lambda: time.sleep(0.004), [(0.0, 1e6)], time.monotonic())
+    assert late.overrun and late.end_s - late.start_s >= 0.004
+    assert late.due_s == pytest.approx(1e-3)
+    flags = [device.run(lambda: time.sleep(0.001), [(0.0, 2e7)], time.monotonic())[1].overrun for _ in range(5)]
+    assert not any(flags)
+
+
+def test_native_compute_neither_waits_nor_overruns() -> None:
+    device = pacer(paced=False, streaming=1.0)
+    started = time.monotonic()
+    _, timing = device.run(nothing, [(0.0, 1e6)], 0.0)
+    assert time.monotonic() - started < 1.0
+    assert not timing.overrun and timing.due_s == pytest.approx(1e6)
+
+
+def test_a_rate_that_changes_holds_from_the_next_operation_on() -> None:
+    device = pacer(streaming=1e9)
+    assert device.run(nothing, [(0.0, 1e6)], 0.0)[1].due_s == pytest.approx(1e-3)
+    device.streaming_Bps = 4e9
+    assert device.run(nothing, [(0.0, 1e6)], 0.0)[1].due_s == pytest.approx(0.25e-3)
