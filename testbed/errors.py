@@ -1,10 +1,14 @@
 """The exceptions of this package: one class for each kind of remedy.
 
-A class has the exit code with which a command ends. A message is one complete sentence that says what is wrong and
-where, names the value, and says what would be right.
+A class has the exit code with which a command ends; `testbed.cli.refusals` is the one place where an exception becomes
+an exit code. A message is one complete sentence that says what is wrong and where, names the value, and says what would
+be right.
 """
 
 from __future__ import annotations
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended: 128 + SIGINT, as shells report it."""
 
 
 class TestbedError(Exception):

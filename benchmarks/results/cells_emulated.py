@@ -15,7 +15,9 @@ import pandas as pd
 from benchmarks.results.cells import GRID, Cell, experiment_of
 from benchmarks.results.store import Parts
 from testbed.experiment.schema import Experiment
-from testbed.running.launch import Request, carry_out
+from testbed.running.carry_out import carry_out
+from testbed.running.remarks import tell_nobody
+from testbed.running.request import RunRequest
 
 TOKENS, DILATION = 24, 4
 POLICIES = ("headroom", "layerwise")
@@ -48,8 +50,8 @@ def emulate(number: int, policy: str, parts: Parts) -> dict[str, Any]:
     changes = {"tokens": TOKENS, "interval": TOKENS, "dilation": DILATION}
     mapping = experiment_of(number, policy, **changes)
     experiment = Experiment.from_dict(mapping, mapping["name"])
-    request = Request(experiment, "mininet", parts.folder / "runs", progress=False)
-    summary = carry_out(request, lambda message: None)
+    request = RunRequest(experiment, "mininet", parts.folder / "runs")
+    summary = carry_out(request, tell_nobody)
     latency = summary.get("token_latency_ms") or {}
     return {
         "cell": number,

@@ -81,7 +81,7 @@ def main() -> None:
     file = options.parts / CALIBRATION
     os.environ[calibration.PATH_VARIABLE] = str(file)
     if not file.exists():
-        calibration.write_calibration(calibrate("mininet", False, print))
+        calibrate("mininet", tell=print)
     for number, case in enumerate(CASES):
         if options.seconds is not None and time.monotonic() - started > options.seconds:
             break

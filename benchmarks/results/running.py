@@ -20,7 +20,11 @@ from testbed.controller.calibration import NOMINAL_HOP_S, HostCalibration
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.comparison import tidy
-from testbed.running.launch import Backend, NothingFits, Request, carry_out, check_experiment
+from testbed.running.backends import find_backend
+from testbed.running.carry_out import carry_out
+from testbed.running.check import NothingFits, check_experiment
+from testbed.running.remarks import tell_nobody
+from testbed.running.request import RunRequest
 
 EXPERIMENTS = ROOT / "experiments"
 KEPT = (
@@ -63,19 +67,20 @@ class Planned:
         return Experiment.load(EXPERIMENTS / self.experiment, overrides)
 
 
-def run(planned: Planned, backend: Backend = "sim", keep: Path | None = None) -> dict[str, Any]:
+def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dict[str, Any]:
     """Carry out a run and return its row. `keep` receives the run folder; without it, the folder is removed."""
     experiment = planned.load()
     row = {**planned.said, "policy": planned.policy, "seed": planned.seed, "tokens_asked": experiment.tokens}
+    emulated = find_backend(backend).emulated
     try:
-        check_experiment(experiment, computed=backend != "sim")
+        check_experiment(experiment, computed=emulated)
     except NothingFits as error:
         return row | {"status": "failed", "error_kind": "Infeasible", "error": str(error), "tokens_done": 0}
     folder = keep or Path(tempfile.mkdtemp(prefix="headroom-result-"))
     host = None if planned.hop_s is None else HostCalibration(hop_overhead_s=planned.hop_s)
     try:
-        request = Request(experiment, backend, folder, progress=False, calibrate="off" if backend == "sim" else "quick")
-        summary = carry_out(request, lambda message: None, host)
+        request = RunRequest(experiment, backend, folder, calibrate="quick" if emulated else "off")
+        summary = carry_out(request, tell_nobody, host)
         row |= {key: tidy(summary).get(key) for key in KEPT}
         row["tokens_done"] = len(summary["tokens"])
         row["most_memory_share"] = _memory_share(Path(summary["path"]))

@@ -161,9 +161,7 @@ def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
 @contextmanager
 def bar(total: int, label: str) -> Iterator[Any]:
     """A progress bar on a terminal; call the result with the number of finished parts."""
-    import sys
+    from testbed.progress import progress_bar
 
-    from testbed.cli.show import progress_bar
-
-    with progress_bar(sys.stderr.isatty(), total, label) as told:
+    with progress_bar(True, total, label) as told:
         yield told

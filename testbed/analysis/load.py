@@ -106,7 +106,7 @@ class Run:
     @property
     def simulated(self) -> bool:
         """Whether the times come from the cost model and were not measured."""
-        return bool(self.fact("provenance") == "simulated" or self.fact("backend") == "sim")
+        return bool(self.fact("provenance") == "simulated")
 
     @property
     def seed(self) -> int | None:

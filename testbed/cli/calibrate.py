@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from testbed.cli.show import echo, json_option, print_json
+from testbed.cli.options import SHARE
+from testbed.cli.show import echo, json_option, print_json, say
+from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 
 
 @click.command()
-@click.option(
-    "--backend", type=click.Choice(["mininet", "local"]), help="Default: mininet where it can run, else local."
-)
-@click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
+@click.option("--backend", type=click.Choice([row.name for row in BACKENDS.values() if row.emulated]),
+              help=DEFAULT_TOLD)  # fmt: skip
+@SHARE
 @click.option("--show", is_flag=True, help="Measure nothing; show what is in force.")
 @json_option
 def command(backend: str | None, share_host: bool, show: bool, as_json: bool) -> None:
@@ -24,24 +25,15 @@ def command(backend: str | None, share_host: bool, show: bool, as_json: bool) ->
 
     Example: testbed calibrate --json
     """
-    from testbed.cli.replay import say
-    from testbed.controller.calibration import (
-        calibration_path,
-        host_calibration,
-        writable_calibration_path,
-        write_calibration,
-    )
+    from testbed.controller.calibration import calibration_path, host_calibration
     from testbed.controller.host_speed import told_rates
 
     if show:
         found = host_calibration()
     else:
-        from testbed.running import calibrate as calibrating
-        from testbed.running import launch
+        from testbed.running.calibrate import calibrate
 
-        writable_calibration_path()
-        found = calibrating.calibrate(launch.choose_backend(backend, say), share_host, say)
-        write_calibration(found)
+        found = calibrate(backend, share_host=share_host, tell=say)
     path = calibration_path()
     if as_json:
         print_json({"path": str(path), **found.to_dict()})

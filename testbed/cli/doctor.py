@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from testbed.cli.show import echo, json_option, print_json
+from testbed.cli.show import echo, json_option, print_json, say
 from testbed.errors import EnvironmentLacks, FidelityError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def command(full: bool, share_host: bool, as_json: bool) -> None:
     if not as_json:
         _show(findings)
     if full and not missing:
-        with nullcontext() if share_host else host_lock(lambda message: echo(message, err=True)):
+        with nullcontext() if share_host else host_lock(say):
             measured = measure()
         if not as_json:
             _show(measured)
@@ -54,13 +54,13 @@ def _show(findings: list[Finding]) -> None:
     for finding in findings:
         lacking = "OFF" if finding.fidelity else "MISSING" if finding.required else "without"
         label = lacking if not finding.ok else "slow" if finding.slow else "ok"
-        _say(label, f"{finding.name}: {finding.detail}")
+        _print_finding(label, f"{finding.name}: {finding.detail}")
         if finding.remedy and (finding.slow or not finding.ok):
-            _say("", f"remedy: {finding.remedy}")
+            _print_finding("", f"remedy: {finding.remedy}")
 
 
-def _say(label: str, text: str) -> None:
-    """One finding, in as many lines of WIDTH as it takes; paths and addresses stay whole."""
+def _print_finding(label: str, text: str) -> None:
+    """Print one finding in as many lines of WIDTH as it takes; paths and addresses are never broken."""
     from textwrap import fill
 
     first, following = f"{label:<9}", " " * 9

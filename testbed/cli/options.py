@@ -1,14 +1,35 @@
-"""Kinds of option values that several verbs take."""
+"""Options, and kinds of option values, that several verbs take."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import click
 
 from testbed.errors import ConfigError
+from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 from testbed.units import parse_duration
+
+SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
+                   help="Folder for run folders.")  # fmt: skip
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(list(BACKENDS)),
+    help=" ".join([DEFAULT_TOLD, *(f"{row.name}: {row.note}." for row in BACKENDS.values() if row.note)]),
+)
+SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
+CALIBRATE = click.option(
+    "--calibrate",
+    type=click.Choice(["off", "quick", "full"]),
+    default="quick",
+    show_default=True,
+    help="How thoroughly links and host are measured before token 0.",
+)
+VERIFY = click.option("--verify", is_flag=True, help="Compare every token's logits with the single-process reference.")
+TOKENS = click.option("--tokens", type=int, help="Tokens to generate.")
 
 
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
@@ -17,7 +38,7 @@ class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in new
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Fail as a wrong option does, which names it."""
+        """Return the seconds; a text that is no duration fails as a wrong option does, which names the option."""
         if isinstance(value, int | float):
             return float(value)
         try:

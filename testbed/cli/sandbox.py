@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import click
 
 from testbed.cli.options import Seconds
+from testbed.cli.show import say
 from testbed.errors import ConfigError
 
 
@@ -29,7 +30,6 @@ def command(
 
     Example: testbed sandbox -- testbed replay experiments/quickstart.yaml --set delay=netem
     """
-    from testbed.cli.replay import say
     from testbed.emulation.host_lock import host_lock
     from testbed.sandbox import guest
 

@@ -1,37 +1,41 @@
-"""How a verb prints: a table for people, one JSON document for programs.
+"""How a verb prints: a table for people, one JSON document for programs, and remarks on standard error.
 
-It knows nothing of what it prints. rich is loaded only when a table or a bar is drawn.
+It knows nothing of what it prints. rich is loaded only when a table is drawn.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
-from testbed.terminal import echo, printable, write
+from testbed.cli.terminal import echo, write
+from testbed.progress import printable
 
-__all__ = ["echo", "json_option", "print_json", "print_table", "progress_bar"]
+__all__ = ["echo", "json_option", "print_json", "print_table", "say"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 PIPE_WIDTH = 240  # columns for a table that goes into a file or a pipe, where nothing must be cut off
 
 
+def say(remark: str) -> None:
+    """Print a remark for a person, on standard error."""
+    echo(remark, err=True)
+
+
 def print_json(document: Any) -> None:
-    """Print one JSON document; what is not finite (a figure that a run does not have) is null."""
-    # Escaped beyond ASCII: so it is JSON in every encoding, and nothing in it commands a terminal.
+    """Print one JSON document; a number that is not finite (a figure that a run does not have) becomes null."""
+    # Characters beyond ASCII are escaped: it is JSON in every encoding, and nothing in it commands a terminal.
     write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
 def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows under their headings; `columns` is key -> heading, numbers are right-aligned, None is `-`."""
-    import sys
-
+    """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`."""
     from rich.console import Console
     from rich.table import Table
 
@@ -67,18 +71,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-@contextmanager
-def progress_bar(shown: bool, total: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar over tokens on standard error, where that is a terminal."""
-    if not shown:
-        yield lambda done: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(printable(label), total=total)
-        yield lambda done: progress.update(task, completed=done)

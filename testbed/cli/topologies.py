@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from testbed.cli.show import echo, json_option, print_json, print_table
+from testbed.cli.topology_table import show_description
 from testbed.errors import ConfigError
 from testbed.files import write_text
-from testbed.units import format_bandwidth, format_bytes, format_compute, format_duration, format_rate
+from testbed.units import format_bytes
 
 
 @click.group()
@@ -53,30 +54,7 @@ def show_topology(topology: str, as_json: bool) -> None:
     if as_json:
         print_json(description)
         return
-    rows = [
-        {
-            "name": device["name"] + (" (source)" if device["source"] else ""),
-            "board": device["catalogue"],
-            "memory": format_bytes(device["memory_bytes"]),
-            "streaming": format_bandwidth(device["streaming_Bps"]),
-            "compute": format_compute(device["compute_flops"]),
-            "storage": format_bandwidth(device["storage_Bps"]),
-        }
-        for device in description["devices"]
-    ]
-    own = {link["name"]: _link_row(link) for link in description["links"]}
-    others = [own.pop(name) for name in list(own) if name not in {device["name"] for device in description["devices"]}]
-    headings = {"name": "device", "board": "board"}
-    headings |= {key: key for key in ("memory", "streaming", "compute", "storage")}
-    if own:
-        rows = [own[device["name"]] | row for device, row in zip(description["devices"], rows, strict=True)]
-        headings |= _link_headings([*own.values()])
-    print_table(headings, rows)
-    if others:
-        print_table({"name": "link", "ends": "from - to (up)"} | _link_headings(others), others)
-    memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
-    kind = f"{description['name']}: shape {description['shape']}"
-    echo(f"{kind}; in all {memory} of memory, {streaming} streaming.")
+    show_description(description)
 
 
 @command.command("generate")
@@ -117,25 +95,3 @@ def generate_one(
     else:
         write_text(out, text)
         echo(f"{out}: {len(topology.devices)} devices")
-
-
-def _link_row(link: dict[str, Any]) -> dict[str, str]:
-    """A link's values as text; jitter and loss are empty where there is none."""
-    row = {"name": link["name"], "ends": " - ".join(link["ends"])}
-    row |= {"up": format_rate(link["up_bps"]), "down": format_rate(link["down_bps"])}
-    row["delay"] = _both(format_duration(link["up_delay_s"]), format_duration(link["down_delay_s"]))
-    if link["up_jitter_s"] or link["down_jitter_s"]:
-        row["jitter"] = _both(format_duration(link["up_jitter_s"]), format_duration(link["down_jitter_s"]))
-    if link["up_loss"] or link["down_loss"]:
-        row["loss"] = _both(f"{link['up_loss']:.4g}", f"{link['down_loss']:.4g}")
-    return row
-
-
-def _link_headings(rows: list[dict[str, str]]) -> dict[str, str]:
-    """The columns of links: jitter and loss only where some link has any."""
-    headings = {"up": "up", "down": "down", "delay": "one-way delay"}
-    return headings | {key: key for key in ("jitter", "loss") if any(key in row for row in rows)}
-
-
-def _both(up: str, down: str) -> str:
-    return up if up == down else f"{up} up, {down} down"

@@ -2,57 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from testbed.cli.options import Seconds
 from testbed.cli.show import echo, json_option, print_json, print_table
+from testbed.cli.trace_files import find_trace, read_trace, reading_options
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
 if TYPE_CHECKING:
     from testbed.traces.model import Trace
-
-NO_TARGET = "link/DEVICE"
-"""What the rows of a log drive until its user says which link; no topology has it, so no run can take it for one."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def reading_options(function: _Function) -> _Function:
-    """The options that say how a trace file is to be read."""
-    options = [
-        click.option("--format", "file_format", help="Its format, where the name does not tell: native, mahimahi, ..."),
-        click.option("--target", help="What a recorded trace drives: link/DEVICE."),
-        click.option("--direction", help="Which direction of the link: up, down or both."),
-        click.option(
-            "--bin", "bin_s", type=Seconds(), help="Window that mahimahi's packets are averaged over, e.g. `500 ms`."
-        ),
-        click.option("--time", help="Of a CSV, the column of its times."),
-        click.option("--step", type=Seconds(), help="Of a CSV without times, the seconds that a row stands for."),
-        click.option("--down", help="Of a CSV, the column of the rates downwards."),
-        click.option("--up", help="Of a CSV, the column of the rates upwards."),
-        click.option("--time-unit", help="Unit of its times, where the column's name does not tell: s, ms, us, ns."),
-        click.option("--time-format", help="How it writes dates, as strptime has it, where that is not ISO 8601."),
-        click.option("--rate-unit", help="Unit of its rates, where the columns' names do not tell, e.g. `Mbit/s`."),
-        click.option("--delimiter", help="What parts its columns, where the header does not tell: comma, tab, ..."),
-        click.option("--decimal", help="Its decimal sign, where the numbers do not tell."),
-        click.option("--missing", multiple=True, metavar="TEXT", help="What it writes where it has no sample."),
-        click.option("--group", multiple=True, metavar="COLUMN=VALUE", help="Take only rows with this value."),
-        click.option("--clip", metavar="FROM,TO", help="Take only this part of the trace."),
-        click.option("--offset", type=float, help="Begin later by this much, or with a negative one inside the trace."),
-        click.option("--scale", type=float, help="Multiply the rates."),
-        click.option("--end", help="What happens after its last row: loop, hold or stop."),
-        click.option("--period", type=float, help="Length of a loop, or the time of the stop, on the trace's clock."),
-    ]
-    for option in reversed(options):
-        function = option(function)
-    return function
 
 
 @click.group()
@@ -105,7 +67,7 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 
     A recorded file of yours: testbed traces show att.up --target link/b --direction up
     """
-    _print_trace(*_read(_find(trace), reading), as_json=as_json)
+    _print_trace(*read_trace(find_trace(trace), reading), as_json=as_json)
 
 
 @command.command("import")
@@ -122,7 +84,7 @@ def import_trace(file: Path, out: Path | None, as_json: bool, **reading: Any) ->
 
     Any log with a header: testbed traces import log.csv --time timestamp_ms --down dl_kbps --up ul_kbps --target link/b
     """
-    trace, file_format = _read(file, reading)
+    trace, file_format = read_trace(file, reading)
     _give(trace, file_format, out, as_json)
 
 
@@ -152,34 +114,8 @@ def _key_and_value(setting: str) -> tuple[str, str]:
     return key, value
 
 
-def _find(name_or_path: str) -> Path:
-    from testbed.traces.bundled import RECIPES, path_of
-    from testbed.traces.lines import shortened
-
-    if os.path.lexists(name_or_path):
-        return Path(name_or_path)
-    if name_or_path not in RECIPES:
-        name = shortened(name_or_path)
-        raise ConfigError(f"{name} is neither a trace file nor a bundled trace: those are {', '.join(RECIPES)}")
-    return path_of(name_or_path)
-
-
-def _read(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:
-    """The trace in a file, and the format that it was read as."""
-    from testbed.traces import formats
-    from testbed.traces.model import Trace
-
-    given = {key: value for key, value in reading.items() if value not in (None, ())}
-    columns = any(key in given for key in formats.COLUMNS)
-    file_format = given.pop("file_format", None) or formats.guess(path, columns)
-    if columns and "target" not in given:
-        echo(f"No --target is given: the rows name {NO_TARGET}; write your link's name in its place.", err=True)
-        given["target"] = NO_TARGET
-    return Trace.load(path, file_format, **given), file_format
-
-
 def _give(trace: Trace, file_format: str | None, out: Path | None, as_json: bool) -> None:
-    """Write the trace to a file, else print it."""
+    """Write the trace to a file, or print it if none is named."""
     from testbed.traces import native
 
     if out is not None:
@@ -195,7 +131,7 @@ def _give(trace: Trace, file_format: str | None, out: Path | None, as_json: bool
 
 
 def _ending(trace: Trace, file_format: str | None) -> str:
-    """How the trace was read and how it ends."""
+    """Return how the trace was read and how it ends."""
     read_as = "" if file_format is None else f"read as {file_format}, "
     period = "" if trace.period is None else f", period {trace.period:g}"
     return f"{read_as}end: {trace.end}{period}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -18,9 +17,9 @@ from multiprocessing import forkserver as server
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
-from types import ModuleType
 from typing import Any
 
+from testbed.emulation.plain_main import plain_main
 from testbed.emulation.processes import children_of, cpu_ticks, has_ended, is_stopped
 from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed
@@ -37,24 +36,13 @@ _LOOK_S = 0.5
 _UNTOLD = 255  # what multiprocessing takes for an exit code where the forkserver cannot tell it any more
 
 
-@contextmanager
-def _plain_main() -> Iterator[None]:
-    """Hide the caller's `__main__`, which multiprocessing would import again in every child."""
-    mine = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = mine
-
-
 def forkserver() -> ForkServerContext:
     """The context whose processes are forked from the warm server; starts the server, and its loading, if needed."""
     # The OpenMP pool of an imported library must not start threads in the server.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    with _plain_main():
+    with plain_main():
         server.ensure_running()
     return context
 
@@ -73,7 +61,7 @@ def start_process(process: ForkServerProcess) -> None:
     """
     process.daemon = True
     _refuse_dead_forkserver()  # multiprocessing would start another, whose children know nothing of the first ones
-    with _plain_main(), _answering():
+    with plain_main(), _answering():
         process.start()
 
 

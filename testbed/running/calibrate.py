@@ -1,9 +1,12 @@
-"""Measuring what this host's software adds to emulated tokens, for `testbed calibrate`.
+"""Measuring what this host's software adds to emulated tokens: what `testbed calibrate` does.
 
-Two short runs of a GPT-2 on four unequal devices, one that spreads every layer over all of them and one that spreads
-little. The time per hop is the one that makes the cost model's tokens as long as the measured ones, both runs weighing
-the same. It so holds all that the model leaves out and that comes with a hop: sending, waking, unpacking, waiting for a
-core of this host, less what a link's bucket lets pass.
+Two short runs of a GPT-2 on four unequal devices are made: one whose policy spreads every layer over all of them, and
+one whose policy spreads little. The time per hop is the value for which the cost model's tokens are as long as the
+measured ones, over both runs alike. So it contains everything that comes with a hop and that the model leaves out:
+sending, waking, unpacking and waiting for a core of this host, less what a link's token bucket lets pass at once.
+
+`testbed.controller.calibration` has the values and their file. What `testbed.controller.startup_calibration` measures
+before token 0 belongs to one run.
 """
 
 from __future__ import annotations
@@ -17,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.controller.calibration import NOMINAL, HostCalibration
+from testbed.controller.calibration import NOMINAL, HostCalibration, writable_calibration_path, write_calibration
 from testbed.doctor.bench_concurrency import measure_speed
-from testbed.errors import RunFailed
+from testbed.errors import ConfigError, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, parse_block
 from testbed.placement.cost.model import token_latency
@@ -27,8 +30,11 @@ from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 from testbed.runlog.folder import EVENTS, read_lines, read_rows
 from testbed.runlog.summary import percentile
-from testbed.running.launch import Backend, Request, carry_out
-from testbed.running.planning import first_observation
+from testbed.running.backends import choose_backend, find_backend
+from testbed.running.carry_out import carry_out
+from testbed.running.first_observation import first_observation
+from testbed.running.remarks import Tell, tell_log
+from testbed.running.request import RunRequest
 from testbed.topologies.model import BUNDLED_FOLDER
 
 POLICIES = ("round-robin", "resource-aware")
@@ -40,8 +46,8 @@ BLOCK_RUNS = 9  # of each kind of block; the median is kept
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run: its plan, what it was planned for, and the median of its tokens."""
+class MeasuredRun:
+    """One run: what its plan was made for, the plan, and the median latency of its tokens."""
 
     observation: Observation
     plan: Plan
@@ -49,22 +55,43 @@ class Measured:
     latency_s: float
 
 
-def calibrate(backend: Backend, share_host: bool, say: Callable[[str], None]) -> HostCalibration:
-    """Measure this host on a backend; raises what keeps a run from being carried out."""
-    measured: list[Measured] = []
+def calibrate(
+    backend: str | None = None, *, share_host: bool = False, keep: bool = True, tell: Tell = tell_log
+) -> HostCalibration:
+    """Measure this host on a backend, keep the values in this host's calibration file, and return them.
+
+    It takes about a minute, in which nothing else should run. `backend` is an emulated one; by default mininet where it
+    can run, else local. `share_host` does not wait for other emulated runs. Without `keep` no file is written. Times
+    are seconds of the wall. Raises EnvironmentLacks if this machine lacks something, and RunFailed if a run fails.
+
+    Example: `calibrate("local").hop_overhead_s`
+    """
+    if keep:
+        writable_calibration_path()  # else it would fail after all has been measured
+    chosen = choose_backend(backend, tell)
+    if not find_backend(chosen).emulated:
+        raise ConfigError(f"backend {chosen} has no software of this host in it: measure on an emulated one")
+    found = _measure(chosen, share_host, tell)
+    if keep:
+        write_calibration(found)
+    return found
+
+
+def _measure(backend: str, share_host: bool, tell: Tell) -> HostCalibration:
+    measured: list[MeasuredRun] = []
     floors: list[float] = []
     with tempfile.TemporaryDirectory(prefix="headroom-calibrate-") as folder:
         for policy in POLICIES:
             experiment = _experiment(policy)
-            say(f"Measuring {experiment.tokens} tokens under {policy} on {backend} …")
-            request = Request(experiment, backend, Path(folder), share_host=share_host, progress=False)
-            summary = carry_out(request, say, NOMINAL)
+            tell(f"Measuring {experiment.tokens} tokens under {policy} on {backend} …")
+            request = RunRequest(experiment, backend, Path(folder), share_host=share_host)
+            summary = carry_out(request, tell, NOMINAL)
             if summary["status"] != "done":
                 raise RunFailed(f"a calibration run under {policy} failed: {summary['error']}")
             measured.append(_measured(experiment, Path(summary["path"])))
             events = read_lines(Path(summary["path"]) / EVENTS)
             floors += [event["pacing_floor_s"] for event in events if event["kind"] == "calibrated"]
-    say("Measuring blocks on one core, and devices that compute at once …")
+    tell("Measuring blocks on one core, and devices that compute at once …")
     speed, _ = measure_speed()
     return HostCalibration(
         hop_overhead_s=fit_hop(measured),
@@ -87,17 +114,20 @@ def _experiment(policy: str) -> Experiment:
     return Experiment.from_dict(keys, "calibration")
 
 
-def _measured(experiment: Experiment, folder: Path) -> Measured:
+def _measured(experiment: Experiment, folder: Path) -> MeasuredRun:
     decoded = [row for row in read_rows(folder, "tokens") if not row["prefill"]]
     latency = percentile([row["latency_s"] for row in decoded], 50)
     assert latency is not None
     observation = first_observation(experiment, len(PROMPT), NOMINAL)
     placed = {parse_block(row["block"]): row["device"] for row in read_rows(folder, "placements")}
-    return Measured(observation, make_plan(observation, Placement(placed)), len(PROMPT) + TOKENS // 2, latency)
+    return MeasuredRun(observation, make_plan(observation, Placement(placed)), len(PROMPT) + TOKENS // 2, latency)
 
 
-def fit_hop(measured: Sequence[Measured]) -> float:
-    """Seconds per hop at which the model's relative errors over the runs add up to nothing; whole microseconds."""
+def fit_hop(measured: Sequence[MeasuredRun]) -> float:
+    """Return the seconds per hop for which the model's relative errors over the runs add up to zero.
+
+    The value is a multiple of a microsecond.
+    """
 
     def excess(hop_s: float) -> float:
         return sum(
@@ -113,7 +143,7 @@ def fit_hop(measured: Sequence[Measured]) -> float:
 
 
 def block_seconds(experiment: Experiment) -> dict[str, float]:
-    """Median seconds that one core of this host needs for a block of each kind, on one token, unpaced."""
+    """Return the median seconds that one core of this host needs for a block of each kind, on one token, unpaced."""
     import torch
 
     from testbed.decoder.reference import use_one_thread

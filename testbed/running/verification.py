@@ -1,7 +1,7 @@
-"""`--verify`: every token's logits against those of the single-process reference.
+"""Verification: every token's logits are compared with those of the single-process reference.
 
-The reference is computed in a process of its own, forked from the server that has torch loaded: the controller, which
-needs it for nothing else, then starts without.
+The reference is computed in a process of its own, forked from the server that has torch loaded. So the controller,
+which needs torch for nothing else, starts without it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from testbed.shape import ModelShape
 
 
 def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
-    """Compare every token's logits with the single-process reference: (`bitwise` or `different`, one sentence)."""
+    """Compare every token's logits with the single-process reference.
+
+    Returns `bitwise` or `different`, and one sentence that explains it.
+    """
     expected = call(
         forkserver(), reference_tokens, experiment.shape, experiment.model.path, experiment.model.seed,
         experiment.partition, prompt, len(outcome.tokens), experiment.tokens, experiment.prefill_chunk,
@@ -29,7 +32,7 @@ def reference_tokens(
     shape: ModelShape, path: str | None, seed: int, partition: Partition, prompt: list[int], count: int, most: int,
     chunk: int,
 ) -> list[tuple[int, str]]:  # fmt: skip
-    """(token id, digest of its logits) of the first `count` of `most` tokens, computed here."""
+    """Return (token id, digest of its logits) of the first `count` of `most` tokens, computed in this process."""
     from testbed.decoder.reference import Reference
     from testbed.decoder.weights import weight_source
 

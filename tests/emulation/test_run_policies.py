@@ -10,7 +10,7 @@ from running import Ended, Place, rows, topology, write_experiment
 
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import POLICIES
-from testbed.running.planning import dry_run
+from testbed.running.dry_run import plan_run
 
 # A layer of the tiny preset takes 248 KiB with its caches, the embedding 196 KiB.
 SQUEEZE = "time,target,quantity,value\n4,device/{name},memory,{left}\n"
@@ -31,7 +31,7 @@ def squeezed(folder: Path, policy: str, victim: str, **changes: Any) -> Path:
 def fullest(experiment: Path) -> str:
     """The device other than the source with the most blocks at first."""
     loaded = Experiment.load(experiment)
-    devices = dry_run(loaded, loaded.prompt_tokens or 0)["devices"]
+    devices = plan_run(loaded, loaded.prompt_tokens or 0)["devices"]
     return max((name for name in devices if name != "a"), key=lambda name: (devices[name]["need_bytes"], name))
 
 

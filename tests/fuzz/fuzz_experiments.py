@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from yamls import dumped, overrides_of, yaml_like
 
 from testbed.experiment.schema import Experiment
-from testbed.running.sweep_folder import Sweep
+from testbed.running.sweep_file import Sweep
 from testbed.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]

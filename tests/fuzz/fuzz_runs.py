@@ -21,9 +21,9 @@ from testbed.analysis.metrics import metrics
 from testbed.analysis.plots.marks import oom_mark, trace_marks
 from testbed.analysis.plots.style import run_names
 from testbed.analysis.report import _provenance
-from testbed.cli.runs import _describe
 from testbed.cli.show import print_json
 from testbed.runlog.folder import TABLES, RunLog, arrow_schema, read_manifest, read_summary
+from testbed.running.run_list import describe_run
 
 EVENT = {"wall_s": 1.5, "t_s": 0.5, "kind": "trace_applied", "step": 3, "device": "b", "target": "link/b"}
 EVENT |= {"quantity": "up", "value": 5e6, "reason": "it said so"}
@@ -79,7 +79,7 @@ def content_of(path: Path, content: bytes) -> Iterator[None]:
 
 def listed(folder: Path) -> bool:
     """List the run, which must succeed; returns whether the run can be read."""
-    row = _describe(folder, folder.parent)
+    row = describe_run(folder, folder.parent)
     if row["status"] in ("damaged", "too new"):
         assert row["error"]
         return False

@@ -12,7 +12,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.observation import Policy
 from testbed.placement.policies import make_policy
 from testbed.runlog.folder import TABLES, RunLog, read_rows
-from testbed.running.simulated import simulate
+from testbed.running.simulated_run import simulate
 from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change, Trace
 from testbed.transport.messages import Arrived, Token

@@ -16,13 +16,15 @@ from benchmarks.results.store import Parts
 from testbed.controller.calibration import NOMINAL
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
-from testbed.running.launch import Request, carry_out
+from testbed.running.carry_out import carry_out
+from testbed.running.remarks import tell_nobody
+from testbed.running.request import RunRequest
 
 SMALL = {"model": {"preset": "tiny"}, "prompt": "Where to?", "tokens": 24, "interval": 8}
 
 
 def simulated(experiment: Experiment, folder: Path) -> dict[str, object]:
-    return carry_out(Request(experiment, "sim", folder, progress=False, calibrate="off"), lambda message: None, NOMINAL)
+    return carry_out(RunRequest(experiment, "sim", folder, calibrate="off"), tell_nobody, NOMINAL)
 
 
 @pytest.mark.parametrize("policy", ["resource-aware", "layerwise", "round-robin"])

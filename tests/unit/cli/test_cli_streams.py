@@ -15,7 +15,8 @@ import pytest
 from testbed import cli
 from testbed.cli import run
 from testbed.cli.show import print_json, print_table
-from testbed.terminal import READER_GONE, echo, printable
+from testbed.cli.terminal import READER_GONE, echo
+from testbed.progress import printable
 
 ROOT = Path(__file__).parents[3]
 PRINTING = [

@@ -23,7 +23,7 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement, blocks_of
 from testbed.placement.cost.model import token_latency
 from testbed.placement.plan import make_plan
-from testbed.running.calibrate import Measured, fit_hop
+from testbed.running.calibrate import MeasuredRun, fit_hop
 
 MINE = HostCalibration(3e-4, 1e-5, "mininet", "2026-01-01T00:00:00Z", {"cores": 2}, {"ffn": 1e-3}, "gpt2")
 
@@ -94,11 +94,11 @@ def test_the_fit_finds_the_time_per_hop_that_tokens_were_made_with(hop_us: int) 
         placement = Placement({block: "abcd"[number // stride % 4] for number, block in enumerate(blocks)})
         plan = make_plan(observation, placement)
         latency = token_latency(replace(observation, hop_overhead_s=hop_us * 1e-6), plan, 40)
-        measured.append(Measured(observation, plan, 40, latency))
+        measured.append(MeasuredRun(observation, plan, 40, latency))
     assert fit_hop(measured) == pytest.approx(hop_us * 1e-6, abs=1.5e-6)
 
 
 def test_a_host_faster_than_the_model_without_software_has_no_time_per_hop() -> None:
     observation = quickstart()
     plan = make_plan(observation, Placement({block: "ab"[block.layer % 2] for block in blocks_of(observation.shape)}))
-    assert fit_hop([Measured(observation, plan, 40, 0.9 * token_latency(observation, plan, 40))]) <= 1e-6
+    assert fit_hop([MeasuredRun(observation, plan, 40, 0.9 * token_latency(observation, plan, 40))]) <= 1e-6

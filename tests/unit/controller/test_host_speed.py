@@ -24,7 +24,7 @@ from testbed.controller.host_speed import (
 )
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.running.planning import dry_run
+from testbed.running.dry_run import plan_run
 
 ROOT = Path(__file__).parents[3]
 ONE = HostSpeed(2, 10e9, (Together(1, 2e6, (1e-3, 3e-3)), Together(4, 2e6, (2e-3, 6e-3))))
@@ -42,7 +42,7 @@ def planned(devices: int, rate: str, tmp_path: Any, policy: str = "tensor-parall
         "model": {"preset": "gpt2", "seed": 7}, "prompt": {"ids": [1]}, "tokens": 8, "interval": 8, "policy": policy,
         "topology": str(tmp_path / "own.yaml"), "partition": at_once if policy == "tensor-parallel" else {}, **keys,
     }  # fmt: skip
-    return dry_run(Experiment.from_dict(experiment, "own"), 1)["warnings"]
+    return plan_run(Experiment.from_dict(experiment, "own"), 1)["warnings"]
 
 
 @pytest.mark.parametrize("devices, rate, kept", [(4, "1 GB/s", True), (4, "1.5 GB/s", False), (16, "250 MB/s", False)])
@@ -63,7 +63,7 @@ def test_devices_that_compute_one_after_another_may_be_as_fast_as_one(tmp_path: 
 @pytest.mark.parametrize("policy", ["resource-aware", "static", "headroom"])
 def test_the_quick_starts_devices_leave_a_small_host_air(policy: str) -> None:
     experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", [f"policy={policy}"])
-    assert dry_run(experiment, 24)["warnings"] == []
+    assert plan_run(experiment, 24)["warnings"] == []
 
 
 def test_the_topology_of_the_how_to_page_leaves_a_small_host_air(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_the_topology_of_the_how_to_page_leaves_a_small_host_air(tmp_path: Path)
     (tmp_path / "mine.yaml").write_text(page.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
     overrides = [f"topology={tmp_path / 'mine.yaml'}", "traces=[]"]
     experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", overrides)
-    assert dry_run(experiment, 24)["warnings"] == []
+    assert plan_run(experiment, 24)["warnings"] == []
 
 
 def test_dilation_and_compute_that_is_not_paced_need_no_warning(tmp_path: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_calibrated_host_is_judged_by_its_own_speed(tmp_path: Any, monkeypatch
     half = tuple(Together(each.count, each.read_bytes, tuple(t / 2 for t in each.finished_s))
                  for each in NOMINAL_SPEED.together)  # fmt: skip
     fast = HostCalibration(speed=HostSpeed(4, 30e9, half), backend="mininet")
-    monkeypatch.setattr("testbed.running.planning.host_calibration", lambda: fast)
+    monkeypatch.setattr("testbed.running.dry_run.host_calibration", lambda: fast)
     assert planned(4, "1.5 GB/s", tmp_path) == []
 
 

@@ -13,7 +13,7 @@ from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.cost.packing import pack
-from testbed.running.launch import refuse_what_is_not_computed
+from testbed.running.check import refuse_uncomputable
 from testbed.shape import PRESETS
 
 EXPERIMENTS = Path(__file__).parents[3] / "experiments"
@@ -144,8 +144,8 @@ def test_preset_shapes_have_the_published_number_of_parameters(name: str, parame
 def test_emulation_refuses_what_the_decoder_cannot_compute() -> None:
     llama = made(model={"preset": "llama-2-7b"})
     with pytest.raises(ConfigError, match="of llama-2-7b, of which only the shape is known here: use --backend sim"):
-        refuse_what_is_not_computed(llama)
-    refuse_what_is_not_computed(made())
+        refuse_uncomputable(llama)
+    refuse_uncomputable(made())
 
 
 def test_topologies_generate_writes_a_file_that_reads_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,8 @@ from trespassing import let_in, listening
 from testbed.cli import run
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.running.sweep_folder import Kept, Sweep, run_key
+from testbed.running.sweep_file import Sweep, run_key
+from testbed.running.sweep_folder import SweepFolder
 
 EXPERIMENT = {
     "model": {"preset": "tiny"}, "prompt": {"ids": [1, 2, 3]}, "tokens": 24,
@@ -99,7 +100,7 @@ def test_a_key_changes_with_whatever_the_run_depends_on(folder: Path, monkeypatc
     ]  # fmt: skip
     mine.write_text("class Mine: x = 1")
     keys.append(run_key(Experiment.from_dict(EXPERIMENT | {"policy": f"{mine}:Mine"}), "sim"))
-    monkeypatch.setattr("testbed.running.sweep_folder.code_digest", lambda: "other code")
+    monkeypatch.setattr("testbed.running.sweep_file.code_digest", lambda: "other code")
     keys.append(run_key(base, "sim"))
     assert len(set(keys)) == len(keys)
     monkeypatch.undo()
@@ -192,7 +193,7 @@ def test_a_second_sweep_in_the_same_folder_is_refused_while_the_first_is_at_work
     folder: Path, capsys: Captured
 ) -> None:
     command = ["sweep", str(sweep_file(folder)), "--out", str(folder / "out")]
-    with Kept(folder / "out/many").alone():
+    with SweepFolder(folder / "out/many").alone():
         assert run(command) == 2
     said = capsys.readouterr().err
     assert "out/many: another sweep is at work in this folder" in said and said.count("\n") == 1
@@ -219,10 +220,10 @@ def test_what_is_no_schedulers_address_is_refused_in_one_sentence(address: str, 
 def test_a_run_that_ended_is_not_made_again_and_one_that_was_cut_off_is(
     tmp_path: Path, summary: dict[str, str], kept: bool
 ) -> None:
-    folder = Kept(tmp_path).runs_folder("key") / "one"
+    folder = SweepFolder(tmp_path).runs_folder("key") / "one"
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
-    assert Kept(tmp_path).find("key") == (summary if kept else None)
+    assert SweepFolder(tmp_path).find("key") == (summary if kept else None)
 
 
 def test_a_sweep_that_cannot_begin_leaves_nothing_behind(folder: Path, capsys: Captured) -> None:

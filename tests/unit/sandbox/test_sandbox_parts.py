@@ -4,7 +4,6 @@ import os
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from testbed.cli.sandbox import memory_size
 from testbed.emulation import host
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.experiment.schema import Experiment
-from testbed.running.launch import at_this_hosts_pace
+from testbed.running.carry_out import at_this_hosts_pace
 from testbed.sandbox import guest, uml_registers
 from testbed.sandbox.guest_init import TEMPORARY, Frames, frame, load_order
 
@@ -102,22 +101,21 @@ def test_a_folder_that_the_guest_cannot_see_is_refused(folder: str, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("in_guest", "backend", "overrides", "dilation"),
+    ("in_guest", "emulated", "overrides", "dilation"),
     [
-        (True, "mininet", [], 2.0),
-        (True, None, [], 2.0),  # the plan of a run whose backend is yet to be found
-        (True, "mininet", ["dilation=1"], 1.0),
-        (True, "local", ["dilation=3"], 3.0),
-        (True, "sim", [], 1.0),
-        (False, "mininet", [], 1.0),
+        (True, True, [], 2.0),
+        (True, True, ["dilation=1"], 1.0),
+        (True, True, ["dilation=3"], 3.0),
+        (True, False, [], 1.0),
+        (False, True, [], 1.0),
     ],
 )
 def test_a_guest_takes_twice_the_time_unless_the_experiment_says_otherwise(
-    in_guest: bool, backend: Any, overrides: list[str], dilation: float, monkeypatch: pytest.MonkeyPatch
+    in_guest: bool, emulated: bool, overrides: list[str], dilation: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host, "in_user_mode_linux", lambda: in_guest)
     asked = Experiment.load(Path(__file__).parents[3] / "experiments" / "small-scale.yaml", overrides)
-    taken = at_this_hosts_pace(asked, backend)
+    taken = at_this_hosts_pace(asked, emulated)
     assert taken.dilation == dilation
     assert taken.to_dict() == asked.to_dict() | {"dilation": dilation}
 

@@ -20,6 +20,8 @@ from testbed.placement.blocks import Block, Placement, blocks_of, copies_of, par
 from testbed.placement.cost.model import migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
+from testbed.running.carry_out import carry_out
+from testbed.running.request import RunRequest
 from testbed.simulation.transfers import Transfers
 from testbed.traces import Change
 from testbed.transport.messages import Incoming
@@ -314,8 +316,6 @@ def test_a_run_that_no_placement_can_carry_is_told_and_leaves_a_summary(tmp_path
     assert summary["status"] == "failed" and "round-robin has no first placement" in summary["error"]
 
 
-def test_native_compute_is_refused() -> None:
-    from testbed.running.simulated import refuse_what_is_not_simulated
-
+def test_native_compute_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="compute: native is this host's own speed"):
-        refuse_what_is_not_simulated(experiment("compute=native"), False, False)
+        carry_out(RunRequest(experiment("compute=native"), "sim", tmp_path))

@@ -13,17 +13,9 @@ import sys
 import click
 
 from testbed.errors import EnvironmentLacks
+from testbed.progress import printable
 
 READER_GONE = 141  # 128 + SIGPIPE, as shells report it
-
-
-def printable(text: str, keep: str = "") -> str:
-    """The text with all unprintable characters escaped, except for those in `keep`."""
-    if text.isprintable():
-        return text
-    return "".join(
-        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode("ascii") for one in text
-    )
 
 
 def echo(text: str = "", err: bool = False, nl: bool = True) -> None:
@@ -48,7 +40,7 @@ def write(text: str, err: bool = False, nl: bool = True) -> None:
 
 
 def open_standard_streams() -> None:
-    """Make all three streams safe to use.
+    """Make all three standard streams safe to use.
 
     The next file that is opened would take the place of a closed stream. So a closed input becomes empty, a closed
     standard error discards what is written, and writing to a closed output fails. A character that the encoding of a

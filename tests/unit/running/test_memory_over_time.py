@@ -14,8 +14,8 @@ from testbed.cli import run
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
 from testbed.placement.cost.memory import any_placement, device_needs
-from testbed.running.lasting import may_not_last, never_lasts
-from testbed.running.planning import first_observation
+from testbed.running.first_observation import first_observation
+from testbed.running.memory_over_time import shortage_ahead, why_last_token_never_fits
 
 TOKENS, PROMPT = 246, "abcdefgh"
 LENGTH = len(PROMPT) + TOKENS - 1
@@ -53,11 +53,11 @@ WHOLE = whole()
 
 
 def never(*memory: int, traces: list[dict[str, Any]] | None = None) -> str | None:
-    return never_lasts(Experiment.from_dict(experiment(list(memory), traces)), len(PROMPT))
+    return why_last_token_never_fits(Experiment.from_dict(experiment(list(memory), traces)), len(PROMPT))
 
 
 def later(*memory: int, traces: list[dict[str, Any]], **keys: Any) -> str | None:
-    return may_not_last(Experiment.from_dict(experiment(list(memory), traces, **keys)), len(PROMPT))
+    return shortage_ahead(Experiment.from_dict(experiment(list(memory), traces, **keys)), len(PROMPT))
 
 
 def test_one_device_lasts_with_its_need_to_the_byte_and_not_with_one_less() -> None:

@@ -1,8 +1,8 @@
-"""What `sudo testbed` makes is given to the user who called it, so that the next command without sudo can go on.
+"""Files that `sudo testbed` makes are given to the user who called it, so that the next command works without sudo.
 
-The interpreter's audit events (PEP 578) tell of every file and folder that this process makes, in whatever library; a
-folder that it made is given back with all that is in it. Nothing is followed: each path is opened from the root on,
-part by part, without links, and a file that has a second name, or that is not root's, is left.
+The interpreter's audit events (PEP 578) tell of every file and folder that this process makes, in whatever library. A
+folder is given with everything in it. No link is followed: each path is opened part by part from the root on. Files
+that have a second name, or that root does not own, are left alone.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from typing import Any
 from testbed.signals import held_signals
 
 SYSTEM = ("/boot", "/dev", "/etc", "/lib", "/opt", "/proc", "/root", "/run", "/sys", "/usr", "/var/lib", "/var/lock")
-"""Where nothing is given back: what is made there is the system's, or root's own."""
+"""Folders in which nothing is given away: files there belong to the system or to root."""
 
 _RUNTIME_VARIABLE = "TESTBED_RUNTIME_DIR"
 _made: dict[str, None] = {}  # in the order in which they were made
 _hooked = False
-_giving = 0  # the process that is in such a block; a child of it may be in one of its own
+_giving = 0  # the pid of the process that is in a block; its children may enter blocks of their own
 
 
 @contextlib.contextmanager
-def giving_back() -> Iterator[None]:
-    """For a block whose files and folders are to belong to the user who called sudo; nothing where there is none.
+def given_to_sudo_user() -> Iterator[None]:
+    """Give the files and folders that are made in this block to the user who called sudo, at its end.
 
-    Inside another such block of this process it does nothing: that one gives back all.
+    Does nothing without sudo, and nothing in a block inside another one of this process: the outer one gives all.
     """
     global _giving
     owner = _caller()
@@ -51,14 +51,14 @@ def giving_back() -> Iterator[None]:
 
 
 def _caller() -> tuple[int, int] | None:
-    """The user and group who called sudo, if root runs this for someone else."""
+    """Return the user and group ids of the caller, if root runs this for someone else; else None."""
     uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
     given = all(text.isascii() and text.isdigit() and len(text) < 10 for text in (uid, gid))
     return (int(uid), int(gid)) if given and os.geteuid() == 0 and int(uid) != 0 else None
 
 
 def _hook() -> None:
-    """Have every file and folder written down that is about to be made; a hook cannot be taken away again."""
+    """Note every file and folder that is about to be made. A hook cannot be removed, so it is added once."""
     global _hooked
     if not _hooked:
         sys.addaudithook(_note)
@@ -88,7 +88,7 @@ def _give(path: str, owner: tuple[int, int]) -> None:
     own = os.environ.get(_RUNTIME_VARIABLE)
     if any(Path(path).is_relative_to(place) for place in (*SYSTEM, *([own] if own else []))):
         return
-    with contextlib.suppress(OSError):  # it is gone again, or has become something that is not to be followed
+    with contextlib.suppress(OSError):  # it is gone again, or a link has taken its place
         folder = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
         try:
             for part in Path(path).parts[1:-1]:
@@ -101,7 +101,7 @@ def _give(path: str, owner: tuple[int, int]) -> None:
 
 
 def _give_entry(name: str, folder: int, owner: tuple[int, int]) -> None:
-    """One file, or a folder with all that is in it; the folder last, so that until then only root can change it."""
+    """Give one file, or a folder after everything in it, so that only root can change the folder until then."""
     descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     try:
         status = os.fstat(descriptor)

@@ -1,4 +1,4 @@
-"""What a run would do, before it does it: the first observation, and the dry run's plan."""
+"""A dry run: the plan of a run, and warnings about it, without starting anything."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.controller.calibration import NOMINAL_SPEED, HostCalibration, host_calibration
-from testbed.controller.conditions import Conditions, observe
+from testbed.controller.calibration import NOMINAL_SPEED, host_calibration
 from testbed.controller.host_speed import EXCESS_SHARE, Operation, most_at_once, too_slow_here
 from testbed.controller.worst_first import worst_first
 from testbed.decoder.checkpoint import find_tensors
@@ -16,6 +15,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import (
     Block,
     Kind,
+    Placement,
     block_flops,
     block_read_bytes,
     lm_head_flops,
@@ -25,35 +25,47 @@ from testbed.placement.blocks import (
 from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, halves_of
+from testbed.running.backends import find_backend
+from testbed.running.carry_out import at_this_hosts_pace
+from testbed.running.check import check_experiment
+from testbed.running.first_observation import first_observation
+from testbed.running.memory_over_time import shortage_ahead
+from testbed.running.request import Overrides, load_experiment
 
 
-def first_observation(experiment: Experiment, prompt_tokens: int, host: HostCalibration | None = None) -> Observation:
-    """What the policy will be shown at token 0: the topology, overlaid by the traces' values at time 0.
+def dry_run(
+    experiment: str | Path | Experiment,
+    *,
+    policy: str | None = None,
+    tokens: int | None = None,
+    seed: int | None = None,
+    overrides: Overrides = (),
+    backend: str | None = None,
+) -> dict[str, Any]:
+    """Return what a run would do: blocks and bytes per device, link and cgroup settings, and the predicted latency.
 
-    `host` is what is known of this host; by default what its file says.
+    Nothing is started, and neither root nor Mininet nor torch is needed. The arguments are those of `replay`. Keys end
+    in their units; latencies are in milliseconds of emulated time. Raises ConfigError for what is wrong with the
+    experiment, and Infeasible (a RunFailed) if the policy has no first placement.
+
+    Example: `dry_run("experiments/quickstart.yaml", policy="greedy")["predicted_token_ms"]`
     """
-    conditions = Conditions(experiment)
-    conditions.begin()
-    hop_s = (host or host_calibration()).hop_overhead_s / experiment.dilation
-    return observe(experiment, conditions, prompt_tokens, 0, hop_s)
+    loaded = load_experiment(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
+    prompt = check_experiment(loaded, computed=False)
+    emulated = backend is None or find_backend(backend).emulated
+    return plan_run(at_this_hosts_pace(loaded, emulated), len(prompt))
 
 
-def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
-    """The plan of a run: blocks and bytes per device, link and cgroup settings, predicted latency.
-
-    Needs neither root nor Mininet nor torch. Raises Infeasible when the policy has no first placement.
-    """
+def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
+    """Return the plan of a checked experiment; see `dry_run`."""
     from testbed.controller.policy_call import call_policy, reset_policy
-    from testbed.emulation.memory_limits import memory_limit_bytes
-    from testbed.emulation.shaping import tbf_settings
-    from testbed.placement.cost.memory import Infeasible, device_needs, shortages
+    from testbed.placement.cost.memory import Infeasible, shortages
     from testbed.placement.cost.model import prefill_latency, token_latency
     from testbed.placement.plan import make_plan
     from testbed.placement.policies import make_policy
-    from testbed.running.lasting import may_not_last
 
     observation = first_observation(experiment, prompt_tokens)
-    ends = may_not_last(experiment, prompt_tokens)
+    ends = shortage_ahead(experiment, prompt_tokens)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     reset_policy(policy, experiment.seed)
     answer = call_policy(policy, observation, None, experiment.decision_limit)
@@ -61,30 +73,8 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     if placement is None:
         raise Infeasible(f"policy {policy.name} has no first placement: {answer.reason}")
     plan = make_plan(observation, placement)
-    needs = device_needs(observation, placement, prompt_tokens + experiment.tokens - 1)
-    links = {
-        name: {
-            "up": tbf_settings(link.up_bps / experiment.dilation),
-            "down": tbf_settings(link.down_bps / experiment.dilation),
-            "up_delay_s": link.up_delay_s,
-            "down_delay_s": link.down_delay_s,
-        }
-        for name, link in observation.links.items()
-    }
-    devices: dict[str, Any] = {}
-    for view in observation.devices:
-        blocks = placement.on(view.name)
-        devices[view.name] = {
-            "blocks": [str(block) for block in blocks],
-            "heads": sum(block.kind == "head" for block in blocks),
-            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum", "vocab")},
-            "need_bytes": needs[view.name],
-            "budget_bytes": view.available_bytes,
-            "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),
-            **links.get(view.name, {}),  # of its own link, where it has one
-            "streaming_Bps": view.streaming_Bps,
-            "compute_flops": view.compute_flops,
-        }
+    links = _queues(observation, experiment.dilation)
+    devices = _devices(experiment, observation, placement, links)
     return {
         "experiment": experiment.name,
         "policy": experiment.policy,
@@ -100,15 +90,55 @@ def dry_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
         "warnings": [
             *([ends] if ends else []),
-            *warnings(experiment, operations_at_once(observation, plan, experiment.dilation)),
+            *unfaithful_here(experiment, operations_at_once(observation, plan, experiment.dilation)),
             *assumed_of_prompt(experiment),
             *_lacking_weights(experiment),
         ],
     }
 
 
+def _queues(observation: Observation, dilation: float) -> dict[str, dict[str, Any]]:
+    """Return the queues that would shape each link, in wall units, and its delays, by the link's name."""
+    from testbed.emulation.shaping import tbf_settings
+
+    return {
+        name: {
+            "up": tbf_settings(link.up_bps / dilation),
+            "down": tbf_settings(link.down_bps / dilation),
+            "up_delay_s": link.up_delay_s,
+            "down_delay_s": link.down_delay_s,
+        }
+        for name, link in observation.links.items()
+    }
+
+
+def _devices(
+    experiment: Experiment, observation: Observation, placement: Placement, links: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return what each device would hold and how it would be limited, by the device's name."""
+    from testbed.emulation.memory_limits import memory_limit_bytes
+    from testbed.placement.cost.memory import device_needs
+
+    needs = device_needs(observation, placement, observation.prompt_tokens + experiment.tokens - 1)
+    found: dict[str, dict[str, Any]] = {}
+    for view in observation.devices:
+        blocks = placement.on(view.name)
+        found[view.name] = {
+            "blocks": [str(block) for block in blocks],
+            "heads": sum(block.kind == "head" for block in blocks),
+            **{kind: sum(block.kind == kind for block in blocks) for kind in ("proj", "ffn", "sum", "vocab")},
+            "need_bytes": needs[view.name],
+            "budget_bytes": view.available_bytes,
+            "limit_bytes_over_baseline": memory_limit_bytes(experiment, view.name),
+            **links.get(view.name, {}),  # of its own link, if it has one
+            "streaming_Bps": view.streaming_Bps,
+            "compute_flops": view.compute_flops,
+        }
+    return found
+
+
 def operations_at_once(observation: Observation, plan: Plan, dilation: float) -> dict[str, list[Operation]]:
-    """What each device does for the last token, and how many devices compute at the same time."""
+    """Return, for each device, its operations for the last token and how many devices compute at the same time."""
     shape, partition, length = observation.shape, observation.partition, observation.final_length
     found: dict[str, list[Operation]] = {view.name: [] for view in observation.devices}
 
@@ -139,8 +169,8 @@ def operations_at_once(observation: Observation, plan: Plan, dilation: float) ->
     return found
 
 
-def warnings(experiment: Experiment, operations: Mapping[str, Sequence[Operation]]) -> list[str]:
-    """What may make the run unfaithful: devices that this host does not keep up with where they compute at once."""
+def unfaithful_here(experiment: Experiment, operations: Mapping[str, Sequence[Operation]]) -> list[str]:
+    """Return a warning if this host cannot keep up with all devices that compute at once; else nothing."""
     if experiment.compute != "paced":
         return []
     host = host_calibration()
@@ -158,7 +188,7 @@ def warnings(experiment: Experiment, operations: Mapping[str, Sequence[Operation
 
 
 def _lacking_weights(experiment: Experiment) -> list[str]:
-    """That the model has no weights, in a sentence; none where it has some."""
+    """Return a warning if the model has no weights; else nothing."""
     path = experiment.model.path
     if path is None or find_tensors(Path(path)) is not None:
         return []

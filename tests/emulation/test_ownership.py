@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from running import QUICKSTART, TINY, UNJUDGED, Place, write_experiment
 
-from testbed.running.giving_back import giving_back
+from testbed.running.ownership import given_to_sudo_user
 
 USER = 65534
 
@@ -35,7 +35,7 @@ def owners(folder: Path) -> set[int]:
 def test_files_and_folders_made_in_the_block_are_the_callers_and_older_ones_stay_roots(home: Path) -> None:
     (home / "before").touch()
     (home / "there").mkdir()
-    with giving_back():
+    with given_to_sudo_user():
         (home / "there" / "new").write_text("x")
         (home / "a" / "b").mkdir(parents=True)
         subprocess.run(["touch", home / "a" / "b" / "by-another-process"], check=True)
@@ -49,7 +49,7 @@ def test_links_and_second_names_are_left(home: Path, tmp_path: Path) -> None:
     secret.write_text("root's")
     (tmp_path / "file").touch()
     try:
-        with giving_back():
+        with given_to_sudo_user():
             (home / "run").mkdir()
             (home / "run" / "link").symlink_to(secret)
             os.link(secret, home / "run" / "name")
@@ -66,7 +66,7 @@ def test_links_and_second_names_are_left(home: Path, tmp_path: Path) -> None:
 def test_a_file_that_a_link_leads_to_in_a_folder_that_was_swapped_is_not_given(home: Path, tmp_path: Path) -> None:
     (tmp_path / "shadow").write_text("root's")
     (home / "out").mkdir()
-    with giving_back():
+    with given_to_sudo_user():
         (home / "out" / "shadow").write_text("a report")
         shutil.rmtree(home / "out")
         (home / "out").symlink_to(tmp_path)
@@ -77,7 +77,7 @@ def test_a_file_that_a_link_leads_to_in_a_folder_that_was_swapped_is_not_given(h
 def test_without_a_caller_nothing_is_given(uid: str, gid: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUDO_UID", uid)
     monkeypatch.setenv("SUDO_GID", gid)
-    with giving_back():
+    with given_to_sudo_user():
         (home / "new").touch()
     assert (home / "new").stat().st_uid == 0
 

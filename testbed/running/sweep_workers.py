@@ -1,7 +1,7 @@
-"""The runs of a sweep: in local worker processes, where nothing listens, or on the Dask cluster that the user named.
+"""Carrying out the runs of a sweep: in worker processes of this host, or on a Dask cluster that the user names.
 
-A worker carries out one run at a time; what it returns is the run's row. The machine's one place for an emulated run is
-on a cluster the resource `emulation`. The runs of a worker that died go to another.
+A worker carries out one run at a time and returns the run's row. A machine has room for one emulated run at a time; on
+a cluster that room is the resource `emulation`. If a worker dies, another one takes over its run.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.cli.replay import say
 from testbed.emulation.host_lock import WAITING
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.comparison import infeasible_row
-from testbed.running.batch import compile_policies
-from testbed.running.launch import Request, carry_out
-from testbed.running.side_by_side import WorkersDied, side_by_side
-from testbed.running.sweep_folder import Kept, SweptRun, finished_in
+from testbed.running.backends import find_backend
+from testbed.running.carry_out import carry_out
+from testbed.running.many_runs import compile_policies
+from testbed.running.remarks import tell_log, tell_nobody
+from testbed.running.request import RunRequest
+from testbed.running.sweep_file import SweptRun
+from testbed.running.sweep_folder import SweepFolder, finished_in
+from testbed.running.worker_pool import ATTEMPTS, WorkersDied, call_in_pool
 
 EMULATION = "emulation"  # the Dask resource: a machine has one
-ATTEMPTS = 3  # workers that may die under one run before it counts as the run's fault
 
 
 def carry_out_runs(
     runs: Sequence[SweptRun],
-    kept: Kept,
+    kept: SweepFolder,
     scheduler: str | None,
     share_host: bool,
     done: Callable[[SweptRun, dict[str, Any]], None],
 ) -> None:
-    """Carry out every run, in any order; `done` gets each as it ends. Raises when one could not be carried out."""
+    """Carry out every run, in any order; `done` is called as each ends. Raises if one could not be carried out."""
     calls = [
         (run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve()), share_host) for run in runs
     ]
@@ -46,9 +48,9 @@ def carry_out_runs(
             for run, row in _on_cluster(runs, calls, scheduler):
                 done(run, row)
             return
-        compile_policies(run.experiment for run in runs if run.backend == "sim")
-        emulated = {number for number, run in enumerate(runs) if run.backend != "sim"}
-        for number, row in side_by_side(carry_out_one, calls, emulated, ATTEMPTS):
+        compile_policies(run.experiment for run in runs if not find_backend(run.backend).emulated)
+        emulated = {number for number, run in enumerate(runs) if find_backend(run.backend).emulated}
+        for number, row in call_in_pool(carry_out_one, calls, emulated):
             done(runs[number], row)
     except WorkersDied as error:
         run = runs[error.args[0]]
@@ -59,17 +61,17 @@ def carry_out_runs(
 
 
 def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_host: bool = False) -> dict[str, Any]:
-    """One run, on a worker; returns its row. What is wrong with this run alone is a row with its error.
+    """Carry out one run, on a worker, and return its row. An error of this run alone is a row with that error.
 
-    It is asked again when a worker dies with a row that nobody had fetched; a run that is there is not made anew.
+    If a worker dies before its row was fetched, another one is asked again; it finds the finished run and returns it.
     """
     found = finished_in(Path(folder))
     if found is not None:
         return found
     loaded = Experiment.from_dict(experiment, experiment["name"])
     try:
-        if backend == "sim":
-            return carry_out(Request(loaded, "sim", Path(folder), progress=False), lambda message: None)
+        if not find_backend(backend).emulated:
+            return carry_out(RunRequest(loaded, backend, Path(folder)), tell_nobody)
         return _emulate(loaded, backend, Path(folder), share_host)
     except EnvironmentLacks:
         raise
@@ -79,7 +81,10 @@ def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_h
 
 
 def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: bool) -> dict[str, Any]:
-    """An emulated run in a process of its own, which must be the main thread's; it dies with this worker."""
+    """Carry out an emulated run as a process of its own, which dies with this worker.
+
+    A worker of Dask calls this in a thread, and only the main thread of a process can start a capsule.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "experiment.yaml"
     file.write_text(json.dumps(experiment.to_dict()), encoding="utf-8")  # JSON is YAML
@@ -94,8 +99,8 @@ def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: boo
         try:
             for line in run.stderr or ():
                 said = line.strip().removeprefix("Error: ")
-                if said.startswith(WAITING):  # maybe for ever: any user can have the host's lock
-                    say(said)
+                if said.startswith(WAITING):  # it may wait for ever, because any user can hold the host's lock
+                    tell_log(said)
             code = run.wait()
         except KeyboardInterrupt:
             run.terminate()
@@ -116,7 +121,7 @@ def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: boo
 def _on_cluster(
     runs: Sequence[SweptRun], calls: Sequence[tuple[Any, ...]], scheduler: str
 ) -> Iterator[tuple[SweptRun, dict[str, Any]]]:
-    """Each run and its row as it ends, carried out by the workers of the scheduler at that address."""
+    """Let the workers of the scheduler at that address carry out the runs; yield each run and its row as it ends."""
     from distributed import Client, KilledWorker, as_completed
 
     _quiet_dask()
@@ -129,7 +134,7 @@ def _on_cluster(
     with found as client:
         futures = {}
         for number, run in enumerate(runs):
-            resources = {EMULATION: 1} if run.backend != "sim" else None
+            resources = {EMULATION: 1} if find_backend(run.backend).emulated else None
             key = f"run-{run.key}"
             future = client.submit(carry_out_one, *calls[number], key=key, pure=False, resources=resources)
             futures[future] = number
@@ -143,6 +148,6 @@ def _on_cluster(
 
 
 def _quiet_dask() -> None:
-    """Dask's own remarks are not a user's; what matters comes as an exception."""
+    """Keep Dask's log from the user: what matters comes as an exception."""
     for name in ("distributed", "tornado.application", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

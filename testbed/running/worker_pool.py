@@ -1,7 +1,7 @@
-"""Calls carried out in worker processes that nobody but this process can speak to, and whose death costs one attempt.
+"""A pool of worker processes that no other process can talk to, and that survives the death of a worker.
 
-They talk over inherited pipes: nothing listens anywhere, so that no other user can run code here. The standard
-library's pool of processes breaks when one of them is killed.
+The workers talk to this process over inherited pipes. Nothing listens anywhere, so no other user can run code here.
+The pools of the standard library break when one of their workers is killed; this one tries the call again.
 """
 
 from __future__ import annotations
@@ -18,25 +18,27 @@ from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from testbed.emulation.own_tempdir import use_own_tempdir
+from testbed.emulation.plain_main import plain_main
 from testbed.signals import interrupt_at_signals
 from testbed.worker.parent_death import end_with_parent
 
-PRELOAD = ["testbed.running.simulated"]
+PRELOAD = ["testbed.running.simulated_run"]
 END_PATIENCE_S = 15.0  # for an emulated run to take down what it has made
+ATTEMPTS = 3  # workers that may die under one call before that counts as the call's fault
 
 
 class WorkersDied(Exception):
-    """So many workers died under one call that it is the call's fault; `args[0]` is its number."""
+    """Several workers in turn died while they carried out the same call; `args[0]` is the call's number."""
 
 
 class _Worker:
-    """One process and our end of its pipe."""
+    """One worker process, and this process's end of its pipe."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         context = multiprocessing.get_context("forkserver")
         self.pipe, theirs = context.Pipe()
         self.number = -1  # of the call that it carries out
-        with _deaf_to_interrupts():
+        with plain_main(), _interrupts_blocked():
             context.set_forkserver_preload(PRELOAD)
             forkserver.ensure_running()
             self.process: ForkServerProcess = context.Process(target=_serve, args=(theirs, function), daemon=True)
@@ -44,12 +46,14 @@ class _Worker:
         theirs.close()
 
 
-def side_by_side(
-    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], alone: Collection[int] = (), attempts: int = 3
+def call_in_pool(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], alone: Collection[int] = ()
 ) -> Iterator[tuple[int, Any]]:
-    """Number and answer of every call as it ends, one worker for each core; of those in `alone` one at a time.
+    """Call the function with each tuple of arguments, and yield (number of the call, its answer) as each ends.
 
-    A call whose worker died is tried again; raises WorkersDied after so many attempts, and what a call raised.
+    There is one worker for each core. Calls whose numbers are in `alone` are carried out one at a time, and their
+    workers are given time to clean up if the caller stops early. A call whose worker died is tried again. Raises
+    WorkersDied after `ATTEMPTS` deaths, and whatever a call raises.
     """
     use_own_tempdir()
     waiting, tried = deque(range(len(calls))), [0] * len(calls)
@@ -66,7 +70,7 @@ def side_by_side(
                 worker.number = number
                 idle.remove(worker)
                 busy.append(worker)
-                with suppress(OSError):  # it has died, as its pipe will say
+                with suppress(OSError):  # it has died; the pipe's end says so below
                     worker.pipe.send(calls[number])
             ready = wait([worker.pipe for worker in busy])
             for worker in [one for one in busy if one.pipe in ready]:
@@ -76,7 +80,7 @@ def side_by_side(
                     answer, problem = worker.pipe.recv()
                 except (EOFError, OSError):
                     tried[number] += 1
-                    if tried[number] == attempts:
+                    if tried[number] == ATTEMPTS:
                         raise WorkersDied(number) from None
                     waiting.appendleft(number)
                     idle.append(_Worker(function))
@@ -86,12 +90,11 @@ def side_by_side(
                     raise problem
                 yield number, answer
     finally:
-        for worker in busy:
-            if worker.number in alone:
-                worker.process.terminate()
-        for worker in busy:
-            if worker.number in alone:
-                worker.process.join(END_PATIENCE_S)
+        emulating = [worker for worker in busy if worker.number in alone]
+        for worker in emulating:
+            worker.process.terminate()
+        for worker in emulating:
+            worker.process.join(END_PATIENCE_S)
         for worker in [*idle, *busy]:
             worker.process.kill()
         for worker in [*idle, *busy]:
@@ -111,9 +114,9 @@ def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
 
 
 @contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """What is started in here never gets a Ctrl-C: it is ours to end it."""
-    resource_tracker.ensure_running()  # else it is started in here, and hears again
+def _interrupts_blocked() -> Iterator[None]:
+    """Block Ctrl-C for processes started in this block: this process ends them."""
+    resource_tracker.ensure_running()  # if it were started in the block, it would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield

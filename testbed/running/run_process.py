@@ -1,8 +1,8 @@
-"""The process that carries out one run: `python -m testbed.running.inside RUN_FOLDER SOCKET_FOLDER`.
+"""The process that carries out one emulated run: `python -m testbed.running.run_process RUN_FOLDER SOCKET_FOLDER`.
 
-It reads everything from the folder's manifest, puts a fleet, a policy and a controller together, and leaves a
-complete run folder. For the mininet backend it is the first process of a capsule: when it ends, all ends. What it
-cannot say in the run folder, it leaves in the socket folder for the process that waits for it.
+It reads everything from the folder's manifest, puts a fleet, a policy and a controller together, and leaves a complete
+run folder. In a capsule it is the first process: when it ends, everything in there ends. If it cannot write into the
+run folder, it leaves its error in the socket folder for the process that waits for it.
 """
 
 from __future__ import annotations
@@ -14,27 +14,26 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import zmq
 
-from testbed.cli.show import progress_bar
 from testbed.controller.calibration import HostCalibration
+from testbed.controller.fleet import Fleet
 from testbed.controller.generation import Controller
-from testbed.emulation.process_fleet import ProcessFleet
-from testbed.emulation.spawn import forkserver_pid
-from testbed.emulation.state_files import StateFile
-from testbed.errors import EnvironmentLacks, TestbedError
+from testbed.errors import INTERRUPTED, EnvironmentLacks, TestbedError
 from testbed.experiment.prompt import prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
+from testbed.progress import progress_bar
 from testbed.runlog.folder import RunLog
-from testbed.running.giving_back import giving_back
-from testbed.running.launch import LAST_WORDS
-from testbed.running.outcome import run_summary, summary_base
+from testbed.running.backends import FleetSetting, find_backend
+from testbed.running.carry_out import LAST_WORDS
+from testbed.running.device_command import LIVE
+from testbed.running.ownership import given_to_sudo_user
+from testbed.running.run_summary import interrupted, run_summary, summary_base, unfinished
 from testbed.running.verification import verify
 
-LIVE = "live.json"  # device -> pid in the capsule, while a run is up
 REMEDIES = {
     errno.EMFILE: "raise `ulimit -n`",
     errno.ENFILE: "close files elsewhere on this host",
@@ -49,27 +48,20 @@ REMEDIES = {
     errno.ENOTCONN: "use another --out",
     errno.ESHUTDOWN: "use another --out",
 }
-"""What the host may be out of, or no longer have -> what helps."""
+"""What this host may have run out of, or no longer has -> what helps."""
 
 
-def make_fleet(backend: str, experiment: Experiment, options: dict[str, Any], positions: int) -> ProcessFleet:
-    """The fleet of a backend; Mininet is imported only for its own."""
-    sockets = Path(options["sockets"])
-    if backend == "mininet":
-        from testbed.emulation.mininet_fleet import MininetFleet
+class EmulatedFleet(Fleet, Protocol):
+    """A fleet whose devices are processes of this host: what an emulated backend makes."""
 
-        return MininetFleet(experiment, sockets, positions, state_file=StateFile.attach(Path(options["state"])))
-    from testbed.emulation.local_fleet import LocalFleet
+    idle_private_bytes: list[int]  # memory of each worker that stands and holds no block
 
-    fleet = LocalFleet(experiment, sockets, positions)
-    # No capsule ends it, should it be stopped when this process is killed.
-    state = StateFile.attach(Path(options["state"]))
-    state.record(processes=[*state.current.processes, forkserver_pid()])
-    return fleet
+    def network_pids(self) -> dict[str, int]:
+        """Return a process in the network namespace of each device, for `testbed exec`."""
 
 
 def run(folder: Path) -> int:
-    """Carry out the run that `folder`'s manifest describes; returns the process's exit code."""
+    """Carry out the run that the folder's manifest describes, and return the exit code of this process."""
     log = RunLog(folder)
     manifest = log.read_manifest()
     options = manifest["options"]
@@ -77,13 +69,14 @@ def run(folder: Path) -> int:
     prompt = prompt_ids(experiment)
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     base = summary_base(folder, manifest["backend"], experiment)
-    summary = base | {"status": "failed", "tokens": [], "exit_code": 5, "error": "the run did not finish"}
-    fleet: ProcessFleet | None = None
+    summary = base | unfinished()
+    fleet: EmulatedFleet | None = None
     controller: Controller | None = None
     try:
         log.reserve()
-        fleet = make_fleet(manifest["backend"], experiment, options, len(prompt) + experiment.tokens)
         host = HostCalibration.from_dict(manifest["calibration"], str(folder))
+        places = Path(options["sockets"]), Path(options["state"])
+        fleet = find_backend(manifest["backend"]).make_fleet(FleetSetting(experiment, len(prompt), host, *places))
         with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
             controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
             outcome = controller.run()
@@ -94,16 +87,14 @@ def run(folder: Path) -> int:
         if options["verify"] and outcome.tokens:
             summary["verified"], summary["verification"] = verify(experiment, prompt, outcome)
     except KeyboardInterrupt:
-        summary = base | {"status": "interrupted", "tokens": [], "exit_code": 130, "error": "interrupted"}
+        summary = base | interrupted()
     except Exception as error:
-        told = error if isinstance(error, TestbedError) else _lack(error)
+        told = error if isinstance(error, TestbedError) else _lacking(error)
+        summary |= unfinished(told or error)
         if told is None:
-            summary |= {"status": "failed", "error": f"a bug in testbed: {type(error).__name__}: {error}"}
             raise
-        summary |= {"status": "failed", "exit_code": told.exit_code, "error": str(told)}
-        summary["error_kind"] = type(told).__name__
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is left must be written and taken down
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the folder must be completed and the fleet taken down
         if controller is not None:
             summary["tokens"] = controller.outcome.tokens
         try:
@@ -115,15 +106,15 @@ def run(folder: Path) -> int:
     return int(summary["exit_code"])
 
 
-def _lack(error: Exception) -> EnvironmentLacks | None:
-    """The sentence on what this host is out of; None for an error that says nothing of the kind, and so is a bug."""
+def _lacking(error: Exception) -> EnvironmentLacks | None:
+    """Return what this host has run out of, if that is what the error says; None for an error that is a bug."""
     if not isinstance(error, OSError | zmq.ZMQError) or error.errno not in REMEDIES:
         return None
     where = getattr(error, "filename", None)
     return EnvironmentLacks(f"{where or 'the run'}: {error.strerror}; {REMEDIES[error.errno]}")
 
 
-def _hold(folder: Path, fleet: ProcessFleet) -> None:
+def _hold(folder: Path, fleet: EmulatedFleet) -> None:
     """Keep the network up until interrupted."""
     (folder / LIVE).write_text(json.dumps(fleet.network_pids()))
     print(f"Holding: `testbed exec {folder} DEVICE -- COMMAND` in another terminal; Ctrl-C ends it.", file=sys.stderr)
@@ -137,18 +128,17 @@ def _hold(folder: Path, fleet: ProcessFleet) -> None:
 
 
 def main() -> None:
-    """Entry point inside the capsule, or a plain child for the local backend."""
-    from testbed.cli import INTERRUPTED
+    """Start here: in the capsule, or as a plain child of the process that waits."""
     from testbed.emulation.capsule import prepare_inner
 
     folder, sockets = map(Path, sys.argv[1:])
     try:
         prepare_inner()  # a Ctrl-C that came while everything above was loaded is delivered here
-        with giving_back():  # what lies outside the run folder, such as a compiled policy
+        with given_to_sudo_user():  # files outside the run folder, such as a compiled policy
             code = run(folder)
     except KeyboardInterrupt:
         code = INTERRUPTED
-    except TestbedError as error:  # the folder took no summary
+    except TestbedError as error:  # the folder could not take the summary
         code = error.exit_code
         with suppress(OSError):
             (sockets / LAST_WORDS).write_text(json.dumps({"error": str(error), "exit_code": code}))

@@ -1,7 +1,7 @@
-"""Whether any placement can last to the last token, which caches that grow and memory that shrinks may rule out.
+"""Whether some placement fits at every moment of a run, while KV caches grow and traces change the devices' memory.
 
-It knows what has to fit when, and what the traces say of memory. What could be placed there is `feasibility`'s answer:
-where it says that nothing fits, no policy can place, wherever its blocks are before.
+This module knows what must fit when. `placement.cost.memory.nothing_fits` answers whether any placement can: where it
+says no, every policy fails, whatever its blocks were placed on before.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from itertools import groupby
 from testbed.experiment.schema import Experiment
 from testbed.placement.cost.memory import nothing_fits
 from testbed.placement.observation import Observation
-from testbed.running.planning import first_observation
+from testbed.running.first_observation import first_observation
 from testbed.traces.series import Series
 
-MOST_MOMENTS = 1000  # of traces on the time clock that are looked at
+MOST_MOMENTS = 1000  # changes of memory on the time clock that are looked at
 
 
 def memory_changes(experiment: Experiment) -> dict[str, Series]:
-    """Device -> its budget in time, of the devices whose budgets change while the run goes on."""
+    """Return the memory budget over time of each device whose budget changes during the run."""
     found = {}
     for trace in experiment.traces.traces:
         for (target, quantity), series in trace.series.items():
@@ -33,15 +33,18 @@ def memory_changes(experiment: Experiment) -> dict[str, Series]:
     return found
 
 
-def never_lasts(experiment: Experiment, prompt_tokens: int) -> str | None:
-    """Why no placement can hold the caches of the last token, where memory is constant; None where one can."""
+def why_last_token_never_fits(experiment: Experiment, prompt_tokens: int) -> str | None:
+    """Return why no placement can hold the caches of the last token.
+
+    Returns None if one can, and if traces change memory: `shortage_ahead` answers for those.
+    """
     if memory_changes(experiment):
         return None
     return nothing_fits(first_observation(experiment, prompt_tokens), prompt_tokens + experiment.tokens - 1)
 
 
-def may_not_last(experiment: Experiment, prompt_tokens: int) -> str | None:
-    """The same where traces change memory: a sentence on when no placement can fit, or None."""
+def shortage_ahead(experiment: Experiment, prompt_tokens: int) -> str | None:
+    """Return from when on no placement can fit because traces take memory away, as a sentence; else None."""
     changing = memory_changes(experiment)
     if not changing:
         return None
@@ -51,8 +54,8 @@ def may_not_last(experiment: Experiment, prompt_tokens: int) -> str | None:
     return _in_time(experiment, start, changing)
 
 
-def summed_up(found: Mapping[str, str], instances: int) -> str:
-    """What `may_not_last` says of some of many instances, by what they are called: the first in full."""
+def told_of_many(found: Mapping[str, str], instances: int) -> str:
+    """Put what `shortage_ahead` says of several instances, by their names, into one sentence; it quotes the first."""
     name, why = next(iter(found.items()))
     if len(found) == 1:
         return f"{name}: {why}"
@@ -60,12 +63,15 @@ def summed_up(found: Mapping[str, str], instances: int) -> str:
 
 
 def _last_boundary(experiment: Experiment) -> int:
-    """Tokens done at the last decision."""
+    """Return how many tokens are done at the last decision."""
     return (experiment.tokens - 1) // experiment.interval * experiment.interval
 
 
 def _by_tokens(experiment: Experiment, start: Observation, changing: Mapping[str, Series]) -> str | None:
-    """Between two changes of memory only caches grow, so the last decision before each change is the tightest."""
+    """Find the first decision at which nothing fits.
+
+    Between two changes of memory only the caches grow, so the last decision before each change is the tightest.
+    """
     decisions = range(0, experiment.tokens, experiment.interval)
     for _, group in groupby(decisions, lambda done: _memory(experiment, changing, done)):
         alike = list(group)
@@ -81,7 +87,11 @@ def _by_tokens(experiment: Experiment, start: Observation, changing: Mapping[str
 
 
 def _in_time(experiment: Experiment, start: Observation, changing: Mapping[str, Series]) -> str | None:
-    """How far the run is at a time is not known: what no speed can help against, and what waits for a slow one."""
+    """Find a time at which nothing fits, without knowing how many tokens are done at any time.
+
+    Three things can be said all the same: the last token never fits, however fast the run is; the first one already
+    does not fit at some time; or a run that is still going after the last change will not fit.
+    """
     last_length = start.prompt_tokens + experiment.tokens - 1
     own = {device.name: device.memory_bytes for device in experiment.topology.devices}
     most = {
@@ -104,12 +114,12 @@ def _in_time(experiment: Experiment, start: Observation, changing: Mapping[str, 
 
 
 def _steps(series: Series) -> list[tuple[float, float | None]]:
-    """A lap's steps, and what is in force before them."""
+    """Return the steps of one lap of a series, preceded by the value in force before the first."""
     return [(0.0, series.value_at(0.0)), *series.steps]
 
 
 def _memory(experiment: Experiment, changing: Mapping[str, Series], time: float) -> dict[str, int]:
-    """The budgets at a time, of the devices whose budgets change."""
+    """Return the budgets in bytes at a time, of the devices whose budgets change."""
     found = {}
     for name, series in changing.items():
         value = series.value_at(time)

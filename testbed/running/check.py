@@ -1,0 +1,56 @@
+"""Everything that can be known to be wrong with an experiment before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.decoder.checkpoint import require_weights
+from testbed.errors import ConfigError
+from testbed.experiment.schema import Experiment
+
+
+class NothingFits(ConfigError):
+    """No placement of any policy can fit this experiment."""
+
+
+def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]:
+    """Check an experiment and return the token ids of its prompt.
+
+    `computed` says that the model's arithmetic will be done: then its weights and its tokeniser must be there. A plan
+    or a simulation needs neither. Raises NothingFits if the devices are too small for every policy, and ConfigError
+    for anything else that is wrong.
+    """
+    from testbed.experiment.prompt import prompt_ids
+    from testbed.placement.cost.memory import nothing_fits
+    from testbed.placement.patterns import expand_patterns
+    from testbed.placement.policies import make_policy, refuse_exchange
+    from testbed.running.first_observation import first_observation
+    from testbed.running.memory_over_time import why_last_token_never_fits
+
+    make_policy(experiment.policy, experiment.policy_options, experiment.placement)
+    refuse_exchange(experiment.policy, experiment.partition, experiment.placement)
+    if computed:
+        refuse_uncomputable(experiment)
+    prompt = prompt_ids(experiment, computed)
+    observation = first_observation(experiment, len(prompt))
+    if experiment.placement is not None:
+        expand_patterns(observation, experiment.placement)
+    why = nothing_fits(observation)
+    if why:
+        raise NothingFits(f"{experiment.name}: no placement can fit: {why}")
+    why = why_last_token_never_fits(experiment, len(prompt))
+    if why:
+        raise NothingFits(f"{experiment.name}: no placement can last to the last token: {why}")
+    return prompt
+
+
+def refuse_uncomputable(experiment: Experiment) -> None:
+    """Raise ConfigError for a model that has no weights, or whose blocks the decoder cannot compute."""
+    if experiment.model.path is not None:
+        require_weights(Path(experiment.model.path))
+    shape = experiment.shape
+    if shape.gated_ffn or not shape.biases or not shape.learned_positions:
+        raise ConfigError(
+            f"{experiment.name}: the decoder computes GPT-2's blocks and not those of {shape.name}, of which only the "
+            "shape is known here: use --backend sim"
+        )

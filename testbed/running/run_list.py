@@ -1,0 +1,78 @@
+"""The runs in a folder, and how each ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import ConfigError
+from testbed.runlog.folder import NewerFormat, is_run_folder, read_lines, read_manifest, read_summary
+
+DEFAULT_FOLDER = Path("runs")
+
+
+def list_runs(folder: Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
+    """Return a row for each run in the folder and in the folders in it, oldest first.
+
+    A run that did not come to its end has the status `unfinished`, and as its tokens those on file. A run folder that
+    cannot be read has the status `damaged`, and one of a newer version `too new`; the reason is its `error`. Raises
+    ConfigError if the folder does not exist.
+    """
+    return [describe_run(run, folder) for run in _find_runs(folder)]
+
+
+def describe_run(run: Path, folder: Path) -> dict[str, Any]:
+    """Return the row of one run; its name is relative to `folder`."""
+    row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run)}
+    try:
+        return row | _read_run(run)
+    except NewerFormat as error:
+        return row | {"status": "too new", "error": str(error)}
+    except ConfigError as error:
+        return row | {"status": "damaged", "error": str(error)}
+    except OSError as error:
+        return row | {"status": "damaged", "error": f"{error.filename or run}: {error.strerror}"}
+
+
+def _find_runs(folder: Path) -> list[Path]:
+    """Find run folders in `folder` and one level below, oldest first by the time in their names."""
+    if not folder.is_dir():
+        if folder == DEFAULT_FOLDER:
+            return []
+        raise ConfigError(f"{folder} is no folder: give one that `testbed replay --out` or `compare --out` wrote to")
+    children = [child for child in folder.iterdir() if child.is_dir()]
+    below = [child for parent in children if not _is_run(parent) for child in _entries(parent)]
+    return sorted((run for run in [*children, *below] if _is_run(run)), key=lambda run: (run.name, run))
+
+
+def _is_run(folder: Path) -> bool:
+    """Say whether this is a run's folder; a folder that may not be read is none."""
+    try:
+        return is_run_folder(folder)
+    except OSError:
+        return False
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what the folder holds; nothing if it may not be read, or is gone."""
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _read_run(run: Path) -> dict[str, Any]:
+    manifest = read_manifest(run)
+    summary = read_summary(run)
+    told = (manifest.get("experiment") or {}) | manifest | (summary or {})
+    tokens = (summary or {}).get("tokens")
+    return {
+        "status": "unfinished" if summary is None else told.get("status", "unfinished"),
+        "policy": told.get("policy"),
+        "backend": told.get("backend"),
+        "seed": told.get("seed"),
+        "tokens": sum(1 for _ in read_lines(run / "tokens.jsonl")) if tokens is None else len(tokens),
+        "mean_token_ms": told.get("mean_token_ms"),
+        "migrations": told.get("migrations"),
+        "verdict_ok": (told.get("verdict") or {}).get("ok"),
+    }
