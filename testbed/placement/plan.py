@@ -38,7 +38,7 @@ from testbed.shape import ModelShape
 class HalfPlan:
     """Half a layer: who computes what, where the results meet, and to whom the device that holds x sends it."""
 
-    work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; never empty
+    work: dict[str, tuple[int, ...]] = field(hash=False)  # device -> its KV groups or shards, sorted; none without any
     target: str
     x_order: tuple[str, ...]  # devices that get x over the network, in send order; never the holder itself
     others: tuple[str, ...] = ()  # all-to-all: who else adds up the results; the target then is the source

@@ -27,7 +27,7 @@ from testbed.placement.policies.resource_aware import ResourceAware, default_dea
 from testbed.placement.policy_options import deadline_option
 from testbed.placement.useful import reachable, with_room
 
-THRESHOLD = 0.9  # of a device's memory and of the deadline: 10 % are left for what the predictions miss
+THRESHOLD = 0.9  # of a device's memory and of the deadline; the paper gives no number
 
 
 class DynamicThreshold:

@@ -36,7 +36,7 @@ from testbed.placement.policies.headroom import Headroom
 from testbed.placement.policy_options import duration_option
 from testbed.placement.useful import with_room
 
-LIMIT_S = 50.0  # under the default decision_limit of 60 s, with time to build the placement
+LIMIT_S = 50.0  # under the default decision_limit of 60 s
 
 
 class Exact:

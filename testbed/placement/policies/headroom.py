@@ -14,7 +14,7 @@ from testbed.placement.useful import decide_on_useful, same_devices
 
 HORIZONS = ("interval", "near", "run")
 NEAR = 0.015  # of its least cost an interval may give away for later ones, whose conditions are only expected
-MOST_EFFORT = 1000  # times the usual number of moves: minutes for a decision, and beyond any decision_limit
+MOST_EFFORT = 1000  # times the usual number of moves; more is refused as a slip
 
 
 class Headroom:
