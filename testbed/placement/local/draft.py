@@ -79,6 +79,8 @@ class Draft:
         self.vocab_counts = [0] * devices
         self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in range(2)]  # [half][layer][device], as bits
         self._tallies = [self._tally(slot) for slot in range(len(self.blocks))]
+        layers, slots = range(self.layers), self.slots
+        self._targets = [(slots.attention_target(layer), slots.ffn_target(layer)) for layer in layers if slots.hub]
         # Seconds of each layer, then of x's way home, then of the LM head where it is cut.
         self.terms = [0.0] * (self.layers + 1 + (len(self.slots.vocab) > 0))
         if placed is not None:
@@ -238,7 +240,7 @@ class Draft:
 
     def holder(self, layer: int) -> int:
         """The device that holds x when `layer` begins; without a hub the source, where others hold it too."""
-        return self.model.source if layer == 0 or not self.slots.hub else self.where[layer * self.slots.per_layer - 1]
+        return self.where[self._targets[layer - 1][1]] if layer and self._targets else self.model.source
 
     def term(self, layer: int) -> float:
         """Seconds of one layer of one token; after the last layer, of x's way home, then of a cut LM head."""
@@ -247,9 +249,10 @@ class Draft:
         if layer == self.layers:
             return self.model.source_seconds(self.holder(layer), lm_head=False)
         model, heads, shards = self.model, tuple(self.head_counts[layer]), tuple(self.shard_counts[layer])
-        if not self.slots.hub:
+        if not self._targets:
             return self._all_to_all(2 * layer, heads) + self._all_to_all(2 * layer + 1, shards)
-        middle, end = self.where[self.slots.attention_target(layer)], self.where[self.slots.ffn_target(layer)]
+        attention_target, ffn_target = self._targets[layer]
+        middle, end = self.where[attention_target], self.where[ffn_target]
         attention = model.attention(self.holder(layer), middle, heads, self._roots(layer, ATTENTION))
         return attention + model.ffn(middle, end, shards, self._roots(layer, FFN))
 

@@ -32,14 +32,13 @@ def _of_layer(draft: Draft, layer: int) -> Iterator[list[Shift]]:
         yield from _of_layer_without_hub(draft, layer)
         return
     heads, middle, ffn = slots.heads(layer), slots.attention_target(layer), slots.ffn(layer)
-    last = layer + 1 == draft.layers
+    attention, whole = slots.attention(layer), slots.of_layer(layer)
+    groups: list[Sequence[int]] = [(middle,), ffn, (middle, *ffn), heads, attention, whole]
+    if layer + 1 < draft.layers:
+        groups += [(*ffn, *slots.attention(layer + 1)), (*whole, *slots.of_layer(layer + 1))]
     for target in draft.devices:
-        yield [(middle, target)]
-        for group in (ffn, (middle, *ffn), heads, slots.attention(layer), slots.of_layer(layer)):
+        for group in groups:
             yield _all_to(group, target)
-        if not last:
-            yield _all_to((*ffn, *slots.attention(layer + 1)), target)
-            yield _all_to((*slots.of_layer(layer), *slots.of_layer(layer + 1)), target)
         for source in draft.devices:
             yield from _some_of(draft, heads, source, target)
             yield from _some_of(draft, ffn[:-1], source, target)
