@@ -29,6 +29,7 @@ from testbed.worker.parent_death import end_with_parent
 
 PRELOAD = ["testbed.emulation.preload"]
 FORKSERVER = "the forkserver, which starts workers,"
+FORKSERVER_ENDED = f"{FORKSERVER} has ended in the middle of the run"
 IDLE_PATIENCE_S = 45.0  # without an answer or CPU time; while it loads torch on a busy host it may take minutes
 KILL_PATIENCE_S = 5.0
 LEAVE_PATIENCE_S = 1.0  # for a process that has answered
@@ -60,9 +61,13 @@ def start_process(process: ForkServerProcess) -> None:
     Raises RunFailed when the forkserver has ended or does not answer.
     """
     process.daemon = True
-    _refuse_dead_forkserver()  # multiprocessing would start another, whose children know nothing of the first ones
+    before = forkserver_pid()
+    # In place of one that has ended, multiprocessing starts another without a word.
+    _refuse_dead_forkserver()
     with plain_main(), _answering():
         process.start()
+    if before not in (None, forkserver_pid()):
+        raise RunFailed(FORKSERVER_ENDED)
 
 
 def forkserver_pid() -> int | None:
@@ -84,7 +89,7 @@ def exit_code(process: BaseProcess) -> int | None:
 def _refuse_dead_forkserver() -> None:
     pid = forkserver_pid()
     if pid is not None and has_ended(pid):
-        raise RunFailed(f"{FORKSERVER} has ended in the middle of the run")
+        raise RunFailed(FORKSERVER_ENDED)
 
 
 def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> None:

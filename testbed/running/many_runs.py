@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from typing import Any
 
 from testbed.errors import RunFailed
@@ -33,9 +34,10 @@ def carry_out_all(requests: Sequence[RunRequest], tell: Tell, done: Done, announ
         compile_policies(requests[number].experiment for number in virtual)
         calls = [(requests[number], tell_nobody) for number in virtual]
         try:
-            for place, summary in call_in_pool(carry_out, calls):
-                summaries[virtual[place]] = summary
-                done(virtual[place], summary)
+            with closing(call_in_pool(carry_out, calls)) as ended:
+                for place, summary in ended:
+                    summaries[virtual[place]] = summary
+                    done(virtual[place], summary)
         except WorkersDied as error:
             one = requests[virtual[error.args[0]]].experiment
             raise RunFailed(

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,9 @@ def carry_out_runs(
             return
         compile_policies(run.experiment for run in runs if not find_backend(run.backend).emulated)
         emulated = {number for number, run in enumerate(runs) if find_backend(run.backend).emulated}
-        for number, row in call_in_pool(carry_out_one, calls, emulated):
-            done(runs[number], row)
+        with closing(call_in_pool(carry_out_one, calls, emulated)) as ended:
+            for number, row in ended:
+                done(runs[number], row)
     except WorkersDied as error:
         run = runs[error.args[0]]
         raise RunFailed(

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -19,7 +19,7 @@ from typing import Any
 
 from testbed.emulation.own_tempdir import use_own_tempdir
 from testbed.emulation.plain_main import plain_main
-from testbed.signals import interrupt_at_signals
+from testbed.signals import held_signals, interrupt_at_signals
 from testbed.worker.parent_death import end_with_parent
 
 PRELOAD = ["testbed.running.simulated_run"]
@@ -48,18 +48,20 @@ class _Worker:
 
 def call_in_pool(
     function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], alone: Collection[int] = ()
-) -> Iterator[tuple[int, Any]]:
+) -> Generator[tuple[int, Any], None, None]:
     """Call the function with each tuple of arguments, and yield (number of the call, its answer) as each ends.
 
     There is one worker for each core. Calls whose numbers are in `alone` are carried out one at a time, and their
     workers are given time to clean up if the caller stops early. A call whose worker died is tried again. Raises
-    WorkersDied after `ATTEMPTS` deaths, and whatever a call raises.
+    WorkersDied after `ATTEMPTS` deaths, and whatever a call raises. Closing the generator ends the workers.
     """
     use_own_tempdir()
     waiting, tried = deque(range(len(calls))), [0] * len(calls)
-    idle = [_Worker(function) for _ in range(max(1, min(os.cpu_count() or 1, len(calls))))]
+    idle: list[_Worker] = []
     busy: list[_Worker] = []
     try:
+        with held_signals():  # a worker whose start is cut short would print a traceback
+            idle += [_Worker(function) for _ in range(max(1, min(os.cpu_count() or 1, len(calls))))]
         while waiting or busy:
             for worker in list(idle):
                 taken = any(one.number in alone for one in busy)

@@ -124,7 +124,10 @@ def test_a_signal_at_any_moment_ends_a_verb_in_a_word(verb: str, number: signal.
 def test_a_signal_while_results_are_printed_to_a_reader_who_waits_ends_the_verb(
     number: signal.Signals, place: Place
 ) -> None:
-    process = place.started("topologies", "generate", "paper", "--devices", "500")
+    trace = place.base / "long.csv"
+    rows = "".join(f"{n},link/b,rate,{1 + n % 9} Mbit/s\n" for n in range(2000))
+    trace.write_text(f"time,target,quantity,value\n{rows}")
+    process = place.started("traces", "show", trace, "--json")
     assert process.stdout is not None
     fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, mmap.PAGESIZE)
     deadline = time.monotonic() + 30

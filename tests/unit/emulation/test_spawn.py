@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.emulation import spawn
 from testbed.emulation.spawn import exit_code, forkserver, forkserver_pid, start_process
 from testbed.errors import RunFailed
 from testbed.worker.parent_death import end_with_parent
@@ -44,12 +45,23 @@ def measured() -> tuple[int, int]:
 
 def started_after_its_end() -> None:
     """Start a process when the forkserver has been killed."""
-    context = forkserver()
+    process = forkserver().Process(target=os.getpid)
+    kill_forkserver()
+    start_process(process)
+
+
+def replaced_while_it_starts_another() -> None:
+    """Start a process when the forkserver is killed at the last moment, after it has been looked at."""
+    process = forkserver().Process(target=os.getpid)
+    spawn._refuse_dead_forkserver = kill_forkserver
+    start_process(process)
+
+
+def kill_forkserver() -> None:
     pid = forkserver_pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-    start_process(context.Process(target=os.getpid))
 
 
 def ended_with_it() -> None:
@@ -73,7 +85,7 @@ def refused(name: str) -> None:
         globals()[name]()
 
 
-@pytest.mark.parametrize("name", ["started_after_its_end", "ended_with_it"])
+@pytest.mark.parametrize("name", ["started_after_its_end", "replaced_while_it_starts_another", "ended_with_it"])
 def test_where_the_forkserver_has_been_killed_it_is_named_and_not_its_children(name: str) -> None:
     assert apart(f"refused({name!r})") == ""
 
