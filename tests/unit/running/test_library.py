@@ -25,7 +25,7 @@ OFFERED = [
 ]  # fmt: skip
 NOTEBOOK = f"""
 import testbed
-run = testbed.replay({str(SMALL)!r}, backend="sim", policy="headroom", seed=3, tokens=8)
+run = testbed.replay({str(SMALL)!r}, backend="sim", policy="greedy", seed=3, tokens=8)
 assert len(run.tokens) == 8 and run.summary["status"] == "done" and run.folder.is_dir()
 table = testbed.compare(
     {str(SMALL)!r}, policies=["greedy", "round-robin"], seeds=2, backend="sim", tokens=8
@@ -79,7 +79,8 @@ def test_overrides_are_a_mapping_or_texts_and_an_experiment_takes_them_too(tmp_p
         testbed.replay(experiment, overrides={"interval": 2}, **options),
     ]
     assert [len(run.decisions) for run in runs] == [4, 4, 4]
-    assert runs[0].tokens.equals(runs[1].tokens) and runs[0].tokens.equals(runs[2].tokens)
+    first, *others = (list(run.tokens["latency_s"]) for run in runs)
+    assert others == [first, first]
     with pytest.raises(ConfigError, match="did you mean 'interval'"):
         testbed.replay(SMALL, overrides={"intervall": 2}, **options)
 
@@ -125,8 +126,7 @@ def test_a_remark_goes_to_whoever_is_named(tmp_path: Path, monkeypatch: pytest.M
     names = [device.name for device in testbed.Experiment.load(SMALL).topology.devices]
     squeeze = {"name": "m", "changes": [[4, f"device/{name}", "memory", 1.0] for name in names]}
     overrides = {"traces": [squeeze | {"end": "hold", "period": None}]}
-    with pytest.raises(RunFailed):
-        testbed.replay(SMALL, backend="sim", policy="greedy", tokens=16, out=tmp_path, overrides=overrides)
+    testbed.replay(SMALL, backend="sim", policy="greedy", tokens=16, out=tmp_path, overrides=overrides)
     assert [record.name for record in caplog.records] == ["testbed"] and "no placement can fit" in caplog.text
 
 
