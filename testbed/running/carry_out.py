@@ -103,6 +103,8 @@ def _emulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[str
                 signals=signals,
                 on_start=lambda process, init: state.record(init=ProcessId.of(init), processes=[ProcessId.of(process)]),
             )
+            if request.hold and code == 0 and signals is not None:
+                signals[0].clear()  # they ended the hold, which is no interruption
             last_words = _last_words(state.sockets)
         finally:
             for problem in take_away(state).failures:
