@@ -84,7 +84,7 @@ def assert_ended_well(process: subprocess.Popen[str], number: signal.Signals, pl
     _, said = process.communicate(timeout=30)
     # SIGINT: what the interpreter ends with where a Ctrl-C has interrupted an `exec`, such as that of a named tuple.
     assert process.returncode in (130, -number, -signal.SIGINT), (process.returncode, said)
-    lines = [line for line in said.strip().splitlines() if not line.endswith("the same command goes on from there.")]
+    lines = [line for line in said.splitlines() if line and not line.endswith("the same command goes on from there.")]
     assert lines in ([], ["Interrupted."]), said
     assert in_session(process.pid) == []
     assert place.left() == []
