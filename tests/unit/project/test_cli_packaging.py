@@ -59,7 +59,7 @@ def test_torch_is_pinned_without_a_local_tag_and_as_script_setup_installs_it(pin
 
 
 def test_every_package_that_is_imported_is_required(setup_cfg: configparser.ConfigParser) -> None:
-    provides = {"yaml": "pyyaml", "zmq": "pyzmq"}
+    provides = {"yaml": "pyyaml", "zmq": "pyzmq", "huggingface_hub": "huggingface-hub"}
     required = names(setup_cfg["options"]["install_requires"])
     ours = {"testbed", "topologies", "traces", "analysis", "mininet"}  # mininet comes from the distribution
     files = [file for package in sorted(ours - {"mininet"}) for file in (ROOT / package).rglob("*.py")]
