@@ -1,20 +1,76 @@
-"""The dimensions of a decoder-only Transformer, without its weights.
+"""The dimensions and the arithmetic of a decoder-only Transformer, and the formats of its numbers, without its weights.
 
-All counts of bytes and operations start from a `ModelShape`. This module knows nothing of torch, files or devices.
+All counts of bytes and operations start from a `ModelShape`. This module knows nothing of files or devices.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Literal
 
-FLOAT32_BYTES = 4
+from testbed.formats import FORMATS, PLAIN
+
 LARGEST_DIMENSION = 2**24
 """The largest number of layers, heads, words or positions, and the largest width; public models reach 10 million."""
+
+_ROLES = {
+    ("head", "qkv_weight"): "qkv",
+    ("head", "proj_weight"): "proj",
+    ("proj", "weight"): "proj",
+    ("ffn", "in_weight"): "ffn_in",
+    ("ffn", "out_weight"): "ffn_out",
+    ("embed", "tokens"): "tokens",
+    ("embed", "positions"): "positions",
+    ("embed", "lm_head"): "lm_head",
+    ("vocab", "rows"): "lm_head",
+}
+
+
+@dataclass(frozen=True)
+class WeightFormats:
+    """The format of each role's matrices, the same in all layers. Norms and biases are always float32."""
+
+    qkv: str = "float32"
+    proj: str = "float32"
+    ffn_in: str = "float32"
+    ffn_out: str = "float32"
+    tokens: str = "float32"  # the embedding table; a tied LM head has its format
+    positions: str = "float32"
+    lm_head: str = "float32"
+
+    @classmethod
+    def all_in(cls, name: str) -> WeightFormats:
+        """All roles in one format. A learned position table has no quantised format and then stays in float32."""
+        positions = name if name in PLAIN else "float32"
+        return cls(**{role.name: name for role in fields(cls)} | {"positions": positions})
+
+    def for_tensor(self, kind: str, name: str) -> str:
+        """The format of a block's tensor; float32 for norms and biases."""
+        role = _ROLES.get((kind, name))
+        return "float32" if role is None else str(getattr(self, role))
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding: pair i of a head of size d turns by position · theta^(-2i/d), divided by its factor.
+
+    `linear` divides all frequencies by `factor`. `llama3` divides by `factor` those whose wavelength is over
+    `original / low` positions, leaves those under `original / high`, and goes from one to the other in between.
+    `factors` divides each frequency by a number of its own, as the `rope_freqs.weight` of a GGUF file gives them.
+    """
+
+    theta: float
+    kind: Literal["default", "linear", "llama3", "factors"] = "default"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    original: int = 8192  # positions of the model before its context was extended
+    factors: tuple[float, ...] = ()  # d/2
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The dimensions of one model; the letters are those of the cost model."""
+    """The dimensions and arithmetic of one model; the letters are those of the cost model."""
 
     name: str
     layers: int
@@ -28,57 +84,73 @@ class ModelShape:
     gated_ffn: bool = False  # three FFN matrices instead of two
     tied_embedding: bool = True  # the LM head is the embedding table
     learned_positions: bool = True  # GPT-2: a table of positions x width
-    biases: bool = True  # GPT-2: every linear layer has a bias, every norm a shift
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    ffn_bias: bool = True  # of all FFN matrices
+    norm_bias: bool = True
+    norm: Literal["layer", "rms"] = "layer"
     norm_epsilon: float = 1e-5
-    weight_bytes: int = FLOAT32_BYTES  # b_w, per element
-    kv_bytes: int = FLOAT32_BYTES  # b_kv
-    activation_bytes: int = FLOAT32_BYTES  # b_act
+    activation: Literal["gelu_new", "gelu", "silu"] = "gelu_new"
+    rope: Rope | None = None
+    qk_norm: bool = False  # Qwen3: an RMS norm for each query and key, before they are turned
+    window: int | None = None  # the most positions that a token sees, its own included
+    window_from: int = 0  # the first layer with the window
+    attention_scale_by_layer: bool = False  # GPT-2's option: scores of layer l are divided by l + 1
+    weights: WeightFormats = WeightFormats()
+    kv_format: str = "float32"
+    wire_format: str = "float32"  # of what travels, and what values are rounded to where they are produced
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.layers, self.width, self.heads))  # few fields, because caches ask often
 
     @property
     def queries_per_group(self) -> int:
         """r, the query heads that share one KV head."""
         return self.heads // self.kv_heads
 
+    @property
+    def kv_bytes(self) -> int:
+        """b_kv, per element of a KV cache."""
+        return FORMATS[self.kv_format].block_bytes
+
+    @property
+    def activation_bytes(self) -> int:
+        """b_act, per element of a message."""
+        return FORMATS[self.wire_format].block_bytes
+
+    def format_of(self, kind: str, name: str) -> str:
+        """The format of a block's tensor. The rows of a tied LM head have the format of the embedding table."""
+        if kind == "vocab" and self.tied_embedding:
+            return self.weights.tokens
+        return self.weights.for_tensor(kind, name)
+
+
+def _llama(
+    name: str, layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ffn_width: int, vocab: int,
+    positions: int, rope: Rope, tied: bool, epsilon: float = 1e-5,
+) -> ModelShape:  # fmt: skip
+    """A Llama without options: RMS norms, no bias, a gated FFN."""
+    return ModelShape(
+        name, layers, width, heads, kv_heads, head_dim, ffn_width, vocab, positions,
+        gated_ffn=True, tied_embedding=tied, learned_positions=False, qkv_bias=False, proj_bias=False, ffn_bias=False,
+        norm_bias=False, norm="rms", norm_epsilon=epsilon, activation="silu", rope=rope,
+    )  # fmt: skip
+
+
+_ROPE_10K = Rope(theta=10_000.0)
 
 PRESETS: dict[str, ModelShape] = {
     # Radford et al. 2019, table 2; the config.json of the `gpt2` and `gpt2-medium` checkpoints.
     "gpt2": ModelShape("gpt2", 12, 768, 12, 12, 64, 3072, 50257, 1024),
     "gpt2-medium": ModelShape("gpt2-medium", 24, 1024, 16, 16, 64, 4096, 50257, 1024),
-    # Shapes for simulation only. They are in float32 like all presets, though their checkpoints have 2-byte elements.
     # Zhang et al. 2024, table 1; the config.json of TinyLlama-1.1B-Chat-v1.0 (four KV heads).
-    "tinyllama-1.1b": ModelShape(
-        "tinyllama-1.1b",
-        22,
-        2048,
-        32,
-        4,
-        64,
-        5632,
-        32000,
-        2048,
-        gated_ffn=True,
-        tied_embedding=False,
-        learned_positions=False,
-        biases=False,
-    ),
+    "tinyllama-1.1b": _llama("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000, 2048, _ROPE_10K, tied=False),
     # Touvron et al. 2023, table 1 and appendix A.2.1; the config.json of Llama-2-7b-hf.
-    "llama-2-7b": ModelShape(
-        "llama-2-7b",
-        32,
-        4096,
-        32,
-        32,
-        128,
-        11008,
-        32000,
-        4096,
-        gated_ffn=True,
-        tied_embedding=False,
-        learned_positions=False,
-        biases=False,
-    ),
+    "llama-2-7b": _llama("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, _ROPE_10K, tied=False),
     # Our own for tests, so small that a hundred devices fit on a laptop. A token is a byte.
     "tiny": ModelShape("tiny", 4, 64, 4, 4, 16, 256, 256, 512),
+    # The same as a Llama, with heads of one quantised block.
+    "tiny-llama": _llama("tiny-llama", 4, 128, 4, 2, 32, 256, 256, 512, _ROPE_10K, tied=True),
 }
 
 

@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import errno
 import mmap
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
+from testbed.decoder.kernels import Packed
+from testbed.formats import packed_bytes
 from testbed.placement.blocks import PAGE_BYTES, TENSOR_ALIGNMENT
 
-Dims = tuple[int, ...]
-_FLOAT_BYTES = 4
+
+class Layout(NamedTuple):
+    """The name, format and size of one tensor of a map."""
+
+    name: str
+    format: str
+    rows: int
+    columns: int
 
 
 def anonymous_map(size: int) -> mmap.mmap:
@@ -30,41 +39,34 @@ def anonymous_map(size: int) -> mmap.mmap:
     return pages
 
 
-def map_tensors(layout: tuple[tuple[str, Dims], ...]) -> dict[str, torch.Tensor]:
-    """Zeroed float32 tensors with these names and shapes in one map; each starts on a cache line."""
+def map_tensors(layouts: Sequence[Layout]) -> dict[str, Packed]:
+    """Zeroed tensors with these names, formats and sizes in one map; each starts on a cache line."""
     offsets: list[int] = []
-    size = 0
-    for _, dims in layout:
-        offsets.append(size)
-        size += -(-int(np.prod(dims)) * _FLOAT_BYTES // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
-    pages = anonymous_map(size)
+    end = 0
+    for layout in layouts:
+        offsets.append(end)
+        end += -(-_bytes(layout) // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
+    pages = np.frombuffer(anonymous_map(end), np.uint8)
     return {
-        name: torch.frombuffer(pages, dtype=torch.float32, count=int(np.prod(dims)), offset=offset).view(dims)
-        for (name, dims), offset in zip(layout, offsets, strict=True)
+        layout.name: Packed(layout.format, layout.rows, layout.columns, pages[offset : offset + _bytes(layout)])
+        for layout, offset in zip(layouts, offsets, strict=True)
     }
 
 
-def aligned_copy(payload: bytes | memoryview, dims: Dims) -> torch.Tensor:
-    """A float32 tensor of shape `dims` with the bytes of a message.
-
-    A message can arrive at any address, and matrix kernels may round differently on unaligned input. So the bytes are
-    copied into memory that torch aligned.
-    """
-    tensor = torch.empty(dims)
-    tensor.view(-1).numpy()[:] = np.frombuffer(payload, dtype=np.float32)
-    return tensor
+def _bytes(layout: Layout) -> int:
+    return packed_bytes(layout.format, layout.rows, layout.columns)
 
 
 class KvCache:
-    """Keys and values of one KV group: two arrays of (positions, d) that become resident as the sequence grows."""
+    """Keys and values of one KV group: two maps of (positions, d) that become resident as the sequence grows."""
 
-    def __init__(self, positions: int, head_dim: int) -> None:
-        self.keys = map_tensors((("keys", (positions, head_dim)),))["keys"]  # (positions, d)
-        self.values = map_tensors((("values", (positions, head_dim)),))["values"]  # (positions, d)
+    def __init__(self, positions: int, head_dim: int, format: str = "float32") -> None:
+        self.format = format
+        self.keys = map_tensors([Layout("keys", format, positions, head_dim)])["keys"].data  # (positions·d·b_kv,)
+        self.values = map_tensors([Layout("values", format, positions, head_dim)])["values"].data
+        self._row_bytes = packed_bytes(format, 1, head_dim)
 
     def payload(self, length: int) -> tuple[memoryview, memoryview]:
         """The bytes of the first `length` rows: keys, then values."""
-        return (
-            memoryview(self.keys[:length].numpy().reshape(-1).view(np.uint8)),
-            memoryview(self.values[:length].numpy().reshape(-1).view(np.uint8)),
-        )
+        end = length * self._row_bytes
+        return memoryview(self.keys[:end]), memoryview(self.values[:end])

@@ -1,43 +1,48 @@
 """Adds partial sums along a fixed binary tree, so that no placement changes the order of additions.
 
 A device adds its leaves up to the roots of the subtrees that it holds completely, and sends these roots side by side.
-The receiver adds the roots. `testbed.placement.tree` says which subtrees those are.
+The receiver adds the roots. `testbed.placement.tree` says which subtrees those are. Every leaf and every sum is rounded
+to the format of what travels, because in another placement it is the one that does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
 
+from testbed.decoder.kernels import Floats, round_to
 from testbed.placement.tree import Root, tree_roots
 
-Partial = Mapping[Root, torch.Tensor]  # each (rows, D)
+Partial = Mapping[Root, Floats]  # each (rows, D)
 
 
-def add_complete(leaves: Sequence[int], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+def add_complete(leaves: Sequence[int], parts: Sequence[Floats], wire_format: str = "float32") -> Floats:
     """The roots (rows, roots·D) of a device's leaves, each of which is (rows, D); the order is that of the leaves."""
-    found = {Root(leaf, 1): part for leaf, part in zip(leaves, parts, strict=True)}
-    return torch.cat([_added(found, root, root.start + root.size) for root in tree_roots(leaves)], dim=1)
+    found = {Root(leaf, 1): round_to(wire_format, part) for leaf, part in zip(leaves, parts, strict=True)}
+    sums = [_added(found, root, root.start + root.size, wire_format) for root in tree_roots(leaves)]
+    return sums[0] if len(sums) == 1 else np.concatenate(sums, axis=1)
 
 
-def add_up(held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], width: int) -> torch.Tensor:
+def add_up(
+    held: Sequence[Sequence[int]], results: Sequence[Floats], width: int, wire_format: str = "float32"
+) -> Floats:
     """The sum (rows, D) of all leaves, from the leaves that each device has and the roots (rows, roots·D) it sent."""
-    found: dict[Root, torch.Tensor] = {}
+    found: dict[Root, Floats] = {}
     for leaves, result in zip(held, results, strict=True):
         for slot, root in enumerate(tree_roots(leaves)):
             found[root] = result[:, slot * width : (slot + 1) * width]
     count = sum(map(len, held))
     size = 1 << (count - 1).bit_length()
-    return _added(found, Root(0, size), count)
+    return _added(found, Root(0, size), count, wire_format)
 
 
-def _added(found: Partial, root: Root, count: int) -> torch.Tensor:
+def _added(found: Partial, root: Root, count: int, wire_format: str) -> Floats:
     """The sum below one root; leaves from number `count` on do not exist."""
     if root in found:
         return found[root]
     half = root.size // 2
-    left = _added(found, Root(root.start, half), count)
+    left = _added(found, Root(root.start, half), count, wire_format)
     if root.start + half >= count:
         return left
-    return left + _added(found, Root(root.start + half, half), count)
+    return round_to(wire_format, left + _added(found, Root(root.start + half, half), count, wire_format))

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
+import numpy as np
 
 from testbed.decoder.choice import logits_digest
+from testbed.decoder.kernels import Floats
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import WeightSource
 from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of, vocab_rows
@@ -23,14 +24,8 @@ class ReferenceToken:
     logits_digest: str
 
 
-def use_one_thread() -> None:
-    """Use one torch thread, because with more the order of additions depends on the machine."""
-    torch.set_num_threads(1)
-    torch.set_grad_enabled(False)
-
-
 def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
-    """The (start, end) of each prefill chunk. Bits depend on the chunks, so the experiment fixes their length."""
+    """The (start, end) of each prefill chunk."""
     return list(pairwise([*range(0, prompt_tokens, chunk), prompt_tokens]))
 
 
@@ -38,7 +33,6 @@ class Reference:
     """All blocks of a partition in one process, with greedy decoding."""
 
     def __init__(self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE) -> None:
-        use_one_thread()
         self.shape = shape
         self.partition = partition
         self.store = BlockStore(shape, weights, positions, partition)
@@ -46,7 +40,7 @@ class Reference:
         for block in (*blocks_of(shape, partition), *copies_of(shape, partition)):
             self.store.add(block)
 
-    def forward(self, ids: Sequence[int], position: int) -> torch.Tensor:
+    def forward(self, ids: Sequence[int], position: int) -> Floats:
         """The logits (V,) after these ids, which start at `position`; updates the KV caches."""
         x = self.store.embed(ids, position)  # (rows, D)
         for layer in range(self.shape.layers):
@@ -54,16 +48,16 @@ class Reference:
         if self.partition.vocab_shards == 1:
             return self.store.logits(x)
         row = self.store.final_row(x)
-        return torch.cat([self.store.shard_logits(shard, row) for shard in range(self.partition.vocab_shards)])
+        return np.concatenate([self.store.shard_logits(shard, row) for shard in range(self.partition.vocab_shards)])
 
-    def _attention(self, layer: int, x: torch.Tensor, position: int) -> torch.Tensor:
+    def _attention(self, layer: int, x: Floats, position: int) -> Floats:
         groups = range(self.shape.kv_heads)
         out = self.store.heads(layer, groups, x, position)
         if self.partition.proj_rows:
             return self.store.sum_up(layer, ATTENTION, [groups], [out], x)
         return self.store.proj(layer, out, x)
 
-    def _ffn(self, layer: int, y: torch.Tensor) -> torch.Tensor:
+    def _ffn(self, layer: int, y: Floats) -> Floats:
         shards = range(self.partition.ffn_shards)
         if len(shards) == 1:
             return self.store.ffn(layer, y)
@@ -75,7 +69,7 @@ class Reference:
             logits = self.forward(prompt[start:end], start)
         shard_rows = vocab_rows(self.shape, self.partition) if self.partition.vocab_shards > 1 else None
         for step in range(tokens):
-            token = int(torch.argmax(logits))
+            token = int(np.argmax(logits))
             yield ReferenceToken(token, logits_digest(logits, shard_rows))
             if step + 1 < tokens:
                 logits = self.forward([token], len(prompt) + step)

@@ -1,31 +1,54 @@
 """The blocks that one device holds, and their arithmetic.
 
-Each operation has the same tensor shapes, whatever else the device holds. Attention is computed one KV group at a time,
-so the bits of a head's output cannot depend on the other heads. The single-process reference calls the same functions
-with all blocks in one store.
+Every operation is a kernel in which each row of the input, and each row of a matrix, has its own sum in a fixed order.
+So the bits of a block's result depend neither on the other blocks of the device nor on how a prompt is cut into chunks.
+Results are rounded to the format of what travels, also where they stay on the device. The single-process reference
+calls the same functions with all blocks in one store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 
+from testbed.decoder import kernels
 from testbed.decoder.choice import choice_of
-from testbed.decoder.memory import KvCache, map_tensors
+from testbed.decoder.kernels import Attention, Floats, Packed
+from testbed.decoder.memory import KvCache, Layout, map_tensors
 from testbed.decoder.partial import add_complete, add_up
+from testbed.decoder.rope import Tables, rope_tables
 from testbed.decoder.weights import WeightSource
+from testbed.errors import RunFailed
 from testbed.placement.blocks import (
+    ATTENTION,
     WHOLE,
     Block,
     Partition,
     resident_bytes,
+    rows_and_columns,
     tensors_of,
     vocab_rows,
     weight_bytes,
 )
 from testbed.shape import ModelShape
+
+
+class Weights:
+    """The tensors of one block in one map."""
+
+    def __init__(self, shape: ModelShape, kind: str, partition: Partition) -> None:
+        layout = tensors_of(shape, kind, partition)
+        self.tensors: dict[str, Packed] = map_tensors(
+            [Layout(name, shape.format_of(kind, name), *rows_and_columns(dims)) for name, dims in layout]
+        )
+        self.vectors: dict[str, Floats] = {  # norms and biases, each (n,)
+            name: self.tensors[name].data.view(np.float32) for name, dims in layout if len(dims) == 1
+        }
+
+    def __getitem__(self, name: str) -> Packed:
+        return self.tensors[name]
 
 
 class BlockStore:
@@ -39,29 +62,34 @@ class BlockStore:
         self.shape = shape
         self.partition = partition
         self.positions = positions
-        self._weights = weights
-        self._tensors: dict[Block, dict[str, torch.Tensor]] = {}
+        self._source = weights
+        self._weights: dict[Block, Weights] = {}
         self._caches: dict[Block, KvCache] = {}
-        self._embed: dict[str, torch.Tensor] = {}
+        self._attention: dict[Block, Attention] = {}
+        self._embed: Weights | None = None
+        self._rope: Tables | None = None
+        if shape.rope is not None:
+            self._rope = rope_tables(shape.rope, shape.head_dim, positions)
 
     # --- holding ---------------------------------------------------------------------------------------
 
     @property
     def blocks(self) -> list[Block]:
         """The blocks in this store, in the order in which a token passes them."""
-        return sorted(self._tensors)
+        return sorted(self._weights)
 
     def reserve(self, block: Block) -> None:
         """Map memory for a block; none of it is resident until it is filled."""
-        if block in self._tensors:
+        if block in self._weights:
             raise ValueError(f"{block} is already here")
-        self._tensors[block] = map_tensors(tensors_of(self.shape, block.kind, self.partition))
+        self._weights[block] = Weights(self.shape, block.kind, self.partition)
         if block.kind == "head":
-            self._caches[block] = KvCache(self.positions, self.shape.head_dim)
+            self._caches[block] = KvCache(self.positions, self.shape.head_dim, self.shape.kv_format)
+            self._attention[block] = self._attention_of(block)
 
     def fill(self, block: Block) -> None:
         """Load the weights of a reserved block from the device's own storage."""
-        self._weights.fill(block.kind, block.layer, block.index, self._tensors[block])
+        self._source.fill(block.kind, block.layer, block.index, self._weights[block].tensors)
 
     def add(self, block: Block) -> None:
         """Reserve a block and fill it."""
@@ -70,18 +98,19 @@ class BlockStore:
 
     def add_pinned(self) -> None:
         """Load the embedding, the final norm and the LM head, because this device is the source."""
-        self._embed = map_tensors(tensors_of(self.shape, "embed", self.partition))
-        self._weights.fill("embed", 0, 0, self._embed)
+        self._embed = Weights(self.shape, "embed", self.partition)
+        self._source.fill("embed", 0, 0, self._embed.tensors)
 
     def drop(self, block: Block) -> None:
         """Drop a block; its pages return to the kernel."""
-        del self._tensors[block]
+        del self._weights[block]
         self._caches.pop(block, None)
+        self._attention.pop(block, None)
 
     def held_bytes(self, length: int) -> int:
         """The bytes of everything in this store at sequence length `length`, in whole pages."""
         pinned = weight_bytes(self.shape, "embed", self.partition) if self._embed else 0
-        return pinned + sum(resident_bytes(self.shape, block, length, self.partition) for block in self._tensors)
+        return pinned + sum(resident_bytes(self.shape, block, length, self.partition) for block in self._weights)
 
     # --- moving ----------------------------------------------------------------------------------------
 
@@ -89,100 +118,140 @@ class BlockStore:
         """The bytes of a block to send at sequence length `length`: its weights if asked, then keys and values."""
         parts: list[memoryview] = []
         if with_weights:
-            parts += [memoryview(t.view(-1).numpy()).cast("B") for t in self._tensors[block].values()]
+            parts += [memoryview(tensor.data) for tensor in self._weights[block].tensors.values()]
         if block.kind == "head":
             parts += list(self._caches[block].payload(length))
         return parts
 
     # --- computing -------------------------------------------------------------------------------------
 
-    def embed(self, ids: Sequence[int], position: int) -> torch.Tensor:
+    def embed(self, ids: Sequence[int], position: int) -> Floats:
         """The sum of token and position embeddings: (rows, D)."""
-        x = self._embed["tokens"][torch.tensor(ids)]  # (rows, D)
+        x = kernels.rows_of(self._pinned["tokens"], ids)  # (rows, D)
         if self.shape.learned_positions:
-            x = x + self._embed["positions"][position : position + len(ids)]
-        return x
+            x = x + kernels.rows_of(self._pinned["positions"], range(position, position + len(ids)))
+        return self._rounded(x, "the embedding")
 
-    def heads(self, layer: int, groups: Sequence[int], x: torch.Tensor, position: int) -> torch.Tensor:
+    def heads(self, layer: int, groups: Sequence[int], x: Floats, position: int) -> Floats:
         """Attention of some KV groups for the rows of x (rows, D) starting at `position`: (rows, n·r·d).
 
         If heads carry their rows of proj, the result is the roots of their partial sums: (rows, roots·D).
         """
         blocks = [Block("head", layer, group) for group in groups]
-        normed = self._norm(x, self._tensors[blocks[0]])  # (rows, D); every head carries the layer's norm
+        normed = self._norm(x, self._weights[blocks[0]])  # (rows, D); every head carries the layer's norm
         outputs = [self._attend(block, normed, position) for block in blocks]  # each (rows, r·d)
-        if not self.partition.proj_rows:
-            return torch.cat(outputs, dim=1)
-        projected = [out @ self._tensors[block]["proj_weight"] for block, out in zip(blocks, outputs, strict=True)]
-        return add_complete(groups, projected)
+        what = f"what the heads of layer {layer} make"
+        if self.partition.proj_rows:
+            pairs = zip(blocks, outputs, strict=True)
+            leaves = [kernels.matmul(self._weights[block]["proj_weight"], out) for block, out in pairs]
+            return self._in_wire_format(what, lambda name: add_complete(groups, leaves, name))
+        return self._rounded(outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), what)
 
-    def _attend(self, block: Block, normed: torch.Tensor, position: int) -> torch.Tensor:
-        weights, cache = self._tensors[block], self._caches[block]
-        r, d, rows = self.shape.queries_per_group, self.shape.head_dim, normed.shape[0]
-        length = position + rows
-        qkv = torch.addmm(weights["qkv_bias"], normed, weights["qkv_weight"])  # (rows, (r+2)d)
-        cache.keys[position:length] = qkv[:, r * d : (r + 1) * d]
-        cache.values[position:length] = qkv[:, (r + 1) * d :]
-        q = qkv[:, : r * d].view(rows, r, d).transpose(0, 1)[None]  # (1, r, rows, d)
-        k = cache.keys[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
-        v = cache.values[None, None, :length].expand(1, r, length, d)  # (1, r, t, d)
-        mask = None
-        if rows > 1:  # row i of the chunk attends to positions up to its own
-            mask = torch.ones(rows, length, dtype=torch.bool).tril(position)  # (rows, t)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (1, r, rows, d)
-        return out[0].transpose(0, 1).reshape(rows, r * d)
+    def _attention_of(self, block: Block) -> Attention:
+        """How the queries of one KV group attend to its cache."""
+        shape, cache, weights = self.shape, self._caches[block], self._weights[block]
+        scale = 1 / math.sqrt(shape.head_dim)
+        if shape.attention_scale_by_layer:
+            scale /= block.layer + 1
+        return Attention(
+            cache.format, cache.keys, cache.values, self.positions, shape.queries_per_group, shape.head_dim, scale,
+            self._rope, weights.vectors.get("q_norm"), weights.vectors.get("k_norm"), shape.norm_epsilon,
+            shape.window if block.layer >= shape.window_from else None,
+        )  # fmt: skip
 
-    def proj(self, layer: int, attended: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def _attend(self, block: Block, normed: Floats, position: int) -> Floats:
+        weights = self._weights[block]
+        qkv = kernels.matmul(weights["qkv_weight"], normed, weights.vectors.get("qkv_bias"))  # (rows, (r+2)d)
+        try:
+            return kernels.attend(self._attention[block], qkv, position)
+        except OverflowError as error:
+            raise RunFailed(f"{block}: {error}: set model.kv_format to bfloat16 or float32") from error
+
+    def proj(self, layer: int, attended: Floats, x: Floats) -> Floats:
         """Output projection and residual: attended (rows, H·d), x (rows, D) -> y (rows, D)."""
-        weights = self._tensors[Block("proj", layer)]
-        return x + torch.addmm(weights["bias"], attended, weights["weight"])
+        weights = self._weights[Block("proj", layer)]
+        out = kernels.matmul(weights["weight"], attended, weights.vectors.get("bias"))
+        return self._rounded(x + out, f"the residual after proj({layer})")
 
-    def ffn(self, layer: int, y: torch.Tensor) -> torch.Tensor:
+    def ffn(self, layer: int, y: Floats) -> Floats:
         """Feed-forward network and residual: y (rows, D) -> x of the next layer (rows, D)."""
-        weights = self._tensors[Block("ffn", layer)]
-        inner = torch.addmm(weights["in_bias"], self._norm(y, weights), weights["in_weight"])  # (rows, F)
-        return y + torch.addmm(weights["out_bias"], F.gelu(inner, approximate="tanh"), weights["out_weight"])
+        weights = self._weights[Block("ffn", layer)]
+        out = kernels.matmul(weights["out_weight"], self._inner(weights, self._norm(y, weights)),
+                             weights.vectors.get("out_bias"))  # fmt: skip
+        return self._rounded(y + out, f"the residual after ffn({layer})")
 
-    def ffn_shards(self, layer: int, shards: Sequence[int], y: torch.Tensor) -> torch.Tensor:
+    def ffn_shards(self, layer: int, shards: Sequence[int], y: Floats) -> Floats:
         """Some shards of a feed-forward network for y (rows, D): the roots of their partial sums (rows, roots·D)."""
-        weights = [self._tensors[Block("ffn", layer, shard)] for shard in shards]
+        weights = [self._weights[Block("ffn", layer, shard)] for shard in shards]
         normed = self._norm(y, weights[0])  # (rows, D); every shard carries the norm
-        partial = []
-        for own in weights:
-            inner = torch.addmm(own["in_bias"], normed, own["in_weight"])  # (rows, F/K)
-            partial.append(F.gelu(inner, approximate="tanh") @ own["out_weight"])  # (rows, D)
-        return add_complete(shards, partial)
+        leaves = [kernels.matmul(own["out_weight"], self._inner(own, normed)) for own in weights]
+        what = f"a partial sum of the FFN of layer {layer}"
+        return self._in_wire_format(what, lambda name: add_complete(shards, leaves, name))
+
+    def _inner(self, weights: Weights, normed: Floats) -> Floats:
+        """The activations (rows, F or F/K) between the matrices of a feed-forward network."""
+        inner = kernels.matmul(
+            weights["in_weight"], normed, weights.vectors.get("in_bias")
+        )  # (rows, F), gated (rows, 2F)
+        if self.shape.gated_ffn:
+            return kernels.silu_gate(inner)
+        return kernels.gelu(inner) if self.shape.activation == "gelu" else kernels.gelu_new(inner)
 
     def sum_up(
-        self, layer: int, half: int, held: Sequence[Sequence[int]], results: Sequence[torch.Tensor], x: torch.Tensor
-    ) -> torch.Tensor:
+        self, layer: int, half: int, held: Sequence[Sequence[int]], results: Sequence[Floats], x: Floats
+    ) -> Floats:
         """The end of a half-layer: all partial sums added along the tree, plus the bias and the residual x (rows, D).
 
         `results` has the roots (rows, roots·D) of each device, and `held` the heads or shards that it has.
         """
-        total = add_up(held, results, self.shape.width)
-        return x + (total + self._tensors[Block("sum", layer, half)]["bias"])
+        block = Block("sum", layer, half)
+        bias = self._weights[block].vectors.get("bias")
+        what = f"a partial sum of the {'attention' if half == ATTENTION else 'FFN'} of layer {layer}"
+        total = self._in_wire_format(what, lambda name: add_up(held, results, self.shape.width, name))
+        return self._rounded(x + (total if bias is None else total + bias), f"the residual after {block}")
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
+    def logits(self, x: Floats) -> Floats:
         """Final norm and LM head for the last row of x (rows, D): (V,)."""
-        head = self._embed["tokens" if self.shape.tied_embedding else "lm_head"]
-        return F.linear(self.final_row(x), head)[0]
+        head = self._pinned["tokens" if self.shape.tied_embedding else "lm_head"]
+        return kernels.matmul(head, self.final_row(x))[0]
 
-    def final_row(self, x: torch.Tensor) -> torch.Tensor:
+    def final_row(self, x: Floats) -> Floats:
         """The last row of x (rows, D) after the final norm: (1, D)."""
-        return self._norm(x[-1:], self._embed)
+        return self._rounded(self._norm(x[-1:], self._pinned), "the final norm")
 
-    def shard_logits(self, shard: int, row: torch.Tensor) -> torch.Tensor:
+    def shard_logits(self, shard: int, row: Floats) -> Floats:
         """The logits (V/M,) of one shard of the LM head for a row (1, D); the last shard may have fewer."""
-        found = F.linear(row, self._tensors[Block("vocab", 0, shard)]["rows"])[0]
+        found = kernels.matmul(self._weights[Block("vocab", 0, shard)]["rows"], row)[0]
         return found[: self.shape.vocab - shard * vocab_rows(self.shape, self.partition)]
 
-    def choices(self, shards: Sequence[int], row: torch.Tensor) -> torch.Tensor:
+    def choices(self, shards: Sequence[int], row: Floats) -> Floats:
         """The choices (1, 6·shards) of these shards of the LM head for a row (1, D)."""
         rows = vocab_rows(self.shape, self.partition)
-        return torch.cat([choice_of(self.shard_logits(shard, row), shard * rows) for shard in shards], dim=1)
+        return np.concatenate([choice_of(self.shard_logits(shard, row), shard * rows) for shard in shards], axis=1)
 
-    def _norm(self, x: torch.Tensor, weights: dict[str, torch.Tensor]) -> torch.Tensor:
-        return F.layer_norm(
-            x, (self.shape.width,), weights["norm_weight"], weights["norm_bias"], self.shape.norm_epsilon
+    @property
+    def _pinned(self) -> Weights:
+        assert self._embed is not None, "only the source embeds and chooses"
+        return self._embed
+
+    def _norm(self, x: Floats, weights: Weights) -> Floats:
+        if self.shape.norm == "rms":
+            return kernels.rms_norm(x, weights.vectors["norm_weight"], self.shape.norm_epsilon)
+        return kernels.layer_norm(
+            x, weights.vectors["norm_weight"], weights.vectors.get("norm_bias"), self.shape.norm_epsilon
         )
+
+    def _rounded(self, x: Floats, what: str) -> Floats:
+        return self._in_wire_format(what, lambda name: kernels.round_to(name, x))
+
+    def _in_wire_format(self, what: str, rounded_to: Callable[[str], Floats]) -> Floats:
+        """Values rounded to the format of what travels; raises RunFailed if one of them is too large for it."""
+        wire_format = self.shape.wire_format
+        try:
+            return rounded_to(wire_format)
+        except OverflowError as error:
+            largest = float(np.abs(rounded_to("float32")).max())
+            raise RunFailed(
+                f"{what} reaches {largest:.6g}, which is too large for {wire_format}: set model.wire_format to "
+                "bfloat16 or float32"
+            ) from error

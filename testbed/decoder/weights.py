@@ -1,7 +1,8 @@
 """The sources of weights: a Hugging Face checkpoint, or a seed.
 
-A source fills the tensors of one block in place, so a device reads only the blocks that it holds. The names and shapes
-of the tensors are those of `testbed.placement.blocks.tensors_of`.
+A source fills the tensors of one block in place, in the formats that they have, so a device reads only the blocks that
+it holds. The names and shapes of the tensors are those of `testbed.placement.blocks.tensors_of`; norms and biases are
+one row.
 """
 
 from __future__ import annotations
@@ -10,28 +11,36 @@ import hashlib
 import math
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import torch
+import numpy as np
 
 from testbed.decoder.checkpoint import opened_tensors, require_weights
 from testbed.decoder.families import family_in
-from testbed.decoder.pieces import Piece, piece_of
+from testbed.decoder.kernels import Floats, Packed, quantise
+from testbed.decoder.pieces import ONE_COLUMN, Part, Piece, piece_of
 from testbed.errors import ConfigError
+from testbed.formats import packed_bytes
 from testbed.placement.blocks import WHOLE, Partition
 from testbed.shape import ModelShape
 
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Packed]
 
-_COPY_BYTES = 1 << 20  # copied at a time, because a device's memory limit has no room for a second copy of a tensor
-_DRAW = 16  # torch's normal_ draws numbers in groups of this size
+_COPY_BYTES = 1 << 18  # copied at a time, because a device's memory limit has no room for a second copy of a tensor
 
 
 class WeightSource(Protocol):
     """A source of weights for blocks of any kind, and for the pinned `embed` on the source device."""
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
-        """Fill the named tensors of one block in place."""
+        """Fill the named tensors of one block, which are all zeros, in place."""
+
+
+def write_rows(tensor: Packed, first: int, values: Floats) -> None:
+    """Write rows (n, columns) of float32 numbers into a tensor, from its row `first` on, in the tensor's format."""
+    row = packed_bytes(tensor.format, 1, tensor.columns)
+    packed = np.frombuffer(quantise(tensor.format, values), np.uint8)
+    tensor.data[first * row : first * row + len(packed)] = packed
 
 
 class RandomWeights:
@@ -42,7 +51,8 @@ class RandomWeights:
     """
 
     MATRICES = ("qkv_weight", "weight", "in_weight", "out_weight")
-    GAIN = 2.5  # times 1/sqrt(rows); then each greedy token depends on all earlier tokens, at any width
+    NORMS = ("norm_weight", "q_norm", "k_norm")
+    GAIN = 2.5  # times 1/sqrt(columns); then each greedy token depends on all earlier tokens, at any width
     SCALE = 0.05  # embeddings, biases and norms
 
     def __init__(self, shape: ModelShape, seed: int, partition: Partition = WHOLE) -> None:
@@ -54,39 +64,33 @@ class RandomWeights:
         """Fill in place; all heads of a layer get the same norm, and a piece of a tensor the values of the whole."""
         for name, tensor in tensors.items():
             piece = piece_of(self.shape, self.partition, kind, index, name)
+            if not piece.rows:
+                continue
             key = f"{self.seed}/{piece.kind}/{layer}/{piece.index}/{piece.name}".encode()
-            seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little") >> 1
-            generator = torch.Generator().manual_seed(seed)
-            rows = (piece.dims or tensor.shape)[0]
-            scale = self.GAIN / math.sqrt(rows) if piece.name in self.MATRICES else self.SCALE
-            if piece.dims:
-                _fill_part(tensor, piece, scale, generator)
+            seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+            draw = np.random.Generator(np.random.PCG64(seed))
+            if piece.columns == ONE_COLUMN:
+                whole = self.SCALE * draw.standard_normal(piece.dims, np.float32) + (name in self.NORMS)
+                write_rows(tensor, 0, np.concatenate([whole[rows] for rows in piece.rows])[None])
             else:
-                tensor.normal_(0.0, scale, generator=generator)
-            if name == "norm_weight":
-                tensor.add_(1.0)
+                scale = self.GAIN / math.sqrt(piece.dims[1]) if piece.name in self.MATRICES else self.SCALE
+                _fill_matrix(tensor, piece, scale, draw)
 
 
-def _fill_part(tensor: torch.Tensor, piece: Piece, scale: float, generator: torch.Generator) -> None:
-    """Fill a piece of a tensor with the values that the whole tensor has there, without holding the whole.
+def _fill_matrix(tensor: Packed, piece: Piece, scale: float, draw: np.random.Generator) -> None:
+    """Fill a piece of a matrix with the values that the whole matrix has there, a few rows at a time.
 
-    A generator draws normal numbers in groups of `_DRAW`. The function draws a multiple of that many rows at a time,
-    and all remaining rows in the last draw, so the numbers equal those of one draw of the whole tensor.
+    All numbers before the piece are drawn too, because a generator cannot skip any.
     """
-    whole_rows = piece.dims[0] if len(piece.dims) > 1 else 1
-    columns = piece.columns or (slice(0, piece.dims[-1]),)
-    first = piece.first_row
-    last = min(whole_rows, first + (tensor.shape[0] if len(piece.dims) > 1 else 1))
-    step = max(1, _COPY_BYTES // 4 // piece.dims[-1] // _DRAW) * _DRAW
-    start = 0
-    while start < last:
-        end = start + step if whole_rows - start >= 2 * step else whole_rows
-        drawn = torch.empty(end - start, piece.dims[-1]).normal_(0.0, scale, generator=generator)
-        low, high = max(start, first), min(end, last)
-        if low < high:
-            wanted = torch.cat([drawn[low - start : high - start, column] for column in columns], dim=1)
-            tensor.view(-1, wanted.shape[1])[low - first : high - first] = wanted
-        start = end
+    step = max(1, _COPY_BYTES // 4 // piece.dims[1])
+    filled = 0
+    for start in range(0, piece.rows[-1].stop, step):
+        drawn = draw.standard_normal((min(step, piece.rows[-1].stop - start), piece.dims[1]), np.float32)
+        for rows in piece.rows:
+            wanted = drawn[max(0, rows.start - start) : max(0, rows.stop - start), piece.columns]
+            if len(wanted):
+                write_rows(tensor, filled, wanted * np.float32(scale))
+                filled += len(wanted)
 
 
 class HuggingFaceWeights:
@@ -99,40 +103,46 @@ class HuggingFaceWeights:
         self._stored = require_weights(path)
         self._family = family_in(path)
         self._prefix = self._family.prefix_of(self._stored)
+        self._dims = dict(self._family.tensors(shape)) | {self._family.LM_HEAD: (shape.vocab, shape.width)}
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         """Fill in place from the checkpoint; raises ConfigError for a missing or misshapen tensor."""
         for name, tensor in tensors.items():
             piece = piece_of(self.shape, self.partition, kind, index, name)
-            stored, piece = self._family.locate(self.shape, piece, layer, tensor.dim())
-            prefix = "" if stored == self._family.LM_HEAD else self._prefix
-            self._fill_one(tensor, prefix + stored, piece)
+            parts = self._family.locate(self.shape, piece, layer)
+            if piece.columns == ONE_COLUMN and parts:
+                found = [values for part in parts for values in self._read(part, 1 << 62)]
+                write_rows(tensor, 0, np.concatenate(found)[None])
+                continue
+            filled = 0
+            for part in parts:
+                for values in self._read(part, max(1, _COPY_BYTES // 4 // tensor.columns)):
+                    write_rows(tensor, filled, values)
+                    filled += len(values)
 
-    def _fill_one(self, tensor: torch.Tensor, name: str, piece: Piece) -> None:
-        """Copy a tensor, or a piece of it, a few rows at a time, so that there is never a second whole copy.
+    def _read(self, part: Part, most: int) -> Any:
+        """The part's values, at most so many rows at a time, so that there is never a second whole copy.
 
         Afterwards the file's pages are dropped from the page cache, where they would count as this device's memory.
         """
+        name = ("" if part.name == self._family.LM_HEAD else self._prefix) + part.name
         if name not in self._stored:
             raise ConfigError(f"{self.path}: has no tensor {name!r}; a {self._family.TITLE} checkpoint has one")
         file = self._stored[name].file
         with opened_tensors(file, "pt") as tensors:
             whole = tensors.get_slice(name)
-            found, wanted = list(whole.get_shape()), list(piece.dims or tensor.shape)
+            found, wanted = list(whole.get_shape()), list(self._dims[part.name])
             if found != wanted:
                 raise ConfigError(f"{self.path}: tensor {name!r} has shape {found}, config.json asks for {wanted}")
-            first = piece.first_row
-            tensor = tensor[: wanted[0] - first]
-            if tensor.dim() == 1:
-                parts = piece.columns or (slice(first, first + tensor.shape[0]),)
-                tensor.copy_(torch.cat([whole[part] for part in parts]))
-            else:
-                columns = piece.columns or (slice(0, wanted[1]),)
-                rows = max(1, _COPY_BYTES // (tensor.shape[1] * tensor.element_size()))
-                for start in range(0, tensor.shape[0], rows):
-                    target = tensor[start : start + rows]
-                    place = slice(first + start, first + start + target.shape[0])
-                    target.copy_(torch.cat([whole[place, column] for column in columns], dim=1))
+            for start in range(part.rows.start, part.rows.stop, most):
+                rows = slice(start, min(start + most, part.rows.stop))
+                if len(found) == 1:
+                    values = whole[rows]
+                elif part.transposed:
+                    values = whole[part.columns, rows].T
+                else:
+                    values = whole[rows, part.columns]
+                yield np.ascontiguousarray(values.float().numpy())
         descriptor = os.open(file, os.O_RDONLY)
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -153,13 +153,11 @@ def _hear(pipes: Sequence[Connection]) -> list[Any]:
 
 
 def _device(pipe: Connection, work: Callable[..., Any], index: int, count: int, *arguments: Any) -> None:
-    from testbed.decoder.reference import use_one_thread
     from testbed.emulation.host import switch_interval_s
     from testbed.worker.libc import use_precise_timers
     from testbed.worker.parent_death import end_with_parent
 
     end_with_parent()
-    use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(switch_interval_s())
     try:
@@ -178,7 +176,7 @@ def _stream(pipe: Connection, index: int, count: int) -> float:
 
 def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int) -> list[float]:
     """How long after its last input each of this device's operations was done, wall seconds."""
-    import torch
+    import numpy as np
 
     from testbed.decoder.store import BlockStore
     from testbed.decoder.weights import RandomWeights
@@ -205,7 +203,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
         store = BlockStore(shape, RandomWeights(shape, 0, partition), shape.positions, partition)
         for layer, head in product(range(LAYERS), HEADS):
             store.add(Block("head", layer, head))
-        x, row = torch.zeros(1, shape.width), bytes(4 * shape.width)
+        x, row = np.zeros((1, shape.width), np.float32), bytes(4 * shape.width)
         waiting: dict[int, list[float]] = {}
         times, ready_s = [], time.monotonic()
         for step in range(WARM_ROUNDS + ATTEMPTS * rounds):

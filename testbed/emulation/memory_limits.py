@@ -9,6 +9,7 @@ from testbed.worker.chunks import CHUNK_BYTES, WINDOW_BYTES
 # 1.7-3.1 MiB on the quick start, for every partition; this is more than twice as much.
 WORKER_RESERVE_BYTES = 8 * 2**20
 HEADER_BYTES = 2**12  # of a message at most, since a name has at most 255 characters
+NUMBER_BYTES = 4  # of an activation in memory, whatever the format is in which it travels
 SPAN_BYTES = 768  # of one span, which is collected at each boundary, and of its copies on the way
 
 
@@ -21,17 +22,20 @@ def reserve_bytes(experiment: Experiment) -> int:
     """
     shape, partition, devices = experiment.shape, experiment.partition, len(experiment.topology.devices)
     partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
-    row = 2 * max(shape.ffn_width, partials * shape.width) + devices * shape.width  # and x for each device
+    inner = (3 if shape.gated_ffn else 2) * shape.ffn_width  # before and after the activation
+    row = max(inner, 2 * partials * shape.width) + devices * shape.width  # and x for each device
     if not partition.hub:
         row += partials * shape.width + devices * (partials // 2) * shape.width
-    activations = experiment.prefill_chunk * row * shape.activation_bytes
-    logits = 2 * shape.vocab * shape.activation_bytes
+    activations = experiment.prefill_chunk * row * NUMBER_BYTES
+    logits = 2 * shape.vocab * NUMBER_BYTES
+    longest = min(experiment.most_prompt_tokens + experiment.tokens, shape.positions)
+    tables = longest * shape.head_dim * NUMBER_BYTES if shape.rope is not None else 0  # cosines and sines
     in_flight = 2 * WINDOW_BYTES * (devices - 1)  # to and from every other device
     per_layer = 4 + 2 * devices  # in two halves: work, a sum, and a message from each device
     chunks = -(-experiment.most_prompt_tokens // experiment.prefill_chunk)  # each is a pass of the first interval
     passes = min(experiment.interval, experiment.tokens) + chunks - 1
     spans = SPAN_BYTES * passes * shape.layers * per_layer
-    return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
+    return WORKER_RESERVE_BYTES + activations + logits + tables + in_flight + spans
 
 
 def largest_frame_bytes(experiment: Experiment) -> int:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Literal
 
 from testbed.errors import ConfigError
+from testbed.formats import packed_bytes
 from testbed.shape import ModelShape
 from testbed.wire import SEGMENT_HEADER_BYTES, SEGMENT_PAYLOAD_BYTES
 
@@ -179,27 +180,27 @@ class Placement:
 def tensors_of(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Names and shapes of the weight tensors of a block of this kind, or of `embed`, which stays at the source.
 
-    The worker allocates exactly these tensors, so the bytes counted here are the bytes in memory. A sum has the bias
-    that is added once, after the partial sums.
+    Matrices are (out, in). The worker allocates exactly these tensors, so the bytes counted here are the bytes in
+    memory. A sum has the bias that is added once, after the partial sums.
     """
     D, d, r = shape.width, shape.head_dim, shape.queries_per_group
     V, K = shape.vocab, partition.ffn_shards
     F = shape.ffn_width // K
-    norm = [("norm_weight", (D,))] + ([("norm_bias", (D,))] if shape.biases else [])
+    norm = [("norm_weight", (D,))] + ([("norm_bias", (D,))] if shape.norm_bias else [])
     found: list[tuple[str, tuple[int, ...]]]
     if kind == "head":
-        found = [*norm, ("qkv_weight", (D, (r + 2) * d))]
-        found += [("qkv_bias", ((r + 2) * d,))] if shape.biases else []
-        found += [("proj_weight", (r * d, D))] if partition.proj_rows else []
+        found = [*norm, ("qkv_weight", ((r + 2) * d, D))]
+        found += [("qkv_bias", ((r + 2) * d,))] if shape.qkv_bias else []
+        found += [("q_norm", (d,)), ("k_norm", (d,))] if shape.qk_norm else []
+        found += [("proj_weight", (D, r * d))] if partition.proj_rows else []
     elif kind == "proj":
-        found = [("weight", (shape.heads * d, D))] + ([("bias", (D,))] if shape.biases else [])
+        found = [("weight", (D, shape.heads * d))] + ([("bias", (D,))] if shape.proj_bias else [])
     elif kind == "ffn":
-        inner = 2 * F if shape.gated_ffn else F
-        found = [*norm, ("in_weight", (D, inner)), ("out_weight", (F, D))]
-        found += [("in_bias", (inner,))] if shape.biases else []
-        found += [("out_bias", (D,))] if shape.biases and K == 1 else []
+        inner = 2 * F if shape.gated_ffn else F  # the gate's rows, then those that it gates
+        found = [*norm, ("in_weight", (inner, D))] + ([("in_bias", (inner,))] if shape.ffn_bias else [])
+        found += [("out_weight", (D, F))] + ([("out_bias", (D,))] if shape.ffn_bias and K == 1 else [])
     elif kind == "sum":
-        found = [("bias", (D,))] if shape.biases else []
+        found = [("bias", (D,))] if shape.proj_bias or shape.ffn_bias else []  # zeros in the half that has none
     elif kind == "embed":
         found = [*norm, ("tokens", (V, D))]
         found += [("positions", (shape.positions, D))] if shape.learned_positions else []
@@ -211,11 +212,16 @@ def tensors_of(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> tu
     return tuple(found)
 
 
-def _elements(dims: tuple[int, ...]) -> int:
-    count = 1
-    for dim in dims:
-        count *= dim
-    return count
+def rows_and_columns(dims: tuple[int, ...]) -> tuple[int, int]:
+    """A tensor's rows and columns; norms and biases are one row."""
+    return (1, dims[0]) if len(dims) == 1 else (dims[0], dims[1])
+
+
+def _tensor_bytes(shape: ModelShape, kind: str, partition: Partition) -> list[int]:
+    return [
+        packed_bytes(shape.format_of(kind, name), *rows_and_columns(dims))
+        for name, dims in tensors_of(shape, kind, partition)
+    ]
 
 
 def _round_up(size: int, unit: int) -> int:
@@ -225,13 +231,13 @@ def _round_up(size: int, unit: int) -> int:
 @lru_cache(maxsize=4096)
 def weight_bytes(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> int:
     """Bytes of weights of a block of this kind, in whole pages. `embed` stands for what stays at the source."""
-    sizes = (_elements(dims) * shape.weight_bytes for _, dims in tensors_of(shape, kind, partition))
+    sizes = _tensor_bytes(shape, kind, partition)
     return _round_up(sum(_round_up(size, TENSOR_ALIGNMENT) for size in sizes), PAGE_BYTES)
 
 
 @lru_cache(maxsize=4096)
 def _weight_payload(shape: ModelShape, kind: str, partition: Partition) -> int:
-    return sum(_elements(dims) for _, dims in tensors_of(shape, kind, partition)) * shape.weight_bytes
+    return sum(_tensor_bytes(shape, kind, partition))
 
 
 def state_bytes(shape: ModelShape, block: Block, length: int) -> int:
@@ -277,6 +283,8 @@ def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, par
     D, d, r, F = shape.width, shape.head_dim, shape.queries_per_group, shape.ffn_width
     if block.kind == "head":
         seen = rows * length - rows * (rows - 1) / 2  # causal: row i of the chunk sees length-rows+1+i
+        if _seen(shape, length) < length:
+            seen = float(sum(_seen(shape, at) for at in range(length - rows + 1, length + 1)))
         own_rows_of_proj = 2.0 * r * d * D * rows if partition.proj_rows else 0.0
         return 2.0 * D * (r + 2) * d * rows + 4.0 * r * d * seen + own_rows_of_proj
     if block.kind == "proj":
@@ -289,13 +297,20 @@ def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, par
 
 
 def block_read_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> float:
-    """Bytes streamed from memory for one chunk of tokens: the weights once, and the KV cache."""
-    return float(_weight_payload(shape, block.kind, partition) + state_bytes(shape, block, length))
+    """Bytes streamed from memory for one chunk of tokens: the weights once, and what is seen of the KV cache."""
+    state = state_bytes(shape, block, _seen(shape, length))
+    return float(_weight_payload(shape, block.kind, partition) + state)
+
+
+def _seen(shape: ModelShape, length: int) -> int:
+    """The positions that the last of `length` tokens sees; a window counts only if all layers have it."""
+    return length if shape.window is None or shape.window_from else min(length, shape.window)
 
 
 def embed_read_bytes(shape: ModelShape, rows: int = 1) -> float:
     """Bytes the source reads to embed `rows` tokens."""
-    return float(rows * shape.width * shape.weight_bytes * (2 if shape.learned_positions else 1))
+    tables = [shape.weights.tokens, *([shape.weights.positions] if shape.learned_positions else [])]
+    return float(sum(packed_bytes(name, rows, shape.width) for name in tables))
 
 
 def lm_head_flops(shape: ModelShape) -> float:
@@ -305,7 +320,7 @@ def lm_head_flops(shape: ModelShape) -> float:
 
 def lm_head_read_bytes(shape: ModelShape) -> float:
     """Bytes of the LM head read for one token."""
-    return float(shape.vocab * shape.width * shape.weight_bytes)
+    return float(packed_bytes(shape.format_of("vocab", "rows"), shape.vocab, shape.width))
 
 
 def operation_seconds(flops: float, read_bytes: float, compute_flops: float, streaming_Bps: float) -> float:

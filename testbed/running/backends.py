@@ -86,7 +86,7 @@ def _local_fleet(setting: FleetSetting) -> Any:
 
 
 def _refuse_on_local(request: RunRequest) -> None:
-    _refuse_shape_only(request)
+    _refuse_without_weights(request)
     for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
         if getattr(request.experiment, key) == value:
             raise ConfigError(f"{request.experiment.name}: {key}: {value} needs the mininet backend")
@@ -117,10 +117,10 @@ def _refuse_on_sim(request: RunRequest) -> None:
 # --- the table -----------------------------------------------------------------------------------------
 
 
-def _refuse_shape_only(request: RunRequest) -> None:
-    from testbed.running.check import refuse_uncomputable
+def _refuse_without_weights(request: RunRequest) -> None:
+    from testbed.running.check import refuse_without_weights
 
-    refuse_uncomputable(request.experiment)
+    refuse_without_weights(request.experiment)
 
 
 def _positions(setting: FleetSetting) -> int:
@@ -132,7 +132,12 @@ BACKENDS: Mapping[str, Backend] = {
     row.name: row
     for row in (
         Backend(
-            "mininet", _mininet_fleet, _refuse_shape_only, _lacking_for_mininet, capsule=True, chosen_by_default=True
+            "mininet",
+            _mininet_fleet,
+            _refuse_without_weights,
+            _lacking_for_mininet,
+            capsule=True,
+            chosen_by_default=True,
         ),
         Backend("local", _local_fleet, _refuse_on_local, chosen_by_default=True),
         Backend("sim", _simulated_fleet, _refuse_on_sim, emulated=False, note="in virtual time, nothing computed"),

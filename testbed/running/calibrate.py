@@ -144,19 +144,17 @@ def fit_hop(measured: Sequence[MeasuredRun]) -> float:
 
 def block_seconds(experiment: Experiment) -> dict[str, float]:
     """Return the median seconds that one core of this host needs for a block of each kind, on one token, unpaced."""
-    import torch
+    import numpy as np
 
-    from testbed.decoder.reference import use_one_thread
     from testbed.decoder.store import BlockStore
     from testbed.decoder.weights import RandomWeights
     from testbed.placement.blocks import Block
 
-    use_one_thread()
     one = replace(experiment.shape, name="calibration", layers=1, positions=len(PROMPT) + 1)
     store = BlockStore(one, RandomWeights(one, 0), one.positions)
     for block in (Block("head", 0, 0), Block("proj", 0), Block("ffn", 0)):
         store.add(block)
-    x, heads = torch.zeros(1, one.width), torch.zeros(1, one.heads * one.head_dim)
+    x, heads = (np.zeros((1, size), np.float32) for size in (one.width, one.heads * one.head_dim))
     operations: dict[str, Callable[[], Any]] = {
         "head": lambda: store.heads(0, [0], x, len(PROMPT)),
         "proj": lambda: store.proj(0, heads, x),

@@ -30,7 +30,7 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     refuse_exchange(experiment.policy, experiment.partition, experiment.placement)
     if computed:
-        refuse_uncomputable(experiment)
+        refuse_without_weights(experiment)
     prompt = prompt_ids(experiment, computed)
     observation = first_observation(experiment, len(prompt))
     if experiment.placement is not None:
@@ -44,13 +44,7 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
     return prompt
 
 
-def refuse_uncomputable(experiment: Experiment) -> None:
-    """Raise ConfigError for a model that has no weights, or whose blocks the decoder cannot compute."""
+def refuse_without_weights(experiment: Experiment) -> None:
+    """Raise ConfigError for a checkpoint that has no weights."""
     if experiment.model.path is not None:
         require_weights(Path(experiment.model.path))
-    shape = experiment.shape
-    if shape.gated_ffn or not shape.biases or not shape.learned_positions:
-        raise ConfigError(
-            f"{experiment.name}: the decoder computes GPT-2's blocks and not those of {shape.name}, of which only the "
-            "shape is known here: use --backend sim"
-        )

@@ -1,7 +1,7 @@
 """A worker process from start to end: it sets itself up, then handles deliveries until it is told to stop.
 
 The order at the start matters. The cgroup comes first, so that every page is charged to the device; then the Mininet
-host's network namespace; then torch's one thread and a warm-up block, so that the baseline is warm; then the sockets.
+host's network namespace; then a warm-up block, so that the baseline is warm; then the sockets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import zmq
 
-from testbed.decoder.reference import chunk_bounds, use_one_thread
+from testbed.decoder.reference import chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
@@ -78,7 +78,6 @@ def run(config: WorkerConfig) -> None:
     if config.netns_pid is not None:
         enter_network(config.netns_pid)
         refused += keep_idle_connections_fast()
-    use_one_thread()
     use_precise_timers()
     sys.setswitchinterval(config.switch_interval_s)
     return_large_allocations(config.tight_heap)

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
+import numpy as np
 
+from testbed.decoder import kernels
 from testbed.decoder.choice import best_choice, logits_digest
-from testbed.decoder.memory import aligned_copy
+from testbed.decoder.kernels import Floats
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
 from testbed.placement.blocks import (
@@ -43,9 +44,9 @@ ROW, CHOICE = "v", "c"  # to the shards of the LM head, and back from them
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor that a stage waits for, and what its critical path has cost so far."""
+    """An array that a stage waits for, and what its critical path has cost so far."""
 
-    tensor: torch.Tensor
+    array: np.ndarray
     ready_s: float
     compute_s: float
     transfer_s: float
@@ -139,7 +140,7 @@ class Program:
     def begin(self, new: Pass, now_s: float) -> None:
         """On the source: start a pass by giving its token ids to the embedding."""
         self._step, self._position, self._rows, self._ends = new.step, new.position, len(new.ids), new.ends
-        ids = torch.tensor(new.ids)
+        ids = np.array(new.ids)
         self._values[new.step, ("ids", 0, self.device)] = Value(ids, now_s, 0.0, 0.0)
 
     def accept(self, header: Activation, payload: bytes, due_s: float) -> None:
@@ -149,9 +150,9 @@ class Program:
             raise RunFailed(
                 f"device {self.device}: a message of epoch {header.epoch} from {header.sender} in epoch {plan.epoch}"
             )
-        columns = len(payload) // (header.rows * self.store.shape.activation_bytes)
-        tensor = aligned_copy(payload, (header.rows, columns))
-        value = Value(tensor, due_s, header.compute_s, header.transfer_s + due_s - header.sent_s)
+        value = Value(
+            self._unpacked(header, payload), due_s, header.compute_s, header.transfer_s + due_s - header.sent_s
+        )
         self._values[header.step, (header.kind, header.layer, header.sender)] = value
         if header.step > self._step or not self._rows:
             if self._cursor:  # the last pass had no LM head, so no row for its shards comes
@@ -164,6 +165,16 @@ class Program:
             Span(header.step, header.layer, "transfer", label, header.sender, self.device,
                  header.sent_s, due_s, size, 0.0, False, 0.0)
         )  # fmt: skip
+
+    def _unpacked(self, header: Activation, payload: bytes) -> Floats:
+        """The rows of a message (rows, columns). A message can arrive at any address, and this is a copy."""
+        if header.kind == CHOICE:  # numbers of four bytes, whatever else travels
+            return np.frombuffer(payload, np.float32).reshape(header.rows, -1).copy()
+        columns = len(payload) // (header.rows * self.store.shape.activation_bytes)
+        return kernels.unpack(self.store.shape.wire_format, payload, header.rows, columns)
+
+    def _packed(self, kind: str, out: Floats) -> bytes:
+        return out.tobytes() if kind == CHOICE else kernels.pack(self.store.shape.wire_format, out)
 
     # --- running ---------------------------------------------------------------------------------------
 
@@ -234,37 +245,36 @@ class Program:
         kind, layer, which = stage
         last = max(inputs, key=lambda value: value.ready_s)
         if kind == "embed":
-            self._embed(inputs[0].tensor, last)
+            self._embed(inputs[0].array, last)
         elif kind in ("logits", "norm") and not self._ends:
             self._result = PassResult(self._step, -1, "", last.ready_s, last.compute_s, last.transfer_s)
             self._cursor = len(self._stages)
         elif kind == "logits":
-            self._lm_head(inputs[0].tensor, layer, last)
+            self._lm_head(inputs[0].array, layer, last)
         elif kind == "norm":
-            self._norm(inputs[0].tensor, layer, last)
+            self._norm(inputs[0].array, layer, last)
         elif kind == "vocab":
-            self._vocab(inputs[0].tensor, layer, last)
+            self._vocab(inputs[0].array, layer, last)
         elif kind == "choose":
-            self._choose([value.tensor for value in inputs], last)
+            self._choose([value.array for value in inputs], last)
         elif kind == "work":
-            self._work(layer, which, inputs[0].tensor, last)
+            self._work(layer, which, inputs[0].array, last)
         else:
             self._meet(layer, which, inputs, last)
 
-    def _embed(self, ids: torch.Tensor, last: Value) -> None:
+    def _embed(self, ids: np.ndarray, last: Value) -> None:
         costs = [(0.0, embed_read_bytes(self.store.shape, self._rows))]
-        known = tuple(int(i) for i in ids)
-        x, timing = self._pacer.run(lambda: self.store.embed(known, self._position), costs, last.ready_s)
+        x, timing = self._pacer.run(lambda: self.store.embed(ids.tolist(), self._position), costs, last.ready_s)
         self._finish(timing, 0, "embed", costs)
         self._send_on(0, ATTENTION, x, timing, last)
 
-    def _lm_head(self, x: torch.Tensor, layer: int, last: Value) -> None:
+    def _lm_head(self, x: Floats, layer: int, last: Value) -> None:
         """Run the LM head. The pass is over."""
         costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
 
         def choose() -> tuple[int, str]:
             logits = self.store.logits(x)
-            return int(torch.argmax(logits)), logits_digest(logits)
+            return int(np.argmax(logits)), logits_digest(logits)
 
         (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
         self._finish(timing, layer, "lm_head", costs)
@@ -274,14 +284,14 @@ class Program:
         compute = last.compute_s + timing.end_s - timing.start_s
         self._result = PassResult(self._step, token, digest, timing.end_s, compute, last.transfer_s)
 
-    def _norm(self, x: torch.Tensor, layer: int, last: Value) -> None:
+    def _norm(self, x: Floats, layer: int, last: Value) -> None:
         """On the source: send the last row after the final norm to every shard of the LM head."""
         vocab = self._vocab_plan()
         row, timing = self._pacer.run(lambda: self.store.final_row(x), [], last.ready_s)
         local = [self.device] if self.device in vocab.work else []
         self._send(ROW, layer, [*vocab.x_order, *local], row, timing, last)
 
-    def _vocab(self, row: torch.Tensor, layer: int, last: Value) -> None:
+    def _vocab(self, row: Floats, layer: int, last: Value) -> None:
         """Run this device's shards of the LM head, and send what each would choose."""
         plan, shards = self._plan(), self._vocab_plan().work[self.device]
         costs = [self._cost(Block("vocab", 0, shard)) for shard in shards]
@@ -289,7 +299,7 @@ class Program:
         self._finish(timing, layer, f"vocab({','.join(map(str, shards))})", costs)
         self._send(CHOICE, layer, [plan.source], choices, timing, last)
 
-    def _choose(self, choices: list[torch.Tensor], last: Value) -> None:
+    def _choose(self, choices: list[Floats], last: Value) -> None:
         """On the source: take the best of all shards' choices. The pass is over."""
         held = list(self._vocab_plan().work.values())
         (token, digest), timing = self._pacer.run(lambda: best_choice(held, choices), [], last.ready_s)
@@ -300,13 +310,13 @@ class Program:
         assert vocab is not None
         return vocab
 
-    def _work(self, layer: int, which: int, x: torch.Tensor, last: Value) -> None:
+    def _work(self, layer: int, which: int, x: Floats, last: Value) -> None:
         """Run this device's heads, or its shards of the FFN."""
         half, kind = self._half(layer, which), self._halves[which].work
         assert kind is not None
         parts = half.work[self.device]
 
-        def compute() -> torch.Tensor:
+        def compute() -> Floats:
             if which == ATTENTION:
                 return self.store.heads(layer, parts, x, self._position)
             return self.store.ffn_shards(layer, parts, x)
@@ -321,9 +331,9 @@ class Program:
         half, kind = self._half(layer, which), self._halves[which].target
         assert kind is not None
         block = Block(kind, layer, which if kind == "sum" else 0)
-        x, results = inputs[0].tensor, [value.tensor for value in inputs[1:]]
+        x, results = inputs[0].array, [value.array for value in inputs[1:]]
 
-        def compute() -> torch.Tensor:
+        def compute() -> Floats:
             if kind == "sum":
                 return self.store.sum_up(layer, which, list(half.work.values()), results, x)
             if kind == "proj":
@@ -343,14 +353,14 @@ class Program:
         flops = block_flops(shape, block, length, self._rows, partition)
         return flops, block_read_bytes(shape, block, length, partition)
 
-    def _join(self, parts: list[torch.Tensor], groups: list[tuple[int, ...]]) -> torch.Tensor:
+    def _join(self, parts: list[Floats], groups: list[tuple[int, ...]]) -> Floats:
         """Concatenate the heads' outputs by KV group: (rows, H·d), whichever devices they came from."""
         width = self.store.shape.queries_per_group * self.store.shape.head_dim
-        pieces: dict[int, torch.Tensor] = {}
+        pieces: dict[int, Floats] = {}
         for part, indices in zip(parts, groups, strict=True):
             for slot, group in enumerate(indices):
                 pieces[group] = part[:, slot * width : (slot + 1) * width]
-        return torch.cat([pieces[group] for group in sorted(pieces)], dim=1)
+        return np.concatenate([pieces[group] for group in sorted(pieces)], axis=1)
 
     def _finish(self, timing: Timing, layer: int, label: str, costs: list[tuple[float, float]]) -> None:
         self.spans.append(
@@ -358,21 +368,20 @@ class Program:
                  sum(cost[1] for cost in costs), sum(cost[0] for cost in costs), timing.overrun, timing.due_s)
         )  # fmt: skip
 
-    def _send_on(self, layer: int, which: int, x: torch.Tensor, timing: Timing, last: Value) -> None:
+    def _send_on(self, layer: int, which: int, x: Floats, timing: Timing, last: Value) -> None:
         """Send the next half's input to all devices that need it; after the last layer, its last row to the source."""
         plan = self._plan()
         if layer == len(plan.layers):
-            self._send("x", layer, [plan.source], x[-1:].clone(), timing, last)
+            self._send("x", layer, [plan.source], x[-1:], timing, last)
             return
         half = self._half(layer, which)
         local = self.device in half.work or self.device in half.targets
         self._send(INPUT[which], layer, [*half.x_order, *([self.device] if local else [])], x, timing, last)
 
-    def _send(
-        self, kind: str, layer: int, targets: Sequence[str], out: torch.Tensor, timing: Timing, last: Value
-    ) -> None:
+    def _send(self, kind: str, layer: int, targets: Sequence[str], out: Floats, timing: Timing, last: Value) -> None:
         """Send a result in the plan's order: by reference to this device, by message to others."""
         compute = last.compute_s + timing.end_s - timing.start_s
+        payload = b""
         for target in targets:
             if target == self.device:
                 value = Value(out, timing.end_s, compute, last.transfer_s)
@@ -382,4 +391,5 @@ class Program:
                 "", 0.0, 0.0, 0.0, self._plan().epoch, self._step, layer, kind, self._position, out.shape[0],
                 compute, last.transfer_s,
             )  # fmt: skip
-            self._outbox.send(target, header, memoryview(out.contiguous().view(-1).numpy()).cast("B"))
+            payload = payload or self._packed(kind, out)
+            self._outbox.send(target, header, payload)

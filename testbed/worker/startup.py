@@ -6,10 +6,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from testbed.decoder.store import BlockStore
-from testbed.decoder.weights import RandomWeights
+from testbed.decoder.weights import Tensors
 from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of
 from testbed.shape import ModelShape
 from testbed.worker.libc import map_allocations_from
@@ -27,24 +27,31 @@ def return_large_allocations(tight: bool) -> None:
     map_allocations_from(_LARGE_ALLOCATION_BYTES if tight else _LARGE_ALLOCATION_LOOSE_BYTES, keep_room=not tight)
 
 
+class _Zeros:
+    """A source of weights that leaves them at zero."""
+
+    def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
+        """Do nothing."""
+
+
 def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None:
-    """Touch what the first blocks would touch: kernels, their packing buffers, the allocator, private pages.
+    """Touch what the first blocks would touch: kernels, the allocator, private pages.
 
     It runs one layer of the run's own width with a single head, on a prefill chunk and on a token, and drops it at
-    once.
+    once. All weights are pages of zeros that nobody has written, which take no memory.
     """
     one = replace(shape, name="warm-up", layers=1, vocab=256, positions=chunk + 1)
-    store = BlockStore(one, RandomWeights(one, 0, partition), one.positions, partition)
+    store = BlockStore(one, _Zeros(), one.positions, partition)
     for block in (*blocks_of(one, partition), *copies_of(one, partition)):
         if (block.index == 0 and block.kind != "vocab") or block.kind == "sum":
             store.add(block)
     for rows, position in ((chunk, 0), (1, chunk)):
-        x = torch.zeros(rows, one.width)  # (rows, D)
+        x = np.zeros((rows, one.width), np.float32)  # (rows, D)
         out = store.heads(0, [0], x, position)
         if partition.proj_rows:
             store.sum_up(0, ATTENTION, [[0]], [out], x)
         else:
-            store.proj(0, torch.zeros(rows, one.heads * one.head_dim), x)
+            store.proj(0, np.zeros((rows, one.heads * one.head_dim), np.float32), x)
         if partition.ffn_shards > 1:
             store.sum_up(0, FFN, [[0]], [store.ffn_shards(0, [0], x)], x)
         else:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 from hypothesis import strategies as st
 
-from testbed.decoder.reference import use_one_thread
 from testbed.decoder.store import BlockStore
-from testbed.decoder.weights import RandomWeights, Tensors, WeightSource
+from testbed.decoder.weights import RandomWeights, Tensors, WeightSource, write_rows
 from testbed.placement.blocks import WHOLE, Block, Partition, blocks_of
 from testbed.shape import ModelShape
 
@@ -32,15 +31,15 @@ CUTS = [
 
 Where = dict[Block, str]
 
-use_one_thread()
-
 
 class Ones:
     """A source of weights that are all one, which is quicker than random numbers."""
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         for tensor in tensors.values():
-            tensor.fill_(1.0)
+            row = np.ones((1, tensor.columns), np.float32)
+            for number in range(tensor.rows):
+                write_rows(tensor, number, row)
 
 
 def stores_for(shape: ModelShape, where: Where, source: str = "a", weights: WeightSource | None = None) -> dict[
@@ -57,19 +56,19 @@ def stores_for(shape: ModelShape, where: Where, source: str = "a", weights: Weig
     return stores
 
 
-def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[int], position: int) -> torch.Tensor:
+def forward(stores: dict[str, BlockStore], where: Where, source: str, ids: list[int], position: int) -> np.ndarray:
     """The logits (V,) of a pass in which each device computes all its heads of a layer in one call."""
     shape = stores[source].shape
-    d = shape.head_dim
+    d = shape.queries_per_group * shape.head_dim
     x = stores[source].embed(ids, position)
     for layer in range(shape.layers):
-        outputs: dict[int, torch.Tensor] = {}
+        outputs: dict[int, np.ndarray] = {}
         for device in sorted(stores):
             groups = [g for g in range(shape.kv_heads) if where[Block("head", layer, g)] == device]
             if groups:
-                out = stores[device].heads(layer, groups, x.clone(), position)
+                out = stores[device].heads(layer, groups, x.copy(), position)
                 outputs |= {group: out[:, slot * d : (slot + 1) * d] for slot, group in enumerate(groups)}
-        attended = torch.cat([outputs[group] for group in range(shape.kv_heads)], dim=1)
+        attended = np.concatenate([outputs[group] for group in range(shape.kv_heads)], axis=1)
         y = stores[where[Block("proj", layer)]].proj(layer, attended, x)
         x = stores[where[Block("ffn", layer)]].ffn(layer, y)
     return stores[source].logits(x)

@@ -19,7 +19,9 @@ def tiny_instance(seed: int) -> tuple[Observation, Placement | None]:
     rng = random.Random(seed)
     names = "abc"[: rng.choice([2, 3])]
     shape = ModelShape("x", rng.choice([1, 1, 2]), 64, 0, rng.choice([2, 3]), 16, 256, 64, 256, rng.random() < 0.5)
-    shape = replace(shape, heads=shape.kv_heads * rng.choice([1, 2]), biases=rng.random() < 0.5)
+    shape = replace(shape, heads=shape.kv_heads * rng.choice([1, 2]))
+    if rng.random() >= 0.5:
+        shape = replace(shape, qkv_bias=False, proj_bias=False, ffn_bias=False, norm_bias=False)
     partition = Partition(rng.choice([1, 1, 2, 4]), proj_rows=rng.random() < 0.3)
     while len(names) ** len(blocks_of(shape, partition)) > ENUMERABLE:
         if partition.ffn_shards > 1:

@@ -6,19 +6,22 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
+from testbed.formats import PLAIN
 from testbed.placement.blocks import WHOLE, Partition, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from testbed.shape import PRESETS, ModelShape
+from testbed.shape import PRESETS, ModelShape, WeightFormats
 from testbed.topologies.links import Cable, Link
 from testbed.topologies.routes import routes_between
 
 MIB = 2**20
 NAMES = "abcde"
+formats = st.sampled_from(["float32", *PLAIN])
 
 
 @st.composite
 def shapes(draw: st.DrawFn) -> ModelShape:
-    """Small models: 1-3 layers, 1-4 KV groups, with and without grouped queries, gates and biases."""
+    """Small models in plain formats: 1-3 layers, 1-4 KV groups, grouped queries or not, gates and biases or not."""
+    biases = draw(st.booleans())
     groups, per_group = draw(st.integers(1, 4)), draw(st.integers(1, 2))
     head_dim = draw(st.sampled_from([4, 16]))
     return ModelShape(
@@ -32,7 +35,15 @@ def shapes(draw: st.DrawFn) -> ModelShape:
         vocab=64,
         positions=128,
         gated_ffn=draw(st.booleans()),
-        biases=draw(st.booleans()),
+        qkv_bias=biases,
+        proj_bias=biases,
+        ffn_bias=biases,
+        norm_bias=biases,
+        qk_norm=not biases,
+        window=draw(st.sampled_from([None, None, 8])),
+        weights=WeightFormats.all_in(draw(formats)),
+        kv_format=draw(formats),
+        wire_format=draw(formats),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from testbed.decoder.config_json import CONFIG, JSON_BYTES
 from testbed.decoder.families import gpt2
-from testbed.decoder.pieces import Piece
+from testbed.decoder.pieces import Part, Piece
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
 from testbed.strict_json import read_object
@@ -38,13 +38,10 @@ class Family(Protocol):
         """Whether this tensor is a weight; older versions also stored constants."""
 
     def tensors(self, shape: ModelShape) -> Iterator[tuple[str, Dims]]:
-        """The name, without a prefix, and the dimensions of each tensor except for the LM head."""
+        """The name, without a prefix, and the dimensions in the file of each tensor except for the LM head."""
 
-    def locate(self, shape: ModelShape, piece: Piece, layer: int, dimensions: int) -> tuple[str, Piece]:
-        """The name, without a prefix, of the tensor that holds a piece, and the piece as a part of that tensor.
-
-        `dimensions` is the number of dimensions of the block's own tensor.
-        """
+    def locate(self, shape: ModelShape, piece: Piece, layer: int) -> list[Part]:
+        """The parts of stored tensors, without a prefix, whose rows, one part after the other, are those of a piece."""
 
 
 FAMILIES: Mapping[str, Family] = {"gpt2": gpt2}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from testbed.decoder.config_json import (
@@ -17,7 +16,7 @@ from testbed.decoder.config_json import (
     refuse_other_arithmetic,
     refuse_packed_weights,
 )
-from testbed.decoder.pieces import Piece
+from testbed.decoder.pieces import Part, Piece, select
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
 
@@ -98,30 +97,29 @@ def tensors(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield from _module(_in_layer(layer, _FFN_OUT), F, D)
 
 
-def locate(shape: ModelShape, piece: Piece, layer: int, dimensions: int) -> tuple[str, Piece]:
-    """The name, without a prefix, of the tensor that holds a piece, and the piece as a part of that tensor."""
-    if piece.kind == "embed" and piece.name in ("tokens", "positions", "lm_head"):
-        return {"tokens": TOKENS, "positions": _POSITIONS, "lm_head": LM_HEAD}[piece.name], piece
-    part = "weight" if piece.name.endswith("weight") else "bias"
-    if piece.kind == "embed":
-        return f"{_FINAL_NORM}.{part}", piece
-    if piece.name.startswith("qkv"):
-        piece = _in_c_attn(shape, piece, dimensions)
-    if piece.name.startswith("norm"):
-        module = _ATTENTION_NORM if piece.kind == "head" else _FFN_NORM
-    elif piece.kind == "ffn":
-        module = _FFN_IN if piece.name.startswith("in") else _FFN_OUT
-    else:
-        module = {"head": _QKV, "proj": _PROJ}[piece.kind]
-    return f"{_in_layer(layer, module)}.{part}", piece
+def locate(shape: ModelShape, piece: Piece, layer: int) -> list[Part]:
+    """The parts of stored tensors, without a prefix, whose rows, one part after the other, are those of a piece."""
+    return select(piece, _stored(shape, piece, layer))
 
 
-def _in_c_attn(shape: ModelShape, piece: Piece, dimensions: int) -> Piece:
-    """A head's part of c_attn (D, 3D), whose columns are q | k | v, each H heads of d."""
-    d, width = shape.head_dim, shape.width
-    starts = [third * width + piece.index * d for third in range(3)]
-    columns = tuple(slice(start, start + d) for start in starts)
-    return replace(piece, dims=(width, 3 * width)[2 - dimensions :], columns=columns)
+def _stored(shape: ModelShape, piece: Piece, layer: int) -> list[Part]:
+    """The parts that make up the tensor that a piece is of. The matrices of a layer are (in, out) in the file."""
+    kind, name = piece.kind, piece.name
+    rows, columns = slice(0, piece.dims[0]), slice(0, piece.dims[1] if len(piece.dims) > 1 else 1)
+    part = "weight" if name.endswith("weight") else "bias"
+    if kind == "embed":
+        tables = {"tokens": TOKENS, "positions": _POSITIONS, "lm_head": LM_HEAD}
+        return [Part(tables.get(name, f"{_FINAL_NORM}.{part}"), rows, columns)]
+    if name.startswith("norm"):
+        module = _ATTENTION_NORM if kind == "head" else _FFN_NORM
+        return [Part(f"{_in_layer(layer, module)}.{part}", rows, columns)]
+    matrix = len(piece.dims) > 1
+    if kind == "head":  # of c_attn's rows, which are q | k | v, each H heads of d
+        starts = [third * shape.width + piece.index * shape.head_dim for third in range(3)]
+        stored = f"{_in_layer(layer, _QKV)}.{part}"
+        return [Part(stored, slice(start, start + shape.head_dim), columns, matrix) for start in starts]
+    module = _PROJ if kind == "proj" else _FFN_IN if name.startswith("in") else _FFN_OUT
+    return [Part(f"{_in_layer(layer, module)}.{part}", rows, columns, matrix)]
 
 
 def _in_layer(layer: int, module: str) -> str:

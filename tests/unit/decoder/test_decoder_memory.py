@@ -6,17 +6,20 @@ import mmap
 import subprocess
 import sys
 
-import torch
+import numpy as np
+import pytest
 from decoder_cases import WIDE, Ones, anonymous_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.decoder.memory import KvCache, aligned_copy, anonymous_map, map_tensors
+from testbed.decoder.kernels import pack
+from testbed.decoder.memory import KvCache, Layout, anonymous_map, map_tensors
 from testbed.decoder.store import BlockStore
+from testbed.formats import FORMATS, PLAIN, packed_bytes
 from testbed.placement.blocks import PAGE_BYTES, TENSOR_ALIGNMENT, Block, resident_bytes, weight_bytes
 from testbed.shape import ModelShape
 
-NOISE_BYTES = 4 * 2**20  # what the interpreter and torch may take or give meanwhile
+NOISE_BYTES = 4 * 2**20  # what the interpreter may take or give meanwhile
 LONG = ModelShape("long", 1, 768, 12, 12, 64, 3072, 128, 8192)
 
 
@@ -37,7 +40,6 @@ def test_dropping_blocks_gives_their_memory_back_to_the_kernel() -> None:
 
 
 LOADED = """
-from testbed.decoder.reference import use_one_thread
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.placement.blocks import Block, Partition
@@ -49,7 +51,6 @@ def anonymous():
     return 1024 * int(fields["Anonymous"].split()[0])
 
 shape, partition = PRESETS["gpt2"], Partition(ffn_shards=8, proj_rows=True)
-use_one_thread()
 return_large_allocations(tight=True)
 warm_up(shape, 32, partition)
 store = BlockStore(shape, RandomWeights(shape, 7, partition), 64, partition)
@@ -104,16 +105,22 @@ def test_held_bytes_counts_weights_whole_pages_of_kv_and_the_pinned_embedding() 
     assert store.held_bytes(17) == without + weight_bytes(WIDE, "embed")
 
 
-@given(st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=2), min_size=1, max_size=5))
-def test_tensors_of_one_map_start_on_cache_lines_and_do_not_overlap(dims: list[list[int]]) -> None:
-    layout = tuple((str(index), tuple(shape)) for index, shape in enumerate(dims))
-    tensors = map_tensors(layout)
-    for index, tensor in enumerate(tensors.values()):
-        assert tensor.shape == torch.Size(dims[index])
-        assert tensor.data_ptr() % TENSOR_ALIGNMENT == 0
-        tensor.fill_(float(index))
-    for index, tensor in enumerate(tensors.values()):
-        assert bool((tensor == float(index)).all())
+layouts = st.builds(
+    lambda format, rows, columns: (format, rows, columns * FORMATS[format].block),
+    st.sampled_from(list(FORMATS)), st.integers(1, 40), st.integers(1, 40),
+)  # fmt: skip
+
+
+@given(st.lists(layouts, min_size=1, max_size=5))
+def test_tensors_of_one_map_start_on_cache_lines_and_do_not_overlap(drawn: list[tuple[str, int, int]]) -> None:
+    tensors = map_tensors([Layout(str(index), *layout) for index, layout in enumerate(drawn)])
+    for layout, tensor in zip(drawn, tensors.values(), strict=True):
+        assert len(tensor.data) == packed_bytes(*layout)
+        assert tensor.data.ctypes.data % TENSOR_ALIGNMENT == 0
+        assert not tensor.data.any()
+        tensor.data[:] = len(tensor.data) % 251
+    for tensor in tensors.values():
+        assert bool((tensor.data == len(tensor.data) % 251).all())
 
 
 def test_a_map_is_private_whole_pages_and_zero() -> None:
@@ -122,19 +129,12 @@ def test_a_map_is_private_whole_pages_and_zero() -> None:
     assert not any(pages[:])
 
 
-def test_a_message_lands_where_torch_would_have_put_it_whatever_its_address() -> None:
-    values = torch.arange(30, dtype=torch.float32)
-    frame = b"\0" + values.numpy().tobytes()
-    tensor = aligned_copy(memoryview(frame)[1:], (5, 6))
-    assert tensor.data_ptr() % TENSOR_ALIGNMENT == 0
-    assert torch.equal(tensor.flatten(), values)
-
-
-def test_a_caches_payload_is_its_first_rows_keys_then_values() -> None:
-    cache = KvCache(8, 4)
-    cache.keys.copy_(torch.arange(32.0).view(8, 4))
-    cache.values.copy_(-torch.arange(32.0).view(8, 4))
-    keys, values = cache.payload(3)
-    assert bytes(keys) == torch.arange(12.0).numpy().tobytes()
-    assert bytes(values) == (-torch.arange(12.0)).numpy().tobytes()
+@pytest.mark.parametrize("format", PLAIN)
+def test_a_caches_payload_is_its_first_rows_keys_then_values(format: str) -> None:
+    cache = KvCache(8, 4, format)
+    rows = [pack(format, np.arange(32, dtype=np.float32).reshape(8, 4) * sign) for sign in (1, -1)]
+    for place, written in zip((cache.keys, cache.values), rows, strict=True):
+        place[:] = np.frombuffer(written, np.uint8)
+    size = 3 * 4 * FORMATS[format].block_bytes
+    assert [bytes(part) for part in cache.payload(3)] == [written[:size] for written in rows]
     assert [len(part) for part in cache.payload(0)] == [0, 0]

@@ -103,12 +103,15 @@ class EventSimulation:
 
     def half_begins(self, number: int, holder: str) -> None:
         """Half `number` of the step: attention of layer number // 2, or its FFN."""
-        shape, x = self.observation.shape, self.rows * self.observation.shape.width * 4
+        shape, x = (
+            self.observation.shape,
+            self.rows * self.observation.shape.width * self.observation.shape.activation_bytes,
+        )
         if number == 2 * len(self.plan.layers):
             if holder == self.plan.source:
                 self.vocab_begins()
             else:
-                self.send(holder, self.plan.source, shape.width * 4, self.vocab_begins)
+                self.send(holder, self.plan.source, shape.width * shape.activation_bytes, self.vocab_begins)
             return
         half = self.half(number)
         self.waiting[number] = 1 + sum(len(parts) for parts in half.work.values())  # the residual and each part
@@ -125,9 +128,9 @@ class EventSimulation:
         parts = half.work.get(device, ())
         left = [len(parts)]
         if number % 2 or partition.proj_rows:
-            payload = self.rows * self.subtrees(parts, 0, 16) * shape.width * 4
+            payload = self.rows * self.subtrees(parts, 0, 16) * shape.width * shape.activation_bytes
         else:
-            payload = self.rows * len(parts) * shape.queries_per_group * shape.head_dim * 4
+            payload = self.rows * len(parts) * shape.queries_per_group * shape.head_dim * shape.activation_bytes
 
         def part_done() -> None:
             left[0] -= 1
@@ -170,7 +173,12 @@ class EventSimulation:
             return
         self.waiting[-1] = sum(map(len, vocab.work.values()))
         for device in vocab.x_order:
-            self.send(source, device, self.observation.shape.width * 4, partial(self.row_arrives, device))
+            self.send(
+                source,
+                device,
+                self.observation.shape.width * self.observation.shape.activation_bytes,
+                partial(self.row_arrives, device),
+            )
         self.row_arrives(source)
 
     def row_arrives(self, device: str) -> None:

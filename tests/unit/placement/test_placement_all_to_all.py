@@ -106,7 +106,7 @@ class Workers:
 
     def run(self) -> float:
         """Seconds from x at the source to x at the source."""
-        x = self.seen.shape.width * 4
+        x = self.seen.shape.width * self.seen.shape.activation_bytes
         self.begins(0, 0.0, self.plan.source)
         for device in self.halves[0].x_order:
             self.send(0.0, self.plan.source, device, x, lambda now, device=device: self.begins(0, now, device))
@@ -154,7 +154,7 @@ class Workers:
         for _ in parts:
             now = max(now, self.free[device]) + block_seconds(self.seen, device, Block(kind, 0), self.length)  # type: ignore[arg-type]
             self.free[device] = now
-        payload = len(tree_roots(parts)) * self.seen.shape.width * 4
+        payload = len(tree_roots(parts)) * self.seen.shape.width * self.seen.shape.activation_bytes
 
         def leaves(now: float) -> None:
             for target in half.receivers(device) if parts else ():
@@ -196,7 +196,7 @@ def test_two_hops_a_layer_are_worked_out_by_hand() -> None:
     links = {name: replace(observation.links["a"], up_bps=1e8, down_bps=1e8) for name in "ab"}
     observation = replace(observation, devices=views, links=links)
     where = {block: "ab"[block.index % 4 // 2] for block in blocks_of(observation.shape, TOGETHER)}
-    plan, width = make_plan(observation, Placement(where)), observation.shape.width * 4
+    plan, width = make_plan(observation, Placement(where)), observation.shape.width * observation.shape.activation_bytes
 
     def hop(numbers: int) -> float:
         return (wire_bytes(numbers * width) * 8) / 1e8 + 4e-4 + 1e-4

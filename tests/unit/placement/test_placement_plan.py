@@ -85,7 +85,10 @@ def test_x_goes_once_to_who_needs_it_longest_tail_first_and_a_pure_residual_last
 def test_wire_bytes_are_those_of_the_messages_between_different_devices(case: tuple[Observation, Placement]) -> None:
     observation, placement = case
     plan, shape, rows = make_plan(observation, placement), observation.shape, 3
-    x, o = rows * shape.width * 4, rows * shape.queries_per_group * shape.head_dim * 4
+    x, o = (
+        rows * shape.width * shape.activation_bytes,
+        rows * shape.queries_per_group * shape.head_dim * shape.activation_bytes,
+    )
     expected, partition = 0.0, observation.partition
     for number, holder, half in _halves(plan):
         expected += len({*half.work, half.target} - {holder}) * wire_bytes(x)
@@ -97,10 +100,12 @@ def test_wire_bytes_are_those_of_the_messages_between_different_devices(case: tu
             assert payload == work_payload(shape, halves_of(partition)[number], parts, rows)
             expected += wire_bytes(payload)
     holder = plan.layers[-1].ffn.target
-    expected += wire_bytes(shape.width * 4) if holder != observation.source else 0
+    expected += wire_bytes(shape.width * shape.activation_bytes) if holder != observation.source else 0
     if plan.vocab is not None:
         shards = plan.vocab.work.items()
-        expected += sum(wire_bytes(shape.width * 4) for device, _ in shards if device != plan.source)
+        expected += sum(
+            wire_bytes(shape.width * shape.activation_bytes) for device, _ in shards if device != plan.source
+        )
         expected += sum(wire_bytes(24 * len(held)) for device, held in shards if device != plan.source)
     assert plan_wire_bytes(shape, plan, rows, partition) == expected
     assert all(source != target for source, target, _ in plan_messages(shape, plan, rows, partition))
