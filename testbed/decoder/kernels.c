@@ -35,6 +35,15 @@ typedef struct {
     float scale, epsilon;
 } Attention;
 
+// Queries (q of one head in one row) that attention takes through the cache together, and what they have found so far.
+#define QUERIES 32
+typedef struct {
+    int64_t count, stride;            // a query's numbers, and then zeros up to a multiple of 32
+    float *q, *lanes, *largest, *out; // (count, stride), (count, LANES), (count), (count, stride)
+    float *score, *shrink;            // of the block at hand: (count, LANES), (count and up to a whole vector)
+    int64_t *first, *end;             // (count): the positions that a query attends to
+} Queries;
+
 static inline int64_t block_bytes(int format) {
     return format == Q8_0 ? 34 : format == Q4_0 ? 18 : format == Q4_1 ? 20 : LANES * (format == FLOAT32 ? 4 : 2);
 }

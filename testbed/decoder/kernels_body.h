@@ -34,13 +34,20 @@ INLINE void NAME(store)(any_float *p, vec x) { *(any_vec *)p = x; }
 INLINE vec NAME(all)(float x) { return x - (vec){0}; }
 INLINE vec NAME(pick)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)yes) | (~mask & (ivec)no)); }
 
-INLINE vec NAME(widen_halves)(ivec half) {
+#if WIDTH == 16
+INLINE vec NAME(load_halves)(const uint8_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
+#elif WIDTH == 8
+INLINE vec NAME(load_halves)(const uint8_t *p) { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+#else
+INLINE vec NAME(load_halves)(const uint8_t *p) {
+    ivec half = NAME(load_u16)(p);
     ivec size = half & 0x7fff, sign = (half & 0x8000) << 16;
     ivec normal = (size << 13) + 0x38000000 + ((size >= 0x7c00) & 0x38000000);
     ivec small = (ivec)((vec)(size | 0x3f000000) - 0.5f); // size times 2^-24
     ivec is_small = size < 0x0400;
     return (vec)(((is_small & small) | (~is_small & normal)) | sign);
 }
+#endif
 
 // The 32 numbers of one block as float32.
 INLINE void NAME(widen)(const int format, const uint8_t *block, vec w[PARTS]) {
@@ -49,7 +56,7 @@ INLINE void NAME(widen)(const int format, const uint8_t *block, vec w[PARTS]) {
     } else if (format == BFLOAT16) {
         for (int n = 0; n < PARTS; n++) w[n] = (vec)(NAME(load_u16)(block + 2 * n * WIDTH) << 16);
     } else if (format == FLOAT16) {
-        for (int n = 0; n < PARTS; n++) w[n] = NAME(widen_halves)(NAME(load_u16)(block + 2 * n * WIDTH));
+        for (int n = 0; n < PARTS; n++) w[n] = NAME(load_halves)(block + 2 * n * WIDTH);
     } else if (format == Q8_0) {
         vec d = NAME(all)(widen_half(*(const any_u16 *)block));
         for (int n = 0; n < PARTS; n++) w[n] = __builtin_convertvector(NAME(load_i8)(block + 2 + n * WIDTH), vec) * d;
@@ -107,8 +114,9 @@ INLINE float NAME(add_lanes)(vec a[PARTS]) {
 #define TILE 1
 #endif
 
-// Products of one packed row with `rows` rows of x.
-INLINE void NAME(dots)(const int format, const int rows, const uint8_t *w, int64_t columns, const any_float *x, float *y) {
+// Products of one packed row with `rows` rows of x; they are put `apart` from each other.
+INLINE void NAME(dots)(const int format, const int rows, const uint8_t *w, int64_t columns, const any_float *x,
+                       const any_float *bias, any_float *y, int64_t apart) {
     vec sum[TILE][PARTS];
     for (int r = 0; r < rows; r++) {
         for (int n = 0; n < PARTS; n++) sum[r][n] = (vec){0};
@@ -137,7 +145,20 @@ INLINE void NAME(dots)(const int format, const int rows, const uint8_t *w, int64
         }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) y[r] = NAME(add_lanes)(sum[r]);
+    for (int r = 0; r < rows; r++) {
+        float found = NAME(add_lanes)(sum[r]);
+        y[r * apart] = bias ? found + *bias : found;
+    }
+}
+
+// The same for any number of rows, in float32.
+INLINE void NAME(dots_of)(const uint8_t *w, int64_t columns, const any_float *x, int64_t rows, any_float *y,
+                          int64_t apart) {
+    int64_t r = 0;
+    for (; r + TILE <= rows; r += TILE) {
+        NAME(dots)(FLOAT32, TILE, w, columns, x + r * columns, 0, y + r * apart, apart);
+    }
+    for (; r < rows; r++) NAME(dots)(FLOAT32, 1, w, columns, x + r * columns, 0, y + r * apart, apart);
 }
 
 #define GROUP_BYTES 131072 // of packed rows that stay in a cache while all rows of x pass
@@ -146,9 +167,7 @@ INLINE void NAME(tile)(const int format, const int rows, const Matrix *w, int64_
                        const any_float *x, const any_float *bias, any_float *y) {
     int64_t size = row_bytes(format, w->columns);
     for (int64_t i = first; i < last; i++) {
-        float found[TILE];
-        NAME(dots)(format, rows, w->data + i * size, w->columns, x, found);
-        for (int r = 0; r < rows; r++) y[r * w->rows + i] = bias ? found[r] + bias[i] : found[r];
+        NAME(dots)(format, rows, w->data + i * size, w->columns, x, bias ? bias + i : 0, y + i, w->rows);
     }
 }
 
@@ -291,18 +310,16 @@ static TARGET void NAME(rms_norm)(const any_float *x, int64_t rows, int64_t colu
 
 // --- activations --------------------------------------------------------------------------------------------------
 
-// e^x to 1 ulp: x = n ln 2 + r, a polynomial in r (Cephes' expf, S. Moshier 1989), and 2^n in two steps.
+// e^x to 1 ulp: x = n ln 2 + r, 1 + r + r^2 p(r) with a minimax polynomial p for |r| <= ln(2)/2, and 2^n in two steps.
 INLINE vec NAME(exp)(vec x) {
     x = NAME(pick)(x > 89.0f, NAME(all)(89.0f), x);
     x = NAME(pick)(x < -104.0f, NAME(all)(-104.0f), x);
     vec n = x * 1.44269504088896341f + 12582912.0f - 12582912.0f; // 1.5 * 2^23: rounds to a whole number
-    vec r = x - n * 0.693359375f;
-    r = r - n * -2.12194440e-4f;
-    vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
+    vec r = x - n * 0.693359375f + n * 2.12194440054690583e-4f;  // ln 2 in two parts, the product with the first exact
+    vec p = r * 0.0013820661697536707f + 0.008368674665689468f;
+    p = p * r + 0.04166826605796814f;
+    p = p * r + 0.1666652113199234f;
+    p = p * r + 0.4999999403953552f;
     p = (p * (r * r) + r) + 1.0f;
     ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
     return p * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
@@ -313,23 +330,15 @@ INLINE vec NAME(one_gelu_new)(vec x) { // x/2 (1 + tanh u) is x / (1 + e^-2u)
     return x / (1.0f + NAME(exp)(-2.0f * u));
 }
 
-// x times the normal distribution's function; erf as in Eigen's generic_fast_erf_float.
+// x times the normal distribution's function; its tail by Abramowitz and Stegun, 7.1.26 (error 0.8e-7).
 INLINE vec NAME(one_gelu)(vec x) {
-    vec z = x * 0.7071067811865476f;
-    z = NAME(pick)(z > 4.0f, NAME(all)(4.0f), z);
-    z = NAME(pick)(z < -4.0f, NAME(all)(-4.0f), z);
-    vec s = z * z;
-    vec p = s * -2.72614225801306e-10f + 2.77068142495902e-08f;
-    p = p * s + -2.10102402082508e-06f;
-    p = p * s + -5.69250639462346e-05f;
-    p = p * s + -7.34990630326855e-04f;
-    p = p * s + -2.95459980854025e-03f;
-    p = p * s + -1.60960333262415e-02f;
-    vec q = s * -1.45660718464996e-05f + -2.13374055278905e-04f;
-    q = q * s + -1.68282697438203e-03f;
-    q = q * s + -7.37332916720468e-03f;
-    q = q * s + -1.42647390514189e-02f;
-    return 0.5f * x * (1.0f + z * p / q);
+    vec z = NAME(pick)(x < 0.0f, -x, x) * 0.7071067811865476f, t = 1.0f / (1.0f + 0.3275911f * z);
+    vec p = t * 1.061405429f - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec tail = 0.5f * (p * t) * NAME(exp)(-z * z);
+    return NAME(pick)(x < 0.0f, x * tail, x - x * tail);
 }
 
 static TARGET void NAME(exponentials)(const any_float *x, int64_t n, any_float *y) {

@@ -70,13 +70,12 @@ def rms_norm(x: Floats, weight: Floats, eps: float) -> Floats:
 
 
 def exp(x: Floats) -> Floats:
-    """Cephes' expf: x = n ln 2 + r, a polynomial in r, and 2^n in two steps."""
+    """The exponential: x = n ln 2 + r, 1 + r + r^2 p(r), and 2^n in two steps."""
     x = np.clip(x, f32(-104), f32(89))
     n = x * f32(1.44269504088896341) + f32(12582912) - f32(12582912)
-    r = x - n * f32(0.693359375)
-    r = r - n * f32(-2.12194440e-4)
-    p = r * f32(1.9875691500e-4) + f32(1.3981999507e-3)
-    for c in (8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
+    r = x - n * f32(0.693359375) + n * f32(2.12194440054690583e-4)
+    p = r * f32(0.0013820661697536707) + f32(0.008368674665689468)
+    for c in (0.04166826605796814, 0.1666652113199234, 0.4999999403953552):
         p = p * r + f32(c)
     p = (p * (r * r) + r) + f32(1)
     whole = n.astype(np.int32)
