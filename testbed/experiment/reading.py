@@ -20,7 +20,7 @@ from testbed.traces.model import Trace, TraceSet
 from testbed.units import parse_duration
 
 # Keys of a section that exclude each other. An override that sets one drops the others.
-ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "ids")}
+ALTERNATIVES = {"model": ("preset", "path"), "prompt": ("text", "file", "chat", "ids")}
 _TRACE_KEYS = (
     "path", "format", "target", "direction", "end", "period", "bin", "time", "step", "down", "up", "time_unit",
     "time_format", "rate_unit", "delimiter", "decimal", "missing", "group", "offset", "clip", "scale",
@@ -39,6 +39,8 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
         raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
     if "file" in raw.get("prompt", {}):
         raw["prompt"]["text"] = read_text(_path(raw["prompt"].pop("file"), base, f"{origin}: prompt.file"))
+    if isinstance(raw.get("prompt", {}).get("chat"), str):
+        raw["prompt"]["chat"] = [{"role": "user", "content": raw["prompt"]["chat"]}]
     if isinstance(raw.get("traces"), list):
         raw["traces"] = [_anchored(entry, base) for entry in raw["traces"]]
     if not isinstance(raw.get("topology"), str):

@@ -8,18 +8,19 @@ replayed. This module does not know which policies exist, nor how a run is carri
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, ValidationError, model_validator
+from pydantic import Field, InstanceOf, ValidationError, model_validator
 
 from testbed.decoder.checkpoint import check_checkpoint
 from testbed.decoder.families import read_shape
 from testbed.errors import ConfigError
 from testbed.experiment.instances import generate_trace, model_need
+from testbed.experiment.language import encoded, language_of
 from testbed.experiment.overrides import Override, apply_override, parse_override
 from testbed.experiment.reading import (
     ALTERNATIVES,
@@ -29,6 +30,7 @@ from testbed.experiment.reading import (
     read_partition,
     read_traces,
 )
+from testbed.experiment.sections import MessageSpec, PromptSpec, SamplingSpec, Strict
 from testbed.placement.blocks import (
     MOST_BLOCKS,
     WHOLE,
@@ -67,11 +69,7 @@ class _Names:
         return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class ModelSpec(_Strict):
+class ModelSpec(Strict):
     """The model: a preset with random weights from `seed`, or the absolute path of a Hugging Face checkpoint."""
 
     preset: str | None = None
@@ -100,29 +98,21 @@ class ModelSpec(_Strict):
             return read_shape(Path(str(self.path)))
         return reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
 
-
-class PromptSpec(_Strict):
-    """The prompt: a text, or token ids."""
-
-    text: str | None = Field(default=None, min_length=1)
-    ids: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, strict=False)
-
-    @model_validator(mode="after")
-    def _check(self) -> PromptSpec:
-        if (self.text is None) == (self.ids is None):
-            raise ValueError("give either text, file or ids, one of the three")
-        if self.ids == ():
-            raise ValueError("ids is empty, but a prompt needs at least one token")
-        return self
+    @property
+    def files(self) -> Path | None:
+        """Where the weights and the tokenizer are; None for random weights, for which a token of a prompt is a byte."""
+        return None if self.path is None else Path(self.path)
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """Everything on which a run depends, in SI units; `load` and `from_dict` make it, and it never changes."""
 
     name: str = Field(min_length=1, max_length=200)
     model: ModelSpec
     prompt: PromptSpec
     tokens: int = Field(ge=1, le=MOST_TOKENS)
+    ignore_eos: bool = False  # generate `tokens` tokens even if the model ends its text before
+    sampling: SamplingSpec | None = None  # None: always the token with the largest logit
     interval: int = Field(default=8, ge=1, le=MOST_TOKENS)  # λ, tokens between two decisions
     partition: InstanceOf[Partition] = Partition()
     topology: InstanceOf[Topology]
@@ -241,15 +231,21 @@ class Experiment(_Strict):
 
     @property
     def prompt_tokens(self) -> int | None:
-        """The number of prompt tokens; None for a text and a checkpoint, where only its tokenizer knows it."""
+        """The number of prompt tokens; None for words and a checkpoint, where only its tokenizer knows it."""
         if self.prompt.ids is not None:
             return len(self.prompt.ids)
-        return len(str(self.prompt.text).encode()) if self.model.preset else None  # a preset has a token for each byte
+        return len(self.prompt.plain) if self.model.files is None else None
 
     @property
     def most_prompt_tokens(self) -> int:
-        """The number of prompt tokens, or an upper bound: a tokenizer makes at most one token of a byte."""
-        return self.prompt_tokens or len(str(self.prompt.text).encode())
+        """The number of prompt tokens, or an upper bound: a tokenizer makes at most one token of a byte.
+
+        A chat template adds text of its own, so a conversation is tokenised, if the model has a tokenizer.
+        """
+        files = self.model.files
+        if self.prompt.chat is not None and files is not None and language_of(files).source is not None:
+            return len(encoded(language_of(files), self.prompt.words, files))
+        return self.prompt_tokens or len(self.prompt.plain)
 
     @cached_property
     def needs_netem(self) -> str | None:
@@ -288,6 +284,11 @@ class Experiment(_Strict):
             raise ConfigError(
                 f"{names.of('partition', 'ffn_shards')}: partition.ffn_shards is {shards}, which does not divide "
                 f"{width}, the FFN width of {self.shape.name}"
+            )
+        if self.sampling is not None and self.partition.vocab_shards > 1:
+            raise ConfigError(
+                f"{names.of('sampling')}: sampling needs all logits on one device, but partition.vocab_shards is "
+                f"{self.partition.vocab_shards}, whose shards send a choice each: use 1, or leave sampling out"
             )
         words, vocab = self.shape.vocab, self.partition.vocab_shards
         if (vocab - 1) * vocab_rows(self.shape, self.partition) >= words:
@@ -343,14 +344,23 @@ def _form(block: Block) -> str:
     return f"{kind}(layer{comma}{'index' if index.isdigit() else index})"
 
 
+_KEYS: dict[str, Iterable[str]] = {
+    "model": ModelSpec.model_fields,
+    "prompt": ALTERNATIVES["prompt"],
+    "prompt.chat": MessageSpec.model_fields,
+    "sampling": SamplingSpec.model_fields,
+}
+"""Section -> its keys. The keys of the experiment itself are checked before."""
+
+
 def _config_error(error: ValidationError, names: _Names) -> ConfigError:
     """The first mistake as one sentence; a misspelt key comes before the key that is missing because of it."""
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     where = tuple(str(part) for part in first["loc"])
     key, message = ".".join(where), first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = {"model": ModelSpec.model_fields, "prompt": ALTERNATIVES["prompt"]}[where[0]]
-        message = f"{where[-1]!r} is not a key of {where[0]}{suggest(where[-1], known)}"
+        section = ".".join(part for part in where[:-1] if not part.isdecimal())
+        message = f"{where[-1]!r} is not a key of {section}{suggest(where[-1], _KEYS[section])}"
     elif first["type"] == "value_error":
         message = f"{key}: {message}"
     else:

@@ -216,7 +216,7 @@ def test_to_dict_survives_json_whatever_the_settings(changes: dict[str, Any]) ->
         ({"model": {"prest": "tiny"}}, ["'prest'", "did you mean 'preset'"]),
         ({"model": {}}, ["model", "preset or path"]),
         ({"model": "tiny"}, ["model must be a mapping", "'tiny'"]),
-        ({"prompt": {"text": "a", "ids": [1]}}, ["prompt", "text, file or ids"]),
+        ({"prompt": {"text": "a", "ids": [1]}}, ["prompt", "text, file, chat or ids"]),
         ({"prompt": {"txt": "a"}}, ["'txt'", "did you mean 'text'"]),
         ({"prompt": {"ids": []}}, ["prompt", "ids is empty"]),
         ({"prompt": {"ids": [1, 256]}}, ["prompt.ids has 256", "255"]),

@@ -1,0 +1,80 @@
+"""A tokenizer: text to token ids and back, by the library `tokenizers`.
+
+It comes from a `tokenizer.json`, or from a GGUF file's tables. Special tokens that a text spells out, like
+`<|im_end|>`, are read as such, as in transformers and llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from testbed.errors import ConfigError
+from testbed.files import read_text
+
+if TYPE_CHECKING:
+    import tokenizers
+
+T = TypeVar("T")
+
+MOST_PADDING = 1024
+"""Tokens that a tokenizer may have fewer than its model: models pad to a multiple of 64 to 1024."""
+
+
+class Tokenizer:
+    """A tokenizer of the library, and the ids that it puts around a text by itself.
+
+    `origin` is the file from which it was made, for errors.
+    """
+
+    def __init__(
+        self, inner: tokenizers.Tokenizer, origin: str, before: Sequence[int] = (), after: Sequence[int] = ()
+    ) -> None:
+        self._inner, self.origin = inner, origin
+        self._before, self._after = list(before), list(after)
+
+    @property
+    def size(self) -> int:
+        """The number of ids, counted up to the largest."""
+        return 1 + max(self._inner.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    def encode(self, text: str, whole: bool = True) -> list[int]:
+        """The ids of a text. A `whole` text gets what the tokenizer puts around one, such as a first token."""
+        ids = guarded(self.origin, lambda: list(self._inner.encode(text, add_special_tokens=whole).ids))
+        return [*self._before, *ids, *self._after] if whole else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""
+        return guarded(self.origin, lambda: str(self._inner.decode(list(ids), skip_special_tokens=True)))
+
+    def check_size(self, vocab: int, model: str) -> None:
+        """Raise ConfigError if the tokenizer is not of the size of a model with `vocab` ids."""
+        size = self.size
+        if size > vocab or size + MOST_PADDING < vocab:
+            raise ConfigError(
+                f"{self.origin}: the tokenizer has {size} tokens, but {model} has {vocab}, so it is not this model's"
+            )
+
+
+def read_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer in a tokenizer.json; raises ConfigError naming the file."""
+    from tokenizers import Tokenizer as Inner
+
+    content = read_text(file)
+    inner = guarded(str(file), lambda: Inner.from_str(content))
+    # The file may contain the length with which its model was trained; like transformers, we want the whole text.
+    inner.no_truncation()
+    inner.no_padding()
+    return Tokenizer(inner, str(file))
+
+
+def guarded(origin: str, action: Callable[[], T]) -> T:
+    """What an action of the library returns; raises ConfigError naming `origin` for whatever it raises."""
+    try:
+        return action()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # plain `Exception`, or pyo3's PanicException, which is none
+        reason = ascii(" ".join(str(error).split()))[1:-1][:160]
+        raise ConfigError(f"{origin}: this is not a tokenizer that can be used: {reason}") from error
