@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from testbed.errors import ConfigError
-from testbed.experiment.language import encoded, language_of
+from testbed.experiment.language import encoded, language_of, missing_tokenizer
 from testbed.experiment.schema import Experiment
-from testbed.words.language import TOKENIZER, Language
+from testbed.words.language import Language
 
 
 def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
@@ -37,7 +37,7 @@ def assumed_of_prompt(experiment: Experiment) -> list[str]:
     if files is None or not _lacks_tokenizer(experiment):
         return []
     return [
-        f"{files / TOKENIZER} is missing, so the prompt is taken to have a token for each of its "
+        f"{missing_tokenizer(files)}, so the prompt is taken to have a token for each of its "
         f"{experiment.most_prompt_tokens} bytes"
     ]
 

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 from checkpoint_cases import CONFIG, write_checkpoint
-from vocabularies import SPECIAL, byte_level, ids_of
+from gguf_cases import GgufCase, llama_metadata
+from vocabularies import SPECIAL, byte_level, ids_of, metadata_of
 
 from testbed.errors import ConfigError
+from testbed.experiment.language import encoded, language_of
 from testbed.experiment.prompt import assumed_of_prompt, language_for, prompt_ids
 from testbed.experiment.schema import Experiment
+from testbed.words.chat import Message
 
 TRAINED = byte_level()
 LARGER = CONFIG | {"n_positions": 128, "vocab_size": 402}
@@ -104,6 +107,22 @@ def test_a_model_without_a_template_takes_no_conversation(folder: Path) -> None:
     assert error_of(folder, {"chat": "x"}) == (
         f"{folder}: the model has no chat template, so it takes no prompt.chat; give prompt.text"
     )
+
+
+def test_a_gguf_file_has_tokenizer_template_and_ends_of_its_own(tmp_path: Path) -> None:
+    metadata = llama_metadata() | metadata_of(TRAINED, "gpt-2") | {"tokenizer.chat_template": TEMPLATE}
+    file = GgufCase(metadata | {"tokenizer.ggml.bos_token_id": 0}, {}).write(tmp_path / "own.gguf")
+    language = language_of(file)
+    assert language.ends == {TRAINED.token_to_id(SPECIAL)}
+    assert encoded(language, "the heads", file) == tuple(ids_of(TRAINED, "the heads"))
+    answer = tuple(ids_of(TRAINED, f"user: the heads?{SPECIAL}!so:"))
+    assert encoded(language, (Message("user", "the heads?"),), file) == answer
+
+
+def test_a_gguf_file_may_have_no_tokenizer(tmp_path: Path) -> None:
+    file = GgufCase(llama_metadata(), {}).write(tmp_path / "own.gguf")
+    with pytest.raises(ConfigError, match="own.gguf has no tokenizer: a text prompt needs the checkpoint's tokenizer"):
+        encoded(language_of(file), "the heads", file)
 
 
 def test_a_changed_file_is_read_again(folder: Path) -> None:
