@@ -1,226 +1,276 @@
-"""Checks a Hugging Face checkpoint folder and finds which file holds which tensor.
+"""Reads what a checkpoint says of its model, and checks it: a Hugging Face folder, or a GGUF file.
 
-This module reads only the headers of safetensors files and no weights, so a dry run can use it. The check before a run
-and the decoder find tensors through the same function, so they always agree on the files.
+Only headers are read and no weights, so a dry run can use this module. The check before a run and the workers go by the
+same description of the tensors, so they always agree on the files.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
-from testbed.decoder.config_json import CONFIG, JSON_BYTES
-from testbed.decoder.families import Family, family_in, read_shape
+from testbed.decoder.config_json import CONFIG, JSON_BYTES, config_format
+from testbed.decoder.families import FAMILIES, Family, shape_from_config
+from testbed.decoder.gguf_header import GgufHeader, read_header
+from testbed.decoder.gguf_model import ROPE_FACTORS, own_name, read_config, rope_factors, tensors_of_header
+from testbed.decoder.pieces import piece_of
+from testbed.decoder.safetensors_files import DTYPES, SHARD_INDEX, SINGLE, tensors_in_folder
+from testbed.decoder.stored import (
+    STORED_FORMATS,
+    StoredModel,
+    StoredTensor,
+    file_name,
+    lossless_format,
+    tensor_name,
+)
 from testbed.errors import ConfigError
 from testbed.files import open_file
-from testbed.shape import ModelShape
+from testbed.formats import PLAIN
+from testbed.placement.blocks import WHOLE, tensors_of
+from testbed.shape import ModelShape, WeightFormats
 from testbed.strict_json import read_object
-from testbed.strict_yaml import require_mapping, shown
+from testbed.strict_yaml import shown
 
-SINGLE = "model.safetensors"
-SHARD_INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
-
-DTYPES = ("F64", "F32", "F16", "BF16")  # the words of safetensors for float64, float32, float16 and bfloat16
-_HEADER_BYTES = 8 * 2**20  # the longest header that is read; the one of gpt2 has 15 kB
-_LENGTH_BYTES = 8  # a file begins with the length of its header
+GGUF_SUFFIX = ".gguf"
 _COMPARED_BYTES = 1 << 20  # bytes compared at a time
-_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".bin.index.json")
-_BESIDE_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler)\..*|rng_state.*")  # files of a Trainer
-_OTHER_SUFFIXES = (".safetensors", ".gguf", ".h5", ".msgpack", ".onnx", ".npz")
+
+# The matrices of each role, as tensors of blocks; a norm or a bias has no role.
+_ROLES = {
+    "qkv": ("head", "qkv_weight"),
+    "proj": ("proj", "weight"),
+    "ffn_in": ("ffn", "in_weight"),
+    "ffn_out": ("ffn", "out_weight"),
+    "tokens": ("embed", "tokens"),
+    "positions": ("embed", "positions"),
+    "lm_head": ("embed", "lm_head"),
+}
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """A tensor as the header of its file describes it."""
+class _Checkpoint:
+    """A checkpoint before its tensors are looked at."""
 
-    file: Path
-    dtype: str  # in the words of safetensors, like `F32`
-    dims: tuple[int, ...]
+    path: Path  # as the user named it
+    config: Mapping[str, Any]  # its config.json, or what a GGUF file's metadata says in the words of one
+    shape: ModelShape  # with the weights in float32
+    header: GgufHeader | None = None  # None for a Hugging Face folder
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.config["model_type"]]
+
+    def tensors(self) -> dict[str, StoredTensor] | None:
+        """The tensors by the names of a Hugging Face checkpoint; None for a folder without weights.
+
+        Raises ConfigError for the first mistake in them.
+        """
+        found = tensors_in_folder(self.path) if self.header is None else tensors_of_header(self.header)
+        if found is None:
+            return None
+        weights = {name: one for name, one in found.items() if self.family.is_weight(name)}
+        _check_tensors(self, weights)
+        return weights
+
+    def shown_name(self, name: str) -> str:
+        """The name that the tensor has, or would have, in the user's files."""
+        return name if self.header is None else own_name(str(self.header.metadata["general.architecture"]), name)
 
 
-def check_checkpoint(folder: Path) -> None:
-    """Raise ConfigError naming the first mistake in a checkpoint folder.
+def check_checkpoint(path: Path) -> None:
+    """Raise ConfigError naming the first mistake in a checkpoint.
 
-    A folder without any weights passes, because a simulation needs none; `require_weights` refuses it.
+    A checkpoint without weights passes, because a simulation needs none; `require_model` refuses it.
     """
-    try:
-        there = folder.is_dir()
-    except OSError as error:
-        raise ConfigError(f"{shown(str(folder))}: the folder cannot be read: {error.strerror}") from error
-    if not there:
-        raise ConfigError(f"{folder}: there is no such folder; model.path must be a Hugging Face checkpoint's")
-    shape = read_shape(folder)
-    if (folder / ADAPTER).exists():
-        raise ConfigError(f"{folder / ADAPTER}: an adapter changes the weights: merge the two, and remove this file")
-    tensors = find_tensors(folder)
-    if tensors is not None:
-        _check_tensors(folder, family_in(folder), shape, tensors)
-
-
-def require_weights(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors that `find_tensors` finds; raises ConfigError for a folder without weights."""
-    tensors = find_tensors(folder)
-    if tensors is None:
+    checkpoint = _open(path)
+    tensors, family = checkpoint.tensors(), checkpoint.family
+    if not checkpoint.shape.tied_embedding or tensors is None or family.LM_HEAD not in tensors:
+        return
+    head, table = tensors[family.LM_HEAD], tensors[family.prefix_of(tensors) + family.TOKENS]
+    if not _same_bytes(head, table):
         raise ConfigError(
-            f"{folder / SINGLE}: there is no such file, and no {SHARD_INDEX} either; without weights a model can only "
-            "be simulated, by --backend sim"
-        )
-    return tensors
-
-
-def find_tensors(folder: Path) -> dict[str, StoredTensor] | None:
-    """The tensors of a folder by name, or None if it has no weights.
-
-    Like transformers, this reads `model.safetensors` if it exists, else the index of shards. Raises ConfigError for
-    damaged headers, for an index that disagrees with its shards, and for weights in another format.
-    """
-    if (folder / SINGLE).exists():
-        return _read_header(folder / SINGLE)
-    if (folder / SHARD_INDEX).exists():
-        return _sharded(folder)
-    _refuse_other_formats(folder)
-    return None
-
-
-@contextmanager
-def opened_tensors(file: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
-    """Open a safetensors file; raises ConfigError if it is damaged or lacks a tensor that is read from it."""
-    with open_file(file) as opened:
-        size = int.from_bytes(opened.read(_LENGTH_BYTES), "little")
-    if size > _HEADER_BYTES:
-        raise ConfigError(_damaged(file, f"its header has {size} bytes, and at most {_HEADER_BYTES} are read"))
-    try:
-        with safe_open(file, framework=framework) as tensors:
-            yield tensors
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(_damaged(file, str(error))) from error
-
-
-def _damaged(file: Path, reason: str) -> str:
-    reason = ascii(" ".join(reason.split()))[1:-1]  # the message may quote the file
-    reason = reason if len(reason) <= 160 else f"{reason[:157]}..."
-    return f"{_plain(file)}: this is not the safetensors file that the checkpoint needs: {reason}"
-
-
-def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one safetensors file by name."""
-    with opened_tensors(file, "np") as tensors:
-        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 (it is no mapping)
-        return {name: StoredTensor(file, one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
-
-
-def _sharded(folder: Path) -> dict[str, StoredTensor]:
-    """The tensors of all shards by name; raises ConfigError if the index and the shards disagree."""
-    index = folder / SHARD_INDEX
-    weight_map = require_mapping(read_object(index, JSON_BYTES).get("weight_map"), str(index), "weight_map")
-    shards: dict[str, dict[str, StoredTensor]] = {}
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not shard or Path(shard).is_absolute() or ".." in Path(shard).parts:
-            raise ConfigError(f"{index}: {shown(name)} is in {shown(shard)}, which is no name of a file in this folder")
-        if shard not in shards:
-            try:
-                shards[shard] = _read_header(folder / shard)
-            except ConfigError as error:
-                raise ConfigError(f"{error} ({SHARD_INDEX} names it)") from error
-        if name not in shards[shard]:
-            raise ConfigError(f"{_plain(folder / shard)}: has no tensor {shown(name)}, but {SHARD_INDEX} says so")
-    for shard, tensors in shards.items():
-        for name in tensors:
-            if weight_map.get(name) != shard:
-                other = f"has it in {shown(weight_map[name])}" if name in weight_map else "does not name it"
-                raise ConfigError(f"{_plain(folder / shard)}: has the tensor {shown(name)}, but {SHARD_INDEX} {other}")
-    return {name: shards[shard][name] for name, shard in weight_map.items()}
-
-
-def _refuse_other_formats(folder: Path) -> None:
-    """Raise ConfigError if a folder has weights in another format."""
-    try:
-        names = sorted(name for name in os.listdir(folder) if not _BESIDE_WEIGHTS.fullmatch(name))
-    except OSError as error:
-        raise ConfigError(f"{folder}: the folder cannot be read: {error.strerror}") from error
-    for name in names:
-        if name.endswith(_PICKLE_SUFFIXES):
-            there = repr(str(folder))
-            raise ConfigError(
-                f"{_plain(folder / name)}: this is a pickle, which can run code when it is read, and is not loaded; if "
-                'you trust it, convert it by python -c "from transformers import AutoModelForCausalLM as M; '
-                f'M.from_pretrained({there}).save_pretrained({there})"'
-            )
-    for name in names:
-        if name.endswith(_OTHER_SUFFIXES):
-            raise ConfigError(f"{_plain(folder / name)}: weights must be in {SINGLE}, or in shards with {SHARD_INDEX}")
-
-
-def _check_tensors(folder: Path, family: Family, shape: ModelShape, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise ConfigError for the first tensor that is missing, has another type or shape, or is not of this family."""
-    own = {name: one for name, one in tensors.items() if family.is_weight(name)}
-    for name, one in own.items():
-        if one.dtype not in DTYPES:
-            raise ConfigError(
-                f"{_plain(one.file)}: tensor {shown(name)} is of type {one.dtype}, but it must be one of "
-                f"{', '.join(DTYPES)}: quantised weights must be turned back into one of these first"
-            )
-    prefix, lm_head, known = family.prefix_of(own), family.LM_HEAD, set()
-    wanted = ((prefix + name, dims) for name, dims in family.tensors(shape))
-    head = [(lm_head, (shape.vocab, shape.width))] if not shape.tied_embedding or lm_head in own else []
-    for name, dims in itertools.chain(wanted, head):  # one by one, because a config may ask for millions
-        if name not in own:
-            other = next((other for other in own if other.endswith(f".{name.removeprefix(prefix)}")), None)
-            hint = f"; {shown(other)} is not the name it has in a {family.TITLE}" if other else ""
-            raise ConfigError(f"{folder}: has no tensor {name!r}, which {CONFIG} asks for{hint}")
-        if own[name].dims != dims:
-            raise ConfigError(
-                f"{_plain(own[name].file)}: tensor {name!r} has shape {shown(list(own[name].dims))}, "
-                f"but {CONFIG} asks for {list(dims)}"
-            )
-        known.add(name)
-    for name, one in own.items():
-        if name not in known:
-            raise ConfigError(
-                f"{_plain(one.file)}: tensor {shown(name)} is no part of the {family.TITLE} that {CONFIG} describes"
-            )
-    embedding = prefix + family.TOKENS
-    if shape.tied_embedding and lm_head in own and not _same_bytes(lm_head, embedding, own):
-        raise ConfigError(
-            f"{_plain(own[lm_head].file)}: {lm_head} differs from {embedding}, though {CONFIG} ties the two: say "
+            f"{file_name(head.file)}: {head.own_name} differs from {table.own_name}, though {CONFIG} ties the two: say "
             '"tie_word_embeddings": false there'
         )
 
 
-def _same_bytes(name: str, other: str, tensors: Mapping[str, StoredTensor]) -> bool:
+def read_shape(path: Path) -> ModelShape:
+    """The shape of a checkpoint's model, with each role's weights in the format that the files have.
+
+    Where the tensors of a role differ, it is the first format that holds them all without loss. A checkpoint without
+    weights has the format that its config.json says. Raises ConfigError.
+    """
+    checkpoint = _open(path)
+    tensors = checkpoint.tensors()
+    if tensors is None:
+        weights = WeightFormats.all_in(config_format(checkpoint.config))
+    else:
+        found = {role: lossless_format(formats) for role, formats in _formats(checkpoint, tensors).items()}
+        if found.get("positions") not in PLAIN:  # a table of positions has no quantised format
+            found["positions"] = "float32"
+        weights = WeightFormats(**{"lm_head": found["tokens"]} | found)
+    return replace(checkpoint.shape, weights=weights)
+
+
+def find_model(path: Path) -> StoredModel | None:
+    """What is needed to fill blocks from a checkpoint; None if it has no weights, or not all bytes of them."""
+    checkpoint = _open(path)
+    tensors = checkpoint.tensors()
+    if tensors is None or (checkpoint.header and checkpoint.header.first_missing):
+        return None
+    prefix = checkpoint.family.prefix_of(tensors)
+    return StoredModel(path, checkpoint.config["model_type"], prefix, tensors)
+
+
+def require_model(path: Path) -> StoredModel:
+    """What `find_model` finds; raises ConfigError for a checkpoint without weights."""
+    model = find_model(path)
+    if model is not None:
+        return model
+    header = _open(path).header
+    if header is None:
+        what = f"{path / SINGLE}: there is no such file, and no {SHARD_INDEX} either"
+    else:
+        what = (
+            f"{file_name(header.file)}: the file is truncated: it has {header.size} bytes and ends before the last of "
+            f"tensor {shown(header.first_missing)}"
+        )
+    raise ConfigError(f"{what}; without weights a model can only be simulated, by --backend sim")
+
+
+def conversions(path: Path, shape: ModelShape) -> list[dict[str, Any]]:
+    """How many matrices of a checkpoint have which format in its files (`stored`) and in memory (`held`)."""
+    checkpoint = _open(path)
+    tensors = checkpoint.tensors()
+    found: Counter[tuple[str, str]] = Counter()
+    for role, formats in (_formats(checkpoint, tensors) if tensors else {}).items():
+        found.update((stored, getattr(shape.weights, role)) for stored in formats)
+    return [{"stored": stored, "held": held, "tensors": count} for (stored, held), count in sorted(found.items())]
+
+
+# --- opening -----------------------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> _Checkpoint:
+    """The checkpoint at a path; raises ConfigError if there is none, or if its header or config is wrong."""
+    file = _gguf_file(path)
+    if file is not None:
+        return _open_gguf(path, file)
+    config = read_object(path / CONFIG, JSON_BYTES)
+    shape = shape_from_config(config, path.name, str(path / CONFIG))
+    if (path / ADAPTER).exists():
+        raise ConfigError(f"{path / ADAPTER}: an adapter changes the weights: merge the two, and remove this file")
+    return _Checkpoint(path, config, shape)
+
+
+def _open_gguf(path: Path, file: Path) -> _Checkpoint:
+    header = read_header(file)
+    config = read_config(header)
+    shape = shape_from_config(config, file.stem, f"{file_name(file)}, in the words of a config.json")
+    factors = rope_factors(header, shape.head_dim // 2)
+    if factors:
+        if shape.rope is None or shape.rope.kind != "default":
+            raise ConfigError(
+                f"{file_name(file)}: has factors of RoPE in {ROPE_FACTORS}, and another rule for RoPE too"
+            )
+        shape = replace(shape, rope=replace(shape.rope, kind="factors", factors=factors))
+    return _Checkpoint(path, config, shape, header)
+
+
+def _gguf_file(path: Path) -> Path | None:
+    """The GGUF file that a path means: itself, or the only one in a folder without safetensors."""
+    try:
+        if path.suffix == GGUF_SUFFIX and not path.is_dir():
+            return path
+        if not path.is_dir():
+            raise ConfigError(
+                f"{file_name(path)}: there is no such folder; model.path must be the folder of a Hugging Face "
+                f"checkpoint, or a {GGUF_SUFFIX} file"
+            )
+        if (path / SINGLE).exists() or (path / SHARD_INDEX).exists():
+            return None
+        names = sorted(name for name in os.listdir(path) if name.endswith(GGUF_SUFFIX))
+    except OSError as error:
+        raise ConfigError(f"{file_name(path)}: the folder cannot be read: {error.strerror}") from error
+    if len(names) > 1:
+        raise ConfigError(
+            f"{file_name(path)}: has {len(names)} {GGUF_SUFFIX} files, {shown(names[0])} among them: let model.path "
+            "name one of them"
+        )
+    return path / names[0] if names else None
+
+
+# --- formats -----------------------------------------------------------------------------------------------
+
+
+def _formats(checkpoint: _Checkpoint, tensors: Mapping[str, StoredTensor]) -> dict[str, list[str]]:
+    """For each role that the model has, the formats of its tensors in the files."""
+    family, shape, found = checkpoint.family, checkpoint.shape, {}
+    prefix = family.prefix_of(tensors)
+    for role, (kind, name) in _ROLES.items():
+        if name not in dict(tensors_of(shape, kind)):
+            continue
+        piece = piece_of(shape, WHOLE, kind, 0, name)
+        layers = 1 if kind == "embed" else shape.layers
+        names = {part.name for layer in range(layers) for part in family.locate(shape, piece, layer)}
+        found[role] = [tensors[one if one == family.LM_HEAD else prefix + one].format for one in sorted(names)]
+    return found
+
+
+# --- checking ----------------------------------------------------------------------------------------------
+
+
+def _check_tensors(checkpoint: _Checkpoint, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise ConfigError for the first tensor that is missing, has another type or shape, or is not of this family."""
+    family, shape = checkpoint.family, checkpoint.shape
+    whose = CONFIG if checkpoint.header is None else "its metadata"
+    for one in tensors.values():
+        _check_type(checkpoint, one)
+    prefix, lm_head, known = family.prefix_of(tensors), family.LM_HEAD, set()
+    wanted = ((prefix + name, dims) for name, dims in family.tensors(shape))
+    head = [(lm_head, (shape.vocab, shape.width))] if not shape.tied_embedding or lm_head in tensors else []
+    for name, dims in itertools.chain(wanted, head):  # one by one, because a config may ask for millions
+        if name not in tensors:
+            other = next((other for other in tensors if other.endswith(f".{name.removeprefix(prefix)}")), None)
+            hint = f"; {shown(other)} is not the name it has in a {family.TITLE}" if other else ""
+            place = file_name(checkpoint.path)
+            raise ConfigError(f"{place}: has no tensor {checkpoint.shown_name(name)!r}, which {whose} asks for{hint}")
+        one = tensors[name]
+        if one.dims != dims:
+            found, asked = (list(sizes[::-1] if one.transposed else sizes) for sizes in (one.dims, dims))
+            raise ConfigError(f"{tensor_name(one)} has shape {shown(found)}, but {whose} asks for {asked}")
+        known.add(name)
+    for name, one in tensors.items():
+        if name not in known:
+            raise ConfigError(f"{tensor_name(one)} is no part of the {family.TITLE} that {whose} describes")
+
+
+def _check_type(checkpoint: _Checkpoint, one: StoredTensor) -> None:
+    """Raise ConfigError for a type that is not read."""
+    if one.format not in STORED_FORMATS:
+        if checkpoint.header is None:
+            known, hint = ", ".join(DTYPES), ": quantised weights must be turned back into one of these first"
+        else:
+            known, hint = ", ".join(STORED_FORMATS), ""
+        raise ConfigError(f"{tensor_name(one)} is of type {one.format}, but it must be one of {known}{hint}")
+    if len(one.dims) == 1 and STORED_FORMATS[one.format].block > 1:
+        raise ConfigError(f"{tensor_name(one)} is of type {one.format}, which only a matrix can have")
+
+
+def _same_bytes(one: StoredTensor, other: StoredTensor) -> bool:
     """Whether two tensors of the same shape are equal bit by bit."""
-    if tensors[name].dtype != tensors[other].dtype:
+    if one.format != other.format:
         return False
-    with open_file(tensors[name].file) as one, open_file(tensors[other].file) as two:
-        left = _go_to(one, name)
-        _go_to(two, other)
-        while left > 0:
-            size = min(left, _COMPARED_BYTES)
-            if one.read(size) != two.read(size):
+    with open_file(one.file) as left, open_file(other.file) as right:
+        left.seek(one.offset)
+        right.seek(other.offset)
+        for start in range(0, one.nbytes, _COMPARED_BYTES):
+            size = min(one.nbytes - start, _COMPARED_BYTES)
+            if left.read(size) != right.read(size):
                 return False
-            left -= size
     return True
-
-
-def _go_to(file: BinaryIO, name: str) -> int:
-    """Seek the first byte of a tensor in a file with a checked header; returns the tensor's size in bytes."""
-    size = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-    start, end = json.loads(file.read(size))[name]["data_offsets"]
-    file.seek(_LENGTH_BYTES + size + start)
-    return int(end - start)
-
-
-def _plain(path: Path) -> str:
-    """A path as an error shows it: control characters are escaped, and a very long path is cut."""
-    text = str(path)
-    return text if text.isprintable() and len(text) <= 300 else shown(text)

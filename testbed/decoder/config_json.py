@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.formats import FORMATS
 from testbed.shape import LARGEST_DIMENSION
 from testbed.strict_yaml import shown
 
@@ -37,6 +38,13 @@ def refuse_packed_weights(config: Mapping[str, Any], origin: str) -> None:
         value = config.get(key)
         if value is not None and str(value).removeprefix("torch.") not in _DTYPES:
             raise ConfigError(f"{origin}: {key} is {shown(value)}, but it must be one of {', '.join(_DTYPES)}")
+
+
+def config_format(config: Mapping[str, Any]) -> str:
+    """The format of the weights that belong to a config, as far as it says so; else float32."""
+    value = next((config[key] for key in _DTYPE_KEYS if config.get(key) is not None), "auto")
+    name = str(value).removeprefix("torch.")
+    return name if name in FORMATS else "float32"
 
 
 def refuse_other_arithmetic(config: Mapping[str, Any], fixed: Mapping[str, Any], origin: str) -> None:

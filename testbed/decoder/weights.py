@@ -1,4 +1,4 @@
-"""The sources of weights: a Hugging Face checkpoint, or a seed.
+"""The sources of weights: a checkpoint, or a seed.
 
 A source fills the tensors of one block in place, in the formats that they have, so a device reads only the blocks that
 it holds. The names and shapes of the tensors are those of `testbed.placement.blocks.tensors_of`; norms and biases are
@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from testbed.decoder.checkpoint import opened_tensors, require_weights
-from testbed.decoder.families import family_in
 from testbed.decoder.kernels import Floats, Packed, quantise
-from testbed.decoder.pieces import ONE_COLUMN, Part, Piece, piece_of
-from testbed.errors import ConfigError
+from testbed.decoder.pieces import ONE_COLUMN, Piece, piece_of
+from testbed.decoder.stored import StoredModel
+from testbed.decoder.stored_weights import StoredWeights
 from testbed.formats import packed_bytes
 from testbed.placement.blocks import WHOLE, Partition
 from testbed.shape import ModelShape
@@ -93,65 +90,10 @@ def _fill_matrix(tensor: Packed, piece: Piece, scale: float, draw: np.random.Gen
                 filled += len(wanted)
 
 
-class HuggingFaceWeights:
-    """The weights of a checkpoint as `save_pretrained` writes it: safetensors in one file or in shards."""
-
-    def __init__(self, path: Path, shape: ModelShape, partition: Partition = WHOLE) -> None:
-        self.path = path
-        self.shape = shape
-        self.partition = partition
-        self._stored = require_weights(path)
-        self._family = family_in(path)
-        self._prefix = self._family.prefix_of(self._stored)
-        self._dims = dict(self._family.tensors(shape)) | {self._family.LM_HEAD: (shape.vocab, shape.width)}
-
-    def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
-        """Fill in place from the checkpoint; raises ConfigError for a missing or misshapen tensor."""
-        for name, tensor in tensors.items():
-            piece = piece_of(self.shape, self.partition, kind, index, name)
-            parts = self._family.locate(self.shape, piece, layer)
-            if piece.columns == ONE_COLUMN and parts:
-                found = [values for part in parts for values in self._read(part, 1 << 62)]
-                write_rows(tensor, 0, np.concatenate(found)[None])
-                continue
-            filled = 0
-            for part in parts:
-                for values in self._read(part, max(1, _COPY_BYTES // 4 // tensor.columns)):
-                    write_rows(tensor, filled, values)
-                    filled += len(values)
-
-    def _read(self, part: Part, most: int) -> Any:
-        """The part's values, at most so many rows at a time, so that there is never a second whole copy.
-
-        Afterwards the file's pages are dropped from the page cache, where they would count as this device's memory.
-        """
-        name = ("" if part.name == self._family.LM_HEAD else self._prefix) + part.name
-        if name not in self._stored:
-            raise ConfigError(f"{self.path}: has no tensor {name!r}; a {self._family.TITLE} checkpoint has one")
-        file = self._stored[name].file
-        with opened_tensors(file, "pt") as tensors:
-            whole = tensors.get_slice(name)
-            found, wanted = list(whole.get_shape()), list(self._dims[part.name])
-            if found != wanted:
-                raise ConfigError(f"{self.path}: tensor {name!r} has shape {found}, config.json asks for {wanted}")
-            for start in range(part.rows.start, part.rows.stop, most):
-                rows = slice(start, min(start + most, part.rows.stop))
-                if len(found) == 1:
-                    values = whole[rows]
-                elif part.transposed:
-                    values = whole[part.columns, rows].T
-                else:
-                    values = whole[rows, part.columns]
-                yield np.ascontiguousarray(values.float().numpy())
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-
-
-def weight_source(path: str | None, shape: ModelShape, seed: int, partition: Partition) -> WeightSource:
-    """The weights of the checkpoint at `path`, or seeded random weights if that is None."""
-    if path is None:
+def weight_source(
+    stored: StoredModel | None, shape: ModelShape, seed: int, partition: Partition = WHOLE
+) -> WeightSource:
+    """The weights of a checkpoint, or seeded random weights if it is None."""
+    if stored is None:
         return RandomWeights(shape, seed, partition)
-    return HuggingFaceWeights(Path(path), shape, partition)
+    return StoredWeights(stored, shape, partition)

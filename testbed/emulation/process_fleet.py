@@ -24,6 +24,7 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
+from testbed.decoder.checkpoint import require_model
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.memory_limits import largest_frame_bytes
@@ -146,11 +147,12 @@ class ProcessFleet(ABC):
         self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
         model = self.experiment.model
+        stored = require_model(Path(model.path)) if model.path is not None else None
         for name in self.names:
             config = WorkerConfig(
                 device=name,
                 shape=self.experiment.shape,
-                model_path=model.path,
+                stored=stored,
                 model_seed=model.seed,
                 positions=self._positions,
                 prefill_chunk=self.experiment.prefill_chunk,

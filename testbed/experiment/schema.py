@@ -16,8 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, InstanceOf, ValidationError, model_validator
 
-from testbed.decoder.checkpoint import check_checkpoint
-from testbed.decoder.families import read_shape
+from testbed.decoder.checkpoint import check_checkpoint, read_shape
 from testbed.errors import ConfigError
 from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
@@ -70,7 +69,7 @@ class _Names:
 
 
 class ModelSpec(Strict):
-    """The model: a preset with random weights from `seed`, or the absolute path of a Hugging Face checkpoint."""
+    """The model: a preset with random weights from `seed`, or the absolute path of a checkpoint's folder or file."""
 
     preset: str | None = None
     path: str | None = None
@@ -93,7 +92,7 @@ class ModelSpec(Strict):
         return self
 
     def shape(self) -> ModelShape:
-        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        """The model's dimensions, from the preset or the checkpoint."""
         if self.preset is None:
             return read_shape(Path(str(self.path)))
         return reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
@@ -226,7 +225,7 @@ class Experiment(Strict):
 
     @cached_property
     def shape(self) -> ModelShape:
-        """The model's dimensions, from the preset or the checkpoint's config.json."""
+        """The model's dimensions, from the preset or the checkpoint."""
         return self.model.shape()
 
     @property

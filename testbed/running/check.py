@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.decoder.checkpoint import require_weights
+from testbed.decoder.checkpoint import require_model
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 
@@ -45,6 +45,8 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
 
 
 def refuse_without_weights(experiment: Experiment) -> None:
-    """Raise ConfigError for a checkpoint that has no weights."""
+    """Raise ConfigError for a checkpoint that has no weights, or weights that are no numbers."""
+    from testbed.decoder.scan import refuse_non_numbers
+
     if experiment.model.path is not None:
-        require_weights(Path(experiment.model.path))
+        refuse_non_numbers(require_model(Path(experiment.model.path)))

@@ -9,7 +9,7 @@ from typing import Any
 from testbed.controller.calibration import NOMINAL_SPEED, host_calibration
 from testbed.controller.host_speed import EXCESS_SHARE, Operation, most_at_once, too_slow_here
 from testbed.controller.worst_first import worst_first
-from testbed.decoder.checkpoint import find_tensors
+from testbed.decoder.checkpoint import find_model
 from testbed.experiment.prompt import assumed_of_prompt
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import (
@@ -190,6 +190,6 @@ def unfaithful_here(experiment: Experiment, operations: Mapping[str, Sequence[Op
 def _lacking_weights(experiment: Experiment) -> list[str]:
     """Return a warning if the model has no weights; else nothing."""
     path = experiment.model.path
-    if path is None or find_tensors(Path(path)) is not None:
+    if path is None or find_model(Path(path)) is not None:
         return []
     return [f"{path} has no weights, so only the sim backend can carry this out"]

@@ -6,7 +6,11 @@ which needs torch for nothing else, starts without it.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from testbed.controller.generation import Outcome
+from testbed.decoder.checkpoint import require_model
+from testbed.decoder.stored import StoredModel
 from testbed.emulation.spawn import call, forkserver
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Partition
@@ -18,8 +22,10 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
 
     Returns `bitwise` or `different`, and one sentence that explains it.
     """
+    path = experiment.model.path
+    stored = require_model(Path(path)) if path is not None else None
     expected = call(
-        forkserver(), reference_tokens, experiment.shape, experiment.model.path, experiment.model.seed,
+        forkserver(), reference_tokens, experiment.shape, stored, experiment.model.seed,
         experiment.partition, prompt, len(outcome.tokens), experiment.tokens, experiment.prefill_chunk,
     )  # fmt: skip
     for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
@@ -29,12 +35,12 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
 
 
 def reference_tokens(
-    shape: ModelShape, path: str | None, seed: int, partition: Partition, prompt: list[int], count: int, most: int,
-    chunk: int,
+    shape: ModelShape, stored: StoredModel | None, seed: int, partition: Partition, prompt: list[int], count: int,
+    most: int, chunk: int,
 ) -> list[tuple[int, str]]:  # fmt: skip
     """Return (token id, digest of its logits) of the first `count` of `most` tokens, computed in this process."""
     from testbed.decoder.reference import Reference
     from testbed.decoder.weights import weight_source
 
-    reference = Reference(shape, weight_source(path, shape, seed, partition), len(prompt) + most, partition)
+    reference = Reference(shape, weight_source(stored, shape, seed, partition), len(prompt) + most, partition)
     return [(token.token_id, token.logits_digest) for token in reference.generate(prompt, count, chunk)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from testbed.decoder.stored import StoredModel
 from testbed.placement.blocks import Partition
 from testbed.shape import ModelShape
 
@@ -14,7 +15,7 @@ class WorkerConfig:
 
     device: str
     shape: ModelShape
-    model_path: str | None  # a checkpoint's folder, or None for random weights from `model_seed`
+    stored: StoredModel | None = field(repr=False)  # a checkpoint's tensors, or None for random weights
     model_seed: int
     positions: int  # the longest sequence of the run
     prefill_chunk: int

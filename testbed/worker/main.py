@@ -112,7 +112,7 @@ class Worker:
         self._inbox = Inbox(line, plane)
         self._outbox = Outbox(config.device, self._plane)
         self._pacer = Pacer(config.paced, config.dilation, Precedence() if config.paced else None)
-        weights = weight_source(config.model_path, config.shape, config.model_seed, config.partition)
+        weights = weight_source(config.stored, config.shape, config.model_seed, config.partition)
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
         self._sender: Sender | None = None

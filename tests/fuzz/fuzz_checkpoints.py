@@ -26,8 +26,9 @@ from documents import ODD_NUMBERS, ODD_TEXTS, as_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.decoder.checkpoint import DTYPES, check_checkpoint, find_tensors
-from testbed.decoder.families import gpt2, read_shape
+from testbed.decoder.checkpoint import check_checkpoint, find_model, read_shape
+from testbed.decoder.families import gpt2
+from testbed.decoder.stored import stored_bytes
 from testbed.experiment.prompt import tokenise
 from testbed.placement.blocks import count_blocks
 
@@ -142,12 +143,13 @@ def other_tensors(draw: Random) -> dict[str, tuple[str, Dims]]:
 def check(folder: Path) -> None:
     """A folder that passes the check must hold a complete GPT-2 with types that the decoder reads."""
     check_checkpoint(folder)
-    shape, tensors = read_shape(folder), find_tensors(folder)
+    shape, model = read_shape(folder), find_model(folder)
     assert shape.heads * shape.head_dim == shape.width and 0 < shape.norm_epsilon < 1 and count_blocks(shape) > 0
     assert min(shape.layers, shape.ffn_width, shape.vocab, shape.positions) >= 1
-    prefix = gpt2.prefix_of(tensors or ())
-    for name, dims in gpt2.tensors(shape) if tensors is not None else ():
-        assert tensors[prefix + name].dims == dims and tensors[prefix + name].dtype in DTYPES
+    for name, dims in gpt2.tensors(shape) if model is not None else ():
+        one = model.tensors[model.prefix + name]
+        assert one.dims == dims and one.nbytes == stored_bytes(one.format, dims)
+        assert one.offset >= 8 and one.offset + one.nbytes <= one.file.stat().st_size
 
 
 @given(draw=RANDOM)

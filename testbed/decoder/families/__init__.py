@@ -7,15 +7,13 @@ such a module and add a line to `FAMILIES`. If its blocks compute something new,
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
-from testbed.decoder.config_json import CONFIG, JSON_BYTES
+from testbed.decoder.config_json import CONFIG
 from testbed.decoder.families import gpt2
 from testbed.decoder.pieces import Part, Piece
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
-from testbed.strict_json import read_object
 from testbed.strict_yaml import shown
 
 Dims = tuple[int, ...]
@@ -46,18 +44,6 @@ class Family(Protocol):
 
 FAMILIES: Mapping[str, Family] = {"gpt2": gpt2}
 """`model_type` of a config.json -> family."""
-
-
-def family_in(folder: Path) -> Family:
-    """The family of the checkpoint in `folder`; raises ConfigError naming its config.json."""
-    path = folder / CONFIG
-    return _family_of(read_object(path, JSON_BYTES), str(path))
-
-
-def read_shape(folder: Path) -> ModelShape:
-    """The shape of the checkpoint in `folder`; raises ConfigError naming its config.json."""
-    path = folder / CONFIG
-    return shape_from_config(read_object(path, JSON_BYTES), name=folder.name, origin=str(path))
 
 
 def shape_from_config(config: Mapping[str, Any], name: str = "model", origin: str = CONFIG) -> ModelShape:

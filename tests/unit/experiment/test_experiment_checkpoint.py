@@ -13,7 +13,8 @@ from checkpoint_cases import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.decoder.families import read_shape, shape_from_config
+from testbed.decoder.checkpoint import read_shape
+from testbed.decoder.families import shape_from_config
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.shape import PRESETS, ModelShape

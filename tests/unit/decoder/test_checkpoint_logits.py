@@ -1,26 +1,19 @@
-"""Hugging Face checkpoints: what transformers saves is what we load, and what is missing is one sentence."""
+"""Hugging Face checkpoints: what transformers saves is what we load and compute."""
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from decoder_cases import anonymous_bytes
-from safetensors.torch import load as load_tensors
 from safetensors.torch import load_file, save_file
 
-from testbed.decoder.checkpoint import check_checkpoint, find_tensors
-from testbed.decoder.families import read_shape
+from testbed.decoder.checkpoint import check_checkpoint, read_shape, require_model
 from testbed.decoder.reference import Reference, chunk_bounds
-from testbed.decoder.store import BlockStore
-from testbed.decoder.weights import HuggingFaceWeights
+from testbed.decoder.stored_weights import StoredWeights
 from testbed.errors import ConfigError
-from testbed.placement.blocks import WHOLE, Block, Partition
+from testbed.placement.blocks import WHOLE, Partition
 
 transformers = pytest.importorskip("transformers")
 torch.set_grad_enabled(False)
@@ -69,7 +62,7 @@ def single(checkpoints: dict[str, Path], tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_cases_are_what_their_names_say(checkpoints: dict[str, Path]) -> None:
-    names = {kind: set(find_tensors(folder) or ()) for kind, folder in checkpoints.items()}
+    names = {kind: set(require_model(folder).tensors) for kind, folder in checkpoints.items()}
     assert "transformer.wte.weight" in names["single"] and "lm_head.weight" not in names["single"]
     assert "wte.weight" in names["bare"] and not any(name.startswith("transformer.") for name in names["bare"])
     assert "lm_head.weight" in names["untied"] and "lm_head.weight" in names["untied-sharded"]
@@ -118,7 +111,7 @@ def test_logits_and_greedy_tokens_are_transformers_own(
     folder = checkpoints[kind]
     model = transformers.GPT2LMHeadModel.from_pretrained(folder, dtype=torch.float32).eval()
     shape = read_shape(folder)
-    weights = HuggingFaceWeights(folder, shape, partition)
+    weights = StoredWeights(require_model(folder), shape, partition)
     reference = Reference(shape, weights, len(PROMPT) + TOKENS, partition)
     for start, end in chunk_bounds(len(PROMPT), chunk):
         logits = reference.forward(PROMPT[start:end], start)
@@ -133,124 +126,7 @@ def test_logits_and_greedy_tokens_are_transformers_own(
     assert len(set(ids[len(PROMPT) :])) > 5, "the model settles on few tokens: this comparison could not fail"
 
 
-def test_a_shard_that_the_index_names_and_is_not_there_is_named(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    for file in checkpoints["sharded"].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    shard = sorted(tmp_path.glob("*.safetensors"))[1]
-    shard.unlink()
-    assert shard.name in config_error(lambda: HuggingFaceWeights(tmp_path, read_shape(tmp_path)))
-
-
-def test_a_folder_without_weights_says_what_is_missing(single: Path) -> None:
-    (single / "model.safetensors").unlink()
-    message = config_error(lambda: HuggingFaceWeights(single, read_shape(single)))
-    assert "no such file, and no model.safetensors.index.json either" in message
-
-
-def test_a_missing_tensor_is_named(single: Path) -> None:
-    rewrite(single, drop="transformer.h.1.mlp.c_fc.weight")
-    assert "'transformer.h.1.mlp.c_fc.weight'" in config_error(lambda: load(single, Block("ffn", 1)))
-    load(single, Block("ffn", 0))
-
-
-def test_an_untied_config_over_a_tied_checkpoint_is_refused(single: Path) -> None:
-    config = json.loads((single / "config.json").read_text())
-    (single / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-    assert "'lm_head.weight'" in config_error(lambda: load(single, None))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "block", "told"),
-    [
-        ("n_embd", 64, Block("proj", 0), "[48, 48], config.json asks for [64, 64]"),
-        ("n_embd", 64, Block("head", 0, 0), "[48], config.json asks for [64]"),
-        ("n_inner", 100, Block("ffn", 2), "[48, 192], config.json asks for [48, 100]"),
-        ("vocab_size", 98, None, "[99, 48], config.json asks for [98, 48]"),
-    ],
-)
-def test_a_tensor_of_another_shape_than_the_config_says_is_refused(
-    single: Path, key: str, value: int, block: Block | None, told: str
-) -> None:
-    config = json.loads((single / "config.json").read_text())
-    (single / "config.json").write_text(json.dumps(config | {key: value}))
-    assert told in config_error(lambda: load(single, block))
-
-
-@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", b"", None])
-def test_a_file_that_is_not_whole_is_named(single: Path, content: bytes | None) -> None:
-    file = single / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-4096] if content is None else content)
-    assert "model.safetensors" in config_error(lambda: load(single, Block("proj", 0)))
-
-
-def test_a_shard_without_the_tensor_that_the_index_promises_is_named(
-    checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    for file in checkpoints["sharded"].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    index = tmp_path / "model.safetensors.index.json"
-    content = json.loads(index.read_text())
-    name = "transformer.h.0.attn.c_proj.weight"
-    others = sorted(set(content["weight_map"].values()) - {content["weight_map"][name]})
-    content["weight_map"][name] = others[0]
-    index.write_text(json.dumps(content))
-    message = config_error(lambda: load(tmp_path, Block("proj", 0)))
-    assert name in message and others[0] in message
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_loading_never_holds_a_second_copy_of_a_tensor(tmp_path: Path, dtype: torch.dtype) -> None:
-    width, vocab = 512, 24_000
-    config = {"model_type": "gpt2", "n_embd": width, "n_head": 2, "n_layer": 1, "n_positions": 8, "vocab_size": vocab}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    tensors = {
-        "wte.weight": torch.full((vocab, width), 0.5, dtype=dtype),
-        "wpe.weight": torch.zeros(8, width, dtype=dtype),
-        "ln_f.weight": torch.ones(width, dtype=dtype),
-        "ln_f.bias": torch.zeros(width, dtype=dtype),
-    }
-    save_file(tensors, tmp_path / "model.safetensors")
-    tensors.clear()
-    shape = read_shape(tmp_path)
-    store = BlockStore(shape, HuggingFaceWeights(tmp_path, shape), 8)
-    highest, over = [anonymous_bytes()], threading.Event()
-    before = highest[0]
-
-    def watch() -> None:
-        while not over.wait(0.0005):
-            highest[0] = max(highest[0], anonymous_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    store.add_pinned()
-    over.set()
-    watcher.join()
-    whole = vocab * width * 4  # 49 MB
-    assert whole * 0.9 < highest[0] - before < whole + 8 * 2**20
-    assert store._embed is not None
-    assert bool((store._embed["tokens"].data.view(np.float32) == 0.5).all())
-
-
 # --- helping -------------------------------------------------------------------------------------------
-
-
-def load(folder: Path, block: Block | None) -> BlockStore:
-    """Load one block of a checkpoint, or what is pinned to the source."""
-    shape = read_shape(folder)
-    store = BlockStore(shape, HuggingFaceWeights(folder, shape), 8)
-    if block is None:
-        store.add_pinned()
-    else:
-        store.add(block)
-    return store
-
-
-def rewrite(folder: Path, drop: str) -> None:
-    """The checkpoint without one tensor."""
-    tensors = load_tensors((folder / "model.safetensors").read_bytes())
-    kept = {name: tensor for name, tensor in tensors.items() if name != drop}
-    assert len(kept) == len(tensors) - 1
-    save_file(kept, folder / "model.safetensors")
 
 
 def config_error(call: object) -> str:

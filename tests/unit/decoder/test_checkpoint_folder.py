@@ -18,7 +18,7 @@ from checkpoint_cases import (
     write_tensors,
 )
 
-from testbed.decoder.checkpoint import check_checkpoint, find_tensors, require_weights
+from testbed.decoder.checkpoint import check_checkpoint, find_model, require_model
 from testbed.errors import ConfigError
 
 TENSORS = tensors_of(CONFIG)
@@ -56,7 +56,7 @@ def test_a_whole_checkpoint_is_taken_in_one_file_and_in_shards(tmp_path: Path, p
     check_checkpoint(folder)
     shard(folder, HALVES)
     check_checkpoint(folder)
-    assert set(require_weights(folder)) == set(TENSORS)
+    assert set(require_model(folder).tensors) == set(TENSORS)
 
 
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
@@ -132,7 +132,7 @@ def test_a_tied_head_may_be_stored_again_but_not_another_one(folder: Path) -> No
 def test_the_single_file_counts_where_there_is_an_index_too(folder: Path) -> None:
     write_index(folder, {"transformer.wte.weight": "elsewhere.safetensors"})
     check_checkpoint(folder)
-    assert {one.file for one in require_weights(folder).values()} == {folder / "model.safetensors"}
+    assert {one.file for one in require_model(folder).tensors.values()} == {folder / "model.safetensors"}
     rewrite(folder, {FC: None})
     assert FC in error_of(folder)
 
@@ -232,7 +232,7 @@ def test_a_pickle_is_refused_by_name_with_the_way_to_convert_it(folder: Path, na
     assert f"M.from_pretrained('{folder}').save_pretrained('{folder}')" in message
 
 
-@pytest.mark.parametrize("name", ["model.gguf", "tf_model.h5", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize("name", ["tf_model.h5", "model-00001-of-00002.safetensors"])
 def test_weights_that_are_not_found_by_name_are_not_taken_for_none(folder: Path, name: str) -> None:
     (folder / "model.safetensors").rename(folder / name)
     assert f"{folder / name}: weights must be in model.safetensors, or in shards" in error_of(folder)
@@ -247,9 +247,9 @@ def test_no_weights_at_all_are_only_missed_by_who_needs_them(folder: Path) -> No
     (folder / "model.safetensors").unlink()
     (folder / "training_args.bin").write_bytes(b"")
     check_checkpoint(folder)
-    assert find_tensors(folder) is None
+    assert find_model(folder) is None
     with pytest.raises(ConfigError, match="can only be simulated, by --backend sim"):
-        require_weights(folder)
+        require_model(folder)
 
 
 @pytest.mark.parametrize("name", ["gone", "x" * 300])
