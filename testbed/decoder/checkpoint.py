@@ -117,6 +117,11 @@ def read_shape(path: Path) -> ModelShape:
     return replace(checkpoint.shape, weights=weights)
 
 
+def model_files(path: Path) -> Path:
+    """What a path means: itself, or the only GGUF file in a folder without safetensors; raises ConfigError."""
+    return _gguf_file(path) or path
+
+
 def find_model(path: Path) -> StoredModel | None:
     """What is needed to fill blocks from a checkpoint; None if it has no weights, or not all bytes of them."""
     checkpoint = _open(path)

@@ -147,7 +147,7 @@ class ProcessFleet(ABC):
         self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
         model = self.experiment.model
-        stored = require_model(Path(model.path)) if model.path is not None else None
+        stored = require_model(model.files) if model.files is not None else None
         for name in self.names:
             config = WorkerConfig(
                 device=name,

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, InstanceOf, ValidationError, model_validator
 
-from testbed.decoder.checkpoint import check_checkpoint, read_shape
+from testbed.decoder.checkpoint import check_checkpoint, model_files, read_shape
 from testbed.errors import ConfigError
 from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
@@ -100,7 +100,7 @@ class ModelSpec(Strict):
     @property
     def files(self) -> Path | None:
         """Where the weights and the tokenizer are; None for random weights, for which a token of a prompt is a byte."""
-        return None if self.path is None else Path(self.path)
+        return None if self.path is None else model_files(Path(self.path))
 
 
 class Experiment(Strict):

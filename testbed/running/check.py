@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from testbed.decoder.checkpoint import require_model
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
@@ -48,5 +46,6 @@ def refuse_without_weights(experiment: Experiment) -> None:
     """Raise ConfigError for a checkpoint that has no weights, or weights that are no numbers."""
     from testbed.decoder.scan import refuse_non_numbers
 
-    if experiment.model.path is not None:
-        refuse_non_numbers(require_model(Path(experiment.model.path)))
+    files = experiment.model.files
+    if files is not None:
+        refuse_non_numbers(require_model(files))

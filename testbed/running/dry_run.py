@@ -189,7 +189,7 @@ def unfaithful_here(experiment: Experiment, operations: Mapping[str, Sequence[Op
 
 def _lacking_weights(experiment: Experiment) -> list[str]:
     """Return a warning if the model has no weights; else nothing."""
-    path = experiment.model.path
-    if path is None or find_model(Path(path)) is not None:
+    files = experiment.model.files
+    if files is None or find_model(files) is not None:
         return []
-    return [f"{path} has no weights, so only the sim backend can carry this out"]
+    return [f"{files} has no weights, so only the sim backend can carry this out"]

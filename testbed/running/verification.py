@@ -6,8 +6,6 @@ which needs torch for nothing else, starts without it.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from testbed.controller.generation import Outcome
 from testbed.decoder.checkpoint import require_model
 from testbed.decoder.stored import StoredModel
@@ -22,8 +20,8 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
 
     Returns `bitwise` or `different`, and one sentence that explains it.
     """
-    path = experiment.model.path
-    stored = require_model(Path(path)) if path is not None else None
+    files = experiment.model.files
+    stored = require_model(files) if files is not None else None
     expected = call(
         forkserver(), reference_tokens, experiment.shape, stored, experiment.model.seed,
         experiment.partition, prompt, len(outcome.tokens), experiment.tokens, experiment.prefill_chunk,
