@@ -22,7 +22,7 @@ from testbed.errors import EnvironmentLacks
 from testbed.programs import complaint, find_program
 
 SOURCE = Path(__file__).with_name("kernels.c")
-INCLUDED = (SOURCE.with_name("kernels_body.h"), SOURCE.with_name("kernels_attention.h"))
+INCLUDED = tuple(sorted(SOURCE.parent.glob("kernels_*.h")))
 COMPILERS = ("gcc", "cc")
 # Without -ffp-contract=off a compiler may join a multiplication and an addition, which rounds once instead of twice.
 # No -march: the library chooses its code by the processor that it runs on.

@@ -18,6 +18,7 @@ enum { FLOAT32, BFLOAT16, FLOAT16, Q8_0, Q4_0, Q4_1 }; // the order of FORMATS i
 // Numbers at any address: messages and packed rows begin where they do.
 typedef float any_float __attribute__((aligned(1), may_alias));
 typedef uint16_t any_u16 __attribute__((aligned(1), may_alias));
+typedef int32_t any_i32 __attribute__((aligned(1), may_alias));
 typedef int64_t any_i64 __attribute__((aligned(1), may_alias));
 
 typedef struct {
@@ -108,7 +109,11 @@ static inline int64_t narrow(int format, const any_float *x, int64_t n, uint8_t 
 
 // --- the same code for each width of vectors ----------------------------------------------------------------------
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(PLAIN_ONLY) // a test defines it, to compile what other machines compile
+#define WIDER
+#endif
+
+#ifdef WIDER
 #include <immintrin.h>
 #define NAME(name) name##_avx512
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c")))
@@ -130,7 +135,7 @@ static inline int64_t narrow(int format, const any_float *x, int64_t n, uint8_t 
 
 static int level;
 
-#if defined(__x86_64__)
+#ifdef WIDER
 EXPORT int best_level(void) {
     __builtin_cpu_init();
     int avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c");

@@ -63,7 +63,7 @@ INLINE void NAME(add_values)(const int queries, const int room, const Queries *s
 // The weights of positions `from` to `end` of a block in the softmax, not yet divided by their sum.
 INLINE void NAME(weigh)(const Queries *s, const any_float *k, float scale, int64_t base, int64_t from, int64_t end) {
     for (int64_t t = from; t < end; t++) {
-        NAME(dots_of)((const uint8_t *)(k + t * s->stride), s->stride, s->q, s->count, s->score + t - base, LANES);
+        NAME(dots_of)((const uint8_t *)(k + t * s->stride), s->stride, s->q, s->count, 0, s->score + t - base, LANES);
     }
     for (int64_t i = 0; i < s->count; i++) {
         float *score = s->score + i * LANES, most = s->largest[i];
