@@ -26,6 +26,11 @@ _ROLES = {
 }
 
 
+def role_of(kind: str, name: str) -> str | None:
+    """The role of a block's matrix, one of the fields of `WeightFormats`; None for norms and biases."""
+    return _ROLES.get((kind, name))
+
+
 @dataclass(frozen=True)
 class WeightFormats:
     """The format of each role's matrices, the same in all layers. Norms and biases are always float32."""
@@ -46,7 +51,7 @@ class WeightFormats:
 
     def for_tensor(self, kind: str, name: str) -> str:
         """The format of a block's tensor; float32 for norms and biases."""
-        role = _ROLES.get((kind, name))
+        role = role_of(kind, name)
         return "float32" if role is None else str(getattr(self, role))
 
 

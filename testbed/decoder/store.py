@@ -140,7 +140,7 @@ class BlockStore:
         blocks = [Block("head", layer, group) for group in groups]
         normed = self._norm(x, self._weights[blocks[0]])  # (rows, D); every head carries the layer's norm
         outputs = [self._attend(block, normed, position) for block in blocks]  # each (rows, r·d)
-        what = f"what the heads of layer {layer} make"
+        what = f"the result of the heads of layer {layer}"
         if self.partition.proj_rows:
             pairs = zip(blocks, outputs, strict=True)
             leaves = [kernels.matmul(self._weights[block]["proj_weight"], out) for block, out in pairs]

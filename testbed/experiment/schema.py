@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from pydantic import Field, InstanceOf, ValidationError, model_validator
 
 from testbed.decoder.checkpoint import check_checkpoint, model_files, read_shape
 from testbed.errors import ConfigError
+from testbed.experiment.cuts import check_cuts, check_rows
 from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
 from testbed.experiment.overrides import Override, apply_override, parse_override
@@ -41,13 +42,14 @@ from testbed.placement.blocks import (
     vocab_rows,
 )
 from testbed.placement.patterns import matches
-from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, reshaped
+from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, WeightFormats, reshaped
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
 from testbed.traces.model import Trace, TraceSet
 
 MOST_TOKENS = 10**9  # a model's positions are the limit that matters
+PlainFormat = Literal["float32", "bfloat16", "float16"]
 LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
 
 # Stands for the topology while the entries are read on which a generated topology depends.
@@ -74,6 +76,9 @@ class ModelSpec(Strict):
     preset: str | None = None
     path: str | None = None
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
+    format: Literal["float32", "bfloat16", "float16", "q8_0", "q4_0", "q4_1"] | None = None  # of all matrices
+    kv_format: PlainFormat = "float32"
+    wire_format: PlainFormat = "float32"  # of what travels between devices
     # These change the size of a preset.
     layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
     heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
@@ -92,10 +97,13 @@ class ModelSpec(Strict):
         return self
 
     def shape(self) -> ModelShape:
-        """The model's dimensions, from the preset or the checkpoint."""
+        """The model's dimensions and formats, from the preset or the checkpoint."""
         if self.preset is None:
-            return read_shape(Path(str(self.path)))
-        return reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
+            shape = read_shape(Path(str(self.path)))
+        else:
+            shape = reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
+        weights = shape.weights if self.format is None else WeightFormats.all_in(self.format)
+        return replace(shape, weights=weights, kv_format=self.kv_format, wire_format=self.wire_format)
 
     @property
     def files(self) -> Path | None:
@@ -262,6 +270,7 @@ class Experiment(Strict):
         """Check the checkpoint, and that the prompt and the tokens fit into the model's positions and vocabulary."""
         if self.model.path is not None:
             check_checkpoint(Path(self.model.path))
+        check_rows(self.shape, names.of("model", "format"))
         self._check_size(names.of("model"), WHOLE, "fewer layers or heads")
         for index in self.prompt.ids or ():
             if index >= self.shape.vocab:
@@ -276,7 +285,7 @@ class Experiment(Strict):
             )
 
     def _check_partition(self, names: _Names) -> None:
-        """Check that the FFN shards are equal, and that no shard of the LM head is empty."""
+        """Check that the FFN shards are equal whole blocks, and that no shard of the LM head is empty."""
         self._check_size(names.of("partition"), self.partition, "fewer shards")
         width, shards = self.shape.ffn_width, self.partition.ffn_shards
         if width % shards:
@@ -289,6 +298,7 @@ class Experiment(Strict):
                 f"{names.of('sampling')}: sampling needs all logits on one device, but partition.vocab_shards is "
                 f"{self.partition.vocab_shards}, whose shards send a choice each: use 1, or leave sampling out"
             )
+        check_cuts(self.shape, self.partition, partial(names.of, "partition"))
         words, vocab = self.shape.vocab, self.partition.vocab_shards
         if (vocab - 1) * vocab_rows(self.shape, self.partition) >= words:
             raise ConfigError(

@@ -33,11 +33,14 @@ Where = dict[Block, str]
 
 
 class Ones:
-    """A source of weights that are all one, which is quicker than random numbers."""
+    """A source of weights that are all one, which is quicker than random numbers, or all another number."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = value
 
     def fill(self, kind: str, layer: int, index: int, tensors: Tensors) -> None:
         for tensor in tensors.values():
-            row = np.ones((1, tensor.columns), np.float32)
+            row = np.full((1, tensor.columns), self.value, np.float32)
             for number in range(tensor.rows):
                 write_rows(tensor, number, row)
 

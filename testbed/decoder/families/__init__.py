@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from testbed.decoder.config_json import CONFIG
-from testbed.decoder.families import gpt2
+from testbed.decoder.families import gpt2, llama
 from testbed.decoder.pieces import Part, Piece
 from testbed.errors import ConfigError
 from testbed.shape import ModelShape
@@ -42,7 +42,7 @@ class Family(Protocol):
         """The parts of stored tensors, without a prefix, whose rows, one part after the other, are those of a piece."""
 
 
-FAMILIES: Mapping[str, Family] = {"gpt2": gpt2}
+FAMILIES: Mapping[str, Family] = {"gpt2": gpt2, "llama": llama, "mistral": llama, "qwen2": llama, "qwen3": llama}
 """`model_type` of a config.json -> family."""
 
 
@@ -54,6 +54,6 @@ def shape_from_config(config: Mapping[str, Any], name: str = "model", origin: st
 def _family_of(config: Mapping[str, Any], origin: str) -> Family:
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        known = " or ".join(map(repr, FAMILIES))
-        raise ConfigError(f"{origin}: model_type is {shown(kind)}, but it must be {known}")
+        known = ", ".join(map(repr, FAMILIES))
+        raise ConfigError(f"{origin}: model_type is {shown(kind)}, but it must be one of {known}")
     return FAMILIES[kind]

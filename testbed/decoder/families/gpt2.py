@@ -1,6 +1,6 @@
 """GPT-2 (Radford et al. 2019): its config.json, and the names of its tensors as `save_pretrained` writes them.
 
-A setting that would change the arithmetic is refused, never ignored.
+Cerebras-GPT and DistilGPT-2 are GPT-2s too. A setting that would change the arithmetic is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from testbed.decoder.config_json import (
+    read_choice,
     read_count,
     read_epsilon,
     read_flag,
@@ -22,19 +23,17 @@ from testbed.shape import ModelShape
 
 TITLE = "GPT-2"
 
-# The defaults of transformers' GPT2Config, which the decoder computes.
-_FIXED: dict[str, Any] = {
-    "activation_function": "gelu_new",
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "add_cross_attention": False,
-}
+_ACTIVATIONS = {"gelu_new": "gelu_new", "gelu_pytorch_tanh": "gelu_new", "gelu": "gelu"}
 _ALIASES = {  # transformers accepts both names
     "n_embd": "hidden_size",
     "n_head": "num_attention_heads",
     "n_layer": "num_hidden_layers",
     "n_positions": "max_position_embeddings",
 }
+_READ = (
+    *_ALIASES, *_ALIASES.values(), "n_inner", "vocab_size", "activation_function", "layer_norm_epsilon",
+    "tie_word_embeddings", "scale_attn_by_inverse_layer_idx",
+)  # fmt: skip
 
 TOKENS = "wte.weight"
 LM_HEAD = "lm_head.weight"
@@ -48,7 +47,7 @@ _MASK = re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")  # older ver
 
 def shape_from_config(config: Mapping[str, Any], name: str, origin: str) -> ModelShape:
     """The shape that a config.json describes; raises ConfigError naming `origin`, the key and the value."""
-    refuse_other_arithmetic(config, _FIXED, origin)
+    refuse_other_arithmetic(config, {"scale_attn_weights": True}, _READ, origin)
     refuse_packed_weights(config, origin)
     width, heads = _count(config, "n_embd", origin), _count(config, "n_head", origin)
     if width % heads:
@@ -64,7 +63,9 @@ def shape_from_config(config: Mapping[str, Any], name: str, origin: str) -> Mode
         vocab=_count(config, "vocab_size", origin),
         positions=_count(config, "n_positions", origin),
         tied_embedding=read_flag(config, "tie_word_embeddings", True, origin),
-        norm_epsilon=read_epsilon(config, "layer_norm_epsilon", origin),
+        norm_epsilon=read_epsilon(config, "layer_norm_epsilon", 1e-5, origin),
+        activation=read_choice(config, "activation_function", "gelu_new", _ACTIVATIONS, origin),
+        attention_scale_by_layer=read_flag(config, "scale_attn_by_inverse_layer_idx", False, origin),
     )
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from decoder_cases import ODD, SEED, SMALL, WIDE, Where, forward, move, placements, stores_for
+from decoder_cases import ODD, SEED, SMALL, WIDE, Ones, Where, forward, move, placements, stores_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from testbed.decoder.choice import logits_digest
+from testbed.decoder.kernels import Floats
 from testbed.decoder.reference import Reference, chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
-from testbed.placement.blocks import Block, blocks_of, payload_bytes, tensors_of
+from testbed.errors import RunFailed
+from testbed.placement.blocks import WHOLE, Block, Partition, blocks_of, payload_bytes, tensors_of
 from testbed.shape import PRESETS, ModelShape
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
@@ -140,6 +143,37 @@ def test_a_presets_tokens_vary_and_follow_from_the_whole_prompt(shape: ModelShap
     assert len(set(ids)) > 8
     others = generate([200, *PROMPT[1:]])
     assert sum(one != other for one, other in zip(ids, others, strict=True)) > 20
+
+
+# --- formats -------------------------------------------------------------------------------------------
+
+
+def large_logits(weight: float, partition: Partition = WHOLE, **formats: str) -> Floats:
+    """The logits of a model all of whose weights are the same large number."""
+    return Reference(replace(SMALL, **formats), Ones(weight), 16, partition).forward([1, 2, 3], 0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "partition", "formats", "told"),
+    [
+        (40.0, WHOLE, {"wire_format": "float16"}, "the residual after proj(0) reaches 6.55771e+07, which is"),
+        (100.0, WHOLE, {"wire_format": "float16"}, "the result of the heads of layer 0 reaches 320100, which is too"),
+        (20.0, Partition(4, proj_rows=True), {"wire_format": "float16"}, "the result of the heads of layer 0 reaches"),
+        (
+            100.0,
+            WHOLE,
+            {"kv_format": "float16"},
+            "head(0,0): 48 keys or values are too large for float16: set model",
+        ),
+    ],
+)
+def test_a_value_that_float16_cannot_hold_is_named_with_the_remedy(
+    weight: float, partition: Partition, formats: dict[str, str], told: str
+) -> None:
+    with pytest.raises(RunFailed) as caught:
+        large_logits(weight, partition, **formats)
+    assert told in str(caught.value) and str(caught.value).endswith("to bfloat16 or float32")
+    assert np.isfinite(large_logits(weight, partition, **dict.fromkeys(formats, "bfloat16"))).all()
 
 
 # --- random weights ------------------------------------------------------------------------------------

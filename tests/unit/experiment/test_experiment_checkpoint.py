@@ -67,6 +67,17 @@ def test_a_config_saved_by_transformers_is_read(tmp_path: Path) -> None:
     assert read_shape(tmp_path) == ModelShape(tmp_path.name, 2, 48, 3, 3, 16, 192, 77, 32)
 
 
+def test_keys_that_leave_the_arithmetic_alone_are_taken() -> None:
+    harmless = {"n_ctx": 1024, "_num_labels": 1, "summary_type": "cls_index", "top_k": 50, "new_key": None}
+    assert shape_from_config(GPT2 | harmless, "gpt2") == PRESETS["gpt2"]
+
+
+def test_activations_and_scales_of_gpt2s_relatives_are_part_of_the_shape() -> None:
+    for name, computed in (("gelu_new", "gelu_new"), ("gelu_pytorch_tanh", "gelu_new"), ("gelu", "gelu")):
+        assert shape_from_config(GPT2 | {"activation_function": name}).activation == computed
+    assert shape_from_config(GPT2 | {"scale_attn_by_inverse_layer_idx": True}).attention_scale_by_layer
+
+
 def test_untied_embeddings_and_epsilon_are_part_of_the_shape() -> None:
     shape = shape_from_config(GPT2 | {"tie_word_embeddings": False, "layer_norm_epsilon": 1e-6})
     assert (shape.tied_embedding, shape.norm_epsilon) == (False, 1e-6)
@@ -75,10 +86,16 @@ def test_untied_embeddings_and_epsilon_are_part_of_the_shape() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', but it must be 'gpt2'"),
+        ({"model_type": "mixtral"}, "model_type is 'mixtral', but it must be one of 'gpt2', 'llama'"),
         ({"model_type": None}, "model_type is nothing"),
         ({"activation_function": "relu"}, "activation_function is 'relu', but only 'gelu_new'"),
-        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
+        ({"activation_function": ["gelu"]}, "activation_function is ['gelu'], but only 'gelu_new'"),
+        ({"scale_attn_by_inverse_layer_idx": 1}, "scale_attn_by_inverse_layer_idx is 1, but it must be true or false"),
+        ({"scale_attn_weights": False}, "scale_attn_weights is False, but only True can be computed"),
+        ({"add_cross_attention": True}, "add_cross_attention is True, but only False can be computed"),
+        ({"rotary_dim": 64}, "'rotary_dim' is 64, and no family here knows what that changes"),
+        ({"some_new_flag": False}, "'some_new_flag' is False, and no family here knows"),
+        ({"num_experts": 8}, "'num_experts' is 8, but a mixture of experts cannot be computed"),
         ({"n_head": 7}, "n_embd is 768, which is not a multiple of n_head, 7"),
         ({"n_layer": 0}, "n_layer is 0"),
         ({"n_layer": "12"}, "n_layer is '12'"),
@@ -184,7 +201,8 @@ def test_an_experiment_takes_its_shape_from_the_checkpoint(checkpoint: Path) -> 
     experiment = load(checkpoint)
     assert experiment.shape == ModelShape("small-gpt2", 2, 32, 4, 4, 8, 48, 100, 64)
     assert experiment.prompt_tokens is None  # only its tokeniser knows
-    assert experiment.to_dict()["model"] == {"path": str(checkpoint), "seed": 0}
+    formats = {"kv_format": "float32", "wire_format": "float32"}
+    assert experiment.to_dict()["model"] == {"path": str(checkpoint), "seed": 0} | formats
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.shape import PRESETS
+from testbed.shape import PRESETS, WeightFormats
 from testbed.strict_yaml import parse_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -93,6 +93,12 @@ def test_paths_in_overrides_are_relative_to_the_current_folder(folder: Path, mon
     experiment = Experiment.load(write(folder, traces=None), overrides)
     assert (experiment.topology.name, experiment.topology.source) == ("other", "b")
     assert experiment.traces.targets() and experiment.prompt.text == "from a file"
+
+
+def test_formats_are_part_of_the_models_shape(folder: Path) -> None:
+    shape = Experiment.load(write(folder), ["model.format=q4_1", "model.kv_format=float16"]).shape
+    assert shape.weights == WeightFormats("q4_1", "q4_1", "q4_1", "q4_1", "q4_1", "float32", "q4_1")
+    assert (shape.kv_format, shape.wire_format) == ("float16", "float32")
 
 
 def test_overrides_reach_into_the_inlined_topology(folder: Path) -> None:
@@ -212,6 +218,20 @@ def test_to_dict_survives_json_whatever_the_settings(changes: dict[str, Any]) ->
         ),
         ({"partition": {"proj_rows": 1}}, ["partition.proj_rows is 1", "true or false"]),
         ({"partition": {"shards": 1}}, ["'shards'", "did you mean 'ffn_shards'"]),
+        (
+            {"model": {"preset": "tiny", "format": "q8_0"}, "partition": {"proj_rows": True}},
+            ["partition.proj_rows would give each head 16 numbers", "in q8_0 a block is 32"],
+        ),
+        (
+            {"model": {"preset": "tiny", "format": "q4_1"}, "partition": {"ffn_shards": 16}},
+            ["partition.ffn_shards is 16", "each shard 16 numbers", "in q4_1 a block is 32"],
+        ),
+        (
+            {"model": {"preset": "tiny", "heads": 3, "format": "q4_0"}},
+            ["model.format is q4_0", "blocks are 32 numbers", "rows of qkv of tiny-3-head have 48"],
+        ),
+        ({"model": {"preset": "tiny", "format": "q5_0"}}, ["model.format is 'q5_0'", "'q4_0' or 'q4_1'"]),
+        ({"model": {"preset": "tiny", "kv_format": "q8_0"}}, ["model.kv_format is 'q8_0'", "or 'float16'"]),
         ({"model": {"preset": "gpt3"}}, ["model", "'gpt3'", "did you mean 'gpt2'"]),
         ({"model": {"prest": "tiny"}}, ["'prest'", "did you mean 'preset'"]),
         ({"model": {}}, ["model", "preset or path"]),

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from architecture_cases import cut_models
 from decoder_cases import CUTS, ODD, SEED, SMALL, Where, move, placements
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,6 +156,25 @@ def test_every_placement_and_order_of_arrival_gives_the_references_tokens_bit_fo
 ) -> None:
     fleet = Fleet(shape, data.draw(placements(shape, partition=partition)), source, seed, partition)
     assert fleet.generate(chunk) == reference_tokens(shape, chunk, partition)
+
+
+@given(data=st.data(), cut=cut_models(), source=st.sampled_from(DEVICES), chunk=st.integers(1, 8),
+       seed=st.integers(0, 999))  # fmt: skip
+@settings(max_examples=120)
+def test_any_model_in_any_format_cut_and_placed_anyhow_gives_the_bits_of_one_process_and_one_chunk(
+    data: st.DataObject, cut: tuple[ModelShape, Partition], source: str, chunk: int, seed: int
+) -> None:
+    """With migrations between tokens, of heads with their caches in their format."""
+    shape, partition = cut
+    blocks = blocks_of(shape, partition)
+    fleet = Fleet(shape, data.draw(placements(shape, partition=partition)), source, seed, partition)
+
+    def shuffle(fleet: Fleet, length: int) -> None:
+        for block in data.draw(st.lists(st.sampled_from(blocks), max_size=2, unique=True)):
+            fleet.migrate(block, data.draw(st.sampled_from([n for n in DEVICES if n != fleet.where[block]])), length)
+        fleet.switch()
+
+    assert fleet.generate(chunk, shuffle) == reference_tokens(shape, len(PROMPT), partition)
 
 
 @given(data=st.data(), seed=st.integers(0, 999), partition=st.sampled_from(CUTS))
