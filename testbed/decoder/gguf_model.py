@@ -170,7 +170,7 @@ class _Metadata:
         self.architecture = values.get("general.architecture")
         if self.architecture not in _ARCHITECTURES:
             known = ", ".join(map(repr, _ARCHITECTURES))
-            raise self.wrong(f"general.architecture is {shown(self.architecture)}, but it must be one of {known}")
+            raise self.wrong(f"general.architecture is {_told(self.architecture)}, but it must be one of {known}")
         parts = values.get("split.count", 0)
         if parts not in (0, 1):
             raise self.wrong(f"this is one of {shown(parts)} parts: join them by `llama-gguf-split --merge`")
@@ -194,23 +194,21 @@ class _Metadata:
     def count(self, key: str, default: int | None = None) -> int:
         value = self._get(key, default)
         if type(value) is not int or value < 1:
-            raise self.wrong(
-                f"{self._prefix}{key} is {self._shown(value)}, but it must be a whole number of at least 1"
-            )
+            raise self.wrong(f"{self._prefix}{key} is {_told(value)}, but it must be a whole number of at least 1")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         """A number; one of 32 bits is read as the shortest decimal that it stands for, as config.json has it."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise self.wrong(f"{self._prefix}{key} is {self._shown(value)}, but it must be a number")
+            raise self.wrong(f"{self._prefix}{key} is {_told(value)}, but it must be a number")
         shorter = (float(f"{value:.{digits}g}") for digits in range(1, 9))
         return next((one for one in shorter if _as_float32(one) == value), float(value))
 
     def text(self, key: str, default: str) -> str:
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise self.wrong(f"{self._prefix}{key} is {self._shown(value)}, but it must be text")
+            raise self.wrong(f"{self._prefix}{key} is {_told(value)}, but it must be text")
         return value
 
     def skip(self, *keys: str) -> None:
@@ -222,7 +220,7 @@ class _Metadata:
             key = full.removeprefix(self._prefix)
             unread = full.startswith("adapter.") or (full.startswith(self._prefix) and key not in self._read)
             if unread and value not in _NEUTRAL.get(key, ()):
-                raise self.wrong(f"{full} is {self._shown(value)}, which may change the arithmetic and is not known")
+                raise self.wrong(f"{full} is {_told(value)}, which may change the arithmetic and is not known")
 
     @property
     def heads(self) -> int:
@@ -246,10 +244,12 @@ class _Metadata:
         self._read.add(key)
         return self.header.metadata.get(self._prefix + key, default)
 
-    def _shown(self, value: Scalar | ArrayPlace | None) -> str:
-        if value is None:
-            return "not there"
-        return f"an array of {value.count} values" if isinstance(value, ArrayPlace) else shown(value)
+
+def _told(value: Scalar | ArrayPlace | None) -> str:
+    """A value of the metadata as an error shows it."""
+    if value is None:
+        return "not there"
+    return f"an array of {value.count} values" if isinstance(value, ArrayPlace) else shown(value)
 
 
 def _as_float32(value: float) -> float:
@@ -274,10 +274,7 @@ def _llama(metadata: _Metadata) -> dict[str, Any]:
     head_dim = metadata.count("attention.key_length", max(1, config["hidden_size"] // metadata.heads))
     for key in ("attention.value_length", "rope.dimension_count"):
         if metadata.count(key, head_dim) != head_dim:
-            raise metadata.wrong(
-                f"{metadata.architecture}.{key} is {metadata.count(key)}, but heads of {head_dim} are only computed "
-                "with the same number"
-            )
+            raise metadata.wrong(f"{metadata.architecture}.{key} is {metadata.count(key)}, but it must be {head_dim}")
     config |= {
         "num_key_value_heads": metadata.kv_heads,
         "head_dim": head_dim,

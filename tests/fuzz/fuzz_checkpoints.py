@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json, headers of safetensors files, an index of shards, tokenizer.json.
+"""Checkpoints: config.json, headers of safetensors files, an index of shards, tokenizer.json, headers of GGUF files.
 
 A case is a valid checkpoint in which a random generator changed some things. Drawing each change from hypothesis would
 take ten times as long as the readers.
@@ -23,14 +23,15 @@ from checkpoint_cases import (
     write_tensors,
 )
 from documents import ODD_NUMBERS, ODD_TEXTS, as_bytes
+from gguf_cases import GgufCase, Typed, llama_dims, llama_metadata, random_case
 from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.decoder.checkpoint import check_checkpoint, find_model, read_shape
 from testbed.decoder.families import gpt2
 from testbed.decoder.stored import stored_bytes
-from testbed.experiment.prompt import tokenise
 from testbed.placement.blocks import count_blocks
+from testbed.words.tokenizer import read_tokenizer
 
 TENSORS = tensors_of(CONFIG)
 SHARDS = {"a.safetensors": dict(list(TENSORS.items())[:7]), "b.safetensors": dict(list(TENSORS.items())[7:])}
@@ -179,9 +180,62 @@ def fuzz_an_index_and_its_shards(sharded: Path, draw: Random) -> None:
     check(sharded)
 
 
+# Where lengths, counts, types and offsets lie in the header of a GGUF file: mostly in its small numbers.
+GGUF = random_case(
+    llama_metadata() | {"tokenizer.ggml.tokens": ["a", "b"], "llama.rope.scaling.type": "none"},
+    llama_dims(layers=1), "q4_0", token_embd="q8_0",
+)  # fmt: skip
+GGUF_VALUES: list[Any] = [
+    None, True, 0, 1, 2, 3, 255, 2**31, 2**32 - 1, 0.0, 1.0, -1.0, float("nan"), 1e30, "", "gpt2", "qwen3", "linear",
+    "\x00", [], [1], ["a"], Typed(10, b"\xff" * 8), Typed(8, b"\xff" * 8), Typed(9, b"\x08\x00\x00\x00" + b"\xff" * 8),
+    Typed(9, b"\x09\x00\x00\x00" * 3), Typed(13, b""), Typed(12, b"\x00" * 8),
+]  # fmt: skip
+
+
+def other_gguf(draw: Random) -> GgufCase:
+    """A valid file after some of its metadata and tensors were changed, left out, renamed or added."""
+    case = GgufCase(dict(GGUF.metadata), dict(GGUF.tensors))
+    for _ in range(draw.randint(0, 3)):
+        key = draw.choice([*case.metadata, "llama.own", "general.alignment", "split.count", "llama.expert_count"])
+        value = draw.choice(GGUF_VALUES)
+        if value is None:
+            case.metadata.pop(key, None)
+        else:
+            case.metadata[key] = value
+    for _ in range(draw.randint(0, 2)):
+        name = draw.choice(list(case.tensors))
+        form, dims, data = case.tensors[name]
+        change = draw.randrange(4)
+        if change == 0:
+            form = draw.choice([0, 1, 2, 8, 12, 14, 24, 28, 30, 99, 2**32 - 1])
+        elif change == 1:
+            dims = draw.choice([dims[::-1], (*dims, 1), (0,), (2**40, 32), (2**63, 2**63), dims[:1]])
+        elif change == 2:
+            case.offsets[name] = draw.choice([0, 1, 32, 2**40, 2**63, 2**64 - 32])
+        if change == 3:
+            del case.tensors[name]
+        else:
+            case.tensors[name] = (form, dims, data)
+    case.counts = draw.choice([(None, None)] * 9 + [(draw.choice([0, 5, 2**60]), draw.choice([0, 5, 2**60]))])
+    case.version = draw.choice([3] * 9 + [1, 2, 99, 3 << 24])
+    return case
+
+
+@given(draw=RANDOM)
+def fuzz_a_gguf_file(tmp_path: Path, draw: Random) -> None:
+    file = tmp_path / "own.gguf"
+    file.write_bytes(mangled(draw, other_gguf(draw).content()))
+    check_checkpoint(file)
+    shape, model = read_shape(file), find_model(file)
+    assert shape.heads % shape.kv_heads == 0 and count_blocks(shape) > 0
+    for one in model.tensors.values() if model is not None else ():
+        assert one.nbytes == stored_bytes(one.format, one.dims)
+        assert one.offset > 0 and one.offset + one.nbytes <= file.stat().st_size
+
+
 @given(draw=RANDOM)
 def fuzz_a_tokenizer(bare: Path, draw: Random) -> None:
     file = bare / "tokenizer.json"
     file.write_bytes(mangled(draw, as_bytes(broken(draw, WORDS))))
     text = draw.choice(["go", "Where do the heads go?", "é\n\x00", "g" * 50])
-    assert all(isinstance(token, int) and token >= 0 for token in tokenise(file, text))
+    assert all(isinstance(token, int) and token >= 0 for token in read_tokenizer(file).encode(text))

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoint_cases import CONFIG, tensors_of, write_checkpoint, write_tensors
+from gguf_cases import llama_dims, llama_metadata, random_case
 
 from testbed.cli import run
 
@@ -74,3 +76,21 @@ def test_compare_and_sweep_ask_for_weights_before_their_first_run(capsys: Captur
     assert "can only be simulated" in capsys.readouterr().err and not out.exists()
     assert run(["compare", QUICKSTART, *own, *both[:2], *both[4:], "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["status"] == "done"
+
+
+def test_a_gguf_file_cut_after_its_header_is_enough_for_a_plan_and_a_simulation(
+    capsys: Captured, tmp_path: Path
+) -> None:
+    case = random_case(llama_metadata(**{"llama.context_length": 512}), llama_dims(), "q8_0")
+    file = tmp_path / "own.gguf"
+    ids = ["--backend", "local", "--set", "prompt.ids=[1, 2, 3]"]
+    kind, dims, data = case.tensors["output_norm.weight"]
+    case.tensors["output_norm.weight"] = (kind, dims, data[:-4] + np.array([np.nan], np.float32).tobytes())
+    case.write(file)
+    assert "tensor 'output_norm.weight' has values that are not numbers" in replay(capsys, file, *ids, code=2)[1]
+    file.write_bytes(case.header())
+    assert "ends before the last of tensor 'token_embd.weight'" in replay(capsys, file, *ids, code=2)[1]
+    plan, _ = replay(capsys, file, "--dry-run")
+    assert plan["model"] == "own"
+    assert f"{file} has no weights, so only the sim backend can carry this out" in plan["warnings"]
+    assert replay(capsys, file, "--backend", "sim")[0]["status"] == "done"
