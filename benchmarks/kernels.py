@@ -1,7 +1,7 @@
 """Times the decoder's kernels, against torch's float32 on the same shapes with one thread.
 
-`python -m benchmarks.kernels` multiplies a matrix in each format with one row and with a prefill chunk of 32, and attends
-to 1,000 positions. Ours and torch's take turns, and each time is the median over the turns.
+`python -m benchmarks.kernels` multiplies a matrix in each format with one row and with a prefill chunk of 32, and
+attends to 1,000 positions. Ours and torch's take turns, and each time is the median over the turns.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def attention(turns: int) -> dict[str, dict[str, float]]:
     """Of each format of a cache and of torch: microseconds for one row and for a chunk, after 1,000 positions."""
     rng = np.random.default_rng(1)
     qkv = rng.normal(size=(CHUNK, (QUERIES + 2) * HEAD_DIM)).astype(np.float32)
-    k = torch.from_numpy(rng.normal(size=(LENGTH, HEAD_DIM)).astype(np.float32))
+    cached = rng.normal(size=(LENGTH, HEAD_DIM)).astype(np.float32)
     q = torch.from_numpy(qkv[:, : QUERIES * HEAD_DIM].reshape(1, CHUNK, QUERIES, HEAD_DIM)).transpose(1, 2)
-    keys = k[None, None].expand(1, QUERIES, LENGTH, HEAD_DIM)
+    past = torch.from_numpy(cached)[None, None].expand(1, QUERIES, LENGTH, HEAD_DIM)
     mask = torch.ones(CHUNK, LENGTH, dtype=torch.bool).tril(LENGTH - CHUNK)
     attend = torch.nn.functional.scaled_dot_product_attention
-    one: dict[str, Callable[[], object]] = {"torch": lambda: attend(q[:, :, :1], keys, keys)}
-    many: dict[str, Callable[[], object]] = {"torch": lambda: attend(q, keys, keys, attn_mask=mask)}
+    one: dict[str, Callable[[], object]] = {"torch": lambda: attend(q[:, :, :1], past, past)}
+    many: dict[str, Callable[[], object]] = {"torch": lambda: attend(q, past, past, attn_mask=mask)}
     for name in PLAIN:
-        caches = [bytearray(kernels.pack(name, k.numpy())) for _ in "kv"]
-        ours = Attention(name, *caches, LENGTH, QUERIES, HEAD_DIM, HEAD_DIM**-0.5)
+        keys, values = (bytearray(kernels.pack(name, cached)) for _ in range(2))
+        ours = Attention(name, keys, values, LENGTH, QUERIES, HEAD_DIM, HEAD_DIM**-0.5)
         one[name] = lambda ours=ours: kernels.attend(ours, qkv[:1], LENGTH - 1)  # type: ignore[misc]
         many[name] = lambda ours=ours: kernels.attend(ours, qkv, LENGTH - CHUNK)  # type: ignore[misc]
     single, chunked = taking_turns(one, turns), taking_turns(many, max(1, turns // 8))
@@ -102,9 +102,10 @@ def main() -> None:
     library.use_level(level)
     found = products(given.rows, given.columns, given.turns)
     line = {
+        "benchmark": "kernels",
         "ratio": found["torch"]["one_row_us"] / found["q4_1"]["one_row_us"],
-        "ratio_is": "times faster in q4_1 than in float32",
-        "peer": f"torch's float32 product of {given.rows} x {given.columns} with one row, one thread",
+        "unit": "times faster in q4_1",
+        "peer": f"torch's product of a float32 matrix {given.rows} x {given.columns} with one row, one thread",
         "processor": LEVELS[level],
         "call_us": call_us(),
         "products": found,

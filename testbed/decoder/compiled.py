@@ -8,6 +8,7 @@ where that cannot be written, in the user's own cache folder. `script/setup` com
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -15,7 +16,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from testbed.errors import EnvironmentLacks
@@ -34,8 +34,9 @@ _SECONDS = 300  # compiling takes 5 s; under User-Mode Linux on a busy host ten 
 def load() -> ctypes.CDLL:
     """The kernels, compiled first if they have not been; raises EnvironmentLacks if they cannot be."""
     name = _library_name()
-    for folder in _folders():
-        if (folder / name).exists():
+    folders = [folder for folder in (SOURCE.parent / "__pycache__", _own_cache()) if folder.is_absolute()]
+    for folder in folders:
+        if (folder / name).exists() and _is_safe(folder):
             try:
                 return ctypes.CDLL(str(folder / name))
             except OSError:  # damaged, or on a file system from which nothing may run
@@ -47,7 +48,7 @@ def load() -> ctypes.CDLL:
             f"{REMEDY}"
         )
     reasons = []
-    for folder in _folders():
+    for folder in folders:
         try:
             return ctypes.CDLL(str(_compile(compiler, folder, name)))
         except OSError as error:
@@ -66,31 +67,27 @@ def _library_name() -> str:
     return f"kernels-{digest.hexdigest()[:16]}.so"
 
 
-def _folders() -> Iterator[Path]:
-    """The folders where the library may lie, the best first.
+def _own_cache() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")) / "headroom"
 
-    Nobody else may be able to write to the second one: what lies there is run.
-    """
-    yield SOURCE.parent / "__pycache__"
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    own = Path(caches) / "headroom"
-    if not own.is_absolute():
-        return
-    try:
-        own.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = own.stat()
-    except OSError:
-        return
-    if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        yield own
+
+def _is_safe(folder: Path) -> bool:
+    """Whether nobody else can put a library there, which would then be run, that could not change this code as well."""
+    if folder.parent == SOURCE.parent:
+        return True
+    found = folder.stat()
+    return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _compile(compiler: str, folder: Path, name: str) -> Path:
-    """Compile the library into a folder; raises OSError if the folder takes no file.
+    """Compile the library into a folder; raises OSError if the folder takes none.
 
     The library appears under its name when it is whole, so processes may do this at the same time.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o777 if folder.parent == SOURCE.parent else 0o700, parents=True, exist_ok=True)
+    if not _is_safe(folder):
+        raise PermissionError(errno.EPERM, "it is another user's, or others can write to it")
     descriptor, made = tempfile.mkstemp(prefix=f"{name}.", dir=folder)
     os.close(descriptor)
     try:
@@ -98,8 +95,9 @@ def _compile(compiler: str, folder: Path, name: str) -> Path:
             [compiler, *FLAGS, "-o", made, str(SOURCE)], capture_output=True, text=True, check=False, timeout=_SECONDS
         )
         if done.returncode != 0:
-            said = complaint(done.returncode, done.stderr)[:200]
-            raise EnvironmentLacks(f"{compiler} could not compile {SOURCE}: {said}; it may lack a part: {REMEDY}")
+            errors = [line for line in done.stderr.splitlines() if "error" in line]
+            said = (errors or [complaint(done.returncode, done.stderr)])[0].strip()[:200]
+            raise EnvironmentLacks(f"{compiler} could not compile {SOURCE} ({said}); where a part is missing: {REMEDY}")
         os.chmod(made, 0o755)  # for other users of this tree, too
         os.replace(made, folder / name)
     except subprocess.TimeoutExpired as error:

@@ -10,7 +10,9 @@ import gc
 import torch
 
 import testbed.worker.main  # noqa: F401
+from testbed.decoder import kernels
 
 torch.set_num_threads(1)
+kernels.library()
 gc.collect()
 gc.freeze()

@@ -19,6 +19,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from testbed.decoder import kernels
 from testbed.emulation.plain_main import plain_main
 from testbed.emulation.processes import children_of, cpu_ticks, has_ended, is_stopped
 from testbed.emulation.stall_detector import StallDetector
@@ -38,7 +39,11 @@ _UNTOLD = 255  # what multiprocessing takes for an exit code where the forkserve
 
 
 def forkserver() -> ForkServerContext:
-    """The context whose processes are forked from the warm server; starts the server, and its loading, if needed."""
+    """The context whose processes are forked from the warm server; starts the server, and its loading, if needed.
+
+    Raises EnvironmentLacks if the workers' kernels cannot be compiled.
+    """
+    kernels.library()
     # The OpenMP pool of an imported library must not start threads in the server.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("forkserver")

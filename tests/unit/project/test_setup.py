@@ -14,10 +14,14 @@ ROOT = Path(__file__).parents[3]
 # Stands in for the venv's Python: notes what it is asked for, and leaves machine code where numba would.
 PYTHON = """#!/bin/sh
 echo "$@" >>"{log}"
-case "$*" in *"-m testbed replay"*) mkdir -p {cache} && touch {cache}/a.nbi {cache}/a.1.nbc ;; esac
+case "$*" in
+*"-m testbed replay"*) mkdir -p {cache} && touch {cache}/a.nbi {cache}/a.1.nbc ;;
+*"-m testbed.decoder.compiled"*) mkdir -p {kernels} && touch {kernels}/kernels-1.so ;;
+esac
 """
 CACHE, SITE_PACKAGES = "testbed/placement/__pycache__", ".venv/lib/python3.11/site-packages"
-INSTALLED, COMPILED = "--editable", "-m testbed replay"
+KERNELS = "testbed/decoder/__pycache__"
+INSTALLED, COMPILED, COMPILED_KERNELS = "--editable", "-m testbed replay", "-m testbed.decoder.compiled"
 
 
 @pytest.fixture
@@ -26,23 +30,25 @@ def tree(tmp_path: Path) -> Path:
     for name in ("setup.cfg", "pyproject.toml", "constraints.txt", "script/setup"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for folder in ("testbed/placement/cost", ".venv/bin", f"{SITE_PACKAGES}/numpy"):
+    for folder in ("testbed/placement/cost", "testbed/decoder", ".venv/bin", f"{SITE_PACKAGES}/numpy"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "testbed/placement/cost/kernel.py").write_text("# compiled")
+    for name in ("kernels.c", "kernels_body.h"):
+        (tmp_path / "testbed/decoder" / name).write_text("// compiled")
     for name in ("python", "testbed"):
         program = tmp_path / ".venv/bin" / name
-        program.write_text(PYTHON.format(log=tmp_path / "asked", cache=tmp_path / CACHE))
+        program.write_text(PYTHON.format(log=tmp_path / "asked", cache=tmp_path / CACHE, kernels=tmp_path / KERNELS))
         program.chmod(0o755)
-    assert done_by_setup(tree=tmp_path) == {INSTALLED, COMPILED}
+    assert done_by_setup(tree=tmp_path) == {INSTALLED, COMPILED, COMPILED_KERNELS}
     return tmp_path
 
 
 def done_by_setup(*extras: str, tree: Path) -> set[str]:
-    """What `script/setup` does in a tree: packages installed, the search compiled."""
+    """What `script/setup` does in a tree: packages installed, the search and the kernels compiled."""
     (tree / "asked").write_text("")
     subprocess.run([tree / "script/setup", *extras], check=True, capture_output=True)
     asked = (tree / "asked").read_text()
-    return {what for what in (INSTALLED, COMPILED) if what in asked}
+    return {what for what in (INSTALLED, COMPILED, COMPILED_KERNELS) if what in asked}
 
 
 def test_repeated_it_does_nothing(tree: Path) -> None:
@@ -54,6 +60,10 @@ LOSSES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "a part of the compiled search": (lambda tree: (tree / CACHE / "a.1.nbc").unlink(), {COMPILED}),
     "what the search was compiled from": (
         lambda tree: (tree / "testbed/placement/cost/kernel.py").write_text("# changed"), {COMPILED},
+    ),
+    "the compiled kernels": (lambda tree: shutil.rmtree(tree / KERNELS), {COMPILED_KERNELS}),
+    "what the kernels were compiled from": (
+        lambda tree: (tree / "testbed/decoder/kernels_body.h").write_text("// changed"), {COMPILED_KERNELS},
     ),
     "a package": (lambda tree: (tree / f"{SITE_PACKAGES}/numpy").rmdir(), {INSTALLED}),
     "the system's Python, by an upgrade": (
@@ -80,6 +90,15 @@ def test_a_search_that_could_not_be_compiled_is_tried_again(tree: Path) -> None:
     subprocess.run([tree / "script/setup"], capture_output=True)
     python.write_text(whole)
     assert COMPILED in done_by_setup(tree=tree)
+
+
+def test_kernels_that_cannot_be_compiled_end_it_with_one_sentence(tree: Path) -> None:
+    shutil.rmtree(tree / KERNELS)
+    python = tree / ".venv/bin/python"
+    failing = 'case "$*" in *compiled*) echo "Error: no gcc" >&2; exit 3 ;; esac; case'
+    python.write_text(python.read_text().replace("case", failing))
+    done = subprocess.run([tree / "script/setup"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (3, "Error: no gcc")
 
 
 def test_vagrant_leaves_alone_in_the_machine_whatever_git_ignores() -> None:
