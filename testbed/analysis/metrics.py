@@ -15,9 +15,19 @@ MS = 1e3  # milliseconds per second
 
 def token_latency_ms(run: Run) -> pd.Series:
     """The mean, p50, p95 and p99 of the latency of decode tokens, in ms."""
-    latency = run.decoded["latency_s"] * MS
-    quantiles = latency.quantile([0.50, 0.95, 0.99]).set_axis(["p50", "p95", "p99"])
-    return pd.concat([pd.Series({"mean": latency.mean()}), quantiles]).rename("token_latency_ms")
+    return _spread(run.decoded["latency_s"] * MS).rename("token_latency_ms")
+
+
+def tpot_ms(run: Run) -> pd.Series:
+    """The mean, p50, p95 and p99 of the time per output token, in ms; a token after migrations waits for them too."""
+    stalls = run.decisions.groupby("step")["stall_s"].sum()
+    waited = run.decoded["step"].map(stalls).fillna(0.0)
+    return _spread((run.decoded["latency_s"] + waited) * MS).rename("tpot_ms")
+
+
+def _spread(values: pd.Series) -> pd.Series:
+    quantiles = values.quantile([0.50, 0.95, 0.99]).set_axis(["p50", "p95", "p99"])
+    return pd.concat([pd.Series({"mean": values.mean()}), quantiles])
 
 
 def ttft_ms(run: Run) -> float:

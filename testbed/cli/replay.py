@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +54,15 @@ def command(
     from testbed.running.request import load_experiment
 
     loaded = load_experiment(experiment, overrides, **asked)
-    summary = replay_once(loaded, backend, out, say, progress=not as_json, **options)
+    summary = replay_once(loaded, backend, out, say, progress=not as_json, stream=not as_json, **options)
     failed = failure(summary, accept_unfaithful)
     if as_json:
         print_json(summary)
     else:
         from testbed.cli.summary import show_summary
 
-        show_summary(summary, reasons=not isinstance(failed, FidelityError))
+        streamed = sys.stdout.isatty()
+        show_summary(summary, reasons=not isinstance(failed, FidelityError), text=not streamed)
     if failed is not None:
         raise failed
 

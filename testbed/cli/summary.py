@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from testbed.cli.show import echo, print_table
+from testbed.cli.terminal import write
+from testbed.progress import readable
 
 TABLE = {
     "policy": "policy",
@@ -51,8 +53,14 @@ def _verdict(summary: Mapping[str, Any]) -> str | None:
     return None if verdict is None else "faithful" if verdict["ok"] else "not faithful"
 
 
-def show_summary(summary: Mapping[str, Any], reasons: bool) -> None:
-    """Print the summary of one run; without `reasons`, the error that follows says why it was not faithful."""
+def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -> None:
+    """Print the summary of one run; without `reasons`, the error that follows says why it was not faithful.
+
+    The generated `text` may be left out because it has been shown while it came.
+    """
+    if text and summary.get("text"):
+        write(readable(summary["text"]))
+        echo()
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)
     print_table(TABLE, [row])
@@ -60,7 +68,8 @@ def show_summary(summary: Mapping[str, Any], reasons: bool) -> None:
     if latency.get("mean") is not None:
         echo(
             f"Time to first token {summary['ttft_ms']:.0f} ms; then {latency['mean']:.1f} ms per token "
-            f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}."
+            f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}; "
+            f"{summary['tokens_per_s']:.1f} tokens a second."
         )
     if summary.get("verified"):
         echo(f"Verified: {summary['verified']}: {summary['verification']}.")

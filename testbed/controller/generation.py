@@ -7,7 +7,7 @@ path. The loop knows a fleet by its protocol alone. What happens while it waits 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -55,7 +55,8 @@ class Controller:
     """Runs one experiment with one policy on one fleet.
 
     `prompt` holds the prompt's token ids. `effort` says how thoroughly links and host are measured before token 0;
-    `host` is what `testbed calibrate` has measured. `progress(done)` is called after every token.
+    `host` is what `testbed calibrate` has measured. `progress(done, token)` is called after every token. A
+    token in `ends` ends the text.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class Controller:
         fleet: Fleet,
         policy: Policy,
         log: RunLog,
-        progress: Callable[[int], None] = lambda done: None,
+        progress: Callable[[int, int | None], None] = lambda done, token: None,
         effort: Effort = "quick",
         host: HostCalibration = NOMINAL,
+        ends: Collection[int] = (),
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
@@ -82,6 +84,7 @@ class Controller:
         self._loop = EventLoop(
             experiment, len(self._prompt), fleet, self._conditions, self._state, self.recorder, log, hop_s
         )
+        self._ends = tuple(ends)
         self.outcome = Outcome()
         self._effort: Effort = effort
         self.calibrated = Calibrated()
@@ -106,7 +109,7 @@ class Controller:
         try:
             self._place_first()
             self._clock.start()
-            while len(self.outcome.tokens) < self._experiment.tokens:
+            while len(self.outcome.tokens) < self._experiment.tokens and not self._ended():
                 if self.outcome.tokens:
                     self._cross_boundary()
                 self._generate_interval()
@@ -166,17 +169,18 @@ class Controller:
     # --- an interval -----------------------------------------------------------------------------------
 
     def _generate_interval(self) -> None:
-        """Generate λ tokens; returns when the last one has been reported."""
+        """Generate λ tokens, or fewer to the end of the text; returns when the last one has been reported."""
         experiment, source, state = self._experiment, self._experiment.topology.source, self._state
         state.boundary += 1
         until = min(state.boundary * experiment.interval, experiment.tokens)
         self._wire = {}
         self._refuse_endless_outage()
         if not state.tokens_done:
-            self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until))
+            sampling = experiment.seeded_sampling
+            self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
             self._loop.send(source, Decode(until))
-        while state.tokens_done < until:
+        while state.tokens_done < until and not self._ended():
             predicted = self._predict()
             token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
             rows = [1] if token.step else chunk_rows(len(self._prompt), experiment.prefill_chunk)
@@ -184,8 +188,12 @@ class Controller:
             state.tokens_done += 1
             self.outcome.tokens.append(token.token_id)
             self.outcome.digests.append(token.logits_digest)
-            self._progress(state.tokens_done)
+            self._progress(state.tokens_done, token.token_id)
         self._log.flush()
+
+    def _ended(self) -> bool:
+        """Whether the model has ended its text."""
+        return bool(self.outcome.tokens) and self.outcome.tokens[-1] in self._ends
 
     def _wire_bytes(self, rows: int) -> float:
         """Bytes on all links of a forward pass with so many rows."""

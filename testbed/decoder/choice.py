@@ -1,4 +1,4 @@
-"""The choice of the next token when the LM head is cut into shards.
+"""The choice of the next token, also when the LM head is cut into shards.
 
 Each shard reports its choice: its largest logit, the index of that logit in the whole vocabulary, and a 16-byte digest
 of all its logits. A choice is six numbers of four bytes, so that it can be sent like an activation. It is never
@@ -14,6 +14,7 @@ import numpy as np
 
 from testbed.decoder.kernels import Floats
 from testbed.placement.plan import CHOICE_NUMBERS
+from testbed.words.sampling import Sampling
 
 
 def logits_digest(logits: Floats, shard_rows: int | None = None) -> str:
@@ -25,6 +26,11 @@ def logits_digest(logits: Floats, shard_rows: int | None = None) -> str:
         return _digest(logits).hex()
     starts = range(0, len(logits), shard_rows)
     return _digest_of_digests([_digest(logits[start : start + shard_rows]) for start in starts])
+
+
+def choose_token(logits: Floats, sampling: Sampling | None, position: int) -> int:
+    """The token at a position of the sequence: the first of the largest logits (V,), or the one that is drawn."""
+    return int(np.argmax(logits)) if sampling is None else sampling.draw(logits, position)
 
 
 def choice_of(logits: Floats, first: int) -> Floats:

@@ -8,12 +8,13 @@ from itertools import pairwise
 
 import numpy as np
 
-from testbed.decoder.choice import logits_digest
+from testbed.decoder.choice import choose_token, logits_digest
 from testbed.decoder.kernels import Floats
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import WeightSource
 from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, blocks_of, copies_of, vocab_rows
 from testbed.shape import ModelShape
+from testbed.words.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
 
 
 class Reference:
-    """All blocks of a partition in one process, with greedy decoding."""
+    """All blocks of a partition in one process."""
 
     def __init__(self, shape: ModelShape, weights: WeightSource, positions: int, partition: Partition = WHOLE) -> None:
         self.shape = shape
@@ -63,13 +64,15 @@ class Reference:
             return self.store.ffn(layer, y)
         return self.store.sum_up(layer, FFN, [shards], [self.store.ffn_shards(layer, shards, y)], y)
 
-    def generate(self, prompt: Sequence[int], tokens: int, chunk: int) -> Iterator[ReferenceToken]:
-        """Yield `tokens` greedy tokens after the prompt, which is prefilled in chunks of `chunk` tokens."""
+    def generate(
+        self, prompt: Sequence[int], tokens: int, chunk: int, sampling: Sampling | None = None
+    ) -> Iterator[ReferenceToken]:
+        """Yield `tokens` tokens after the prompt, which is prefilled in chunks of `chunk` tokens."""
         for start, end in chunk_bounds(len(prompt), chunk):
             logits = self.forward(prompt[start:end], start)
         shard_rows = vocab_rows(self.shape, self.partition) if self.partition.vocab_shards > 1 else None
         for step in range(tokens):
-            token = int(np.argmax(logits))
+            token = choose_token(logits, sampling, len(prompt) + step)
             yield ReferenceToken(token, logits_digest(logits, shard_rows))
             if step + 1 < tokens:
                 logits = self.forward([token], len(prompt) + step)

@@ -10,6 +10,7 @@ from testbed.worker.chunks import CHUNK_BYTES, WINDOW_BYTES
 WORKER_RESERVE_BYTES = 8 * 2**20
 HEADER_BYTES = 2**12  # of a message at most, since a name has at most 255 characters
 NUMBER_BYTES = 4  # of an activation in memory, whatever the format is in which it travels
+DRAW_BYTES = 64  # of one logit, while a token is drawn: itself and its place, sorted and summed up, in 8 bytes each
 SPAN_BYTES = 768  # of one span, which is collected at each boundary, and of its copies on the way
 
 
@@ -27,7 +28,7 @@ def reserve_bytes(experiment: Experiment) -> int:
     if not partition.hub:
         row += partials * shape.width + devices * (partials // 2) * shape.width
     activations = experiment.prefill_chunk * row * NUMBER_BYTES
-    logits = 2 * shape.vocab * NUMBER_BYTES
+    logits = (2 * NUMBER_BYTES + (DRAW_BYTES if experiment.sampling is not None else 0)) * shape.vocab
     longest = min(experiment.most_prompt_tokens + experiment.tokens, shape.positions)
     tables = longest * shape.head_dim * NUMBER_BYTES if shape.rope is not None else 0  # cosines and sines
     in_flight = 2 * WINDOW_BYTES * (devices - 1)  # to and from every other device

@@ -47,6 +47,7 @@ from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mappi
 from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
 from testbed.traces.model import Trace, TraceSet
+from testbed.words.sampling import Sampling
 
 MOST_TOKENS = 10**9  # a model's positions are the limit that matters
 PlainFormat = Literal["float32", "bfloat16", "float16"]
@@ -235,6 +236,11 @@ class Experiment(Strict):
     def shape(self) -> ModelShape:
         """The model's dimensions, from the preset or the checkpoint."""
         return self.model.shape()
+
+    @property
+    def seeded_sampling(self) -> Sampling | None:
+        """How tokens are drawn, with the run's seed; None for always the token with the largest logit."""
+        return None if self.sampling is None else self.sampling.seeded(self.seed)
 
     @property
     def prompt_tokens(self) -> int | None:

@@ -28,10 +28,12 @@ def summarise(
 ) -> dict[str, Any]:
     """The keys of a summary that follow from the rows of the tables.
 
-    `token_latency_ms` and `mean_token_ms` cover decode tokens; `ttft_ms` is the prefill. `mean_token_with_stall_ms`
-    spreads the stalls, and with `charge_decision` also the deciding, over the same tokens: it compares policies that
-    migrate with policies that do not. `decision_ms` is the sum over the run. `migrations` counts committed blocks.
-    `wire_bytes` is the traffic of all tokens, including the prefill.
+    `token_latency_ms` and `mean_token_ms` cover decode tokens; `ttft_ms` is the prefill. `tpot_ms` is the time per
+    output token as a reader of the text would see it: a token after a migration waits for that too, and with
+    `charge_decision` also for the deciding. `tpot_without_stalls_ms` is the same without both.
+    `mean_token_with_stall_ms` spreads the stalls over the same tokens: it compares policies that migrate with policies
+    that do not. `tokens_per_s` is over `total_s`. `decision_ms` is the sum over the run. `migrations` counts committed
+    blocks. `wire_bytes` is the traffic of all tokens, including the prefill.
     """
     latency = [row["latency_s"] for row in tokens if not row["prefill"]]
     first = next((row["latency_s"] for row in tokens if row["prefill"]), None)
@@ -40,17 +42,18 @@ def summarise(
     charged = stall + (deciding if charge_decision else 0.0)
     moved = [row["bytes"] for row in migrations if row["outcome"] == COMMITTED]
     predicted = [row["predicted_s"] for row in tokens if not row["prefill"] and row.get("predicted_s") is not None]
+    waited = waits_by_step(decisions, charge_decision)
+    seen = [row["latency_s"] + waited.get(row["step"], 0.0) for row in tokens if not row["prefill"]]
+    count, total = sum(1 for _ in tokens), math.fsum(row["latency_s"] for row in tokens) + charged
     return {
-        "token_latency_ms": {
-            "mean": _ms(mean(latency)),
-            "p50": _ms(percentile(latency, 50)),
-            "p95": _ms(percentile(latency, 95)),
-            "p99": _ms(percentile(latency, 99)),
-        },
+        "token_latency_ms": _spread(latency),
+        "tpot_ms": _spread(seen),
+        "tpot_without_stalls_ms": _spread(latency),
+        "tokens_per_s": count / total if total else None,
         "mean_token_ms": _ms(mean(latency)),
         "mean_token_with_stall_ms": _ms((math.fsum(latency) + charged) / len(latency)) if latency else None,
         "ttft_ms": _ms(first),
-        "total_s": math.fsum(row["latency_s"] for row in tokens) + charged,
+        "total_s": total,
         "stall_s": stall,
         "decision_ms": MS * deciding,
         "migrations": len(moved),
@@ -106,6 +109,18 @@ def stall_seconds(migrations: Iterable[Row], decisions: Iterable[Row]) -> float:
     return lost
 
 
+def waits_by_step(decisions: Iterable[Row], charge_decision: bool) -> dict[int, float]:
+    """Seconds that a token waits for the decision before it: the stall of its migrations, and perhaps the deciding.
+
+    The keys are the numbers of the tokens. Token 0 does not wait.
+    """
+    found: dict[int, float] = {}
+    for row in decisions:
+        wait = (row.get("stall_s") or 0.0) + (row["decision_s"] if charge_decision else 0.0)
+        found[row["step"]] = found.get(row["step"], 0.0) + wait
+    return found
+
+
 def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
     """The largest ledger of each device."""
     peak: dict[str, int] = {}
@@ -118,6 +133,11 @@ def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
 def achieved_share(rates: Iterable[Row]) -> float | None:
     """The median of achieved over requested rate; at most `testbed.wire.TCP_SHARE` is possible."""
     return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
+
+
+def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Mean and percentiles in ms."""
+    return {"mean": _ms(mean(seconds))} | {f"p{one}": _ms(percentile(seconds, one)) for one in (50, 95, 99)}
 
 
 def _ms(seconds: float | None) -> float | None:

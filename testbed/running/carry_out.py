@@ -162,6 +162,7 @@ def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
         "options": {
             "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
             "calibrate": request.calibrate, "progress": request.progress and sys.stderr.isatty(),
+            "stream": request.stream and sys.stdout.isatty(),
         },
         "experiment": experiment.to_dict(),
     }  # fmt: skip

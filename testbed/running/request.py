@@ -31,6 +31,7 @@ class RunRequest:
     share_host: bool = False  # do not wait until other emulated runs on this host have ended
     calibrate: Effort = "quick"  # how thoroughly links and host are measured before token 0
     progress: bool = False  # draw a bar on standard error, if that is a terminal
+    stream: bool = False  # write the text to standard output as it is generated, if that is a terminal
 
 
 def load_experiment(source: str | Path | Experiment, overrides: Overrides = (), **options: object) -> Experiment:

@@ -22,14 +22,14 @@ from testbed.controller.calibration import HostCalibration
 from testbed.controller.fleet import Fleet
 from testbed.controller.generation import Controller
 from testbed.errors import INTERRUPTED, EnvironmentLacks, TestbedError
-from testbed.experiment.prompt import prompt_ids
+from testbed.experiment.prompt import language_for, prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
-from testbed.progress import progress_bar
 from testbed.runlog.folder import RunLog
 from testbed.running.backends import FleetSetting, find_backend
 from testbed.running.carry_out import LAST_WORDS
 from testbed.running.device_command import LIVE
+from testbed.running.generated_text import shown, text_of
 from testbed.running.ownership import given_to_sudo_user
 from testbed.running.run_summary import interrupted, run_summary, summary_base, unfinished
 from testbed.running.verification import verify
@@ -67,6 +67,9 @@ def run(folder: Path) -> int:
     options = manifest["options"]
     experiment = Experiment.from_dict(manifest["experiment"])
     prompt = prompt_ids(experiment)
+    language = language_for(experiment)
+    tokenizer = language.tokenizer if language is not None else None
+    ends = language.ends if language is not None and not experiment.ignore_eos else ()
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     base = summary_base(folder, manifest["backend"], experiment)
     summary = base | unfinished()
@@ -77,8 +80,8 @@ def run(folder: Path) -> int:
         host = HostCalibration.from_dict(manifest["calibration"], str(folder))
         places = Path(options["sockets"]), Path(options["state"])
         fleet = find_backend(manifest["backend"]).make_fleet(FleetSetting(experiment, len(prompt), host, *places))
-        with progress_bar(options["progress"], experiment.tokens, experiment.policy) as progress:
-            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host)
+        with shown(experiment, tokenizer, options["stream"], options["progress"]) as progress:
+            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host, ends)
             outcome = controller.run()
         summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
         if options["hold"] and outcome.status == "done":
@@ -97,6 +100,7 @@ def run(folder: Path) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the folder must be completed and the fleet taken down
         if controller is not None:
             summary["tokens"] = controller.outcome.tokens
+            summary["text"] = text_of(controller.outcome.tokens, tokenizer)
         try:
             if fleet is not None:
                 fleet.stop()

@@ -55,6 +55,7 @@ def run_summary(
         "error_kind": type(outcome.error).__name__ if outcome.error else None,
         "exit_code": outcome.error.exit_code if outcome.error else 0,
         "tokens": outcome.tokens,
+        "text": None,
         "verified": None,
         **figures,
         "oom_kills": fleet.oom_kills(),

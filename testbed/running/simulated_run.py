@@ -11,9 +11,9 @@ from testbed.errors import ConfigError, TestbedError
 from testbed.experiment.prompt import assumed_of_prompt, prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
-from testbed.progress import progress_bar
 from testbed.runlog.folder import RunLog
 from testbed.running.backends import FleetSetting, find_backend
+from testbed.running.generated_text import shown
 from testbed.running.run_summary import interrupted, run_summary, summary_base, unfinished
 
 
@@ -33,7 +33,7 @@ def simulate(experiment: Experiment, out: Path, manifest: dict[str, Any], host: 
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     fleet = find_backend(manifest["backend"]).make_fleet(FleetSetting(experiment, len(prompt), host))
     try:
-        with progress_bar(manifest["options"]["progress"], experiment.tokens, experiment.policy) as told:
+        with shown(experiment, None, stream=False, progress=manifest["options"]["progress"]) as told:
             controller = Controller(experiment, prompt, fleet, policy, log, told, "off", host)
             outcome = controller.run()
         summary = base | run_summary(experiment, controller, fleet, outcome)

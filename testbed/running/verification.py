@@ -13,6 +13,7 @@ from testbed.emulation.spawn import call, forkserver
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Partition
 from testbed.shape import ModelShape
+from testbed.words.sampling import Sampling
 
 
 def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple[str, str]:
@@ -25,6 +26,7 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
     expected = call(
         forkserver(), reference_tokens, experiment.shape, stored, experiment.model.seed,
         experiment.partition, prompt, len(outcome.tokens), experiment.tokens, experiment.prefill_chunk,
+        experiment.seeded_sampling,
     )  # fmt: skip
     for step, (token, digest, wanted) in enumerate(zip(outcome.tokens, outcome.digests, expected, strict=True)):
         if (token, digest) != wanted:
@@ -34,11 +36,11 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
 
 def reference_tokens(
     shape: ModelShape, stored: StoredModel | None, seed: int, partition: Partition, prompt: list[int], count: int,
-    most: int, chunk: int,
+    most: int, chunk: int, sampling: Sampling | None,
 ) -> list[tuple[int, str]]:  # fmt: skip
     """Return (token id, digest of its logits) of the first `count` of `most` tokens, computed in this process."""
     from testbed.decoder.reference import Reference
     from testbed.decoder.weights import weight_source
 
     reference = Reference(shape, weight_source(stored, shape, seed, partition), len(prompt) + most, partition)
-    return [(token.token_id, token.logits_digest) for token in reference.generate(prompt, count, chunk)]
+    return [(token.token_id, token.logits_digest) for token in reference.generate(prompt, count, chunk, sampling)]

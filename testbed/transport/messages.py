@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from testbed.placement.plan import Plan
+from testbed.words.sampling import Sampling
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -98,11 +99,16 @@ class Abort(Message, frozen=True):
 
 
 class Prefill(Message, frozen=True):
-    """To the source: run the prompt through in chunks of this size, then decode up to `until` tokens in all."""
+    """To the source: run the prompt through in chunks of this size, then decode up to `until` tokens in all.
+
+    Now and in every Decode that follows, it goes no further than a token in `ends`.
+    """
 
     prompt: list[int]
     chunk: int
     until: int
+    ends: tuple[int, ...] = ()
+    sampling: Sampling | None = None  # None: always the token with the largest logit
 
 
 class Decode(Message, frozen=True):

@@ -125,6 +125,7 @@ class Worker:
         self._tokens = 0
         self._until = 0
         self._last_token = 0
+        self._ends: frozenset[int] = frozenset()
         self._token_started_s = 0.0
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
@@ -192,7 +193,8 @@ class Worker:
     # --- generating, on the source -----------------------------------------------------------------------
 
     def _begin_prefill(self, command: Prefill) -> None:
-        self._until = command.until
+        self._until, self._ends = command.until, frozenset(command.ends)
+        self._program.sampling = command.sampling
         self._prompt_tokens = len(command.prompt)
         self._passes = [
             Pass(step, start, tuple(command.prompt[start:end]), end == len(command.prompt))
@@ -219,7 +221,7 @@ class Worker:
         self._last_token = result.token_id
         self._tokens += 1
         self._token_started_s = result.end_s
-        if self._tokens < self._until:
+        if self._tokens < self._until and self._last_token not in self._ends:
             self._inbox.post(self._next_pass())
 
     def _next_pass(self) -> Pass:

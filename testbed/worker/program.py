@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from testbed.decoder import kernels
-from testbed.decoder.choice import best_choice, logits_digest
+from testbed.decoder.choice import best_choice, choose_token, logits_digest
 from testbed.decoder.kernels import Floats
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
@@ -30,6 +30,7 @@ from testbed.placement.blocks import (
 from testbed.placement.plan import HalfPlan, Plan, halves_of
 from testbed.transport.data import Activation
 from testbed.transport.messages import Span
+from testbed.words.sampling import Sampling
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer, Timing
 
@@ -81,6 +82,7 @@ class Program:
         self.device = device
         self.store = store
         self.plan: Plan | None = None
+        self.sampling: Sampling | None = None
         self.spans: list[Span] = []
         self._pacer, self._outbox = pacer, outbox
         self._halves = halves_of(store.partition)
@@ -274,7 +276,8 @@ class Program:
 
         def choose() -> tuple[int, str]:
             logits = self.store.logits(x)
-            return int(np.argmax(logits)), logits_digest(logits)
+            token = choose_token(logits, self.sampling, self._position + self._rows)
+            return token, logits_digest(logits)
 
         (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
         self._finish(timing, layer, "lm_head", costs)

@@ -57,10 +57,21 @@ def test_aborted_migrations_stall_but_are_not_counted_as_moved() -> None:
 
 
 def test_deciding_is_reported_and_charged_only_on_request() -> None:
-    rows = [{"decision_s": 0.25, "stall_s": 1.0}, {"decision_s": 0.5, "stall_s": None}]
+    rows = [{"step": 0, "decision_s": 0.25, "stall_s": 1.0}, {"step": 0, "decision_s": 0.5, "stall_s": None}]
     free, charged = (summarise([token(0, 1.0)], (), rows, charge_decision=charge) for charge in (False, True))
     assert free["decision_ms"] == charged["decision_ms"] == 750
     assert free["total_s"] == 2.0 and charged["total_s"] == 2.75
+
+
+def test_a_token_after_a_migration_waits_for_it_as_the_reader_of_the_text_does() -> None:
+    rows = [{"step": 0, "decision_s": 9.0, "stall_s": 0.0}, {"step": 2, "decision_s": 0.5, "stall_s": 1.0}]
+    tokens = [token(0, 2.0), token(1, 0.1), token(2, 0.1), token(3, 0.1)]
+    found = summarise(tokens, (), rows)
+    assert found["tpot_ms"]["mean"] == pytest.approx(1300 / 3) and found["tpot_ms"]["p50"] == pytest.approx(100)
+    assert found["tpot_without_stalls_ms"] == found["token_latency_ms"]
+    assert found["tokens_per_s"] == pytest.approx(4 / 3.3)
+    assert summarise(tokens, (), rows, charge_decision=True)["tpot_ms"]["mean"] == pytest.approx(1800 / 3)
+    assert summarise([])["tokens_per_s"] is None
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=50), st.floats(0, 100))
@@ -82,6 +93,7 @@ def test_the_summary_and_the_data_frames_agree(tmp_path: Path, policy: str) -> N
     said = run.summary
     latency = metrics.token_latency_ms(run)
     assert latency.to_dict() == pytest.approx(said["token_latency_ms"])
+    assert metrics.tpot_ms(run).to_dict() == pytest.approx(said["tpot_ms"])
     found = metrics.metrics(run)
     for key in ("ttft_ms", "stall_s", "decision_ms", "migrations", "migrated_bytes", "wire_bytes", "prediction_error"):
         assert found[key] == pytest.approx(said[key]), key

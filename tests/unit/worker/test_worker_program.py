@@ -34,6 +34,7 @@ from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.plan import Plan, make_plan, plan_messages
 from testbed.shape import ModelShape
 from testbed.transport.data import Activation
+from testbed.words.sampling import Sampling
 from testbed.worker.pacing import Pacer
 from testbed.worker.program import Pass, PassResult, Program
 
@@ -175,6 +176,20 @@ def test_any_model_in_any_format_cut_and_placed_anyhow_gives_the_bits_of_one_pro
         fleet.switch()
 
     assert fleet.generate(chunk, shuffle) == reference_tokens(shape, len(PROMPT), partition)
+
+
+@given(data=st.data(), source=st.sampled_from(DEVICES), chunk=st.integers(1, 8), seed=st.integers(0, 999),
+       top_k=st.none() | st.integers(1, 9), top_p=st.floats(0.1, 1))  # fmt: skip
+@settings(max_examples=30)
+def test_every_placement_draws_the_tokens_that_the_reference_draws(
+    data: st.DataObject, source: str, chunk: int, seed: int, top_k: int | None, top_p: float
+) -> None:
+    sampling = Sampling(seed, 2.0, top_k, top_p)
+    fleet = Fleet(SMALL, data.draw(placements(SMALL)), source, seed)
+    for program in fleet.programs.values():
+        program.sampling = sampling
+    reference = Reference(SMALL, RandomWeights(SMALL, SEED), SMALL.positions)
+    assert fleet.generate(chunk) == list(reference.generate(PROMPT, TOKENS, chunk, sampling))
 
 
 @given(data=st.data(), seed=st.integers(0, 999), partition=st.sampled_from(CUTS))
