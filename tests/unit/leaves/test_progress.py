@@ -2,39 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from contextlib import redirect_stdout
 
 import pytest
+from terminals import Terminal
 
 from testbed.progress import readable, text_above_bar
-
-STEP = re.compile(r"\x1b\[(\??\d*)([A-Za-z])|(\r\n|\n|\r)|([^\x1b\r\n]+)")
-
-
-class Terminal(io.StringIO):
-    """What is written to it, and what a terminal of endless height would show of that."""
-
-    def isatty(self) -> bool:
-        return True
-
-    def screen(self) -> list[str]:
-        lines, row, column = [""], 0, 0
-        for count, command, end, text in STEP.findall(self.getvalue()):
-            if text:
-                lines[row] = lines[row][:column].ljust(column) + text + lines[row][column + len(text) :]
-                column += len(text)
-            elif end:
-                column = 0
-                if "\n" in end:
-                    row += 1
-                    lines += [""] * (row == len(lines))
-            elif command == "A":
-                row -= int(count or 1)
-            elif command == "K":
-                lines[row] = ""
-        return [line.rstrip() for line in lines]
 
 
 @pytest.fixture
