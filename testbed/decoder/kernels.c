@@ -165,6 +165,10 @@ EXPORT int64_t rows_of(const Matrix *w, const any_i64 *ids, int64_t n, any_float
     return -1;
 }
 
+EXPORT void unpack(int64_t format, const uint8_t *from, int64_t n, any_float *y) {
+    CHOOSE(widen_any, (int)format, from, n, y);
+}
+
 EXPORT void layer_norm(const any_float *x, int64_t rows, int64_t columns, const any_float *weight,
                        const any_float *bias, float epsilon, any_float *y) {
     CHOOSE(layer_norm, x, rows, columns, weight, bias, epsilon, y);
@@ -239,6 +243,18 @@ static int64_t quantise_q4_1(const any_float *x, uint8_t *to) {
     put_nibbles(to + 4, q);
     int64_t lost = put_scale(to, d);
     return lost + put_scale(to + 2, least);
+}
+
+// Narrows n numbers to a plain format and widens them again; returns how many finite ones became infinite.
+EXPORT int64_t round_to(int64_t format, const any_float *x, int64_t n, any_float *y) {
+    uint8_t narrowed[4 * 512];
+    int64_t lost = 0;
+    for (int64_t at = 0; at < n; at += 512) {
+        int64_t count = n - at < 512 ? n - at : 512;
+        lost += narrow((int)format, x + at, count, narrowed);
+        unpack(format, narrowed, count, y + at);
+    }
+    return lost;
 }
 
 // Packs n numbers, whole blocks of them; returns how many numbers or scales became infinite.

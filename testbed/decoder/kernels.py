@@ -52,6 +52,8 @@ _ARGUMENTS: dict[str, tuple[object, ...]] = {
     "silu_gate": (_pointer, _count, _count, _pointer),
     "attend": (_pointer, _pointer, _count, _count, _pointer),
     "pack": (_count, _pointer, _count, _pointer),
+    "unpack": (_count, _pointer, _count, _pointer),
+    "round_to": (_count, _pointer, _count, _pointer),
     "best_level": (),
     "use_level": (ctypes.c_int,),
 }
@@ -64,7 +66,7 @@ def library() -> ctypes.CDLL:
     for name, arguments in _ARGUMENTS.items():
         function = getattr(loaded, name)
         function.argtypes = arguments
-        function.restype = _count if name in ("rows_of", "attend", "pack") else ctypes.c_int
+        function.restype = _count if name in ("rows_of", "attend", "pack", "round_to") else ctypes.c_int
     return loaded
 
 
@@ -240,7 +242,12 @@ def pack(format: str, x: Floats) -> bytes:
 def unpack(format: str, data: Buffer, rows: int, columns: int) -> Floats:
     """The numbers (rows, columns) that `pack` packed."""
     _require_plain(format)
-    return rows_of(Packed(format, rows, columns, data), np.arange(rows))
+    packed = np.frombuffer(data, np.uint8)
+    if packed.size != packed_bytes(format, rows, columns):
+        raise ValueError(f"{packed.size} bytes are not {rows} x {columns} numbers in {format}")
+    x = np.empty((rows, columns), _FLOAT32)
+    library().unpack(_CODES[format], _address(packed), x.size, _address(x))
+    return x
 
 
 def round_to(format: str, x: Floats) -> Floats:
@@ -248,18 +255,21 @@ def round_to(format: str, x: Floats) -> Floats:
     _require_plain(format)
     if format == "float32":
         return x
-    if x.ndim != 2:
-        raise ValueError(f"numbers to round are (rows, columns), not {x.shape}")
-    return unpack(format, _packed(format, x), *x.shape)
+    y = np.empty_like(_checked(x))
+    _refuse_lost(library().round_to(_CODES[format], _address(x), x.size, _address(y)), format, x)
+    return y
 
 
 def _packed(format: str, x: Floats) -> npt.NDArray[np.uint8]:
     columns = x.shape[-1] if x.ndim else 1
     packed = np.empty(packed_bytes(format, x.size // max(1, columns), columns), np.uint8)
-    lost = library().pack(_CODES[format], _address(_checked(x)), x.size, _address(packed))
+    _refuse_lost(library().pack(_CODES[format], _address(_checked(x)), x.size, _address(packed)), format, x)
+    return packed
+
+
+def _refuse_lost(lost: int, format: str, x: Floats) -> None:
     if lost:
         raise OverflowError(f"{lost} of {x.size} numbers are too large for {format}")
-    return packed
 
 
 def _require_plain(format: str) -> None:

@@ -142,6 +142,7 @@ static TARGET int64_t NAME(attend)(const Attention *a, const any_float *qkv, int
     int64_t d = a->head_dim, r = a->queries, stride = (d + LANES - 1) / LANES * LANES, lost = 0;
     int64_t size = row_bytes((int)a->format, d), width = (r + 2) * d, most = r < QUERIES ? QUERIES / r : 1;
     if (most > rows) most = rows;
+    if (rows == 0) return 0;
     int64_t count = most * r, padded = (count + WIDTH - 1) / WIDTH * WIDTH;
     float q[count * stride], sums[count * stride], lanes[count * LANES], score[count * LANES];
     float largest[count], shrink[padded], keys[LANES * stride], values[LANES * stride];
