@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.calibration import HostCalibration, host_calibration
+from testbed.decoder.checkpoint import conversions
 from testbed.errors import INTERRUPTED, ConfigError, EnvironmentLacks, FidelityError, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import SUMMARY, RunLog, read_json
@@ -164,5 +165,6 @@ def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
             "calibrate": request.calibrate, "progress": request.progress and sys.stderr.isatty(),
             "stream": request.stream and sys.stdout.isatty(),
         },
+        "formats": [] if experiment.model.files is None else conversions(experiment.model.files, experiment.shape),
         "experiment": experiment.to_dict(),
     }  # fmt: skip
