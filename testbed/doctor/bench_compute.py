@@ -48,22 +48,23 @@ def measure_compute(due_s: float, count: int = BLOCKS, attempts: int = ATTEMPTS)
 
 
 def _measure_compute(due_s: float, count: int) -> ComputeMeasured:
-    import torch
+    import numpy as np
 
+    from testbed.decoder.kernels import Packed, matmul
     from testbed.worker.libc import use_precise_timers
     from testbed.worker.pacing import Pacer
 
     use_precise_timers()
-    torch.set_num_threads(1)
     rows = max(1, round(due_s * EMULATED_BPS / (4 * WIDTH)))
-    matrix, vector = torch.ones(rows, WIDTH), torch.ones(WIDTH)
+    matrix = Packed("float32", rows, WIDTH, np.ones(rows * WIDTH, np.float32).view(np.uint8))
+    vector = np.ones((1, WIDTH), np.float32)
     cost = (2.0 * rows * WIDTH, 4.0 * rows * WIDTH)
     pacer = Pacer(True, 1.0)
     pacer.streaming_Bps, pacer.compute_flops = EMULATED_BPS, EMULATED_FLOPS
-    pacer.run(lambda: matrix.mv(vector), [cost], 0.0)  # warms pages and caches
+    pacer.run(lambda: matmul(matrix, vector), [cost], 0.0)  # warms pages and caches
     ended_s = [time.monotonic()]
     for _ in range(count):
-        pacer.run(lambda: matrix.mv(vector), [cost], 0.0)
+        pacer.run(lambda: matmul(matrix, vector), [cost], 0.0)
         ended_s.append(time.monotonic())
     return compare([end - start for start, end in pairwise(ended_s)], cost[1] / EMULATED_BPS)
 

@@ -1,18 +1,15 @@
 """What the forkserver imports once for every worker and ballast that it will fork.
 
 All of it is frozen. A garbage collection in a child would otherwise copy every page that it looks at. These pages
-would be charged to the device (39 MiB, measured), and copying them takes tens of milliseconds in the middle of a
+would be charged to the device (22 MiB, measured), and copying them takes tens of milliseconds in the middle of a
 token.
 """
 
 import gc
 
-import torch
-
 import testbed.worker.main  # noqa: F401
 from testbed.decoder import kernels
 
-torch.set_num_threads(1)
 kernels.library()
 gc.collect()
 gc.freeze()

@@ -39,7 +39,7 @@ MOST_IN_A_BATCH = 1000  # reports; well below what a local socket takes at once
 LEAST_PAUSE_S = 2e-3
 FIFO_PRIORITY = 1  # the lowest real-time priority
 NICE = -10  # where real-time scheduling is not permitted
-START_PATIENCE_S = 60.0  # the forkserver may be loading torch
+START_PATIENCE_S = 60.0  # the forkserver may be loading the worker
 END_PATIENCE_S = 5.0
 
 # A message is one packet: a letter, then a fixed struct, a text or several structs. No pickle.

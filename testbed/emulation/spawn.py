@@ -1,4 +1,4 @@
-"""Workers as children of one forkserver, which has loaded torch and the worker once.
+"""Workers as children of one forkserver, which has loaded the worker and its kernels once.
 
 Twenty fresh interpreters take fifteen seconds and 143 MB each. Forked from a warm server they take a tenth of a
 second and a few megabytes. The forkserver stays single-threaded and touches no tensor.
@@ -31,7 +31,7 @@ from testbed.worker.parent_death import end_with_parent
 PRELOAD = ["testbed.emulation.preload"]
 FORKSERVER = "the forkserver, which starts workers,"
 FORKSERVER_ENDED = f"{FORKSERVER} has ended in the middle of the run"
-IDLE_PATIENCE_S = 45.0  # without an answer or CPU time; while it loads torch on a busy host it may take minutes
+IDLE_PATIENCE_S = 45.0  # without an answer or CPU time; while it loads on a busy host it may take long
 KILL_PATIENCE_S = 5.0
 LEAVE_PATIENCE_S = 1.0  # for a process that has answered
 _LOOK_S = 0.5
@@ -119,7 +119,7 @@ def end_processes(processes: Iterable[BaseProcess], patience_s: float = 0.0) -> 
 
 
 def call(context: ForkServerContext, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns in a child of the forkserver, which has torch loaded; raises what the function raises.
+    """What a function returns in a child of the forkserver, where the decoder is loaded; raises what it raises.
 
     The function may compute as long as it likes. RunFailed is raised when its process ends or is stopped.
     """

@@ -1,7 +1,7 @@
 """Verification: every token's logits are compared with those of the single-process reference.
 
-The reference is computed in a process of its own, forked from the server that has torch loaded. So the controller,
-which needs torch for nothing else, starts without it.
+The reference is computed in a process of its own, forked from the server that has the decoder loaded: its weights and
+caches would else stay in the controller's memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How a migrating block's payload is cut into chunks, and the sizes that bound what is in flight.
 
-Without torch, so that a dry run can count with these sizes.
+Without the decoder, so that a dry run can count with these sizes.
 """
 
 from __future__ import annotations

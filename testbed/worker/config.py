@@ -1,4 +1,4 @@
-"""What a worker is told when it starts. Without torch, so that the process that starts workers can do without it."""
+"""What a worker is told when it starts. Without the decoder, which the process that starts workers does not need."""
 
 from __future__ import annotations
 

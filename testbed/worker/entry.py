@@ -1,7 +1,7 @@
 """Where a worker process begins.
 
-The process that starts workers imports this module without torch. The forkserver has loaded torch and the worker
-already, so the import below costs its children nothing.
+The process that starts workers imports this module without the decoder. The forkserver has loaded the worker already,
+so the import below costs its children nothing.
 """
 
 from __future__ import annotations
