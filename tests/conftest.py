@@ -1,4 +1,4 @@
-"""For all tests: no display, a Ctrl-C and a hang-up that are heard, hypothesis without a deadline (the machines share two cores)."""
+"""For all tests: no display, signals that are heard, hypothesis without a deadline (the machines share two cores)."""
 
 from __future__ import annotations
 
