@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.version import __version__
 
 if TYPE_CHECKING:
-    from testbed.analysis import load as load_run
+    from testbed.analysis.load import load as load_run
     from testbed.experiment.schema import Experiment
     from testbed.placement.blocks import Placement
     from testbed.placement.observation import Observation, Policy
@@ -51,7 +51,7 @@ _HOMES = {
     "Topology": ("testbed.topologies.model", "Topology"),
     "Trace": ("testbed.traces.model", "Trace"),
     "compare": ("testbed.running.compare", "compare"),
-    "load_run": ("testbed.analysis", "load"),
+    "load_run": ("testbed.analysis.load", "load"),
     "replay": ("testbed.running.replay", "replay"),
     "sweep": ("testbed.running.sweep", "sweep"),
 }
