@@ -7,8 +7,8 @@ What the command line does, one call does here:
     >>> run.tokens, run.summary, run.folder
     >>> table = testbed.compare("experiments/small-scale.yaml", ["greedy", "headroom"], seeds=20, backend="sim")
 
-Whatever goes wrong is a `testbed.errors.TestbedError`. Nothing is printed. Each name below is imported when it is first
-used, so that `import testbed` takes no time.
+Whatever goes wrong is a `testbed.errors.TestbedError`. Nothing is printed unless `progress` or `hold` asks for it. Each
+name below is imported when it is first used, so that `import testbed` takes no time.
 """
 
 from __future__ import annotations

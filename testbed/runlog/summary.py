@@ -115,10 +115,5 @@ def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
     return peak
 
 
-def achieved_share(rates: Iterable[Row]) -> float | None:
-    """The median of achieved over requested rate; at most `testbed.wire.TCP_SHARE` is possible."""
-    return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
-
-
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else MS * seconds
