@@ -128,7 +128,7 @@ def main() -> None:
     line: dict[str, Any] = {
         "benchmark": "policy",
         "peer": "resource-aware, at 5 devices, 12 layers, 12 heads",
-        "unit": "of headroom's time for a later decision",
+        "unit": "times less time for headroom's later decisions",
         "rounds": given.rounds,
         **figures,
     }

@@ -7,8 +7,8 @@ What the command line does, one call does here:
     >>> run.tokens, run.summary, run.folder
     >>> table = testbed.compare("experiments/small-scale.yaml", ["greedy", "headroom"], seeds=20, backend="sim")
 
-Whatever goes wrong is a `testbed.errors.TestbedError`. Nothing is printed. Each name below is imported when it is first
-used, so that `import testbed` takes no time.
+Whatever goes wrong is a `testbed.errors.TestbedError`. Nothing is printed unless `progress` or `hold` asks for it. Each
+name below is imported when it is first used, so that `import testbed` takes no time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.version import __version__
 
 if TYPE_CHECKING:
-    from testbed.analysis import load as load_run
+    from testbed.analysis.load import load as load_run
     from testbed.experiment.schema import Experiment
     from testbed.placement.blocks import Placement
     from testbed.placement.observation import Observation, Policy
@@ -51,7 +51,7 @@ _HOMES = {
     "Topology": ("testbed.topologies.model", "Topology"),
     "Trace": ("testbed.traces.model", "Trace"),
     "compare": ("testbed.running.compare", "compare"),
-    "load_run": ("testbed.analysis", "load"),
+    "load_run": ("testbed.analysis.load", "load"),
     "replay": ("testbed.running.replay", "replay"),
     "sweep": ("testbed.running.sweep", "sweep"),
 }

@@ -1,4 +1,4 @@
-"""Sizes and rates of Ethernet, TCP and an emulated link at rest, which several rooms count with.
+"""Sizes and rates of Ethernet, TCP and an emulated link at rest, which several rooms use.
 
 It is a leaf: it imports nothing, and it knows neither links nor messages.
 """

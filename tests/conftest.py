@@ -1,4 +1,4 @@
-"""For all tests: no display, a Ctrl-C that is heard, hypothesis without a deadline (the machines share two cores)."""
+"""For all tests: no display, signals that are heard, hypothesis without a deadline (the machines share two cores)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from hypothesis import settings
 
 # A shell's background job ignores Ctrl-C, and so would every process that a test starts and interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+if (
+    signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+):  # `nohup script/test`: heard by what tests start, and not by the tests
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["TESTBED_CALIBRATION"] = "/dev/null.none"  # the nominal values, whatever is known of this machine
 settings.register_profile("headroom", deadline=None, print_blob=True)

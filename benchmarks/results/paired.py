@@ -26,11 +26,6 @@ class Mean:
         numbers = [f"{100 * (one - 1):+.{digits}f}" for one in (self.value, self.low, self.high)]
         return f"{numbers[0]} %" + (f" ({numbers[1]} to {numbers[2]})" if self.count > 1 else "")
 
-    def plain(self, digits: int = 1) -> str:
-        """A figure in its own unit, such as `190.1 (180.2 to 200.4)`."""
-        text = f"{self.value:.{digits}f}"
-        return text + (f" ({self.low:.{digits}f} to {self.high:.{digits}f})" if self.count > 1 else "")
-
 
 def mean_of(values: Sequence[float]) -> Mean | None:
     """The mean of paired values; None if there are none."""

@@ -149,7 +149,19 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """The run in a folder; raises AnalysisError if the folder is no run folder, damaged, or of a newer format."""
+    """Load the run in a folder, finished or cut short; `testbed.load_run` is this function.
+
+    Its tables are DataFrames in seconds, bytes and bit/s of emulated time (docs/run-folder.md has every column).
+
+    Args:
+        path: The folder that the run left, such as `runs/20260101T000000Z-quickstart-static`.
+
+    Raises:
+        AnalysisError: The folder is no run folder, damaged, or of a newer format. It is a `ConfigError`.
+
+    Example:
+        >>> testbed.load_run(run.folder).tokens["latency_s"].mean()
+    """
     folder = Path(path)
     if not is_run_folder(folder):
         what = "it has no manifest.json" if folder.is_dir() else "no such folder"

@@ -1,4 +1,4 @@
-"""How `replay --dry-run` shows the plan of a run to a person."""
+"""How `replay --dry-run` shows to a person what a run would do."""
 
 from __future__ import annotations
 

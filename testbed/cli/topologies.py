@@ -60,7 +60,7 @@ def show_topology(topology: str, as_json: bool) -> None:
 @command.command("generate")
 @click.argument("kind")
 @click.option("--devices", type=click.IntRange(min=1), required=True, help="How many devices.")
-@click.option("--model", default="gpt2", show_default=True, help="The preset that it must have room for.")
+@click.option("--model", default="gpt2", show_default=True, help="The preset that must fit on it.")
 @click.option("--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and tokens in all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another network.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of the generator, e.g. memory.")

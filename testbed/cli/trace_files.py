@@ -40,7 +40,7 @@ def reading_options(function: _Function) -> _Function:
         click.option("--rate-unit", help="Unit of its rates, where the columns' names do not tell, e.g. `Mbit/s`."),
         click.option("--delimiter", help="What parts its columns, where the header does not tell: comma, tab, ..."),
         click.option("--decimal", help="Its decimal sign, where the numbers do not tell."),
-        click.option("--missing", multiple=True, metavar="TEXT", help="What it writes where it has no sample."),
+        click.option("--missing", multiple=True, metavar="TEXT", help="What it writes where it has no measurement."),
         click.option("--group", multiple=True, metavar="COLUMN=VALUE", help="Take only rows with this value."),
         click.option("--clip", metavar="FROM,TO", help="Take only this part of the trace."),
         click.option("--offset", type=float, help="Begin later by this much, or with a negative one inside the trace."),

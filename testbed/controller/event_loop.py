@@ -1,4 +1,4 @@
-"""What happens while the main loop waits: traces are replayed, memory is sampled, lost devices end the run.
+"""What happens while the main loop waits: traces are replayed, memory is measured, lost devices end the run.
 
 The main loop waits for everything here, so that no change of a trace is late because of a long wait, and so that a
 device's death ends the run with its reason. It decides nothing, and it only reads the run's state.
@@ -45,7 +45,7 @@ _ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected)
 
 
 class EventLoop:
-    """Waits for events of the fleet, and keeps traces, samples and the run log up to date meanwhile."""
+    """Waits for events of the fleet, and keeps traces, measurements and the run log up to date meanwhile."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class EventLoop:
     # --- waiting ---------------------------------------------------------------------------------------
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Events that come within so many seconds; replays traces on the time clock and samples memory meanwhile."""
+        """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
         if self._experiment.trace_clock == "time":
             following = self._conditions.next_change_s()
             if following is not None:
@@ -195,7 +195,7 @@ class EventLoop:
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself.
 
-        A fleet without regular samples is sampled when blocks have arrived, because memory is then fullest.
+        A fleet without regular measurements is measured when blocks have arrived, because memory is then fullest.
         """
         events = self._pump(timeout_s)
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
@@ -245,7 +245,7 @@ class EventLoop:
             "(killed by the kernel)"
         )
 
-    # --- sampling --------------------------------------------------------------------------------------
+    # --- measuring --------------------------------------------------------------------------------------
 
     def _predicted_bytes(self) -> dict[str, int]:
         """What every device's blocks should need now. A block on its way counts on both of its devices."""

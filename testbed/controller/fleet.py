@@ -53,7 +53,7 @@ class LinkSample:
     readback_bps: float | None  # None where no kernel shapes the link
     delay_s: float
     lag_s: float = 0.0
-    t_s: float | None = None  # emulated time of the sample; None: now
+    t_s: float | None = None  # emulated time of the measurement; None: now
     sent_bytes: int | None = None
     dropped: int | None = None
     backlog: int | None = None
@@ -86,7 +86,7 @@ class HostUsage:
 
 @dataclass(frozen=True)
 class Samples:
-    """One look at the whole fleet, and at the host below it where there is one."""
+    """One measurement of the whole fleet, and at the host below it where there is one."""
 
     devices: Sequence[DeviceSample]
     links: Sequence[LinkSample]
@@ -108,7 +108,7 @@ class Fleet(Protocol):
     """The running devices behind one interface."""
 
     clock: EmulatedClock
-    sample_interval_s: float  # wall seconds between samples during a run; inf: sample only where something changes
+    sample_interval_s: float  # wall seconds between measurements in a run; inf: only where something changes
     replayed: frozenset[SeriesKey]  # series that the fleet replays by itself on `clock`, and `apply` leaves alone
 
     def start(self) -> None:

@@ -3,9 +3,9 @@ r"""A change of placement as a state machine: events in, instructions out, no I/
     idle -> preparing -> transferring -> committing -> done
                  \______________\-> aborting -> aborted
 
-Until every block has arrived whole, its source owns it, and any failure aborts: destinations forget what they took in
+Until every block has arrived whole, its sender owns it, and any failure aborts: destinations forget what they took in
 and the old epoch goes on. Once the commit has been sent there is no way back, because some worker may already run the
-new plan. A device lost after that is lost to the run.
+new route plan. A device lost after that is lost to the run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Move:
 
 @dataclass(frozen=True)
 class PrepareOn:
-    """Have `device` make room for these blocks."""
+    """Have `device` set memory aside for these blocks."""
 
     device: str
     moves: tuple[Move, ...]
@@ -48,7 +48,7 @@ class TransferFrom:
 
 @dataclass(frozen=True)
 class CommitOn:
-    """Have `device` switch to the new plan and drop these blocks."""
+    """Have `device` switch to the new route plan and drop these blocks."""
 
     device: str
     drop: tuple[Block, ...]
@@ -78,7 +78,7 @@ class Migration:
     _story: list[str] = field(default_factory=list)
 
     def begin(self) -> list[Instruction]:
-        """Start. Destinations make room first."""
+        """Start. Destinations set memory aside first."""
         self._expect("begin", "idle")
         if not self.moves:
             return self._commit()
@@ -88,7 +88,7 @@ class Migration:
         return list(instructions)
 
     def prepared(self, device: str) -> list[Instruction]:
-        """A destination has made room."""
+        """A destination has set memory aside."""
         if self.phase == "aborting":
             return []  # it was on its way when we aborted
         self._take(device, f"prepared by {device}", "preparing")
@@ -104,7 +104,7 @@ class Migration:
         return [TransferFrom(device, moves) for device, moves in senders.items()] or self._commit_when_whole()
 
     def sent(self, device: str) -> list[Instruction]:
-        """A source's blocks have all been acknowledged."""
+        """A sender's blocks have all been acknowledged."""
         return self._answered(f"sent {device}")
 
     def arrived(self, device: str) -> list[Instruction]:
@@ -137,7 +137,7 @@ class Migration:
         return []
 
     def committed(self, device: str) -> list[Instruction]:
-        """A device runs the new plan."""
+        """A device runs the new route plan."""
         self._take(device, f"committed by {device}", "committing")
         if not self._waiting:
             self.phase = "done"

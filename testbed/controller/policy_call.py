@@ -44,7 +44,7 @@ class Decision:
 
 
 def call_policy(policy: Policy, observation: Observation, placement: Placement | None, limit_s: float) -> Decision:
-    """The policy's decision, checked: it is complete, on known devices, and there is room for what moves.
+    """The policy's decision, checked: it is complete, on known devices, and what moves fits.
 
     The call runs in a thread of its own, so `limit_s` (seconds of the host) also holds for code that never returns.
     Such a thread is left behind and ends with the process. The policy gets a copy of the placement and its answer is

@@ -15,7 +15,7 @@ from testbed.placement.plan import Plan
 
 @dataclass
 class RunState:
-    """A run at one moment. `placement` and `plan` are None until the first placement has been decided."""
+    """A run at one moment. `placement` and its route `plan` are None until the first placement has been decided."""
 
     placement: Placement | None = None
     plan: Plan | None = None  # what every worker runs now
@@ -25,6 +25,6 @@ class RunState:
     moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
 
     def placed(self) -> tuple[Placement, Plan]:
-        """The present placement and its plan, once there is one."""
+        """The present placement and its route plan, once there is one."""
         assert self.placement is not None and self.plan is not None
         return self.placement, self.plan

@@ -19,7 +19,7 @@ from testbed.emulation.shaping import Shaper, in_netns, tbf_parameters
 from testbed.errors import EnvironmentLacks
 from testbed.wire import FRAME_BYTES, MTU_BYTES, TCP_SHARE
 
-RATES_BPS = (0.5e6, 1e6, 5e6, 20e6, 100e6, 500e6)
+RATES_BPS = (0.5e6, 1e6, 5e6, 20e6, 50e6, 100e6, 500e6)
 STEPS_BPS = ((20e3, 10e6), (0.0, 10e6), (5e6, 50e6), (50e6, 5e6), (20e6, 20e3))  # (before, after); 0 is an outage
 GOODPUT_TOLERANCE = 0.03
 WINDOW_S = 0.1

@@ -44,7 +44,7 @@ _LACKS_NETEM = (
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
 )
 SECRET_BYTES = 16
-SAMPLED_LATE_S = 1.0  # a sample may find the rate that a trace had so long ago: on a busy host, changes wait
+SAMPLED_LATE_S = 1.0  # a measurement may find the rate that a trace had so long ago: on a busy host, changes wait
 BALLAST_PATIENCE_S = 2.0  # for all ballasts to end by themselves
 OOM_PATIENCE_S = 1.0  # for a worker's death after a squeeze, and for the kernel's count to appear after it
 
@@ -301,7 +301,7 @@ class MininetFleet(ProcessFleet):
         return samples
 
     def _rate_found(self, hop: Hop, found_bps: float, known_bps: float) -> float:
-        """The rate that a sampled link was asked for; the report of a change just made may still be on its way."""
+        """The rate that a measured link was asked for; the report of a change just made may still be on its way."""
         link, now = self._replayed_links.get(hop), self.clock.trace_now()
         if link is not None:
             nearest = 8 * self.experiment.dilation  # a queue counts whole bytes per second, and at least one

@@ -316,7 +316,7 @@ class _Replay:
             self._following = next(self._schedule, None)
 
     def _send_reports(self, now: float) -> None:
-        """Send a batch. One that the controller has no room for yet is kept."""
+        """Send a batch. One that the controller cannot take yet is kept."""
         batch = self._reports[: MOST_IN_A_BATCH * _REPORT.size]
         with contextlib.suppress(BlockingIOError):
             self._channel.send(_REPORTS + batch)

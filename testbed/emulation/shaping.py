@@ -24,12 +24,13 @@ from testbed.emulation.host import in_user_mode_linux
 from testbed.emulation.netlink import NetlinkError, Qdisc, RouteSocket, TbfRequest
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.units import format_rate
-from testbed.wire import MTU_BYTES, OUTAGE_BPS
+from testbed.wire import FRAME_BYTES, MTU_BYTES, OUTAGE_BPS
 from testbed.worker.libc import enter_network
 
 MAX_RATE_BPS = 8 * 0xFFFFFFFF  # TCA_TBF_PARMS counts byte/s in 32 bits
 MIN_BURST_BYTES = 1600  # one full Ethernet frame with room for tags
 BURST_S = 0.25e-3  # of the rate: small, because an idle link passes a full bucket at once (docs/adr/0007)
+LATE_TIMER_S = 0.1e-3  # at least so much of the rate beside one full frame, or a timer that is late loses rate
 FAST_BURST_S, FAST_FROM_BPS = 1e-3, 150e6  # of the rate above 150 Mbit/s: a late timer costs fast links more
 # The timers of User-Mode Linux depend on the host's and are 0.1 ms late (median), and rate that the bucket cannot hold
 # meanwhile is lost. On busy cores TCP reaches there, at 20/50/100 Mbit/s and as a share of 0.956 × rate, 0.95/0.91/0.75
@@ -250,7 +251,9 @@ def _link(ifindex: int, address: bytes, applied_bps: int) -> _Link:
 def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:
     """(byte/s, queue limit in bytes, burst in bytes) of a link of this rate."""
     least, seconds = bucket()
-    burst = max(least, round(rate_bps * seconds / 8), round((rate_bps - FAST_FROM_BPS) * FAST_BURST_S / 8))
+    one_frame = FRAME_BYTES + round(rate_bps * LATE_TIMER_S / 8)
+    fast = round((rate_bps - FAST_FROM_BPS) * FAST_BURST_S / 8)
+    burst = max(least, one_frame, round(rate_bps * seconds / 8), fast)
     limit = max(MIN_QUEUE_BYTES, round(rate_bps * QUEUE_S / 8))
     return rate_bps // 8, limit, burst
 

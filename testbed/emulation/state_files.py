@@ -30,7 +30,7 @@ from testbed.emulation.runtime_folder import runtime_folder, socket_path
 from testbed.errors import EnvironmentLacks
 from testbed.strict_yaml import shown
 
-SOCKET_NAME_CHARACTERS = 32  # room for the names of the sockets in a run's folder
+SOCKET_NAME_CHARACTERS = 32  # for the names of the sockets in a run's folder
 _KILL_WAIT_S = 2.0
 _REMOVE_WAIT_S = 20.0  # for all groups of a run together
 _LOCK_ATTEMPTS = 20

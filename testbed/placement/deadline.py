@@ -1,4 +1,4 @@
-"""A limit on the time that a decision may take. Nothing else in the placement room looks at a clock."""
+"""A limit on the time that a decision may take. Nothing else in `placement` looks at a clock."""
 
 from __future__ import annotations
 

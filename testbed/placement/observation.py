@@ -48,7 +48,7 @@ Path = tuple[Leg, ...]
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything a decision may depend on. A device's index in the plan is its place in `devices`.
+    """Everything a decision may depend on. A device's index in the route plan is its place in `devices`.
 
     `links` has the links by name. Without `routes` the network is a star: each device has the link of its own name,
     and the path i->j goes up the link of i and down the link of j. Else `routes` has the directed links of the path

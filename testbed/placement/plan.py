@@ -1,14 +1,14 @@
-"""The plan: what every worker executes under one epoch.
+"""The route plan: what every worker follows under one epoch.
 
-A placement says where blocks are. The plan adds what a worker cannot decide alone: the order in which the device that
-holds x, the hidden state, sends it. Both halves of a layer have the same form. The device that holds x sends it to the
-devices that work on it. Their results meet at one device, the target, which then holds what the next half begins with.
-x is at the source before layer 0, and its last row goes back to the source after the last layer.
+A placement says where blocks are. The route plan adds what a worker cannot decide alone: the order in which the device
+that holds x, the hidden state, sends it. Both halves of a layer have the same form. The device that holds x sends it to
+the devices that work on it. Their results meet at one device, the target, which then holds what the next half begins
+with. x is at the source before layer 0, and its last row goes back to the source after the last layer.
 
 With an all-to-all exchange, results go to the source and to every device that still has work to do. Each of these adds
 them up and so holds x; only the embedding's x is sent as such.
 
-Plans are plain dataclasses of str, int, tuple and dict, so msgpack can carry them.
+Route plans are plain dataclasses of str, int, tuple and dict, so msgpack can carry them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole placement in the form workers execute; `layers[l]` is layer l."""
+    """The route plan of one epoch: a whole placement in the form that workers follow; `layers[l]` is layer l."""
 
     epoch: int
     source: str
@@ -75,7 +75,7 @@ class Plan:
         return self.source if layer == 0 else self.layers[layer - 1].ffn.target
 
     def devices(self) -> set[str]:
-        """Every device with a part in this plan, the source included."""
+        """Every device with a part in this route plan, the source included."""
         found = {self.source}
         for layer in self.layers:
             for half in (layer.attention, layer.ffn):
@@ -127,7 +127,7 @@ def tail_seconds(observation: Observation, half: HalfKind, device: str, work: tu
 
 
 def make_plan(observation: Observation, placement: Placement) -> Plan:
-    """The plan for a complete placement. A device's index is its place in `observation.devices`."""
+    """The route plan for a complete placement. A device's index is its place in `observation.devices`."""
     shape, partition, where = observation.shape, observation.partition, placement.devices
     layers = _layers_by_hub(observation, where) if partition.hub else _layers_all_to_all(observation, where)
     source, vocab = observation.source, None

@@ -26,7 +26,7 @@ def decide_on_useful(
 ) -> Placement:
     """What `decide` answers when it is shown only the useful devices.
 
-    Devices without room for any block are left out; with `for_work`, room for a sum alone does not count. Devices that
+    Devices on which no block fits are left out; with `for_work`, a sum alone does not count. Devices that
     cannot be reached are left out as long as the others suffice. Raises Infeasible, naming `who`, if the answer does
     not fit.
     """
@@ -39,7 +39,7 @@ def decide_on_useful(
 
 
 def with_room(observation: Observation, placement: Placement | None, for_work: bool = False) -> Observation:
-    """The observation without devices that have no room for the smallest block at the interval's end.
+    """The observation without devices that cannot hold the smallest block at the interval's end.
 
     With `for_work`, sums do not count as blocks: a device that can only add up does no part of a layer.
     """

@@ -136,7 +136,7 @@ class RunLog:
         return read_json(self.folder / MANIFEST)
 
     def reserve(self) -> None:
-        """Reserve some room on the disk until `finish`, so that the summary fits even if the disk is full by then."""
+        """Reserve some space on the disk until `finish`, so that the summary fits even if the disk is full by then."""
         reserve(self.folder / RESERVE)
 
     # --- rows ---

@@ -130,11 +130,6 @@ def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
     return peak
 
 
-def achieved_share(rates: Iterable[Row]) -> float | None:
-    """The median of achieved over requested rate; at most `testbed.wire.TCP_SHARE` is possible."""
-    return percentile([row["achieved_bps"] / row["requested_bps"] for row in rates if row["requested_bps"] > 0], 50)
-
-
 def _spread(seconds: Sequence[float]) -> dict[str, float | None]:
     """Mean and percentiles in ms."""
     return {"mean": _ms(mean(seconds))} | {f"p{one}": _ms(percentile(seconds, one)) for one in (50, 95, 99)}

@@ -124,7 +124,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _WALL,
     ),
     "devices": (
-        _seconds("t_s", "time of the sample"),
+        _seconds("t_s", "time of the measurement"),
         _text("device", "device"),
         _bytes("budget_bytes", "present budget of weights and KV caches", required=False),
         _bytes("ledger_bytes", "ledger: anonymous memory minus the warm baseline", required=False),
@@ -137,7 +137,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _WALL,
     ),
     "links": (
-        _seconds("t_s", "time of the sample or of the change"),
+        _seconds("t_s", "time of the measurement or of the change"),
         _text("device", "name of the link, which is the device for a device's own link"),
         _text("direction", "up: from the device, or from the link's first end; down: to it", choices=("up", "down")),
         _rate("requested_bps", "rate that the trace or the topology asks for"),

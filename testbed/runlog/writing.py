@@ -71,6 +71,6 @@ def identity(folder: Path) -> tuple[int, int] | None:
 
 
 def reserve(path: Path) -> None:
-    """Reserve `RESERVE_BYTES` on the disk, if it has that much room."""
-    with contextlib.suppress(OSError), path.open("xb") as file:  # if there is no room, writing the first row fails
+    """Reserve `RESERVE_BYTES` on the disk, if it has that much space."""
+    with contextlib.suppress(OSError), path.open("xb") as file:  # if there is no space, writing the first row fails
         os.posix_fallocate(file.fileno(), 0, RESERVE_BYTES)

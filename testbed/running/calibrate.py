@@ -47,7 +47,7 @@ BLOCK_RUNS = 9  # of each kind of block; the median is kept
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """One run: what its plan was made for, the plan, and the median latency of its tokens."""
+    """One run: its first observation, its route plan, and the median latency of its tokens."""
 
     observation: Observation
     plan: Plan

@@ -14,8 +14,8 @@ class NothingFits(ConfigError):
 def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]:
     """Check an experiment and return the token ids of its prompt.
 
-    `computed` says that the model's arithmetic will be done: then its weights and its tokeniser must be there. A plan
-    or a simulation needs neither. Raises NothingFits if the devices are too small for every policy, and ConfigError
+    `computed` says that the model's arithmetic will be done: then its weights and its tokeniser must be there. A dry
+    run or a simulation needs neither. Raises NothingFits if the devices are too small for every policy, and ConfigError
     for anything else that is wrong.
     """
     from testbed.experiment.prompt import prompt_ids

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.startup_calibration import Effort
+from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import shared_out
 from testbed.progress import progress_bar
@@ -25,7 +26,7 @@ from testbed.running.request import Overrides, RunRequest, load_experiment
 
 def compare(
     experiment: str | Path | Experiment,
-    policies: Sequence[str],
+    policies: str | Sequence[str],
     *,
     seeds: int = 1,
     backend: str | Sequence[str] | None = None,
@@ -78,7 +79,7 @@ def compare(
 
 def compare_all(
     experiment: str | Path | Experiment,
-    policies: Sequence[str],
+    policies: str | Sequence[str],
     *,
     seeds: int,
     backend: str | Sequence[str] | None,
@@ -90,6 +91,9 @@ def compare_all(
     **options: Any,
 ) -> Comparison:
     """Compare as `compare` does, but also return runs whose logits differ; `options` are those of `RunRequest`."""
+    policies = [policies] if isinstance(policies, str) else list(policies)
+    if not policies or seeds < 1:
+        raise ConfigError(f"{len(policies)} policies with {seeds} seeds each: a comparison needs at least one of both")
     wanted = [backend] if backend is None or isinstance(backend, str) else list(backend)
     chosen = list(dict.fromkeys(choose_backend(one, tell) for one in wanted or [None]))
     first = load_experiment(experiment, overrides, tokens=tokens)

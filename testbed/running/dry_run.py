@@ -1,4 +1,4 @@
-"""A dry run: the plan of a run, and warnings about it, without starting anything."""
+"""A dry run: what a run would do, and warnings about it, without starting anything."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def dry_run(
 
 
 def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
-    """Return the plan of a checked experiment; see `dry_run`."""
+    """Return what a run of a checked experiment would do; see `dry_run`."""
     from testbed.controller.policy_call import call_policy, reset_policy
     from testbed.placement.cost.memory import Infeasible, shortages
     from testbed.placement.cost.model import prefill_latency, token_latency

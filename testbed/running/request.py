@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from testbed.controller.startup_calibration import Effort
+from testbed.errors import ConfigError
 from testbed.experiment.overrides import apply_override, parse_override
 from testbed.experiment.schema import Experiment
+from testbed.strict_yaml import shown
 
-Overrides = Sequence[str] | Mapping[str, Any]
+Overrides = str | Sequence[str] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class RunRequest:
     progress: bool = False  # draw a bar on standard error, if that is a terminal
     stream: bool = False  # write the text to standard output as it is generated, if that is a terminal
 
+    def __post_init__(self) -> None:
+        """Refuse what the command line could not have asked for."""
+        if self.calibrate not in get_args(Effort):
+            known = ", ".join(map(repr, get_args(Effort)))
+            raise ConfigError(f"calibrate is {shown(self.calibrate)}, but it must be one of {known}")
+
 
 def load_experiment(source: str | Path | Experiment, overrides: Overrides = (), **options: object) -> Experiment:
     """Load an experiment with overrides, and with the options that are not None on top.
@@ -40,6 +48,8 @@ def load_experiment(source: str | Path | Experiment, overrides: Overrides = (), 
     `source` is a YAML file or an experiment. `overrides` are `key=value` texts as on the command line, or a mapping
     from dotted keys to values. Raises ConfigError naming the file or the override, the key and the value.
     """
+    if isinstance(overrides, str):
+        overrides = [overrides]
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={_as_yaml(value)}" for key, value in overrides.items()]
     extra = [f"{key}={value}" for key, value in options.items() if value is not None]
@@ -55,5 +65,14 @@ def load_experiment(source: str | Path | Experiment, overrides: Overrides = (), 
 
 
 def _as_yaml(value: Any) -> str:
-    """Write a value as `--set` takes it."""
+    """Write a value as `--set` takes it; numbers may be numpy's. Raises ConfigError for what YAML cannot say."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    try:
+        return _written(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{shown(value)} cannot be an experiment's value, being a {type(value).__name__}") from error
+
+
+def _written(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True, width=10**9).removesuffix("...\n").strip()

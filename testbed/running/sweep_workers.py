@@ -1,7 +1,7 @@
 """Carrying out the runs of a sweep: in worker processes of this host, or on a Dask cluster that the user names.
 
-A worker carries out one run at a time and returns the run's row. A machine has room for one emulated run at a time; on
-a cluster that room is the resource `emulation`. If a worker dies, another one takes over its run.
+A worker carries out one run at a time and returns the run's row. A machine takes one emulated run at a time; on
+a cluster, the resource `emulation` stands for that. If a worker dies, another one takes over its run.
 """
 
 from __future__ import annotations

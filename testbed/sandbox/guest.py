@@ -109,7 +109,7 @@ def guest_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def memory_folder(memory_bytes: int) -> Path:
-    """A folder for the file that is the guest's memory: writable, not `noexec`, with room, in memory if possible.
+    """A folder for the file that is the guest's memory: writable, not `noexec`, with space, in memory if possible.
 
     User-Mode Linux maps the file executable and unlinks it at once. Raises EnvironmentLacks.
     """
@@ -146,7 +146,7 @@ class _Guest:
         self._ready = self._console_closed = False
         self._code: int | None = None
         self._input_open = streams.stdin is not None
-        self._unsent = b""  # frames that the console has no room for yet
+        self._unsent = b""  # frames that the console cannot take yet
         self._on_the_way = 0  # bytes of input that the command has not taken yet
         self._passed_on = 0  # how many signals
 

@@ -82,7 +82,7 @@ class Frames:
 
 
 def make_machine() -> None:
-    """Set up what a booted Linux has: file systems, delegated cgroup controllers, loopback, room for open files."""
+    """Set up what a booted Linux has: file systems, delegated cgroup controllers, loopback, many open files."""
     _mount("proc", "/proc")
     _mount("sysfs", "/sys")
     if not os.path.exists(CONSOLE):  # the kernel mounts it by itself where the host has a /dev
@@ -184,7 +184,7 @@ class Command:
     def __init__(self, console: Console, job: dict[str, Any]) -> None:
         self._console = console
         self._frames = Frames()
-        self._pending = b""  # input that its pipe has no room for yet
+        self._pending = b""  # input that its pipe cannot take yet
         self._input_ends = False
         self._selector = selectors.DefaultSelector()
         self._wake = self._watch_children()
@@ -257,7 +257,7 @@ class Command:
         self._feed()
 
     def _feed(self) -> None:
-        """Give the command as much input as its pipe has room for."""
+        """Give the command as much input as its pipe can take."""
         if self._stdin is None:
             self._take(len(self._pending))
             return

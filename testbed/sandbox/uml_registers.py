@@ -1,4 +1,4 @@
-"""Lets User-Mode Linux run on processors with more registers than it has room for.
+"""Lets User-Mode Linux run on processors with more registers than it knows.
 
 It sets the registers of its guest's processes by ptrace(2), up to those of AVX-512. A kernel whose processor has AMX
 expects all of them and answers EFAULT, and the guest's first process dies. A few lines of C, preloaded, add the

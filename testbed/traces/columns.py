@@ -14,7 +14,7 @@ from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
 MISSING = frozenset({"", "-", "--", "nan", "na", "n/a", "#n/a", "null", "none", "nil", "?"})
-"""Cells, in any case, that mean that there is no sample."""
+"""Cells, in upper or lower case, that mean that there is no measurement."""
 
 _PREFIXES = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BITS = re.compile(
@@ -91,7 +91,7 @@ def _unit_texts(column: str) -> list[str]:
 
 
 def is_missing(text: str) -> bool:
-    """Whether a cell means that there is no sample."""
+    """Whether a cell means that there is no measurement."""
     return text.casefold() in MISSING
 
 

@@ -15,7 +15,7 @@ from testbed.files import LARGEST_BYTES, read_text
 from testbed.strict_yaml import shown
 
 MOST_LINES = 500_000
-"""The most lines that are read one by one: six days of a sample a second. Packet traces have their own reader."""
+"""The most lines that are read one by one: six days of a row a second. Packet traces have their own reader."""
 
 _LONGEST_PROBLEM = 600  # characters; a cell may have thousands
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

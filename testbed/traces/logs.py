@@ -1,9 +1,9 @@
 """Logs of measured rates as CSV files with a header: files with known headers, and any file whose columns are named.
 
-The rate of a row holds from its time on, and a row without a sample changes nothing. Time 0 is the first row that is
-read, whatever clock the log uses, and the trace loops with a period of last minus first time. Of several rows with the
-same time, the last one counts. A time that steps backwards is an error, because another run begins there: the option
-`group` selects one run.
+The rate of a row holds from its time on, and a row without a measurement changes nothing. Time 0 is the first row that
+is read, whatever clock the log uses, and the trace loops with a period of last minus first time. Of several rows with
+the same time, the last one counts. A time that steps backwards is an error, because another run begins there: the
+option `group` selects one run.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def load(
     `down` and `up` name the columns of the rates, and `time` names the column of the times; in its place, `step` gives
     the seconds for which a row stands. With `direction: both`, one column drives both directions. `time_unit` and
     `rate_unit` give the units unless the names of the columns contain them; times without a unit are seconds or Unix
-    times. `missing` lists cells that are no sample. `group` selects rows by the value of a column, like `run_num=3`.
+    times. `missing` lists cells that are no measurement. `group` selects rows by a column's value, like `run_num=3`.
     """
     path = Path(path)
     known = LAYOUTS[layout] if layout is not None else Layout((), {})

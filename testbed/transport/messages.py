@@ -67,7 +67,7 @@ class Incoming(msgspec.Struct, frozen=True):
 
 
 class Prepare(Message, frozen=True):
-    """Make room for these blocks; answered by Prepared or Refused."""
+    """Set memory aside for these blocks; answered by Prepared or Refused."""
 
     epoch: int
     length: int  # positions in the KV caches now
@@ -86,14 +86,14 @@ class Transfer(Message, frozen=True):
 
 
 class Commit(Message, frozen=True):
-    """Switch to this plan between two tokens, and drop the blocks that moved away; answered by Committed."""
+    """Switch to this route plan between two tokens, and drop the blocks that moved away; answered by Committed."""
 
     plan: Plan
     drop: list[str]
 
 
 class Abort(Message, frozen=True):
-    """Forget what epoch `epoch` was to bring, and keep the present plan; answered by Aborted."""
+    """Forget what epoch `epoch` was to bring, and keep the present route plan; answered by Aborted."""
 
     epoch: int
 
@@ -173,7 +173,7 @@ class Loaded(Message, frozen=True):
 
 
 class Prepared(Message, frozen=True):
-    """There is room for the incoming blocks of this epoch."""
+    """There is memory for the incoming blocks of this epoch."""
 
     epoch: int
 
@@ -212,7 +212,7 @@ class Sent(Message, frozen=True):
 
 
 class Committed(Message, frozen=True):
-    """The worker runs the new plan."""
+    """The worker runs the new route plan."""
 
     epoch: int
     held_bytes: int

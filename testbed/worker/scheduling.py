@@ -39,7 +39,7 @@ class Precedence:
         self._set(_ENDING)
 
     def give_up(self) -> None:
-        """Take turns with other workers' arithmetic from now on."""
+        """Go back to the priority of arithmetic: workers with it do not interrupt each other (SCHED_FIFO)."""
         self._set(_COMPUTING)
 
     def _set(self, priority: int) -> None:

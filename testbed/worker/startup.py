@@ -20,9 +20,9 @@ _LARGE_ALLOCATION_BYTES, _LARGE_ALLOCATION_LOOSE_BYTES = 32 * 1024, 128 * 1024
 def return_large_allocations(tight: bool) -> None:
     """Map and unmap large activations instead of keeping them in the heap.
 
-    A `tight` heap keeps no spare room either. glibc maps only what does not fit into that room, and aligned tensors
+    A `tight` heap keeps no spare memory either. glibc maps only what does not fit into that memory, and aligned tensors
     leave holes there that the next ones do not fit in (11 MiB after loading 24 shards of an FFN, measured). Without
-    `tight` that room stays, for kernels on which each mapping is expensive.
+    `tight` it stays, for kernels on which each mapping is expensive.
     """
     map_allocations_from(_LARGE_ALLOCATION_BYTES if tight else _LARGE_ALLOCATION_LOOSE_BYTES, keep_room=not tight)
 

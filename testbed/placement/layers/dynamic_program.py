@@ -16,8 +16,8 @@ def fastest_path(layers: WholeLayers, source: int, pinned: bool = True) -> tuple
     """The dynamic program's path, as a device for each layer; None where its memory rule ends in nothing.
 
     The table has one entry per device for the first i layers: the fastest path that ends there. An entry may be
-    extended to a device with room for one layer more than its own path has put there. With `pinned` the first layer is
-    at the source, if there is room.
+    extended to a device with space for one layer more than its own path has put there. With `pinned` the first layer is
+    at the source, if it fits there.
     """
     devices = range(len(layers.home))
     first = [source] if pinned and _fits_one_more(layers, (), source) else list(devices)
@@ -35,7 +35,7 @@ def fastest_path(layers: WholeLayers, source: int, pinned: bool = True) -> tuple
 
 
 def first_fit(layers: WholeLayers, source: int) -> tuple[int, ...] | None:
-    """Layers in order to the devices in descending room, the source first; a layer that can stay does. None: no fit."""
+    """Layers in order to devices, the source first, then the most space; a layer that can stay does. None: no fit."""
     order = sorted(range(len(layers.home)), key=lambda j: (j != source, -layers.room[j], j))
     path: tuple[int, ...] = ()
     for layer in range(layers.count):

@@ -2,7 +2,7 @@
 
 Layers are all alike. So while nothing is placed yet, only two numbers matter: how often x goes from device i to device
 j, and how many layers are on j. The integer program therefore has one column for each hop i->j, and one for the layers
-on each device. A device that x comes to computes at least one layer, and no more than it has room for. The hops must
+on each device. A device that x comes to computes at least one layer, and no more than fit on it. The hops must
 form one walk from the source; separate circles, or subtours, are ruled out by cuts that are added as needed. Maximum
 flow finds violated cuts, first in the linear relaxation and then in each integer solution. The first integer optimum
 without a subtour is the optimum of all walks.

@@ -23,7 +23,7 @@ BEAM_WIDTH = 200  # labels per layer of a first, quick run, whose result bounds 
 LABELS = 100_000  # labels per layer times the number of devices in the second run: what it may take of memory and time
 SUBGRADIENT_STEPS = 60  # that look for prices of memory; any prices give a valid bound, better ones a tighter one
 SHORTENED_EVERY = 4  # steps after which a subgradient step has half the length of the first one
-FIRST_STEP = 0.5  # of the median time of a layer, which is the scale of what its room can be worth
+FIRST_STEP = 0.5  # of the median time of a layer, which is the scale of what its memory can be worth
 TIE_S = 1e-9  # costs closer than this are equal but for rounding
 
 
@@ -117,7 +117,7 @@ class _LabelSetting:
         return after
 
     def _prices(self) -> np.ndarray:
-        """Lagrangian prices: what room for one layer is worth on each device. Found by subgradient steps."""
+        """Lagrangian prices: what memory for one layer is worth on each device. Found by subgradient steps."""
         import numpy as np
 
         prices = np.zeros(len(self.home))

@@ -78,7 +78,7 @@ class WholeLayers:
         return model.attention(holder, device, heads) + model.ffn(device, device, shards)
 
     def _lm_head(self) -> list[Shift]:
-        """Where the shards of the LM head are: at first at the source or, if it has no room, where most room is."""
+        """Where the shards of the LM head are: at first at the source or, if it is full, where most memory is free."""
         draft = self.draft
         if draft.old:
             return [(slot, draft.old[slot]) for slot in draft.slots.vocab]
@@ -134,7 +134,7 @@ class WholeLayers:
         draft.refresh()
 
     def refuse(self, who: str, what: str = "") -> Infeasible:
-        """What to raise where no assignment of whole layers fits: it names the device with the most room."""
+        """What to raise where no assignment of whole layers fits: it names the device with the most space."""
         draft = self.draft
         device = max(draft.devices, key=lambda j: (draft.budgets[j] - draft.pinned_bytes[j], -j))
         need = draft.pinned_bytes[device] + self.grown_bytes

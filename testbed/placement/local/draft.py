@@ -309,7 +309,7 @@ class Draft:
     # --- what fits ------------------------------------------------------------------------------------------
 
     def fits(self, device: int) -> bool:
-        """Whether a device has room for its blocks as they grow, and for incoming ones beside its old ones."""
+        """Whether a device can hold its blocks as they grow, and incoming ones beside its old ones."""
         budget = self.budgets[device]
         if self.reserved_bytes[device] > budget:
             return False

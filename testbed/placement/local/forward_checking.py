@@ -39,7 +39,7 @@ class ForwardChecking:
         return [budget - held for budget, held in zip(self._draft.budgets, self._draft.reserved_bytes, strict=True)]
 
     def allows(self, slot: int, device: int) -> bool:
-        """Whether `device` has room for this block, and the blocks left after it still fit."""
+        """Whether this block fits on `device`, and the blocks left after it still fit."""
         kind = self._draft.kind(slot)
         if self._quota is not None:
             return self._quota[device][kind] > 0

@@ -27,9 +27,9 @@ def apportion(total: int, weights: Sequence[float], first: int = 0) -> list[int]
 def split_in_proportion(draft: Draft, weights: Sequence[float], hubs: Sequence[int], who: str) -> None:
     """Fill an empty draft: heads and shards in proportion to `weights`, all else of layer l on device `hubs[l]`.
 
-    A device without memory for its part gives blocks away, from the last layer on, each to the device with room that
-    is then least loaded for its weight. A hub's own blocks leave last. If that is not enough, the draft is repaired.
-    Raises Infeasible.
+    A device without memory for its part gives blocks away, from the last layer on, each to the device where it fits
+    that is then least loaded for its weight. A hub's own blocks leave last. If that is not enough, the draft is
+    repaired. Raises Infeasible.
     """
     first_heads = first_shards = 0  # who gets a block more than others goes round from layer to layer
     for layer in range(draft.layers):

@@ -72,7 +72,7 @@ def _evacuations(draft: Draft, device: int) -> Iterator[list[Shift]]:
 
 
 def _repair_by_counts(draft: Draft, who: str) -> None:
-    """Decide how many blocks of each kind leave each overloaded device, and pack them where there is room."""
+    """Decide how many blocks of each kind leave each overloaded device, and pack them where they fit."""
     overloaded = draft.overloaded()
     receivers = [device for device in draft.devices if device not in overloaded]
     rooms = [draft.room(device) for device in receivers]

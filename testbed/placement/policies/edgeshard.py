@@ -9,15 +9,15 @@ Where it had to be interpreted:
 - *Layers* are whole: heads, projection and FFN of a layer are on one device. Embedding and LM head are at the source
   in every placement here, so its "first layer at the source" is this model's first decoder layer.
 - *Memory*: an entry DP(i,j) remembers how many layers its own best path has put on each device, and k may be extended
-  to j only if j has room for one more. That is not exact: a slower path that left more room is forgotten, and so an
-  assignment can be missed. If no path is left, the layers are dealt in order to the devices in descending room, the
+  to j only if one more fits there. That is not exact: a slower path that left more memory is forgotten, and so an
+  assignment can be missed. If no path is left, the layers are dealt in order to the devices in descending space, the
   source first.
 - *The first layer at the source* keeps the prompt there in the paper. With `pin_source: false` the program is free to
   choose. In a model of one layer the pin would decide everything, so there it is off unless `pin_source: true` asks
   for it.
-- *A source without room for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
+- *A source without space for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
 - *Later decisions*: the paper places once, offline, from profiles. Here the same program runs again at every boundary,
-  with present rates, and with room for old and new blocks at once until commit. Its result is taken if the interval is
+  with present rates, and with space for old and new blocks at once until commit. Its result is taken if the interval is
   predicted to cost less with it, migration included, or if the present placement no longer fits.
 """
 

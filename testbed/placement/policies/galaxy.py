@@ -7,16 +7,16 @@ to be interpreted:
 
 - *Capacity* is 1 / (time of one whole layer on the device), at the run's present length.
 - *Rebalancing* goes block by block. A device without memory gives away FFN shards first, because they are the finest,
-  and then heads. Each goes to the device with room whose memory is least loaded for its capacity.
+  and then heads. Each goes to that device where it fits whose memory is least loaded for its capacity.
 - *Sequence parallelism* between the two synchronisations splits tokens over devices. In decode there is one token, so
   its row is on one device, the layer's hub: results meet there, and it sends x on to all. The overlap of tiles of
   a sequence with their transfer does not exist at length one either.
 - *Hubs*: if the FFN is whole (`ffn_shards: 1`), its layer's hub computes it. So hubs are then dealt in runs of layers,
   in proportion to capacity. With shards, one device is the hub of all layers: the one with which the cost model
   predicts the fastest token. With `exchange: all-to-all` there is no hub; each device keeps x and adds up for itself.
-- *Later decisions*: the paper plans once. Here a new plan is made at each boundary, from the present capacities. It is
-  carried out if it fits beside the old one and the interval is predicted to cost less with it, migration included.
-  What no longer fits moves in any case, by the cheapest repair.
+- *Later decisions*: the paper places once. Here a new placement is made at each boundary, from the present
+  capacities. It is carried out if it fits beside the old one and the interval is predicted to cost less with it,
+  migration included. What no longer fits moves in any case, by the cheapest repair.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Galaxy:
         """Nothing is remembered and nothing is random."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """Plan in proportion to capacity, plan again where that pays, and repair what no longer fits."""
+        """Place in proportion to capacity, place again where that pays, and repair what no longer fits."""
         change = self._plan if placement is None else self._plan_again
         return decide_on_draft(observation, placement, change, self.name, for_work=True)
 

@@ -7,9 +7,9 @@ double residency limit it; EdgeShard's pin of the first layer to the source does
 - *The first placement* is the optimum, by an integer program (`layers.integer_program`).
 - *Later decisions* are the optimum while the label-setting algorithm (`layers.label_setting`) stays within its width,
   and the best placement it found otherwise. `proven` says which of the two the last decision was.
-- Like other policies, it first looks among placements that have room for the caches to grow to the run's end, and
-  only if none fits among those that have room until the interval's end. `reserve: false` does the latter at once.
-- A device with more layers than it has room to grow for may keep them while they fit, but takes no other.
+- Like other policies, it first looks among placements that fit with the caches of the run's end, and only if
+  none does among those that fit until the interval's end. `reserve: false` does the latter at once.
+- A device with more layers than fit with the caches of the run's end may keep them while they fit, but takes no other.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from testbed.placement.useful import with_room
 
 
 class Layerwise:
-    """The cheapest placement of whole layers; `reserve` keeps room for caches to grow to the run's end."""
+    """The cheapest placement of whole layers; `reserve` keeps memory free for caches to grow to the run's end."""
 
     name = "layerwise"
 

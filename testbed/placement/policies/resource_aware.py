@@ -16,7 +16,7 @@ Where it had to be interpreted:
   placed on other devices, in both directions.
 - *Deadline* is the time per token that the last two ratios refer to. By default it is `DEADLINE_FACTOR` times the time
   of one pass over all blocks, if they are spread in proportion to memory and nothing is sent.
-- *Backtracking*: to make room for a block on the device with the most room, the latest placements there are moved
+- *Backtracking*: to make a block fit on the device with the most free memory, the latest placements there are moved
   elsewhere (with a score of at most 1), at most `BACKTRACK_LIMIT` of them per block. *Overload resolution*: a ratio of
   time above 1 only means slow, so the device with the lowest score takes the block if it has enough memory. If no
   device has, the memory is packed anew, exactly.
@@ -133,7 +133,7 @@ class _Scores:
         return True
 
     def _lowest(self, slot: int, other_than: int = UNPLACED) -> tuple[float, int] | None:
-        """(score, device) of the device with the lowest score among those with room; None where none has."""
+        """(score, device) of the device with the lowest score among those where it fits; None where none has."""
         others = [device for device in self.draft.devices if device != other_than]
         scores = [(self.score(slot, device), device) for device in others if self.draft.room_for(slot, device)]
         return min(scores, default=None)
@@ -210,7 +210,7 @@ class _Scores:
         self.latest.append(slot)
 
     def _backtrack(self, slot: int) -> bool:
-        """Place a block on the device with the most room, off which a few of the latest blocks move; False if not."""
+        """Place a block on the device with most memory free, off which a few of its latest blocks go; False if not."""
         draft = self.draft
         device = max(draft.devices, key=lambda d: (draft.budgets[d] - draft.reserved_bytes[d], -d))
         moved = 0

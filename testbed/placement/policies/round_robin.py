@@ -14,8 +14,8 @@ class RoundRobin:
     """Deals the blocks in token order, each to the next device in turn that is not full.
 
     A device counts as full for a block if the blocks still to be dealt would no longer fit after it. Later, a device
-    that can no longer hold its blocks deals the last ones, in token order, to the next devices with room. If that comes
-    to a dead end, the draft is repaired instead.
+    that can no longer hold its blocks deals the last ones, in token order, to the next devices where they fit. If that
+    comes to a dead end, the draft is repaired instead.
     """
 
     name = "round-robin"

@@ -8,7 +8,7 @@ and partial results are added up twice in a layer. Where it had to be interprete
 - *What cannot be divided* (the projection, the sums, and the whole FFN while `ffn_shards` is 1) is on the layer's hub.
   Each device is the hub of an equal run of layers.
 - *Uneven numbers*: what is left over goes to the devices in turn, layer after layer.
-- *Memory*: a device that cannot hold its part gives blocks away, each to the device with room that is least loaded.
+- *Memory*: a device that cannot hold its part gives blocks away, each to the least loaded device where it fits.
 - *Later decisions*: equal parts do not depend on rates, so only what no longer fits moves, by the cheapest repair.
 """
 

@@ -45,6 +45,7 @@ def test_ticks_follow_the_scale_of_proc_net_psched() -> None:
 
 def test_burst_is_a_quarter_of_a_millisecond_of_rate_but_at_least_a_full_frame() -> None:
     assert tbf_parameters(20_000) == (2_500, 1_000_000, 1_600)
+    assert tbf_parameters(50_000_000) == (6_250_000, 1_000_000, 1_514 + 625)  # a full frame and 0.1 ms of rate
     assert tbf_parameters(100_000_000) == (12_500_000, 1_250_000, 3_125)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import testbed
@@ -135,3 +136,36 @@ def test_a_backend_is_one_row_that_says_what_it_needs() -> None:
     assert all(isinstance(row, Backend) and find_backend(name) is row for name, row in BACKENDS.items())
     assert [row.capsule for row in BACKENDS.values()] == [True, False, False]
     assert [row.emulated for row in BACKENDS.values()] == [True, True, False]
+
+
+# --- arguments that no command line can give ------------------------------------------------------------
+
+
+def test_one_policy_may_be_given_by_itself_and_one_override_too(tmp_path: Path) -> None:
+    found = testbed.compare(SMALL, "greedy", backend="sim", tokens=4, overrides="interval=2", out=tmp_path)
+    assert list(found.table["policy"]) == ["greedy"]
+
+
+def test_a_number_of_numpy_is_a_value_like_any_other(tmp_path: Path) -> None:
+    run = testbed.replay(
+        SMALL, backend="sim", overrides={"tokens": np.int64(5), "dilation": np.float32(2)}, out=tmp_path
+    )
+    assert len(run.tokens) == 5
+
+
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        ({"overrides": {"tokens": object()}}, "cannot be an experiment's value"),
+        ({"calibrate": "no"}, "calibrate is 'no', but it must be one of 'off', 'quick', 'full'"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_sentence(given: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        testbed.replay(SMALL, backend="sim", policy="single", tokens=2, out=tmp_path, **given)
+
+
+@pytest.mark.parametrize("given", [{"policies": []}, {"policies": ["single"], "seeds": 0}])
+def test_a_comparison_of_nothing_is_refused(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a comparison needs at least one of both"):
+        testbed.compare(SMALL, backend="sim", out=tmp_path, **given)
