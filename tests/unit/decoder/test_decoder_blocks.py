@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from architecture_cases import POSITIONS, cut_models
 from decoder_cases import ODD, SEED, SMALL, WIDE, Ones, Where, forward, move, placements, stores_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,12 +221,16 @@ def test_all_heads_of_a_layer_share_its_norm_and_layers_differ() -> None:
 # --- payloads ------------------------------------------------------------------------------------------
 
 
-@given(block=st.sampled_from(blocks_of(SMALL)), length=st.integers(0, SMALL.positions), with_weights=st.booleans())
-def test_a_payload_has_exactly_the_bytes_the_cost_model_counts(block: Block, length: int, with_weights: bool) -> None:
-    store = BlockStore(SMALL, RandomWeights(SMALL, SEED), SMALL.positions)
-    store.add(block)
-    size = sum(len(part) for part in store.payload(block, length, with_weights))
-    assert size == payload_bytes(SMALL, block, length, with_weights)
+@given(cut=cut_models(), length=st.integers(0, POSITIONS), with_weights=st.booleans())
+def test_a_payload_has_exactly_the_bytes_the_cost_model_counts(
+    cut: tuple[ModelShape, Partition], length: int, with_weights: bool
+) -> None:
+    shape, partition = cut
+    store = BlockStore(shape, RandomWeights(shape, SEED, partition), POSITIONS, partition)
+    for block in {block.kind: block for block in blocks_of(shape, partition)}.values():
+        store.reserve(block)
+        size = sum(len(part) for part in store.payload(block, length, with_weights))
+        assert size == payload_bytes(shape, block, length, with_weights, partition)
 
 
 def test_a_block_cannot_be_taken_in_twice_and_blocks_are_listed_in_token_order() -> None:

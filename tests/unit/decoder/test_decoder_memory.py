@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,19 +18,23 @@ from testbed.decoder.memory import KvCache, Layout, anonymous_map, map_tensors
 from testbed.decoder.store import BlockStore
 from testbed.formats import FORMATS, PLAIN, packed_bytes
 from testbed.placement.blocks import PAGE_BYTES, TENSOR_ALIGNMENT, Block, resident_bytes, weight_bytes
-from testbed.shape import ModelShape
+from testbed.shape import ModelShape, WeightFormats
 
 NOISE_BYTES = 4 * 2**20  # what the interpreter may take or give meanwhile
 LONG = ModelShape("long", 1, 768, 12, 12, 64, 3072, 128, 8192)
 
 
-def test_dropping_blocks_gives_their_memory_back_to_the_kernel() -> None:
-    store = BlockStore(WIDE, Ones(), WIDE.positions)
+@pytest.mark.parametrize("format", FORMATS)
+def test_dropping_blocks_gives_their_memory_back_to_the_kernel(format: str) -> None:
+    """What they take is their bytes in their format."""
+    shape = replace(WIDE, weights=WeightFormats.all_in(format))
+    store = BlockStore(shape, Ones(), shape.positions)
     blocks = [Block("ffn", layer) for layer in range(4)]
     before = anonymous_bytes()
     for block in blocks:
         store.add(block)
-    each = weight_bytes(WIDE, "ffn")
+    each = weight_bytes(shape, "ffn")
+    assert each == pytest.approx(2 * 768 * 3072 * FORMATS[format].bits_per_element / 8, rel=0.02)
     held = anonymous_bytes() - before
     assert 4 * each <= held + NOISE_BYTES and held <= 4 * each + NOISE_BYTES
     for block in blocks[:3]:

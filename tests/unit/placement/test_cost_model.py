@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import any_partition, networked, observations, placed, quickstart, random_placements
 
-from testbed.placement.blocks import Block, Placement, blocks_of, payload_bytes, state_bytes
+from testbed.placement.blocks import (
+    Block,
+    Placement,
+    block_flops,
+    block_read_bytes,
+    blocks_of,
+    embed_read_bytes,
+    lm_head_read_bytes,
+    payload_bytes,
+    resident_bytes,
+    state_bytes,
+)
 from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import (
@@ -26,7 +37,8 @@ from testbed.placement.cost.model import (
 )
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
-from testbed.placement.plan import make_plan
+from testbed.placement.plan import make_plan, x_payload
+from testbed.shape import PRESETS, WeightFormats
 
 
 def _spread(observation: Observation) -> Placement:
@@ -141,3 +153,29 @@ def test_a_block_takes_the_slower_of_computing_and_streaming() -> None:
     fast, slow = observation.devices[0], replace(observation.devices[1], compute_flops=1e6)
     assert block_time(observation.shape, Block("proj", 0), slow, 9) == pytest.approx(2 * 768 * 768 / 1e6)
     assert block_time(observation.shape, Block("proj", 0), fast, 9) == pytest.approx((768 * 768 + 768) * 4 / 1.9e9)
+
+
+def test_a_window_bounds_what_a_token_sees_and_reads_of_its_cache_but_not_what_is_kept() -> None:
+    plain, head = PRESETS["gpt2"], Block("head", 0)
+    windowed, later = replace(plain, window=10), replace(plain, window=10, window_from=6)
+    for length in (3, 10):
+        assert block_flops(windowed, head, length, 3) == block_flops(plain, head, length, 3)
+        assert block_read_bytes(windowed, head, length) == block_read_bytes(plain, head, length)
+    seen = (9 + 10 + 10 + 10) * 4 * 64  # four rows, the last of which is the twelfth
+    assert block_flops(windowed, head, 12, 4) == 2 * 768 * 192 * 4 + seen
+    assert block_read_bytes(windowed, head, 12) == block_read_bytes(plain, head, 10)
+    assert resident_bytes(windowed, head, 900) == resident_bytes(plain, head, 900)
+    assert block_flops(later, head, 12, 4) == block_flops(plain, head, 12, 4), "some layers see everything"
+
+
+def test_bytes_follow_from_the_format_of_each_role() -> None:
+    roles = WeightFormats("q4_1", "q8_0", "float16", "bfloat16", "q8_0", "float32", "q4_0")
+    shape = replace(PRESETS["tiny-llama"], weights=roles, kv_format="float16", wire_format="bfloat16")
+    norm = 128 * 4
+    sent = {kind: payload_bytes(shape, Block(kind, 0), 0, True) for kind in ("head", "proj", "ffn")}
+    assert sent == {"head": 128 * 128 // 32 * 20 + norm, "proj": 128 * 128 // 32 * 34, "ffn": 3 * 256 * 128 * 2 + norm}
+    assert state_bytes(shape, Block("head", 0), 7) == 2 * 7 * 32 * 2
+    assert x_payload(shape, 3) == 3 * 128 * 2
+    assert lm_head_read_bytes(shape) == 256 * 128 // 32 * 34, "a tied head is the table"
+    assert lm_head_read_bytes(replace(shape, tied_embedding=False)) == 256 * 128 // 32 * 18
+    assert embed_read_bytes(shape, 5) == 5 * 128 // 32 * 34

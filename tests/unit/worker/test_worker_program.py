@@ -18,6 +18,7 @@ from testbed.decoder.reference import Reference, ReferenceToken, chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.errors import RunFailed
+from testbed.formats import PLAIN
 from testbed.placement.blocks import (
     FFN,
     WHOLE,
@@ -112,8 +113,8 @@ class Fleet:
         for program in self.programs.values():
             program.switch(plan)
 
-    def migrate(self, block: Block, target: str, length: int) -> None:
-        move(block, self.programs[self.where[block]].store, self.programs[target].store, length, with_weights=False)
+    def migrate(self, block: Block, target: str, length: int, shipped: bool = False) -> None:
+        move(block, self.programs[self.where[block]].store, self.programs[target].store, length, shipped)
         self.where[block] = target
 
     def run(self, step: int, position: int, ids: list[int], ends: bool = True) -> PassResult:
@@ -172,7 +173,8 @@ def test_any_model_in_any_format_cut_and_placed_anyhow_gives_the_bits_of_one_pro
 
     def shuffle(fleet: Fleet, length: int) -> None:
         for block in data.draw(st.lists(st.sampled_from(blocks), max_size=2, unique=True)):
-            fleet.migrate(block, data.draw(st.sampled_from([n for n in DEVICES if n != fleet.where[block]])), length)
+            target = data.draw(st.sampled_from([name for name in DEVICES if name != fleet.where[block]]))
+            fleet.migrate(block, target, length, data.draw(st.booleans()))
         fleet.switch()
 
     assert fleet.generate(chunk, shuffle) == reference_tokens(shape, len(PROMPT), partition)
@@ -207,15 +209,16 @@ def test_blocks_that_move_between_tokens_change_no_bit(data: st.DataObject, seed
     assert fleet.generate(3, shuffle) == reference_tokens(SMALL, 3, partition)
 
 
-@given(data=st.data(), chunk=st.integers(1, 8), partition=st.sampled_from(CUTS))
+@given(data=st.data(), chunk=st.integers(1, 8), partition=st.sampled_from(CUTS), wire=st.sampled_from(PLAIN))
 @settings(max_examples=50)
 def test_the_messages_sent_are_the_ones_the_cost_model_counts(
-    data: st.DataObject, chunk: int, partition: Partition
+    data: st.DataObject, chunk: int, partition: Partition, wire: str
 ) -> None:
-    fleet = Fleet(SMALL, data.draw(placements(SMALL, partition=partition)), "b", 0, partition)
+    shape = replace(SMALL, wire_format=wire)
+    fleet = Fleet(shape, data.draw(placements(shape, partition=partition)), "b", 0, partition)
     fleet.run(0, 0, PROMPT[:chunk])
     rows = len(PROMPT[:chunk])
-    counted = [(a, b, int(size)) for a, b, size in plan_messages(SMALL, fleet.plan(), rows, partition)]
+    counted = [(a, b, int(size)) for a, b, size in plan_messages(shape, fleet.plan(), rows, partition)]
     assert sorted(fleet.wire.sizes) == sorted(counted)
 
 
