@@ -176,9 +176,10 @@ def test_the_largest_header_is_read_in_ten_seconds_and_500_MB(file: Path, what: 
     small(metadata=HOSTILE[what]).write(file)
     assert file.stat().st_size > 15e6
     code = (
-        "import resource, sys, time\nfrom pathlib import Path\nfrom testbed.decoder.gguf_header import read_header\n"
+        "import sys, time\nfrom pathlib import Path\nfrom testbed.decoder.gguf_header import read_header\n"
         "start = time.process_time()\nread_header(Path(sys.argv[1]))\n"
-        "print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "peak = Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0]\n"  # ru_maxrss is the parent's
+        "print(time.process_time() - start, peak)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
     seconds, kilobytes = map(float, done.stdout.split())
