@@ -1,5 +1,5 @@
 """A policy that places once and then never migrates, to measure what migration is worth:
-`testbed replay experiments/quickstart.yaml --policy benchmarks/results/frozen.py:ResourceAwareFrozen`.
+`testbed replay experiments/gpt2-star4.yaml --policy benchmarks/results/frozen.py:ResourceAwareFrozen`.
 """
 
 from __future__ import annotations

@@ -48,14 +48,14 @@ LITTLE = 0.02  # of a token's time; a smaller saving is hardly worth a migration
 def planned() -> list[Planned]:
     """All simulated runs; the seeds of drawn instances vary slowest."""
     bundled = [
-        Planned("quickstart.yaml", policy, seed, settings, _said(trace), NOMINAL_HOP_S)
+        Planned("gpt2-star4.yaml", policy, seed, settings, _said(trace), NOMINAL_HOP_S)
         for trace, settings in BUNDLED.items()
         for policy in POLICIES
         for seed in BUNDLED_SEEDS
     ]
     drawn = [
         Planned(
-            "quickstart.yaml", policy, seed, {"topology": DRAWN_FLEET, "traces": traces}, _said(trace, drawn=True),
+            "gpt2-star4.yaml", policy, seed, {"topology": DRAWN_FLEET, "traces": traces}, _said(trace, drawn=True),
             NOMINAL_HOP_S,
         )
         for seed in DRAWN_SEEDS
@@ -72,7 +72,7 @@ def _said(trace: str, drawn: bool = False, backend: str = "sim") -> dict[str, An
 def emulated() -> list[Planned]:
     """The runs of the quick start on Mininet; the rounds vary slowest."""
     return [
-        Planned("quickstart.yaml", policy, seed, {}, _said("quick start", backend="mininet"))
+        Planned("gpt2-star4.yaml", policy, seed, {}, _said("quick start", backend="mininet"))
         for seed in range(1, EMULATED_ROUNDS + 1)
         for policy in POLICIES
     ]

@@ -48,7 +48,7 @@ class Case:
 
     def planned(self, backend: str) -> Planned:
         """The run of this case."""
-        return Planned("quickstart.yaml", self.policy, 1, self.settings, {"case": self.name, "backend": backend})
+        return Planned("gpt2-star4.yaml", self.policy, 1, self.settings, {"case": self.name, "backend": backend})
 
 
 def _on(topology: str, tokens: int = 32, **settings: Any) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def planned() -> list[Planned]:
     cases += [(HOP_MS, interval) for interval in INTERVALS if interval != INTERVAL]
     return [
         Planned(
-            "quickstart.yaml",
+            "gpt2-star4.yaml",
             policy,
             seed,
             {

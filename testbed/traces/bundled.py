@@ -47,6 +47,12 @@ RECIPES: Mapping[str, Recipe] = {
             generate.memory_squeeze("device/b", memory_bytes=176 * MIB, taken_bytes=104 * MIB, at=48)
         ),
     ),
+    "board-squeeze": Recipe(
+        "an app on b leaves 16 MiB at 48 and keeps the rest",
+        lambda: _from_topology(
+            generate.memory_squeeze("device/b", memory_bytes=40 * MIB, taken_bytes=24 * MIB, at=48)
+        ),
+    ),
     "cellular-walk": Recipe(
         "the link of b wanders between about 10 and 100 Mbit/s, a step every 8",
         lambda: generate.cellular_walk(

@@ -23,7 +23,7 @@ from testbed.placement.policies import POLICIES, make_policy, refuse_exchange
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).with_name("decision_digests.json")
-SHIPPED = ("quickstart", "small-scale", "medium-scale")
+SHIPPED = ("gpt2-star4", "small-scale", "medium-scale")
 DRAWN = 20
 HOP_S = 0.0003
 DECISIONS = 4  # the most of a run; later ones go through the same code

@@ -17,7 +17,7 @@ from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change, Trace
 from testbed.transport.messages import Arrived, Token
 
-QUICKSTART = Path(__file__).parents[2] / "experiments" / "quickstart.yaml"
+QUICKSTART = Path(__file__).parents[2] / "experiments" / "gpt2-star4.yaml"
 MANIFEST: dict[str, Any] = {"backend": "sim", "options": {"progress": False}}
 
 

@@ -16,7 +16,7 @@ TINY = {"model.preset": "tiny", "tokens": 12, "interval": 4}
 
 
 def planned(policy: str, seed: int = 1, **settings: object) -> Planned:
-    return Planned("quickstart.yaml", policy, seed, {**TINY, **settings}, {"case": "tiny"}, 2e-4)
+    return Planned("gpt2-star4.yaml", policy, seed, {**TINY, **settings}, {"case": "tiny"}, 2e-4)
 
 
 @pytest.mark.parametrize("partition", [{"ffn_shards": 1}, {"ffn_shards": 4, "proj_rows": True}])

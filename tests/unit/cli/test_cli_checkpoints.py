@@ -13,7 +13,7 @@ from gguf_cases import llama_dims, llama_metadata, random_case
 
 from testbed.cli import run
 
-QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "quickstart.yaml")
+QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml")
 LONGER = CONFIG | {"n_positions": 512, "vocab_size": 300}
 Captured = pytest.CaptureFixture[str]
 

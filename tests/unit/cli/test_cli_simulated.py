@@ -11,7 +11,7 @@ import pytest
 from testbed.cli import run
 from testbed.runlog.tables import TABLES
 
-QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "quickstart.yaml")
+QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml")
 Captured = pytest.CaptureFixture[str]
 
 

@@ -24,7 +24,7 @@ PRINTING = [
     ["policies", "--json"],
     ["runs", "experiments"],
     ["traces", "show", "memory-squeeze"],
-    ["replay", "experiments/quickstart.yaml", "--dry-run", "--policy", "greedy"],
+    ["replay", "experiments/gpt2-star4.yaml", "--dry-run", "--policy", "greedy"],
     ["--help"],
     ["traces", "--help"],
 ]

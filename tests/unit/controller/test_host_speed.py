@@ -61,8 +61,9 @@ def test_devices_that_compute_one_after_another_may_be_as_fast_as_one(tmp_path: 
 
 
 @pytest.mark.parametrize("policy", ["resource-aware", "static", "headroom"])
-def test_the_quick_starts_devices_leave_a_small_host_air(policy: str) -> None:
-    experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", [f"policy={policy}"])
+@pytest.mark.parametrize("name", ["quickstart", "gpt2-star4"])
+def test_the_shipped_devices_leave_a_small_host_air(name: str, policy: str) -> None:
+    experiment = Experiment.load(ROOT / "experiments" / f"{name}.yaml", [f"policy={policy}"])
     assert plan_run(experiment, 24)["warnings"] == []
 
 
@@ -70,7 +71,7 @@ def test_the_topology_of_the_how_to_page_leaves_a_small_host_air(tmp_path: Path)
     page = (ROOT / "docs" / "own-topology.md").read_text()
     (tmp_path / "mine.yaml").write_text(page.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
     overrides = [f"topology={tmp_path / 'mine.yaml'}", "traces=[]"]
-    experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", overrides)
+    experiment = Experiment.load(ROOT / "experiments" / "gpt2-star4.yaml", overrides)
     assert plan_run(experiment, 24)["warnings"] == []
 
 

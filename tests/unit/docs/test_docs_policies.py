@@ -31,7 +31,7 @@ def test_the_policy_of_the_guide_is_short_and_moves_off_a_slow_link(
     policy = source[source.index("class ") :]
     assert len(policy.strip().splitlines()) <= 30
     (tmp_path / "best_link.py").write_text(source)
-    experiment = ROOT / "experiments" / "quickstart.yaml"
+    experiment = ROOT / "experiments" / "gpt2-star4.yaml"
     name = f"{tmp_path / 'best_link.py'}:BestLink"
     arguments = ["replay", str(experiment), "--backend", "sim", "--policy", name, "--tokens", "48", "--json"]
     assert run([*arguments, "--out", str(tmp_path / "runs"), "--accept-unfaithful"]) == 0

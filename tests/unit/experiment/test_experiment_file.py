@@ -19,7 +19,7 @@ from testbed.shape import PRESETS, WeightFormats
 from testbed.strict_yaml import parse_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-QUICKSTART = REPOSITORY / "experiments" / "quickstart.yaml"
+GPT2_STAR4 = REPOSITORY / "experiments" / "gpt2-star4.yaml"
 MIB = 2**20
 
 NETWORK = """
@@ -67,9 +67,9 @@ def error_of(path: Path, *overrides: str) -> str:
 # --- what a good file means -------------------------------------------------------------------------------
 
 
-def test_the_quickstart_is_the_designed_demo() -> None:
-    experiment = Experiment.load(QUICKSTART)
-    assert (experiment.name, experiment.model.preset, experiment.model.seed) == ("quickstart", "gpt2", 7)
+def test_a_shipped_experiment_is_what_its_file_says() -> None:
+    experiment = Experiment.load(GPT2_STAR4)
+    assert (experiment.name, experiment.model.preset, experiment.model.seed) == ("gpt2-star4", "gpt2", 7)
     assert (experiment.tokens, experiment.interval, experiment.trace_clock) == (96, 8, "token")
     assert (experiment.policy, experiment.weights, experiment.delay) == ("resource-aware", "staged", "auto")
     assert [device.name for device in experiment.topology.devices] == ["a", "b", "c", "d"]
@@ -111,7 +111,7 @@ def test_overrides_reach_into_the_inlined_topology(folder: Path) -> None:
 def test_overrides_take_yaml_values_and_the_last_one_wins() -> None:
     overrides = ["tokens=4", "tokens=16", "traces=[]", "model.preset=tiny", "charge_decision=true", "dilation=2.5"]
     overrides += ["policy_options={deadline: 500 ms}", "policy_options.depth=2"]
-    experiment = Experiment.load(QUICKSTART, overrides)
+    experiment = Experiment.load(GPT2_STAR4, overrides)
     assert (experiment.tokens, experiment.traces.targets(), experiment.model.preset) == (16, (), "tiny")
     assert (experiment.charge_decision, experiment.dilation, experiment.model.seed) == (True, 2.5, 7)
     assert experiment.policy_options == {"deadline": "500 ms", "depth": 2}
@@ -375,7 +375,7 @@ def test_a_date_stays_text() -> None:
 def test_loading_an_experiment_loads_nothing_heavy() -> None:
     code = (
         "import sys\nfrom testbed.experiment.schema import Experiment\n"
-        f"Experiment.load({str(QUICKSTART)!r})\n"
+        f"Experiment.load({str(GPT2_STAR4)!r})\n"
         "heavy = {'torch', 'pandas', 'matplotlib', 'zmq', 'mininet', 'pyroute2', 'transformers'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
@@ -408,7 +408,7 @@ def test_every_preset_can_be_an_experiments_model(folder: Path) -> None:
 )
 def test_an_override_out_of_all_proportion_is_one_sentence(override: str, expected: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
-        Experiment.load(Path(__file__).parents[3] / "experiments" / "quickstart.yaml", [override])
+        Experiment.load(Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml", [override])
     message = str(caught.value)
     assert message.isprintable() and len(message) < 500
     for part in expected:

@@ -20,7 +20,7 @@ from testbed.running.backends import BACKENDS, Backend, choose_backend, find_bac
 
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "experiments" / "small-scale.yaml"
-QUICKSTART = ROOT / "experiments" / "quickstart.yaml"
+QUICKSTART = ROOT / "experiments" / "gpt2-star4.yaml"
 OFFERED = [
     "Experiment", "Observation", "Placement", "Policy", "Topology", "Trace", "compare", "load_run", "replay", "sweep",
 ]  # fmt: skip

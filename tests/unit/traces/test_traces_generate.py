@@ -126,5 +126,5 @@ def test_a_bundled_trace_loads_as_it_was_made(name):
 
 
 def test_an_unknown_bundled_trace_is_refused_with_the_names_there_are():
-    with pytest.raises(ConfigError, match="'link' is not a bundled trace: there are cellular-walk, cpu-contention"):
+    with pytest.raises(ConfigError, match="'link' is not a bundled trace: there are board-squeeze, cellular-walk"):
         bundled.path_of("link")

@@ -325,7 +325,7 @@ def test_an_experiments_entry_takes_the_same_options(tmp_path):
         "time": "when", "time_unit": "ms", "down": "rate", "rate_unit": "Mbit/s", "group": {"run": 2},
         "target": "link/b", "direction": "both", "scale": 0.5, "offset": "2 s",
     }  # fmt: skip
-    experiment = Path(__file__).parents[3] / "experiments" / "quickstart.yaml"
+    experiment = Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml"
     loaded = Experiment.load(experiment, [f"traces=[{json.dumps(entry | {'path': str(tmp_path / 'log.csv')})}]"])
     (trace,) = loaded.traces.traces
     assert (rows(trace), rows(trace, "up"), trace.period) == ([(2, 3e6), (3.5, 3.5e6)], rows(trace), 3.5)
