@@ -8,11 +8,12 @@ many devices compute at once. This module only computes; `testbed.doctor.bench_c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import msgspec
 
+from testbed.formats import FORMATS
 from testbed.units import format_bandwidth
 
 EXCESS_SHARE = 0.02  # how much longer a device's operations may take than its model says, as a share
@@ -29,7 +30,7 @@ class Together:
     """How long operations of `count` devices computing at once take after their last input, in wall seconds."""
 
     count: Annotated[int, msgspec.Meta(ge=1)]
-    read_bytes: Positive  # what each operation reads
+    read_bytes: Positive  # what each operation reads, in float32
     finished_s: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]  # sorted; all are equally likely
 
 
@@ -40,6 +41,24 @@ class HostSpeed:
     cores: Annotated[int, msgspec.Meta(ge=1)]
     streaming_Bps: Positive  # of one core while all cores read memory
     together: Annotated[tuple[Together, ...], msgspec.Meta(min_length=1)]
+    packed_Bps: dict[str, Positive] = field(default_factory=dict)
+    """Bytes per second of one core in products with matrices of each format, all cores computing."""
+
+    def as_float32(self, read_bytes: Mapping[str, float]) -> float:
+        """The bytes of float32 numbers that take this host as long as these bytes, which are given by format.
+
+        A format that was not measured counts by its numbers, each of which takes as long as a float32 number.
+        """
+        known = self.packed_Bps
+        return sum(
+            size * (known["float32"] / known[name] if {name, "float32"} <= known.keys() else widened(name))
+            for name, size in read_bytes.items()
+        )
+
+
+def widened(name: str) -> float:
+    """How many bytes of float32 numbers a byte in this format holds."""
+    return 4 * FORMATS[name].block / FORMATS[name].block_bytes
 
 
 @dataclass(frozen=True)
@@ -47,7 +66,7 @@ class Operation:
     """One operation of a device, and how many devices compute at the same time, itself included."""
 
     count: int
-    read_bytes: float
+    read_bytes: float  # as float32, see `HostSpeed.as_float32`
     due_s: float  # wall seconds
 
 
@@ -78,9 +97,14 @@ def fastest_Bps(speed: HostSpeed, measured: Together) -> float:
 
 
 def told_rates(speed: HostSpeed) -> str:
-    """How fast each device may stream, by how many compute at once, as text: `1: 4.1 GB/s, 2: 3.3 GB/s`."""
+    """How fast each device may stream float32 numbers, by how many compute at once: `1: 4.1 GB/s, 2: 3.3 GB/s`.
+
+    Then the share of that for each format that was measured, since packed numbers take longer per byte.
+    """
     rates = {each.count: float(f"{fastest_Bps(speed, each):.2g}") for each in speed.together}
-    return ", ".join(f"{count}: {format_bandwidth(rate)}" for count, rate in rates.items())
+    told = ", ".join(f"{count}: {format_bandwidth(rate)}" for count, rate in rates.items())
+    shares = [f"{name} {1 / speed.as_float32({name: 1.0}):.0%}" for name in speed.packed_Bps if name != "float32"]
+    return told + (f"; of these rates, bytes in {', '.join(shares)}" if shares else "")
 
 
 def too_slow_here(speed: HostSpeed, operations: Mapping[str, Iterable[Operation]]) -> dict[str, float]:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from testbed.controller.host_speed import HostSpeed, Together
 from testbed.errors import RunFailed
+from testbed.formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,8 +59,9 @@ def measure_speed(counts: tuple[int, ...] = COUNTS) -> tuple[HostSpeed, float]:
     call(forkserver(), _ready)  # so that its loading is not measured
     before = host_usage()
     cores = len(os.sched_getaffinity(0))
-    streaming_Bps = min(_in_devices(min(cores, STREAMERS_MOST), _stream))
-    speed = HostSpeed(cores, streaming_Bps, tuple(_measure(count) for count in counts))
+    streams = _in_devices(min(cores, STREAMERS_MOST), _stream)
+    packed_Bps = {name: min(each[name] for each in streams) for name in FORMATS}
+    speed = HostSpeed(cores, packed_Bps["float32"], tuple(_measure(count) for count in counts), packed_Bps)
     after = host_usage()
     if before is None or after is None:
         return speed, 0.0
@@ -166,12 +168,12 @@ def _device(pipe: Connection, work: Callable[..., Any], index: int, count: int, 
         pipe.send((None, RunFailed(f"{type(problem).__name__}: {problem}")))
 
 
-def _stream(pipe: Connection, index: int, count: int) -> float:
+def _stream(pipe: Connection, index: int, count: int) -> dict[str, float]:
     from testbed.emulation.host import streaming_Bps
 
     pipe.send((None, None))
     pipe.recv()  # all are ready
-    return streaming_Bps(STREAM_BYTES)
+    return {name: streaming_Bps(STREAM_BYTES, name) for name in FORMATS}
 
 
 def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int) -> list[float]:

@@ -28,18 +28,20 @@ def switch_interval_s() -> float:
     return GUEST_SWITCH_INTERVAL_S if in_user_mode_linux() else SWITCH_INTERVAL_S
 
 
-def streaming_Bps(size: int = STREAM_BYTES) -> float:
-    """Bytes per second that one core reads in the decoder's products with a float32 matrix (best of five)."""
+def streaming_Bps(size: int = STREAM_BYTES, name: str = "float32") -> float:
+    """Bytes per second that one core reads in the decoder's products with a matrix of this format (best of five)."""
     import numpy as np
 
     from testbed.decoder.kernels import Packed, matmul
+    from testbed.formats import packed_bytes
 
-    rows = size // 4 // STREAM_WIDTH
-    matrix = Packed("float32", rows, STREAM_WIDTH, np.ones(rows * STREAM_WIDTH, np.float32).view(np.uint8))
-    vector = np.ones((1, STREAM_WIDTH), np.float32)
+    rows = size // packed_bytes(name, 1, STREAM_WIDTH)
+    packed = np.zeros(packed_bytes(name, rows, STREAM_WIDTH), np.uint8)
+    packed[:] = 1  # so that every page is there
+    matrix, vector = Packed(name, rows, STREAM_WIDTH, packed), np.ones((1, STREAM_WIDTH), np.float32)
     best = float("inf")
     for _ in range(STREAM_ROUNDS):
         started = time.perf_counter()
         matmul(matrix, vector)
         best = min(best, time.perf_counter() - started)
-    return size / best
+    return len(packed) / best

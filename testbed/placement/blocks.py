@@ -302,6 +302,21 @@ def block_read_bytes(shape: ModelShape, block: Block, length: int, partition: Pa
     return float(_weight_payload(shape, block.kind, partition) + state)
 
 
+def read_bytes_by_format(
+    shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE
+) -> dict[str, float]:
+    """The bytes of `block_read_bytes` by the format that they have in memory."""
+    found: dict[str, float] = {}
+    sizes = _tensor_bytes(shape, block.kind, partition)
+    for (name, _), size in zip(tensors_of(shape, block.kind, partition), sizes, strict=True):
+        its_format = shape.format_of(block.kind, name)
+        found[its_format] = found.get(its_format, 0.0) + size
+    state = state_bytes(shape, block, _seen(shape, length))
+    if state:
+        found[shape.kv_format] = found.get(shape.kv_format, 0.0) + state
+    return found
+
+
 def _seen(shape: ModelShape, length: int) -> int:
     """The positions that the last of `length` tokens sees; a window counts only if all layers have it."""
     return length if shape.window is None or shape.window_from else min(length, shape.window)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.calibration import NOMINAL_SPEED, host_calibration
-from testbed.controller.host_speed import EXCESS_SHARE, Operation, most_at_once, too_slow_here
+from testbed.controller.host_speed import EXCESS_SHARE, HostSpeed, Operation, most_at_once, too_slow_here
 from testbed.controller.worst_first import worst_first
 from testbed.decoder.checkpoint import find_model
 from testbed.experiment.prompt import assumed_of_prompt
@@ -17,10 +17,10 @@ from testbed.placement.blocks import (
     Kind,
     Placement,
     block_flops,
-    block_read_bytes,
     lm_head_flops,
     lm_head_read_bytes,
     operation_seconds,
+    read_bytes_by_format,
 )
 from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.observation import Observation
@@ -90,7 +90,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
         "warnings": [
             *([ends] if ends else []),
-            *unfaithful_here(experiment, operations_at_once(observation, plan, experiment.dilation)),
+            *unfaithful_here(experiment, observation, plan),
             *assumed_of_prompt(experiment),
             *_lacking_weights(experiment),
         ],
@@ -137,20 +137,22 @@ def _devices(
     return found
 
 
-def operations_at_once(observation: Observation, plan: Plan, dilation: float) -> dict[str, list[Operation]]:
+def operations_at_once(
+    observation: Observation, plan: Plan, dilation: float, speed: HostSpeed
+) -> dict[str, list[Operation]]:
     """Return, for each device, its operations for the last token and how many devices compute at the same time."""
     shape, partition, length = observation.shape, observation.partition, observation.final_length
     found: dict[str, list[Operation]] = {view.name: [] for view in observation.devices}
 
-    def add(device: str, count: int, costs: Sequence[tuple[float, float]]) -> None:
+    def add(device: str, count: int, costs: Sequence[tuple[float, Mapping[str, float]]]) -> None:
         view = observation.device(device)
         compute_flops, streaming_Bps = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
-        due_s = sum(operation_seconds(flops, size, compute_flops, streaming_Bps) for flops, size in costs)
-        found[device].append(Operation(count, sum(size for _, size in costs), due_s * dilation))
+        due_s = sum(operation_seconds(flops, sum(read.values()), compute_flops, streaming_Bps) for flops, read in costs)
+        found[device].append(Operation(count, sum(speed.as_float32(read) for _, read in costs), due_s * dilation))
 
-    def cost(kind: Kind, layer: int, index: int) -> tuple[float, float]:
+    def cost(kind: Kind, layer: int, index: int) -> tuple[float, Mapping[str, float]]:
         block = Block(kind, layer, index)
-        return block_flops(shape, block, length, 1, partition), block_read_bytes(shape, block, length, partition)
+        return block_flops(shape, block, length, 1, partition), read_bytes_by_format(shape, block, length, partition)
 
     for layer, halves in enumerate(plan.layers):
         for which, (half, kind) in enumerate(zip((halves.attention, halves.ffn), halves_of(partition), strict=True)):
@@ -162,19 +164,21 @@ def operations_at_once(observation: Observation, plan: Plan, dilation: float) ->
                 for device in half.targets:
                     add(device, len(half.targets), meeting)
     if plan.vocab is None:
-        add(plan.source, 1, [(lm_head_flops(shape), lm_head_read_bytes(shape))])
+        head_format = shape.format_of("vocab", "rows")
+        add(plan.source, 1, [(lm_head_flops(shape), {head_format: lm_head_read_bytes(shape)})])
     else:
         for device, parts in plan.vocab.work.items():
             add(device, len(plan.vocab.work), [cost("vocab", 0, part) for part in parts])
     return found
 
 
-def unfaithful_here(experiment: Experiment, operations: Mapping[str, Sequence[Operation]]) -> list[str]:
+def unfaithful_here(experiment: Experiment, observation: Observation, plan: Plan) -> list[str]:
     """Return a warning if this host cannot keep up with all devices that compute at once; else nothing."""
     if experiment.compute != "paced":
         return []
     host = host_calibration()
     speed = host.speed or NOMINAL_SPEED
+    operations = operations_at_once(observation, plan, experiment.dilation, speed)
     slow = too_slow_here(speed, operations)
     if not slow:
         return []

@@ -49,9 +49,7 @@ RECIPES: Mapping[str, Recipe] = {
     ),
     "board-squeeze": Recipe(
         "an app on b leaves 16 MiB at 48 and keeps the rest",
-        lambda: _from_topology(
-            generate.memory_squeeze("device/b", memory_bytes=40 * MIB, taken_bytes=24 * MIB, at=48)
-        ),
+        lambda: _from_topology(generate.memory_squeeze("device/b", memory_bytes=40 * MIB, taken_bytes=24 * MIB, at=48)),
     ),
     "cellular-walk": Recipe(
         "the link of b wanders between about 10 and 100 Mbit/s, a step every 8",

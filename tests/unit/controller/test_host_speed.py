@@ -126,3 +126,20 @@ def test_a_speed_is_read_back_from_the_calibrations_file_and_a_damaged_one_is_re
     for damaged in ({"cores": 0}, {"together": []}, {"together": [{"count": 1}]}, {"streaming_Bps": "fast"}):
         with pytest.raises(ConfigError, match="mine.json: speed.*testbed calibrate"):
             HostCalibration.from_dict(document | {"speed": document["speed"] | damaged}, "mine.json")
+
+
+def test_bytes_of_a_format_that_is_slower_to_read_weigh_more() -> None:
+    speed = HostSpeed(2, 12e9, ONE.together, {"float32": 12e9, "q4_1": 3e9})
+    assert speed.as_float32({"q4_1": 2e6, "float32": 1e6}) == 9e6
+    assert "of these rates, bytes in q4_1 25%" in told_rates(speed)
+
+
+def test_a_format_that_was_not_measured_weighs_by_its_numbers() -> None:
+    assert ONE.as_float32({"q8_0": 34.0, "bfloat16": 64.0, "float32": 128.0}) == 3 * 128.0
+
+
+def test_blocks_in_four_bits_are_foreseen_to_be_late_at_rates_that_float32_keeps(tmp_path: Any) -> None:
+    rate = "300 MB/s"  # at which operations are long enough to be judged
+    assert planned(4, rate, tmp_path) == []
+    packed = planned(4, rate, tmp_path, model={"preset": "gpt2", "seed": 7, "format": "q4_1"})
+    assert packed and "operations would take longer on this host" in packed[0]
