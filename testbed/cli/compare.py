@@ -11,6 +11,7 @@ import click
 from testbed.cli.options import CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY
 from testbed.cli.show import echo, print_json, print_table, say
 from testbed.cli.summary import TABLE, table_row
+from testbed.progress import readable
 from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 
 if TYPE_CHECKING:
@@ -68,7 +69,11 @@ def _show(found: Comparison) -> None:
 
 
 def _remarks(row: Mapping[str, Any], name: str) -> None:
-    """Print the error of a run, the notes and reasons of its verdict, and where its folder is."""
+    """Print the text of a run, its error, the notes and reasons of its verdict, and where its folder is."""
+    if row.get("text"):
+        echo(f"{name} wrote: {readable(row['text'])}")
+    if row.get("verified"):
+        echo(f"{name}: verified: {row['verified']}: {row['verification']}.")
     if row.get("error"):
         echo(f"{name}: {row['error']}.")
     for note in (row.get("verdict") or {}).get("notes", []):
