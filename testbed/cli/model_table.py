@@ -9,7 +9,7 @@ from testbed.cli.show import echo, print_table
 from testbed.units import format_bytes
 
 LISTED = ("float16", "q8_0", "q4_0")
-SHOWN = ("stored", "float32", *LISTED)
+SHOWN = ("default", "float32", *LISTED)
 """The formats of weights that there is room for; bfloat16 takes what float16 takes, and JSON has all."""
 
 BLOCKS = {
@@ -46,6 +46,9 @@ def show_model_table(model: Mapping[str, Any]) -> None:
     echo(f"{widths}; a vocabulary of {model['vocab']}.")
     window = f", of which a token sees the last {model['window']}" if model["window"] else ""
     echo(f"Context: {model['context']} tokens{window}. Weights: {model['weights'] or 'none here; random in a run'}.")
+    for row in model["formats"]:
+        held = "" if row["held"] == row["stored"] else f", held in {row['held']}"
+        echo(f"The file has {row['tensors']} matrices in {row['stored']}{held}.")
     formats = [name for name in SHOWN if name in model["bytes"]]
     echo()
     _show_blocks(model, formats)
@@ -79,7 +82,7 @@ def _show_boards(model: Mapping[str, Any], formats: Sequence[str]) -> None:
 
 
 def _headings(formats: Sequence[str]) -> dict[str, str]:
-    return {name: "as stored" if name == "stored" else name for name in formats}
+    return {name: "by default" if name == "default" else name for name in formats}
 
 
 def _count(number: int) -> str:

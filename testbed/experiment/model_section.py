@@ -87,7 +87,7 @@ class ModelSpec(Strict):
     def weights_told(self) -> str:
         """Where the weights are from, in words."""
         if self.random or (self.path is None and self._packaged is None):
-            return f"random, drawn from seed {self.seed}, so that its tokens mean nothing"
+            return f"random, drawn from seed {self.seed}, so that the tokens mean nothing"
         if self._packaged is None:
             return f"from {self.path}"
         return f"from the Python package {self._packaged.package} {self._packaged.version}"

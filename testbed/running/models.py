@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from testbed.decoder.checkpoint import check_checkpoint, find_model, read_family, read_shape
+from testbed.decoder.checkpoint import check_checkpoint, conversions, find_model, read_family, read_shape
 from testbed.errors import ConfigError
 from testbed.experiment.instances import model_need
 from testbed.formats import FORMATS, PLAIN
@@ -39,6 +39,7 @@ from testbed.units import parse_bytes
 USUAL_LENGTH = 512
 """The sequence length for which a model is shown, if it has so many positions and nothing else is said."""
 
+DEFAULT = "default"
 EMBED = "embed"
 _MOST_BOARDS = 64  # of one kind that are tried
 _SHARED = frozenset({"norm_weight", "norm_bias", "q_norm", "k_norm"})  # of a layer; each of its heads has a copy
@@ -51,6 +52,7 @@ class _Model:
     shape: ModelShape  # with the formats that it has in a run that asks for none
     family: str
     weights: str | None  # where they are
+    path: Path | None  # the folder or file, if there is one
     preset: Preset | None = None
 
 
@@ -67,8 +69,9 @@ def show_model(model: str | Path, *, length: int | None = None, kv_format: str =
     """Return what a model asks of devices at a sequence length.
 
     `model` is a preset, a folder with a config.json, or a GGUF file. Keys end in their units; counts of bytes have a
-    value for each format of weights, and for the model's own formats as `stored`, if these are not all float32. Raises
-    ConfigError for a name or a file that is none, and for a length that the model does not have.
+    value for each format of all weights, and as `default` for the formats that a run has which asks for none, if these
+    are not all float32. `formats` says which formats the files have. Raises ConfigError for a name or a file that is
+    none, and for a length that the model does not have.
 
     Example: `show_model("llama-3.2-1b")["bytes"]["q4_0"]`
     """
@@ -77,14 +80,14 @@ def show_model(model: str | Path, *, length: int | None = None, kv_format: str =
     length = min(USUAL_LENGTH, shape.positions) if length is None else length
     if not 1 <= length <= shape.positions:
         raise ConfigError(f"--length {length}: {shape.name} has {shape.positions} positions")
-    own = {} if shape.weights == WeightFormats() else {"stored": shape}
+    own = {} if shape.weights == WeightFormats() else {DEFAULT: shape}
     shapes = own | in_formats(shape)
     return {
         "name": shape.name,
         "family": found.family,
         "repository": found.preset.repository if found.preset else None,
         "weights": found.weights,
-        "stored_formats": vars(shape.weights),
+        "formats": [] if found.path is None else conversions(found.path, shape),
         **_dimensions(shape),
         "blocks": _block_rows(shape, shapes),
         "bytes": {name: total_bytes(one) for name, one in shapes.items()},
@@ -186,16 +189,15 @@ def _find(model: str) -> _Model:
         raise ConfigError(f"{shown(model)} is {kinds}{suggest(model, PRESETS)}")
     preset = presets()[model]
     packaged = preset.packaged
-    where = None
-    if packaged is not None:
-        where = str(packaged.find() or f"in the Python package {packaged.package}, which is not installed")
-    return _Model(packaged_shape(model), preset.family, where, preset)
+    path = packaged.find() if packaged else None
+    where = f"in the Python package {packaged.package}, which is not installed" if packaged else None
+    return _Model(packaged_shape(model), preset.family, where if path is None else str(path), path, preset)
 
 
 def _read(path: Path) -> _Model:
     """Return the model in a folder or a GGUF file; raises ConfigError for a damaged one."""
     check_checkpoint(path)
-    return _Model(read_shape(path), read_family(path), str(path) if find_model(path) else None)
+    return _Model(read_shape(path), read_family(path), str(path) if find_model(path) else None, path)
 
 
 def _counts(shape: ModelShape) -> Counter[str]:

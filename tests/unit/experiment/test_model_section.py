@@ -39,7 +39,7 @@ def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_presets_without_weights_are_random_without_saying_so() -> None:
     model = loaded("model.preset=gpt2").model
     assert not model.random and model.files is None is model.required_files()
-    assert model.weights_told == "random, drawn from seed 7, so that its tokens mean nothing"
+    assert model.weights_told == "random, drawn from seed 7, so that the tokens mean nothing"
 
 
 def test_a_preset_with_a_package_has_its_weights_and_its_formats() -> None:
@@ -98,7 +98,7 @@ def test_manifest_and_summary_say_that_weights_are_random(tmp_path: Path, capsys
     assert run([*command, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)
     manifest = json.loads((Path(summary["path"]) / "manifest.json").read_text())
-    told = "random, drawn from seed 7, so that its tokens mean nothing"
+    told = "random, drawn from seed 7, so that the tokens mean nothing"
     assert summary["model_weights"] == manifest["model_weights"] == told
     assert run(command) == 0
     assert f"Weights: {told}." in capsys.readouterr().out
