@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import make_policy
-from testbed.shape import PRESETS, ModelShape
+from testbed.shape import ModelShape
 
 LLAMA = ModelShape(
     "llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, True, False, False, False, weight_bytes=2, kv_bytes=2

@@ -130,35 +130,6 @@ class ModelShape:
         return self.weights.for_tensor(kind, name)
 
 
-def _llama(
-    name: str, layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ffn_width: int, vocab: int,
-    positions: int, rope: Rope, tied: bool, epsilon: float = 1e-5,
-) -> ModelShape:  # fmt: skip
-    """A Llama without options: RMS norms, no bias, a gated FFN."""
-    return ModelShape(
-        name, layers, width, heads, kv_heads, head_dim, ffn_width, vocab, positions,
-        gated_ffn=True, tied_embedding=tied, learned_positions=False, qkv_bias=False, proj_bias=False, ffn_bias=False,
-        norm_bias=False, norm="rms", norm_epsilon=epsilon, activation="silu", rope=rope,
-    )  # fmt: skip
-
-
-_ROPE_10K = Rope(theta=10_000.0)
-
-PRESETS: dict[str, ModelShape] = {
-    # Radford et al. 2019, table 2; the config.json of the `gpt2` and `gpt2-medium` checkpoints.
-    "gpt2": ModelShape("gpt2", 12, 768, 12, 12, 64, 3072, 50257, 1024),
-    "gpt2-medium": ModelShape("gpt2-medium", 24, 1024, 16, 16, 64, 4096, 50257, 1024),
-    # Zhang et al. 2024, table 1; the config.json of TinyLlama-1.1B-Chat-v1.0 (four KV heads).
-    "tinyllama-1.1b": _llama("tinyllama-1.1b", 22, 2048, 32, 4, 64, 5632, 32000, 2048, _ROPE_10K, tied=False),
-    # Touvron et al. 2023, table 1 and appendix A.2.1; the config.json of Llama-2-7b-hf.
-    "llama-2-7b": _llama("llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, _ROPE_10K, tied=False),
-    # Our own for tests, so small that a hundred devices fit on a laptop. A token is a byte.
-    "tiny": ModelShape("tiny", 4, 64, 4, 4, 16, 256, 256, 512),
-    # The same as a Llama, with heads of one quantised block.
-    "tiny-llama": _llama("tiny-llama", 4, 128, 4, 2, 32, 256, 256, 512, _ROPE_10K, tied=True),
-}
-
-
 def reshaped(shape: ModelShape, layers: int | None, heads: int | None, vocab: int | None) -> ModelShape:
     """The shape with another number of layers, heads or words; None keeps the number.
 

@@ -31,7 +31,7 @@ VERBS = {
     "report": "Sum up one or more runs in one page.",
     "traces": "List, show, import or generate traces.",
     "topologies": "List, show or generate topologies.",
-    "models": "Fetch a model from the Hugging Face hub.",
+    "models": "List or show models, or fetch one from the Hugging Face hub.",
     "policies": "List the placement policies.",
     "runs": "List the runs in a folder.",
     "exec": "Run a command inside a device of a run that is up.",

@@ -1,4 +1,4 @@
-"""`testbed models`: fetching a model."""
+"""`testbed models`: what models there are, what one of them asks of devices, and fetching one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,58 @@ from pathlib import Path
 
 import click
 
+from testbed.cli.model_table import show_list, show_model_table
 from testbed.cli.show import echo, json_option, print_json
 from testbed.units import format_bytes
 
 
 @click.group()
 def command() -> None:
-    """Fetch a model from the Hugging Face hub.
+    """List the presets, show what a model asks of devices, or fetch one from the Hugging Face hub.
 
-    Example: testbed models fetch HuggingFaceTB/SmolLM2-360M-Instruct
+    Example: testbed models show smollm2-135m
     """
+
+
+@command.command("list")
+@json_option
+def list_models(as_json: bool) -> None:
+    """List the presets: their dimensions, and the bytes of their weights in three formats.
+
+    Example: testbed models list --json
+    """
+    from testbed.running.models import list_models
+
+    rows = list_models()
+    if as_json:
+        print_json(rows)
+        return
+    show_list(rows)
+
+
+@command.command("show")
+@click.argument("model", metavar="NAME|FOLDER|FILE")
+@click.option("--length", type=int, help="Prompt and tokens in all [512, or the model's context if that is shorter].")
+@click.option(
+    "--kv-format",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="The format of the KV caches.",
+)
+@json_option
+def show_model(model: str, length: int | None, kv_format: str, as_json: bool) -> None:
+    """Show the blocks of a preset, of a folder with a config.json, or of a GGUF file, and which boards hold them.
+
+    Example: testbed models show llama-3.2-1b --length 2048 --kv-format float16
+    """
+    from testbed.running.models import show_model
+
+    shown = show_model(model, length=length, kv_format=kv_format)
+    if as_json:
+        print_json(shown)
+        return
+    show_model_table(shown)
 
 
 @command.command("fetch")

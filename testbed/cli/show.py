@@ -34,12 +34,15 @@ def print_json(document: Any) -> None:
     write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`."""
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], narrow: bool = False) -> None:
+    """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`.
+
+    With `narrow`, one space parts the columns, not two.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=narrow)
     for key, heading in columns.items():
         values = [row.get(key) for row in rows]
         numeric = any(isinstance(value, (int, float)) for value in values)

@@ -73,6 +73,8 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
         )
     if summary.get("verified"):
         echo(f"Verified: {summary['verified']}: {summary['verification']}.")
+    if str(summary.get("model_weights")).startswith("random"):
+        echo(f"Weights: {summary['model_weights']}.")
     for note in (summary.get("verdict") or {}).get("notes", []):
         echo(f"Note: {note}.")
     for reason in (summary.get("verdict") or {}).get("reasons", []) if reasons else ():

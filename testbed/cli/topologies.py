@@ -76,8 +76,8 @@ def generate_one(
 
     from testbed.experiment.instances import model_need
     from testbed.experiment.overrides import apply_override, parse_override
+    from testbed.models.presets import PRESETS, packaged_shape
     from testbed.placement.blocks import WHOLE
-    from testbed.shape import PRESETS
     from testbed.strict_yaml import suggest
     from testbed.topologies.generate import generate_topology
     from testbed.topologies.model import Topology
@@ -87,7 +87,7 @@ def generate_one(
     given: dict[str, Any] = {"devices": devices}
     for setting in settings:
         apply_override(given, parse_override(setting))
-    need = model_need(PRESETS[model], WHOLE, length)
+    need = model_need(packaged_shape(model), WHOLE, length)
     topology = Topology.from_dict(generate_topology(kind, given, seed, need, f"generate {kind}"), f"generate {kind}")
     text = yaml.safe_dump(topology.to_dict(), sort_keys=False, default_flow_style=None, width=1000)
     if out is None:

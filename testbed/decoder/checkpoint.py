@@ -117,6 +117,11 @@ def read_shape(path: Path) -> ModelShape:
     return replace(checkpoint.shape, weights=weights)
 
 
+def read_family(path: Path) -> str:
+    """The `model_type` of a checkpoint's model; raises ConfigError."""
+    return str(_open(path).config["model_type"])
+
+
 def model_files(path: Path) -> Path:
     """What a path means: itself, or the only GGUF file in a folder without safetensors; raises ConfigError."""
     return _gguf_file(path) or path

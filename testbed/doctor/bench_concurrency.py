@@ -96,8 +96,8 @@ def _exchange(count: int, rounds: int) -> list[list[float]]:
 
 
 def _shape() -> tuple[ModelShape, Partition]:
+    from testbed.models.presets import PRESETS
     from testbed.placement.blocks import Partition
-    from testbed.shape import PRESETS
 
     return replace(PRESETS["gpt2"], layers=LAYERS, positions=POSITION + 1), Partition(ffn_shards=2, proj_rows=True)
 

@@ -147,7 +147,8 @@ class ProcessFleet(ABC):
         self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
         model = self.experiment.model
-        stored = require_model(model.files) if model.files is not None else None
+        files = model.required_files()
+        stored = require_model(files) if files is not None else None
         for name in self.names:
             config = WorkerConfig(
                 device=name,

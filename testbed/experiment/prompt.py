@@ -33,13 +33,14 @@ def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
 
 def assumed_of_prompt(experiment: Experiment) -> list[str]:
     """A sentence on the length that `prompt_ids` assumes without a tokenizer; empty if there is a tokenizer."""
-    files = experiment.model.files
-    if files is None or not _lacks_tokenizer(experiment):
+    files, package = experiment.model.files, experiment.model.missing_package
+    if package is not None and experiment.prompt.ids is None:
+        why = f"the Python package {package} is not installed, which has the tokenizer"
+    elif files is not None and _lacks_tokenizer(experiment):
+        why = missing_tokenizer(files)
+    else:
         return []
-    return [
-        f"{missing_tokenizer(files)}, so the prompt is taken to have a token for each of its "
-        f"{experiment.most_prompt_tokens} bytes"
-    ]
+    return [f"{why}, so the prompt is taken to have a token for each of its {experiment.most_prompt_tokens} bytes"]
 
 
 def language_for(experiment: Experiment) -> Language | None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, InstanceOf, ValidationError, model_validator
+from pydantic import Field, InstanceOf, ValidationError
 
-from testbed.decoder.checkpoint import check_checkpoint, model_files, read_shape
+from testbed.decoder.checkpoint import check_checkpoint
 from testbed.errors import ConfigError
 from testbed.experiment.cuts import check_cuts, check_rows
 from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
+from testbed.experiment.model_section import LARGEST_SEED, ModelSpec
 from testbed.experiment.overrides import Override, apply_override, parse_override
 from testbed.experiment.reading import (
     ALTERNATIVES,
@@ -42,7 +43,7 @@ from testbed.placement.blocks import (
     vocab_rows,
 )
 from testbed.placement.patterns import matches
-from testbed.shape import LARGEST_DIMENSION, PRESETS, ModelShape, WeightFormats, reshaped
+from testbed.shape import ModelShape
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
@@ -50,8 +51,6 @@ from testbed.traces.model import Trace, TraceSet
 from testbed.words.sampling import Sampling
 
 MOST_TOKENS = 10**9  # a model's positions are the limit that matters
-PlainFormat = Literal["float32", "bfloat16", "float16"]
-LARGEST_SEED = 2**53 - 1  # the largest whole number that every reader of JSON keeps exactly
 
 # Stands for the topology while the entries are read on which a generated topology depends.
 _NOWHERE = Topology("none", "star", "none", (Device("none", 1.0, 1.0, 1, 1.0, None),))
@@ -69,47 +68,6 @@ class _Names:
         """The name of the file (or `base`), with the last override that touched the value at `where`."""
         touching = [override.text for override in self.overrides if override.touches(where)]
         return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
-
-
-class ModelSpec(Strict):
-    """The model: a preset with random weights from `seed`, or the absolute path of a checkpoint's folder or file."""
-
-    preset: str | None = None
-    path: str | None = None
-    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
-    format: Literal["float32", "bfloat16", "float16", "q8_0", "q4_0", "q4_1"] | None = None  # of all matrices
-    kv_format: PlainFormat = "float32"
-    wire_format: PlainFormat = "float32"  # of what travels between devices
-    # These change the size of a preset.
-    layers: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
-    heads: int | None = Field(default=None, ge=1, le=LARGEST_DIMENSION)
-    vocab: int | None = Field(default=None, ge=256, le=LARGEST_DIMENSION)  # a token of a preset's prompt is a byte
-
-    @model_validator(mode="after")
-    def _check(self) -> ModelSpec:
-        if (self.preset is None) == (self.path is None):
-            raise ValueError("give either preset or path, one of the two")
-        if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"there is no preset {self.preset!r}{suggest(self.preset, PRESETS)}")
-        if self.preset is None and (self.layers or self.heads or self.vocab):
-            raise ValueError("layers, heads and vocab resize a preset; a checkpoint has its own")
-        if self.preset is not None:
-            self.shape()
-        return self
-
-    def shape(self) -> ModelShape:
-        """The model's dimensions and formats, from the preset or the checkpoint."""
-        if self.preset is None:
-            shape = read_shape(Path(str(self.path)))
-        else:
-            shape = reshaped(PRESETS[self.preset], self.layers, self.heads, self.vocab)
-        weights = shape.weights if self.format is None else WeightFormats.all_in(self.format)
-        return replace(shape, weights=weights, kv_format=self.kv_format, wire_format=self.wire_format)
-
-    @property
-    def files(self) -> Path | None:
-        """Where the weights and the tokenizer are; None for random weights, for which a token of a prompt is a byte."""
-        return None if self.path is None else model_files(Path(self.path))
 
 
 class Experiment(Strict):

@@ -154,6 +154,7 @@ def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
         "experiment_name": experiment.name,
         "policy": experiment.policy,
         "seed": experiment.seed,
+        "model_weights": experiment.model.weights_told,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": {
             "system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count(),

@@ -43,9 +43,12 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
 
 
 def refuse_without_weights(experiment: Experiment) -> None:
-    """Raise ConfigError for a checkpoint that has no weights, or weights that are no numbers."""
+    """Raise ConfigError for a checkpoint that has no weights, or weights that are no numbers.
+
+    Raises EnvironmentLacks for a preset whose weights are in a package that is not installed.
+    """
     from testbed.decoder.scan import refuse_non_numbers
 
-    files = experiment.model.files
+    files = experiment.model.required_files()
     if files is not None:
         refuse_non_numbers(require_model(files))

@@ -10,6 +10,7 @@ from testbed.controller.calibration import NOMINAL_SPEED, host_calibration
 from testbed.controller.host_speed import EXCESS_SHARE, HostSpeed, Operation, most_at_once, too_slow_here
 from testbed.controller.worst_first import worst_first
 from testbed.decoder.checkpoint import find_model
+from testbed.errors import EnvironmentLacks
 from testbed.experiment.prompt import assumed_of_prompt
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import (
@@ -192,8 +193,11 @@ def unfaithful_here(experiment: Experiment, observation: Observation, plan: Plan
 
 
 def _lacking_weights(experiment: Experiment) -> list[str]:
-    """Return a warning if the model has no weights; else nothing."""
-    files = experiment.model.files
+    """Return a warning if the model has no weights here; else nothing."""
+    try:
+        files = experiment.model.required_files()
+    except EnvironmentLacks as error:
+        return [str(error)]
     if files is None or find_model(files) is not None:
         return []
     return [f"{files} has no weights, so only the sim backend can carry this out"]

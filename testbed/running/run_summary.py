@@ -19,7 +19,7 @@ def summary_base(folder: Path, backend: str, experiment: Experiment) -> dict[str
     return {
         "run": folder.name, "path": str(folder), "backend": backend,
         "provenance": find_backend(backend).provenance, "policy": experiment.policy, "experiment": experiment.name,
-        "seed": experiment.seed,
+        "seed": experiment.seed, "model_weights": experiment.model.weights_told,
     }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ def verify(experiment: Experiment, prompt: list[int], outcome: Outcome) -> tuple
 
     Returns `bitwise` or `different`, and one sentence that explains it.
     """
-    files = experiment.model.files
+    files = experiment.model.required_files()
     stored = require_model(files) if files is not None else None
     expected = call(
         forkserver(), reference_tokens, experiment.shape, stored, experiment.model.seed,

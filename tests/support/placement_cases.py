@@ -7,9 +7,10 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from testbed.formats import PLAIN
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import WHOLE, Partition, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from testbed.shape import PRESETS, ModelShape, WeightFormats
+from testbed.shape import ModelShape, WeightFormats
 from testbed.topologies.links import Cable, Link
 from testbed.topologies.routes import routes_between
 

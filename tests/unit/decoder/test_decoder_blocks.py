@@ -18,8 +18,9 @@ from testbed.decoder.reference import Reference, chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.errors import RunFailed
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import WHOLE, Block, Partition, blocks_of, payload_bytes, tensors_of
-from testbed.shape import PRESETS, ModelShape
+from testbed.shape import ModelShape
 
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
 

@@ -48,7 +48,7 @@ LOADED = """
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
 from testbed.placement.blocks import Block, Partition
-from testbed.shape import PRESETS
+from testbed.models.presets import PRESETS
 from testbed.worker.startup import return_large_allocations, warm_up
 
 def anonymous():

@@ -20,9 +20,10 @@ from testbed.decoder.reference import Reference
 from testbed.decoder.store import Weights
 from testbed.decoder.weights import RandomWeights, Tensors
 from testbed.formats import PLAIN
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import ATTENTION, FFN, WHOLE, Partition, tensors_of
 from testbed.placement.tree import tree_roots
-from testbed.shape import PRESETS, ModelShape, WeightFormats
+from testbed.shape import ModelShape, WeightFormats
 
 GATED = replace(SMALL, name="gated", gated_ffn=True, ffn_bias=False)
 QUANTISED = replace(PRESETS["tiny-llama"], name="quantised", weights=WeightFormats.all_in("q4_1"))

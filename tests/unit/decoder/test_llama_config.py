@@ -9,7 +9,8 @@ import pytest
 
 from testbed.decoder.families import shape_from_config
 from testbed.errors import ConfigError
-from testbed.shape import PRESETS, Rope
+from testbed.models.presets import PRESETS
+from testbed.shape import Rope
 
 # The fields of TinyLlama-1.1B-Chat-v1.0's config.json.
 TINYLLAMA: dict[str, Any] = {

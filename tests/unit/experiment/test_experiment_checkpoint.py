@@ -17,7 +17,8 @@ from testbed.decoder.checkpoint import read_shape
 from testbed.decoder.families import shape_from_config
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.shape import PRESETS, ModelShape
+from testbed.models.presets import PRESETS
+from testbed.shape import ModelShape
 
 # The fields of the published `gpt2` checkpoint's config.json that matter here.
 GPT2: dict[str, Any] = {
@@ -202,7 +203,7 @@ def test_an_experiment_takes_its_shape_from_the_checkpoint(checkpoint: Path) -> 
     assert experiment.shape == ModelShape("small-gpt2", 2, 32, 4, 4, 8, 48, 100, 64)
     assert experiment.prompt_tokens is None  # only its tokeniser knows
     formats = {"kv_format": "float32", "wire_format": "float32"}
-    assert experiment.to_dict()["model"] == {"path": str(checkpoint), "seed": 0} | formats
+    assert experiment.to_dict()["model"] == {"path": str(checkpoint), "random": False, "seed": 0} | formats
     assert Experiment.from_dict(json.loads(json.dumps(experiment.to_dict()))) == experiment
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.shape import PRESETS, WeightFormats
+from testbed.models.presets import PRESETS, packaged_shape
+from testbed.shape import WeightFormats
 from testbed.strict_yaml import parse_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -384,8 +385,8 @@ def test_loading_an_experiment_loads_nothing_heavy() -> None:
 
 
 def test_every_preset_can_be_an_experiments_model(folder: Path) -> None:
-    for name, shape in PRESETS.items():
-        assert Experiment.load(write(folder), [f"model.preset={name}"]).shape == shape
+    for name in PRESETS:
+        assert Experiment.load(write(folder), [f"model.preset={name}"]).shape == packaged_shape(name)
 
 
 @pytest.mark.parametrize(

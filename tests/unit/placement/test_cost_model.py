@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from placement_cases import any_partition, networked, observations, placed, quickstart, random_placements
 
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import (
     Block,
     Placement,
@@ -38,7 +39,7 @@ from testbed.placement.cost.model import (
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan, x_payload
-from testbed.shape import PRESETS, WeightFormats
+from testbed.shape import WeightFormats
 
 
 def _spread(observation: Observation) -> Placement:

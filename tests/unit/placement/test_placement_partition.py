@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from placement_cases import MIB, observations, partitions, placed, quickstart, shapes
 
 from testbed.errors import ConfigError
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import (
     WHOLE,
     Block,
@@ -30,7 +31,7 @@ from testbed.placement.patterns import is_pattern, matches
 from testbed.placement.plan import make_plan
 from testbed.placement.policies import POLICIES, make_policy
 from testbed.placement.tree import Root, align, aligned_roots, tree_roots
-from testbed.shape import PRESETS, ModelShape
+from testbed.shape import ModelShape
 
 FINE = [Partition(4), Partition(1, proj_rows=True), Partition(8, proj_rows=True), Partition(2, vocab_shards=8)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from pathlib import Path
@@ -13,15 +14,17 @@ from simulated import simulated
 from testbed.controller import generation
 from testbed.experiment.schema import Experiment
 from testbed.placement.cost import model as costs
-from testbed.shape import PRESETS, ModelShape
 
 FINE = {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 4}
 LENGTHS = 36  # in an interval of 16 tokens: each once in the twin, once in the controller, and a few at the boundary
-LARGE = ModelShape("large", 32, 1024, 32, 32, 32, 4096, 1000, 4096)
+LARGE = {
+    "model_type": "gpt2", "n_layer": 32, "n_embd": 1024, "n_head": 32, "vocab_size": 1000, "n_positions": 4096,
+}  # fmt: skip
 
 
-def large(devices: int, tokens: int, memory: str = "200 MiB", **keys: Any) -> Experiment:
+def large(folder: Path, devices: int, tokens: int, memory: str = "200 MiB", **keys: Any) -> Experiment:
     """32 layers of 32 heads on unequal devices."""
+    (folder / "config.json").write_text(json.dumps(LARGE))
     draw = random.Random(1)
     fleet = {
         f"d{number:03}": {
@@ -33,7 +36,7 @@ def large(devices: int, tokens: int, memory: str = "200 MiB", **keys: Any) -> Ex
     }  # fmt: skip
     return Experiment.from_dict(
         {
-            "model": {"preset": "large"}, "prompt": {"ids": list(range(32))}, "tokens": tokens, "interval": 16,
+            "model": {"path": str(folder)}, "prompt": {"ids": list(range(32))}, "tokens": tokens, "interval": 16,
             "topology": {"name": "fleet", "shape": "star", "source": "d000", "devices": fleet}, "policy": "round-robin",
         }
         | keys,
@@ -43,10 +46,9 @@ def large(devices: int, tokens: int, memory: str = "200 MiB", **keys: Any) -> Ex
 
 @pytest.mark.parametrize(("devices", "tokens", "limit_s"), [(25, 1000, 10.0), (1000, 48, 20.0)])
 def test_a_large_run_is_simulated_in_seconds_apart_from_deciding(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, tokens: int, limit_s: float
+    tmp_path: Path, devices: int, tokens: int, limit_s: float
 ) -> None:
-    monkeypatch.setitem(PRESETS, "large", LARGE)
-    of = large(devices, tokens)
+    of = large(tmp_path, devices, tokens)
     started = time.process_time()
     summary, rows = simulated(tmp_path, of)
     spent = time.process_time() - started - summary["decision_ms"] / 1e3
@@ -60,7 +62,6 @@ def test_a_large_run_is_simulated_in_seconds_apart_from_deciding(
 def test_half_layers_are_computed_at_most_once_for_a_token_whatever_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, partition: dict[str, Any]
 ) -> None:
-    monkeypatch.setitem(PRESETS, "large", LARGE)
     counted, deciding = [0], [False]
     half_layer_latency, ask = costs.half_layer_latency, generation.call_policy
 
@@ -76,9 +77,9 @@ def test_half_layers_are_computed_at_most_once_for_a_token_whatever_the_plan(
 
     monkeypatch.setattr(costs, "half_layer_latency", half_layer)
     monkeypatch.setattr(generation, "call_policy", asked)
-    of = large(25, 80, memory="400 MiB", policy=policy, partition=partition)
+    of = large(tmp_path, 25, 80, memory="400 MiB", policy=policy, partition=partition)
     summary, _ = simulated(tmp_path, of)
     assert summary["status"] == "done" and summary["prediction_error"] == pytest.approx(0, abs=1e-9)
-    halves = 2 * LARGE.layers + 1
+    halves = 2 * of.shape.layers + 1
     intervals = 80 // of.interval
     assert counted[0] <= LENGTHS * halves * intervals

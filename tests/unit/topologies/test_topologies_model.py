@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import Block, blocks_of, pinned_bytes, resident_bytes
-from testbed.shape import PRESETS
 from testbed.topologies.catalogue import DEVICE_QUANTITIES, boards
 from testbed.topologies.mininet_adapter import build_topo
 from testbed.topologies.model import Device, Link, Topology, describe, find_topology, list_bundled

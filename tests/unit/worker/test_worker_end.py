@@ -12,8 +12,8 @@ import pytest
 import zmq
 
 from testbed.emulation.spawn import forkserver, start_worker
+from testbed.models.presets import PRESETS
 from testbed.placement.blocks import WHOLE
-from testbed.shape import PRESETS
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import Connect, Connected, Failed, Hello, Load, Message, Ping
 from testbed.worker.config import WorkerConfig
