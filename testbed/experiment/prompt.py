@@ -14,6 +14,8 @@ def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
     If nothing is `computed`, only their number matters. Then a missing tokenizer is no error, and `assumed_of_prompt`
     says which number is assumed.
     """
+    if computed:
+        language_for(experiment)  # whose tokenizer a run needs for its text, however the prompt is given
     ids = [0] * experiment.most_prompt_tokens if not computed and _lacks_tokenizer(experiment) else _encode(experiment)
     shape = experiment.shape
     if not ids:
@@ -52,8 +54,7 @@ def language_for(experiment: Experiment) -> Language | None:
     if files is None:
         return None
     language = language_of(files)
-    if language.tokenizer is not None:
-        language.tokenizer.check_size(experiment.shape.vocab, experiment.shape.name)
+    language.tokenizer_for(experiment.shape.vocab, experiment.shape.name)
     return language
 
 

@@ -28,6 +28,9 @@ GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
 FILES = (TOKENIZER, TOKENIZER_CONFIG, TEMPLATE, GENERATION_CONFIG, CONFIG)
 
+MOST_PADDING = 1024
+"""Tokens that a tokenizer may have fewer than its model: models pad to a multiple of 64 to 1024."""
+
 _DEFAULT_TEMPLATE = "default"  # the one of several that transformers takes
 _MARKS = ("bos_token", "eos_token", "unk_token", "pad_token")  # special tokens that a template may name
 _TABLE_MARKS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
@@ -47,6 +50,22 @@ class Language:
         if self.source is None:
             return None
         return read_tokenizer(self.source) if isinstance(self.source, Path) else build_tokenizer(self.source)
+
+    def tokenizer_for(self, vocab: int, model: str) -> Tokenizer | None:
+        """The tokenizer of a model with `vocab` ids; raises ConfigError if it has another size."""
+        if isinstance(self.source, TokenTables):
+            _check_size(len(self.source.tokens), vocab, self.source.origin, model)
+        tokenizer = self.tokenizer
+        if tokenizer is not None:
+            _check_size(tokenizer.size, vocab, tokenizer.origin, model)
+        return tokenizer
+
+
+def _check_size(size: int, vocab: int, origin: str, model: str) -> None:
+    if size > vocab or size + MOST_PADDING < vocab:
+        raise ConfigError(
+            f"{origin}: the tokenizer has {size} tokens, but {model} has {vocab}, so it is not this model's"
+        )
 
 
 def folder_language(folder: Path) -> Language:

@@ -19,6 +19,13 @@ MODELS: tuple[Model, ...] = ("gpt2", "llama")
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """The types of tokens, by the format's numbers."""
 
+# Of an honest file. Gemma 3 has 262,144 tokens, 514,906 merges and 6,415 tokens that are found before a text is cut.
+_MOST_TOKENS = 2**19
+_MOST_MERGES = 2**20
+_MOST_MARKED = 2**14
+_LONGEST_TOKEN = 512  # characters
+_MOST_CHARACTERS = 2**23  # of all tokens
+
 _KEY = "tokenizer.ggml."
 TEMPLATE_KEY = "tokenizer.chat_template"
 _IDS = ("bos", "eos", "eot", "eom", "unknown", "padding")
@@ -100,6 +107,7 @@ def read_tables(value_of: Callable[[str], Any], origin: str) -> TokenTables | No
 
 
 def _check(tables: TokenTables, read: _Reader) -> None:
+    _refuse_excess(tables, read)
     if tables.model == "llama" and not tables.scores:
         raise read.wrong("scores", "missing, but a tokenizer of the kind llama merges by the scores of its tokens")
     if tables.model == "gpt2" and not tables.merges:
@@ -107,6 +115,21 @@ def _check(tables: TokenTables, read: _Reader) -> None:
     for wanted, name in ((tables.add_bos, "bos"), (tables.add_eos, "eos")):
         if wanted and name not in tables.ids:
             raise read.wrong(f"add_{name}_token", f"true, but the file has no {_KEY}{name}_token_id")
+
+
+def _refuse_excess(tables: TokenTables, read: _Reader) -> None:
+    """Raise ConfigError for tables whose tokenizer would take long to build, or much memory."""
+    marked = sum(kind in (CONTROL, UNKNOWN, USER_DEFINED) for kind in tables.types)
+    longest = max(map(len, tables.tokens))
+    for key, what, found, most in (
+        ("tokens", "tokens", len(tables.tokens), _MOST_TOKENS),
+        ("merges", "merges", len(tables.merges), _MOST_MERGES),
+        ("token_type", "tokens that are not plain", marked, _MOST_MARKED),
+        ("tokens", "characters in one token", longest, _LONGEST_TOKEN),
+        ("tokens", "characters in all tokens", sum(map(len, tables.tokens)), _MOST_CHARACTERS),
+    ):
+        if found > most:
+            raise read.wrong(key, f"an array with {found} {what}, but at most {most} are read")
 
 
 class _Reader:

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MOST_PADDING = 1024
-"""Tokens that a tokenizer may have fewer than its model: models pad to a multiple of 64 to 1024."""
-
 
 class Tokenizer:
     """A tokenizer of the library, and the ids that it puts around a text by itself.
@@ -47,14 +44,6 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of ids, without special tokens; bytes that are no UTF-8 become U+FFFD."""
         return guarded(self.origin, lambda: str(self._inner.decode(list(ids), skip_special_tokens=True)))
-
-    def check_size(self, vocab: int, model: str) -> None:
-        """Raise ConfigError if the tokenizer is not of the size of a model with `vocab` ids."""
-        size = self.size
-        if size > vocab or size + MOST_PADDING < vocab:
-            raise ConfigError(
-                f"{self.origin}: the tokenizer has {size} tokens, but {model} has {vocab}, so it is not this model's"
-            )
 
 
 def read_tokenizer(file: Path) -> Tokenizer:

@@ -48,8 +48,10 @@ INLINE = {
     "delay": "auto",
     "grace": 0,
     "charge_decision": True,
+    "ignore_eos": True,
+    "sampling": {"temperature": 0.8, "top_k": 5, "top_p": 0.9},
 }
-SMALL = shipped("small-scale.yaml") | {"tokens": 12}
+SMALL = shipped("small-scale.yaml") | {"tokens": 12, "prompt": {"chat": [{"role": "user", "content": "Why?"}]}}
 MEDIUM = shipped("medium-scale.yaml") | {
     "tokens": 20,
     "model": {"preset": "tiny"},
@@ -63,6 +65,11 @@ KNOWN = [
     "topology.backhaul.rate",
     "topology.clusters.x",
     "prompt.file",
+    "prompt.chat",
+    "prompt.chat.0.role",
+    "sampling",
+    "sampling.top_k",
+    "ignore_eos",
     "model.path",
     "partition.exchange",
     "traces.0.target",

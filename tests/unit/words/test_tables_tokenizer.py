@@ -18,6 +18,11 @@ from testbed.words.tables_tokenizer import PRE_TOKENIZERS, build_tokenizer
 CASED = "ſ 'ſ 'S 'LL 'Re"  # Hugging Face's patterns take U+017F for an s; llama.cpp's don't
 
 
+SMALL = {
+    "model": "llama", "tokens": ["<unk>", "<s>", "</s>", "a"], "scores": [0.0] * 4, "token_type": [2, 3, 3, 1],
+}  # fmt: skip
+
+
 def tables(metadata: dict[str, Any]) -> TokenTables:
     found = read_tables(metadata.get, "own.gguf")
     assert found is not None
@@ -144,6 +149,41 @@ def test_tables_that_are_wrong_are_refused_by_key_and_value(changes: dict[str, A
     with pytest.raises(ConfigError) as caught:
         build_tokenizer(tables(metadata))
     assert str(caught.value).startswith("own.gguf: ") and told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tokens": ["a" * 513]}, "tokens is an array with 513 characters in one token, but at most 512 are read"),
+        ({"tokens": [f"{one:0500}" for one in range(17000)]}, "8500000 characters in all tokens, but at most 8388608"),
+        (
+            {"tokens": [str(one) for one in range(2**19 + 1)]},
+            "tokens is an array with 524289 tokens, but at most 524288",
+        ),
+        ({"merges": ["a a"] * (2**20 + 1)}, "merges is an array with 1048577 merges, but at most 1048576 are read"),
+        ({"tokens": [str(one) for one in range(20000)], "token_type": [3] * 20000}, "20000 tokens that are not plain"),
+    ],
+)
+def test_tables_that_no_model_has_are_refused_before_anything_is_built(changes: dict[str, Any], told: str) -> None:
+    metadata = {
+        f"tokenizer.ggml.{key}": value for key, value in ({"model": "gpt2", "merges": ["a a"]} | changes).items()
+    }
+    with pytest.raises(ConfigError, match=told):
+        tables({"tokenizer.ggml.tokens": ["a"]} | metadata)
+
+
+JUNK = st.none() | st.booleans() | st.integers(-5, 5) | st.floats() | st.text(max_size=3)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(metadata_of(sentencepiece()))), JUNK | st.lists(JUNK, max_size=4)))
+def test_any_metadata_gives_tables_or_one_sentence(changes: dict[str, Any]) -> None:
+    metadata = {f"tokenizer.ggml.{key}": value for key, value in SMALL.items()} | changes
+    try:
+        found = read_tables(metadata.get, "own.gguf")
+        if found is not None:
+            build_tokenizer(found).encode("a b")
+    except ConfigError as error:
+        assert str(error).startswith("own.gguf: ") and str(error).isprintable()
 
 
 def test_a_token_that_is_there_twice_is_refused() -> None:
