@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from testbed.errors import EnvironmentLacks
-from testbed.programs import complaint, find_program
+from testbed.programs import complaint, find_program, search_path
 
 SOURCE = Path(__file__).with_name("kernels.c")
 INCLUDED = tuple(sorted(SOURCE.parent.glob("kernels_*.h")))
@@ -36,7 +36,7 @@ def load() -> ctypes.CDLL:
     name = _library_name()
     folders = [folder for folder in (SOURCE.parent / "__pycache__", _own_cache()) if folder.is_absolute()]
     for folder in folders:
-        if (folder / name).exists() and _is_safe(folder):
+        if os.path.exists(folder / name) and _is_safe(folder):
             try:
                 return ctypes.CDLL(str(folder / name))
             except OSError:  # damaged, or on a file system from which nothing may run
@@ -92,7 +92,12 @@ def _compile(compiler: str, folder: Path, name: str) -> Path:
     os.close(descriptor)
     try:
         done = subprocess.run(
-            [compiler, *FLAGS, "-o", made, str(SOURCE)], capture_output=True, text=True, check=False, timeout=_SECONDS
+            [compiler, *FLAGS, "-o", made, str(SOURCE)],
+            env={**os.environ, "PATH": search_path(os.environ.get("PATH")), "LC_ALL": "C"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_SECONDS,
         )
         if done.returncode != 0:
             errors = [line for line in done.stderr.splitlines() if "error" in line]

@@ -126,6 +126,9 @@ static inline int64_t narrow(int format, const any_float *x, int64_t n, uint8_t 
 #include "kernels_body.h"
 #endif
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 #define NAME(name) name##_plain
 #define TARGET
 #define WIDTH 4

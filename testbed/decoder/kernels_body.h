@@ -32,13 +32,21 @@ INLINE ivec NAME(load_i8)(const uint8_t *p) {
 INLINE ivec NAME(load_u16)(const uint8_t *p) {
     return (ivec)_mm_unpacklo_epi16(_mm_loadl_epi64((const void *)p), _mm_setzero_si128());
 }
+#elif defined(__aarch64__)
+INLINE ivec NAME(load_u8)(const uint8_t *p) {
+    return (ivec)vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8((uint32_t)*(const any_i32 *)p))));
+}
+INLINE ivec NAME(load_i8)(const uint8_t *p) {
+    return (ivec)vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8((uint32_t)*(const any_i32 *)p))));
+}
+INLINE ivec NAME(load_u16)(const uint8_t *p) { return (ivec)vmovl_u16(vreinterpret_u16_u8(vld1_u8(p))); }
 #else
-typedef uint8_t four_u8 __attribute__((vector_size(4), aligned(1), may_alias));
-typedef int8_t four_i8 __attribute__((vector_size(4), aligned(1), may_alias));
-typedef uint16_t four_u16 __attribute__((vector_size(8), aligned(1), may_alias));
-INLINE ivec NAME(load_u8)(const uint8_t *p) { return __builtin_convertvector(*(const four_u8 *)p, ivec); }
-INLINE ivec NAME(load_i8)(const uint8_t *p) { return __builtin_convertvector(*(const four_i8 *)p, ivec); }
-INLINE ivec NAME(load_u16)(const uint8_t *p) { return __builtin_convertvector(*(const four_u16 *)p, ivec); }
+INLINE ivec NAME(load_u8)(const uint8_t *p) { return (ivec){p[0], p[1], p[2], p[3]}; }
+INLINE ivec NAME(load_i8)(const uint8_t *p) { return (ivec){(int8_t)p[0], (int8_t)p[1], (int8_t)p[2], (int8_t)p[3]}; }
+INLINE ivec NAME(load_u16)(const uint8_t *p) {
+    const any_u16 *u = (const any_u16 *)p;
+    return (ivec){u[0], u[1], u[2], u[3]};
+}
 #endif
 
 INLINE vec NAME(load)(const any_float *p) { return *(const any_vec *)p; }
@@ -50,6 +58,8 @@ INLINE vec NAME(pick)(ivec mask, vec yes, vec no) { return (vec)((mask & (ivec)y
 INLINE vec NAME(load_halves)(const uint8_t *p) { return (vec)_mm512_cvtph_ps(_mm256_loadu_si256((const void *)p)); }
 #elif WIDTH == 8
 INLINE vec NAME(load_halves)(const uint8_t *p) { return (vec)_mm256_cvtph_ps(_mm_loadu_si128((const void *)p)); }
+#elif defined(__aarch64__)
+INLINE vec NAME(load_halves)(const uint8_t *p) { return (vec)vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(p))); }
 #else
 INLINE vec NAME(load_halves)(const uint8_t *p) {
     ivec half = NAME(load_u16)(p);

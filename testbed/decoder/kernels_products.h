@@ -2,7 +2,7 @@
 
 #if WIDTH == 16
 #define TILE 8
-#elif WIDTH == 8
+#elif WIDTH == 8 || defined(__aarch64__)
 #define TILE 2
 #else
 #define TILE 1

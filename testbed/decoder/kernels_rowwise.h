@@ -73,8 +73,8 @@ static TARGET void NAME(rms_norm)(const any_float *x, int64_t rows, int64_t colu
 
 // e^x to 1 ulp: x = n ln 2 + r, 1 + r + r^2 p(r) with a minimax polynomial p for |r| <= ln(2)/2, and 2^n in two steps.
 INLINE vec NAME(exp)(vec x) {
-    x = NAME(pick)(x > 89.0f, NAME(all)(89.0f), x);
-    x = NAME(pick)(x < -104.0f, NAME(all)(-104.0f), x);
+    ivec vanishes = x < -104.0f; // left out of the arithmetic, where results that underflow are slow
+    x = NAME(pick)(x > 89.0f, NAME(all)(89.0f), NAME(pick)(vanishes, (vec){0}, x));
     vec n = x * 1.44269504088896341f + 12582912.0f - 12582912.0f; // 1.5 * 2^23: rounds to a whole number
     vec r = x - n * 0.693359375f + n * 2.12194440054690583e-4f;  // ln 2 in two parts, the product with the first exact
     vec p = r * 0.0013820661697536707f + 0.008368674665689468f;
@@ -83,7 +83,7 @@ INLINE vec NAME(exp)(vec x) {
     p = p * r + 0.4999999403953552f;
     p = (p * (r * r) + r) + 1.0f;
     ivec whole = __builtin_convertvector(n, ivec), half = whole >> 1;
-    return p * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23);
+    return NAME(pick)(vanishes, (vec){0}, p * (vec)((half + 127) << 23) * (vec)((whole - half + 127) << 23));
 }
 
 INLINE vec NAME(one_gelu_new)(vec x) { // x/2 (1 + tanh u) is x / (1 + e^-2u)
