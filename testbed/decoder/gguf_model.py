@@ -7,6 +7,7 @@ done to tensors on the way is in its `convert_hf_to_gguf.py`.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 import struct
@@ -97,21 +98,21 @@ def tensors_of_header(header: GgufHeader) -> dict[str, StoredTensor]:
     metadata = _Metadata(header)
     names = _ARCHITECTURES[metadata.architecture]
     found: dict[str, StoredTensor] = {}
-    for own_name, place in header.tensors.items():
-        if own_name == ROPE_FACTORS:
+    for own, place in header.tensors.items():
+        if own == ROPE_FACTORS:
             continue
-        module, name = _translated(own_name, names)
+        module, name = _translated(own, names)
         heads = 0
         if module in names.permuted:
             heads = metadata.heads if module == "attn_q" else metadata.kv_heads
             if place.dims[0] % (2 * heads):
-                raise metadata.wrong(f"tensor {shown(own_name)} has {place.dims[0]} rows for {heads} heads")
+                raise metadata.wrong(f"tensor {shown(own)} has {place.dims[0]} rows for {heads} heads")
         turned = module in names.transposed and len(place.dims) == 2
         dims = place.dims[::-1] if turned else place.dims
         if name in found:
-            raise metadata.wrong(f"has {shown(own_name)} and {shown(found[name].own_name)}, which are one tensor")
+            raise metadata.wrong(f"has {shown(own)} and {shown(found[name].own_name)}, which are one tensor")
         found[name] = StoredTensor(
-            header.file, place.format, dims, place.offset, place.nbytes, own_name, heads, transposed=turned
+            header.file, place.format, dims, place.offset, place.nbytes, own, heads, transposed=turned
         )
     return found
 
@@ -253,7 +254,7 @@ def _told(value: Scalar | ArrayPlace | None) -> str:
 
 
 def _as_float32(value: float) -> float:
-    return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    return float(ctypes.c_float(value).value)
 
 
 def _common(metadata: _Metadata) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def widen(stored_format: str, rows: Bytes) -> Floats:
     one = STORED_FORMATS[stored_format]
     blocks = np.ascontiguousarray(rows).reshape(-1, one.block_bytes)
     with np.errstate(over="ignore"):  # of a float64, or of the scales of a damaged file
-        return _BLOCKS[stored_format](blocks).reshape(rows.shape[0], -1)
+        values = _BLOCKS[stored_format](blocks).reshape(rows.shape[0], -1)
+    return np.require(values, requirements="A")  # in a file, numbers may begin at any address
 
 
 def has_non_numbers(form: str, rows: Bytes) -> bool:

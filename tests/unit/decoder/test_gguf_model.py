@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gguf_cases import GgufCase, gpt2_dims, gpt2_metadata, llama_dims, llama_metadata, random_case
+from gguf_cases import GgufCase, Typed, gpt2_dims, gpt2_metadata, llama_dims, llama_metadata, random_case
 from gguf_models import gguf_of
 from transformers_cases import CASES, small_model
 
@@ -76,6 +77,12 @@ def test_a_converted_model_has_the_folders_shape_blocks_and_logits(tmp_path: Pat
 def test_a_number_of_32_bits_is_the_decimal_that_was_meant(file: Path, value: float) -> None:
     llama(file, **{"attention.layer_norm_rms_epsilon": value})
     assert read_shape(file).norm_epsilon == value
+
+
+@pytest.mark.parametrize("packed", [struct.pack("<d", 1e300), struct.pack("<f", 3.4028235e38)])
+def test_a_number_that_is_too_large_is_one_sentence(file: Path, packed: bytes) -> None:
+    kind = 12 if len(packed) == 8 else 6
+    assert "rms_norm_eps is" in refusal(llama(file, **{"attention.layer_norm_rms_epsilon": Typed(kind, packed)}))
 
 
 def test_dimensions_have_the_defaults_of_llama_cpp(file: Path) -> None:
