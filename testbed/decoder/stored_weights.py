@@ -1,7 +1,7 @@
 """Fills blocks with the weights of a checkpoint, whatever its files are and in whatever format they have its tensors.
 
-A part of a tensor is taken a few rows at a time from its mapped file, put into the block's own format, and written into
-its memory. So there is never a second whole copy, and a device reads only what it holds.
+A part of a tensor is read a few rows at a time, put into the block's own format, and written into its memory. So there
+is never a second whole copy, and a device reads only what it holds.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from testbed.shape import ModelShape
 _COPY_BYTES = 1 << 18  # at a time, because a device's memory limit has no room for a second copy of a tensor
 _BLOCK = 32  # columns that become one block
 _PAGE = mmap.ALLOCATIONGRANULARITY
+_FOLIO = 2 * 2**20  # the largest unit of the page cache, which keeps those that it is asked to drop in part
 
 
 class StoredWeights:
@@ -57,36 +59,34 @@ class StoredWeights:
 def fill_rows(rows: Bytes, held: str, stored: StoredTensor, part: Part) -> None:
     """Fill rows (rows, bytes) in a format with a part of a stored tensor; raises ConfigError naming the tensor."""
     fill = _fill_straight if part.transposed == stored.transposed else _fill_transposed
-    start, end = stored.offset // _PAGE * _PAGE, -(-(stored.offset + stored.nbytes) // _PAGE) * _PAGE
+    start, end = stored.offset // _FOLIO * _FOLIO, -(-(stored.offset + stored.nbytes) // _FOLIO) * _FOLIO
     with open_file(stored.file) as file:
         try:
-            fill(rows, held, stored, part, _mapped(file.fileno(), stored))
-        finally:  # nothing maps the pages any more, and they leave the page cache, where a device would pay for them
+            fill(rows, held, part, _Reader(file.fileno(), stored))
+        finally:  # the reader has gone, and the pages leave the page cache, where a device would pay for them
             os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
 
-def _fill_straight(rows: Bytes, held: str, stored: StoredTensor, part: Part, tensor: Bytes) -> None:
+def _fill_straight(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
     """The file has the part's rows as rows."""
-    block, width = STORED_FORMATS[stored.format].block, _file_columns(stored)
-    low, high = part.columns.start, part.columns.stop
-    first, last = low // block * block, min(width, -(-high // block) * block)  # whole blocks
-    some = slice(stored_bytes(stored.format, (first,)), stored_bytes(stored.format, (last,)))
+    stored, low, high = reader.stored, part.columns.start, part.columns.stop
+    block = STORED_FORMATS[stored.format].block
+    first, last = low // block * block, min(reader.columns, -(-high // block) * block)  # whole blocks
     for target, source in _runs(rows, part.rows, stored, max(1, _COPY_BYTES // (4 * (last - first)))):
-        form, raw = stored.format, tensor[source, some]
+        form, raw = stored.format, reader.read(source, slice(first, last))
         _refuse_non_numbers(stored, raw)
         if (first, last) != (low, high):
             form, raw = "float32", np.ascontiguousarray(widen(form, raw)[:, low - first : high - first]).view(np.uint8)
         _write(target, held, form, raw, stored)
 
 
-def _fill_transposed(rows: Bytes, held: str, stored: StoredTensor, part: Part, tensor: Bytes) -> None:
+def _fill_transposed(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
     """The file has the part's columns as rows; some of these, all rows of each, make blocks of columns."""
-    outs, ins = len(rows), part.columns
-    some = slice(stored_bytes(stored.format, (part.rows.start,)), stored_bytes(stored.format, (part.rows.stop,)))
+    stored, outs, ins = reader.stored, len(rows), part.columns
     step = max(1, _COPY_BYTES // (4 * outs * _BLOCK)) * _BLOCK
     for start in range(ins.start, ins.stop, step):
         end = min(ins.stop, start + step)
-        raw = tensor[start:end, some]
+        raw = reader.read(slice(start, end), part.rows)
         _refuse_non_numbers(stored, raw)
         values = np.ascontiguousarray(widen(stored.format, raw).T).view(np.uint8)
         first, last = (packed_bytes(held, 1, at - ins.start) for at in (start, end))
@@ -103,32 +103,55 @@ def _runs(rows: Bytes, part: slice, stored: StoredTensor, most: int) -> Iterator
     head = stored.dims[0] // stored.permuted_heads if stored.permuted_heads else 0
     while start < part.stop:
         end = min(part.stop, start + most)
-        source = slice(start, end)
+        source = slice(start, end, 1)
         if head:
             half, row = divmod(start % head, head // 2)
             end = min(end, start + head // 2 - row)
             first = start // head * head + 2 * row + half
-            source = slice(first, first + 2 * (end - start), 2)
+            source = slice(first, first + 2 * (end - start) - 1, 2)
         yield rows[start - part.start : end - part.start], source
         start = end
 
 
-def _mapped(descriptor: int, stored: StoredTensor) -> Bytes:
-    """A tensor's rows (rows, bytes) in its file, which stays mapped as long as they are used."""
-    end = stored.offset + stored.nbytes
-    if os.fstat(descriptor).st_size < end:  # reading what is not there would end the process
-        raise ConfigError(f"{tensor_name(stored)} is not all there: the file has become shorter")
-    start = stored.offset // _PAGE * _PAGE
-    pages = mmap.mmap(descriptor, end - start, access=mmap.ACCESS_READ, offset=start)
-    rows = np.frombuffer(pages, np.uint8, stored.nbytes, stored.offset - start)
-    return rows.reshape(-1, stored_bytes(stored.format, (_file_columns(stored),)))
+class _Reader:
+    """Reads parts of a tensor from its open file.
 
+    Whole rows are read, which lets other threads run meanwhile. Pieces of rows may be so small that a read for each
+    would take ten times as long as a copy out of the mapped file.
+    """
 
-def _file_columns(stored: StoredTensor) -> int:
-    """The length of the tensor's rows in the file; a vector has one element a row."""
-    if len(stored.dims) == 1:
-        return 1
-    return stored.dims[0] if stored.transposed else stored.dims[1]
+    def __init__(self, descriptor: int, stored: StoredTensor) -> None:
+        self.stored = stored
+        one = len(stored.dims) == 1  # a vector has one element a row
+        self.columns = 1 if one else stored.dims[0] if stored.transposed else stored.dims[1]
+        self._descriptor = descriptor
+        self._row_bytes = stored_bytes(stored.format, (self.columns,))
+        if os.fstat(descriptor).st_size < stored.offset + stored.nbytes:  # reading a map there would end the process
+            raise self._shorter()
+
+    def read(self, rows: slice, columns: slice) -> Bytes:
+        """Some columns, which are whole blocks, of some rows, as the file has them: (rows, bytes)."""
+        if (columns.start, columns.stop) != (0, self.columns):
+            first, last = (stored_bytes(self.stored.format, (column,)) for column in (columns.start, columns.stop))
+            return self._mapped[rows, first:last]
+        size = (rows.stop - rows.start) * self._row_bytes
+        content = os.pread(self._descriptor, size, self.stored.offset + rows.start * self._row_bytes)
+        if len(content) < size:
+            raise self._shorter()
+        return np.frombuffer(content, np.uint8).reshape(-1, self._row_bytes)[:: rows.step]
+
+    @cached_property
+    def _mapped(self) -> Bytes:
+        """All rows (rows, bytes)."""
+        start, end = self.stored.offset // _PAGE * _PAGE, self.stored.offset + self.stored.nbytes
+        os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
+        pages = mmap.mmap(self._descriptor, end - start, access=mmap.ACCESS_READ, offset=start)
+        return np.frombuffer(pages, np.uint8, self.stored.nbytes, self.stored.offset - start).reshape(
+            -1, self._row_bytes
+        )
+
+    def _shorter(self) -> ConfigError:
+        return ConfigError(f"{tensor_name(self.stored)} is not all there: the file has become shorter")
 
 
 def _refuse_non_numbers(stored: StoredTensor, rows: Bytes) -> None:
