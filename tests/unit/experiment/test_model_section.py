@@ -27,7 +27,7 @@ MOST = "model.seed=3"
 def loaded(*overrides: str, **keys: Any) -> Experiment:
     """The quick start's experiment with devices that have room for any small model, and without traces."""
     roomy = [f"topology.devices.{name}.memory=2 GiB" for name in "abcd"]
-    return Experiment.load(ROOT / "experiments/quickstart.yaml", ["traces=[]", "tokens=4", *roomy, *overrides])
+    return Experiment.load(ROOT / "experiments/gpt2-star4.yaml", ["traces=[]", "tokens=4", *roomy, *overrides])
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_without_the_package_a_simulation_runs_and_emulation_ends_with_code_3(
     without_package: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     roomy = [word for name in "abcd" for word in ("--set", f"topology.devices.{name}.memory=1 GiB")]
-    command = ["replay", "experiments/quickstart.yaml", "--set", SMOLLM, "--set", "traces=[]", *roomy, "--tokens", "4",
+    command = ["replay", "experiments/gpt2-star4.yaml", "--set", SMOLLM, "--set", "traces=[]", *roomy, "--tokens", "4",
                "--policy", "round-robin", "--out", str(tmp_path), "--json"]  # fmt: skip
     assert run([*command, "--backend", "sim"]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -93,7 +93,7 @@ def test_without_the_package_a_simulation_runs_and_emulation_ends_with_code_3(
 
 
 def test_manifest_and_summary_say_that_weights_are_random(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["replay", "experiments/quickstart.yaml", "--set", "model.preset=tiny", "--set", "traces=[]", "--tokens",
+    command = ["replay", "experiments/gpt2-star4.yaml", "--set", "model.preset=tiny", "--set", "traces=[]", "--tokens",
                "4", "--policy", "round-robin", "--backend", "sim", "--out", str(tmp_path)]  # fmt: skip
     assert run([*command, "--json"]) == 0
     summary = json.loads(capsys.readouterr().out)

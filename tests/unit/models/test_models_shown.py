@@ -65,7 +65,7 @@ def test_the_bytes_are_those_that_devices_hold(name: str) -> None:
 
 
 def test_a_dry_run_needs_of_its_devices_what_show_says() -> None:
-    experiment = Experiment.load(ROOT / "experiments/quickstart.yaml", ["traces=[]"])
+    experiment = Experiment.load(ROOT / "experiments/gpt2-star4.yaml", ["traces=[]"])
     plan = dry_run(experiment)
     length = plan["prompt_tokens"] + plan["tokens"] - 1
     caches = sum(resident_bytes(experiment.shape, block, length) for block in blocks_of(experiment.shape))
@@ -104,7 +104,7 @@ def test_a_folder_with_a_config_alone_is_shown_like_its_preset(tmp_path: Path) -
 
 def test_a_config_alone_is_enough_to_plan_and_to_simulate(tmp_path: Path, capsys: Captured) -> None:
     folder = write_config(tmp_path / "own", "tiny-llama")
-    common = ["replay", "experiments/quickstart.yaml", "--set", f"model.path={folder}", "--set", "traces=[]"]
+    common = ["replay", "experiments/gpt2-star4.yaml", "--set", f"model.path={folder}", "--set", "traces=[]"]
     ids = ["--set", "prompt.ids=[1, 2, 3]", "--tokens", "4", "--policy", "round-robin", "--json"]
     assert run([*common, *ids, "--dry-run"]) == 0
     assert json.loads(capsys.readouterr().out)["model"] == "own"

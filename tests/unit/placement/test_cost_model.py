@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from placement_cases import any_partition, networked, observations, placed, quickstart, random_placements
 
@@ -95,6 +95,7 @@ def test_a_larger_chunk_reads_the_weights_less_often() -> None:
 def test_the_mean_of_first_and_last_token_stands_for_the_interval(
     case: tuple[Observation, Placement], done: int
 ) -> None:
+    assume(case[0].shape.window is None)  # an interval in which a window fills up is taken for a little longer
     observation = replace(case[0], tokens_done=done)
     plan = make_plan(observation, case[1])
     lengths = range(observation.length, observation.final_length + 1)

@@ -231,12 +231,13 @@ def test_the_demo_topology_is_tight_but_holds_the_model() -> None:
 
 def test_bundled_topologies_are_listed_and_described() -> None:
     rows = list_bundled()
-    assert [row["name"] for row in rows] == ["mesh4", "ring5", "star4", "two-tier6"]
+    assert [row["name"] for row in rows] == ["four-boards", "mesh4", "ring5", "star4", "two-tier6"]
     for row in rows:
         shown = json.loads(json.dumps(describe(Topology.load(row["path"]))))
         assert shown["memory_bytes"] == row["memory_bytes"] == sum(each["memory_bytes"] for each in shown["devices"])
         assert [each["name"] for each in shown["devices"] if each["source"]] == ["a"]
-        assert len(shown["links"]) == {"mesh4": 5, "ring5": 5, "star4": 4, "two-tier6": 7}[row["name"]]
+        links = {"four-boards": 4, "mesh4": 5, "ring5": 5, "star4": 4, "two-tier6": 7}
+        assert len(shown["links"]) == links[row["name"]]
 
 
 def test_a_described_catalogue_device_says_where_its_values_are_from() -> None:

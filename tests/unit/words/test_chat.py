@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
+import subprocess
+import sys
 import time
 from datetime import datetime
 
@@ -103,7 +104,17 @@ def test_a_template_that_means_harm_is_one_sentence_within_ten_seconds(template:
     assert message.startswith("own/tokenizer_config.json: the chat template ") and told in message
     assert message.isprintable() and len(message) < 400
     assert time.monotonic() - begun < 10
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 500 * 1024
+
+
+def test_a_template_that_multiplies_takes_no_500_MB() -> None:
+    code = (
+        "import resource\nfrom testbed.errors import ConfigError\nfrom testbed.words.chat import ChatTemplate\n"
+        "try:\n    ChatTemplate(\"{{ 'a' * 10**10 }}\", 'own', {}).render([])\nexcept ConfigError:\n"
+        "    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    )
+    # From a small process, because the peak of a child begins with what its parent had.
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 500 * 1024
 
 
 def test_one_long_step_of_a_template_is_stopped_too(monkeypatch: pytest.MonkeyPatch) -> None:
