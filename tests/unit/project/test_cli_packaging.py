@@ -44,9 +44,7 @@ def imports(file: Path) -> list[str]:
     return modules
 
 
-def test_every_requirement_has_an_exact_version(
-    setup_cfg: configparser.ConfigParser, pinned: dict[str, str]
-) -> None:
+def test_every_requirement_has_an_exact_version(setup_cfg: configparser.ConfigParser, pinned: dict[str, str]) -> None:
     wanted = names(setup_cfg["options"]["install_requires"])
     for extra in setup_cfg["options.extras_require"].values():
         wanted += names(extra)
