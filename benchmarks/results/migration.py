@@ -1,7 +1,7 @@
 """Measures what migration is worth: policies that migrate, and the same policies with a fixed first placement.
 
-`python -m benchmarks.results.migration` simulates the quick start's devices under each bundled trace, and drawn
-instances under seeded fluctuations and events. `--emulated` adds emulated runs of the quick start, which need root and
+`python -m benchmarks.results.migration` simulates the devices of gpt2-star4 under each bundled trace, and drawn
+instances under seeded fluctuations and events. `--emulated` adds emulated runs of gpt2-star4, which need root and
 a quiet host.
 """
 
@@ -22,7 +22,7 @@ FROZEN = "benchmarks/results/frozen.py"
 POLICIES = ("headroom", "static", "resource-aware", f"{FROZEN}:ResourceAwareFrozen")
 BUNDLED: dict[str, dict[str, Any]] = {
     "no trace": {"traces": []},
-    "quick start": {},
+    "collapse and squeeze": {},
     "link-collapse": {"traces": ["traces/data/link-collapse.csv"]},
     "memory-squeeze": {"traces": ["traces/data/memory-squeeze.csv"]},
     "cpu-contention": {"traces": ["traces/data/cpu-contention.csv"]},
@@ -70,9 +70,9 @@ def _said(trace: str, drawn: bool = False, backend: str = "sim") -> dict[str, An
 
 
 def emulated() -> list[Planned]:
-    """The runs of the quick start on Mininet; the rounds vary slowest."""
+    """The runs of gpt2-star4 on Mininet; the rounds vary slowest."""
     return [
-        Planned("gpt2-star4.yaml", policy, seed, {}, _said("quick start", backend="mininet"))
+        Planned("gpt2-star4.yaml", policy, seed, {}, _said("collapse and squeeze", backend="mininet"))
         for seed in range(1, EMULATED_ROUNDS + 1)
         for policy in POLICIES
     ]
@@ -137,11 +137,11 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             starts with the best first placement of all policies for the whole run, and resource-aware against
             its own first placement, frozen. Positive: with migration a token, its share of the stalls included,
             takes so much less time."""),
-        "The quick start's four devices under each bundled trace, simulated:",
+        "The four devices of `gpt2-star4` under each bundled trace, simulated:",
         _worth_table(bundled, list(BUNDLED)),
         f"Four drawn devices in 1.4 times the model's memory, {counted(drawn_runs['seed'].nunique(), 'instance')}:",
         _worth_table(drawn_runs, list(DRAWN)),
-        "The quick start on Mininet:",
+        "`gpt2-star4` with its two traces on Mininet:",
         _measured_table(measured),
         image(NAME, "Tokens generated with and without migration under each trace, and what it saves per token"),
         prose("""*Ends without* counts the runs that ran out of memory without migration, *ends with* those that

@@ -56,8 +56,8 @@ def _on(topology: str, tokens: int = 32, **settings: Any) -> dict[str, Any]:
 
 
 CASES = (
-    Case("quick start", "resource-aware", 0.05),
-    Case("quick start", "headroom", 0.05),
+    Case("gpt2-star4", "resource-aware", 0.05),
+    Case("gpt2-star4", "headroom", 0.05),
     Case("star, no traces", "static", 0.10, _on("star4")),
     Case("two clusters, 40 Mbit/s between", "resource-aware", 0.10, _on("two-tier6")),
     Case("mesh of four", "resource-aware", 0.10, _on("mesh4")),
