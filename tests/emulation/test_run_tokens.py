@@ -33,7 +33,7 @@ def test_the_quickstarts_static_placement_is_killed_by_the_kernel_when_the_squee
     summary = ended.summary
     assert (summary["status"], summary["oom_kills"], len(summary["tokens"])) == ("oom", 1, 48)
     assert ended.sentence.startswith("device b ran out of memory at token 48: its blocks need ")
-    assert "its budget is 72 MiB" in ended.sentence and "killed by the kernel" in ended.sentence
+    assert "its budget is 16 MiB" in ended.sentence and "killed by the kernel" in ended.sentence
     assert place.left_behind() == []
 
 
