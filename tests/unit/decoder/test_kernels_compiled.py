@@ -100,9 +100,7 @@ def test_a_cache_that_others_can_write_to_is_not_trusted(source: Path) -> None:
     cache.mkdir(parents=True)
     os.chmod(cache, 0o777)
     (cache / compiled._library_name()).write_bytes(b"not ours")
-    with pytest.raises(
-        EnvironmentLacks, match=r"no folder for the compiled kernels.c \(.*\): make one"
-    ):
+    with pytest.raises(EnvironmentLacks, match=r"no folder for the compiled kernels.c \(.*\): make one"):
         compiled.load()
 
 
