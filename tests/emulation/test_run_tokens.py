@@ -93,7 +93,7 @@ def test_a_checkpoint_saved_by_transformers_decodes_as_there_over_four_devices_w
     )
     ended = place.done(experiment, "--backend", "mininet", "--verify")
     assert ended.summary["tokens"] == wanted
-    assert ended.summary["verified"] == "bitwise" and ended.summary["migrations"] >= 5
+    assert ended.summary["verified"] == "bitwise" and ended.summary["migrations"] == 4
     assert len(set(wanted)) > 5
     first = [row["device"] for row in rows(ended.folder, "placements") if row["epoch"] == 0]
     assert set(first) == set("abcd")
