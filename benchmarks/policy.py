@@ -23,11 +23,9 @@ from testbed.models.presets import PRESETS
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import make_policy
-from testbed.shape import ModelShape
+from testbed.shape import ModelShape, WeightFormats
 
-LLAMA = ModelShape(
-    "llama-2-7b", 32, 4096, 32, 32, 128, 11008, 32000, 4096, True, False, False, False, weight_bytes=2, kv_bytes=2
-)
+LLAMA = replace(PRESETS["llama-2-7b"], weights=WeightFormats.all_in("float16"), kv_format="float16")
 # Devices, model, and the memory of all devices as a multiple of the model's. With many devices it is larger, so that
 # the largest block fits on one.
 SIZES = {"5": (5, PRESETS["gpt2"], 1.6), "25": (25, LLAMA, 1.6), "200": (200, LLAMA, 5.0)}

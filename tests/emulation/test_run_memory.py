@@ -18,6 +18,7 @@ from running import (
     write_experiment,
 )
 
+from testbed.formats import FORMATS
 from testbed.runlog.folder import read_json
 
 MIB = 2**20
@@ -52,16 +53,26 @@ class HalfMoves:
 """
 
 
-@pytest.mark.parametrize("by_layer", [False, True], ids=["blocks dealt in turn", "layer by layer"])
+@pytest.mark.parametrize(
+    ("by_layer", "formats"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"format": "float16", "kv_format": "float16"}),
+        (False, {"format": "q8_0", "kv_format": "bfloat16", "wire_format": "bfloat16"}),
+        (False, {"format": "q4_1"}),
+    ],
+    ids=["blocks dealt in turn", "layer by layer", "float16", "q8_0", "q4_1"],
+)
 def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them_have_moved(
-    by_layer: bool, place: Place, tmp_path: Path
+    by_layer: bool, formats: dict[str, str], place: Place, tmp_path: Path
 ) -> None:
     (tmp_path / "policy.py").write_text(POLICY)
     roomy = {name: {"memory": "420 MiB"} for name in "abcd"}
     ended = place.replay(
         write_experiment(
             tmp_path,
-            model={"preset": "gpt2", "seed": 7},
+            model={"preset": "gpt2", "seed": 7} | formats,
             prompt={"ids": [(7 * i) % 50257 for i in range(160)]},
             tokens=16,
             interval=8,
@@ -83,9 +94,10 @@ def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them
         for device, row in moment.items():
             assert row["ledger_bytes"] == pytest.approx(row["predicted_bytes"], rel=SHARE, abs=SLACK), (device, row)
     # It did hold and move something worth measuring.
-    assert min(before[device]["predicted_bytes"] for device in "bcd") > 80 * MIB
+    share = FORMATS[formats.get("format", "float32")].bits_per_element / 32
+    assert min(before[device]["predicted_bytes"] for device in "bcd") > 80 * MIB * share
     grown = {device: after[device]["predicted_bytes"] - before[device]["predicted_bytes"] for device in "bcd"}
-    assert grown["b"] < -20 * MIB and grown["c"] > 20 * MIB, grown
+    assert grown["b"] < -20 * MIB * share and grown["c"] > 20 * MIB * share, grown
 
 
 def at_rest(samples: list[dict[str, Any]], until: float = 1e9, since: float = -1.0) -> dict[str, dict[str, Any]]:
@@ -134,11 +146,11 @@ def test_a_device_full_of_small_blocks_holds_what_its_ledger_says_and_is_never_k
     assert max(row["predicted_bytes"] / row["budget_bytes"] for row in samples) > 0.9
 
 
-def overloaded(folder: Path, preset: str, budget: str) -> Path:
-    """A fixed placement that puts everything on b, which has too little memory for it."""
+def overloaded(folder: Path, preset: str, budget: str, held: str = "float32") -> Path:
+    """A fixed placement that puts everything on b, which has too little memory for it in float32."""
     return write_experiment(
         folder,
-        model={"preset": preset, "seed": 7},
+        model={"preset": preset, "seed": 7, "format": held},
         tokens=8,
         topology=topology(b={"memory": budget}, a={"memory": "420 MiB"}, c={"memory": "420 MiB"}),
         policy="static",
@@ -164,3 +176,13 @@ def test_a_fixed_placement_that_a_device_cannot_hold_ends_the_run_and_leaves_not
     assert len(events(ended.folder, "oom_kill")) == ended.summary["oom_kills"]
     assert place.left_behind() == [] and interfaces() <= before and mentioning(str(ended.folder)) == []
     assert control_groups(read_json(ended.folder / "manifest.json")["id"]) == []
+
+
+def test_a_device_holds_in_q4_1_a_model_that_it_cannot_hold_in_float16(place: Place, tmp_path: Path) -> None:
+    """Of GPT-2's layers, which are 54 MB in q4_1 and 170 MB in float16."""
+    held = place.replay(overloaded(tmp_path, "gpt2", "96 MiB", "q4_1"), "--backend", "mininet", *UNJUDGED)
+    assert held.code == 0, held.err
+    assert held.summary["oom_kills"] == 0 and len(held.summary["tokens"]) == 8
+    killed = place.replay(overloaded(tmp_path, "gpt2", "96 MiB", "float16"), "--backend", "mininet", *UNJUDGED)
+    assert (killed.code, killed.summary["status"], killed.summary["oom_kills"]) == (5, "oom", 1)
+    assert killed.sentence.startswith("device b ran out of memory at token 0: its blocks need ")

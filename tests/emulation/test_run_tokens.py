@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, TINY, Ended, Place, rows, save_checkpoint, topology, write_experiment
+from running import QUICKSTART, TINY, Ended, Place, rows, topology, two_placements, write_experiment
 
 QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
 LONG_S = 380.0
@@ -63,26 +63,37 @@ def test_the_quickstart_gives_the_same_tokens_on_loopback(place: Place) -> None:
     assert local["tokens"] == emulated["tokens"]
 
 
-@pytest.mark.parametrize("weights", ["staged", "shipped"])
-def test_a_checkpoint_saved_by_transformers_decodes_as_there_over_four_devices(
-    weights: str, place: Place, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [("gpt2", "staged"), ("gpt2", "shipped"), ("llama-rope-llama3", "staged"), ("qwen2", "shipped"),
+     ("qwen3-bias", "staged"), ("mistral-window", "shipped")],
+)  # fmt: skip
+def test_a_checkpoint_saved_by_transformers_decodes_as_there_over_four_devices_while_blocks_move(
+    name: str, weights: str, place: Place, tmp_path: Path
 ) -> None:
-    import torch
+    from transformers_cases import greedy_tokens, small_model
 
-    prompt = [3, 141, 59, 26, 53, 58, 97, 93, 23, 84, 62, 64]
-    model = save_checkpoint(tmp_path / "gpt2", layers=4, width=96, heads=6, positions=64, vocab=211)
-    wanted = model.generate(torch.tensor([prompt]), max_new_tokens=32, min_new_tokens=32, do_sample=False)[0, 12:]
+    prompt = [3, 41, 59, 26, 53, 58, 97, 93, 23, 84, 62, 64]
+    model = small_model(name)
+    model.save_pretrained(tmp_path / "checkpoint")
+    wanted = greedy_tokens(model, prompt, len(prompt) + 32)[len(prompt) :]
+    policy = two_placements(
+        tmp_path,
+        {"*": "a", "head(*,1)": "b", "head(1,*)": "c", "ffn(*)": "d", "proj(2)": "b"},
+        {"head(*,1)": "d", "ffn(1)": "b", "proj(2)": "c"},
+    )
     experiment = write_experiment(
         tmp_path,
-        model={"path": str(tmp_path / "gpt2")},
+        model={"path": str(tmp_path / "checkpoint")},
         prompt={"ids": prompt},
         tokens=32,
-        policy="round-robin",
+        policy=policy,
         weights=weights,
         topology=topology(),
     )
-    ended = place.done(experiment, "--backend", "mininet")
-    assert ended.summary["tokens"] == wanted.tolist()
-    assert len(set(wanted.tolist())) > 5
+    ended = place.done(experiment, "--backend", "mininet", "--verify")
+    assert ended.summary["tokens"] == wanted
+    assert ended.summary["verified"] == "bitwise" and ended.summary["migrations"] == 4
+    assert len(set(wanted)) > 5
     first = [row["device"] for row in rows(ended.folder, "placements") if row["epoch"] == 0]
     assert set(first) == set("abcd")

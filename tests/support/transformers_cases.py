@@ -11,12 +11,12 @@ torch.set_grad_enabled(False)
 
 _SMALL = {
     "vocab_size": 99, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2, "bos_token_id": 0,
-    "eos_token_id": 0,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.2, "bos_token_id": None,
+    "eos_token_id": None,
 }  # fmt: skip
 _SMALL_GPT2 = {
     "vocab_size": 99, "n_positions": 256, "n_embd": 48, "n_layer": 3, "n_head": 4, "initializer_range": 0.2,
-    "bos_token_id": 0, "eos_token_id": 0,
+    "bos_token_id": None, "eos_token_id": None,
 }  # fmt: skip
 _LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
@@ -62,3 +62,9 @@ def small_model(name: str, seed: int = 3) -> Any:
             norm = key.endswith("weight")
             tensor.copy_(torch.randn_like(tensor) * 0.3 + norm)
     return model
+
+
+def greedy_tokens(model: Any, prompt: list[int], length: int) -> list[int]:
+    """The prompt and what the model says after it, `length` tokens in all."""
+    made = model.generate(torch.tensor([prompt]), max_length=length, min_length=length, do_sample=False)
+    return list(map(int, made[0]))

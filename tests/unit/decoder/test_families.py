@@ -14,7 +14,7 @@ from testbed.decoder.stored_weights import StoredWeights
 from testbed.placement.blocks import WHOLE, Partition
 
 pytest.importorskip("transformers")
-from transformers_cases import CASES, small_model
+from transformers_cases import CASES, greedy_tokens, small_model
 
 LENGTH = 200
 PROMPT = [5, 17, 3, 88, 42, 9, 60, 31, 2, 77, 54]
@@ -32,12 +32,12 @@ def test_logits_and_greedy_tokens_are_transformers_own_at_every_position(name: s
     model = small_model(name)
     model.save_pretrained(tmp_path)
     check_checkpoint(tmp_path)
-    tokens = model.generate(torch.tensor([PROMPT]), max_length=LENGTH, min_length=LENGTH, do_sample=False)[0]
-    expected = model(tokens[None]).logits[0]
-    found = torch.from_numpy(logits_of(tmp_path, tokens.tolist()))
+    tokens = greedy_tokens(model, PROMPT, LENGTH)
+    expected = model(torch.tensor([tokens])).logits[0]
+    found = torch.from_numpy(logits_of(tmp_path, tokens))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(found.argmax(1), expected.argmax(1))
-    assert len(set(tokens.tolist())) > 20, "the model settles on few tokens: this comparison could not fail"
+    assert len(set(tokens)) > 20, "the model settles on few tokens: this comparison could not fail"
 
 
 @pytest.mark.parametrize("partition", [Partition(4, proj_rows=True, vocab_shards=3), Partition(2)], ids=str)
