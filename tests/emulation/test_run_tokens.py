@@ -9,7 +9,7 @@ from running import QUICKSTART, TINY, Ended, Place, rows, topology, two_placemen
 
 QUEUED = pytest.mark.timeout(400)  # may have to wait for other emulated runs on this host
 LONG_S = 380.0
-HOST_ONLY = pytest.mark.host_only(reason="A whole model takes minutes in a guest; tests/sandbox runs the quick start there")
+HOST_ONLY = pytest.mark.host_only(reason="takes minutes in a guest; tests/sandbox runs the quick start there")
 
 
 @HOST_ONLY
