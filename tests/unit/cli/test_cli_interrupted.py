@@ -27,7 +27,7 @@ policies: [single, round-robin]
 seeds: 400
 """
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-MOMENTS_S = (0.0, 0.1, 0.2, 0.4, 0.7, 1.1, 1.6, 2.4, 3.5)  # after the interpreter's own start
+MOMENTS_S = (0.0, 0.15, 0.5, 1.2, 2.5)  # after the interpreter's own start
 
 
 @dataclass(frozen=True)
