@@ -20,8 +20,8 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """The types of tokens, by the format's numbers."""
 
 # Of an honest file. Gemma 3 has 262,144 tokens, 514,906 merges and 6,415 tokens that are found before a text is cut.
-_MOST_TOKENS = 2**19
-_MOST_MERGES = 2**20
+_MOST_TOKENS = 3 * 2**17
+_MOST_MERGES = 3 * 2**18
 _MOST_MARKED = 2**14
 _LONGEST_TOKEN = 512  # characters
 _MOST_CHARACTERS = 2**23  # of all tokens
