@@ -138,6 +138,18 @@ def test_the_cache_holds_rounded_keys_and_values(case: Case) -> None:
     assert values == kernels.pack(case.format, v)
 
 
+@pytest.mark.parametrize("window", [None, 8])
+def test_a_value_that_a_row_does_not_attend_to_cannot_reach_it(window: int | None) -> None:
+    case = Case("float32", 3, 32, 40, window, None, None, 0)
+    for infinite in range(case.length):
+        attention, _, _ = case.fresh()
+        qkv = case.qkv
+        qkv[infinite, -case.head_dim :] = np.inf
+        found = kernels.attend(attention, qkv, 0)
+        reached = [case.least(row) <= infinite <= row for row in range(case.length)]
+        assert (~np.isfinite(found).all(axis=1)).tolist() == reached
+
+
 def test_a_key_too_large_for_the_cache_is_refused() -> None:
     attention = Attention("float16", bytearray(64), bytearray(64), 1, 1, 32, 1.0)
     with pytest.raises(OverflowError, match="32 keys or values are too large for float16"):

@@ -44,6 +44,14 @@ def test_a_matrix_is_packed_and_widened_as_gguf_does_it(format: str, seed: int, 
     assert wide.tobytes() == np.ascontiguousarray(quants.dequantize(read, type_of(format)), np.float32).tobytes()
 
 
+@pytest.mark.parametrize(("format", "largest"), [("q8_0", 127.0), ("q4_0", -8.0), ("q4_1", 15.0)])
+def test_numbers_half_way_between_two_quanta_are_rounded_as_gguf_does_it(format: str, largest: float) -> None:
+    x = np.arange(32, dtype=np.float32)[None] % 7 + np.float32(0.5)
+    x[0, 16:24] *= -1 if format != "q4_1" else 1
+    x[0, :2] = largest, 0  # so that the scale is 1
+    assert kernels.quantise(format, x) == quants.quantize(x, type_of(format)).tobytes()
+
+
 def test_every_float16_is_widened_exactly() -> None:
     numbers = HALVES[~np.isnan(HALVES.view(np.float16))]
     wide = kernels.unpack("float16", numbers.tobytes(), 1, numbers.size)
