@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.decoder.families import shape_from_config
 from testbed.errors import ConfigError
 from testbed.models.presets import PRESETS
-from testbed.shape import Rope
+from testbed.shape import ModelShape, Rope
 
 # The fields of TinyLlama-1.1B-Chat-v1.0's config.json.
 TINYLLAMA: dict[str, Any] = {
@@ -27,7 +29,7 @@ LLAMA3 = {
 }  # fmt: skip
 
 
-def shape_of(kind: str, **changes: Any) -> Any:
+def shape_of(kind: str, **changes: Any) -> ModelShape:
     config = {key: value for key, value in TINYLLAMA.items() if kind != "qwen2" or key != "attention_bias"}
     return shape_from_config(config | {"model_type": kind} | changes, "tinyllama-1.1b", "config.json")
 
@@ -116,3 +118,19 @@ def test_mistral_and_qwen_must_say_their_number_of_kv_heads() -> None:
     config = {key: value for key, value in TINYLLAMA.items() if key != "num_key_value_heads"}
     with pytest.raises(ConfigError, match="num_key_value_heads is nothing"):
         shape_from_config(config | {"model_type": "mistral"})
+
+
+_odd = st.none() | st.booleans() | st.integers(-2, 99) | st.floats() | st.text(max_size=3) | st.just([]) | st.just({})
+_ropes = st.dictionaries(st.sampled_from([*LLAMA3, "type", "rope_theta"]), _odd | st.sampled_from(["linear", "llama3"]))
+_keys = st.sampled_from(sorted({*TINYLLAMA, "head_dim", "sliding_window", "use_sliding_window", "max_window_layers",
+                                "layer_types", "rope_parameters", "mlp_bias"}))  # fmt: skip
+
+
+@given(st.sampled_from(["llama", "mistral", "qwen2", "qwen3"]), st.dictionaries(_keys, _odd | _ropes, max_size=4))
+def test_any_config_gives_a_sound_shape_or_a_config_error(kind: str, changes: dict[str, Any]) -> None:
+    try:
+        shape = shape_of(kind, **changes | {"model_type": kind})
+    except ConfigError:
+        return
+    assert shape.heads % shape.kv_heads == 0 and shape.head_dim % 2 == 0
+    assert min(shape.layers, shape.vocab, shape.positions, shape.ffn_width, shape.width) >= 1
