@@ -111,6 +111,18 @@ def test_what_is_no_tokenizer_is_one_sentence_within_a_second(tmp_path: Path, co
     assert time.monotonic() - begun < 1
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b'{"a":0,' * 600_001, "has about 600001 keys, but at most 600000 are read"),
+     (b'["a",0],' * 1_600_001, "has about 1600001 texts, but at most 1600000 are read")],
+)  # fmt: skip
+def test_a_tokenizer_that_would_take_half_a_gigabyte_is_refused_before_it_is_read(
+    tmp_path: Path, content: bytes, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read_tokenizer(write(tmp_path, content))
+
+
 def test_a_tokenizer_that_never_ends_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "tokenizer.json"
     file.symlink_to("/dev/zero")
