@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Of a tokenizer.json. Gemma 3's 262,144 tokens and 514,906 merges are about 0.3 million keys and 1.4 million texts. With
+# Of a tokenizer.json. Gemma 3's 262,144 tokens and 514,906 merges are 0.3 million keys and 1.4 million texts. With
 # the most that is read, the library takes about 450 MB.
 _MOST_KEYS = 600_000
 _MOST_TEXTS = 1_600_000
