@@ -58,8 +58,9 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
 
     The generated `text` may be left out because it has been shown while it came.
     """
-    if text and summary.get("text"):
-        write(readable(summary["text"]))
+    if summary.get("text"):
+        if text:
+            write(readable(summary["text"]))
         echo()
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)

@@ -26,7 +26,7 @@ def test_the_text_comes_first_with_its_control_characters_escaped(capsys: Captur
 
 def test_text_that_was_shown_while_it_came_is_not_repeated(capsys: Captured) -> None:
     show_summary(SUMMARY, reasons=True, text=False)
-    assert capsys.readouterr().out.startswith("policy")
+    assert capsys.readouterr().out.startswith("\npolicy")
 
 
 def test_a_simulation_has_no_text_and_asks_for_no_end(capsys: Captured, tmp_path: Path) -> None:
