@@ -98,5 +98,5 @@ def test_a_dry_run_needs_neither_root_nor_mininet(place: Place) -> None:
     plan = json.loads(ended.out)
     assert set(plan["devices"]) == set("abcd") and plan["predicted_token_ms"] > 0 and plan["feasible"]
     assert plan["devices"]["b"]["up"]["rate_bps"] == 50e6
-    assert sum(len(device["blocks"]) for device in plan["devices"].values()) == 12 * 14
+    assert sum(len(device["blocks"]) for device in plan["devices"].values()) == 30 * 5
     assert not place.out.exists()
