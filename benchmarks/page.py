@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.results.store import machine
 
-NAMES = ("shaping", "replay", "spawn", "scale", "policy", "kernels")
+NAMES = ("shaping", "replay", "spawn", "scale", "policy", "kernels", "smollm2")
 OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # policies whose eight decisions take longer are left out
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
