@@ -71,7 +71,7 @@ def test_the_topology_of_the_how_to_page_leaves_a_small_host_air(tmp_path: Path)
     page = (ROOT / "docs" / "own-topology.md").read_text()
     (tmp_path / "mine.yaml").write_text(page.split("cat > my_topology.yaml <<'END'\n")[1].split("\nEND\n")[0])
     overrides = [f"topology={tmp_path / 'mine.yaml'}", "traces=[]"]
-    experiment = Experiment.load(ROOT / "experiments" / "gpt2-star4.yaml", overrides)
+    experiment = Experiment.load(ROOT / "experiments" / "quickstart.yaml", overrides)
     assert plan_run(experiment, 24)["warnings"] == []
 
 
