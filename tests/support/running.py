@@ -272,7 +272,9 @@ def alive_after(members: set[ProcessId], seconds: float) -> set[ProcessId]:
 
 def control_groups(run_id: str) -> list[Path]:
     """Control groups of a run, in any hierarchy."""
-    return [folder for root in Path("/sys/fs/cgroup").glob("**/headroom") for folder in root.glob(f"{run_id}*")]
+    walk = os.walk("/sys/fs/cgroup")  # passes over the groups of others that end meanwhile
+    roots = [(Path(folder), names) for folder, names, _ in walk if Path(folder).name == "headroom"]
+    return [root / name for root, names in roots for name in names if name.startswith(run_id)]
 
 
 def interfaces() -> set[str]:
