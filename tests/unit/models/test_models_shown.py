@@ -122,6 +122,13 @@ def test_a_format_whose_blocks_do_not_divide_the_rows_is_left_out(tmp_path: Path
     assert "q8_0" not in capsys.readouterr().out
 
 
+def test_a_config_of_millions_of_layers_is_refused_at_once(tmp_path: Path) -> None:
+    config = dict(presets()["tiny-llama"].config) | {"num_hidden_layers": 2**24}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="67108865 blocks, but at most 32768 can be placed"):
+        show_model(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
