@@ -53,6 +53,16 @@ def test_every_preset_is_shown_in_80_columns(name: str, capsys: Captured) -> Non
     assert f"{show_model(name)['parameters']:,} parameters" in shown and "raspberry-pi-4" in shown
 
 
+def test_a_gguf_file_is_shown_with_the_formats_of_its_matrices(capsys: Captured) -> None:
+    packaged = presets()["smollm2-135m"].packaged
+    assert packaged is not None
+    file, preset = show_model(packaged.require("smollm2-135m")), show_model("smollm2-135m")
+    assert {key for key in preset if preset[key] != file[key]} == {"name", "repository"}
+    assert file["bytes"]["default"] == preset["bytes"]["default"] < file["bytes"]["q8_0"]
+    assert run(["models", "show", str(packaged.find())]) == 0
+    assert "Matrices in the file: 210 in q4_1; 1 in q8_0." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama-3.2-1b", "smollm2-135m"])
 def test_the_bytes_are_those_that_devices_hold(name: str) -> None:
     shown = show_model(name, length=100, kv_format="float16")
