@@ -12,6 +12,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+from numpy.random import PCG64
 
 from testbed.decoder.kernels import Floats, Packed, quantise
 from testbed.decoder.pieces import ONE_COLUMN, Piece, piece_of
@@ -68,7 +69,7 @@ class RandomWeights:
             key = f"{self.seed}/{piece.kind}/{layer}/{piece.index}/{piece.name}".encode()
             seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
             if piece.columns == ONE_COLUMN:
-                whole = _drawn(np.random.PCG64(seed), 1, piece.dims[0], slice(None))[0] * np.float32(self.SCALE)
+                whole = _drawn(PCG64(seed), 1, piece.dims[0], slice(None))[0] * np.float32(self.SCALE)
                 whole += name in self.NORMS
                 write_rows(tensor, 0, np.concatenate([whole[rows] for rows in piece.rows])[None])
             else:
@@ -80,7 +81,7 @@ def _fill_matrix(tensor: Packed, piece: Piece, scale: np.float32, seed: int) -> 
     """Fill a piece of a matrix with the values that the whole matrix has there, a few rows at a time."""
     step, filled = max(1, _COPY_BYTES // 4 // piece.dims[1]), 0
     for rows in piece.rows:
-        draw = np.random.PCG64(seed)
+        draw = PCG64(seed)
         draw.advance(rows.start * _words(piece.dims[1]))
         for start in range(rows.start, rows.stop, step):
             drawn = _drawn(draw, min(step, rows.stop - start), piece.dims[1], piece.columns)
@@ -88,7 +89,7 @@ def _fill_matrix(tensor: Packed, piece: Piece, scale: np.float32, seed: int) -> 
             filled += len(drawn)
 
 
-def _drawn(draw: np.random.PCG64, rows: int, columns: int, wanted: slice) -> Floats:
+def _drawn(draw: PCG64, rows: int, columns: int, wanted: slice) -> Floats:
     """The wanted columns of the next rows of a matrix: uniform numbers of mean 0 and variance 1.
 
     Each is 16 of a word's 64 bits, and a row begins with a word. So the draw can skip rows, and takes a quarter of the
