@@ -46,9 +46,8 @@ def show_model_table(model: Mapping[str, Any]) -> None:
     echo(f"{widths}; a vocabulary of {model['vocab']}.")
     window = f", of which a token sees the last {model['window']}" if model["window"] else ""
     echo(f"Context: {model['context']} tokens{window}. Weights: {model['weights'] or 'none here; random in a run'}.")
-    for row in model["formats"]:
-        held = "" if row["held"] == row["stored"] else f", held in {row['held']}"
-        echo(f"The file has {row['tensors']} matrices in {row['stored']}{held}.")
+    if model["formats"]:
+        echo(f"Matrices in the file: {'; '.join(map(_matrices, model['formats']))}.")
     formats = [name for name in SHOWN if name in model["bytes"]]
     echo()
     _show_blocks(model, formats)
@@ -79,6 +78,12 @@ def _show_boards(model: Mapping[str, Any], formats: Sequence[str]) -> None:
         for row in model["boards"]
     ]
     print_table({"board": "board", "memory": "memory", **_headings(formats)}, rows, narrow=True)
+
+
+def _matrices(row: Mapping[str, Any]) -> str:
+    """`210 in q4_1`, or `210 in q4_k, held in float32`."""
+    held = "" if row["held"] == row["stored"] else f", held in {row['held']}"
+    return f"{row['tensors']} in {row['stored']}{held}"
 
 
 def _headings(formats: Sequence[str]) -> dict[str, str]:

@@ -7,20 +7,26 @@ to the format of what travels, because in another placement it is the one that d
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from testbed.decoder.kernels import Floats, round_to
 from testbed.placement.tree import Root, tree_roots
 
-Partial = Mapping[Root, Floats]  # each (rows, D)
+Known = Callable[[Root], Floats | None]  # the sum (rows, D) below a root; None: its halves must be added
 
 
-def add_complete(leaves: Sequence[int], parts: Sequence[Floats], wire_format: str = "float32") -> Floats:
-    """The roots (rows, roots·D) of a device's leaves, each of which is (rows, D); the order is that of the leaves."""
-    found = {Root(leaf, 1): round_to(wire_format, part) for leaf, part in zip(leaves, parts, strict=True)}
-    sums = [_added(found, root, root.start + root.size, wire_format) for root in tree_roots(leaves)]
+def add_complete(leaves: Sequence[int], leaf: Callable[[int], Floats], wire_format: str = "float32") -> Floats:
+    """The roots (rows, roots·D) of a device's leaves, in their order.
+
+    `leaf` computes one of them, (rows, D), when it is its turn to be added, so that few are in memory at once.
+    """
+
+    def known(root: Root) -> Floats | None:
+        return round_to(wire_format, leaf(root.start)) if root.size == 1 else None
+
+    sums = [_added(known, root, root.start + root.size, wire_format) for root in tree_roots(leaves)]
     return sums[0] if len(sums) == 1 else np.concatenate(sums, axis=1)
 
 
@@ -34,15 +40,16 @@ def add_up(
             found[root] = result[:, slot * width : (slot + 1) * width]
     count = sum(map(len, held))
     size = 1 << (count - 1).bit_length()
-    return _added(found, Root(0, size), count, wire_format)
+    return _added(found.get, Root(0, size), count, wire_format)
 
 
-def _added(found: Partial, root: Root, count: int, wire_format: str) -> Floats:
+def _added(known: Known, root: Root, count: int, wire_format: str) -> Floats:
     """The sum below one root; leaves from number `count` on do not exist."""
-    if root in found:
-        return found[root]
+    there = known(root)
+    if there is not None:
+        return there
     half = root.size // 2
-    left = _added(found, Root(root.start, half), count, wire_format)
+    left = _added(known, Root(root.start, half), count, wire_format)
     if root.start + half >= count:
         return left
-    return round_to(wire_format, left + _added(found, Root(root.start + half, half), count, wire_format))
+    return round_to(wire_format, left + _added(known, Root(root.start + half, half), count, wire_format))

@@ -142,9 +142,13 @@ class BlockStore:
         outputs = [self._attend(block, normed, position) for block in blocks]  # each (rows, r·d)
         what = f"the result of the heads of layer {layer}"
         if self.partition.proj_rows:
-            pairs = zip(blocks, outputs, strict=True)
-            leaves = [kernels.matmul(self._weights[block]["proj_weight"], out) for block, out in pairs]
-            return self._in_wire_format(what, lambda name: add_complete(groups, leaves, name))
+            attended = dict(zip(groups, outputs, strict=True))
+
+            def leaf(group: int) -> Floats:
+                own = self._weights[Block("head", layer, group)]
+                return kernels.matmul(own["proj_weight"], attended[group])
+
+            return self._in_wire_format(what, lambda name: add_complete(groups, leaf, name))
         return self._rounded(outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1), what)
 
     def _attention_of(self, block: Block) -> Attention:
@@ -182,11 +186,14 @@ class BlockStore:
 
     def ffn_shards(self, layer: int, shards: Sequence[int], y: Floats) -> Floats:
         """Some shards of a feed-forward network for y (rows, D): the roots of their partial sums (rows, roots·D)."""
-        weights = [self._weights[Block("ffn", layer, shard)] for shard in shards]
-        normed = self._norm(y, weights[0])  # (rows, D); every shard carries the norm
-        leaves = [kernels.matmul(own["out_weight"], self._inner(own, normed)) for own in weights]
+        weights = {shard: self._weights[Block("ffn", layer, shard)] for shard in shards}
+        normed = self._norm(y, weights[shards[0]])  # (rows, D); every shard carries the norm
+
+        def leaf(shard: int) -> Floats:
+            return kernels.matmul(weights[shard]["out_weight"], self._inner(weights[shard], normed))
+
         what = f"a partial sum of the FFN of layer {layer}"
-        return self._in_wire_format(what, lambda name: add_complete(shards, leaves, name))
+        return self._in_wire_format(what, lambda name: add_complete(shards, leaf, name))
 
     def _inner(self, weights: Weights, normed: Floats) -> Floats:
         """The activations (rows, F or F/K) between the matrices of a feed-forward network."""

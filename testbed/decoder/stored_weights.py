@@ -6,10 +6,8 @@ is never a second whole copy, and a device reads only what it holds.
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator
-from functools import cached_property
 
 import numpy as np
 
@@ -26,8 +24,8 @@ from testbed.placement.blocks import WHOLE, Partition
 from testbed.shape import ModelShape
 
 _COPY_BYTES = 1 << 18  # at a time, because a device's memory limit has no room for a second copy of a tensor
+_READ_BYTES = 1 << 20  # at a time; a call for each piece of a row would take ten times as long
 _BLOCK = 32  # columns that become one block
-_PAGE = mmap.ALLOCATIONGRANULARITY
 _FOLIO = 2 * 2**20  # the largest unit of the page cache, which keeps those that it is asked to drop in part
 
 
@@ -59,12 +57,12 @@ class StoredWeights:
 def fill_rows(rows: Bytes, held: str, stored: StoredTensor, part: Part) -> None:
     """Fill rows (rows, bytes) in a format with a part of a stored tensor; raises ConfigError naming the tensor."""
     fill = _fill_straight if part.transposed == stored.transposed else _fill_transposed
-    start, end = stored.offset // _FOLIO * _FOLIO, -(-(stored.offset + stored.nbytes) // _FOLIO) * _FOLIO
     with open_file(stored.file) as file:
+        reader = _Reader(file.fileno(), stored)
         try:
-            fill(rows, held, part, _Reader(file.fileno(), stored))
-        finally:  # the reader has gone, and the pages leave the page cache, where a device would pay for them
-            os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+            fill(rows, held, part, reader)
+        finally:
+            reader.forget()
 
 
 def _fill_straight(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
@@ -72,7 +70,7 @@ def _fill_straight(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
     stored, low, high = reader.stored, part.columns.start, part.columns.stop
     block = STORED_FORMATS[stored.format].block
     first, last = low // block * block, min(reader.columns, -(-high // block) * block)  # whole blocks
-    for target, source in _runs(rows, part.rows, stored, max(1, _COPY_BYTES // (4 * (last - first)))):
+    for target, source in _runs(rows, part.rows, stored, min(reader.most_rows, _COPY_BYTES // (4 * (last - first)))):
         form, raw = stored.format, reader.read(source, slice(first, last))
         _refuse_non_numbers(stored, raw)
         if (first, last) != (low, high):
@@ -83,7 +81,7 @@ def _fill_straight(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
 def _fill_transposed(rows: Bytes, held: str, part: Part, reader: _Reader) -> None:
     """The file has the part's columns as rows; some of these, all rows of each, make blocks of columns."""
     stored, outs, ins = reader.stored, len(rows), part.columns
-    step = max(1, _COPY_BYTES // (4 * outs * _BLOCK)) * _BLOCK
+    step = max(1, min(reader.most_rows, _COPY_BYTES // (4 * outs)) // _BLOCK) * _BLOCK
     for start in range(ins.start, ins.stop, step):
         end = min(ins.stop, start + step)
         raw = reader.read(slice(start, end), part.rows)
@@ -102,7 +100,7 @@ def _runs(rows: Bytes, part: slice, stored: StoredTensor, most: int) -> Iterator
     start = part.start
     head = stored.dims[0] // stored.permuted_heads if stored.permuted_heads else 0
     while start < part.stop:
-        end = min(part.stop, start + most)
+        end = min(part.stop, start + max(1, most))
         source = slice(start, end, 1)
         if head:
             half, row = divmod(start % head, head // 2)
@@ -114,10 +112,9 @@ def _runs(rows: Bytes, part: slice, stored: StoredTensor, most: int) -> Iterator
 
 
 class _Reader:
-    """Reads parts of a tensor from its open file.
+    """Reads parts of a tensor from its open file, in whole rows; other threads run meanwhile.
 
-    Whole rows are read, which lets other threads run meanwhile. Pieces of rows may be so small that a read for each
-    would take ten times as long as a copy out of the mapped file.
+    The pages read leave the page cache soon afterwards, because a device would pay for them.
     """
 
     def __init__(self, descriptor: int, stored: StoredTensor) -> None:
@@ -126,29 +123,35 @@ class _Reader:
         self.columns = 1 if one else stored.dims[0] if stored.transposed else stored.dims[1]
         self._descriptor = descriptor
         self._row_bytes = stored_bytes(stored.format, (self.columns,))
-        if os.fstat(descriptor).st_size < stored.offset + stored.nbytes:  # reading a map there would end the process
+        self.most_rows = _READ_BYTES // self._row_bytes
+        self._cached: slice | None = None  # what has been read and not dropped from the page cache, in whole folios
+        if os.fstat(descriptor).st_size < stored.offset + stored.nbytes:
             raise self._shorter()
 
     def read(self, rows: slice, columns: slice) -> Bytes:
         """Some columns, which are whole blocks, of some rows, as the file has them: (rows, bytes)."""
-        if (columns.start, columns.stop) != (0, self.columns):
-            first, last = (stored_bytes(self.stored.format, (column,)) for column in (columns.start, columns.stop))
-            return self._mapped[rows, first:last]
-        size = (rows.stop - rows.start) * self._row_bytes
-        content = os.pread(self._descriptor, size, self.stored.offset + rows.start * self._row_bytes)
+        size, at = (rows.stop - rows.start) * self._row_bytes, self.stored.offset + rows.start * self._row_bytes
+        content = os.pread(self._descriptor, size, at)
         if len(content) < size:
             raise self._shorter()
-        return np.frombuffer(content, np.uint8).reshape(-1, self._row_bytes)[:: rows.step]
+        self._note(at, at + size)
+        first, last = (stored_bytes(self.stored.format, (column,)) for column in (columns.start, columns.stop))
+        return np.frombuffer(content, np.uint8).reshape(-1, self._row_bytes)[:: rows.step, first:last]
 
-    @cached_property
-    def _mapped(self) -> Bytes:
-        """All rows (rows, bytes)."""
-        start, end = self.stored.offset // _PAGE * _PAGE, self.stored.offset + self.stored.nbytes
-        os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_WILLNEED)
-        pages = mmap.mmap(self._descriptor, end - start, access=mmap.ACCESS_READ, offset=start)
-        return np.frombuffer(pages, np.uint8, self.stored.nbytes, self.stored.offset - start).reshape(
-            -1, self._row_bytes
-        )
+    def _note(self, start: int, end: int) -> None:
+        """Note what has been read, and drop the folios before it."""
+        cached = slice(start // _FOLIO * _FOLIO, -(-end // _FOLIO) * _FOLIO)
+        if self._cached is not None and self._cached.start < cached.start:
+            self._drop(self._cached.start, cached.start)
+        self._cached = cached
+
+    def forget(self) -> None:
+        """Drop what has been read last, and what the kernel has read ahead."""
+        if self._cached is not None:
+            self._drop(self._cached.start, self._cached.stop + 2 * _FOLIO)
+
+    def _drop(self, start: int, end: int) -> None:
+        os.posix_fadvise(self._descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
     def _shorter(self) -> ConfigError:
         return ConfigError(f"{tensor_name(self.stored)} is not all there: the file has become shorter")

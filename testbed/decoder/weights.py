@@ -12,6 +12,7 @@ import math
 from typing import Protocol
 
 import numpy as np
+from numpy.random import PCG64
 
 from testbed.decoder.kernels import Floats, Packed, quantise
 from testbed.decoder.pieces import ONE_COLUMN, Piece, piece_of
@@ -23,6 +24,8 @@ from testbed.shape import ModelShape
 
 Tensors = dict[str, Packed]
 
+_MEAN_LEVEL = (2**16 - 1) / 2  # of a uniform number of 16 bits
+_LEVEL_DEVIATION = math.sqrt((2**32 - 1) / 12)
 _COPY_BYTES = 1 << 18  # copied at a time, because a device's memory limit has no room for a second copy of a tensor
 
 
@@ -65,29 +68,41 @@ class RandomWeights:
                 continue
             key = f"{self.seed}/{piece.kind}/{layer}/{piece.index}/{piece.name}".encode()
             seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-            draw = np.random.Generator(np.random.PCG64(seed))
             if piece.columns == ONE_COLUMN:
-                whole = self.SCALE * draw.standard_normal(piece.dims, np.float32) + (name in self.NORMS)
+                whole = _drawn(PCG64(seed), 1, piece.dims[0], slice(None), self.SCALE)[0]
+                whole += name in self.NORMS
                 write_rows(tensor, 0, np.concatenate([whole[rows] for rows in piece.rows])[None])
             else:
                 scale = self.GAIN / math.sqrt(piece.dims[1]) if piece.name in self.MATRICES else self.SCALE
-                _fill_matrix(tensor, piece, scale, draw)
+                _fill_matrix(tensor, piece, scale, seed)
 
 
-def _fill_matrix(tensor: Packed, piece: Piece, scale: float, draw: np.random.Generator) -> None:
-    """Fill a piece of a matrix with the values that the whole matrix has there, a few rows at a time.
+def _fill_matrix(tensor: Packed, piece: Piece, scale: float, seed: int) -> None:
+    """Fill a piece of a matrix with the values that the whole matrix has there, a few rows at a time."""
+    step, filled = max(1, _COPY_BYTES // 4 // piece.dims[1]), 0
+    for rows in piece.rows:
+        draw = PCG64(seed)
+        draw.advance(rows.start * _words(piece.dims[1]))
+        for start in range(rows.start, rows.stop, step):
+            drawn = _drawn(draw, min(step, rows.stop - start), piece.dims[1], piece.columns, scale)
+            write_rows(tensor, filled, drawn)
+            filled += len(drawn)
 
-    All numbers before the piece are drawn too, because a generator cannot skip any.
+
+def _drawn(draw: PCG64, rows: int, columns: int, wanted: slice, scale: float) -> Floats:
+    """The wanted columns of the next rows of a matrix: uniform numbers of mean 0 and standard deviation `scale`.
+
+    Each is 16 of a word's 64 bits, and a row begins with a word. So the draw can skip rows, and takes a quarter of the
+    time of normal numbers.
     """
-    step = max(1, _COPY_BYTES // 4 // piece.dims[1])
-    filled = 0
-    for start in range(0, piece.rows[-1].stop, step):
-        drawn = draw.standard_normal((min(step, piece.rows[-1].stop - start), piece.dims[1]), np.float32)
-        for rows in piece.rows:
-            wanted = drawn[max(0, rows.start - start) : max(0, rows.stop - start), piece.columns]
-            if len(wanted):
-                write_rows(tensor, filled, wanted * np.float32(scale))
-                filled += len(wanted)
+    words = draw.random_raw(rows * _words(columns)).astype("<u8", copy=False)
+    levels = words.view("<u2").reshape(rows, -1)[:, :columns][:, wanted]  # 0 to 2^16 - 1
+    return (levels - np.float32(_MEAN_LEVEL)) * np.float32(scale / _LEVEL_DEVIATION)
+
+
+def _words(columns: int) -> int:
+    """The words of 64 bits of which a row of so many numbers is drawn."""
+    return -(-columns // 4)
 
 
 def weight_source(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Partition
+from testbed.shape import ModelShape
 from testbed.worker.chunks import CHUNK_BYTES, WINDOW_BYTES
 
 # What a warm worker needs beside its blocks: growth of the interpreter, socket buffers, page tables. Measured at
@@ -15,28 +17,34 @@ SPAN_BYTES = 768  # of one span, which is collected at each boundary, and of its
 
 
 def reserve_bytes(experiment: Experiment) -> int:
-    """Memory that a device's limit leaves over baseline and budget: for activations, chunks in flight and spans.
-
-    A worker holds the values of one half-layer at a time, at most the partial sums of all its heads or shards. With an
-    all-to-all exchange some values of the next half may be there too, and roots, at most one for every other head or
-    shard, are on their way to every device.
-    """
-    shape, partition, devices = experiment.shape, experiment.partition, len(experiment.topology.devices)
-    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
-    inner = (3 if shape.gated_ffn else 2) * shape.ffn_width  # before and after the activation
-    row = max(inner, 2 * partials * shape.width) + devices * shape.width  # and x for each device
-    if not partition.hub:
-        row += partials * shape.width + devices * (partials // 2) * shape.width
-    activations = experiment.prefill_chunk * row * NUMBER_BYTES
+    """Memory that a device's limit leaves over baseline and budget: for activations, chunks in flight and spans."""
+    shape, devices = experiment.shape, len(experiment.topology.devices)
+    activations = experiment.prefill_chunk * numbers_per_row(shape, experiment.partition, devices) * NUMBER_BYTES
     logits = (2 * NUMBER_BYTES + (DRAW_BYTES if experiment.sampling is not None else 0)) * shape.vocab
-    longest = min(experiment.most_prompt_tokens + experiment.tokens, shape.positions)
-    tables = longest * shape.head_dim * NUMBER_BYTES if shape.rope is not None else 0  # cosines and sines
     in_flight = 2 * WINDOW_BYTES * (devices - 1)  # to and from every other device
     per_layer = 4 + 2 * devices  # in two halves: work, a sum, and a message from each device
     chunks = -(-experiment.most_prompt_tokens // experiment.prefill_chunk)  # each is a pass of the first interval
     passes = min(experiment.interval, experiment.tokens) + chunks - 1
     spans = SPAN_BYTES * passes * shape.layers * per_layer
-    return WORKER_RESERVE_BYTES + activations + logits + tables + in_flight + spans
+    return WORKER_RESERVE_BYTES + activations + logits + in_flight + spans
+
+
+def numbers_per_row(shape: ModelShape, partition: Partition, devices: int) -> int:
+    """The most numbers that a worker holds at once for one row of a prefill chunk, in float32.
+
+    They are those of one half-layer: its input, as it is, normalised, and on its way to every device; what heads or an
+    FFN have between their matrices; and the partial sums of all heads or shards, with those that are being added. With
+    an all-to-all exchange some values of the next half may be there too, and roots, at most one for every other head or
+    shard, are on their way to every device.
+    """
+    partials = max(partition.ffn_shards, shape.kv_heads if partition.proj_rows else 1)
+    inner = (3 if shape.gated_ffn else 2) * shape.ffn_width // partition.ffn_shards  # before and after the activation
+    attended = 3 * shape.heads * shape.head_dim  # of each group, side by side, and rounded
+    sums = partials + 4 if partials > 1 else 0
+    numbers = max(inner, attended) + (1 + devices + sums) * shape.width
+    if not partition.hub:
+        numbers += partials * shape.width + devices * (partials // 2) * shape.width
+    return numbers
 
 
 def largest_frame_bytes(experiment: Experiment) -> int:

@@ -19,10 +19,12 @@ from testbed.experiment.instances import model_need
 from testbed.formats import FORMATS, PLAIN
 from testbed.models.presets import PRESETS, Preset, packaged_shape, presets
 from testbed.placement.blocks import (
+    MOST_BLOCKS,
     WHOLE,
     block_flops,
     block_read_bytes,
     blocks_of,
+    count_blocks,
     embed_read_bytes,
     lm_head_flops,
     lm_head_read_bytes,
@@ -77,6 +79,11 @@ def show_model(model: str | Path, *, length: int | None = None, kv_format: str =
     """
     found = _find(str(model))
     shape = replace(found.shape, kv_format=kv_format)
+    blocks = count_blocks(shape)
+    if blocks > MOST_BLOCKS:
+        raise ConfigError(
+            f"{model}: the model would be cut into {blocks} blocks, but at most {MOST_BLOCKS} can be placed"
+        )
     length = min(USUAL_LENGTH, shape.positions) if length is None else length
     if not 1 <= length <= shape.positions:
         raise ConfigError(f"--length {length}: {shape.name} has {shape.positions} positions")

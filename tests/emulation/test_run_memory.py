@@ -151,13 +151,13 @@ def test_a_device_full_of_small_blocks_holds_what_its_ledger_says_and_is_never_k
     assert max(row["predicted_bytes"] / row["budget_bytes"] for row in samples) > 0.9
 
 
-def overloaded(folder: Path, preset: str, budget: str, held: str = "float32") -> Path:
+def overloaded(folder: Path, preset: str, held: str = "float32", **memory: str) -> Path:
     """A fixed placement that puts everything on b, which has too little memory for it in float32."""
     return write_experiment(
         folder,
         model={"preset": preset, "seed": 7, "format": held},
         tokens=8,
-        topology=topology(b={"memory": budget}, a={"memory": "420 MiB"}, c={"memory": "420 MiB"}),
+        topology=topology(**{name: {"memory": memory.get(name, "420 MiB")} for name in "abcd"}),
         policy="static",
         placement={"*": "b"},
     )
@@ -172,7 +172,7 @@ def test_a_fixed_placement_that_a_device_cannot_hold_ends_the_run_and_leaves_not
     backend: str, preset: str, budget: str, place: Place, tmp_path: Path
 ) -> None:
     before = interfaces()
-    ended = place.replay(overloaded(tmp_path, preset, budget), "--backend", backend, *UNJUDGED)
+    ended = place.replay(overloaded(tmp_path, preset, b=budget), "--backend", backend, *UNJUDGED)
     assert ended.code == 5
     assert ended.sentence.startswith("device b ran out of memory at token 0: its blocks need ")
     assert f"its budget is {budget}" in ended.sentence
@@ -185,9 +185,20 @@ def test_a_fixed_placement_that_a_device_cannot_hold_ends_the_run_and_leaves_not
 
 def test_a_device_holds_in_q4_1_a_model_that_it_cannot_hold_in_float16(place: Place, tmp_path: Path) -> None:
     """Of GPT-2's layers, which are 54 MB in q4_1 and 170 MB in float16."""
-    held = place.replay(overloaded(tmp_path, "gpt2", "96 MiB", "q4_1"), "--backend", "mininet", *UNJUDGED)
+    budget = "96 MiB"
+    held, refused = (
+        place.replay(
+            overloaded(tmp_path, "gpt2", name, a=budget, b=budget, c="1 MiB", d="1 MiB"),
+            "--backend",
+            "mininet",
+            *UNJUDGED,
+        )
+        for name in ("q4_1", "float16")
+    )
     assert held.code == 0, held.err
     assert held.summary["oom_kills"] == 0 and len(held.summary["tokens"]) == 8
-    killed = place.replay(overloaded(tmp_path, "gpt2", "96 MiB", "float16"), "--backend", "mininet", *UNJUDGED)
+    assert refused.code == 2 and place.run_folders() == [held.folder]
+    assert "and all devices together have 194 MiB: give them more memory" in refused.sentence
+    killed = place.replay(overloaded(tmp_path, "gpt2", "float16", b=budget), "--backend", "mininet", *UNJUDGED)
     assert (killed.code, killed.summary["status"], killed.summary["oom_kills"]) == (5, "oom", 1)
     assert killed.sentence.startswith("device b ran out of memory at token 0: its blocks need ")

@@ -30,28 +30,39 @@ class Rotate:
         return placement.with_moves((block, following[placement.devices[block]]) for block in moving)
 """
 
+TINY = {"preset": "tiny", "seed": 7}
+PACKED = {"preset": "tiny-llama", "seed": 7, "format": "q4_1", "kv_format": "float16", "wire_format": "bfloat16"}
+
 
 @pytest.mark.parametrize(
-    ("backend", "weights", "partition", "kinds"),
+    ("backend", "weights", "partition", "kinds", "model"),
     [
-        ("mininet", "staged", {"ffn_shards": 4}, {"head", "proj", "ffn", "sum"}),
-        ("mininet", "shipped", {"ffn_shards": 2, "proj_rows": True}, {"head", "ffn", "sum"}),
-        ("local", "staged", {"ffn_shards": 8, "vocab_shards": 5}, {"head", "proj", "ffn", "sum", "vocab"}),
-        ("mininet", "staged", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}, {"head", "ffn"}),
+        ("mininet", "staged", {"ffn_shards": 4}, {"head", "proj", "ffn", "sum"}, TINY),
+        ("mininet", "shipped", {"ffn_shards": 2, "proj_rows": True}, {"head", "ffn", "sum"}, TINY),
+        ("mininet", "shipped", {"ffn_shards": 4, "proj_rows": True}, {"head", "ffn", "sum"}, PACKED),
+        ("local", "staged", {"ffn_shards": 8, "vocab_shards": 5}, {"head", "proj", "ffn", "sum", "vocab"}, TINY),
+        ("mininet", "staged", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}, {"head", "ffn"}, TINY),
         (
             "local",
             "shipped",
             {"ffn_shards": 8, "proj_rows": True, "vocab_shards": 5, "exchange": "all-to-all"},
             {"head", "ffn", "vocab"},
+            TINY,
         ),
     ],
 )
 def test_shards_and_sums_that_move_change_no_bit(
-    place: Place, tmp_path: Path, backend: str, weights: str, partition: dict[str, object], kinds: set[str]
+    place: Place,
+    tmp_path: Path,
+    backend: str,
+    weights: str,
+    partition: dict[str, object],
+    kinds: set[str],
+    model: dict[str, object],
 ) -> None:
     (tmp_path / "policy.py").write_text(POLICY)
     experiment = write_experiment(
-        tmp_path, partition=partition, weights=weights, policy=f"{tmp_path / 'policy.py'}:Rotate"
+        tmp_path, model=model, partition=partition, weights=weights, policy=f"{tmp_path / 'policy.py'}:Rotate"
     )
     ended = place.done(experiment, "--backend", backend)
     moved = rows(ended.folder, "migrations")

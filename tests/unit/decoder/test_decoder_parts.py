@@ -138,11 +138,11 @@ def test_partial_sums_add_up_to_the_same_bits_wherever_they_are(case: tuple[int,
     leaves = np.random.default_rng(count).standard_normal((count, 3, 8), np.float32)  # (leaves, rows, D)
     held = [[leaf for leaf in range(count) if where[leaf] == device] for device in range(4)]
     held = [leaves_of for leaves_of in held if leaves_of]
-    results = [add_complete(indices, [leaves[index] for index in indices], wire) for indices in held]
+    results = [add_complete(indices, leaves.__getitem__, wire) for indices in held]
     for indices, result in zip(held, results, strict=True):
         assert result.shape == (3, 8 * len(tree_roots(indices)))
         assert np.array_equal(result, unpack(wire, pack(wire, result), *result.shape)), "what travels is what is here"
-    alone = [add_complete([index], [leaves[index]], wire) for index in range(count)]
+    alone = [add_complete([index], leaves.__getitem__, wire) for index in range(count)]
     together = add_up(held, results, 8, wire)
     assert np.array_equal(together, add_up([[index] for index in range(count)], alone, 8, wire))
     np.testing.assert_allclose(together, leaves.sum(0), atol=1e-5 if wire == "float32" else 0.1)

@@ -53,6 +53,16 @@ def test_every_preset_is_shown_in_80_columns(name: str, capsys: Captured) -> Non
     assert f"{show_model(name)['parameters']:,} parameters" in shown and "raspberry-pi-4" in shown
 
 
+def test_a_gguf_file_is_shown_with_the_formats_of_its_matrices(capsys: Captured) -> None:
+    packaged = presets()["smollm2-135m"].packaged
+    assert packaged is not None
+    file, preset = show_model(packaged.require("smollm2-135m")), show_model("smollm2-135m")
+    assert {key for key in preset if preset[key] != file[key]} == {"name", "repository"}
+    assert file["bytes"]["default"] == preset["bytes"]["default"] < file["bytes"]["q8_0"]
+    assert run(["models", "show", str(packaged.find())]) == 0
+    assert "Matrices in the file: 210 in q4_1; 1 in q8_0." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama-3.2-1b", "smollm2-135m"])
 def test_the_bytes_are_those_that_devices_hold(name: str) -> None:
     shown = show_model(name, length=100, kv_format="float16")
@@ -120,6 +130,13 @@ def test_a_format_whose_blocks_do_not_divide_the_rows_is_left_out(tmp_path: Path
     assert list(show_model(folder)["bytes"]) == ["float32", "bfloat16", "float16"]
     assert run(["models", "show", str(folder)]) == 0
     assert "q8_0" not in capsys.readouterr().out
+
+
+def test_a_config_of_millions_of_layers_is_refused_at_once(tmp_path: Path) -> None:
+    config = dict(presets()["tiny-llama"].config) | {"num_hidden_layers": 2**24}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="67108865 blocks, but at most 32768 can be placed"):
+        show_model(tmp_path)
 
 
 @pytest.mark.parametrize(
