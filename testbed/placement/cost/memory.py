@@ -8,11 +8,13 @@ from __future__ import annotations
 import reprlib
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 
 from testbed.errors import RunFailed
-from testbed.placement.blocks import Block, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Partition, Placement, blocks_of, copied_bytes, pinned_bytes, resident_bytes
 from testbed.placement.cost.packing import pack
 from testbed.placement.observation import Observation
+from testbed.shape import ModelShape
 from testbed.units import format_bytes
 
 DOUBLE_RESIDENCY = "double residency"
@@ -110,8 +112,12 @@ def refuse_shortages(observation: Observation, old: Placement | None, new: Place
 
 def kinds_at(observation: Observation, length: int) -> tuple[tuple[str, int, int], ...]:
     """(kind, bytes of one block at `length`, number of blocks), largest first."""
-    shape, partition = observation.shape, observation.partition
-    counts = dict(Counter(block.kind for block in blocks_of(shape, partition)))
+    return _kinds_at(observation.shape, observation.partition, length)
+
+
+@lru_cache(maxsize=256)
+def _kinds_at(shape: ModelShape, partition: Partition, length: int) -> tuple[tuple[str, int, int], ...]:
+    counts = Counter(block.kind for block in blocks_of(shape, partition))
     sizes = {kind: resident_bytes(shape, Block(kind, 0), length, partition) for kind in counts}
     return tuple((kind, sizes[kind], counts[kind]) for kind in sorted(counts, key=lambda kind: -sizes[kind]))
 

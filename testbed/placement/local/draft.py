@@ -78,7 +78,8 @@ class Draft:
         self.shard_counts = [[0] * devices for _ in range(self.layers)]
         self.vocab_counts = [0] * devices
         self._leaves = [[[0] * devices for _ in range(self.layers)] for _ in range(2)]  # [half][layer][device], as bits
-        self._tallies = [self._tally(slot) for slot in range(len(self.blocks))]
+        self._tallies = [None if leaf is None else self._tally(*leaf) for leaf in self.slots.leaves]
+        self._tallies += [(self.vocab_counts, [0] * devices, 1) for _ in self.slots.vocab]
         layers, slots = range(self.layers), self.slots
         self._targets = [(slots.attention_target(layer), slots.ffn_target(layer)) for layer in layers if slots.hub]
         # Seconds of each layer, then of x's way home, then of the LM head where it is cut.
@@ -120,17 +121,10 @@ class Draft:
         """Bytes of one block of a kind at the interval's last token."""
         return self.end_sizes[self.slots.kind_of.index(kind)]
 
-    def _tally(self, slot: int) -> tuple[list[int], list[int], int] | None:
+    def _tally(self, layer: int, half: int, leaf: int) -> tuple[list[int], list[int], int]:
         """Where a head or shard is counted: the counts and leaves by device, and its own leaf as a bit."""
-        slots = self.slots
-        if slot in slots.vocab:
-            return self.vocab_counts, [0] * len(self.budgets), 1
-        layer, half = slots.half_of(slot)
-        parts = slots.shards(layer) if half == FFN else slots.heads(layer)
-        if slot not in parts:
-            return None
         counts = self.shard_counts if half == FFN else self.head_counts
-        return counts[layer], self._leaves[half][layer], 1 << (slot - parts.start)
+        return counts[layer], self._leaves[half][layer], leaf
 
     # --- changing it --------------------------------------------------------------------------------------------
 

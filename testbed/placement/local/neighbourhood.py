@@ -8,6 +8,7 @@ shards anew over the fastest devices. Every generator reads the draft as it is w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from testbed.placement.local.draft import Draft, Shift
 from testbed.placement.tree import align
@@ -36,12 +37,13 @@ def _of_layer(draft: Draft, layer: int) -> Iterator[list[Shift]]:
     groups: list[Sequence[int]] = [(middle,), ffn, (middle, *ffn), heads, attention, whole]
     if layer + 1 < draft.layers:
         groups += [(*ffn, *slots.attention(layer + 1)), (*whole, *slots.of_layer(layer + 1))]
+    shards = ffn[:-1]
     for target in draft.devices:
         for group in groups:
             yield _all_to(group, target)
         for source in draft.devices:
             yield from _some_of(draft, heads, source, target)
-            yield from _some_of(draft, ffn[:-1], source, target)
+            yield from _some_of(draft, shards, source, target)
     if slots.shards(layer):
         yield from _of_sum(draft, layer)
 
@@ -64,7 +66,7 @@ def _of_layer_without_hub(draft: Draft, layer: int) -> Iterator[list[Shift]]:
 
 
 def _all_to(group: Sequence[int], target: int) -> list[Shift]:
-    return [(slot, target) for slot in group]
+    return list(zip(group, repeat(target)))
 
 
 def _some_of(draft: Draft, group: Sequence[int], source: int, target: int) -> Iterator[list[Shift]]:
@@ -116,10 +118,8 @@ def _of_lm_head(draft: Draft) -> Iterator[list[Shift]]:
 
 def _exchanges(draft: Draft, first: int, second: int) -> Iterator[list[Shift]]:
     """Two layers exchange their devices: as wholes, their attention halves, or their FFNs."""
-    slots = draft.slots
+    slots, where = draft.slots, draft.where
     for part in (slots.of_layer, slots.attention, slots.ffn):
         one, two = part(first), part(second)
-        yield [
-            *((slot, draft.where[other]) for slot, other in zip(one, two, strict=True)),
-            *((slot, draft.where[other]) for slot, other in zip(two, one, strict=True)),
-        ]
+        there, here = where[two.start : two.stop], where[one.start : one.stop]
+        yield [*zip(one, there, strict=True), *zip(two, here, strict=True)]

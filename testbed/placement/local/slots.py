@@ -28,6 +28,13 @@ class Slots:
         self.kinds = tuple(dict.fromkeys(block.kind for block in self.blocks))
         self.kind_of = [self.kinds.index(block.kind) for block in self.blocks]
         self.examples = [self.blocks[self.kind_of.index(kind)] for kind in range(len(self.kinds))]
+        # Of each block of a layer: (layer, half, its number in the half as a bit) for a head or a shard, else None.
+        self.leaves = [self._leaf(slot) for slot in range(self.vocab.start)]
+
+    def _leaf(self, slot: int) -> tuple[int, int, int] | None:
+        layer, half = self.half_of(slot)
+        parts = self.shards(layer) if half == FFN else self.heads(layer)
+        return (layer, half, 1 << (slot - parts.start)) if slot in parts else None
 
     def layer_of(self, slot: int) -> int:
         """The layer of a block that belongs to one."""
