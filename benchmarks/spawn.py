@@ -1,4 +1,4 @@
-"""Starts twenty devices from a warm forkserver, against twenty fresh interpreters that import torch.
+"""Starts twenty devices from a warm forkserver, against twenty fresh interpreters that load the same.
 
 `python -m benchmarks.spawn` starts both kinds in turns. It compares the time until the last process is ready and the
 private memory of each. The time of the forkserver includes its own start and its imports.
@@ -21,7 +21,7 @@ from testbed.emulation.process_fleet import private_bytes
 from testbed.experiment.schema import Experiment
 
 DEVICES = 20
-FRESH = "import sys, torch, zmq, msgspec; torch.set_num_threads(1); print('ready', flush=True); sys.stdin.read()"
+FRESH = "import sys, testbed.emulation.preload; print('ready', flush=True); sys.stdin.read()"
 
 
 def experiment(devices: int) -> Experiment:
@@ -50,7 +50,7 @@ def forked(devices: int) -> tuple[float, float]:
 
 
 def fresh(devices: int) -> tuple[float, float]:
-    """The seconds until the last interpreter has imported torch, and the median private bytes."""
+    """The seconds until the last interpreter has loaded a worker, and the median private bytes."""
     started = time.perf_counter()
     processes = [
         subprocess.Popen([sys.executable, "-c", FRESH], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -82,7 +82,7 @@ def main() -> None:
         json.dumps(
             {
                 "benchmark": "spawn",
-                "peer": f"{DEVICES} fresh Python interpreters importing torch",
+                "peer": f"{DEVICES} fresh Python interpreters that load a worker",
                 "ratio": fresh_s / forked_s,
                 "unit": "times faster until all are ready",
                 "devices": DEVICES,
