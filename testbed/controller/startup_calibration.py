@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from testbed.controller.fleet import Fleet
-from testbed.placement.cost.latency import transfer_seconds
+from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pinged, Probe, Probed
 from testbed.wire import TCP_SHARE

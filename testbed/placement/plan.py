@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from testbed.placement.all_to_all import in_turn
 from testbed.placement.blocks import (
     WHOLE,
     Block,
@@ -27,8 +28,7 @@ from testbed.placement.blocks import (
     layer_blocks,
     wire_bytes,
 )
-from testbed.placement.cost.all_to_all import in_turn
-from testbed.placement.cost.latency import block_time, transfer_seconds
+from testbed.placement.latency import block_time, transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.tree import tree_roots
 from testbed.shape import ModelShape

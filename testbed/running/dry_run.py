@@ -23,7 +23,7 @@ from testbed.placement.blocks import (
     operation_seconds,
     read_bytes_by_format,
 )
-from testbed.placement.cost.latency import STALLED_RATE
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, halves_of
 from testbed.running.backends import find_backend

@@ -18,8 +18,8 @@ from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
 from testbed.placement.cost.forecast import Forecast
-from testbed.placement.cost.latency import transfer_seconds
 from testbed.placement.cost.model import chunk_rows, prefill_latency
+from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.jobs import Job

@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 
 from testbed.placement.annealing.tuning import NEWEST
-from testbed.placement.cost.latency import STALLED_RATE
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import DeviceView, LinkView, Observation
 
 SHORTEST_DELAY_S = 1e-9  # delays of zero have no logarithm

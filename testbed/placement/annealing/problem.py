@@ -18,7 +18,6 @@ import numpy as np
 from testbed.placement.annealing.tuning import GRAINS, HELD_TIMES, WORTH_TRYING
 from testbed.placement.array_types import Floats, Ints
 from testbed.placement.blocks import FFN, Block, Placement, blocks_of, layer_blocks, resident_bytes
-from testbed.placement.cost.latency import STALLED_RATE, transfer_seconds
 from testbed.placement.cost.memory import rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.cost.tables import (
@@ -32,6 +31,7 @@ from testbed.placement.cost.tables import (
     tables_of,
     units_of,
 )
+from testbed.placement.latency import STALLED_RATE, transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import VOCAB, halves_of, x_payload
 from testbed.wire import OUTAGE_BPS

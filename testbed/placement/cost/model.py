@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from testbed.placement.all_to_all import half_latency, spread_latency
 from testbed.placement.blocks import (
     ATTENTION,
     FFN,
@@ -22,8 +23,7 @@ from testbed.placement.blocks import (
     operation_seconds,
     payload_bytes,
 )
-from testbed.placement.cost.all_to_all import half_latency, spread_latency
-from testbed.placement.cost.latency import (
+from testbed.placement.latency import (
     STALLED_RATE,
     Work,
     block_time,

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.cost.latency import message_bits
 from testbed.placement.cost.model import CostModel
+from testbed.placement.latency import message_bits
 from testbed.placement.observation import Hop, Observation
 from testbed.placement.plan import HalfKind, x_payload
 from testbed.wire import OUTAGE_BPS

@@ -16,12 +16,12 @@ import numpy as np
 from testbed.errors import ConfigError
 from testbed.placement.array_types import Floats, Ints
 from testbed.placement.blocks import Placement, blocks_of, resident_bytes
-from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.cost.memory import device_needs, rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, cached_length, moved_bytes
 from testbed.placement.exact.limits import OFFLINE_PLACEMENTS
 from testbed.placement.exact.program import path_delays
 from testbed.placement.exact.solve import decision_cost
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import Observation
 from testbed.wire import OUTAGE_BPS
 

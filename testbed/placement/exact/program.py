@@ -17,12 +17,12 @@ import numpy as np
 
 from testbed.placement.array_types import Flags, Floats, Ints
 from testbed.placement.blocks import Block, Placement, layer_blocks, resident_bytes
-from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.cost.memory import device_needs, rooms_for
 from testbed.placement.cost.model import BULK_WIRE_RATIO, CostModel, cached_length, cost_model, moved_bytes
 from testbed.placement.cost.tables import half_demand, network_of, units_of
 from testbed.placement.exact.classes import PlacementClass
 from testbed.placement.exact.options import Options, movable, options_of, with_relays
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.observation import Observation
 from testbed.wire import OUTAGE_BPS
 

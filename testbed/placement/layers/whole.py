@@ -11,9 +11,9 @@ from functools import cached_property
 from itertools import product
 from typing import NamedTuple
 
-from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.cost.memory import Infeasible, Shortage, nothing_fits
 from testbed.placement.cost.model import BULK_WIRE_RATIO, cached_length, moved_bytes
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.local.draft import UNPLACED, Draft, Shift
 from testbed.placement.observation import Hop, Path
 from testbed.units import format_bytes

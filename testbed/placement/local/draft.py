@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from testbed.placement.blocks import ATTENTION, FFN, Placement, resident_bytes
-from testbed.placement.cost.latency import STALLED_RATE
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.cost.paths import NumberedPaths
+from testbed.placement.latency import STALLED_RATE
 from testbed.placement.local.slots import slots_of
 from testbed.placement.tree import align, roots_of_mask
 

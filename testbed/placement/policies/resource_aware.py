@@ -31,9 +31,9 @@ from __future__ import annotations
 from collections import Counter
 
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
-from testbed.placement.cost.latency import transfer_seconds
 from testbed.placement.cost.memory import refuse_shortages
 from testbed.placement.cost.model import CostModel
+from testbed.placement.latency import transfer_seconds
 from testbed.placement.local.decision import change_draft, decide_on_draft
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.local.forward_checking import ForwardChecking

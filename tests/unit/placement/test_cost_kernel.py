@@ -11,8 +11,8 @@ import pytest
 from placement_cases import quickstart
 
 from testbed.placement.cost.kernel import half_batch
-from testbed.placement.cost.latency import Work, half_layer_latency, transfer_seconds
 from testbed.placement.cost.tables import demand_of, network_of
+from testbed.placement.latency import Work, half_layer_latency, transfer_seconds
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.plan import send_order
 from testbed.topologies.links import Cable, Link

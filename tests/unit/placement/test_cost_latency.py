@@ -28,8 +28,8 @@ from testbed.placement.blocks import (
     operation_seconds,
     wire_bytes,
 )
-from testbed.placement.cost.latency import Work, half_layer_latency
 from testbed.placement.cost.model import cost_model, prefill_latency, token_latency
+from testbed.placement.latency import Work, half_layer_latency
 from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan
 

@@ -22,7 +22,6 @@ from testbed.placement.blocks import (
     resident_bytes,
     state_bytes,
 )
-from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import (
     BULK_WIRE_RATIO,
@@ -36,6 +35,7 @@ from testbed.placement.cost.model import (
     prefill_latency,
     token_latency,
 )
+from testbed.placement.latency import block_time
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan, x_payload

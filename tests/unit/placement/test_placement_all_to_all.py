@@ -23,9 +23,9 @@ from testbed.placement.blocks import (
     copies_of,
     wire_bytes,
 )
-from testbed.placement.cost.latency import block_time
 from testbed.placement.cost.memory import Infeasible, check_complete, shortages
 from testbed.placement.cost.model import cost_model, interval_cost, token_latency
+from testbed.placement.latency import block_time
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import LinkView, Observation
 from testbed.placement.plan import HalfPlan, Plan, make_plan, plan_messages

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.placement.blocks import wire_bytes
-from testbed.placement.cost.latency import transfer_seconds
+from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Leg
 from testbed.transport.control import ControlHub, ControlLine
 from testbed.transport.data import DataPlane, PingFrame

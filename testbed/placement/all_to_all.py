@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
-from testbed.placement.cost.latency import Work, message_bits
+from testbed.placement.latency import Work, message_bits
 from testbed.placement.observation import Hop, Path
 from testbed.wire import OUTAGE_BPS
 
