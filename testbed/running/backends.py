@@ -144,9 +144,8 @@ BACKENDS: Mapping[str, Backend] = {
     )
 }
 
-DEFAULT_TOLD = "Default: {} where it can run, else {}.".format(
-    *(row.name for row in BACKENDS.values() if row.chosen_by_default)
-)
+_BY_DEFAULT = [row.name for row in BACKENDS.values() if row.chosen_by_default]
+DEFAULT_TOLD = f"Default: {' where it can run, else '.join(_BY_DEFAULT)}."
 """How the help of `--backend` says which one is chosen."""
 
 
