@@ -1,4 +1,4 @@
-"""The doctor's checks: a capsule, a shaped link, netem, a memory limit that kills, and the cores.
+"""The doctor's checks: the kernels, a capsule, a shaped link, netem, a memory limit that kills, and the cores.
 
 In full also how well it emulates: rates, steps and paced compute, against what is promised (`bench_link`,
 `bench_compute`). Each check makes what a run would make, in its own namespaces and groups, and leaves nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import asdict
@@ -32,13 +33,18 @@ MEMORY_REMEDY = (
     "run as root, or below a delegated cgroup v2 (systemd-run --user --scope -p Delegate=yes); runs go on without: the "
     "workers' own ledgers then hold the budgets"
 )
+# The instructions that the kernels use, by the kind of machine and the level that `kernels.c` chooses there.
+VECTORS = {("x86_64", 2): "AVX-512", ("x86_64", 1): "AVX2", ("aarch64", 0): "NEON"}
 SPEED_REMEDY = "see the error; runs go on, and each is judged by its own verdict"
 
 
 def examine() -> list[Finding]:
     """All checks, in the order in which they build on each other."""
-    findings = _mininet()
-    findings += examine_network() if all(finding.ok for finding in findings) else []
+    from testbed.decoder.compiled import REMEDY
+
+    mininet = _mininet()
+    findings = [tried("kernels", True, REMEDY, _kernels), *mininet]
+    findings += examine_network() if all(finding.ok for finding in mininet) else []
     findings.append(tried("memory limit", False, MEMORY_REMEDY, _memory))
     return [*findings, tried("devices at once", False, SPEED_REMEDY, _speed)]
 
@@ -53,6 +59,14 @@ def measure() -> list[Finding]:
 def measure_netem() -> list[Finding]:
     """What netem's delays and losses really are, in both directions; nothing where the kernel has no netem."""
     return examine_network("netem")
+
+
+def _kernels() -> Finding:
+    """The decoder's arithmetic, without which no device computes."""
+    from testbed.decoder.compiled import load
+
+    vectors = VECTORS.get((platform.machine(), load().best_level()), "its plain form")
+    return Finding("kernels", True, True, f"the decoder's arithmetic is compiled, and uses {vectors}")
 
 
 def _mininet() -> list[Finding]:

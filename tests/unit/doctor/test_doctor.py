@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from testbed.cli.doctor import WIDTH, command
 from testbed.controller.calibration import NOMINAL_SPEED
+from testbed.decoder import compiled
 from testbed.doctor import host_checks
 from testbed.doctor.finding import Finding, failure, tried
 from testbed.doctor.network_checks import judge_link
@@ -89,3 +90,21 @@ def test_every_line_fits_a_terminal_and_says_its_remedy(monkeypatch: pytest.Monk
 def test_a_link_that_is_only_slow_ends_with_exit_code_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "examine", lambda: [judge_link(0.3)])
     assert CliRunner().invoke(command, []).exit_code == 0
+
+
+def test_kernels_that_cannot_be_compiled_are_missing_and_the_remedy_names_the_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def load() -> None:
+        raise EnvironmentLacks("there is no C compiler")
+
+    for name in ("_mininet", "examine_network"):
+        monkeypatch.setattr(host_checks, name, list)
+    for name in ("_memory", "_speed"):
+        monkeypatch.setattr(host_checks, name, lambda: Finding("another", True, False, "fine"))
+    here, *_ = host_checks.examine()
+    assert here.ok and "compiled" in here.detail
+    monkeypatch.setattr(compiled, "load", load)
+    found, *others = host_checks.examine()
+    assert found.required and not found.ok and "no C compiler" in found.detail and "gcc" in found.remedy
+    assert all(one.ok for one in others)
