@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,15 @@ from testbed.runlog.folder import (
     FORMAT,
     TABLES,
     Column,
-    arrow_batches,
-    arrow_schema,
     find_table,
     is_run_folder,
     read_lines,
     read_manifest,
-    read_parquet,
     read_summary,
 )
+from testbed.runlog.parquet import arrow_schema, read_parquet
 
+CHUNK_ROWS = 5_000  # of a table of lines converted at a time, because Python's values take ten times the memory
 LARGEST = 1e18  # no run reaches this many seconds, bytes, bit/s or FLOP
 MESSAGE_CHARACTERS = 200  # the longest quotation of a library's message about a file
 MOST_EVENT_FIELDS = 200  # real events have some dozens
@@ -227,7 +227,9 @@ def _made_optional(column: Column, content: pa.Table) -> Column:
 def _arrow_table(path: Path, table: str) -> pa.Table:
     schema = arrow_schema(table)
     if path.suffix == ".jsonl":
-        return pa.Table.from_batches(arrow_batches(path, table), schema=schema)
+        lines = read_lines(path)
+        chunks = iter(lambda: list(islice(lines, CHUNK_ROWS)), [])
+        return pa.Table.from_batches((pa.RecordBatch.from_pylist(chunk, schema=schema) for chunk in chunks), schema)
     stored = read_parquet(path)
     for name in set(schema.names) - set(stored.column_names):  # the folder is older than the column
         stored = stored.append_column(name, pa.nulls(len(stored), schema.field(name).type))

@@ -2,8 +2,7 @@
 
 During a run, each table is a JSON-lines file that only grows. `RunLog.finish` converts each into a Parquet file with
 the same columns. Times are emulated seconds since token 0, and `wall_s` is the Unix time; sizes are in bytes and rates
-in bit/s. `testbed.runlog.tables` defines the columns. This module never imports pandas, and imports pyarrow only to
-convert.
+in bit/s. `testbed.runlog.tables` defines the columns. pyarrow is imported only to convert, by `testbed.runlog.parquet`.
 
 One process writes a folder at a time; its threads may share the `RunLog`.
 """
@@ -33,6 +32,7 @@ from testbed.runlog.documents import (
     read_manifest,
     read_summary,
 )
+from testbed.runlog.parquet import read_parquet, write_parquet
 from testbed.runlog.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 from testbed.runlog.writing import FOLDER_GONE, RESERVE, LogLost, encode, identity, lost, reserve, write_json
 from testbed.strict_json import parse_object
@@ -49,8 +49,6 @@ __all__ = [
     "NewerFormat",
     "RunLog",
     "Written",
-    "arrow_batches",
-    "arrow_schema",
     "file_part",
     "find_table",
     "format_of",
@@ -58,7 +56,6 @@ __all__ = [
     "read_json",
     "read_lines",
     "read_manifest",
-    "read_parquet",
     "read_rows",
     "read_summary",
 ]
@@ -68,8 +65,6 @@ EVENTS = "events.jsonl"
 MOST_NAME_BYTES = 80  # of one name in the name of a run folder; a file system allows 255 bytes in all
 FLUSH_SECONDS = 1.0  # a killed controller loses at most the rows of this time
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memory
-PARQUET_BATCH_ROWS = 5_000  # rows converted at a time, which bounds the memory of long runs
-LEAST_ROWS = 10_000  # up to this, a Parquet file may have more rows than bytes
 LONGEST_LINE = 2**20  # bytes of a row or event
 
 
@@ -337,59 +332,17 @@ def iter_rows(folder: Path, table: str) -> Iterator[dict[str, Any]]:
         yield {name: row.get(name) for name in names}
 
 
-def read_parquet(path: Path) -> Any:
-    """The rows of a Parquet file as a pyarrow table; raises ConfigError if the file is damaged."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with open_file(path) as file:
-        try:
-            parquet = pyarrow.parquet.ParquetFile(file)
-            rows, size = parquet.metadata.num_rows, os.fstat(file.fileno()).st_size
-            if rows > max(LEAST_ROWS, size):  # each row has another time, so it takes at least a byte
-                raise ConfigError(f"{path} says that it holds {rows} rows, which {size} bytes cannot")
-            return parquet.read()
-        except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
-
-
-def arrow_schema(table: str) -> Any:
-    """The pyarrow schema of a table."""
-    import pyarrow
-
-    types = {"int": pyarrow.int64(), "float": pyarrow.float64(), "str": pyarrow.string(), "bool": pyarrow.bool_()}
-    return pyarrow.schema([(column.name, types[column.dtype]) for column in TABLES[table]])
-
-
-def arrow_batches(path: Path, table: str) -> Iterator[Any]:
-    """Yield the rows of a JSON-lines file as pyarrow record batches with the table's schema."""
-    import pyarrow
-
-    schema = arrow_schema(table)
-    batch: list[dict[str, Any]] = []
-    for row in read_lines(path):
-        batch.append(row)
-        if len(batch) == PARQUET_BATCH_ROWS:
-            yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
-            batch = []
-    yield pyarrow.RecordBatch.from_pylist(batch, schema=schema)
-
-
 def _to_parquet(folder: Path, table: str) -> None:
     """Write a table's Parquet file from its lines, if any, and then remove the lines."""
-    import pyarrow.parquet
-
     lines, target = folder / f"{table}.jsonl", folder / f"{table}.parquet"
     if target.exists() and not lines.exists():
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with pyarrow.parquet.ParquetWriter(temporary, arrow_schema(table), compression="zstd") as writer:
-            for batch in arrow_batches(lines, table):
-                writer.write_batch(batch)
+        write_parquet(lines, temporary, table)
         temporary.replace(target)
         lines.unlink(missing_ok=True)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise LogLost(f"{target} cannot be written ({error}): its rows are in {lines.name}") from error

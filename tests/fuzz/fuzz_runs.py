@@ -22,7 +22,8 @@ from testbed.analysis.plots.marks import oom_mark, trace_marks
 from testbed.analysis.plots.style import run_names
 from testbed.analysis.report import _provenance
 from testbed.cli.show import print_json
-from testbed.runlog.folder import TABLES, RunLog, arrow_schema, read_manifest, read_summary
+from testbed.runlog.folder import TABLES, RunLog, read_manifest, read_summary
+from testbed.runlog.parquet import arrow_schema
 from testbed.running.run_list import describe_run
 
 EVENT = {"wall_s": 1.5, "t_s": 0.5, "kind": "trace_applied", "step": 3, "device": "b", "target": "link/b"}
