@@ -63,6 +63,8 @@ def observations(experiment_name: str) -> list[dict[str, Any]]:
                  "interval", "weights", "hop_overhead_s")}  # fmt: skip
         plain["shape"], plain["partition"] = seen.shape.name, asdict(seen.partition)
         plain["devices"] = [asdict(device) for device in seen.devices]
+        for device in plain["devices"]:
+            del device["model"]  # an older checkout has none, and these devices' are plain
         plain["links"] = {name: asdict(link) for name, link in seen.links.items()}
         found.append(plain)
         conditions.enforce(boundary, True)

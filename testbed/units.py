@@ -24,6 +24,8 @@ BANDWIDTH = {f"{p}B/s": f for p, f in (_DECIMAL | _BINARY).items()}
 COMPUTE = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
 DURATION = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
 FRACTION = {"": 1.0, "%": 0.01}
+POWER = {"W": 1.0, "mW": 1e-3}
+TIME_PER_BYTE = {"s/B": 1.0, "us/B": 1e-6, "ns/B": 1e-9}
 
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
 _LONGEST = 100  # the most characters of a quantity
@@ -33,6 +35,8 @@ MOST_BPS = MOST_BYTES_PER_S = 1e15
 MOST_FLOPS = 1e18
 MOST_BYTES = 2.0**50
 MOST_SECONDS = 1e9
+MOST_WATTS = 1e6
+MOST_TIMES = 1e6
 
 
 def _parse(value: object, units: Mapping[str, float], kind: str, example: str, most: float, limit: str) -> float:
@@ -81,6 +85,21 @@ def parse_compute(value: object) -> float:
 def parse_fraction(value: object) -> float:
     """A share of one from text like `1 %` or `0.01`; raises ConfigError."""
     return _parse(value, FRACTION, "fraction", "1 %", 1.0, "100 %")
+
+
+def parse_power(value: object) -> float:
+    """A power in watts from text like `6 W`; raises ConfigError."""
+    return _parse(value, POWER, "power", "6 W", MOST_WATTS, "1e6 W")
+
+
+def parse_time_per_byte(value: object) -> float:
+    """Seconds for one byte from text like `2 ns/B`; raises ConfigError."""
+    return _parse(value, TIME_PER_BYTE, "time per byte", "2 ns/B", MOST_SECONDS, "1e9 s/B")
+
+
+def parse_times(value: object) -> float:
+    """How often something is done, from a number like `2`; raises ConfigError."""
+    return _parse(value, {"": 1.0}, "number of times", "2", MOST_TIMES, "1e6")
 
 
 def _format(value: float, steps: tuple[tuple[float, str], ...]) -> str:

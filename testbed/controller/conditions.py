@@ -12,8 +12,10 @@ from dataclasses import dataclass, replace
 
 from testbed.controller.calibration import NOMINAL_HOP_S
 from testbed.controller.fleet import DeviceTarget, LinkTarget, TargetState
+from testbed.device_model import PLAIN
 from testbed.experiment.schema import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.topologies.finer import with_software
 from testbed.traces.model import SeriesKey, TraceSet
 from testbed.traces.recording import Change
 
@@ -115,6 +117,7 @@ class Conditions:
     def _make_target(self) -> TargetState:
         links: dict[str, LinkTarget] = {}
         devices: dict[str, DeviceTarget] = {}
+        models = {device.name: device.model for device in self._topology.devices if device.link is not None}
         for cable in self._topology.links:
             changed = {
                 name: self._values[f"link/{cable.name}", quantity]
@@ -122,7 +125,8 @@ class Conditions:
                 if (f"link/{cable.name}", quantity) in self._values
                 for name in names
             }
-            links[cable.name] = replace(cable.link, **changed) if changed else cable.link
+            link = replace(cable.link, **changed) if changed else cable.link
+            links[cable.name] = with_software(link, models.get(cable.name, PLAIN))
         for device in self._topology.devices:
             devices[device.name] = DeviceTarget(
                 self._values.get((f"device/{device.name}", "streaming"), device.streaming_Bps),
@@ -174,6 +178,7 @@ def observation_of(
             target.devices[device.name].streaming_Bps,
             target.devices[device.name].compute_flops,
             device.storage_Bps,
+            device.model,
         )
         for device in experiment.topology.devices
     )

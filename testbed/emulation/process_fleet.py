@@ -164,6 +164,7 @@ class ProcessFleet(ABC):
                 dilation=self.experiment.dilation,
                 switch_interval_s=switch_interval_s(),
                 tight_heap=not in_user_mode_linux(),  # there it would cost a tenth of a fast link's rate
+                model=self.experiment.topology.device(name).model,
                 **self._place(name),
             )
             self._processes[name] = start_worker(self._context, config)

@@ -298,20 +298,30 @@ def block_flops(shape: ModelShape, block: Block, length: int, rows: int = 1, par
 
 def block_read_bytes(shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE) -> float:
     """Bytes streamed from memory for one chunk of tokens: the weights once, and what is seen of the KV cache."""
-    state = state_bytes(shape, block, _seen(shape, length))
-    return float(_weight_payload(shape, block.kind, partition) + state)
+    return float(_weight_payload(shape, block.kind, partition) + seen_state_bytes(shape, block, length))
+
+
+def seen_state_bytes(shape: ModelShape, block: Block, length: int) -> int:
+    """Bytes of the block's KV cache that the last of `length` tokens sees."""
+    return state_bytes(shape, block, _seen(shape, length))
+
+
+def weight_bytes_by_format(shape: ModelShape, kind: str, partition: Partition = WHOLE) -> dict[str, float]:
+    """The bytes of a block's weights by the format that they have in memory."""
+    found: dict[str, float] = {}
+    sizes = _tensor_bytes(shape, kind, partition)
+    for (name, _), size in zip(tensors_of(shape, kind, partition), sizes, strict=True):
+        its_format = shape.format_of(kind, name)
+        found[its_format] = found.get(its_format, 0.0) + size
+    return found
 
 
 def read_bytes_by_format(
     shape: ModelShape, block: Block, length: int, partition: Partition = WHOLE
 ) -> dict[str, float]:
     """The bytes of `block_read_bytes` by the format that they have in memory."""
-    found: dict[str, float] = {}
-    sizes = _tensor_bytes(shape, block.kind, partition)
-    for (name, _), size in zip(tensors_of(shape, block.kind, partition), sizes, strict=True):
-        its_format = shape.format_of(block.kind, name)
-        found[its_format] = found.get(its_format, 0.0) + size
-    state = state_bytes(shape, block, _seen(shape, length))
+    found = weight_bytes_by_format(shape, block.kind, partition)
+    state = seen_state_bytes(shape, block, length)
     if state:
         found[shape.kv_format] = found.get(shape.kv_format, 0.0) + state
     return found
@@ -338,9 +348,14 @@ def lm_head_read_bytes(shape: ModelShape) -> float:
     return float(packed_bytes(shape.format_of("vocab", "rows"), shape.vocab, shape.width))
 
 
-def operation_seconds(flops: float, read_bytes: float, compute_flops: float, streaming_Bps: float) -> float:
-    """The device model: an operation takes max(FLOPs/C, bytes/B) seconds."""
-    return max(flops / compute_flops, read_bytes / streaming_Bps)
+def operation_seconds(
+    flops: float, read_bytes: float, compute_flops: float, streaming_Bps: float, barrier_s: float = 0.0
+) -> float:
+    """The device model: an operation takes max(FLOPs/C, bytes/B) seconds, and the time of a barrier.
+
+    FLOPs and bytes are those that the device's model counts (`operation.Cost`).
+    """
+    return max(flops / compute_flops, read_bytes / streaming_Bps) + barrier_s
 
 
 # --- what travels ----------------------------------------------------------------------------------------

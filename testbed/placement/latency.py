@@ -14,16 +14,9 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from typing import NamedTuple
 
-from testbed.placement.blocks import (
-    WHOLE,
-    Block,
-    Partition,
-    block_flops,
-    block_read_bytes,
-    operation_seconds,
-    wire_bytes,
-)
+from testbed.placement.blocks import WHOLE, Block, Partition, operation_seconds, wire_bytes
 from testbed.placement.observation import DeviceView, Hop, LinkView, Path
+from testbed.placement.operation import Cost, block_cost
 from testbed.shape import ModelShape
 from testbed.wire import OUTAGE_BPS
 
@@ -36,16 +29,22 @@ def message_bits(payload_bytes: float) -> float:
     return wire_bytes(payload_bytes) * 8
 
 
+def cost_seconds(cost: Cost, device: DeviceView) -> float:
+    """Seconds of an operation whose cost was counted with the device's model, at the device's present rates."""
+    return operation_seconds(
+        cost.counted_flops,
+        cost.counted_bytes,
+        max(device.compute_flops, STALLED_RATE),
+        max(device.streaming_Bps, STALLED_RATE),
+        device.model.barrier_s,
+    )
+
+
 def block_time(
     shape: ModelShape, block: Block, device: DeviceView, length: int, rows: int = 1, partition: Partition = WHOLE
 ) -> float:
     """Seconds `device` needs for `rows` new tokens of a block, the last one seeing `length` positions."""
-    return operation_seconds(
-        block_flops(shape, block, length, rows, partition),
-        block_read_bytes(shape, block, length, partition),
-        max(device.compute_flops, STALLED_RATE),
-        max(device.streaming_Bps, STALLED_RATE),
-    )
+    return cost_seconds(block_cost(shape, block, length, rows, partition, device.model), device)
 
 
 def transfer_seconds(path: Path, payload_bytes: float, hop_overhead_s: float = 0.0) -> float:

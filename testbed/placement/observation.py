@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
+from testbed.device_model import PLAIN, DeviceModel
 from testbed.placement.blocks import Partition, Placement
 from testbed.shape import ModelShape
 
@@ -20,6 +21,7 @@ class DeviceView:
     streaming_Bps: float  # B, memory bandwidth
     compute_flops: float  # C, in FLOP/s
     storage_Bps: float
+    model: DeviceModel = field(default=PLAIN, hash=False)  # how formats, caches and threads differ from B and C
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,10 @@ from testbed.decoder.checkpoint import find_model
 from testbed.errors import EnvironmentLacks
 from testbed.experiment.prompt import assumed_of_prompt
 from testbed.experiment.schema import Experiment
-from testbed.placement.blocks import (
-    Block,
-    Kind,
-    Placement,
-    block_flops,
-    lm_head_flops,
-    lm_head_read_bytes,
-    operation_seconds,
-    read_bytes_by_format,
-)
-from testbed.placement.latency import STALLED_RATE
+from testbed.placement.blocks import Block, Kind, Placement, lm_head_read_bytes, read_bytes_by_format
+from testbed.placement.latency import cost_seconds
 from testbed.placement.observation import Observation
+from testbed.placement.operation import Cost, block_cost, lm_head_cost
 from testbed.placement.plan import Plan, halves_of
 from testbed.running.backends import find_backend
 from testbed.running.carry_out import at_this_hosts_pace
@@ -145,31 +137,32 @@ def operations_at_once(
     shape, partition, length = observation.shape, observation.partition, observation.final_length
     found: dict[str, list[Operation]] = {view.name: [] for view in observation.devices}
 
-    def add(device: str, count: int, costs: Sequence[tuple[float, Mapping[str, float]]]) -> None:
+    def add(device: str, count: int, costs: Sequence[tuple[Cost, Mapping[str, float]]]) -> None:
         view = observation.device(device)
-        compute_flops, streaming_Bps = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
-        due_s = sum(operation_seconds(flops, sum(read.values()), compute_flops, streaming_Bps) for flops, read in costs)
+        due_s = sum(cost_seconds(cost, view) for cost, _ in costs)
         found[device].append(Operation(count, sum(speed.as_float32(read) for _, read in costs), due_s * dilation))
 
-    def cost(kind: Kind, layer: int, index: int) -> tuple[float, Mapping[str, float]]:
-        block = Block(kind, layer, index)
-        return block_flops(shape, block, length, 1, partition), read_bytes_by_format(shape, block, length, partition)
+    def cost(device: str, kind: Kind, layer: int, index: int) -> tuple[Cost, Mapping[str, float]]:
+        block, model = Block(kind, layer, index), observation.device(device).model
+        read = read_bytes_by_format(shape, block, length, partition)
+        return block_cost(shape, block, length, 1, partition, model), read
 
     for layer, halves in enumerate(plan.layers):
         for which, (half, kind) in enumerate(zip((halves.attention, halves.ffn), halves_of(partition), strict=True)):
             for device, parts in half.work.items():
                 assert kind.work is not None
-                add(device, len(half.work), [cost(kind.work, layer, part) for part in parts])
+                add(device, len(half.work), [cost(device, kind.work, layer, part) for part in parts])
             if kind.target is not None:
-                meeting = [cost(kind.target, layer, which if kind.target == "sum" else 0)]
                 for device in half.targets:
+                    meeting = [cost(device, kind.target, layer, which if kind.target == "sum" else 0)]
                     add(device, len(half.targets), meeting)
     if plan.vocab is None:
         head_format = shape.format_of("vocab", "rows")
-        add(plan.source, 1, [(lm_head_flops(shape), {head_format: lm_head_read_bytes(shape)})])
+        whole = lm_head_cost(shape, observation.device(plan.source).model)
+        add(plan.source, 1, [(whole, {head_format: lm_head_read_bytes(shape)})])
     else:
         for device, parts in plan.vocab.work.items():
-            add(device, len(plan.vocab.work), [cost("vocab", 0, part) for part in parts])
+            add(device, len(plan.vocab.work), [cost(device, "vocab", 0, part) for part in parts])
     return found
 
 

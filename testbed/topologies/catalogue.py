@@ -9,8 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping
+from testbed.errors import ConfigError
+from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
+from testbed.topologies.finer import FINER_KEYS
 from testbed.units import parse_bandwidth, parse_bytes, parse_compute
 
 CATALOGUE_FILE = Path(__file__).parents[2] / "topologies" / "catalogue.yaml"
@@ -23,6 +26,9 @@ DEVICE_QUANTITIES: dict[str, Callable[[object], float]] = {
     "storage": parse_bandwidth,
 }
 
+PROVENANCES = ("same-board", "other-board", "source", "default")
+"""Where a value comes from: measured on this board with this engine, on another, found in a source, or a default."""
+
 
 @dataclass(frozen=True)
 class Board:
@@ -30,8 +36,9 @@ class Board:
 
     name: str
     title: str
-    values: dict[str, str]  # key of DEVICE_QUANTITIES -> e.g. "5.5 GB/s"
-    sources: dict[str, str]  # key of DEVICE_QUANTITIES -> where the value comes from
+    values: dict[str, Any]  # key of DEVICE_QUANTITIES or FINER_KEYS -> e.g. "5.5 GB/s"
+    sources: dict[str, str]  # the same key -> where the value comes from
+    provenances: dict[str, str]  # the same key -> one of PROVENANCES
 
 
 @lru_cache(maxsize=1)
@@ -41,14 +48,19 @@ def boards() -> dict[str, Board]:
     found: dict[str, Board] = {}
     for name, entry in read_mapping(CATALOGUE_FILE).items():
         fields = require_mapping(entry, origin, name)
-        refuse_unknown_keys(fields, ["board", *DEVICE_QUANTITIES], origin, name)
-        quantities = {key: require_mapping(fields.get(key), origin, f"{name}.{key}") for key in DEVICE_QUANTITIES}
+        refuse_unknown_keys(fields, ["board", *DEVICE_QUANTITIES, *FINER_KEYS], origin, name)
+        keys = [*DEVICE_QUANTITIES, *(key for key in FINER_KEYS if key in fields)]
+        quantities = {key: require_mapping(fields.get(key), origin, f"{name}.{key}") for key in keys}
         for key, quantity in quantities.items():
-            refuse_unknown_keys(quantity, ["value", "source"], origin, f"{name}.{key}")
+            refuse_unknown_keys(quantity, ["value", "source", "provenance"], origin, f"{name}.{key}")
+            if (given := quantity.setdefault("provenance", "source")) not in PROVENANCES:
+                known = ", ".join(PROVENANCES)
+                raise ConfigError(f"{origin}: {name}.{key}.provenance is {shown(given)}, but it must be one of {known}")
         found[name] = Board(
             name,
             str(fields["board"]),
-            {key: str(quantity["value"]) for key, quantity in quantities.items()},
+            {key: quantity["value"] for key, quantity in quantities.items()},
             {key: str(quantity["source"]) for key, quantity in quantities.items()},
+            {key: quantity["provenance"] for key, quantity in quantities.items()},
         )
     return found

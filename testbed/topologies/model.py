@@ -14,10 +14,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from testbed.device_model import PLAIN, DeviceModel
 from testbed.errors import ConfigError
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
 from testbed.topologies.fields import exact, positive, refuse_missing
+from testbed.topologies.finer import FINER_KEYS, MESSAGE_KEYS, finer_entry, read_finer
 from testbed.topologies.interfaces import Interface, interfaces_of
 from testbed.topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
 from testbed.topologies.names import refuse_bad_interfaces, refuse_shared_link_names
@@ -56,7 +58,7 @@ MAX_NAME_LENGTH = 10
 _NAME = re.compile(rf"[A-Za-z][A-Za-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
 _TOPOLOGY_KEYS = ("name", "shape", "source", "devices")
-_DEVICE_KEYS = ("catalogue", *DEVICE_QUANTITIES, "link")
+_DEVICE_KEYS = ("catalogue", *DEVICE_QUANTITIES, *FINER_KEYS, "link")
 BUNDLED_FOLDER = Path(__file__).parents[2] / "topologies"
 
 
@@ -71,6 +73,7 @@ class Device:
     storage_Bps: float
     link: Link | None  # to its switch; None in shapes whose links join devices directly
     catalogue: str | None = None
+    model: DeviceModel = PLAIN  # its finer numbers
 
 
 @dataclass(frozen=True)
@@ -226,6 +229,8 @@ def describe(topology: Topology) -> dict[str, Any]:
         }
         if device.link is not None:
             row |= {name: getattr(device.link, name) for name in ("up_bps", "down_bps", "up_delay_s", "down_delay_s")}
+        if device.model != PLAIN:
+            row["finer"] = finer_entry(device.model)
         if device.catalogue is not None:
             row["value_sources"] = dict(boards()[device.catalogue].sources)
         devices.append(row)
@@ -268,7 +273,7 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
     where = f"devices.{name}"
     fields = require_mapping(entry, origin, where)
     refuse_unknown_keys(fields, _DEVICE_KEYS, origin, where)
-    catalogue = fields.get("catalogue")
+    catalogue, own = fields.get("catalogue"), set(fields)
     if catalogue is not None:
         if not isinstance(catalogue, str) or catalogue not in boards():
             hint = suggest(catalogue, boards())
@@ -279,7 +284,14 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
             f"{origin}: {where} has a link, but in a {shape} topology links join devices: say it beside devices"
         )
     refuse_missing(fields, (*DEVICE_QUANTITIES, *(["link"] if shape in SWITCHED else [])), origin, f"{where}.")
+    for key in MESSAGE_KEYS:
+        if shape not in SWITCHED and key in fields:
+            raise ConfigError(f"{origin}: {where}.{key} needs a link of the device's own, which a {shape} lacks")
     values = {key: positive(fields[key], parse, origin, f"{where}.{key}") for key, parse in DEVICE_QUANTITIES.items()}
+    rates, board_rates = (values["streaming"], values["compute"]), None
+    if catalogue is not None:
+        board = boards()[catalogue].values
+        board_rates = parse_bandwidth(board["streaming"]), parse_compute(board["compute"])
     return Device(
         name=name,
         streaming_Bps=values["streaming"],
@@ -288,6 +300,7 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
         storage_Bps=values["storage"],
         link=read_link(fields["link"], origin, f"{where}.link") if shape in SWITCHED else None,
         catalogue=catalogue,
+        model=read_finer(fields, rates, board_rates, own, origin, where),
     )
 
 
@@ -300,4 +313,5 @@ def _device_entry(device: Device) -> dict[str, Any]:
         "memory": exact(device.memory_bytes, format_bytes, parse_bytes, "B"),
         "storage": exact(device.storage_Bps, format_bandwidth, parse_bandwidth, "B/s"),
     }
+    entry |= finer_entry(device.model)
     return entry if device.link is None else entry | {"link": link_entry(device.link)}

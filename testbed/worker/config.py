@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from testbed.decoder.stored import StoredModel
+from testbed.device_model import PLAIN, DeviceModel
 from testbed.placement.blocks import Partition
 from testbed.shape import ModelShape
 
@@ -30,3 +31,4 @@ class WorkerConfig:
     dilation: float
     switch_interval_s: float  # how soon the receiving thread gets the interpreter from a main thread that spins
     tight_heap: bool  # give freed memory back to the kernel at once, at the price of more mappings
+    model: DeviceModel = PLAIN  # with which the pacing counts FLOPs and bytes

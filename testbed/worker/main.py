@@ -111,7 +111,7 @@ class Worker:
         self._line, self._plane = line, plane
         self._inbox = Inbox(line, plane)
         self._outbox = Outbox(config.device, self._plane)
-        self._pacer = Pacer(config.paced, config.dilation, Precedence() if config.paced else None)
+        self._pacer = Pacer(config.paced, config.dilation, Precedence() if config.paced else None, config.model)
         weights = weight_source(config.stored, config.shape, config.model_seed, config.partition)
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)

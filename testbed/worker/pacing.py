@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from testbed.device_model import PLAIN, DeviceModel
 from testbed.placement.blocks import operation_seconds
 from testbed.worker.scheduling import Precedence
 
@@ -33,7 +34,10 @@ class Pacer:
     From the real end of a paced operation until `stand_back`, this thread has its `precedence`.
     """
 
-    def __init__(self, paced: bool, dilation: float, precedence: Precedence | None = None) -> None:
+    def __init__(
+        self, paced: bool, dilation: float, precedence: Precedence | None = None, model: DeviceModel = PLAIN
+    ) -> None:
+        self.model = model  # with which its operations are counted
         self._paced = paced
         self._dilation = dilation
         self._precedence = precedence
@@ -46,12 +50,14 @@ class Pacer:
     ) -> tuple[Result, Timing]:
         """Run one operation made of blocks with these (FLOPs, bytes read) costs, one after another.
 
+        FLOPs and bytes are counted with this device's model (`Cost.counted`).
         `ready_s` is when its last input arrived. A device would begin then, or when its last operation ended, and so
         the operation is due from then on. The time that we take to wake up and to unpack does not slow the device
         down, as long as the operation leaves enough time to make up for it.
         """
         began = time.monotonic()
-        due = sum(operation_seconds(f, b, self.compute_flops, self.streaming_Bps) for f, b in costs) * self._dilation
+        rates = self.compute_flops, self.streaming_Bps, self.model.barrier_s
+        due = sum(operation_seconds(flops, size, *rates) for flops, size in costs) * self._dilation
         self.stand_back()
         result = operation()
         ended = time.monotonic()

@@ -17,16 +17,8 @@ from testbed.decoder.choice import best_choice, choose_token, logits_digest
 from testbed.decoder.kernels import Floats
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
-from testbed.placement.blocks import (
-    ATTENTION,
-    FFN,
-    Block,
-    block_flops,
-    block_read_bytes,
-    embed_read_bytes,
-    lm_head_flops,
-    lm_head_read_bytes,
-)
+from testbed.placement.blocks import ATTENTION, FFN, Block
+from testbed.placement.operation import Cost, block_cost, embed_cost, lm_head_cost
 from testbed.placement.plan import HalfPlan, Plan, halves_of
 from testbed.transport.data import Activation
 from testbed.transport.messages import Span
@@ -73,6 +65,10 @@ class PassResult:
     end_s: float
     compute_s: float
     transfer_s: float
+
+
+def _counted(costs: Sequence[Cost]) -> list[tuple[float, float]]:
+    return [cost.counted for cost in costs]
 
 
 class Program:
@@ -265,21 +261,23 @@ class Program:
             self._meet(layer, which, inputs, last)
 
     def _embed(self, ids: np.ndarray, last: Value) -> None:
-        costs = [(0.0, embed_read_bytes(self.store.shape, self._rows))]
-        x, timing = self._pacer.run(lambda: self.store.embed(ids.tolist(), self._position), costs, last.ready_s)
+        costs = [embed_cost(self.store.shape, self._rows, self._pacer.model)]
+        x, timing = self._pacer.run(
+            lambda: self.store.embed(ids.tolist(), self._position), _counted(costs), last.ready_s
+        )
         self._finish(timing, 0, "embed", costs)
         self._send_on(0, ATTENTION, x, timing, last)
 
     def _lm_head(self, x: Floats, layer: int, last: Value) -> None:
         """Run the LM head. The pass is over."""
-        costs = [(lm_head_flops(self.store.shape), lm_head_read_bytes(self.store.shape))]
+        costs = [lm_head_cost(self.store.shape, self._pacer.model)]
 
         def choose() -> tuple[int, str]:
             logits = self.store.logits(x)
             token = choose_token(logits, self.sampling, self._position + self._rows)
             return token, logits_digest(logits)
 
-        (token, digest), timing = self._pacer.run(choose, costs, last.ready_s)
+        (token, digest), timing = self._pacer.run(choose, _counted(costs), last.ready_s)
         self._finish(timing, layer, "lm_head", costs)
         self._end(token, digest, timing, last)
 
@@ -298,7 +296,7 @@ class Program:
         """Run this device's shards of the LM head, and send what each would choose."""
         plan, shards = self._plan(), self._vocab_plan().work[self.device]
         costs = [self._cost(Block("vocab", 0, shard)) for shard in shards]
-        choices, timing = self._pacer.run(lambda: self.store.choices(shards, row), costs, last.ready_s)
+        choices, timing = self._pacer.run(lambda: self.store.choices(shards, row), _counted(costs), last.ready_s)
         self._finish(timing, layer, f"vocab({','.join(map(str, shards))})", costs)
         self._send(CHOICE, layer, [plan.source], choices, timing, last)
 
@@ -325,7 +323,7 @@ class Program:
             return self.store.ffn_shards(layer, parts, x)
 
         costs = [self._cost(Block(kind, layer, part)) for part in parts]
-        out, timing = self._pacer.run(compute, costs, last.ready_s)
+        out, timing = self._pacer.run(compute, _counted(costs), last.ready_s)
         self._finish(timing, layer, f"{kind}({layer},{','.join(map(str, parts))})", costs)
         self._send(RESULT[which], layer, half.receivers(self.device), out, timing, last)
 
@@ -344,17 +342,16 @@ class Program:
             return self.store.ffn(layer, x)
 
         costs = [self._cost(block)]
-        out, timing = self._pacer.run(compute, costs, last.ready_s)
+        out, timing = self._pacer.run(compute, _counted(costs), last.ready_s)
         self._finish(timing, layer, str(block), costs)
         if which == ATTENTION:
             self._send_on(layer, FFN, out, timing, last)
         else:
             self._send_on(layer + 1, ATTENTION, out, timing, last)
 
-    def _cost(self, block: Block) -> tuple[float, float]:
+    def _cost(self, block: Block) -> Cost:
         shape, partition, length = self.store.shape, self.store.partition, self._position + self._rows
-        flops = block_flops(shape, block, length, self._rows, partition)
-        return flops, block_read_bytes(shape, block, length, partition)
+        return block_cost(shape, block, length, self._rows, partition, self._pacer.model)
 
     def _join(self, parts: list[Floats], groups: list[tuple[int, ...]]) -> Floats:
         """Concatenate the heads' outputs by KV group: (rows, H·d), whichever devices they came from."""
@@ -365,10 +362,11 @@ class Program:
                 pieces[group] = part[:, slot * width : (slot + 1) * width]
         return np.concatenate([pieces[group] for group in sorted(pieces)], axis=1)
 
-    def _finish(self, timing: Timing, layer: int, label: str, costs: list[tuple[float, float]]) -> None:
+    def _finish(self, timing: Timing, layer: int, label: str, costs: Sequence[Cost]) -> None:
+        read_bytes, flops = sum(cost.read_bytes for cost in costs), sum(cost.flops for cost in costs)
         self.spans.append(
             Span(self._step, layer, "block", label, self.device, "", timing.start_s, timing.end_s,
-                 sum(cost[1] for cost in costs), sum(cost[0] for cost in costs), timing.overrun, timing.due_s)
+                 read_bytes, flops, timing.overrun, timing.due_s)
         )  # fmt: skip
 
     def _send_on(self, layer: int, which: int, x: Floats, timing: Timing, last: Value) -> None:

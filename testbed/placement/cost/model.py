@@ -17,20 +17,18 @@ from testbed.placement.blocks import (
     FFN,
     Block,
     Placement,
-    embed_read_bytes,
-    lm_head_flops,
-    lm_head_read_bytes,
-    operation_seconds,
     payload_bytes,
 )
 from testbed.placement.latency import (
     STALLED_RATE,
     Work,
     block_time,
+    cost_seconds,
     half_layer_latency,
     transfer_seconds,
 )
 from testbed.placement.observation import Hop, Leg, Observation
+from testbed.placement.operation import embed_cost, lm_head_cost
 from testbed.placement.plan import (
     VOCAB,
     HalfKind,
@@ -244,12 +242,11 @@ class CostModel:
         They include the return of the last x to the source from `last`, the device where the last layer ends.
         """
         view, shape = self.observation.devices[self.source], self.shape
-        compute, streaming = max(view.compute_flops, STALLED_RATE), max(view.streaming_Bps, STALLED_RATE)
-        total = operation_seconds(0.0, embed_read_bytes(shape, rows), compute, streaming)
+        total = cost_seconds(embed_cost(shape, rows, view.model), view)
         if last != self.source:
             total += self._transfer(last, self.source, x_payload(shape))
         if lm_head and self.partition.vocab_shards == 1:
-            total += operation_seconds(lm_head_flops(shape), lm_head_read_bytes(shape), compute, streaming)
+            total += cost_seconds(lm_head_cost(shape, view.model), view)
         return total
 
     def step_seconds(self, plan: Plan, length: int, rows: int, lm_head: bool, around: bool) -> float:
