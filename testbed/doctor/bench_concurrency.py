@@ -237,4 +237,4 @@ def _sockets(folder: str, name: str) -> Iterator[tuple[Any, Any]]:
     from testbed.transport.data import DataPlane
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield ControlLine(context, Path(folder), name), DataPlane(context, "tcp://127.0.0.1:*")
+    yield ControlLine(context, Path(folder), name), DataPlane("tcp://127.0.0.1:*")

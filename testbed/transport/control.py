@@ -91,7 +91,7 @@ class ControlHub:
 
 
 class ControlLine:
-    """A worker's end. `receive` belongs to the receiving thread, `send` to the main one."""
+    """A worker's end. `receive` belongs to a thread of its own, `send` to the main one."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], folder: Path, device: str) -> None:
         self._name = device.encode()
@@ -115,8 +115,12 @@ class ControlLine:
         """Queue one event."""
         self._events.send_multipart([self._name, encode(event)])
 
-    def close(self) -> None:
-        """Wait up to half a second until all queued messages have left, then close both sockets."""
+    def finish(self) -> None:
+        """Wait up to half a second until all queued events have left. No more can be sent."""
         self._events.close()
         self._own.term()
+
+    def close(self) -> None:
+        """Finish, and close both sockets; no thread may be receiving."""
+        self.finish()
         self.inbound.close()

@@ -1,28 +1,30 @@
-"""The data plane: a message is one header and at most one raw buffer, and goes from device to device.
+"""The data plane: a message is one header and at most one raw buffer, and goes from device to device in one frame.
 
 A device binds one PULL socket and connects one PUSH socket to each peer it sends to. So there is one connection per
-ordered pair of devices, and messages keep their order on each. On the emulated network that is TCP, where anyone can
+ordered pair of devices, and messages keep their order on each. They speak ZeroMQ's protocol, but no thread of
+libzmq's stands between a worker and the kernel (ADR 23). On the emulated network they are TCP sockets, where anyone can
 connect: a peer that does not begin with the run's secret is refused before any frame of its is read. Where no network
 is emulated it is a Unix socket in the run's folder, which only its user can enter.
 """
 
 from __future__ import annotations
 
-import hmac
-import resource
+import operator
 import struct
-import threading
+import time
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import msgspec
-import zmq
 
 from testbed.errors import RunFailed
-from testbed.transport.control import LINGER_MS
+from testbed.transport.receiving import NO_MESSAGE, Entrance
+from testbed.transport.sending import Link, Links
+from testbed.transport.zmtp import frame_head, opening
 
 DATA_PORT = 5555
-ZAP_ENDPOINT = "inproc://zeromq.zap.01"  # where libzmq asks whether to accept a peer (rfc.zeromq.org/spec/27)
-HANDSHAKE_MS = 10_000  # for a new peer to show the secret; until then its connection costs memory
+LINGER_S = 0.5
+_LENGTH = struct.Struct(">H")  # of the header, which comes before the payload
 
 
 class Header(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -88,74 +90,30 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(DataHeader).decode
 
 
-class Door:
-    """Decides for a context's sockets which peers may connect: those with the secret.
+class Received(NamedTuple):
+    """A message, and when it arrived (monotonic seconds)."""
 
-    See rfc.zeromq.org/spec/24 for PLAIN.
-    """
-
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], secret: bytes) -> None:
-        self._secret = secret
-        # A shadow's socket: `context.destroy` leaves it to its thread, whose `recv` ends when the context does.
-        asked: zmq.Socket[bytes] = zmq.Context.shadow(context).socket(zmq.REP)
-        asked.bind(ZAP_ENDPOINT)
-        threading.Thread(target=self._answer, args=(asked,), name="door", daemon=True).start()
-
-    def _answer(self, asked: zmq.Socket[bytes]) -> None:
-        try:
-            while True:
-                version, request, _, _, _, mechanism, *credentials = asked.recv_multipart()
-                welcome = mechanism == b"PLAIN" and hmac.compare_digest(credentials[1], self._secret)
-                asked.send_multipart([version, request, b"200" if welcome else b"400", b"", b"", b""])
-        except zmq.ContextTerminated:
-            asked.close(linger=0)
+    header: DataHeader
+    payload: memoryview
+    received_s: float
 
 
 class DataPlane:
-    """A device's sockets for data. `receive` belongs to one thread, everything else to another.
+    """A device's sockets for data. It belongs to one thread, but for `ring`, which ends a `take` that waits.
 
-    `secret` is the run's, which the context's `Door` asks for; it is None where only the run can reach the address. A
-    frame of more than `most_bytes` ends the connection that it comes by.
+    `secret` is the run's; it is None where only the run can reach the address. A frame of more than `most_bytes` ends
+    the connection that it comes by.
     """
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        address: str,
-        secret: bytes | None = None,
-        most_bytes: int = -1,
-    ) -> None:
-        self._context, self._secret = context, secret
+    def __init__(self, address: str, secret: bytes | None = None, most_bytes: int | None = None) -> None:
+        self._entrance = Entrance(address, secret, most_bytes)
+        self._links = Links(opening(secret))
         self._addresses: dict[str, str] = {}
-        self._outbound: dict[str, zmq.Socket[bytes]] = {}
-        self._strangers = 0
-        self.inbound = context.socket(zmq.PULL)
-        self.inbound.set_hwm(0)
-        self.inbound.setsockopt(zmq.LINGER, LINGER_MS)
-        self.inbound.setsockopt(zmq.MAXMSGSIZE, most_bytes)
-        self._knocks: zmq.Socket[bytes] | None = None
-        if secret is not None:
-            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # strangers' connections must not use up ours
-            self.inbound.setsockopt(zmq.PLAIN_SERVER, 1)
-            self.inbound.setsockopt(zmq.ZAP_DOMAIN, b"run")
-            self.inbound.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
-            self._knocks = self.inbound.get_monitor_socket(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-            self._knocks.set_hwm(0)
-        try:
-            self.inbound.bind(address)
-        except zmq.ZMQError as error:
-            self.close()
-            raise RunFailed(f"the data address {address} cannot be bound: {error}") from error
-        self.address = self.inbound.getsockopt_string(zmq.LAST_ENDPOINT)
-
-    def strangers(self) -> int:
-        """How many connections so far did not show the secret. A connection under way counts until it does."""
-        while self._knocks is not None and self._knocks.poll(0):
-            what, _ = self._knocks.recv_multipart()
-            (event,) = struct.unpack_from("=H", what)
-            self._strangers += 1 if event == zmq.EVENT_ACCEPTED else -1
-        return self._strangers
+        self._looked_s = 0.0  # all that arrived before has been taken
+        self.address = self._entrance.address
+        self.sending_thread = self._links.thread
+        self.ring = self._entrance.ring
+        self.strangers = self._entrance.strangers
 
     def know(self, peers: Mapping[str, str]) -> None:
         """Learn the peers' addresses. Each peer is connected when it is first needed."""
@@ -164,39 +122,60 @@ class DataPlane:
     def connect(self, peers: Iterable[str]) -> None:
         """Connect to these peers now, so that their first message does not wait for it."""
         for peer in peers:
-            self._socket(peer)
+            self._link(peer)
 
-    def _socket(self, peer: str) -> zmq.Socket[bytes]:
-        socket = self._outbound.get(peer)
-        if socket is None:
-            if peer not in self._addresses:
-                raise RunFailed(f"a message for device {peer!r} has no connection")
-            socket = self._outbound[peer] = self._context.socket(zmq.PUSH)
-            socket.set_hwm(0)
-            socket.setsockopt(zmq.LINGER, LINGER_MS)
-            if self._secret is not None:
-                socket.setsockopt(zmq.PLAIN_USERNAME, b"peer")
-                socket.setsockopt(zmq.PLAIN_PASSWORD, self._secret)
-            socket.connect(self._addresses[peer])
-        return socket
+    def _link(self, peer: str) -> Link:
+        address = self._addresses.get(peer)
+        if address is None:
+            raise RunFailed(f"a message for device {peer!r} has no connection")
+        return self._links.to(address)
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> None:
-        """Queue one message; raises RunFailed for a peer without an address."""
-        self._socket(peer).send_multipart([_encode(header), payload], copy=True)
+        """Send one message without waiting; raises RunFailed for a peer without an address."""
+        encoded = _encode(header)
+        size = _LENGTH.size + len(encoded) + len(payload)
+        self._links.send(self._link(peer), (frame_head(size) + _LENGTH.pack(len(encoded)) + encoded, payload))
 
-    def receive(self) -> tuple[DataHeader, bytes]:
-        """The next message waiting on the inbound socket; raises RunFailed for one that is not the data plane's."""
-        try:
-            header, payload = self.inbound.recv_multipart()
-            return _decode(header), payload
-        except (ValueError, msgspec.MsgspecError) as error:
-            raise RunFailed(f"a peer sent what is no message of the data plane: {error}") from error
+    def take(self, timeout_s: float | None) -> list[Received]:
+        """The messages that are here, in the order of their arrival; if there are none, wait for some.
+
+        The wait ends with any news, also with a ring, and after the timeout (None: never). Raises RunFailed for what is
+        no message of the data plane. A message that came while nobody looked has the time at which it came: by the
+        kernel's note, and by the sender's clock where the kernel joined several messages of a sender. On a Unix socket
+        a message is there as soon as it is sent.
+        """
+        frames = self._entrance.take(timeout_s)
+        looked_s, self._looked_s = self._looked_s, time.monotonic()
+        found: list[Received] = []
+        following: dict[int, tuple[float, float]] = {}  # connection -> when its following message arrived, and was sent
+        for data, received_s, peer in reversed(frames):
+            header, payload = _decoded(data)
+            if not self._entrance.notes:
+                received_s = min(received_s, header.sent_s)
+            elif peer in following:
+                next_received_s, next_sent_s = following[peer]
+                if received_s >= next_received_s:  # the kernel joined the two, and kept the time of the later one
+                    received_s = next_received_s - max(0.0, next_sent_s - header.sent_s)
+            received_s = max(looked_s, received_s)
+            following[peer] = received_s, header.sent_s
+            found.append(Received(header, payload, received_s))
+        found.reverse()
+        found.sort(key=_received_s)
+        return found
 
     def close(self) -> None:
         """Close all sockets. Queued messages have half a second to leave."""
-        for socket in self._outbound.values():
-            socket.close()
-        if self._knocks is not None:
-            self.inbound.disable_monitor()
-            self._knocks = None
-        self.inbound.close()
+        self._links.close(LINGER_S)
+        self._entrance.close()
+
+
+_received_s = operator.attrgetter("received_s")
+
+
+def _decoded(data: memoryview) -> tuple[DataHeader, memoryview]:
+    try:
+        (length,) = _LENGTH.unpack_from(data)
+        end = _LENGTH.size + length
+        return _decode(data[_LENGTH.size : end]), data[end:]
+    except (struct.error, msgspec.MsgspecError) as error:
+        raise RunFailed(f"{NO_MESSAGE}: {error}") from error

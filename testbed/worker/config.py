@@ -29,6 +29,6 @@ class WorkerConfig:
     cgroup_procs: str | None  # a process joins the device's cgroup by writing 0 to this file
     paced: bool
     dilation: float
-    switch_interval_s: float  # how soon the receiving thread gets the interpreter from a main thread that spins
+    switch_interval_s: float  # how soon another thread gets the interpreter from a main thread that spins
     tight_heap: bool  # give freed memory back to the kernel at once, at the price of more mappings
     model: DeviceModel = PLAIN  # with which the pacing counts FLOPs and bytes

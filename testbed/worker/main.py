@@ -21,7 +21,7 @@ from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import copies_of, parse_block, resident_bytes
 from testbed.transport.control import ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, Door, ProbeFrame
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
 from testbed.transport.messages import (
     Abort,
     Aborted,
@@ -88,18 +88,16 @@ def run(config: WorkerConfig) -> None:
         put_first(thread)
     plane: DataPlane | None = None
     try:
-        if config.secret is not None:
-            Door(context, config.secret)
-        plane = DataPlane(context, config.bind, config.secret, config.most_bytes)
+        plane = DataPlane(config.bind, config.secret, config.most_bytes)
+        put_first(plane.sending_thread)
         Worker(config, line, plane).serve(tuple(why for why in refused if why is not None))
     except Exception as error:
         configuration = isinstance(error, ConfigError)
         line.send(Failed(f"device {config.device}: {error}", traceback.format_exc(), configuration))
     finally:
-        line.close()  # first, so that the reason of a failure leaves
+        line.finish()  # first, so that the reason of a failure leaves
         if plane is not None:
             plane.close()
-        context.term()  # waits until all sockets are closed
     os._exit(0)
 
 
@@ -149,7 +147,7 @@ class Worker:
     # --- data ------------------------------------------------------------------------------------------
 
     def _data(self, delivery: Delivery) -> None:
-        content: tuple[DataHeader, bytes] = delivery.content  # type: ignore[assignment]
+        content: tuple[DataHeader, memoryview] = delivery.content  # type: ignore[assignment]
         header, payload = content
         due_s = max(delivery.due_s, delivery.received_s)
         if isinstance(header, Activation):

@@ -9,10 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 # Messages of tokens are small and come in bursts. A window that shrinks after an idle second would show up as delay,
-# and so would what a new connection takes over from an old one.
+# and so would what a new connection takes over from an old one. Buffers (least, first, most) have room for the rows of
+# a prefill chunk, which leave and arrive while the workers at both ends compute.
 TCP_SETTINGS = {
     "/proc/sys/net/ipv4/tcp_slow_start_after_idle": "0",
     "/proc/sys/net/ipv4/tcp_no_metrics_save": "1",
+    "/proc/sys/net/ipv4/tcp_rmem": "4096\t4194304\t16777216",
+    "/proc/sys/net/ipv4/tcp_wmem": "4096\t2097152\t16777216",
 }
 
 

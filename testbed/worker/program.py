@@ -141,7 +141,7 @@ class Program:
         ids = np.array(new.ids)
         self._values[new.step, ("ids", 0, self.device)] = Value(ids, now_s, 0.0, 0.0)
 
-    def accept(self, header: Activation, payload: bytes, due_s: float) -> None:
+    def accept(self, header: Activation, payload: memoryview | bytes, due_s: float) -> None:
         """Store an activation. Its transfer ends when it is due here, however late this device takes it."""
         plan = self._plan()
         if header.epoch != plan.epoch:
@@ -164,7 +164,7 @@ class Program:
                  header.sent_s, due_s, size, 0.0, False, 0.0)
         )  # fmt: skip
 
-    def _unpacked(self, header: Activation, payload: bytes) -> Floats:
+    def _unpacked(self, header: Activation, payload: memoryview | bytes) -> Floats:
         """The rows of a message (rows, columns). A message can arrive at any address, and this is a copy."""
         if header.kind == CHOICE:  # numbers of four bytes, whatever else travels
             return np.frombuffer(payload, np.float32).reshape(header.rows, -1).copy()

@@ -146,7 +146,7 @@ class Receiver:
                 return
             self._post(WeightsReady(self.epoch, name, error))
 
-    def accept(self, chunk: Chunk, payload: bytes, due_s: float) -> None:
+    def accept(self, chunk: Chunk, payload: memoryview | bytes, due_s: float) -> None:
         """Store one chunk and acknowledge it; raises RunFailed when it is not the expected one."""
         taking = self._taking.get(chunk.block)
         if taking is None or chunk.sequence != taking.next_sequence or chunk.offset != taking.received_bytes:
@@ -195,7 +195,7 @@ class Receiver:
             self._store.drop(parse_block(incoming.block))
 
 
-def _write(parts: list[memoryview], offset: int, payload: bytes) -> None:
+def _write(parts: list[memoryview], offset: int, payload: memoryview | bytes) -> None:
     for part in parts:
         if offset < len(part):
             part[offset : offset + len(payload)] = payload

@@ -15,13 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
+from planes import has_message, receive
 
 from testbed.emulation.memory_limits import WORKER_RESERVE_BYTES
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import MESSAGE_HEADER_BYTES
 from testbed.transport.addresses import MAX_SOCKET_PATH
 from testbed.transport.control import ControlHub, ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane, Door, _encode
+from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane, _encode
 from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
 
 DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
@@ -218,32 +219,77 @@ def activation(sender: str = "a") -> Activation:
     return Activation(sender, now, now, now, 3, 40, 11, "x", 300, 1, 0.0123, 0.0045)
 
 
-def test_messages_of_one_sender_keep_their_order_and_their_bytes(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+def test_messages_of_one_sender_keep_their_order_and_their_bytes() -> None:
+    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
     here.know({"b": there.address})
     sent = []
     for size in [0, 1, 255, 256, 65536, *range(100, 2000)]:
         sent.append((Chunk("a", 0.0, 0.0, 0.0, 1, "head(0,0)", len(sent), size, 0), bytes([size % 251]) * size))
         here.send("b", *sent[-1])
-    assert [there.receive() for _ in sent] == sent
+    assert [receive(there) for _ in sent] == sent
 
 
-def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it(
-    context: zmq.Context[zmq.Socket[bytes]],
-) -> None:
-    plane = DataPlane(context, "tcp://127.0.0.1:*")
+def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it() -> None:
+    plane = DataPlane("tcp://127.0.0.1:*")
     with pytest.raises(RunFailed, match="'c' has no connection"):
         plane.send("c", activation())
 
 
-def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent(context: zmq.Context[zmq.Socket[bytes]]) -> None:
+def test_the_buffer_may_be_overwritten_as_soon_as_it_is_sent() -> None:
     """Activations and KV pages are reused at once; a message must not see what comes after."""
-    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
     here.know({"b": there.address})
     buffer = bytearray(b"\x01" * 500_000)
     here.send("b", activation(), memoryview(buffer))
     buffer[:] = b"\x02" * len(buffer)
-    assert there.receive()[1] == b"\x01" * len(buffer)
+    assert receive(there)[1] == b"\x01" * len(buffer)
+
+
+@pytest.mark.parametrize("kind", ["tcp://127.0.0.1:*", "ipc://{}/data"])
+def test_messages_that_come_while_nobody_looks_have_the_time_at_which_they_came(kind: str, tmp_path: Path) -> None:
+    """Also two of one sender, which the kernel joins."""
+    there = DataPlane(kind.format(tmp_path))
+    peers = [DataPlane("tcp://127.0.0.1:*") for _ in range(2)]
+    for peer in peers:
+        peer.know({"b": there.address})
+        peer.send("b", activation())
+    for _ in peers:
+        receive(there)
+    sent = []
+    for turn in range(6):
+        peers[turn % 2].send("b", header := activation(str(turn)), bytes(3000))
+        sent.append(header)
+        time.sleep(0.01)
+    found = there.take(1.0)
+    assert [one.header for one in found] == sent
+    assert all(0 <= one.received_s - one.header.sent_s < 0.005 for one in found)
+    assert not there.take(0.0)
+
+
+def test_a_large_message_leaves_and_arrives_whole_while_its_receiver_looks_elsewhere() -> None:
+    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
+    here.know({"b": there.address})
+    payloads = [bytes([number]) * 10_000_000 for number in range(3)]  # far more than the kernel takes at once
+    started = time.monotonic()
+    for payload in payloads:
+        here.send("b", activation(), payload)
+    assert time.monotonic() - started < 1.0, "the sender waited"
+    time.sleep(0.1)
+    assert [receive(there)[1] == payload for payload in payloads] == [True] * 3
+
+
+def test_messages_for_a_peer_that_comes_later_wait_and_one_that_has_gone_is_no_error(tmp_path: Path) -> None:
+    here, address = DataPlane("tcp://127.0.0.1:*"), f"ipc://{tmp_path}/late"
+    here.know({"b": address})
+    for number in range(3):
+        here.send("b", activation(str(number)))
+    there = DataPlane(address)
+    assert [receive(there)[0].sender for _ in range(3)] == ["0", "1", "2"]
+    there.close()
+    for _ in range(3):
+        here.send("b", activation("lost"))
+    again = DataPlane(address)
+    assert eventually(lambda: here.send("b", activation("again")) is None and has_message(again, 0.1))
 
 
 SECRET = b"0123456789abcdef"
@@ -256,11 +302,8 @@ def eventually(look: Callable[[], bool]) -> bool:
     return found
 
 
-def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_counted(
-    context: zmq.Context[zmq.Socket[bytes]],
-) -> None:
-    Door(context, SECRET)
-    here, there = (DataPlane(context, "tcp://127.0.0.1:*", SECRET) for _ in range(2))
+def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_counted() -> None:
+    here, there = (DataPlane("tcp://127.0.0.1:*", SECRET) for _ in range(2))
     for secret in (None, b"guess", SECRET[:-1], SECRET + b"x"):
         stranger = STRANGERS.socket(zmq.PUSH)
         stranger.linger = 0
@@ -276,16 +319,13 @@ def test_who_knows_the_runs_secret_is_heard_and_who_does_not_is_refused_and_coun
             one.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
     here.know({"b": there.address})
     here.send("b", sent := activation(), b"true")
-    assert there.receive() == (sent, b"true")
+    assert receive(there) == (sent, b"true")
     assert eventually(lambda: there.strangers() >= 54)
-    assert not there.inbound.poll(100) and here.strangers() == 0
+    assert not has_message(there, 0.1) and here.strangers() == 0
 
 
-def test_six_hundred_strangers_cost_less_memory_than_a_worker_has_in_reserve(
-    context: zmq.Context[zmq.Socket[bytes]],
-) -> None:
-    Door(context, SECRET)
-    there = DataPlane(context, "tcp://127.0.0.1:*", SECRET, most_bytes=2**17)
+def test_six_hundred_strangers_cost_less_memory_than_a_worker_has_in_reserve() -> None:
+    there = DataPlane("tcp://127.0.0.1:*", SECRET, most_bytes=2**17)
     host, port = there.address.removeprefix("tcp://").split(":")
     before = psutil.Process().memory_full_info().uss
     with contextlib.ExitStack() as stack:
@@ -297,35 +337,36 @@ def test_six_hundred_strangers_cost_less_memory_than_a_worker_has_in_reserve(
         assert psutil.Process().memory_full_info().uss - before < WORKER_RESERVE_BYTES / 2
 
 
-def test_a_frame_longer_than_any_of_a_run_ends_its_connection(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    there = DataPlane(context, "tcp://127.0.0.1:*", most_bytes=1000)
-    for size, arrives in ((1000, True), (1001, False)):
-        here = DataPlane(context, "tcp://127.0.0.1:*")
+def test_a_frame_longer_than_any_of_a_run_ends_its_connection() -> None:
+    there = DataPlane("tcp://127.0.0.1:*", most_bytes=1000)
+    room = 1000 - 2 - len(_encode(activation()))  # a frame also has its header, and the length of that
+    for size, arrives in ((room, True), (room + 1, False)):
+        here = DataPlane("tcp://127.0.0.1:*")
         here.know({"b": there.address})
         here.send("b", activation(), bytes(size))
-        assert bool(there.inbound.poll(300)) == arrives
+        assert has_message(there, 0.3) == arrives
         if arrives:
-            there.receive()
+            receive(there)
 
 
 @pytest.mark.parametrize("frames", [[b"x"], [b"", b""], [b"x"] * 5, [encode(Stop()), b""]])
 def test_a_message_that_is_none_of_the_data_plane_is_an_error_in_one_sentence(
     context: zmq.Context[zmq.Socket[bytes]], frames: list[bytes], tmp_path: Path
 ) -> None:
-    there = DataPlane(context, f"ipc://{tmp_path}/data")
+    there = DataPlane(f"ipc://{tmp_path}/data")
     pushing = context.socket(zmq.PUSH)
     pushing.connect(there.address)
     pushing.send_multipart(frames)
     with pytest.raises(RunFailed, match="a peer sent what is no message of the data plane"):
-        there.receive()
+        receive(there)
 
 
-def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    first = DataPlane(context, "tcp://127.0.0.1:*")
-    own: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket() -> None:
+    first = DataPlane("tcp://127.0.0.1:*")
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RunFailed, match="cannot be bound: Address already in use"):
-        DataPlane(own, first.address, SECRET)
-    own.term()
+        DataPlane(first.address, SECRET)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 class Tap:
@@ -357,19 +398,17 @@ class Tap:
 
 @pytest.mark.parametrize("sender", ["a", "edge-15", "raspberry-pi-10"])
 @pytest.mark.parametrize("payload", [768 * 4, 12 * 768 * 4])
-def test_headers_on_the_wire_weigh_what_the_cost_model_says(
-    context: zmq.Context[zmq.Socket[bytes]], sender: str, payload: int
-) -> None:
-    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+def test_headers_on_the_wire_weigh_what_the_cost_model_says(sender: str, payload: int) -> None:
+    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
     tap = Tap(there.address)
     here.know({"b": tap.address})
     here.send("b", activation(sender), bytes(payload))
-    there.receive()  # the handshake is over
+    receive(there)  # the handshake is over
     before, count = tap.forward_bytes, 50
     for _ in range(count):
         here.send("b", activation(sender), bytes(payload))
     for _ in range(count):
-        there.receive()
+        receive(there)
     tap.close()
     header = (tap.forward_bytes - before) / count - payload
     assert MESSAGE_HEADER_BYTES - 24 <= header <= MESSAGE_HEADER_BYTES, f"one header weighs {header} bytes"
@@ -379,16 +418,14 @@ def test_headers_on_the_wire_weigh_what_the_cost_model_says(
     Chunk("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536 * 70, 2**32 - 1),
     ChunkAck("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536),
 ])  # fmt: skip
-def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(
-    context: zmq.Context[zmq.Socket[bytes]], header: Chunk | ChunkAck
-) -> None:
-    here, there = (DataPlane(context, "tcp://127.0.0.1:*") for _ in range(2))
+def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(header: Chunk | ChunkAck) -> None:
+    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
     tap = Tap(there.address)
     here.know({"b": tap.address})
     here.send("b", header)
-    there.receive()
+    receive(there)
     before = tap.forward_bytes
     here.send("b", header)
-    there.receive()
+    receive(there)
     assert 0 < tap.forward_bytes - before <= MESSAGE_HEADER_BYTES
     tap.close()

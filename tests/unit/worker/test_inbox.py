@@ -34,10 +34,10 @@ class Bench:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.hub = ControlHub(folder, ["a"])
         self.line = ControlLine(context, folder, "a")
-        self.plane = DataPlane(context, "tcp://127.0.0.1:*")
+        self.plane = DataPlane("tcp://127.0.0.1:*")
         self.peers: dict[str, DataPlane] = {}
         for name in peers:
-            self.peers[name] = DataPlane(context, "tcp://127.0.0.1:*")
+            self.peers[name] = DataPlane("tcp://127.0.0.1:*")
             self.peers[name].know({"a": self.plane.address})
         self.inbox = Inbox(self.line, self.plane)
         _ALIVE.append((self, context))
@@ -64,7 +64,7 @@ def number(delivery: Delivery) -> int:
 def still(folder: Path) -> Inbox:
     """An inbox that receives nothing; its rules are asked directly."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    line, plane = ControlLine(context, folder, "a"), DataPlane(context, "tcp://127.0.0.1:*")
+    line, plane = ControlLine(context, folder, "a"), DataPlane("tcp://127.0.0.1:*")
     _ALIVE.append((context, line, plane))
     return Inbox(line, plane)
 

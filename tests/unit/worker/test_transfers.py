@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import zmq
 from decoder_cases import SEED, SMALL, WIDE, Ones, anonymous_bytes, forward, stores_for
 from hypothesis import given
 from hypothesis import strategies as st
+from planes import has_message, receive
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights, Tensors
@@ -299,12 +299,12 @@ def test_an_aborted_epoch_leaves_nothing_behind() -> None:
 
 @pytest.fixture
 def planes() -> Iterator[dict[str, DataPlane]]:
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    made = {name: DataPlane(context, "tcp://127.0.0.1:*") for name in "ab"}
+    made = {name: DataPlane("tcp://127.0.0.1:*") for name in "ab"}
     for name, plane in made.items():
         plane.know({other: made[other].address for other in made if other != name})
     yield made
-    context.destroy(linger=0)
+    for plane in made.values():
+        plane.close()
 
 
 @pytest.mark.parametrize("shipped", [True, False])
@@ -336,12 +336,12 @@ def test_blocks_that_migrate_over_tcp_go_on_with_the_same_bits(planes: dict[str,
     while not (sent and arrived) and time.monotonic() < deadline:
         while not notes.empty():
             receiver.weights_ready(notes.get())
-        if planes["b"].inbound.poll(1):
-            header, payload = planes["b"].receive()
+        if has_message(planes["b"], 0.001):
+            header, payload = receive(planes["b"])
             assert isinstance(header, Chunk) and header.sender == "a"
             receiver.accept(header, payload, time.monotonic())
-        if planes["a"].inbound.poll(1):
-            ack, _ = planes["a"].receive()
+        if has_message(planes["a"], 0.001):
+            ack, _ = receive(planes["a"])
             assert isinstance(ack, ChunkAck)
             sender.acknowledge(ack)
     assert len(sent) == len(arrived) == 1

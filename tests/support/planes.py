@@ -1,0 +1,26 @@
+"""What a test takes from a data plane: the next message, or whether there is one."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from weakref import WeakKeyDictionary
+
+from testbed.transport.data import DataHeader, DataPlane, Received
+
+_TAKEN: WeakKeyDictionary[DataPlane, deque[Received]] = WeakKeyDictionary()  # and not yet given to a test
+
+
+def has_message(plane: DataPlane, timeout_s: float) -> bool:
+    """Whether a message is there, or comes within the timeout."""
+    taken, deadline = _TAKEN.setdefault(plane, deque()), time.monotonic() + timeout_s
+    while not taken and (left := deadline - time.monotonic()) > 0:
+        taken.extend(plane.take(left))
+    return bool(taken)
+
+
+def receive(plane: DataPlane) -> tuple[DataHeader, memoryview]:
+    """The next message, which must come within 10 s."""
+    assert has_message(plane, 10.0), "no message came"
+    header, payload, _ = _TAKEN[plane].popleft()
+    return header, payload
