@@ -46,10 +46,11 @@ OVERLOADED = "test_a_fixed_placement_that_a_device_cannot_hold_ends_the_run_and_
 SHAPES = "test_run_shapes.py::test_a_run_on_any_shape_gives_the_references_bits_over_shaped_links"
 GUESTS = {
     "netem, linuxbridge": Guest("linuxbridge", True, (
-        MIGRATION, "test_cgroups.py", *(f"test_shaping.py::{name}" for name in SHAPING), CHECKPOINT,
+        MIGRATION, "test_cgroups.py", *(f"test_shaping.py::{name}" for name in SHAPING),
         f"{NETEM}::test_held_messages_agree_with_netem_token_by_token",
-        f"test_run_memory.py::{LEDGER}",
-        f"test_run_memory.py::{OVERLOADED}[killed by the kernel]",
+    )),
+    "netem, linuxbridge, whole runs": Guest("linuxbridge", True, (
+        CHECKPOINT, f"test_run_memory.py::{LEDGER}", f"test_run_memory.py::{OVERLOADED}[killed by the kernel]",
         f"{END}::{KILLED}[mininet]", f"{END}::{INTERRUPTED}[while it generates-mininet]",
     )),
     "netem, openvswitch": Guest("openvswitch", True, (
