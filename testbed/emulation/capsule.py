@@ -234,9 +234,13 @@ def tie_to_parent(parent: int, number: signal.Signals) -> None:
 
 
 def _only_child(process: subprocess.Popen[bytes]) -> int | None:
-    """The pid of `unshare`'s child as this host sees it; None if unshare ended without one."""
+    """The pid of `unshare`'s child as this host sees it; None if unshare ended without one, or the child has ended.
+
+    It leaves waiting for `unshare` to the caller, so that its pid stays its own until then.
+    """
     deadline = time.monotonic() + _FORK_WAIT_S
-    while process.poll() is None and time.monotonic() < deadline:
+    ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    while os.waitid(os.P_PID, process.pid, ended) is None and time.monotonic() < deadline:
         for child in children_of(process.pid):
             return child
         time.sleep(0.002)

@@ -16,6 +16,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,10 +141,28 @@ class StateFile:
         """Replace fields of the record and write it.
 
         `cgroups` are paths; `init` (PID 1 of the capsule) and `processes` (all others to end) are pids of this host.
-        A pid that is gone already is left out.
+        A pid that is gone already is left out. The owner and the controller may do this at the same time.
         """
-        self.current = replace(_load(self.path), **{name: _recordable(name, value) for name, value in changes.items()})
-        self._write()
+        with self._reading_and_writing():
+            recorded = {name: _recordable(name, value) for name, value in changes.items()}
+            self.current = replace(_load(self.path), **recorded)
+            self._write()
+
+    def add_process(self, pid: int, **changes: Any) -> None:
+        """Replace fields as `record` does, and add a process of this host to those to end."""
+        with self._reading_and_writing():
+            present = _load(self.path)
+            recorded = {name: _recordable(name, value) for name, value in changes.items()}
+            added = _recordable("processes", [pid])
+            self.current = replace(present, processes=(*present.processes, *added), **recorded)
+            self._write()
+
+    @contextlib.contextmanager
+    def _reading_and_writing(self) -> Iterator[None]:
+        """Keep every other process from changing records of this folder meanwhile."""
+        with open_folder(self.folder) as descriptor:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # until the descriptor is closed
+            yield
 
     def close(self) -> None:
         """Forget the run. The owner calls this after everything recorded is gone; nothing recorded is removed here."""

@@ -80,8 +80,7 @@ def _local_fleet(setting: FleetSetting) -> Any:
     assert setting.sockets is not None and setting.state_file is not None
     fleet = LocalFleet(setting.experiment, setting.sockets, _positions(setting))
     # There is no capsule to end the forkserver, should it be stopped by a signal when this process is killed.
-    state = StateFile.attach(setting.state_file)
-    state.record(processes=[*state.current.processes, forkserver_pid()])
+    StateFile.attach(setting.state_file).add_process(forkserver_pid())
     return fleet
 
 

@@ -80,7 +80,6 @@ def _simulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[st
 def _emulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[str, Any]:
     from testbed.emulation.capsule import launch
     from testbed.emulation.host_lock import host_lock
-    from testbed.emulation.processes import ProcessId
     from testbed.emulation.state_files import StateFile, clean, take_away
 
     experiment, backend = request.experiment, find_backend(request.backend)
@@ -102,7 +101,7 @@ def _emulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[str
                 capsule=backend.capsule,
                 hold_signals=True,
                 signals=signals,
-                on_start=lambda process, init: state.record(init=ProcessId.of(init), processes=[ProcessId.of(process)]),
+                on_start=lambda process, init: state.add_process(process, init=init),
             )
             if request.hold and code == 0 and signals is not None:
                 signals[0].clear()  # they ended the hold, which is no interruption

@@ -23,7 +23,7 @@ from testbed.emulation.capsule import launch
 from testbed.emulation.state_files import StateFile
 with StateFile.create(sys.argv[1], Path(sys.argv[1])) as state:
     program = [sys.executable, "-c", sys.argv[2], str(state.path)]
-    sys.exit(launch(program, on_start=lambda process, inner: state.record(init=inner, processes=[process])))
+    sys.exit(launch(program, on_start=lambda process, inner: state.add_process(process, init=inner)))
 """
 INSIDE = """
 import subprocess, sys, time
