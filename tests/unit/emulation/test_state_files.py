@@ -94,7 +94,7 @@ def test_a_second_process_can_add_to_the_record_without_losing_the_first_ones_pa
 def test_what_two_processes_record_at_the_same_time_is_all_there(folder: Path) -> None:
     inside = "import os, sys; from pathlib import Path; from testbed.emulation.state_files import StateFile\n"
     inside += "state = StateFile.attach(Path(sys.argv[1])); input()\n"
-    inside += "[state.add_process(os.getpid(), cgroups=[str(count)]) for count in range(300)]"
+    inside += "[state.add_process(os.getpid(), cgroups=[str(count)]) for count in range(60)]"
     with StateFile.create("r1", folder=folder) as state:
         second = subprocess.Popen(
             [sys.executable, "-c", inside, state.path], stdin=subprocess.PIPE, text=True
@@ -102,11 +102,11 @@ def test_what_two_processes_record_at_the_same_time_is_all_there(folder: Path) -
         assert second.stdin is not None
         second.stdin.write("\n")
         second.stdin.close()
-        for _ in range(300):
+        for _ in range(60):
             state.add_process(os.getpid())
         assert second.wait() == 0
         record = Record.from_json(state.path.read_text())
-        assert len(record.processes) == 600 and record.cgroups == ("299",)
+        assert len(record.processes) == 120 and record.cgroups == ("59",)
         state.record(processes=[], cgroups=[])
 
 
