@@ -29,6 +29,7 @@ VERBS = {
     "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
+    "validate": "Predict what others measured on real boards.",
     "traces": "List, show, import or generate traces.",
     "topologies": "List, show or generate topologies.",
     "models": "List or show models, or fetch one from the Hugging Face hub.",
