@@ -21,6 +21,7 @@ from testbed.placement.policies.galaxy import Galaxy
 from testbed.placement.policies.greedy import Greedy
 from testbed.placement.policies.headroom import Headroom
 from testbed.placement.policies.layerwise import Layerwise
+from testbed.placement.policies.paper import Paper
 from testbed.placement.policies.resource_aware import ResourceAware
 from testbed.placement.policies.round_robin import RoundRobin
 from testbed.placement.policies.single import Single
@@ -66,6 +67,9 @@ POLICIES: dict[str, Listed] = {
         Galaxy,
         "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)",
         all_to_all=True,
+    ),
+    "paper": Listed(
+        Paper, "the paper's method as written: scores, and moves that pay or must (arXiv 2505.02533)", all_to_all=True
     ),
     "resource-aware": Listed(
         ResourceAware, "the paper's: scores against residual capacity, moves what pays or must", all_to_all=True
