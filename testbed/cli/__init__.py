@@ -8,6 +8,7 @@ exception ends a command with which exit code.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -129,6 +130,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Start here: the entry point of the `testbed` command."""
+    # Our models need no plugins of pydantic, and to look for some it reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     open_standard_streams()
     interrupt_at_signals()
     try:

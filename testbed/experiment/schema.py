@@ -16,10 +16,8 @@ from typing import Any, Literal
 
 from pydantic import Field, InstanceOf, ValidationError
 
-from testbed.decoder.checkpoint import check_checkpoint
 from testbed.errors import ConfigError
 from testbed.experiment.cuts import check_cuts, check_rows
-from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
 from testbed.experiment.model_section import LARGEST_SEED, ModelSpec
 from testbed.experiment.overrides import Override, apply_override, parse_override
@@ -45,7 +43,6 @@ from testbed.placement.blocks import (
 from testbed.placement.patterns import matches
 from testbed.shape import ModelShape
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
-from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
 from testbed.traces.model import Trace, TraceSet
 from testbed.words.sampling import Sampling
@@ -161,6 +158,9 @@ class Experiment(Strict):
         """The entry of the topology; if it has `generate`, the topology drawn for this experiment's model and seed."""
         if not isinstance(entry, Mapping) or "generate" not in entry:
             return entry
+        from testbed.experiment.instances import model_need
+        from testbed.topologies.generate import generate_topology
+
         self._check_model(names)
         self._check_partition(names)
         given = {key: value for key, value in entry.items() if key != "generate"}
@@ -169,6 +169,8 @@ class Experiment(Strict):
 
     def _trace_drawn(self, topology: Topology, entry: Mapping[str, Any], index: int, where: str) -> Trace:
         """The trace that an entry with `generate` describes for this experiment's model, seed and length."""
+        from testbed.experiment.instances import generate_trace
+
         kept = pinned_bytes(self.shape, self.partition)
         return generate_trace(entry, topology, kept, self.seed, self.tokens, index, where)
 
@@ -233,6 +235,8 @@ class Experiment(Strict):
     def _check_model(self, names: _Names) -> None:
         """Check the checkpoint, and that the prompt and the tokens fit into the model's positions and vocabulary."""
         if self.model.path is not None:
+            from testbed.decoder.checkpoint import check_checkpoint
+
             check_checkpoint(Path(self.model.path))
         check_rows(self.shape, names.of("model", "format"))
         self._check_size(names.of("model"), WHOLE, "fewer layers or heads")
