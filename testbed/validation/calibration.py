@@ -69,7 +69,9 @@ class Rate:
 
 
 @dataclass(frozen=True)
-class _Fit:
+class Fit:
+    """What the rows of one pair of board and kernel give."""
+
     Bps: float
     factor: float | None  # of the logits, where rows of two models tell
     rows: int
@@ -80,7 +82,7 @@ class Calibration:
     """The rates that rows of single boards give."""
 
     observed: tuple[Observed, ...]
-    fits: dict[tuple[Board, Kernel], _Fit] = field(default_factory=dict)
+    fits: dict[tuple[Board, Kernel], Fit] = field(default_factory=dict)
     compute: dict[tuple[str, str], float] = field(default_factory=dict)  # (board's family, kernel's family) -> FLOP/s
     logits_factor: float = 1.0  # the geometric mean of those that rows tell
 
@@ -97,7 +99,7 @@ class Calibration:
             story += "" if told is not None else f"; logits {factor:.1f} times slower a byte, the mean of other pairs"
         return Rate(Bps, factor, provenance, story)
 
-    def _streaming(self, board: Board, kernel: Kernel) -> tuple[float, Provenance, str, _Fit | None] | None:
+    def _streaming(self, board: Board, kernel: Kernel) -> tuple[float, Provenance, str, Fit | None] | None:
         if (own := self.fits.get((board, kernel))) is not None:
             return own.Bps, "same-board", f"{own.rows} single-board rows of this board and engine", own
         versions = [name for name in _versions_near(kernel) if (board, name) in self.fits]
@@ -185,7 +187,7 @@ def calibrate(observed: Iterable[Observed], assumptions: Assumptions = DEFAULT) 
         factor = (own[1] if own else found.logits_factor) if of[0].engine.slow_logits else 1.0
         rates = [(one.layer_bytes + factor * one.logits_bytes) / one.seconds for one in of]
         Bps = 1 / own[0] if own else geometric_mean(rates)
-        found.fits[pair] = _Fit(Bps, own[1] if own else None, len(of))
+        found.fits[pair] = Fit(Bps, own[1] if own else None, len(of))
     prompts: dict[tuple[str, str], list[float]] = {}
     for one in rows:
         if one.prompt:

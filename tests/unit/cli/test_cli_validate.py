@@ -34,13 +34,13 @@ def test_a_table_of_ones_own_is_predicted_and_one_that_is_none_is_refused(
     own = tmp_path / "own.csv"
     own.write_text(
         "source,where,model,quant_bits,devices,link,metric,value,unit,notes\n"
-        'me,here,Llama 2 13B,"Q40, Q80 exchange",2 x Raspberry Pi 4B 8GB,1 GbE,token time,1500,ms/token,dllama 0.1.0\n'
+        'me,here,Llama 2 13B,"Q40, Q80 exchange",2 x Raspberry Pi 4B 8GB,1 GbE,token time,1234,ms/token,dllama 0.1.0\n'
         "me,here,,,,,,,,\n",
         encoding="utf-8",
     )
     assert run(["validate", str(own), "--json"]) == 0
     first, second = json.loads(capsys.readouterr().out)["rows"]
-    assert first["scored"] == "token time" and abs(first["error"]) < 0.35
+    assert first["scored"] == "token time" and first["predicted"] > 0 and first["fits"] is True
     assert second["predicted"] is None and second["reason"]
     own.write_text("a,b\n1,2\n", encoding="utf-8")
     assert run(["validate", str(own)]) == 2
