@@ -31,6 +31,8 @@ VERBS = {
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "validate": "Predict what others measured on real boards.",
+    "explain": "Say where the milliseconds of a run's tokens went.",
+    "export": "Write a run as a trace that Perfetto opens.",
     "traces": "List, show, import or generate traces.",
     "topologies": "List, show or generate topologies.",
     "models": "List or show models, or fetch one from the Hugging Face hub.",

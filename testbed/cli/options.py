@@ -29,6 +29,7 @@ CALIBRATE = click.option(
     help="How thoroughly links and host are measured before token 0.",
 )
 VERIFY = click.option("--verify", is_flag=True, help="Compare every token's logits with the single-process reference.")
+RUN = click.argument("run", metavar="RUN")
 TOKENS = click.option("--tokens", type=int, help="Tokens to generate.")
 
 

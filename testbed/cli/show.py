@@ -15,6 +15,7 @@ import click
 
 from testbed.cli.terminal import echo, write
 from testbed.progress import printable
+from testbed.units import format_number
 
 __all__ = ["echo", "json_option", "print_json", "print_table", "say"]
 
@@ -34,10 +35,12 @@ def print_json(document: Any) -> None:
     write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], narrow: bool = False) -> None:
+def print_table(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], narrow: bool = False, decimals: int | None = None
+) -> None:
     """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`.
 
-    With `narrow`, one space parts the columns, not two.
+    With `narrow`, one space parts the columns, not two. With `decimals`, all numbers that are not whole have so many.
     """
     from rich.console import Console
     from rich.table import Table
@@ -48,7 +51,7 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], n
         numeric = any(isinstance(value, (int, float)) for value in values)
         table.add_column(printable(heading), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in columns))
+        table.add_row(*(_cell(row.get(key), decimals) for key in columns))
     # Colour and width follow the terminal; a pipe gets every character.
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
     with console.capture() as drawn:
@@ -56,12 +59,14 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], n
     write(drawn.get(), nl=False)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, decimals: int | None = None) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+    if isinstance(value, float):
+        return format_number(value) if decimals is None else f"{value:,.{decimals}f}"
+    return printable(str(value))
 
 
 def _plain(value: Any) -> Any:
