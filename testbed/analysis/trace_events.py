@@ -115,8 +115,8 @@ class _Trace:
         yield from self._told_events()
         yield from self._counter_events()
 
-    def _in_time(self, t_s: float | None) -> bool:
-        return t_s is not None and self._since <= t_s <= self._until
+    def _in_time(self, t_s: float) -> bool:
+        return self._since <= t_s <= self._until
 
     def _track(self, process: int, number: int, name: str, order: int = 0) -> Iterator[dict[str, Any]]:
         yield _named("thread_name", process, number, {"name": name})
@@ -203,7 +203,7 @@ class _Trace:
         """Changes of traces, and faults, also at the device that they concern."""
         for row in read_lines(self._folder / EVENTS):
             t_s, kind = row.get("t_s"), row["kind"]
-            if not self._in_time(t_s):
+            if t_s is None or not self._in_time(t_s):
                 continue
             about = {key: value for key, value in row.items() if key not in ("t_s", "kind", "wall_s")}
             category = "fault" if kind in FAULTS else "trace step" if kind == "trace_applied" else "event"

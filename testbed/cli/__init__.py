@@ -34,15 +34,18 @@ VERBS = {
     "explain": "Say where the milliseconds of a run's tokens went.",
     "export": "Write a run as a trace that Perfetto opens.",
     "traces": "List, show, import or generate traces.",
-    "topologies": "List, show or generate topologies.",
+    "topologies": "List, show, draw or generate topologies.",
     "models": "List or show models, or fetch one from the Hugging Face hub.",
     "policies": "List the placement policies.",
-    "runs": "List the runs in a folder.",
+    "runs": "List, show, compare or remove runs.",
     "exec": "Run a command inside a device of a run that is up.",
     "sandbox": "Run a command on a kernel of its own, with netem; no root.",
+    "completion": "Have your shell complete verbs, options and names.",
     "clean": "Remove what runs that died have left on this machine.",
 }
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""
+
+COMPLETING = "_TESTBED_COMPLETE"  # the variable by which a shell asks what completes a line
 
 
 class VerbGroup(click.Group):
@@ -120,8 +123,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return ConfigError.exit_code
-    except SystemExit:  # click raises it if the reader of a help page has gone
-        return READER_GONE
+    except SystemExit:  # click raises it after completing for a shell, and if the reader of a help page has gone
+        return 0 if COMPLETING in os.environ else READER_GONE
     except (click.Abort, KeyboardInterrupt):
         echo("Interrupted.", err=True)
         return INTERRUPTED

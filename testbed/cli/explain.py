@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from testbed.cli.options import RUN
+from testbed.cli.names import RUN
 from testbed.cli.show import echo, json_option, print_json, print_table
 
 MOST_PLACES = 8  # rows of the second table; --json has all
@@ -20,7 +21,7 @@ DECIMALS = 1
 @click.option("--token", "tokens", metavar="N", type=click.IntRange(min=0), multiple=True,
               help="Explain this token, not the median and the slowest ones; may be given more than once.")  # fmt: skip
 @json_option
-def command(run: str, tokens: tuple[int, ...], as_json: bool) -> None:
+def command(run: Path, tokens: tuple[int, ...], as_json: bool) -> None:
     """Say where the time of the median token and of the slowest tokens of RUN went, and what bounds them.
 
     Example: testbed explain runs/20260101T000000Z-quickstart-resource-aware --token 48

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from testbed.cli.options import RUN
+from testbed.cli.names import RUN
 from testbed.cli.show import echo, json_option, print_json
 
 
@@ -32,7 +32,7 @@ class TokenRange(click.ParamType):  # type: ignore[type-arg]  # generic only in 
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [RUN.perfetto.json].")
 @click.option("--token", "tokens", metavar="FIRST-LAST", type=TokenRange(), help="Only these tokens [all].")
 @json_option
-def command(run: str, perfetto: bool, out: Path | None, tokens: tuple[int, int] | None, as_json: bool) -> None:
+def command(run: Path, perfetto: bool, out: Path | None, tokens: tuple[int, int] | None, as_json: bool) -> None:
     """Write RUN as a trace: what each device computed and sent, migrations, decisions, trace steps and faults.
 
     Open the file at https://ui.perfetto.dev (it stays on your machine) or in chrome://tracing.
@@ -41,7 +41,7 @@ def command(run: str, perfetto: bool, out: Path | None, tokens: tuple[int, int] 
     """
     from testbed.running.export import export_trace
 
-    out = out or Path(f"{Path(run).name}.perfetto.json")
+    out = out or Path(f"{run.name}.perfetto.json")
     first, last = tokens or (0, None)
     counts = export_trace(run, out, first, last)
     if as_json:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from testbed.cli.names import ALL_RUNS
 from testbed.cli.show import echo, json_option, print_json
 from testbed.progress import progress_bar
 
@@ -13,7 +14,7 @@ MOST_EACH = 8  # runs; the figures of each of 80 runs with 25 devices take minut
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@ALL_RUNS
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field, InstanceOf, ValidationError
 
+from testbed.bundled import find_file
 from testbed.errors import ConfigError
 from testbed.experiment.cuts import check_cuts, check_rows
 from testbed.experiment.language import encoded, language_of
@@ -28,6 +29,7 @@ from testbed.experiment.reading import (
     read_duration,
     read_partition,
     read_traces,
+    refuse_other_kinds,
 )
 from testbed.experiment.sections import MessageSpec, PromptSpec, SamplingSpec, Strict
 from testbed.placement.blocks import (
@@ -98,13 +100,14 @@ class Experiment(Strict):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-        """The experiment in a YAML file, with `key=value` overrides applied in order.
+        """The experiment in a YAML file or of a bundled name, with `key=value` overrides applied in order.
 
         Paths in the file are relative to the file, and paths in overrides to the current directory. Raises ConfigError
         naming the file or override, the key and the value.
         """
-        path = Path(path)
+        path = find_file("experiment", path)
         raw = {"name": path.stem} | read_mapping(path)
+        refuse_other_kinds(raw, path)
         topology = inline_files(raw, path.parent, str(path)) or f"{path}: topology"
         applied = tuple(parse_override(text) for text in overrides)
         for override in applied:

@@ -37,8 +37,14 @@ class NewerFormat(ConfigError):
     """A newer version of the testbed wrote this run folder."""
 
 
+class _ModelKeys(msgspec.Struct):
+    preset: str | None = None
+    path: str | None = None
+
+
 class _ExperimentKeys(msgspec.Struct):
     name: str | None = None
+    model: _ModelKeys | None = None
     policy: str | None = None
     seed: int | None = None
     tokens: Count | None = None
@@ -49,6 +55,7 @@ class Manifest(_Shared):
 
     format: Count = 0
     experiment_name: str | None = None
+    created: str | None = None
     experiment: _ExperimentKeys | None = None
     machine: dict[str, str | int | float | bool | None] | None = None
 

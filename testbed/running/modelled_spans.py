@@ -39,7 +39,7 @@ class Stage:
     start_s: float
     end_s: float
     ends_at: str
-    spans: list[Row]
+    spans: Sequence[Mapping[str, Any]]
 
 
 class SimulatedTokens:
@@ -91,7 +91,7 @@ class SimulatedTokens:
             for stage in stages:
                 for span in stage.spans:
                     times = {key: start + (span[key] - start) * scale for key in ("start_s", "end_s")}
-                    yield span | times | {"step": token["step"]}
+                    yield dict(span) | times | {"step": token["step"]}
 
     def _seen(self, trace_time: float, tokens_done: int) -> Observation:
         """What holds at this trace time; on the token clock a change waits for the next boundary."""
@@ -148,7 +148,7 @@ class _Token:
     def _spread(self, holder: str, order: Sequence[str], layer: int, rows: int) -> None:
         """Bring x to the devices of `order`, and wait for the last one."""
         run, x = _Messages(self._model.observation, self._now), x_payload(self._model.shape, rows)
-        there = {}
+        there: dict[str, float] = {}
 
         def arrived(device: str) -> Callable[[float], None]:
             return lambda at: there.__setitem__(device, at)

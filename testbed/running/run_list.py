@@ -25,7 +25,7 @@ def list_runs(folder: Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
 
 def describe_run(run: Path, folder: Path) -> dict[str, Any]:
     """Return the row of one run; its name is relative to `folder`."""
-    row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run)}
+    row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run), "size_bytes": _size_bytes(run)}
     try:
         return row | _read_run(run)
     except NewerFormat as error:
@@ -65,10 +65,15 @@ def _entries(folder: Path) -> list[Path]:
 
 def _read_run(run: Path) -> dict[str, Any]:
     manifest, summary = read_keys(run)
-    told = [found for found in (summary, manifest, manifest.experiment) if found is not None]
+    experiment = manifest.experiment
+    told = [found for found in (summary, manifest, experiment) if found is not None]
     ended = summary or Summary()
     tokens = ended.tokens
+    model = experiment.model if experiment is not None else None
     return {
+        "created": manifest.created,
+        "experiment": manifest.experiment_name or (experiment.name if experiment is not None else None),
+        "model": None if model is None else model.preset or Path(model.path or "").name or None,
         "status": ended.status or "unfinished",
         **{key: _first(getattr(found, key, None) for found in told) for key in ("policy", "backend", "seed")},
         "tokens": sum(1 for _ in read_lines(run / "tokens.jsonl")) if tokens is None else len(tokens),
@@ -81,3 +86,8 @@ def _read_run(run: Path) -> dict[str, Any]:
 def _first(values: Iterable[Any]) -> Any:
     """The first value that is not None."""
     return next((value for value in values if value is not None), None)
+
+
+def _size_bytes(run: Path) -> int:
+    """The bytes of all files in a run's folder; what cannot be read counts as none."""
+    return sum(entry.stat().st_size for entry in _entries(run) if entry.is_file() and not entry.is_symlink())
