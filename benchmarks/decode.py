@@ -135,7 +135,7 @@ def in_network(way: str, devices: int, tokens: int) -> None:
 
 def end(way: str, rank: int, devices: int, tokens: int) -> list[str]:
     """The command of one process."""
-    return [sys.executable, str(ROOT / "benchmarks/decode_ends.py"), way, *map(str, (rank, devices, tokens))]
+    return [sys.executable, "-P", str(ROOT / "benchmarks/decode_ends.py"), way, *map(str, (rank, devices, tokens))]
 
 
 def environment(checkout: Path) -> dict[str, str]:

@@ -78,7 +78,8 @@ def hop_s(hosts: dict[str, Any], way: str, checkout: Path, hops: int, size: int)
     with tempfile.TemporaryDirectory(prefix="headroom-hop-") as folder:
         ends = {}
         for end, host in reversed(hosts.items()):
-            program = [sys.executable, str(ROOT / "benchmarks/hop_ends.py"), way, end, str(hops), str(size), folder]
+            program = [sys.executable, "-P", str(ROOT / "benchmarks/hop_ends.py")]
+            program += [way, end, str(hops), str(size), folder]
             ends[end] = host.popen(program, stdout=subprocess.PIPE, cwd=str(checkout), env=environment(checkout))
         try:
             answered, _ = ends["near"].communicate(timeout=PATIENCE_S)

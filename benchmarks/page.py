@@ -21,7 +21,9 @@ from typing import Any
 
 from benchmarks.results.store import machine
 
-NAMES = ("shaping", "replay", "spawn", "scale", "policy", "kernels", "smollm2", "llama_cpp")
+NAMES = (
+    "shaping", "replay", "spawn", "scale", "policy", "first_second", "kernels", "hop", "decode", "smollm2", "llama_cpp",
+)  # fmt: skip
 PEERS = {"llama_cpp": "llama_cpp"}  # modules that are in none of our extras; without them a program is left out
 OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # policies whose eight decisions take longer are left out
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"

@@ -185,12 +185,18 @@ def refuse_unknown_keys(mapping: Mapping[Any, Any], known: Iterable[str], origin
             raise ConfigError(f"{origin}: {shown(key)} is not a key of {where}{suggest(key, choices)}")
 
 
+def nearest(word: object, known: Iterable[str]) -> str | None:
+    """The known word that is most like this one; None if none is similar."""
+    near = difflib.get_close_matches(shown(word).strip("'"), list(known), n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
 def suggest(word: object, known: Iterable[str]) -> str:
     """The end of an error about an unknown word: the nearest known word, or all of them."""
     choices = list(known)
-    near = difflib.get_close_matches(shown(word).strip("'"), choices, n=1, cutoff=0.6)
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    near = nearest(word, choices)
+    if near is not None:
+        return f"; did you mean {near!r}?"
     more = f" and {len(choices) - MOST_CHOICES} more" if len(choices) > MOST_CHOICES else ""
     return f"; choose from {', '.join(choices[:MOST_CHOICES])}{more}"
 

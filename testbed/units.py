@@ -38,6 +38,8 @@ MOST_SECONDS = 1e9
 MOST_WATTS = 1e6
 MOST_TIMES = 1e6
 
+LEAST_SHOWN = 1e-6  # a smaller number is shown as being smaller
+
 
 def _parse(value: object, units: Mapping[str, float], kind: str, example: str, most: float, limit: str) -> float:
     plain = isinstance(value, str | float) or (type(value) is int and abs(value) < LARGEST_INTEGER)
@@ -102,12 +104,20 @@ def parse_times(value: object) -> float:
     return _parse(value, {"": 1.0}, "number of times", "2", MOST_TIMES, "1e6")
 
 
+def format_number(value: float) -> str:
+    """A number as people write it, with four digits or all before the point: `0.2188`, `18,220`, never `1.822e+04`."""
+    size = abs(value)
+    if size >= 999.95:
+        return f"{value:,.0f}"
+    if size and size < LEAST_SHOWN:
+        return f"<{LEAST_SHOWN:f}" if value > 0 else f"-<{LEAST_SHOWN:f}"
+    decimals = 3 - math.floor(math.log10(size)) if size else 0
+    return f"{value:.{decimals}f}".rstrip("0").rstrip(".") if decimals > 0 else f"{value:.0f}"
+
+
 def _format(value: float, steps: tuple[tuple[float, str], ...]) -> str:
-    for factor, unit in steps:
-        if abs(value) >= factor:
-            return f"{value / factor:.4g} {unit}"
-    factor, unit = steps[-1]
-    return f"{value / factor:.4g} {unit}"
+    factor, unit = next((step for step in steps if abs(value) >= step[0]), steps[-1])
+    return f"{format_number(value / factor).replace(',', '')} {unit}"  # so that it can be parsed again
 
 
 def format_rate(bps: float) -> str:

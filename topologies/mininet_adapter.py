@@ -19,10 +19,11 @@ def _for_mn(name_or_path: object) -> Any:
     root = _repository()
     if root not in sys.path:
         sys.path.insert(0, root)
+    from testbed.bundled import find_file
     from testbed.topologies.mininet_adapter import build_topo
-    from testbed.topologies.model import Topology, find_topology
+    from testbed.topologies.model import Topology
 
-    return build_topo(Topology.load(find_topology(str(name_or_path))), shaped=True)
+    return build_topo(Topology.load(find_file("topology", str(name_or_path))), shaped=True)
 
 
 def _repository() -> str:

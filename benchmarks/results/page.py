@@ -1,4 +1,4 @@
-"""Writes docs/results.md, its figures, and tables of other pages from docs/results/, for `script/results`.
+"""Writes docs/results.md, docs/validation.md, their figures, and tables of other pages, for `script/results`.
 
 The module with the name of the data has `section(frame, how) -> str`, which also draws the figures. It may have
 `claims(frame, how) -> list[Claim]`, which judge claims of the paper for the table at the top of the page.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.results import prediction, store
+from benchmarks.results import prediction, store, validation
 
 NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction")
 PAGE = store.ROOT / "docs" / "results.md"
@@ -68,6 +68,7 @@ def write() -> Path:
     PAGE.write_text(page, encoding="utf-8")
     for file, table in tables.items():
         put_table(file, table)
+    validation.write()
     return PAGE
 
 

@@ -7,15 +7,17 @@ required int or bool column is int64 or bool, and an optional one `Int64` or `bo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from html import escape
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from testbed.errors import ConfigError
 from testbed.runlog.folder import (
@@ -148,13 +150,14 @@ class Run:
         return f"<table><tbody>{body}</tbody></table>"
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, tables: Collection[str] = tuple(TABLES)) -> Run:
     """Load the run in a folder, finished or cut short; `testbed.load_run` is this function.
 
     Its tables are DataFrames in seconds, bytes and bit/s of emulated time (docs/run-folder.md has every column).
 
     Args:
         path: The folder that the run left, such as `runs/20260101T000000Z-quickstart-static`.
+        tables: The tables that are read; the others stay empty. By default all are read.
 
     Raises:
         AnalysisError: The folder is no run folder, damaged, or of a newer format. It is a `ConfigError`.
@@ -174,7 +177,7 @@ def load(path: str | Path) -> Run:
             manifest=manifest,
             summary=read_summary(folder),
             events=_load_events(folder / EVENTS),
-            **{table: _load_table(folder, table, older) for table in TABLES},
+            **{table: _load_table(folder, table, older) if table in tables else _empty(table) for table in TABLES},
         )
     except AnalysisError:
         raise
@@ -183,39 +186,69 @@ def load(path: str | Path) -> Run:
 
 
 def load_many(paths: str | Path | Iterable[str | Path]) -> list[Run]:
-    """The runs in run folders and in folders of runs, in the given order and by name within a folder.
+    """The runs of `run_folders`; raises AnalysisError as `load` does, too."""
+    return [load(folder) for folder in run_folders(paths)]
 
-    Raises AnalysisError as `load` does, and for a folder that holds no run.
+
+def run_folders(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """The run folders among these folders and in them, in the given order and by name within a folder.
+
+    A path that is no folder is returned too, so that `load` says what is wrong with it. Raises AnalysisError for a
+    folder that holds no run.
     """
-    found: list[Run] = []
+    found: list[Path] = []
     for path in [paths] if isinstance(paths, (str, Path)) else paths:
         folder = Path(path)
         if is_run_folder(folder) or not folder.is_dir():
-            found.append(load(folder))
+            found.append(folder)
             continue
         inside = sorted(child for child in folder.iterdir() if is_run_folder(child))
         if not inside:
             raise AnalysisError(f"{folder} is no run folder and holds none: give a folder that `testbed replay` made")
-        found += [load(child) for child in inside]
+        found += inside
     return found
 
 
 def _load_table(folder: Path, table: str, older: bool) -> pd.DataFrame:
     """One table of a run; a column that no row of an `older` folder has is empty, else it may be an error."""
     path = find_table(folder, table)
+    if path is None:
+        return _empty(table)
     try:
-        content = arrow_schema(table).empty_table() if path is None else _arrow_table(path, table)
-        frame = content.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}.get)
+        content = _arrow_table(path, table)
         columns = [_made_optional(column, content) if older else column for column in TABLES[table]]
-        typed: pd.DataFrame = frame.astype({column.name: _pandas_dtype(column) for column in columns})
+        for column in columns:
+            _refuse_values(content[column.name], column, f"{path}: column {column.name}")
+        return _frame(content, columns)
+    except AnalysisError:
+        raise
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as problem:
-        if path is not None and not path.exists():  # the run has just finished and replaced its lines by Parquet
+        if not path.exists():  # the run has just finished and replaced its lines by Parquet
             return _load_table(folder, table, older)
         reason = " ".join(str(problem).split())[:MESSAGE_CHARACTERS]
         raise AnalysisError(f"{path} does not hold the columns of table {table}: {reason}") from None
-    for column in columns:
-        _refuse_values(typed[column.name], column, f"{path}: column {column.name}")
-    return typed
+
+
+_PANDAS_TYPES = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}  # of columns that may be null
+_PLAIN_TYPES = {"int": "int64", "bool": "bool"}  # of columns that must not be
+
+
+def _empty(table: str) -> pd.DataFrame:
+    return _empty_once(table).copy()
+
+
+@lru_cache(maxsize=len(TABLES))
+def _empty_once(table: str) -> pd.DataFrame:
+    return _frame(arrow_schema(table).empty_table(), TABLES[table])
+
+
+def _frame(content: pa.Table, columns: Iterable[Column]) -> pd.DataFrame:
+    """The table with pandas' types; raises ValueError if a required number is null."""
+    frame: pd.DataFrame = content.to_pandas(types_mapper=_PANDAS_TYPES.get)
+    required = [column for column in columns if column.required]
+    return frame.astype(
+        {column.name: _PLAIN_TYPES[column.dtype] for column in required if column.dtype in _PLAIN_TYPES}
+    )
 
 
 def _made_optional(column: Column, content: pa.Table) -> Column:
@@ -233,34 +266,30 @@ def _arrow_table(path: Path, table: str) -> pa.Table:
     stored = read_parquet(path)
     for name in set(schema.names) - set(stored.column_names):  # the folder is older than the column
         stored = stored.append_column(name, pa.nulls(len(stored), schema.field(name).type))
-    return stored.select(schema.names).cast(schema)
+    stored = stored.select(schema.names)
+    return stored if stored.schema.equals(schema) else stored.cast(schema)
 
 
-def _refuse_values(values: pd.Series, column: Column, where: str) -> None:
+def _refuse_values(values: pa.ChunkedArray, column: Column, where: str) -> None:
     """Raise AnalysisError for values that no run can have."""
     if column.dtype == "str":
-        if column.required and values.isna().any():
+        if column.required and values.null_count:
             raise AnalysisError(f"{where} lacks a value")
-        for value in values.dropna().unique():
-            if column.choices and value not in column.choices:
+        for value in values.unique().to_pylist() if column.choices else ():
+            if value is not None and value not in column.choices:
                 raise AnalysisError(f"{where} holds {value[:40]!r}, which is none of {', '.join(column.choices)}")
-    elif column.dtype != "bool" and (values.abs() > LARGEST).fillna(False).any():
-        raise AnalysisError(f"{where} holds {values[values.abs() > LARGEST].iloc[0]}, which is out of all proportion")
-
-
-def _pandas_dtype(column: Column) -> str:
-    if column.dtype in ("int", "bool"):
-        plain, nullable = {"int": ("int64", "Int64"), "bool": ("bool", "boolean")}[column.dtype]
-        return plain if column.required else nullable
-    return {"float": "float64", "str": "str"}[column.dtype]
+    elif column.dtype != "bool":
+        for value in pc.min_max(values).as_py().values():
+            if value is not None and abs(value) > LARGEST:
+                raise AnalysisError(f"{where} holds {value}, which is out of all proportion")
 
 
 def _load_events(path: Path) -> pd.DataFrame:
     rows = list(read_lines(path))
-    more = dict.fromkeys(name for row in rows for name in row if name not in EVENT_DTYPES)
+    more = dict.fromkeys(name for name in dict.fromkeys(chain.from_iterable(rows)) if name not in EVENT_DTYPES)
     if len(more) > MOST_EVENT_FIELDS:
         raise AnalysisError(f"{path}: its events have {len(more)} fields, where ours have at most {MOST_EVENT_FIELDS}")
-    frame = pd.DataFrame(rows, columns=[*EVENT_DTYPES, *more], dtype=object)
+    frame = pd.DataFrame({name: [row.get(name) for row in rows] for name in (*EVENT_DTYPES, *more)}, dtype=object)
     try:
         return frame.astype(EVENT_DTYPES)
     except (ValueError, TypeError, OverflowError) as problem:

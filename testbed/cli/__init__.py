@@ -8,6 +8,7 @@ exception ends a command with which exit code.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -29,16 +30,22 @@ VERBS = {
     "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
+    "validate": "Predict what others measured on real boards.",
+    "explain": "Say where the milliseconds of a run's tokens went.",
+    "export": "Write a run as a trace that Perfetto opens.",
     "traces": "List, show, import or generate traces.",
-    "topologies": "List, show or generate topologies.",
+    "topologies": "List, show, draw or generate topologies.",
     "models": "List or show models, or fetch one from the Hugging Face hub.",
     "policies": "List the placement policies.",
-    "runs": "List the runs in a folder.",
+    "runs": "List, show, compare or remove runs.",
     "exec": "Run a command inside a device of a run that is up.",
     "sandbox": "Run a command on a kernel of its own, with netem; no root.",
+    "completion": "Have your shell complete verbs, options and names.",
     "clean": "Remove what runs that died have left on this machine.",
 }
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""
+
+COMPLETING = "_TESTBED_COMPLETE"  # the variable by which a shell asks what completes a line
 
 
 class VerbGroup(click.Group):
@@ -116,8 +123,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return ConfigError.exit_code
-    except SystemExit:  # click raises it if the reader of a help page has gone
-        return READER_GONE
+    except SystemExit:  # click raises it after completing for a shell, and if the reader of a help page has gone
+        return 0 if COMPLETING in os.environ else READER_GONE
     except (click.Abort, KeyboardInterrupt):
         echo("Interrupted.", err=True)
         return INTERRUPTED
@@ -128,6 +135,8 @@ def run(args: Sequence[str] | None = None) -> int:
 
 def main() -> NoReturn:
     """Start here: the entry point of the `testbed` command."""
+    # Our models need no plugins of pydantic, and to look for some it reads the metadata of every installed package.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     open_standard_streams()
     interrupt_at_signals()
     try:

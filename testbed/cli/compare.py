@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.names import EXPERIMENT, complete_policy
 from testbed.cli.options import CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY
 from testbed.cli.show import echo, print_json, print_table, say
 from testbed.cli.summary import TABLE, table_row
@@ -21,8 +22,15 @@ MANY = 12  # from so many runs on, people see the table of policies and not ever
 
 
 @click.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
-@click.option("--policy", "policies", multiple=True, required=True, help="Repeat for each policy to compare.")
+@EXPERIMENT
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    required=True,
+    shell_complete=complete_policy,
+    help="Repeat for each policy to compare.",
+)
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True,
               help="Runs per policy, with seeds from the file's on; the same for every policy.")  # fmt: skip
 @click.option("--backend", multiple=True, type=click.Choice(list(BACKENDS)),

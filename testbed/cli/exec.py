@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from testbed.cli.names import RUN
+
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("run", type=click.Path(path_type=Path))
+@RUN
 @click.argument("device")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND")
 @click.pass_context

@@ -32,7 +32,7 @@ def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
         }
         for row in rows
     ]
-    print_table(columns, shown, narrow=True)
+    print_table(columns, shown)
     echo("Heads: query heads / KV heads. The last columns: GiB of weights in that format.")
 
 
@@ -68,7 +68,7 @@ def _show_blocks(model: Mapping[str, Any], formats: Sequence[str]) -> None:
     rows = [{"block": BLOCKS[row["kind"]], "count": row["count"]} | sizes(row["bytes"]) for row in model["blocks"]]
     rows.append({"block": "all weights"} | sizes(model["bytes"]))
     rows.append({"block": "read by a token"} | sizes(model["read_bytes_per_token"]))
-    print_table({"block": "block", "count": "number", **_headings(formats)}, rows, narrow=True)
+    print_table({"block": "block", "count": "number", **_headings(formats)}, rows)
 
 
 def _show_boards(model: Mapping[str, Any], formats: Sequence[str]) -> None:
@@ -77,7 +77,7 @@ def _show_boards(model: Mapping[str, Any], formats: Sequence[str]) -> None:
         | {name: "-" if row["needed"][name] is None else row["needed"][name] for name in formats}
         for row in model["boards"]
     ]
-    print_table({"board": "board", "memory": "memory", **_headings(formats)}, rows, narrow=True)
+    print_table({"board": "board", "memory": "memory", **_headings(formats)}, rows)
 
 
 def _matrices(row: Mapping[str, Any]) -> str:

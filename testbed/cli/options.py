@@ -32,6 +32,30 @@ VERIFY = click.option("--verify", is_flag=True, help="Compare every token's logi
 TOKENS = click.option("--tokens", type=int, help="Tokens to generate.")
 
 
+class Once(click.Option):
+    """An option that may be given once; click would take the last of several without a word."""
+
+    def __init__(self, *arguments: Any, instead: str, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.instead = instead
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Refuse the second one, and say what takes several."""
+        super().add_to_parser(parser, ctx)
+        for name in self.opts:
+            known = parser._long_opt[name]
+            take = known.process
+
+            def refuse_second(value: Any, state: Any, take: Any = take, name: str = name) -> None:
+                if self.name in state.opts:
+                    raise click.UsageError(
+                        f"{name} is given more than once, and {ctx.info_name} takes one; {self.instead}", ctx
+                    )
+                take(value, state)
+
+            known.process = refuse_second
+
+
 class Seconds(click.ParamType):  # type: ignore[type-arg]  # generic only in new versions of click
     """Seconds from a typed duration like `500 ms`, or from a bare number of seconds."""
 

@@ -8,15 +8,17 @@ from typing import Any
 
 import click
 
-from testbed.cli.options import BACKEND, CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY
+from testbed.cli.names import EXPERIMENT, complete_policy
+from testbed.cli.options import BACKEND, CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY, Once
 from testbed.cli.show import print_json, say
 from testbed.errors import FidelityError
 
 
 @click.command()
-@click.argument("experiment", type=click.Path(path_type=Path))
+@EXPERIMENT
 @BACKEND
-@click.option("--policy", help="Placement policy; `testbed policies` lists them.")
+@click.option("--policy", cls=Once, instead="`testbed compare` runs several side by side",
+              shell_complete=complete_policy, help="Placement policy; `testbed policies` lists them.")  # fmt: skip
 @TOKENS
 @click.option("--seed", type=int, help="The run's seed.")
 @SETTINGS
@@ -41,9 +43,9 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Run EXPERIMENT once and leave a run folder.
+    """Run EXPERIMENT, a file or a bundled name, once and leave a run folder.
 
-    Example: testbed replay experiments/quickstart.yaml --policy resource-aware --verify --set tokens=32
+    Example: testbed replay quickstart --policy resource-aware --verify --set tokens=32
     """
     asked = {"policy": policy, "tokens": tokens, "seed": seed}
     if dry_run:

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from testbed.cli.names import ALL_RUNS
 from testbed.cli.show import echo, json_option, print_json
 from testbed.files import write_text
 
 
 @click.command()
-@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@ALL_RUNS
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file to write [standard output]."
 )

@@ -1,12 +1,14 @@
 """How a verb prints: a table for people, one JSON document for programs, and remarks on standard error.
 
-It knows nothing of what it prints. rich is loaded only when a table is drawn.
+It knows nothing of what it prints. `testbed.cli.table` lays tables out.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,12 +17,11 @@ import click
 
 from testbed.cli.terminal import echo, write
 from testbed.progress import printable
+from testbed.units import format_number
 
 __all__ = ["echo", "json_option", "print_json", "print_table", "say"]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-PIPE_WIDTH = 240  # columns for a table that goes into a file or a pipe, where nothing must be cut off
 
 
 def say(remark: str) -> None:
@@ -34,34 +35,46 @@ def print_json(document: Any) -> None:
     write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], narrow: bool = False) -> None:
+def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], decimals: int | None = None) -> None:
     """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`.
 
-    With `narrow`, one space parts the columns, not two.
+    With `decimals`, all numbers that are not whole have so many. A terminal gets no line that is longer than it is
+    wide, if names and numbers allow it; a pipe gets every row on one line.
     """
-    from rich.console import Console
-    from rich.table import Table
+    from testbed.cli.table import Column, lay_out
 
-    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=narrow)
-    for key, heading in columns.items():
-        values = [row.get(key) for row in rows]
-        numeric = any(isinstance(value, (int, float)) for value in values)
-        table.add_column(printable(heading), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row.get(key)) for key in columns))
-    # Colour and width follow the terminal; a pipe gets every character.
-    console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False)
-    with console.capture() as drawn:
-        console.print(table)
-    write(drawn.get(), nl=False)
+    table = [
+        Column(
+            printable(heading),
+            [_cell(row.get(key), decimals) for row in rows],
+            any(isinstance(row.get(key), (int, float)) for row in rows),
+        )
+        for key, heading in columns.items()
+    ]
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for number, block in enumerate(lay_out(table, width)):
+        if number:
+            write("")
+        for line in block.headings:
+            write(bold(line))
+        for line in block.lines:
+            write(line)
 
 
-def _cell(value: Any) -> str:
+def bold(text: str) -> str:
+    """Return a text in bold for a terminal, or as it is where nobody wants escape sequences (https://no-color.org)."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in ("dumb", "unknown")
+    return text if plain or not sys.stdout.isatty() else click.style(text, bold=True)
+
+
+def _cell(value: Any, decimals: int | None = None) -> str:
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+    if isinstance(value, float):
+        return format_number(value) if decimals is None else f"{value:,.{decimals}f}"
+    return printable(str(value))
 
 
 def _plain(value: Any) -> Any:

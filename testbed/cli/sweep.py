@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from testbed.cli.names import FileOrName
 from testbed.cli.options import OUT, SHARE
 from testbed.cli.show import echo, print_json, print_table, say
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FileOrName("sweep"))
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: worker processes here].")
 @SHARE
 @OUT
@@ -24,7 +25,7 @@ def command(file: Path, scheduler: str | None, share_host: bool, out: Path, as_j
     sweep's name; a repeated sweep carries out only what is missing or has changed. `sweep.parquet` there has a row for
     each run.
 
-    Example: testbed sweep experiments/sweep-delay.yaml
+    Example: testbed sweep sweep-delay
     """
     from testbed.running.sweep import sweep
 

@@ -7,16 +7,21 @@ from typing import Any
 
 import click
 
+from testbed.cli.names import FileOrName
 from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.cli.topology_table import show_description
 from testbed.errors import ConfigError
 from testbed.files import write_text
 from testbed.units import format_bytes
 
+FORMS = {".mmd": "mermaid", ".md": "mermaid", ".dot": "graphviz", ".gv": "graphviz", ".png": "png", ".svg": "svg",
+         ".pdf": "pdf"}  # fmt: skip
+TEXTS = ("mermaid", "graphviz")
+
 
 @click.group()
 def command() -> None:
-    """List the bundled topologies, show one, or draw one.
+    """List the bundled topologies, show or draw one, or draw a new one from a seed.
 
     Example: testbed topologies show star4
     """
@@ -41,20 +46,58 @@ def list_topologies(as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("topology", metavar="NAME|FILE")
+@click.argument("topology", metavar="NAME|FILE", type=FileOrName("topology"))
 @json_option
-def show_topology(topology: str, as_json: bool) -> None:
+def show_topology(topology: Path, as_json: bool) -> None:
     """Show the devices and links of a bundled topology or of a file.
 
     Example: testbed topologies show topologies/star4.yaml
     """
-    from testbed.topologies.model import Topology, describe, find_topology
+    from testbed.bundled import find_file
+    from testbed.topologies.model import Topology, describe
 
-    description = describe(Topology.load(find_topology(topology)))
+    description = describe(Topology.load(find_file("topology", topology)))
     if as_json:
         print_json(description)
         return
     show_description(description)
+
+
+@command.command("graph")
+@click.argument("topology", metavar="NAME|FILE", type=FileOrName("topology"))
+@click.option("--format", "form", type=click.Choice(["mermaid", "graphviz", "png", "svg", "pdf"]),
+              help="What to write [as the suffix of --out says, else mermaid].")  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [standard output].")
+def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
+    """Draw a bundled topology or a file: as Mermaid or Graphviz text, or as a picture.
+
+    Example: testbed topologies graph two-tier6 --out two-tier6.png
+    """
+    from testbed.bundled import find_file
+    from testbed.topologies.graph import graphviz, mermaid
+    from testbed.topologies.model import Topology
+
+    form = form or (FORMS.get(out.suffix.lower()) if out is not None else "mermaid")
+    if form is None:
+        raise ConfigError(f"--out {out}: its suffix must be one of {', '.join(FORMS)}; or say --format")
+    found = Topology.load(find_file("topology", topology))
+    if form in TEXTS:
+        text = mermaid(found) if form == "mermaid" else graphviz(found)
+        if out is None:
+            echo(text, nl=False)
+            return
+        write_text(out, text)
+    elif out is None:
+        raise ConfigError(
+            f"--format {form} is a picture: say where it goes with --out, for instance {found.name}.{form}"
+        )
+    else:
+        from testbed.files import refuse_special
+        from testbed.topologies.figure import draw
+
+        refuse_special(out)
+        draw(found, out, form)
+    echo(f"{out}: {found.name}, {len(found.devices)} devices")
 
 
 @command.command("generate")

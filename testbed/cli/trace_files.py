@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,7 +10,6 @@ import click
 
 from testbed.cli.options import Seconds
 from testbed.cli.show import say
-from testbed.errors import ConfigError
 
 if TYPE_CHECKING:
     from testbed.traces.model import Trace
@@ -51,19 +49,6 @@ def reading_options(function: _Function) -> _Function:
     for option in reversed(options):
         function = option(function)
     return function
-
-
-def find_trace(name_or_path: str) -> Path:
-    """Return the file that a path or a bundled trace's name means; raises ConfigError if there is neither."""
-    from testbed.traces.bundled import RECIPES, path_of
-    from testbed.traces.lines import shortened
-
-    if os.path.lexists(name_or_path):
-        return Path(name_or_path)
-    if name_or_path not in RECIPES:
-        name = shortened(name_or_path)
-        raise ConfigError(f"{name} is neither a trace file nor a bundled trace: those are {', '.join(RECIPES)}")
-    return path_of(name_or_path)
 
 
 def read_trace(path: Path, reading: dict[str, Any]) -> tuple[Trace, str]:

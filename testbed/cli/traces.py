@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from testbed.cli.names import FileOrName
 from testbed.cli.show import echo, json_option, print_json, print_table
-from testbed.cli.trace_files import find_trace, read_trace, reading_options
+from testbed.cli.trace_files import read_trace, reading_options
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
@@ -55,10 +56,10 @@ def list_traces(as_json: bool) -> None:
 
 
 @command.command("show")
-@click.argument("trace", metavar="NAME|FILE")
+@click.argument("trace", metavar="NAME|FILE", type=FileOrName("trace"))
 @reading_options
 @json_option
-def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
+def show_trace(trace: Path, as_json: bool, **reading: Any) -> None:
     """Sum up a bundled trace or a file: one line for each series.
 
     Times are in the unit of the experiment's trace clock: seconds, or tokens.
@@ -67,7 +68,9 @@ def show_trace(trace: str, as_json: bool, **reading: Any) -> None:
 
     A recorded file of yours: testbed traces show att.up --target link/b --direction up
     """
-    _print_trace(*read_trace(find_trace(trace), reading), as_json=as_json)
+    from testbed.bundled import find_file
+
+    _print_trace(*read_trace(find_file("trace", trace), reading), as_json=as_json)
 
 
 @command.command("import")

@@ -89,14 +89,15 @@ class GgufHeader:
             raise ConfigError(f"{file_name(self.file)}: the file has become shorter while it was read")
         if place.kind != _STRING:
             return list(struct.unpack(f"<{place.count}{_SCALARS[place.kind]}", content))
-        found, at = [], 0
-        for index in range(place.count):
-            (size,) = _U64.unpack_from(content, at)
-            at += _U64.size + size
-            try:
-                found.append(content[at - size : at].decode())
-            except UnicodeDecodeError as error:
-                raise ConfigError(f"{file_name(self.file)}: {key}[{index}] is not UTF-8 text") from error
+        found: list[str] = []
+        unpack, length_bytes, at = _U64.unpack_from, _U64.size, 0
+        try:
+            for _ in range(place.count):
+                start = at + length_bytes
+                at = start + unpack(content, at)[0]
+                found.append(content[start:at].decode())
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file_name(self.file)}: {key}[{len(found)}] is not UTF-8 text") from error
         return found
 
     @property

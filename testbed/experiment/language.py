@@ -52,17 +52,16 @@ def _gguf_language(file: Path) -> Language:
 @lru_cache(maxsize=16)
 def encoded(language: Language, prompt: str | tuple[Message, ...], files: Path) -> tuple[int, ...]:
     """The ids of a text or of a conversation; raises ConfigError if the model's files have no tokenizer or template."""
-    tokenizer = language.tokenizer
-    if tokenizer is None:
+    if language.source is None:
         raise ConfigError(
             f"{missing_tokenizer(files)}: a text prompt needs the checkpoint's tokenizer; or give "
             "`prompt: {ids: […]}`"
         )
     if isinstance(prompt, str):
-        return tuple(tokenizer.encode(prompt))
+        return tuple(language.encode(prompt))
     if language.template is None:
         raise ConfigError(f"{files}: the model has no chat template, so it takes no prompt.chat; give prompt.text")
-    return tuple(tokenizer.encode(language.template.render(prompt), whole=False))
+    return tuple(language.encode(language.template.render(prompt), whole=False))
 
 
 def missing_tokenizer(files: Path) -> str:

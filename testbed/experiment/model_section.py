@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from testbed.decoder.checkpoint import model_files, read_shape
 from testbed.experiment.sections import Strict
 from testbed.models.presets import PRESETS, Packaged, packaged_shape, presets
 from testbed.shape import LARGEST_DIMENSION, ModelShape, WeightFormats, reshaped
@@ -58,6 +57,8 @@ class ModelSpec(Strict):
     def shape(self) -> ModelShape:
         """The model's dimensions and formats, from the preset or the checkpoint."""
         if self.preset is None:
+            from testbed.decoder.checkpoint import read_shape
+
             shape = read_shape(Path(str(self.path)))
         else:
             shape = reshaped(packaged_shape(self.preset), self.layers, self.heads, self.vocab)
@@ -72,7 +73,11 @@ class ModelSpec(Strict):
         """
         if self._packaged is not None:
             return self._packaged.find()
-        return None if self.path is None or self.random else model_files(Path(self.path))
+        if self.path is None or self.random:
+            return None
+        from testbed.decoder.checkpoint import model_files
+
+        return model_files(Path(self.path))
 
     def required_files(self) -> Path | None:
         """What `files` is; raises EnvironmentLacks if a package with the weights is not installed."""

@@ -67,7 +67,8 @@ def _encode(experiment: Experiment) -> list[int]:
     prompt, files = experiment.prompt, experiment.model.files
     if prompt.ids is not None:
         return list(prompt.ids)
-    language = language_for(experiment)
-    if language is None or files is None:
+    if files is None:
         return list(prompt.plain)
+    language = language_of(files)
+    language.check_size(experiment.shape.vocab, experiment.shape.name)
     return list(encoded(language, prompt.words, files))

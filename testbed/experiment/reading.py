@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from testbed.bundled import bundled, find_file
 from testbed.errors import ConfigError
 from testbed.files import read_text
 from testbed.placement.blocks import Exchange, Partition
@@ -45,7 +46,7 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
         raw["traces"] = [_anchored(entry, base) for entry in raw["traces"]]
     if not isinstance(raw.get("topology"), str):
         return None
-    path = _path(raw["topology"], base, f"{origin}: topology")
+    path = find_file("topology", raw["topology"], base, f"{origin}: topology")
     raw["topology"] = {"name": path.stem} | read_mapping(path)
     return str(path)
 
@@ -53,10 +54,13 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
 def _anchored(entry: Any, base: Path) -> Any:
     """A trace entry whose path no longer depends on the folder of the file that contains it."""
     if isinstance(entry, str):
-        return {"path": _joined(base, entry)}
-    if isinstance(entry, dict) and isinstance(entry.get("path"), str):
-        return entry | {"path": _joined(base, entry["path"])}
-    return entry
+        entry = {"path": entry}
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        return entry
+    path = _joined(base, entry["path"])
+    if not os.path.lexists(path):  # an override may yet replace it, so a path to nothing is no error here
+        path = str(bundled("trace").get(entry["path"], path))
+    return entry | {"path": path}
 
 
 def _joined(base: Path, path: str) -> str:
@@ -70,6 +74,17 @@ def _path(value: object, base: Path, where: str) -> Path:
     if not path.is_file():
         raise ConfigError(f"{where} is {path}, but there is no such file")
     return path
+
+
+def refuse_other_kinds(raw: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError for a file that is a sweep or a topology, and say what to do with it."""
+    if "experiment" in raw and "over" in raw:
+        raise ConfigError(f"{path} is a sweep, not an experiment: run it with `testbed sweep {path}`")
+    if "devices" in raw and "model" not in raw:
+        raise ConfigError(
+            f"{path} is a topology, not an experiment: give it to one, as `testbed replay quickstart --set "
+            f"topology={path}` does"
+        )
 
 
 def drop_alternatives(raw: dict[str, Any], key: tuple[str, ...]) -> None:
@@ -166,5 +181,7 @@ def _trace(entry: object, where: str) -> Trace:
     for key in _TRACE_DURATIONS:
         if isinstance(options.get(key), str):
             options[key] = read_duration(options[key], f"{where}.{key}")
+    if options.get("path") is not None:
+        options["path"] = str(find_file("trace", options["path"], where=where))
     window = options.pop("bin", None)
     return Trace.load(**options, bin_s=window)

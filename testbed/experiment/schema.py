@@ -16,10 +16,9 @@ from typing import Any, Literal
 
 from pydantic import Field, InstanceOf, ValidationError
 
-from testbed.decoder.checkpoint import check_checkpoint
+from testbed.bundled import find_file
 from testbed.errors import ConfigError
 from testbed.experiment.cuts import check_cuts, check_rows
-from testbed.experiment.instances import generate_trace, model_need
 from testbed.experiment.language import encoded, language_of
 from testbed.experiment.model_section import LARGEST_SEED, ModelSpec
 from testbed.experiment.overrides import Override, apply_override, parse_override
@@ -30,6 +29,7 @@ from testbed.experiment.reading import (
     read_duration,
     read_partition,
     read_traces,
+    refuse_other_kinds,
 )
 from testbed.experiment.sections import MessageSpec, PromptSpec, SamplingSpec, Strict
 from testbed.placement.blocks import (
@@ -45,7 +45,6 @@ from testbed.placement.blocks import (
 from testbed.placement.patterns import matches
 from testbed.shape import ModelShape
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
-from testbed.topologies.generate import generate_topology
 from testbed.topologies.model import Device, Topology
 from testbed.traces.model import Trace, TraceSet
 from testbed.words.sampling import Sampling
@@ -101,13 +100,14 @@ class Experiment(Strict):
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-        """The experiment in a YAML file, with `key=value` overrides applied in order.
+        """The experiment in a YAML file or of a bundled name, with `key=value` overrides applied in order.
 
         Paths in the file are relative to the file, and paths in overrides to the current directory. Raises ConfigError
         naming the file or override, the key and the value.
         """
-        path = Path(path)
+        path = find_file("experiment", path)
         raw = {"name": path.stem} | read_mapping(path)
+        refuse_other_kinds(raw, path)
         topology = inline_files(raw, path.parent, str(path)) or f"{path}: topology"
         applied = tuple(parse_override(text) for text in overrides)
         for override in applied:
@@ -161,6 +161,9 @@ class Experiment(Strict):
         """The entry of the topology; if it has `generate`, the topology drawn for this experiment's model and seed."""
         if not isinstance(entry, Mapping) or "generate" not in entry:
             return entry
+        from testbed.experiment.instances import model_need
+        from testbed.topologies.generate import generate_topology
+
         self._check_model(names)
         self._check_partition(names)
         given = {key: value for key, value in entry.items() if key != "generate"}
@@ -169,6 +172,8 @@ class Experiment(Strict):
 
     def _trace_drawn(self, topology: Topology, entry: Mapping[str, Any], index: int, where: str) -> Trace:
         """The trace that an entry with `generate` describes for this experiment's model, seed and length."""
+        from testbed.experiment.instances import generate_trace
+
         kept = pinned_bytes(self.shape, self.partition)
         return generate_trace(entry, topology, kept, self.seed, self.tokens, index, where)
 
@@ -233,6 +238,8 @@ class Experiment(Strict):
     def _check_model(self, names: _Names) -> None:
         """Check the checkpoint, and that the prompt and the tokens fit into the model's positions and vocabulary."""
         if self.model.path is not None:
+            from testbed.decoder.checkpoint import check_checkpoint
+
             check_checkpoint(Path(self.model.path))
         check_rows(self.shape, names.of("model", "format"))
         self._check_size(names.of("model"), WHOLE, "fewer layers or heads")

@@ -13,7 +13,7 @@ from testbed.words.sampling import Sampling
 class Strict(BaseModel):
     """A section that never changes and refuses unknown keys and values of another type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class MessageSpec(Strict):

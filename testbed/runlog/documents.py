@@ -37,8 +37,14 @@ class NewerFormat(ConfigError):
     """A newer version of the testbed wrote this run folder."""
 
 
+class _ModelKeys(msgspec.Struct):
+    preset: str | None = None
+    path: str | None = None
+
+
 class _ExperimentKeys(msgspec.Struct):
     name: str | None = None
+    model: _ModelKeys | None = None
     policy: str | None = None
     seed: int | None = None
     tokens: Count | None = None
@@ -49,6 +55,7 @@ class Manifest(_Shared):
 
     format: Count = 0
     experiment_name: str | None = None
+    created: str | None = None
     experiment: _ExperimentKeys | None = None
     machine: dict[str, str | int | float | bool | None] | None = None
 
@@ -92,6 +99,23 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
     if (folder / MANIFEST).exists():
         _refuse_newer(folder, format_of(folder))
     return _read_document(path, Summary)
+
+
+def read_keys(folder: Path) -> tuple[Manifest, Summary | None]:
+    """What `read_manifest` and `read_summary` return, but only the keys that programs read; it raises the same errors.
+
+    It is quick for many folders: msgspec skips the other keys, such as traces.
+    """
+    try:
+        manifest = msgspec.json.decode(read_bytes(folder / MANIFEST), type=Manifest)
+        path = folder / SUMMARY
+        summary = msgspec.json.decode(read_bytes(path), type=Summary) if path.exists() else None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        manifest = msgspec.convert(read_manifest(folder), Manifest)
+        found = read_summary(folder)
+        return manifest, None if found is None else msgspec.convert(found, Summary)
+    _refuse_newer(folder, manifest.format)
+    return manifest, summary
 
 
 def format_of(folder: Path) -> int:

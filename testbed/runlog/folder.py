@@ -68,6 +68,7 @@ FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memo
 LONGEST_LINE = 2**20  # bytes of a row or event
 
 
+_DECODE_LINES = msgspec.json.Decoder(dict[str, Any]).decode_lines
 _ROW_TYPES = {table: row_type(table) for table in TABLES}
 
 
@@ -294,15 +295,29 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     with open_file(path) as file:
-        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), start=1):
-            if len(line) == LONGEST_LINE:
+        number, rest = 1, b""  # of the next line, and what is read of it
+        while more := file.read(LONGEST_LINE):
+            whole, end, rest = (rest + more).rpartition(b"\n")
+            if end:
+                yield from _parse_lines(whole + end, path, number)
+                number += whole.count(b"\n") + 1
+            if len(rest) >= LONGEST_LINE:
                 raise ConfigError(f"{path} line {number} is too long: over {LONGEST_LINE} bytes")
-            try:
-                yield parse_object(line, f"{path} line {number}")
-            except ConfigError:
-                if not line.endswith(b"\n"):
-                    return
-                raise
+        if rest:
+            with contextlib.suppress(ConfigError):
+                yield parse_object(rest, f"{path} line {number}")
+
+
+def _parse_lines(lines: bytes, path: Path, first: int) -> Iterable[dict[str, Any]]:
+    """The rows of whole lines, of which `first` is the number of the first one in the file."""
+    try:
+        rows = _DECODE_LINES(lines)
+        if len(rows) == lines.count(b"\n"):  # lines without anything are passed over
+            return rows
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # the first wrong line is named below
+    numbered = enumerate(lines.split(b"\n")[:-1], first)
+    return [parse_object(line, f"{path} line {number}") for number, line in numbered]
 
 
 def find_table(folder: Path, table: str) -> Path | None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from testbed.bundled import bundled
 from testbed.controller.calibration import NOMINAL, HostCalibration, writable_calibration_path, write_calibration
 from testbed.doctor.bench_concurrency import measure_speed
 from testbed.errors import ConfigError, RunFailed
@@ -35,7 +36,6 @@ from testbed.running.carry_out import carry_out
 from testbed.running.first_observation import first_observation
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
-from testbed.topologies.model import BUNDLED_FOLDER
 
 POLICIES = ("round-robin", "resource-aware")
 TOKENS = 32
@@ -106,7 +106,7 @@ def _measure(backend: str, share_host: bool, tell: Tell) -> HostCalibration:
 
 
 def _experiment(policy: str) -> Experiment:
-    topology = BUNDLED_FOLDER / "star4.yaml"
+    topology = bundled("topology")["star4"]
     keys: dict[str, Any] = {
         "model": {"preset": "gpt2", "seed": 7}, "prompt": {"ids": PROMPT}, "tokens": TOKENS, "interval": TOKENS,
         "topology": str(topology), "policy": policy,

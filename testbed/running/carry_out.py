@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.calibration import HostCalibration, host_calibration
-from testbed.decoder.checkpoint import conversions
 from testbed.errors import INTERRUPTED, ConfigError, EnvironmentLacks, FidelityError, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import SUMMARY, RunLog, read_json
@@ -52,9 +51,11 @@ def carry_out(request: RunRequest, tell: Tell = tell_log, host: HostCalibration 
 
 def at_this_hosts_pace(experiment: Experiment, emulated: bool) -> Experiment:
     """Return the experiment; with `dilation: 2` if it leaves that open and User-Mode Linux is to emulate it."""
+    if not emulated or "dilation" in experiment.model_fields_set:
+        return experiment
     from testbed.emulation.host import in_user_mode_linux
 
-    if not emulated or "dilation" in experiment.model_fields_set or not in_user_mode_linux():
+    if not in_user_mode_linux():
         return experiment
     return experiment.model_copy(update={"dilation": GUEST_DILATION})
 
@@ -146,6 +147,11 @@ def _summary_left(folder: Path, code: int) -> dict[str, Any]:
 def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
     """Return what is known of a run before it has a folder."""
     experiment = request.experiment
+    formats: list[dict[str, Any]] = []
+    if experiment.model.files is not None:
+        from testbed.decoder.checkpoint import conversions
+
+        formats = conversions(experiment.model.files, experiment.shape)
     return {
         "testbed": __version__,
         "backend": request.backend,
@@ -165,6 +171,6 @@ def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
             "calibrate": request.calibrate, "progress": request.progress and sys.stderr.isatty(),
             "stream": request.stream and sys.stdout.isatty(),
         },
-        "formats": [] if experiment.model.files is None else conversions(experiment.model.files, experiment.shape),
+        "formats": formats,
         "experiment": experiment.to_dict(),
     }  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from testbed.decoder.checkpoint import require_model
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 
@@ -47,6 +46,7 @@ def refuse_without_weights(experiment: Experiment) -> None:
 
     Raises EnvironmentLacks for a preset whose weights are in a package that is not installed.
     """
+    from testbed.decoder.checkpoint import require_model
     from testbed.decoder.scan import refuse_non_numbers
 
     files = experiment.model.required_files()

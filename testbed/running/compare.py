@@ -18,6 +18,7 @@ from testbed.running.backends import choose_backend, find_backend
 from testbed.running.carry_out import failure
 from testbed.running.check import NothingFits, check_experiment
 from testbed.running.comparison import Comparison
+from testbed.running.late_rows import rows_that_wait
 from testbed.running.many_runs import carry_out_all
 from testbed.running.memory_over_time import shortage_ahead, told_of_many
 from testbed.running.remarks import Tell, tell_log
@@ -106,6 +107,9 @@ def compare_all(
     ]
     emulated = any(find_backend(name).emulated for name in chosen)
     impossible = _impossible_seeds(planned, emulated, tell)
+    waiting = rows_that_wait(first)
+    if waiting:
+        tell(f"Note: {waiting}.")
     requests = [
         RunRequest(one, name, Path(out), progress=progress and find_backend(name).emulated, **options)
         for name in chosen

@@ -22,6 +22,7 @@ from testbed.running.backends import find_backend
 from testbed.running.carry_out import at_this_hosts_pace
 from testbed.running.check import check_experiment
 from testbed.running.first_observation import first_observation
+from testbed.running.late_rows import rows_that_wait
 from testbed.running.memory_over_time import shortage_ahead
 from testbed.running.request import Overrides, load_experiment
 
@@ -58,7 +59,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     from testbed.placement.policies import make_policy
 
     observation = first_observation(experiment, prompt_tokens)
-    ends = shortage_ahead(experiment, prompt_tokens)
+    remarks = [shortage_ahead(experiment, prompt_tokens), rows_that_wait(experiment)]
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     reset_policy(policy, experiment.seed)
     answer = call_policy(policy, observation, None, experiment.decision_limit)
@@ -82,7 +83,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
         "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
         "warnings": [
-            *([ends] if ends else []),
+            *filter(None, remarks),
             *unfaithful_here(experiment, observation, plan),
             *assumed_of_prompt(experiment),
             *_lacking_weights(experiment),

@@ -10,6 +10,7 @@ from testbed.experiment.schema import Experiment
 from testbed.running.backends import choose_backend, find_backend
 from testbed.running.carry_out import carry_out, failure
 from testbed.running.check import check_experiment
+from testbed.running.late_rows import rows_that_wait
 from testbed.running.memory_over_time import shortage_ahead
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import Overrides, RunRequest, load_experiment
@@ -91,4 +92,7 @@ def replay_once(
     warning = shortage_ahead(experiment, len(prompt))
     if warning:
         tell(f"Warning: {warning}.")
+    waiting = rows_that_wait(experiment)
+    if waiting:
+        tell(f"Note: {waiting}.")
     return carry_out(RunRequest(experiment, choose_backend(backend, tell), out, **options), tell)

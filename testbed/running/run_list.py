@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
-from testbed.runlog.folder import NewerFormat, is_run_folder, read_lines, read_manifest, read_summary
+from testbed.runlog.documents import NewerFormat, Summary, read_keys
+from testbed.runlog.folder import is_run_folder, read_lines
 
 DEFAULT_FOLDER = Path("runs")
 
@@ -23,7 +25,7 @@ def list_runs(folder: Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
 
 def describe_run(run: Path, folder: Path) -> dict[str, Any]:
     """Return the row of one run; its name is relative to `folder`."""
-    row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run)}
+    row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run), "size_bytes": _size_bytes(run)}
     try:
         return row | _read_run(run)
     except NewerFormat as error:
@@ -62,17 +64,30 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _read_run(run: Path) -> dict[str, Any]:
-    manifest = read_manifest(run)
-    summary = read_summary(run)
-    told = (manifest.get("experiment") or {}) | manifest | (summary or {})
-    tokens = (summary or {}).get("tokens")
+    manifest, summary = read_keys(run)
+    experiment = manifest.experiment
+    told = [found for found in (summary, manifest, experiment) if found is not None]
+    ended = summary or Summary()
+    tokens = ended.tokens
+    model = experiment.model if experiment is not None else None
     return {
-        "status": "unfinished" if summary is None else told.get("status", "unfinished"),
-        "policy": told.get("policy"),
-        "backend": told.get("backend"),
-        "seed": told.get("seed"),
+        "created": manifest.created,
+        "experiment": manifest.experiment_name or (experiment.name if experiment is not None else None),
+        "model": None if model is None else model.preset or Path(model.path or "").name or None,
+        "status": ended.status or "unfinished",
+        **{key: _first(getattr(found, key, None) for found in told) for key in ("policy", "backend", "seed")},
         "tokens": sum(1 for _ in read_lines(run / "tokens.jsonl")) if tokens is None else len(tokens),
-        "mean_token_ms": told.get("mean_token_ms"),
-        "migrations": told.get("migrations"),
-        "verdict_ok": (told.get("verdict") or {}).get("ok"),
+        "mean_token_ms": ended.mean_token_ms,
+        "migrations": ended.migrations,
+        "verdict_ok": ended.verdict and ended.verdict.ok,
     }
+
+
+def _first(values: Iterable[Any]) -> Any:
+    """The first value that is not None."""
+    return next((value for value in values if value is not None), None)
+
+
+def _size_bytes(run: Path) -> int:
+    """The bytes of all files in a run's folder; what cannot be read counts as none."""
+    return sum(entry.stat().st_size for entry in _entries(run) if entry.is_file() and not entry.is_symlink())

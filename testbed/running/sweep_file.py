@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from testbed.bundled import find_file
 from testbed.controller.calibration import host_calibration
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
@@ -43,8 +44,11 @@ class Sweep:
 
     @classmethod
     def load(cls, path: Path) -> Sweep:
-        """Read the sweep in a YAML file; raises ConfigError naming the file, the key and the value."""
+        """Read the sweep in a file or of a bundled name; raises ConfigError naming the file, the key and the value."""
+        path = find_file("sweep", path)
         origin, fields = str(path), read_mapping(path)
+        if "model" in fields and "experiment" not in fields:
+            raise ConfigError(f"{path} is an experiment, not a sweep: run it with `testbed replay {path}`")
         refuse_unknown_keys(fields, KEYS, origin, "a sweep")
         experiment = fields.get("experiment")
         if not isinstance(experiment, str):
@@ -56,7 +60,7 @@ class Sweep:
         return cls(
             path,
             path.stem,
-            path.parent / experiment,
+            find_file("experiment", experiment, path.parent, f"{origin}: experiment"),
             _texts(fields.get("policies", []), origin, "policies"),
             _seeds(fields.get("seeds", []), origin),
             backends,

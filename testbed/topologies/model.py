@@ -14,10 +14,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from testbed.bundled import bundled
 from testbed.device_model import PLAIN, DeviceModel
 from testbed.errors import ConfigError
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
-from testbed.topologies.catalogue import CATALOGUE_FILE, DEVICE_QUANTITIES, boards
+from testbed.topologies.catalogue import DEVICE_QUANTITIES, boards
 from testbed.topologies.fields import exact, positive, refuse_missing
 from testbed.topologies.finer import FINER_KEYS, MESSAGE_KEYS, finer_entry, read_finer
 from testbed.topologies.interfaces import Interface, interfaces_of
@@ -49,7 +50,7 @@ from testbed.units import (
     parse_compute,
 )
 
-__all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "find_topology", "list_bundled"]
+__all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "list_bundled"]
 
 SWITCH = "s1"  # the switch of a star; no device may have its name
 
@@ -57,9 +58,10 @@ SWITCH = "s1"  # the switch of a star; no device may have its name
 MAX_NAME_LENGTH = 10
 _NAME = re.compile(rf"[A-Za-z][A-Za-z0-9-]{{0,{MAX_NAME_LENGTH - 1}}}")
 
+# What SATA 3 carries at most (6 Gbit/s, 8b/10b): a laptop's disk, if the file does not say.
+DEFAULT_STORAGE = "600 MB/s"
 _TOPOLOGY_KEYS = ("name", "shape", "source", "devices")
 _DEVICE_KEYS = ("catalogue", *DEVICE_QUANTITIES, *FINER_KEYS, "link")
-BUNDLED_FOLDER = Path(__file__).parents[2] / "topologies"
 
 
 @dataclass(frozen=True)
@@ -186,32 +188,19 @@ class Topology:
 def list_bundled() -> list[dict[str, Any]]:
     """A row for each topology file of this package: name, path, shape, source, devices, memory_bytes."""
     rows = []
-    for path in sorted(BUNDLED_FOLDER.glob("*.yaml")):
-        if path != CATALOGUE_FILE:
-            topology = Topology.load(path)
-            rows.append(
-                {
-                    "name": topology.name,
-                    "path": str(path),
-                    "shape": topology.shape,
-                    "source": topology.source,
-                    "devices": len(topology.devices),
-                    "memory_bytes": sum(device.memory_bytes for device in topology.devices),
-                }
-            )
+    for path in bundled("topology").values():
+        topology = Topology.load(path)
+        rows.append(
+            {
+                "name": topology.name,
+                "path": str(path),
+                "shape": topology.shape,
+                "source": topology.source,
+                "devices": len(topology.devices),
+                "memory_bytes": sum(device.memory_bytes for device in topology.devices),
+            }
+        )
     return rows
-
-
-def find_topology(name_or_path: str) -> Path:
-    """The topology file that a path or the name of a bundled topology means; raises ConfigError."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    bundled = {file.stem: file for file in BUNDLED_FOLDER.glob("*.yaml") if file != CATALOGUE_FILE}
-    if name_or_path in bundled:
-        return bundled[name_or_path]
-    hint = suggest(name_or_path, sorted(bundled))
-    raise ConfigError(f"{name_or_path}: there is no such topology file, nor a bundled one of that name{hint}")
 
 
 def describe(topology: Topology) -> dict[str, Any]:
@@ -283,6 +272,7 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
         raise ConfigError(
             f"{origin}: {where} has a link, but in a {shape} topology links join devices: say it beside devices"
         )
+    fields = {"storage": DEFAULT_STORAGE} | fields
     refuse_missing(fields, (*DEVICE_QUANTITIES, *(["link"] if shape in SWITCHED else [])), origin, f"{where}.")
     for key in MESSAGE_KEYS:
         if shape not in SWITCHED and key in fields:

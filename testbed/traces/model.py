@@ -27,7 +27,6 @@ from typing import Any, get_args
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
-from testbed.traces import formats
 from testbed.traces.lines import file_error, option_number
 from testbed.traces.quantities import RATES, checked
 from testbed.traces.recording import MOST_CHANGES, Change, Recording
@@ -78,6 +77,8 @@ class Trace(Recording):
         link traces take `target` (link/DEVICE) and `direction` (up, down or both).
         """
         try:
+            from testbed.traces import formats
+
             recording = formats.read(path, format, **options)
             trace = cls(recording.changes, recording.end, recording.period, recording.name)
             if scale is not None:

@@ -51,14 +51,25 @@ class Language:
             return None
         return read_tokenizer(self.source) if isinstance(self.source, Path) else build_tokenizer(self.source)
 
-    def tokenizer_for(self, vocab: int, model: str) -> Tokenizer | None:
-        """The tokenizer of a model with `vocab` ids; raises ConfigError if it has another size."""
+    def encode(self, text: str, whole: bool = True) -> list[int]:
+        """The ids of a text, as the tokenizer has them, without waiting until all of a tokenizer is built."""
+        assert self.source is not None
+        if isinstance(self.source, Path) or "tokenizer" in vars(self):
+            assert self.tokenizer is not None
+            return self.tokenizer.encode(text, whole)
+        return build_tokenizer(self.source, text).encode(text, whole)
+
+    def check_size(self, vocab: int, model: str) -> None:
+        """Raise ConfigError if the tokenizer is not of the size of a model with `vocab` ids."""
         if isinstance(self.source, TokenTables):
             _check_size(len(self.source.tokens), vocab, self.source.origin, model)
-        tokenizer = self.tokenizer
-        if tokenizer is not None:
-            _check_size(tokenizer.size, vocab, tokenizer.origin, model)
-        return tokenizer
+        elif self.tokenizer is not None:
+            _check_size(self.tokenizer.size, vocab, self.tokenizer.origin, model)
+
+    def tokenizer_for(self, vocab: int, model: str) -> Tokenizer | None:
+        """The tokenizer of a model with `vocab` ids; raises ConfigError if it has another size."""
+        self.check_size(vocab, model)
+        return self.tokenizer
 
 
 def _check_size(size: int, vocab: int, origin: str, model: str) -> None:

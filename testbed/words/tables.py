@@ -168,9 +168,9 @@ class _Reader:
             raise self.wrong(key, f"{shown(value)}, but it must be an array")
         if length is not None and len(value) != length:
             raise self.wrong(key, f"an array of {len(value)}, but there are {length} tokens")
-        for index, one in enumerate(value):
-            if type(one) is not kind:
-                raise ConfigError(f"{self._origin}: {_full(key)}[{index}] is {shown(one)}, which is no {kind.__name__}")
+        if set(map(type, value)) - {kind}:  # hundreds of thousands of elements
+            index, one = next((index, one) for index, one in enumerate(value) if type(one) is not kind)
+            raise ConfigError(f"{self._origin}: {_full(key)}[{index}] is {shown(one)}, which is no {kind.__name__}")
         return value
 
 

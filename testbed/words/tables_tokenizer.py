@@ -39,21 +39,27 @@ PRE_TOKENIZERS: Mapping[str, tuple[str, ...]] = {
 _WHOLE_WORDS_FIRST = ("llama-bpe",)  # a word that is a token is that token, whatever the merges would make of it
 
 
-def build_tokenizer(tables: TokenTables) -> Tokenizer:
-    """The tokenizer of the tables; raises ConfigError naming the file and what is wrong with them."""
+def build_tokenizer(tables: TokenTables, text: str | None = None) -> Tokenizer:
+    """The tokenizer of the tables; raises ConfigError naming the file and what is wrong with them.
+
+    With `text` it is only good for encoding this text, but is built ten times as fast: a token that does not occur in
+    the text, as its bytes are written, plays no part in encoding it.
+    """
     vocab = {token: index for index, token in enumerate(tables.tokens)}
     if len(vocab) < len(tables.tokens):
         twice = next(token for index, token in enumerate(tables.tokens) if vocab[token] != index)
         raise ConfigError(f"{tables.origin}: tokenizer.ggml.tokens has {shown(twice)} twice")
-    build = {"gpt2": _byte_level, "llama": _sentencepiece}[tables.model]
-    inner = guarded(tables.origin, lambda: build(tables, vocab))
+    if tables.model == "gpt2":
+        inner = guarded(tables.origin, lambda: _byte_level(tables, vocab, text))
+    else:
+        inner = guarded(tables.origin, lambda: _sentencepiece(tables, vocab))
     _mark_special(inner, tables)
     before = [tables.ids["bos"]] if tables.add_bos else []
     after = [tables.ids["eos"]] if tables.add_eos else []
     return Tokenizer(inner, tables.origin, before, after)
 
 
-def _byte_level(tables: TokenTables, vocab: dict[str, int]) -> tokenizers.Tokenizer:
+def _byte_level(tables: TokenTables, vocab: dict[str, int], text: str | None) -> tokenizers.Tokenizer:
     from tokenizers import Regex, decoders, pre_tokenizers
     from tokenizers import Tokenizer as Inner
     from tokenizers.models import BPE
@@ -63,10 +69,14 @@ def _byte_level(tables: TokenTables, vocab: dict[str, int]) -> tokenizers.Tokeni
             f"{tables.origin}: tokenizer.ggml.pre is {shown(tables.pre)}, but it must be one of "
             f"{', '.join(PRE_TOKENIZERS)}"
         )
-    merges = [_pair(merge) for merge in tables.merges]
-    inner = Inner(BPE(vocab, merges, ignore_merges=tables.pre in _WHOLE_WORDS_FIRST))
-    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[tables.pre]]
     bytes_as_letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    merges = tables.merges
+    if text is not None:
+        letters = "".join(word for word, _ in bytes_as_letters.pre_tokenize_str(text))
+        merges = [merge for merge in merges if merge.replace(" ", "") in letters]
+        vocab = {token: id for token, id in vocab.items() if token in letters or tables.types[id] != NORMAL}
+    inner = Inner(BPE(vocab, [_pair(merge) for merge in merges], ignore_merges=tables.pre in _WHOLE_WORDS_FIRST))
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in PRE_TOKENIZERS[tables.pre]]
     inner.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_as_letters])
     inner.decoder = decoders.ByteLevel()
     return inner

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from yamls import OTHER, overrides_of, yaml_like
 
 from testbed import units
+from testbed.bundled import find_file
 from testbed.errors import TestbedError
 from testbed.experiment.overrides import apply_override, parse_override
 from testbed.strict_yaml import parse_yaml
 from testbed.topologies.generate import DEFAULTS, KINDS, OF_KIND, ModelNeed, generate_topology
-from testbed.topologies.model import Topology, describe, find_topology, list_bundled
+from testbed.topologies.model import Topology, describe, list_bundled
 
 BUNDLED: list[Any] = [parse_yaml(Path(row["path"]).read_text(), row["name"]) for row in list_bundled()]
 BARE = {"streaming": "1 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
@@ -52,7 +53,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(content=yaml_like([*BUNDLED, *MADE]))
 def fuzz_a_topology_file(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    check(Topology.load(find_topology(str(file))))
+    check(Topology.load(find_file("topology", str(file))))
 
 
 def check(topology: Topology) -> None:

@@ -75,6 +75,7 @@ class _Story:
         self.log.write_manifest(
             {
                 "run": self.log.folder.name,
+                "experiment_name": "quickstart",
                 "policy": self.policy,
                 "backend": "mininet",
                 "experiment": experiment,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -34,35 +35,31 @@ class Mark:
     text: str
 
 
-def step_of(run: Run, event: pd.Series) -> float:
-    """The token of an event: the one that it names, else the first token that begins after it."""
-    if pd.notna(event["step"]):
-        return float(event["step"])
-    if pd.isna(event["t_s"]):
-        return 0.0
-    return float((run.tokens["start_s"] < event["t_s"]).sum())
+def steps_of(run: Run, events: pd.DataFrame) -> np.ndarray:
+    """The token of each event: the one that it names, else the first token that begins after it."""
+    starts = np.sort(run.tokens["start_s"].to_numpy())
+    begun = np.searchsorted(starts, events["t_s"].fillna(-np.inf)).astype(float)
+    return np.where(events["step"].isna(), begun, events["step"].to_numpy(float, na_value=np.nan))
 
 
 def trace_marks(run: Run) -> list[Mark]:
     """The changes by traces after the start; the changes at one token boundary share a mark."""
     events = run.events[run.events["kind"].isin(["trace_applied", "memory_announced", "memory_enforced"])]
-    by_step: dict[float, tuple[float, list[str]]] = {}
+    by_step: dict[float, tuple[float, dict[str, None]]] = {}
     announced: set[tuple[float, str]] = set()
-    for _, event in events.iterrows():
-        step = step_of(run, event)
-        text = _change_text(event)
+    columns = [events[name].tolist() for name in ("kind", "t_s", "target", "quantity", "value")]
+    for step, kind, t_s, *change in zip(steps_of(run, events).tolist(), *columns, strict=True):
         if step <= 0:
             continue
-        if event["kind"] == "memory_announced":
+        text = _change_text(*change)
+        if kind == "memory_announced":
             announced.add((step, text))
-        elif event["kind"] == "memory_enforced":
+        elif kind == "memory_enforced":
             if (step, text) in announced:  # one label is enough for the same boundary
                 continue
             text += " enforced"
-        _, texts = by_step.setdefault(step, (event["t_s"], []))
-        if text not in texts:
-            texts.append(text)
-    return [Mark(step, t_s, "\n".join(_merged(texts))) for step, (t_s, texts) in sorted(by_step.items())]
+        by_step.setdefault(step, (t_s, {}))[1][text] = None
+    return [Mark(step, t_s, "\n".join(_merged(list(texts)))) for step, (t_s, texts) in sorted(by_step.items())]
 
 
 def oom_mark(run: Run) -> Mark | None:
@@ -72,7 +69,7 @@ def oom_mark(run: Run) -> Mark | None:
         return None
     kill = kills.iloc[0]
     where = f" on {kill['device']}" if pd.notna(kill["device"]) else ""
-    return Mark(step_of(run, kill), float(kill["t_s"]), f"OOM kill{where}")
+    return Mark(float(steps_of(run, kills)[0]), float(kill["t_s"]), f"OOM kill{where}")
 
 
 def draw_trace_marks(
@@ -135,10 +132,8 @@ def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_
         )
 
 
-def _change_text(event: pd.Series) -> str:
-    target = str(event["target"]).partition("/")[2] or str(event["target"])
-    quantity = str(event["quantity"])
-    value = event["value"]
+def _change_text(target: str, quantity: str, value: float) -> str:
+    target = str(target).partition("/")[2] or str(target)
     if quantity == "loss":
         return f"{target}: loss {value:.2%}"
     shown = f"{value * 1e3:.3g} ms" if _UNITS.get(quantity) == "s" else si(value, _UNITS.get(quantity, ""))
@@ -147,9 +142,9 @@ def _change_text(event: pd.Series) -> str:
 
 def _merged(texts: list[str]) -> list[str]:
     """The labels, with `b: uplink X` and `b: downlink X` merged into `b: link X`."""
-    merged: list[str] = []
+    there, merged = set(texts), []
     for text in texts:
         twin = text.replace("uplink", "downlink") if "uplink" in text else text.replace("downlink", "uplink")
         both = text.replace("uplink", "link").replace("downlink", "link")
-        merged.append(both if twin in texts else text)
+        merged.append(both if twin in there else text)
     return list(dict.fromkeys(merged))

@@ -21,29 +21,47 @@ from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
 MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
 FORMATS = ("png", "pdf", "svg")
 
+TABLES_OF_ALL = ("tokens", "decisions", "migrations")  # the tables that the figures of several runs show
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
 _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
 
 
-def save_all(runs: Run | Sequence[Run], out_dir: str | Path, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Draw all figures into `out_dir`: those that compare the runs, and those of each run, named after it.
+def save_all(
+    runs: Run | Sequence[Run],
+    out_dir: str | Path,
+    formats: Sequence[str] = ("png",),
+    each: bool = True,
+    tell: Callable[[int], None] = lambda done: None,
+) -> list[Path]:
+    """Draw figures into `out_dir`: those that compare the runs and, with `each`, those of each run, named after it.
 
-    Returns the files; raises AnalysisError for an unknown format and for values that cannot be drawn.
+    Calls `tell` with the number of figures that are done, out of `count_figures`. Returns the files; raises
+    AnalysisError for an unknown format and for values that cannot be drawn.
     """
     runs = as_runs(runs)
     for unknown in set(formats) - set(FORMATS):
         raise AnalysisError(f"{unknown!r} is not a format for figures: one of {', '.join(FORMATS)}")
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    written = [path for draw in _OF_ALL for path in _saved(draw, runs, folder / draw.__name__, formats)]
+    drawn: list[tuple[Callable[[Any], Figure], Run | Sequence[Run], str]] = [
+        (draw, runs, draw.__name__) for draw in _OF_ALL
+    ]
     taken: Counter[str] = Counter()
-    for run, name in zip(runs, run_names(runs), strict=True):
+    for run, name in zip(runs, run_names(runs), strict=True) if each else ():
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
         taken[slug] += 1  # cutting and replacing may make two names equal
         slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
-        for plot in _OF_EACH:
-            written += _saved(plot, run, folder / f"{plot.__name__}-{slug}", formats)
+        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in _OF_EACH]
+    written = []
+    for done, (draw, what, stem) in enumerate(drawn, 1):
+        written += _saved(draw, what, folder / stem, formats)
+        tell(done)
     return written
+
+
+def count_figures(runs: int, each: bool = True) -> int:
+    """The number of figures that `save_all` draws of so many runs."""
+    return len(_OF_ALL) + (runs * len(_OF_EACH) if each else 0)
 
 
 def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path, formats: Sequence[str]) -> list[Path]:

@@ -9,73 +9,89 @@ import difflib
 import inspect
 import keyword
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Partition
 from testbed.placement.observation import Policy
-from testbed.placement.policies.dynamic_threshold import DynamicThreshold
-from testbed.placement.policies.edgeshard import EdgeShard
-from testbed.placement.policies.exact import Exact
-from testbed.placement.policies.galaxy import Galaxy
-from testbed.placement.policies.greedy import Greedy
-from testbed.placement.policies.headroom import Headroom
-from testbed.placement.policies.layerwise import Layerwise
-from testbed.placement.policies.resource_aware import ResourceAware
-from testbed.placement.policies.round_robin import RoundRobin
-from testbed.placement.policies.single import Single
-from testbed.placement.policies.static import Static
-from testbed.placement.policies.tensor_parallel import TensorParallel
 from testbed.placement.user_policy import load_class, on_one_line
 
 
 class Listed(NamedTuple):
-    """One row of the table of policies."""
+    """One row of the table of policies. A policy is imported when it is used."""
 
-    factory: Callable[..., Policy]  # called with the options of the experiment
+    place: str  # its file in this folder, and its class there
     description: str  # what `testbed policies` says
     all_to_all: bool = False  # whether it can place without a hub, where every device adds up for itself
+
+    @property
+    def factory(self) -> Callable[..., Policy]:
+        """What makes the policy; called with the options of the experiment."""
+        module, _, name = self.place.partition(":")
+        factory: Callable[..., Policy] = getattr(import_module(f"{__name__}.{module}"), name)
+        return factory
 
 
 POLICIES: dict[str, Listed] = {
     "single": Listed(
-        Single, "the whole model on the one device where it is fastest; refused where none holds it", all_to_all=True
+        "single:Single",
+        "the whole model on the one device where it is fastest; refused where none holds it",
+        all_to_all=True,
     ),
-    "static": Listed(Static, "places once, as the experiment says or as the best of the others does, and never moves"),
+    "static": Listed(
+        "static:Static", "places once, as the experiment says or as the best of the others does, and never moves"
+    ),
     "round-robin": Listed(
-        RoundRobin, "deals the blocks to the devices in turn; moves only what no longer fits", all_to_all=True
+        "round_robin:RoundRobin",
+        "deals the blocks to the devices in turn; moves only what no longer fits",
+        all_to_all=True,
     ),
     "greedy": Listed(
-        Greedy,
+        "greedy:Greedy",
         "each block, in token order, to the device that adds the least latency; again at each decision",
         all_to_all=True,
     ),
     "dynamic-threshold": Listed(
-        DynamicThreshold, "moves blocks off devices over a memory or compute threshold, no others", all_to_all=True
+        "dynamic_threshold:DynamicThreshold",
+        "moves blocks off devices over a memory or compute threshold, no others",
+        all_to_all=True,
     ),
     "edgeshard": Listed(
-        EdgeShard, "whole layers by dynamic programming, the first one at the source (arXiv 2405.14371)"
+        "edgeshard:EdgeShard", "whole layers by dynamic programming, the first one at the source (arXiv 2405.14371)"
     ),
     "layerwise": Listed(
-        Layerwise, "the best that whole layers can do: migration and tokens of the interval at their least"
+        "layerwise:Layerwise", "the best that whole layers can do: migration and tokens of the interval at their least"
     ),
     "tensor-parallel": Listed(
-        TensorParallel, "every layer in equal parts on all devices (arXiv 1909.08053)", all_to_all=True
+        "tensor_parallel:TensorParallel",
+        "every layer in equal parts on all devices (arXiv 1909.08053)",
+        all_to_all=True,
     ),
     "galaxy": Listed(
-        Galaxy,
+        "galaxy:Galaxy",
         "every layer on all devices in proportion to what each can compute (arXiv 2405.17245)",
         all_to_all=True,
     ),
+    "paper": Listed(
+        "paper:Paper",
+        "the paper's method as written: scores, and moves that pay or must (arXiv 2505.02533)",
+        all_to_all=True,
+    ),
     "resource-aware": Listed(
-        ResourceAware, "the paper's: scores against residual capacity, moves what pays or must", all_to_all=True
+        "resource_aware:ResourceAware",
+        "the paper's: scores against residual capacity, moves what pays or must",
+        all_to_all=True,
     ),
     "headroom": Listed(
-        Headroom, "ours: compiled search over all that a placement can express, with a look at what is left"
+        "headroom:Headroom", "ours: compiled search over all that a placement can express, with a look at what is left"
     ),
-    "exact": Listed(Exact, "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"),
+    "exact": Listed(
+        "exact:Exact", "the optimum of each decision, proved, or the best within `limit` and its gap; stars only"
+    ),
 }
 ALL_TO_ALL = tuple(name for name, listed in POLICIES.items() if listed.all_to_all)
+STATIC = "static"
 NOT_CANDIDATES = ("static", "exact")  # for `static` to ask: itself, and one that may take minutes
 
 
@@ -87,7 +103,7 @@ def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, s
     factory = _factory(name)
     given: dict[str, Any] = {f"{key}_" if keyword.iskeyword(key) else key: value for key, value in options.items()}
     accepted = option_names(factory)
-    if factory is Static:
+    if name == STATIC:
         given["placement"] = placement
         given["candidates"] = [row.factory for other, row in POLICIES.items() if other not in NOT_CANDIDATES]
     elif placement is not None:
@@ -130,7 +146,7 @@ def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, di
 
 def option_names(factory: Callable[..., Policy]) -> list[str]:
     """The options of a policy as an experiment writes them: `class` where Python's keyword needs `class_`."""
-    if factory is Static:  # `placement` is a key of the experiment itself
+    if factory is POLICIES[STATIC].factory:  # `placement` is a key of the experiment itself
         return []
     return [key.rstrip("_") for key in inspect.signature(factory).parameters]
 

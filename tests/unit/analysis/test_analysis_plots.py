@@ -230,7 +230,9 @@ def test_all_figures_are_written_and_named_after_their_run(runs: list[Run], tmp_
 
 
 def test_one_run_alone_gives_at_least_six_figures(aware: Run, tmp_path: Path) -> None:
-    assert len(plots.save_all([aware], tmp_path)) == 6
+    done: list[int] = []
+    assert len(plots.save_all([aware], tmp_path, tell=done.append)) == plots.count_figures(1) == 6
+    assert done == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("finished", [False, True])

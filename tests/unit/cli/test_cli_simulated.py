@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.cli import run
+from testbed.cli.plot import MOST_EACH
 from testbed.runlog.tables import TABLES
 
 QUICKSTART = str(Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml")
@@ -78,6 +80,17 @@ def test_compare_plot_report_and_runs_take_simulated_runs_and_say_what_they_are(
     assert page.count("| simulated |") == 3 and "nothing was measured" in page
     assert run(["plot", str(tmp_path / "runs"), "--out", str(tmp_path / "figures"), "--json"]) == 0
     assert all(Path(path).stat().st_size for path in json.loads(capsys.readouterr().out)["figures"])
+
+
+def test_of_many_runs_only_the_figures_that_compare_them_are_drawn(tmp_path: Path, capsys: Captured) -> None:
+    _, summary = replay(capsys, tmp_path, "--tokens", "8")
+    for number in range(MOST_EACH + 1):
+        shutil.copytree(summary["path"], tmp_path / "many" / f"{number}")
+    assert run(["plot", str(tmp_path / "many"), "--out", str(tmp_path / "figures"), "--json"]) == 0
+    told = capsys.readouterr()
+    names = [Path(path).name for path in json.loads(told.out)["figures"]]
+    assert names == ["token_latency.png", "latency_ecdf.png", "predicted_vs_measured.png"]
+    assert told.err == "These figures compare the 9 runs; --each draws those of each run too.\n"
 
 
 def test_nothing_is_left_behind_outside_the_run_folder(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import drawing, page, store
+from benchmarks.results import drawing, page, store, validation
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
@@ -49,3 +49,10 @@ def test_every_section_names_the_command_that_makes_its_data(name: str) -> None:
 def test_other_pages_have_the_tables_of_the_data(file: Path) -> None:
     table = page.tables_elsewhere()[file]
     assert table in file.read_text(encoding="utf-8"), f"run script/results: {file.name} must have:\n\n{table}"
+
+
+def test_the_validation_page_says_what_its_table_says(tmp_path: Path) -> None:
+    written = validation.text(tmp_path / "validation.png")
+    assert written == validation.PAGE.read_text(encoding="utf-8"), "run script/results, and commit docs/validation.md"
+    assert validation.rates() == validation.RATES.read_text(encoding="utf-8")
+    assert (tmp_path / "validation.png").stat().st_size > 10_000 and validation.IMAGE.is_file()

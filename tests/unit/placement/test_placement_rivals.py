@@ -18,7 +18,7 @@ from testbed.placement.cost.model import cost_model, interval_cost
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.proportional import apportion
 from testbed.placement.observation import DeviceView, LinkView, Observation
-from testbed.placement.policies import POLICIES, make_policy
+from testbed.placement.policies import POLICIES, headroom, make_policy
 
 RIVALS = ("single", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel", "galaxy")
 SHARDED = Partition(ffn_shards=4)
@@ -98,12 +98,12 @@ def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -
 def test_static_asks_the_others_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    class Noting(POLICIES["headroom"].factory):  # type: ignore[misc]
+    class Noting(headroom.Headroom):
         def reset(self, seed: int) -> None:
             asked.append(seed)
             super().reset(seed)
 
-    monkeypatch.setitem(POLICIES, "headroom", POLICIES["headroom"]._replace(factory=Noting))
+    monkeypatch.setattr(headroom, "Headroom", Noting)
     policy = make_policy("static", {})
     policy.reset(7)
     policy.decide(quickstart(), None)

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.bundled import find_file
 from testbed.errors import ConfigError
 from testbed.models.presets import PRESETS
 from testbed.placement.blocks import Block, blocks_of, pinned_bytes, resident_bytes
 from testbed.topologies.catalogue import DEVICE_QUANTITIES, boards
 from testbed.topologies.mininet_adapter import build_topo
-from testbed.topologies.model import Device, Link, Topology, describe, find_topology, list_bundled
+from testbed.topologies.model import Device, Link, Topology, describe, list_bundled
 from testbed.units import parse_bandwidth, parse_bytes, parse_compute
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -211,7 +212,7 @@ def test_every_catalogue_value_parses_and_cites_its_source() -> None:
 
 
 def test_the_demo_topology_is_tight_but_holds_the_model() -> None:
-    topology = Topology.load(find_topology("star4"))
+    topology = Topology.load(find_file("topology", "star4"))
     shape = PRESETS["gpt2"]
     blocks = sum(resident_bytes(shape, block, 128) for block in blocks_of(shape))
     model = blocks + pinned_bytes(shape)
@@ -248,10 +249,10 @@ def test_a_described_catalogue_device_says_where_its_values_are_from() -> None:
 def test_a_topology_is_found_by_path_or_bundled_name(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("")
-    assert find_topology(str(file)) == file
-    assert find_topology("star4").name == "star4.yaml"
+    assert find_file("topology", str(file)) == file
+    assert find_file("topology", "star4").name == "star4.yaml"
     with pytest.raises(ConfigError, match=r"star5: .*did you mean 'star4'"):
-        find_topology("star5")
+        find_file("topology", "star5")
 
 
 def test_the_model_needs_only_the_standard_library_and_yaml() -> None:
@@ -266,7 +267,7 @@ def test_the_model_needs_only_the_standard_library_and_yaml() -> None:
 
 @pytest.mark.parametrize("name", ["mesh4", "ring5", "two-tier6"])
 def test_the_other_bundled_topologies_hold_the_gpt2_preset_and_no_device_does(name: str) -> None:
-    topology, shape = Topology.load(find_topology(name)), PRESETS["gpt2"]
+    topology, shape = Topology.load(find_file("topology", name)), PRESETS["gpt2"]
     model = sum(resident_bytes(shape, block, 128) for block in blocks_of(shape)) + pinned_bytes(shape)
     assert 1.3 < sum(device.memory_bytes for device in topology.devices) / model < 1.5
     assert topology.device(topology.source).memory_bytes > pinned_bytes(shape)

@@ -42,6 +42,28 @@ def test_every_pre_tokenizer_cuts_like_its_models_own(pair: tuple[tokenizers.Tok
     assert built.decode(built.encode(text)) == text.replace(SPECIAL, "")
 
 
+@pytest.fixture(scope="module", params=PRE_TOKENIZERS)
+def own(request: pytest.FixtureRequest) -> tuple[TokenTables, Any]:
+    made = tables(metadata_of(byte_level(request.param), request.param))
+    return made, build_tokenizer(made)
+
+
+@given(
+    text=st.lists(st.sampled_from([*"ehst adgo0'\n", "é", "日", SPECIAL, USERS, "the heads", " go"]), max_size=12).map(
+        "".join
+    )
+)
+def test_a_tokenizer_built_for_one_text_encodes_it_alike(own: tuple[TokenTables, Any], text: str) -> None:
+    made, whole = own
+    assert build_tokenizer(made, text).encode(text) == whole.encode(text)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_tokenizer_built_for_one_of_the_odd_texts_encodes_it_alike(own: tuple[TokenTables, Any], text: str) -> None:
+    made, whole = own
+    assert build_tokenizer(made, text).encode(text) == whole.encode(text)
+
+
 @given(text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="ſ"), max_size=30))
 def test_any_text_is_cut_like_the_models_own(pair: tuple[tokenizers.Tokenizer, Any], text: str) -> None:
     trained, built = pair

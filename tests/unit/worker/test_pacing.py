@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
 import pytest
 
+from testbed.device_model import DeviceModel
+from testbed.models.presets import PRESETS
+from testbed.placement.blocks import Block
+from testbed.placement.latency import block_time
+from testbed.placement.observation import DeviceView
+from testbed.placement.operation import block_cost
+from testbed.shape import WeightFormats
 from testbed.worker.libc import use_precise_timers
 from testbed.worker.pacing import Pacer
 
@@ -125,3 +133,27 @@ def test_a_rate_that_changes_holds_from_the_next_operation_on() -> None:
     assert device.run(nothing, [(0.0, 1e6)], 0.0)[1].due_s == pytest.approx(1e-3)
     device.streaming_Bps = 4e9
     assert device.run(nothing, [(0.0, 1e6)], 0.0)[1].due_s == pytest.approx(0.25e-3)
+
+
+@pytest.mark.parametrize("name", ["q4_0", "float16"])
+def test_pacing_follows_the_finer_model_within_two_percent(name: str) -> None:
+    use_precise_timers()
+    shape = replace(PRESETS["tinyllama-1.1b"], weights=WeightFormats.all_in(name), kv_format="float16")
+    model = DeviceModel(
+        plain_Bps=4e9, plain_flops=1e15, streaming_Bps=(("float16", 3e9), ("q4_0", 2e9)), kv_streaming_Bps=1e9,
+        kv_rereads=2.0, threads=4, serial_share=0.02, barrier_s=5e-5,
+    )  # fmt: skip
+    device = Pacer(True, 1.0, None, model)
+    device.streaming_Bps, device.compute_flops = 4e9, 1e15
+    view = DeviceView("a", 2**40, 4e9, 1e15, 1e9, model)
+    for block, length in ((Block("ffn", 0), 1), (Block("head", 0), 2000)):
+        due_s = block_time(shape, block, view, length)
+        assert due_s > 1e-3
+        took = []
+        for _ in range(21):
+            started = time.monotonic()
+            cost = block_cost(shape, block, length, model=model)
+            assert device.run(nothing, [cost.counted], started)[1].due_s == due_s
+            took.append(time.monotonic() - started)
+        assert min(took) >= due_s - 1e-5
+        assert median(took) == pytest.approx(due_s, rel=0.02)

@@ -1,0 +1,84 @@
+"""How `runs` shows runs to a person: as a list, one alone, and two beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from testbed.cli.show import echo, print_table
+from testbed.units import format_bytes
+
+HEADINGS = {
+    "name": "run", "status": "status", "policy": "policy", "backend": "backend", "tokens": "tokens",
+    "mean_token_ms": "mean ms", "migrations": "migrations", "size": "size",
+}  # fmt: skip
+LONGEST_VALUE = 60  # characters of a value in the table of differences
+
+
+def show_list(rows: Sequence[dict[str, Any]]) -> None:
+    """Print a row for each run, and a sentence for each that cannot be read."""
+    print_table(HEADINGS, [row | {"size": format_bytes(row["size_bytes"])} for row in rows])
+    for row in rows:
+        if "error" in row:
+            echo(f"{row['name']} is {row['status']}: {row['error']}.")
+
+
+def show_facts(run: dict[str, Any]) -> None:
+    """Print what `show_run` returns."""
+    if "figures" not in run:
+        show_list([run])
+        return
+    asked = run.get("tokens_asked")
+    facts = {
+        "run": run["path"],
+        "status": run["status"] + (f": {run['error']}" if run.get("error") else ""),
+        "made": run["created"],
+        "experiment": run["experiment"],
+        "policy": f"{run['policy']} on {run['backend']}, seed {run['seed']}",
+        "model": f"{run['model']}, {run['weights']}" if run["weights"] else run["model"],
+        "topology": f"{run['topology']}: {', '.join(run['devices'])}" if run["topology"] else None,
+        "traces": ", ".join(filter(None, run["traces"])) or None,
+        "tokens": f"{run['tokens']} of {asked}" if asked is not None else run["tokens"],
+        "verified": run["verified"],
+        "size": format_bytes(run["size_bytes"]),
+    }
+    _list(facts)
+    echo()
+    figures = [{"figure": told, "value": value} for told, value in run["figures"].items() if value is not None]
+    print_table({"figure": "figure", "value": "value"}, figures)
+    for reason in run["reasons"]:
+        echo(f"Not faithful: {reason}.")
+    for note in run["notes"]:
+        echo(f"Note: {note}.")
+
+
+def show_difference(found: dict[str, Any]) -> None:
+    """Print what `diff_runs` returns."""
+    _list({"one": f"{found['one']} ({found['status'][0]})", "other": f"{found['other']} ({found['status'][1]})"})
+    for heading, told in (("settings", "setting"), ("environment", "where it ran")):
+        rows = [
+            {"key": key, "one": _short(one), "other": _short(other)} for key, (one, other) in found[heading].items()
+        ]
+        echo()
+        if rows:
+            print_table({"key": told, "one": "one", "other": "other"}, rows)
+        else:
+            echo(f"They do not differ in {heading}.")
+    echo()
+    rows = [{"figure": told} | values for told, values in found["figures"].items()]
+    print_table({"figure": "figure", "one": "one", "other": "other", "ratio": "other / one"}, rows)
+    if found["first_different_token"] is not None:
+        echo(f"The text differs from token {found['first_different_token']} on.")
+
+
+def _list(facts: dict[str, Any]) -> None:
+    """Print names and values below each other; None is left out."""
+    size = max(map(len, facts))
+    for name, value in facts.items():
+        if value is not None:
+            echo(f"{name:{size}}  {value}")
+
+
+def _short(value: Any) -> str:
+    text = "-" if value is None else str(value)
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -1,0 +1,35 @@
+"""Exports a run for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from testbed.errors import ConfigError
+from testbed.runlog.folder import read_manifest, read_rows
+from testbed.running.run_names import find_run
+
+
+def export_trace(run: str | Path, out: str | Path, first: int = 0, last: int | None = None) -> dict[str, int]:
+    """Write a run as a trace that Perfetto opens, and return how many things of each kind it has.
+
+    `first` and `last` choose tokens. The operations and messages of a simulated run are computed once more with the
+    cost model, because its table of spans is empty. Raises ConfigError for a folder that is no run and for tokens that
+    it does not have.
+
+    Example: `export_trace("runs/20260101T000000Z-quickstart-static", "trace.json", 40, 56)`
+    """
+    from testbed.analysis.trace_events import write_trace
+
+    folder = find_run(run)
+    manifest = read_manifest(folder)
+    tokens = [
+        row for row in read_rows(folder, "tokens") if first <= row["step"] and (last is None or row["step"] <= last)
+    ]
+    if not tokens:
+        raise ConfigError(f"{folder} has no token from {first} to {'its end' if last is None else last}")
+    spans = None
+    if manifest.get("provenance") == "simulated":
+        from testbed.running.modelled_spans import SimulatedTokens
+
+        spans = SimulatedTokens.of(folder, manifest).spans(tokens)
+    return write_trace(folder, Path(out), first, last, spans)
