@@ -92,22 +92,26 @@ def test_a_second_process_can_add_to_the_record_without_losing_the_first_ones_pa
 
 
 def test_what_two_processes_record_at_the_same_time_is_all_there(folder: Path) -> None:
-    inside = "import os, sys; from pathlib import Path; from testbed.emulation.state_files import StateFile\n"
+    inside = "import sys; from pathlib import Path; from testbed.emulation.state_files import StateFile\n"
     inside += "state = StateFile.attach(Path(sys.argv[1])); input()\n"
-    inside += "[state.add_process(os.getpid(), cgroups=[str(count)]) for count in range(60)]"
-    with StateFile.create("r1", folder=folder) as state:
-        second = subprocess.Popen(
-            [sys.executable, "-c", inside, state.path], stdin=subprocess.PIPE, text=True
-        )  # fmt: skip
-        assert second.stdin is not None
-        second.stdin.write("\n")
-        second.stdin.close()
-        for _ in range(60):
-            state.add_process(os.getpid())
-        assert second.wait() == 0
-        record = Record.from_json(state.path.read_text())
-        assert len(record.processes) == 120 and record.cgroups == ("59",)
-        state.record(processes=[], cgroups=[])
+    inside += "[state.add_process(int(sys.argv[2]), cgroups=[str(count)]) for count in range(60)]"
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        with StateFile.create("r1", folder=folder) as state:
+            command = [sys.executable, "-c", inside, state.path, str(sleeper.pid)]
+            second = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
+            assert second.stdin is not None
+            second.stdin.write("\n")
+            second.stdin.close()
+            for _ in range(60):
+                state.add_process(sleeper.pid)
+            assert second.wait() == 0
+            record = Record.from_json(state.path.read_text())
+            state.record(processes=[], cgroups=[])
+            assert len(record.processes) == 120 and record.cgroups == ("59",)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
 
 
 def test_a_process_that_ended_before_it_could_be_recorded_is_left_out(folder: Path) -> None:
