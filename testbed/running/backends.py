@@ -80,7 +80,9 @@ def _local_fleet(setting: FleetSetting) -> Any:
     assert setting.sockets is not None and setting.state_file is not None
     fleet = LocalFleet(setting.experiment, setting.sockets, _positions(setting))
     # There is no capsule to end the forkserver, should it be stopped by a signal when this process is killed.
-    StateFile.attach(setting.state_file).add_process(forkserver_pid())
+    forkserver = forkserver_pid()
+    assert forkserver is not None
+    StateFile.attach(setting.state_file).add_process(forkserver)
     return fleet
 
 

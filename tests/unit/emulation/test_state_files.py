@@ -93,19 +93,21 @@ def test_a_second_process_can_add_to_the_record_without_losing_the_first_ones_pa
 
 def test_what_two_processes_record_at_the_same_time_is_all_there(folder: Path) -> None:
     inside = "import sys; from pathlib import Path; from testbed.emulation.state_files import StateFile\n"
-    inside += "state = StateFile.attach(Path(sys.argv[1])); input()\n"
+    inside += "state = StateFile.attach(Path(sys.argv[1])); print(flush=True); input()\n"
     inside += "[state.add_process(int(sys.argv[2]), cgroups=[str(count)]) for count in range(60)]"
     sleeper = subprocess.Popen(["sleep", "60"])
     try:
         with StateFile.create("r1", folder=folder) as state:
             command = [sys.executable, "-c", inside, state.path, str(sleeper.pid)]
-            second = subprocess.Popen(command, stdin=subprocess.PIPE, text=True)
-            assert second.stdin is not None
+            second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            assert second.stdin is not None and second.stdout is not None
+            second.stdout.readline()  # it is ready
             second.stdin.write("\n")
-            second.stdin.close()
+            second.stdin.flush()
             for _ in range(60):
                 state.add_process(sleeper.pid)
-            assert second.wait() == 0
+            second.communicate()
+            assert second.returncode == 0
             record = Record.from_json(state.path.read_text())
             state.record(processes=[], cgroups=[])
             assert len(record.processes) == 120 and record.cgroups == ("59",)
