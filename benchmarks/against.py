@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,15 @@ def observations(experiment_name: str) -> list[dict[str, Any]]:
 
 
 def observed(plain: dict[str, Any]) -> Observation:
-    """The observation, of this process's own classes."""
+    """The observation, of this process's own classes. With `layers`, the preset has so many."""
+    shape = PRESETS[plain["shape"]]
     parts = {
-        "shape": PRESETS[plain["shape"]],
+        "shape": replace(shape, layers=plain.get("layers", shape.layers)),
         "partition": Partition(**plain["partition"]),
         "devices": tuple(DeviceView(**device) for device in plain["devices"]),
         "links": {name: LinkView(**link) for name, link in plain["links"].items()},
     }
-    return Observation(**plain | parts)
+    return Observation(**{key: value for key, value in plain.items() if key != "layers"} | parts)
 
 
 def answer() -> None:

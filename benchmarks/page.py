@@ -22,7 +22,8 @@ from typing import Any
 from benchmarks.results.store import machine
 
 NAMES = (
-    "shaping", "replay", "spawn", "scale", "policy", "first_second", "kernels", "hop", "decode", "smollm2", "llama_cpp",
+    "shaping", "replay", "spawn", "scale", "policy", "twin", "first_second", "kernels", "hop", "decode", "smollm2",
+    "llama_cpp",
 )  # fmt: skip
 PEERS = {"llama_cpp": "llama_cpp"}  # modules that are in none of our extras; without them a program is left out
 OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # policies whose eight decisions take longer are left out

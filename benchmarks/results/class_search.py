@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.placement.annealing.counts_to_blocks import placement_of
-from testbed.placement.annealing.problem import TARGET, UNIT, Problem, demands_of, make_problem
+from testbed.placement.annealing.problem import TARGET, UNIT, Problem, make_problem
 from testbed.placement.annealing.search import Objective, search, warm_up
 from testbed.placement.annealing.state import new_state
 from testbed.placement.blocks import ATTENTION, Placement
 from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import CostModel, cost_model
-from testbed.placement.cost.tables import demand_of, network_of, tables_of
+from testbed.placement.cost.tables import demand_of, demands_of, network_of, tables_of
 from testbed.placement.observation import Observation
 from testbed.placement.plan import x_payload
 

@@ -288,7 +288,7 @@ class Controller:
         """The policy's checked decision. Where it misbehaves, the log says what it returned before the run fails."""
         try:
             if placement is None:
-                reset_policy(self._policy, self._experiment.seed)
+                reset_policy(self._policy, self._experiment.seed, observation)
             return call_policy(self._policy, observation, placement, self._experiment.decision_limit)
         except PolicyMisbehaved as error:
             step = self._state.tokens_done

@@ -19,6 +19,7 @@ from pathlib import Path
 from testbed.errors import RunFailed, TestbedError
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible, check_complete, shortages
+from testbed.placement.local.improve import warm_up
 from testbed.placement.observation import Observation, Policy, Proof
 
 SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps
@@ -84,10 +85,15 @@ def call_policy(policy: Policy, observation: Observation, placement: Placement |
     return Decision(returned, seconds, proof=proof if isinstance(proof, Proof) else None)
 
 
-def reset_policy(policy: Policy, seed: int) -> None:
-    """Reset the policy for a new run; raises PolicyMisbehaved."""
+def reset_policy(policy: Policy, seed: int, observation: Observation) -> None:
+    """Reset the policy for a new run that begins with this observation; raises PolicyMisbehaved.
+
+    What the policy needs compiled is loaded here, so that its first decision does not wait for it.
+    """
     try:
         policy.reset(seed)
+        if getattr(policy, "improves_drafts", False):
+            warm_up(observation)
     except TestbedError:
         raise
     except (Exception, SystemExit) as error:

@@ -123,7 +123,7 @@ class Recorder:
 
     def placement(self, placement: Placement, step: int) -> None:
         """The whole placement, at each commit."""
-        for block, device in sorted(placement.devices.items()):
+        for block, device in sorted(placement.devices.items(), key=lambda item: item[0].sort_key):
             self.log.row("placements", epoch=placement.epoch, step=step, block=str(block), device=device)
 
     def links(self, samples: Sequence[LinkSample]) -> None:

@@ -87,6 +87,11 @@ class Block:
         return (self.layer, step, self.index)
 
 
+def _sort_key(block: Block) -> tuple[int, int, int]:
+    return block.sort_key
+
+
+@lru_cache(maxsize=16384)
 def parse_block(text: str) -> Block:
     """The block named e.g. `head(3,7)`, `ffn(0)` or `sum(2,attn)`; raises ConfigError."""
     match = _BLOCK.fullmatch(text.replace(" ", ""))
@@ -158,14 +163,15 @@ class Placement:
 
     def on(self, device: str) -> list[Block]:
         """The blocks on one device, in the order a token meets them."""
-        return sorted(block for block, where in self.devices.items() if where == device)
+        return sorted((block for block, where in self.devices.items() if where == device), key=_sort_key)
 
     def moves_to(self, other: Placement) -> list[tuple[Block, str, str]]:
         """(block, from, to) for each block that differs in `other`, in block order."""
         return [
             (block, self.devices[block], other.devices[block])
-            for block in sorted(self.devices)
-            if self.devices[block] != other.devices[block]
+            for block in sorted(
+                (block for block, where in self.devices.items() if other.devices[block] != where), key=_sort_key
+            )
         ]
 
     def with_moves(self, moves: Iterable[tuple[Block, str]], epoch: int | None = None) -> Placement:

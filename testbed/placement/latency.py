@@ -44,7 +44,26 @@ def block_time(
     shape: ModelShape, block: Block, device: DeviceView, length: int, rows: int = 1, partition: Partition = WHOLE
 ) -> float:
     """Seconds `device` needs for `rows` new tokens of a block, the last one seeing `length` positions."""
-    return cost_seconds(block_cost(shape, block, length, rows, partition, device.model), device)
+    return block_times(shape, block, (device,), length, rows, partition)[0]
+
+
+def block_times(
+    shape: ModelShape,
+    block: Block,
+    devices: Sequence[DeviceView],
+    length: int,
+    rows: int = 1,
+    partition: Partition = WHOLE,
+) -> tuple[float, ...]:
+    """`block_time` on each of some devices; the cost is counted once for all that share a model."""
+    costs: dict[int, Cost] = {}
+    found = []
+    for device in devices:
+        cost = costs.get(id(device.model))
+        if cost is None:
+            cost = costs[id(device.model)] = block_cost(shape, block, length, rows, partition, device.model)
+        found.append(cost_seconds(cost, device))
+    return tuple(found)
 
 
 def transfer_seconds(path: Path, payload_bytes: float, hop_overhead_s: float = 0.0) -> float:

@@ -87,7 +87,11 @@ class Observation:
 
     def device(self, name: str) -> DeviceView:
         """The view of one device, by name."""
-        return next(view for view in self.devices if view.name == name)
+        return self._views[name]
+
+    @cached_property
+    def _views(self) -> Mapping[str, DeviceView]:
+        return {view.name: view for view in self.devices}
 
     @cached_property
     def paths(self) -> Mapping[tuple[str, str], Path] | None:

@@ -52,7 +52,7 @@ def block_cost(
     return _kind_cost(shape, block.kind, length if block.kind == "head" else 0, rows, partition, model)
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=1024)
 def _kind_cost(shape: ModelShape, kind: Kind, length: int, rows: int, partition: Partition, model: DeviceModel) -> Cost:
     block = Block(kind, 0)
     flops = flops_by_format(shape, block, length, rows, partition)

@@ -61,7 +61,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     observation = first_observation(experiment, prompt_tokens)
     remarks = [shortage_ahead(experiment, prompt_tokens), rows_that_wait(experiment)]
     policy = make_policy(experiment.policy, experiment.policy_options, experiment.placement)
-    reset_policy(policy, experiment.seed)
+    reset_policy(policy, experiment.seed, observation)
     answer = call_policy(policy, observation, None, experiment.decision_limit)
     placement = answer.placement
     if placement is None:

@@ -89,6 +89,7 @@ class SimFleet:
         self._plan: Plan | None = None
         self._tokens = 0
         self._length = 0  # positions in the caches
+        self._fits_until = -1  # as long as nothing else changes, every device holds its blocks up to this length
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
         self._transfers: Transfers | None = None
@@ -105,10 +106,10 @@ class SimFleet:
         self._observation = observation_of(
             self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
         )
-        self._forecast = None
+        self._forecast, self._fits_until = None, -1
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
-        if self._transfers is not None:
+        if self._transfers is not None and self._transfers.begun:
             self._transfers.proceed(self._wall(), self._observation)
         for name, budget in budgets.items():
             if before is None or budget != before.devices[name].memory_bytes:
@@ -133,6 +134,7 @@ class SimFleet:
 
     def send(self, device: str, command: Command) -> None:
         """Carry out a command. `events` gives the answer."""
+        self._fits_until = -1
         match command:
             case Load():
                 if command.pinned:
@@ -151,6 +153,8 @@ class SimFleet:
             case Abort():
                 if self._transfers is not None:
                     self._memory.drop(device, self._transfers.blocks(device))
+                    self._transfers.incoming.pop(device, None)
+                    self._transfers.loads.clear()
                 self._tell(device, Aborted(command.epoch))
             case Prefill():
                 self._begin(Generation(command.until, self._wall(), command.chunk))
@@ -207,7 +211,13 @@ class SimFleet:
         self._pending.append((device, event))
 
     def _pass_time(self, until_s: float) -> None:
-        """Let time pass until the next job ends, or until `until_s` if that is sooner."""
+        """Let time pass until the next job ends, or until `until_s` if that is sooner.
+
+        Before it passes, blocks whose receivers have all prepared begin to move.
+        """
+        if self._transfers is not None and self._transfers.incoming and not self._transfers.begun:
+            assert self._observation is not None
+            self._transfers.proceed(self._wall(), self._observation)
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
         transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
@@ -231,10 +241,9 @@ class SimFleet:
         rows = chunk_rows(self._prompt_tokens, self._generation.chunk) if self._generation.chunk else (1,)
         for count in rows:
             self._length += count
-            for name in self.names:
-                if not self._check_budget(name, self._length):
-                    self._generation = None
-                    return
+            if self._length > self._fits_until and not self._fits():
+                self._generation = None
+                return
         self._generation.started_s = self._wall()
         self._generation.job = Job(self._token_seconds(), self._wall())
 
@@ -261,6 +270,19 @@ class SimFleet:
         generation.job = None
         if self._tokens == generation.until:
             self._generation = None
+
+    def _fits(self) -> bool:
+        """Whether every device can hold its blocks at the present length; the first that cannot reports so.
+
+        If all can at the last length of what is being generated, they can at each one before.
+        """
+        assert self._generation is not None and self._target is not None
+        last = max(self._length, self._prompt_tokens + self._generation.until - 1)
+        budgets = self._target.devices
+        if all(self._memory.held_bytes(name, last) <= budgets[name].memory_bytes for name in self.names):
+            self._fits_until = last
+            return True
+        return all(self._check_budget(name, self._length) for name in self.names)
 
     def _check_budget(self, device: str, length: int) -> bool:
         """Whether a device can hold its blocks at this length; if not, it reports so."""
@@ -289,7 +311,6 @@ class SimFleet:
             self._tell(device, Refused(command.epoch, reason))
             return
         self._transfers.incoming[device] = command.incoming
-        self._transfers.proceed(self._wall(), self._observation)
         self._tell(device, Prepared(command.epoch))
 
     def _finish_transfers(self) -> None:

@@ -17,6 +17,7 @@ class Memory:
         self._held: dict[str, set[Block]] = {name: set() for name in names}
         self._kinds: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._pinned: set[str] = set()
+        self._copied_bytes, self._pinned_bytes = copied_bytes(shape, partition), pinned_bytes(shape, partition)
         self._sizes: tuple[int, dict[str, int]] = (-1, {})  # (length, kind -> bytes of a block), as last asked for
 
     def pin(self, device: str) -> None:
@@ -39,8 +40,7 @@ class Memory:
 
     def held_bytes(self, device: str, length: int) -> int:
         """Bytes of everything on the device with `length` positions cached."""
-        kept = copied_bytes(self._shape, self._partition)
-        kept += pinned_bytes(self._shape, self._partition) if device in self._pinned else 0
+        kept = self._copied_bytes + (self._pinned_bytes if device in self._pinned else 0)
         return kept + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
 
     def _size(self, kind: str, length: int) -> int:

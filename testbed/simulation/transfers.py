@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from testbed.placement.blocks import Block, Placement, parse_block, weight_bytes
+from testbed.placement.blocks import Block, parse_block, weight_bytes
 from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, migration_loads
 from testbed.placement.observation import Hop, Observation
 from testbed.simulation.jobs import Job
@@ -13,7 +13,7 @@ from testbed.transport.messages import Arrival, Incoming
 
 @dataclass
 class Transfers:
-    """The moving blocks of one epoch, from the first Prepare on.
+    """The moving blocks of one epoch, from the first Prepare on; they begin to move when all receivers have prepared.
 
     They have arrived when every load is done and one path delay and the handshake have passed. Under conditions that do
     not change, that takes `migration_delay`.
@@ -26,6 +26,7 @@ class Transfers:
     senders: list[str] = field(default_factory=list)  # in the order in which they were told to send
     loads: dict[Hop | str, Job] = field(default_factory=dict)
     delay_s: float = 0.0
+    begun: bool = False
 
     def blocks(self, device: str) -> list[Block]:
         """The blocks on their way to a device."""
@@ -38,10 +39,13 @@ class Transfers:
 
     def proceed(self, now_s: float, observation: Observation) -> None:
         """Go on under these conditions. The first call begins."""
-        moves = [(item, receiver) for receiver, items in self.incoming.items() for item in items]
-        old = Placement({parse_block(item.block): item.source for item, _ in moves})
-        new = Placement({parse_block(item.block): receiver for item, receiver in moves})
-        loads, delay = migration_loads(observation, old, new, self.length)
+        moves = [
+            (parse_block(item.block), item.source, receiver)
+            for receiver, items in self.incoming.items()
+            for item in items
+        ]
+        loads, delay = migration_loads(observation, moves, self.length)
+        self.begun = True
         self.delay_s = delay + MIGRATION_HANDSHAKE_S
         for load in loads:
             if load.where in self.loads:
@@ -51,7 +55,7 @@ class Transfers:
 
     def arrivals(self, receiver: str, observation: Observation) -> list[Arrival]:
         """What a receiver reports at the end: each block's payload over its path, and its weights."""
-        found = []
+        found, end_s = [], self.end_s
         for item in self.incoming[receiver]:
             path = observation.path(item.source, receiver)
             last = max(self.loads[leg.hop].end_s for leg in path)
@@ -62,6 +66,6 @@ class Transfers:
             if observation.weights == "staged":
                 weights = weight_bytes(observation.shape, parse_block(item.block).kind, observation.partition)
             found.append(
-                Arrival(item.block, item.source, item.payload_bytes, weights, self.begun_s, first, last, self.end_s)
+                Arrival(item.block, item.source, item.payload_bytes, weights, self.begun_s, first, last, end_s)
             )
         return found

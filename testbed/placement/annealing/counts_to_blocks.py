@@ -143,12 +143,13 @@ def _assignments(problem: Problem, model: CostModel, old: Placement | None, plac
     senders, receivers = tuple(problem.devices[SENDERS].tolist()), tuple(problem.devices[RECEIVERS].tolist())
     pairs = half_blocks(model.observation)
     first, second = (kind.partial for kind in halves_of(model.partition))
+    unmoved = (problem.old[:, :-1] == places[:, :-1]).all(axis=1)
     found: list[_Assignments] = []
     for half, (units, goal) in enumerate(pairs):
         *counts, target = places[half].tolist()
         wanted, end = tuple(counts), () if goal is None else (target,)
         present = None if old is None else tuple(model.index[old.devices[block]] for block in units)
-        if present is not None and all(present.count(device) == count for device, count in enumerate(wanted)):
+        if present is not None and unmoved[half]:
             found.append(_Assignments(present + end, present + end))
         elif (first, second, False, False)[kind_of(half, len(pairs))]:
             aligned = aligned_runs(wanted, present)

@@ -310,7 +310,7 @@ def descend_or_anneal(
         else:
             accepted = value < present - SMALLEST_GAIN * abs(present)
         if not accepted:
-            rollback(p, s)
+            rollback(s)
             continue
         present = value
         quiet = 0

@@ -11,22 +11,21 @@ So the *places* of a placement are a row per half: units by device, and the targ
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
 from testbed.placement.annealing.tuning import GRAINS, HELD_TIMES, WORTH_TRYING
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.blocks import FFN, Block, Placement, blocks_of, layer_blocks, resident_bytes
-from testbed.placement.cost.memory import rooms_for
-from testbed.placement.cost.model import BULK_WIRE_RATIO, MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
+from testbed.placement.blocks import Block, Placement, blocks_of, layer_blocks, resident_bytes
+from testbed.placement.cost.memory import kinds_at, rooms_for
+from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
 from testbed.placement.cost.tables import (
     KINDS,
-    HalfDemand,
-    Network,
     Tables,
-    demand_of,
-    half_demand,
+    demands_of,
+    link_costs,
     network_of,
     tables_of,
     units_of,
@@ -34,7 +33,6 @@ from testbed.placement.cost.tables import (
 from testbed.placement.latency import STALLED_RATE, transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import VOCAB, halves_of, x_payload
-from testbed.wire import OUTAGE_BPS
 
 RETURN, LM_HEAD = 2, 3  # kinds of half beside blocks.ATTENTION and blocks.FFN
 UNIT, TARGET = 0, 1  # columns of `Problem.sizes`: of one unit, and of the target's block
@@ -69,14 +67,6 @@ class Problem(NamedTuple):
     byte_s: Floats  # (directed links,): seconds per migrated byte; a star's are all uplinks, then all downlinks
     load_s: Floats  # (devices,): seconds per byte from storage
     path_delay_s: Floats  # (devices, devices)
-
-
-def demands_of(model: CostModel) -> tuple[HalfDemand, ...]:
-    """The demands of attention, FFN, return and LM head: what the kernel needs to know of them."""
-    idle = [(0.0,) * len(model.names)]
-    back = demand_of(x_payload(model.shape), [0.0], idle, idle)
-    attention, ffn, lm_head = (half_demand(model, kind) for kind in (*halves_of(model.partition), VOCAB))
-    return attention, ffn, back, lm_head
 
 
 def half_blocks(observation: Observation) -> list[tuple[tuple[Block, ...], Block | None]]:
@@ -127,7 +117,7 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
     devices[ROOM] = rooms_for(seen)
     devices[LATER_ROOM] = rooms_for(later.observation)
     units = _units_by_kind(model)
-    shortlist = _worth_trying(model, devices[ROOM], sizes, units, old)
+    shortlist = worth_trying(model, old)
     devices[SHORTLIST, : len(shortlist)] = shortlist
     present = np.zeros((len(pairs), count + 1), np.int64)
     if old is not None:
@@ -136,7 +126,7 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
             devices[OLD_NOW] += place[:-1] * sizes[NOW, kind_of(half, len(pairs)), UNIT]
             devices[OLD_NOW, place[-1]] += sizes[NOW, kind_of(half, len(pairs)), TARGET]
     network = network_of(seen)
-    byte_s, path_delay_s = _links(model, network)
+    byte_s, path_delay_s = link_costs(model, network)
     devices[SENDERS] = np.argsort(path_delay_s.sum(axis=1), kind="stable")
     devices[RECEIVERS] = np.argsort(-path_delay_s.sum(axis=0), kind="stable")
     return Problem(
@@ -158,55 +148,48 @@ def make_problem(model: CostModel, old: Placement | None, later: CostModel) -> P
     )
 
 
-def _links(model: CostModel, network: Network) -> tuple[Floats, Floats]:
-    """Seconds per migrated byte of each directed link, and the delay of each path."""
-    seen, names = model.observation, model.names
-    if not network.routed:
-        rates = np.concatenate([network.up_bps, network.down_bps])
-        delay = network.up_delay_s[:, None] + network.down_delay_s[None, :]
-    else:
-        rates = network.hop_bps
-        delay = np.zeros((len(names), len(names)))
-        for i, source in enumerate(names):
-            for j, target in enumerate(names):
-                if i != j:
-                    delay[i, j] = sum(leg.delay_s for leg in seen.path(source, target))
-    return BULK_WIRE_RATIO * 8 / np.maximum(rates, OUTAGE_BPS), np.ascontiguousarray(delay)
-
-
 def _units_by_kind(model: CostModel) -> Ints:
     """(kinds,): units of attention, FFN, return and LM head."""
     attention, ffn = halves_of(model.partition)
     return np.array([units_of(model, attention), units_of(model, ffn), 0, units_of(model, VOCAB)], np.int64)
 
 
-def _worth_trying(model: CostModel, room: Ints, sizes: Ints, units: Ints, old: Placement | None) -> list[int]:
+def worth_trying(model: CostModel, old: Placement | None) -> list[int]:
     """Devices worth trying as a destination, fastest first: enough of them, and all that hold blocks now.
 
     A device is fast if a whole layer takes little time on it, with a message there and one back.
     """
     names, source, seen = model.names, model.names[model.source], model.observation
-    alone = _layer_seconds(model, int(units[FFN]))
+    alone = _layer_seconds(model)
     for device, name in enumerate(names):
         if device != model.source:
             for path in seen.path(source, name), seen.path(name, source):
                 alone[device] += transfer_seconds(path, x_payload(model.shape), seen.hop_overhead_s)
     held = {model.index[name] for name in set(old.devices.values())} if old is not None else set()
-    layer_bytes = sizes[INTERVAL_END, :RETURN, UNIT] * units[:RETURN] + sizes[INTERVAL_END, :RETURN, TARGET]
-    need = int(layer_bytes.sum()) * model.shape.layers + int(sizes[INTERVAL_END, LM_HEAD, UNIT] * units[LM_HEAD])
+    need = HELD_TIMES * sum(size * count for _, size, count in kinds_at(seen, seen.final_length))
+    room = rooms_for(seen)
     found: list[int] = []
+    found_room = 0
     for device in sorted(range(len(names)), key=lambda device: (alone[device], device)):
-        roomy = len(found) >= WORTH_TRYING and sum(int(room[one]) for one in found) >= HELD_TIMES * need
-        if not roomy or device in held:
+        if len(found) < WORTH_TRYING or found_room < need or device in held:
             found.append(device)
+            found_room += room[device]
     return found
 
 
-def _layer_seconds(model: CostModel, shards: int) -> list[float]:
+def only_worth_trying(model: CostModel, old: Placement | None) -> Observation:
+    """The observation with the source and the devices worth trying: a search never puts a block on any other."""
+    kept = {*worth_trying(model, old), model.source}
+    devices = tuple(view for number, view in enumerate(model.observation.devices) if number in kept)
+    return model.observation if len(devices) == len(model.names) else replace(model.observation, devices=devices)
+
+
+def _layer_seconds(model: CostModel) -> list[float]:
     """Seconds of a whole layer on each device, without messages."""
     length = model.lengths[1]
     attention, ffn = halves_of(model.partition)
     assert attention.target is not None and ffn.target is not None
+    shards = units_of(model, ffn)
     heads, goals = model.seconds("head", length), model.seconds(attention.target, length)
     alone = [model.shape.kv_heads * head + goal for head, goal in zip(heads, goals, strict=True)]
     goals = model.seconds(ffn.target, length)

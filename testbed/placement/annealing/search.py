@@ -34,10 +34,8 @@ from testbed.placement.annealing.state import (
     new_state,
 )
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.blocks import Partition
+from testbed.placement.cost.machine_code import smallest_observation
 from testbed.placement.cost.model import cost_model
-from testbed.placement.observation import DeviceView, LinkView, Observation
-from testbed.shape import ModelShape
 
 
 class CountedPlacement(NamedTuple):
@@ -69,14 +67,16 @@ def search(
     objective: Objective,
     effort: float = 1.0,
     fallback: Callable[[], Ints] | None = None,
+    devices: int | None = None,
 ) -> SearchResult:
     """The placements that fit, found by looking at `effort` times the usual number of moves; may be none.
 
+    `devices` is the number that the decision chooses from, where the problem has only some of them.
     `state` is working space and the source of random numbers. If nothing fits, the search goes on once more: with the
     places that `fallback` returns among its starts, and with overfilling as dear as it has become.
     """
     steps = _Steps(problem, state, _no_weights())
-    budget = budget_for(problem, effort)
+    budget = budget_for(problem, effort, devices or problem.devices.shape[1])
     present = [problem.old] if problem.placed else []
     simple = list(first_starts(problem)) if not problem.placed or budget.several_starts else []
     found, budget = _for_interval(steps, [*present, *simple], budget)
@@ -97,9 +97,9 @@ class Budget(NamedTuple):
     several_starts: bool  # whether moves suffice for other starts than the present placement
 
 
-def budget_for(problem: Problem, effort: float) -> Budget:
-    """The budget for a problem of this size, `effort` times the usual one."""
-    halves, devices = len(problem.old), problem.devices.shape[1]
+def budget_for(problem: Problem, effort: float, devices: int) -> Budget:
+    """The budget for a problem of this size and so many devices, `effort` times the usual one."""
+    halves = len(problem.old)
     if problem.placed:
         wanted, (least, most) = tuning.LATER_EFFORT / halves**3, tuning.LATER_MOVES
     else:
@@ -251,9 +251,6 @@ def _distinct(found: list[CountedPlacement]) -> list[CountedPlacement]:
 @lru_cache(maxsize=1)
 def warm_up() -> None:
     """Compile, or load what was compiled before, so that no decision has to wait for it."""
-    shape = ModelShape("warm-up", 1, 8, 1, 1, 8, 8, 8, 8)
-    views = tuple(DeviceView(name, 2**11, 1e9, 1e9, 1e9) for name in "ab")  # so little that every start is looked for
-    links = {view.name: LinkView(1e9, 1e9, 0.0, 0.0) for view in views}
-    model = cost_model(Observation(shape, Partition(), "a", views, links, 1, 0, 4, 2))
+    model = cost_model(smallest_observation())
     problem = make_problem(model, None, model)
     search(problem, new_state(problem), Objective(1.0, 0.1), 1e-3)

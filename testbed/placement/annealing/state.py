@@ -1,9 +1,9 @@
 """A placement under search, compiled: what it costs and what it overfills, kept up to date change by change.
 
 A `State` belongs to a `Problem`. Changes go through `set_half`, which notes what was there before; `rollback` takes
-back all changes since `begin`. The figures are a second copy of `cost.model.interval_cost` and `cost.memory.shortages`,
-and tested to be the same. Problem and state are tuples of few arrays, because each array costs time at every call and
-when compiling.
+back all changes since `begin`, which has copied the sums. The figures are a second copy of `cost.model.interval_cost`
+and `cost.memory.shortages`, and tested to be the same. Problem and state are tuples of few arrays, because each array
+costs time at every call and when compiling.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ INTERVAL, LATER_LATENCY, TOO_MANY, TOO_MANY_RUN, MIGRATION = range(5)
 SUMS, SUMS_BEFORE, FIGURES = 5, 7, 9
 # Rows of `sums`: bytes at the interval's and the run's end, arriving bytes and blocks, bytes loaded from storage.
 AT_INTERVAL_END, AT_RUN_END, INCOMING, ARRIVALS, LOADED = range(5)
+SUM_ROWS = 5  # after them, the same rows as they were at `begin`
 PATH_DELAY = 2  # row of `terms` after THIS and LATER: longest path delay of a half's moves
 MOVE_COLUMNS = 5  # of `moves`: kind, half, a, b, size
 # The columns of `hash_keys` after the devices': holder, target, kind of half, case; and the state of `draw`.
@@ -63,15 +64,15 @@ class State(NamedTuple):
 
     places: Ints  # (halves, devices + 1): counts, and in the last column the target
     terms: Floats  # (3, halves + 1): seconds during the interval and later, and path delays
-    sums: Ints  # (5, devices)
-    carried: Ints  # (directed links,): bytes migrated over each
+    sums: Ints  # (2 * SUM_ROWS, devices)
+    carried: Ints  # (2, directed links): bytes migrated over each now, and at `begin`
     figures: Floats  # (FIGURES,)
     scratch: Floats
     memo_key: Hashes
     memo: Floats
     hash_keys: Hashes  # (devices + KEYS + 1,): factors of a half-layer's hash; last, the state of `draw`
     log: Ints  # (changes, devices + 2): what `rollback` restores, the half's number last
-    log_terms: Floats  # (changes, 4)
+    log_terms: Floats  # (changes, 5)
     edits: Ints  # (changes, devices + 2): a move in the making, the half's number last
     size: Ints  # (2,): changes in the log, edits
     moves: Ints  # (moves of one half, MOVE_COLUMNS): those that a descent tries next
@@ -90,15 +91,15 @@ def new_state(problem: Problem, seed: int = 1) -> State:
     return State(
         places=np.zeros((halves, columns), np.int64),
         terms=np.zeros((3, halves + 1)),
-        sums=np.zeros((5, devices), np.int64),
-        carried=np.zeros(len(problem.byte_s), np.int64),
+        sums=np.zeros((2 * SUM_ROWS, devices), np.int64),
+        carried=np.zeros((2, len(problem.byte_s)), np.int64),
         figures=np.zeros(FIGURES),
         scratch=scratch_for(problem.tables),
         memo_key=np.zeros(memo, np.uint64),
         memo=np.zeros(memo),
         hash_keys=hash_keys,
         log=np.zeros((2 * halves, columns + 1), np.int64),
-        log_terms=np.zeros((2 * halves, 4)),
+        log_terms=np.zeros((2 * halves, 5)),
         edits=np.zeros((2 * halves, columns + 1), np.int64),
         size=np.zeros(2, np.int64),
         moves=np.zeros((problem.worth_trying * (9 + 3 * columns) + 3 * halves + 2, MOVE_COLUMNS), np.int64),
@@ -164,7 +165,7 @@ def half_term(p: Problem, s: State, kind: int, holder: int, place: Ints, case: i
     where = key & np.uint64(len(s.memo) - 1)
     if s.memo_key[where] == key:
         return s.memo[where]
-    seconds = half_seconds(p.tables, case, kind, holder, target, place, s.scratch)
+    seconds = half_seconds(p.tables, case, kind, holder, target, place, place, s.scratch)
     s.memo_key[where] = key
     s.memo[where] = seconds
     return seconds
@@ -191,10 +192,10 @@ def _flow(p: Problem, s: State, half: int, source: int, target: int, blocks: int
     if p.tables.routed:
         first = p.tables.path_start[source, target]
         for step in range(first, first + p.tables.path_length[source, target]):
-            s.carried[p.tables.path_hops[step]] += sent
+            s.carried[0, p.tables.path_hops[step]] += sent
     else:
-        s.carried[source] += sent
-        s.carried[s.sums.shape[1] + target] += sent
+        s.carried[0, source] += sent
+        s.carried[0, s.sums.shape[1] + target] += sent
     s.terms[PATH_DELAY, half] = max(s.terms[PATH_DELAY, half], p.path_delay_s[source, target])
 
 
@@ -220,6 +221,11 @@ def _account(p: Problem, s: State, half: int, sign: int) -> None:
         _flow(p, s, half, before[devices], target, sign, TARGET)
     if not many:
         return
+    differs = 0
+    for device in range(devices):
+        differs |= place[device] ^ before[device]
+    if differs == 0:
+        return
     turn, spare = -1, 0
     for number in range(devices):
         device = p.devices[RECEIVERS, number]
@@ -239,6 +245,9 @@ def _account(p: Problem, s: State, half: int, sign: int) -> None:
 def begin(s: State) -> None:
     """Begin a change: `rollback` comes back to here."""
     s.size[0] = 0
+    for row in range(SUM_ROWS):
+        copy_row(s.sums[SUM_ROWS + row], s.sums[row], s.sums.shape[1])
+    copy_row(s.carried[1], s.carried[0], s.carried.shape[1])
     for case in range(2):
         s.figures[SUMS_BEFORE + case] = s.figures[SUMS + case]
 
@@ -252,6 +261,7 @@ def set_half(p: Problem, s: State, half: int, place: Ints, later: bool) -> None:
     s.log[note, columns] = half
     s.log_terms[note, 0], s.log_terms[note, 1] = s.terms[THIS, half], s.terms[LATER, half]
     s.log_terms[note, 2], s.log_terms[note, 3] = s.terms[THIS, following], s.terms[LATER, following]
+    s.log_terms[note, 4] = s.terms[PATH_DELAY, half]
     s.size[0] = note + 1
     moved = s.places[half, columns - 1] != place[columns - 1]
     for sign in (-1, 1):
@@ -263,17 +273,18 @@ def set_half(p: Problem, s: State, half: int, place: Ints, later: bool) -> None:
 
 
 @inlined
-def rollback(p: Problem, s: State) -> None:
+def rollback(s: State) -> None:
     """Take back every change since `begin`."""
     columns = s.places.shape[1]
     for note in range(s.size[0] - 1, -1, -1):
         half = s.log[note, columns]
-        for sign in (-1, 1):
-            if sign > 0:
-                copy_row(s.places[half], s.log[note], columns)
-            _account(p, s, half, sign)
+        copy_row(s.places[half], s.log[note], columns)
         s.terms[THIS, half], s.terms[LATER, half] = s.log_terms[note, 0], s.log_terms[note, 1]
         s.terms[THIS, half + 1], s.terms[LATER, half + 1] = s.log_terms[note, 2], s.log_terms[note, 3]
+        s.terms[PATH_DELAY, half] = s.log_terms[note, 4]
+    for row in range(SUM_ROWS):
+        copy_row(s.sums[row], s.sums[SUM_ROWS + row], s.sums.shape[1])
+    copy_row(s.carried[0], s.carried[1], s.carried.shape[1])
     s.size[0] = 0
     for case in range(2):
         s.figures[SUMS + case] = s.figures[SUMS_BEFORE + case]
@@ -289,8 +300,8 @@ def migration(p: Problem, s: State) -> float:
         busiest = max(busiest, s.sums[LOADED, device] * p.load_s[device])
     if moved == 0:
         return 0.0
-    for link in range(len(s.carried)):
-        busiest = max(busiest, s.carried[link] * p.byte_s[link])
+    for link in range(len(p.byte_s)):
+        busiest = max(busiest, s.carried[0, link] * p.byte_s[link])
     delay = 0.0
     for half in range(s.terms.shape[1]):
         delay = max(delay, s.terms[PATH_DELAY, half])

@@ -47,24 +47,28 @@ def half_batch(network: Network, demand: HalfDemand, holders: Ints, targets: Int
 @compiled
 def _batch(tables: Tables, holders: Ints, targets: Ints, counts: Ints, scratch: Floats, found: Floats) -> None:
     for row in range(len(holders)):
-        found[row] = half_seconds(tables, 0, 0, holders[row], targets[row], counts[row], scratch)
+        found[row] = half_seconds(tables, 0, 0, holders[row], targets[row], counts[row], counts[row], scratch)
 
 
 @compiled
 def half_seconds(
-    tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, scratch: Floats
+    tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, sizes: Ints, scratch: Floats
 ) -> float:
-    """Seconds of one half-layer, the mean over its lengths; `counts` has units per device, and may be longer."""
+    """Seconds of one half-layer, the mean over its lengths.
+
+    `counts` has units per device, and `sizes` the column of `tables.bits` that each device's result has: the number of
+    its units, or of its roots where the table is by roots. Both may be longer.
+    """
     rates = tables.rates
     devices = rates.shape[1]
     base = case * CASE_ROWS
     unit = base + FIRST_HALF + kind * HALF_ROWS
-    sends = _send_order(tables, case, kind, holder, target, counts, scratch)
+    sends = _send_order(tables, case, kind, holder, target, counts, sizes, scratch)
     lengths = tables.lengths[kind]
     total = 0.0
     if tables.routed:
         for length in range(lengths):
-            total += _over_paths(tables, case, kind, length, holder, target, counts, sends, scratch)
+            total += _over_paths(tables, case, kind, length, holder, target, counts, sizes, sends, scratch)
         return total / lengths
     # Sending x does not depend on the length: when each device has it (row 2), and when the uplink is free again.
     x_at_target = -1.0
@@ -123,14 +127,16 @@ def half_seconds(
                 through = max(through, scratch[3, place]) + x_occupies
                 x_there = through + tables.overhead_s
             else:
-                occupies = tables.bits[kind, counts[device]] / min(rates[base + UP, device], target_down)
+                occupies = tables.bits[kind, sizes[device]] / min(rates[base + UP, device], target_down)
                 through = max(through, scratch[3, place]) + occupies
         total += max(x_there + own_s, through + tables.overhead_s) + target_s
     return total / lengths
 
 
 @compiled
-def _send_order(tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, scratch: Floats) -> int:
+def _send_order(
+    tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, sizes: Ints, scratch: Floats
+) -> int:
     """Row 0 of the scratch: to whom x is sent, longest remaining tail first, a pure residual last; how many."""
     sends = 0
     unit = case * CASE_ROWS + FIRST_HALF + kind * HALF_ROWS + UNIT_ROW
@@ -140,7 +146,7 @@ def _send_order(tables: Tables, case: int, kind: int, holder: int, target: int, 
             continue
         tail = tables.rates[unit, device] * units
         if device != target:
-            tail += _transfer_seconds(tables, case, device, target, tables.bits[kind, units])
+            tail += _transfer_seconds(tables, case, device, target, tables.bits[kind, sizes[device]])
         place = sends
         while place > 0 and scratch[1, place - 1] < tail:
             scratch[0, place] = scratch[0, place - 1]
@@ -183,6 +189,7 @@ def _over_paths(
     holder: int,
     target: int,
     counts: Ints,
+    sizes: Ints,
     sends: int,
     scratch: Floats,
 ) -> float:
@@ -228,7 +235,7 @@ def _over_paths(
             break
         device, passed = int(scratch[5, event]), int(scratch[3, event])
         source, receiver = (holder, device) if event < sends else (device, target)
-        bits = tables.bits[kind, -1] if event < sends else tables.bits[kind, counts[device]]
+        bits = tables.bits[kind, -1] if event < sends else tables.bits[kind, sizes[device]]
         hop = tables.path_hops[tables.path_start[source, receiver] + passed]
         rate = min(scratch[4, event], tables.hops[2 * case, hop])
         start = max(when, free[hop])

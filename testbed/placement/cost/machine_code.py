@@ -14,6 +14,10 @@ from typing import Any
 
 import numba
 
+from testbed.placement.blocks import Partition
+from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.shape import ModelShape
+
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 
 
@@ -38,6 +42,17 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of compiled functions, put in where it is used: passing large tuples would take longer than it does."""
     return numba.njit(inline="always", **OPTIONS)(function)  # type: ignore[no-any-return]
+
+
+def smallest_observation() -> Observation:
+    """Two devices and one layer: what a compiled search is run on once, so that no decision has to wait for compiling.
+
+    Memory is so little that the search looks for every start.
+    """
+    shape = ModelShape("warm-up", 1, 8, 1, 1, 8, 8, 8, 8)
+    views = tuple(DeviceView(name, 2**11, 1e9, 1e9, 1e9) for name in "ab")
+    links = {view.name: LinkView(1e9, 1e9, 0.0, 0.0) for view in views}
+    return Observation(shape, Partition(), "a", views, links, 1, 0, 4, 2)
 
 
 @lru_cache(maxsize=8)

@@ -154,6 +154,21 @@ def any_placement(observation: Observation, length: int | None = None) -> Placem
 def nothing_fits(observation: Observation, length: int | None = None) -> str | None:
     """One sentence that says why no placement can fit at `length`, or None when one exists."""
     length = observation.final_length if length is None else length
+    plain = too_little_memory(observation, length)
+    if plain is not None:
+        return plain
+    kinds, rooms = kinds_at(observation, length), rooms_for(observation)
+    if pack(rooms, [(size, count) for _, size, count in kinds]) is None:
+        return (
+            f"the model's {format_bytes(_needed(observation, length))} at {length} tokens cannot be divided into whole "
+            f"blocks over devices with {format_bytes(_given(observation))} together: give them more memory"
+        )
+    return None
+
+
+def too_little_memory(observation: Observation, length: int | None = None) -> str | None:
+    """The answer of `nothing_fits` where sums and the largest block decide, without packing; None where they do not."""
+    length = observation.final_length if length is None else length
     pinned, source = device_needs(observation, None, 0)[observation.source], observation.device(observation.source)
     if pinned > source.available_bytes:
         return (
@@ -173,17 +188,21 @@ def nothing_fits(observation: Observation, length: int | None = None) -> str | N
             f"one {kind} block needs {format_bytes(biggest)} at {length} tokens, and no device has more than "
             f"{format_bytes(max(rooms))} for blocks: give one more memory"
         )
-    elsewhere = (len(observation.devices) - 1) * _copied(observation)
-    need = pinned + elsewhere + sum(size * count for _, size, count in kinds)
-    budget = sum(view.available_bytes for view in observation.devices)
+    need, budget = _needed(observation, length), _given(observation)
     if need > budget:
         return (
             f"the model needs {format_bytes(need)} at {length} tokens, and all devices together have "
             f"{format_bytes(budget)}: give them more memory or generate fewer tokens"
         )
-    if pack(rooms, [(size, count) for _, size, count in kinds]) is None:
-        return (
-            f"the model's {format_bytes(need)} at {length} tokens cannot be divided into whole blocks over devices "
-            f"with {format_bytes(budget)} together: give them more memory"
-        )
     return None
+
+
+def _needed(observation: Observation, length: int) -> int:
+    """Bytes of the whole model at a length, with what is pinned at the source and every device's copies."""
+    kept = sum(device_needs(observation, None, 0).values())
+    return kept + sum(size * count for _, size, count in kinds_at(observation, length))
+
+
+def _given(observation: Observation) -> int:
+    """Bytes of all budgets together."""
+    return sum(view.available_bytes for view in observation.devices)

@@ -7,7 +7,7 @@ interface. Searches use compiled copies (`cost.kernel`, `annealing.state`), whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from testbed.placement.blocks import (
 from testbed.placement.latency import (
     STALLED_RATE,
     Work,
-    block_time,
+    block_times,
     cost_seconds,
     half_layer_latency,
     transfer_seconds,
@@ -89,8 +89,7 @@ class CostModel:
         found = self._seconds.get(key)
         if found is None:
             block = Block(kind, 0)  # type: ignore[arg-type]
-            views = self.observation.devices
-            found = tuple(block_time(self.shape, block, view, length, rows, self.partition) for view in views)
+            found = block_times(self.shape, block, self.observation.devices, length, rows, self.partition)
             self._seconds[key] = found
         return found
 
@@ -325,12 +324,14 @@ class Load(NamedTuple):
     seconds: float  # if nothing else delays it
 
 
-def migration_loads(observation: Observation, old: Placement, new: Placement, length: int) -> tuple[list[Load], float]:
-    """(every load of turning `old` into `new`, the longest path delay among the moves in seconds)."""
+def migration_loads(
+    observation: Observation, moves: Iterable[tuple[Block, str, str]], length: int
+) -> tuple[list[Load], float]:
+    """(every load of some moves of (block, from, to), the longest path delay among them in seconds)."""
     carried: dict[Leg, int] = {}
     loaded: dict[str, int] = {}
     delay = 0.0
-    for block, source, target in old.moves_to(new):
+    for block, source, target in moves:
         sent, read = moved_bytes(observation, block, length)
         path = observation.path(source, target)
         for leg in path:
@@ -348,7 +349,7 @@ def migration_delay(observation: Observation, old: Placement | None, new: Placem
 
     `length` is the number of cached positions (`cached_length`). It is 0 when nothing moves or nothing is placed yet.
     """
-    loads, delay = migration_loads(observation, old, new, length) if old is not None else ([], 0.0)
+    loads, delay = migration_loads(observation, old.moves_to(new), length) if old is not None else ([], 0.0)
     if not loads:
         return 0.0
     return max(load.seconds for load in loads) + delay + MIGRATION_HANDSHAKE_S

@@ -44,7 +44,8 @@ def first_fit(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
 def pack(rooms: Sequence[int], kinds: Kinds) -> list[list[int]] | None:
     """Counts per device and kind that fit `rooms`, or None when there is no such packing."""
     quick = first_fit(rooms, kinds)
-    if quick is not None or sum(max(room, 0) for room in rooms) < sum(size * count for size, count in kinds):
+    too_much = sum(max(room, 0) for room in rooms) < sum(size * count for size, count in kinds)
+    if quick is not None or too_much or any(count and size > max(rooms) for size, count in kinds):
         return quick
     if math.prod(count + 1 for _, count in kinds[:-1]) <= _MOST_STATES and kinds[-1][0] > 0:
         return _pack_by_counts(rooms, kinds)

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.cost.model import CostModel
+from testbed.placement.cost.model import BULK_WIRE_RATIO, CostModel
 from testbed.placement.latency import message_bits
 from testbed.placement.observation import Hop, Observation
-from testbed.placement.plan import HalfKind, x_payload
+from testbed.placement.plan import VOCAB, HalfKind, halves_of, x_payload
 from testbed.wire import OUTAGE_BPS
 
 
@@ -54,13 +54,18 @@ def demand_of(
     return HalfDemand(message_bits(x_payload_bytes), bits, np.array(unit_s, np.float64), np.array(target_s, np.float64))
 
 
-def half_demand(model: CostModel, kind: HalfKind) -> HalfDemand:
-    """The demand of one kind of half at the first and the last length of the model's interval, if these matter."""
+def half_demand(model: CostModel, kind: HalfKind, by_roots: bool = False) -> HalfDemand:
+    """The demand of one kind of half at the first and the last length of the model's interval, if these matter.
+
+    With `by_roots`, results that are partial sums are given by their number of roots instead of units.
+    """
+    results = range(units_of(model, kind) + 1)
+    by_roots = by_roots and kind.partial
     lengths = model.lengths if kind.work == "head" else model.lengths[:1]
     idle = (0.0,) * len(model.names)
     return demand_of(
         x_payload(model.shape),
-        [model.result_payload(kind, count) for count in range(units_of(model, kind) + 1)],
+        [model.result_payload(kind, count, count if by_roots else None) for count in results],
         [model.seconds(kind.work, length) if kind.work is not None else idle for length in lengths],
         [model.seconds(kind.target, length) if kind.target is not None else idle for length in lengths],
     )
@@ -72,6 +77,33 @@ def units_of(model: CostModel, kind: HalfKind) -> int:
         return model.shape.kv_heads
     shards = model.partition.vocab_shards if kind.work == "vocab" else model.partition.ffn_shards
     return shards if shards > 1 else 0
+
+
+def demands_of(model: CostModel, by_roots: bool = False) -> tuple[HalfDemand, ...]:
+    """The demands of attention, FFN, return and LM head: what the kernel needs to know of them."""
+    idle = [(0.0,) * len(model.names)]
+    back = demand_of(x_payload(model.shape), [0.0], idle, idle)
+    attention, ffn, lm_head = (half_demand(model, kind, by_roots) for kind in (*halves_of(model.partition), VOCAB))
+    return attention, ffn, back, lm_head
+
+
+def link_costs(model: CostModel, network: Network) -> tuple[Floats, Floats]:
+    """Seconds per migrated byte of each directed link, and the delay of each path.
+
+    A star's links are all uplinks, then all downlinks.
+    """
+    seen, names = model.observation, model.names
+    if not network.routed:
+        rates = np.concatenate([network.up_bps, network.down_bps])
+        delay = network.up_delay_s[:, None] + network.down_delay_s[None, :]
+    else:
+        rates = network.hop_bps
+        delay = np.zeros((len(names), len(names)))
+        for i, source in enumerate(names):
+            for j, target in enumerate(names):
+                if i != j:
+                    delay[i, j] = sum(leg.delay_s for leg in seen.path(source, target))
+    return BULK_WIRE_RATIO * 8 / np.maximum(rates, OUTAGE_BPS), np.ascontiguousarray(delay)
 
 
 def network_of(observation: Observation) -> Network:

@@ -56,7 +56,7 @@ class Draft:
         self.now_sizes = self._sizes(observation.length)
         cached = cached_length(observation)
         moved = [moved_bytes(observation, block, cached) for block in self.slots.examples]
-        self._moved = [moved[kind] for kind in self.slots.kind_of]
+        self.moved = [moved[kind] for kind in self.slots.kind_of]  # (bytes sent, bytes loaded) of each block
         devices = len(self.budgets)
         self.old = [model.index[old.devices[block]] for block in self.blocks] if old is not None else []
         self.epoch = old.epoch if old is not None else 0
@@ -146,7 +146,7 @@ class Draft:
 
     def _account(self, slot: int, source: int, target: int, sign: int) -> None:
         """Add a block's migration to the loads of links and storage, or take it off again."""
-        sent, loaded = self._moved[slot]
+        sent, loaded = self.moved[slot]
         self.double_bytes[target] += sign * self.now_sizes[slot]
         self.incoming[target] += sign
         self._loaded[target] += sign * loaded

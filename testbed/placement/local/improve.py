@@ -1,12 +1,18 @@
-"""Improving a draft by local search: first improvement over its neighbourhood, until no group of shifts pays."""
+"""Improving a draft by local search: first improvement over its neighbourhood, until no group of shifts pays.
+
+The search exists twice and decides alike. Large drafts are improved in machine code (`sweep`). Small ones, and those
+without a hub, are improved in plain Python, because loading the machine code would take longer.
+"""
 
 from __future__ import annotations
 
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.neighbourhood import neighbours
+from testbed.placement.observation import Observation
 
-EFFORT = 40_000  # groups tried in one decision, at most; with 25 devices 20,000 were measured to take one second
+EFFORT = 40_000  # groups tried in one decision, at most
 WORTHWHILE_S = 1e-7  # a smaller predicted gain may be rounding, and a change for its sake could be undone by the next
+SMALL = 100  # layers times devices of a small draft: plain Python improves it in less than about a tenth of a second
 
 
 def improve(draft: Draft) -> None:
@@ -14,6 +20,28 @@ def improve(draft: Draft) -> None:
 
     It is deterministic. The effort is bounded by a count and not by a clock, so that decisions can be repeated.
     """
+    if _compiled(draft.observation):
+        from testbed.placement.local.sweep import improved  # loads numba
+
+        draft.become(improved(draft, EFFORT, WORTHWHILE_S))
+    else:
+        improve_plainly(draft)
+
+
+def warm_up(observation: Observation) -> None:
+    """Load the machine code, or compile it, if drafts of this size need it, so that no decision waits for it."""
+    if _compiled(observation):
+        from testbed.placement.local.sweep import warm_up as load
+
+        load()
+
+
+def _compiled(observation: Observation) -> bool:
+    return observation.partition.hub and observation.shape.layers * len(observation.devices) > SMALL
+
+
+def improve_plainly(draft: Draft) -> None:
+    """The search of `improve` in plain Python."""
     cost, effort = draft.cost, EFFORT
     changed = True
     while changed and effort > 0:

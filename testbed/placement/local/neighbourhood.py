@@ -61,8 +61,8 @@ def _of_layer_without_hub(draft: Draft, layer: int) -> Iterator[list[Shift]]:
             yield from _some_of(draft, shards, source, target)
             if layer == 0:  # a device without any block takes part in no exchange
                 yield [(slot, target) for slot in range(slots.vocab.start) if draft.where[slot] == source]
-    yield from _dealt_anew(draft, heads)
-    yield from _dealt_anew(draft, shards)
+    yield from dealt_anew(draft, heads)
+    yield from dealt_anew(draft, shards)
 
 
 def _all_to(group: Sequence[int], target: int) -> list[Shift]:
@@ -87,12 +87,12 @@ def _of_sum(draft: Draft, layer: int) -> Iterator[list[Shift]]:
     for target in draft.devices:
         yield [(end, target)]
         yield [(middle, target), (end, target)]
-    for dealt in _dealt_anew(draft, slots.shards(layer)):
+    for dealt in dealt_anew(draft, slots.shards(layer)):
         yield dealt
         yield [*dealt, (end, draft.where[middle])]
 
 
-def _dealt_anew(draft: Draft, shards: range) -> Iterator[list[Shift]]:
+def dealt_anew(draft: Draft, shards: range) -> Iterator[list[Shift]]:
     """Shards, or heads, dealt anew to the two fastest devices, to the three fastest, and so on."""
     speeds = draft.model.seconds(draft.blocks[shards[0]].kind, draft.model.lengths[0])
     fastest = sorted(draft.devices, key=lambda device: (speeds[device], device))
@@ -113,7 +113,7 @@ def _of_lm_head(draft: Draft) -> Iterator[list[Shift]]:
         yield _all_to(shards, target)
         for source in draft.devices:
             yield from _some_of(draft, shards, source, target)
-    yield from _dealt_anew(draft, shards)
+    yield from dealt_anew(draft, shards)
 
 
 def _exchanges(draft: Draft, first: int, second: int) -> Iterator[list[Shift]]:

@@ -34,6 +34,7 @@ class DynamicThreshold:
     """Thresholds are fractions of memory and of the deadline; `deadline` is a duration (`500 ms`) or seconds."""
 
     name = "dynamic-threshold"
+    improves_drafts = True
 
     def __init__(self, memory: float = THRESHOLD, compute: float = THRESHOLD, deadline: object = None) -> None:
         for key, value in (("memory", memory), ("compute", compute)):

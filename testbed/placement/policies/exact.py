@@ -29,7 +29,14 @@ from typing import get_args
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement, pinned_bytes
-from testbed.placement.cost.memory import Infeasible, Shortage, any_placement, nothing_fits, shortages
+from testbed.placement.cost.memory import (
+    Infeasible,
+    Shortage,
+    any_placement,
+    nothing_fits,
+    shortages,
+    too_little_memory,
+)
 from testbed.placement.exact.classes import PlacementClass
 from testbed.placement.observation import Observation, Proof
 from testbed.placement.policies.headroom import Headroom
@@ -66,6 +73,8 @@ class Exact:
 
         self.last = None
         observation = with_room(observation, placement)
+        if too_little_memory(observation) is not None:
+            raise self._refusal(observation, placement)
         found = optimum(observation, placement, self._class, self._limit_s, self._starts(observation, placement))
         if found.placement is None:
             raise self._refusal(observation, placement)

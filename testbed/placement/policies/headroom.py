@@ -5,7 +5,7 @@ from __future__ import annotations
 from testbed.errors import ConfigError
 from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.blocks import Placement
-from testbed.placement.cost.memory import Infeasible, any_placement, nothing_fits
+from testbed.placement.cost.memory import Infeasible, any_placement, nothing_fits, too_little_memory
 from testbed.placement.cost.model import cost_model
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.repair import repair
@@ -61,6 +61,23 @@ class Headroom:
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
         """The best placement found on these devices; `expected` is what comes after the interval, None for nothing."""
+        from testbed.placement.annealing.problem import only_worth_trying
+
+        if too_little_memory(observation) is not None:
+            return self._any(observation, placement)
+        near, found = only_worth_trying(cost_model(observation), placement), None
+        if len(near.devices) < len(observation.devices):
+            found = self._searched(near, placement, expected, observation)
+        return found or self._searched(observation, placement, expected) or self._any(observation, placement)
+
+    def _searched(
+        self,
+        observation: Observation,
+        placement: Placement | None,
+        expected: Observation | None,
+        fleet: Observation | None = None,
+    ) -> Placement | None:
+        """The best placement found on these devices, or None. Without `fleet`, of which they are a part, all count."""
         from testbed.placement.annealing.counts_to_blocks import BlockAssigner, best_assigned, placement_of
         from testbed.placement.annealing.problem import make_problem, places_of
         from testbed.placement.annealing.search import Objective, search
@@ -73,15 +90,14 @@ class Headroom:
         left = observation.tokens_max - observation.tokens_done - observation.interval_tokens
         objective = Objective(left if later is not None and slack > 0 else 0.0, slack)
         state = new_state(problem, self._seed + observation.tokens_done)
-        result = search(
-            problem, state, objective, self._effort, lambda: places_of(model, self._any(observation, placement))
-        )
-        wanted: Placement | None = None
+        fallback = None if fleet else lambda: places_of(model, self._any(observation, placement))
+        devices = len((fleet or observation).devices)
+        result = search(problem, state, objective, self._effort, fallback, devices)
         if placement is not None and any(half.partial for half in model.halves):
-            wanted = best_assigned(problem, state, BlockAssigner(problem, model, placement), result, objective)
-        elif result.placements:
-            wanted = placement_of(problem, model, placement, result.placements[0].places)
-        return self._any(observation, placement) if wanted is None else wanted
+            return best_assigned(problem, state, BlockAssigner(problem, model, placement), result, objective)
+        if not result.placements:
+            return None
+        return placement_of(problem, model, placement, result.placements[0].places)
 
     def _any(self, observation: Observation, placement: Placement | None) -> Placement:
         """Some placement that fits; raises Infeasible."""

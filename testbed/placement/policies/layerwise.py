@@ -54,6 +54,8 @@ class Layerwise:
 
     def _place(self, draft: Draft) -> None:
         layers = WholeLayers(draft)
+        if sum(layers.room) < layers.count:
+            raise layers.refuse(self.name)
         found = cheapest_walk(layers.step, layers.home, layers.room, layers.count, draft.model.source)
         if found is None:
             raise layers.refuse(self.name)

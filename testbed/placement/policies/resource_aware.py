@@ -51,6 +51,7 @@ class ResourceAware:
     """The paper's policy; `deadline` is a duration (`500 ms`) or seconds, None for the default."""
 
     name = "resource-aware"
+    improves_drafts = True
 
     def __init__(self, deadline: object = None, refine_first: bool = True) -> None:
         self._refine_first = boolean_option(self.name, "refine_first", refine_first)

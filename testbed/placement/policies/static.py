@@ -29,6 +29,7 @@ class Static:
         self._seed = 0
         self._patterns = dict(placement) if placement is not None else None
         self._candidates = candidates
+        self.improves_drafts = placement is None  # some candidates do
         for pattern in self._patterns or ():
             check_pattern(pattern)
 

@@ -73,9 +73,9 @@ def test_an_exception_is_named_with_its_kind() -> None:
     )
     assert error.returned is None
     with pytest.raises(PolicyMisbehaved, match="policy own raised ZeroDivisionError when it was reset"):
-        reset_policy(Own(lambda: 1 / 0), 1)
+        reset_policy(Own(lambda: 1 / 0), 1, quickstart())
     with pytest.raises(PolicyMisbehaved, match="policy own raised SystemExit when it was reset"):
-        reset_policy(Own(lambda: sys.exit(3)), 1)
+        reset_policy(Own(lambda: sys.exit(3)), 1, quickstart())
 
 
 def test_a_message_of_several_lines_or_none_makes_one_sentence() -> None:

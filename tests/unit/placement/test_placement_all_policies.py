@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from placement_cases import observations
+from placement_cases import observations, quickstart
 
-from testbed.placement.blocks import blocks_of
-from testbed.placement.cost.memory import Infeasible, shortages
+from testbed.placement.blocks import blocks_of, pinned_bytes
+from testbed.placement.cost.memory import Infeasible, kinds_at, shortages
 from testbed.placement.observation import Observation
 from testbed.placement.policies import POLICIES, make_policy
 
@@ -67,3 +68,21 @@ def test_a_policy_with_little_memory_and_time_fits_or_says_so_and_never_crashes(
             assert placement is before
         else:
             assert shortages(now, before, placement) == []
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != "static"])
+@pytest.mark.parametrize("part", [0.02, 0.99], ids=["the model is too large", "a block is too large"])
+def test_what_cannot_fit_on_many_devices_is_refused_at_once(name: str, part: float) -> None:
+    seen = quickstart()
+    largest = kinds_at(seen, seen.final_length)[0][1]
+    views = [replace(seen.devices[number % 4], name=f"d{number}", available_bytes=int(part * largest))
+             for number in range(400)]  # fmt: skip
+    views[0] = replace(views[0], available_bytes=views[0].available_bytes + pinned_bytes(seen.shape, seen.partition))
+    links = {view.name: seen.links["abcd"[number % 4]] for number, view in enumerate(views)}
+    seen = replace(seen, source="d0", devices=tuple(views), links=links)
+    policy = make_policy(name, {})
+    policy.reset(1)
+    started = time.process_time()
+    with pytest.raises(Infeasible):
+        policy.decide(seen, None)
+    assert time.process_time() - started < 1

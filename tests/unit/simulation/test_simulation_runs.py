@@ -137,6 +137,22 @@ def test_a_migration_stalls_for_the_migration_delay(tmp_path: Path, weights: str
         assert bool(row["weights_bytes_loaded"]) == (weights == "staged")
 
 
+def test_the_loads_of_a_migration_are_added_up_once_for_all_its_receivers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    proceed = Transfers.proceed
+
+    def counted(moving: Transfers, *arguments: Any) -> None:
+        begun.append(len(moving.incoming))
+        proceed(moving, *arguments)
+
+    monkeypatch.setattr(Transfers, "proceed", counted)
+    of = experiment("model.preset=tiny", changes=NO_TRACES, tokens=16)
+    _, outcome, _ = drive(tmp_path, of, Scripted(spread(of.shape), spread(of.shape, "bcda")))
+    assert outcome.status == "done" and begun == [4]
+
+
 def test_a_rate_that_changes_half_way_slows_only_what_is_left_of_that_link(tmp_path: Path) -> None:
     of = experiment("model.preset=tiny", changes=NO_TRACES, weights="shipped")
     policy = Scripted(spread(of.shape))

@@ -1,0 +1,147 @@
+"""How the twin's time and memory grow with devices, layers and tokens.
+
+`python -m benchmarks.twin` simulates runs of growing size under `headroom` and `round-robin`, each in a process of its
+own. It varies devices, layers and tokens one at a time around 100 devices, 32 layers and 1,000 tokens. An exponent is
+the slope of a straight line through the logarithms: with 1, twice the tokens take twice the time. Seconds are of CPU
+time; `outside` leaves out what the policy spends on deciding. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+POLICIES = ("headroom", "round-robin")
+USUAL = {"devices": 100, "layers": 32, "tokens": 1000}
+SIZES = {"devices": (25, 50, 100, 200, 400), "layers": (8, 16, 32, 64), "tokens": (250, 500, 1000, 2000)}
+INTERVAL = 16
+
+
+def experiment(folder: Path, policy: str, devices: int, layers: int, tokens: int) -> dict[str, Any]:
+    """A star of unequal devices whose links change with every interval, and a model of 32 heads in each layer."""
+    config = {
+        "model_type": "gpt2", "n_layer": layers, "n_embd": 1024, "n_head": 32, "vocab_size": 1000, "n_positions": 4096,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    draw = random.Random(1)
+    fleet = {
+        f"d{number:03}": {
+            "streaming": f"{draw.uniform(1, 4):.3f} GB/s", "compute": f"{draw.uniform(5, 20):.2f} GFLOP/s",
+            "memory": f"{6 * layers + 8} MiB", "storage": "90 MB/s",
+            "link": {"rate": f"{draw.uniform(50, 500):.0f} Mbit/s", "delay": "0.5 ms"},
+        }
+        for number in range(devices)
+    }  # fmt: skip
+    fleet["d000"]["memory"] = f"{6 * layers + 40} MiB"
+    rows = ["time,target,quantity,value"]
+    for done in range(INTERVAL, tokens, INTERVAL):
+        rows += [
+            f"{done},link/{name},rate,{draw.uniform(50, 500):.0f} Mbit/s" for name in draw.sample(sorted(fleet), 8)
+        ]
+    (folder / "links.csv").write_text("\n".join(rows) + "\n")
+    return {
+        "model": {"path": str(folder)}, "prompt": {"ids": list(range(32))}, "tokens": tokens, "interval": INTERVAL,
+        "topology": {"name": "fleet", "shape": "star", "source": "d000", "devices": fleet}, "policy": policy,
+        "traces": [str(folder / "links.csv")],
+    }  # fmt: skip
+
+
+def simulate(policy: str, devices: int, layers: int, tokens: int) -> dict[str, float]:
+    """The CPU seconds of one run in this process, and its largest resident size."""
+    import testbed
+    from testbed.controller import generation
+    from testbed.experiment.schema import Experiment
+
+    deciding_s = 0.0
+    ask = generation.call_policy
+
+    def asked(*arguments: Any) -> Any:
+        nonlocal deciding_s
+        started = time.process_time()
+        try:
+            return ask(*arguments)
+        finally:
+            deciding_s += time.process_time() - started
+
+    generation.call_policy = asked
+    with tempfile.TemporaryDirectory(prefix="headroom-twin-") as name:
+        folder = Path(name)
+        run = Experiment.from_dict(experiment(folder, policy, devices, layers, tokens), "twin")
+        started = time.process_time()
+        summary = testbed.replay(run, backend="sim", out=folder / "runs").summary
+        seconds = time.process_time() - started
+    if summary["status"] != "done":
+        raise SystemExit(f"{policy} with {devices} devices, {layers} layers, {tokens} tokens: {summary['error']}")
+    return {
+        "seconds": seconds, "outside_s": seconds - deciding_s,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }  # fmt: skip
+
+
+def measured(size: dict[str, int]) -> dict[str, float]:
+    """The figures of a run under each policy, in a process of its own."""
+    found: dict[str, float] = {}
+    for policy in POLICIES:
+        command = [sys.executable, "-m", "benchmarks.twin", "--one", policy, *map(str, size.values())]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(done.stderr.strip())
+        line = json.loads(done.stdout.strip().splitlines()[-1])
+        found |= {f"{policy} {figure}": value for figure, value in line.items()}
+    return found
+
+
+def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """The slope of the straight line through the logarithms, by least squares."""
+    slope, _ = statistics.linear_regression([math.log(one) for one in sizes], [math.log(one) for one in values])
+    return slope
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vary", action="append", choices=tuple(SIZES))
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(simulate(given.one[0], *map(int, given.one[1:]))))
+        return
+    rows: dict[tuple[int, ...], dict[str, float]] = {}
+    grown: dict[str, dict[str, float]] = {}
+    for key in given.vary or SIZES:
+        sizes = [USUAL | {key: value} for value in SIZES[key]]
+        for size in sizes:
+            if tuple(size.values()) not in rows:
+                rows[tuple(size.values())] = size | measured(size)
+                print(
+                    ", ".join(f"{what} {value:.4g}" for what, value in rows[tuple(size.values())].items()), flush=True
+                )
+        found = [rows[tuple(size.values())] for size in sizes]
+        grown[f"exponents in {key}"] = {
+            figure: exponent(SIZES[key], [row[figure] for row in found]) for figure in found[0] if figure not in USUAL
+        }
+    usual = rows[tuple(USUAL.values())]
+    line = {
+        "benchmark": "twin",
+        "ratio": usual["headroom outside_s"] / usual["round-robin outside_s"],
+        "unit": "times the CPU time outside deciding under headroom",
+        "peer": "round-robin, with 100 devices, 32 layers and 1,000 tokens",
+        **grown,
+        "sizes": list(rows.values()),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main()
