@@ -1,4 +1,4 @@
-"""What a test takes from a data plane: the next message, or whether there is one."""
+"""What a test gives a data plane, and takes from it: the next message, or whether there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from weakref import WeakKeyDictionary
 
-from testbed.transport.data import DataHeader, DataPlane, Received
+from testbed.transport.data import Activation, DataHeader, DataPlane, Received
 
 _TAKEN: WeakKeyDictionary[DataPlane, deque[Received]] = WeakKeyDictionary()  # and not yet given to a test
 
@@ -24,3 +24,9 @@ def receive(plane: DataPlane) -> tuple[DataHeader, memoryview]:
     assert has_message(plane, 10.0), "no message came"
     header, payload, _ = _TAKEN[plane].popleft()
     return header, payload
+
+
+def activation(sender: str = "a") -> Activation:
+    """A message as a run sends it."""
+    now = time.monotonic()
+    return Activation(sender, now, now, now, 3, 40, 11, "x", 300, 1, 0.0123, 0.0045)

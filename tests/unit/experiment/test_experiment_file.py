@@ -17,7 +17,6 @@ from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.models.presets import PRESETS, packaged_shape
 from testbed.shape import WeightFormats
-from testbed.strict_yaml import parse_yaml
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 GPT2_STAR4 = REPOSITORY / "experiments" / "gpt2-star4.yaml"
@@ -349,28 +348,6 @@ def test_a_key_written_twice_is_refused(folder: Path) -> None:
 
 def test_a_missing_experiment_file_is_named(tmp_path: Path) -> None:
     assert "nope.yaml: there is no such file" in error_of(tmp_path / "nope.yaml")
-
-
-@given(st.text(max_size=60))
-def test_any_text_is_yaml_or_one_sentence(text: str) -> None:
-    try:
-        parse_yaml(text, "file.yaml")
-    except ConfigError as error:
-        assert str(error).startswith("file.yaml") and "\n" not in str(error)
-
-
-@pytest.mark.parametrize(("text", "value"), [("60e6", 60e6), ("1E-3", 1e-3), ("-.5e2", -50.0), ("6.0e+7", 6e7)])
-def test_a_number_with_an_exponent_is_a_number(text: str, value: float) -> None:
-    parsed = parse_yaml(f"least: {text}", "x")["least"]
-    assert isinstance(parsed, float) and parsed == value
-
-
-def test_what_only_looks_like_an_exponent_stays_text() -> None:
-    assert parse_yaml("[e6, 1e, 60e6 bit/s, 1e2e3]", "x") == ["e6", "1e", "60e6 bit/s", "1e2e3"]
-
-
-def test_a_date_stays_text() -> None:
-    assert parse_yaml("day: 2024-01-01", "x") == {"day": "2024-01-01"}
 
 
 def test_loading_an_experiment_loads_nothing_heavy() -> None:

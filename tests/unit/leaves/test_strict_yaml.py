@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import DEEPEST, LARGEST_YAML, parse_yaml, read_mapping
@@ -92,3 +94,25 @@ def test_a_large_file_is_read_where_it_is_json(tmp_path: Path) -> None:
     large.write_text("a: 1\n" + "#" * LARGEST_YAML)
     with pytest.raises(ConfigError, match="not JSON"):
         read_mapping(large)
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_yaml_or_one_sentence(text: str) -> None:
+    try:
+        parse_yaml(text, "file.yaml")
+    except ConfigError as error:
+        assert str(error).startswith("file.yaml") and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(("text", "value"), [("60e6", 60e6), ("1E-3", 1e-3), ("-.5e2", -50.0), ("6.0e+7", 6e7)])
+def test_a_number_with_an_exponent_is_a_number(text: str, value: float) -> None:
+    parsed = parse_yaml(f"least: {text}", "x")["least"]
+    assert isinstance(parsed, float) and parsed == value
+
+
+def test_what_only_looks_like_an_exponent_stays_text() -> None:
+    assert parse_yaml("[e6, 1e, 60e6 bit/s, 1e2e3]", "x") == ["e6", "1e", "60e6 bit/s", "1e2e3"]
+
+
+def test_a_date_stays_text() -> None:
+    assert parse_yaml("day: 2024-01-01", "x") == {"day": "2024-01-01"}

@@ -15,14 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
-from planes import has_message, receive
+from planes import activation, has_message, receive
 
 from testbed.emulation.memory_limits import WORKER_RESERVE_BYTES
 from testbed.errors import ConfigError, RunFailed
-from testbed.placement.blocks import MESSAGE_HEADER_BYTES
 from testbed.transport.addresses import MAX_SOCKET_PATH
 from testbed.transport.control import ControlHub, ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataPlane, _encode
+from testbed.transport.data import Chunk, DataPlane, _encode
 from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
 
 DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
@@ -214,11 +213,6 @@ def test_what_a_sender_left_that_has_gone_is_counted_too(hub: ControlHub, tmp_pa
 # --- data ----------------------------------------------------------------------------------------------
 
 
-def activation(sender: str = "a") -> Activation:
-    now = time.monotonic()
-    return Activation(sender, now, now, now, 3, 40, 11, "x", 300, 1, 0.0123, 0.0045)
-
-
 def test_messages_of_one_sender_keep_their_order_and_their_bytes() -> None:
     here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
     here.know({"b": there.address})
@@ -367,65 +361,3 @@ def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket() -> None:
     with pytest.raises(RunFailed, match="cannot be bound: Address already in use"):
         DataPlane(first.address, SECRET)
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-class Tap:
-    """A TCP proxy that counts the bytes of one direction."""
-
-    def __init__(self, target: str) -> None:
-        host, port = target.removeprefix("tcp://").split(":")
-        self._target = (host, int(port))
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
-        self.forward_bytes = 0
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        client, _ = self._server.accept()
-        server = socket.create_connection(self._target)
-        threading.Thread(target=self._pump, args=(server, client, False), daemon=True).start()
-        self._pump(client, server, True)
-
-    def _pump(self, source: socket.socket, sink: socket.socket, counted: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self.forward_bytes += len(data) if counted else 0
-                sink.sendall(data)
-
-    def close(self) -> None:
-        self._server.close()
-
-
-@pytest.mark.parametrize("sender", ["a", "edge-15", "raspberry-pi-10"])
-@pytest.mark.parametrize("payload", [768 * 4, 12 * 768 * 4])
-def test_headers_on_the_wire_weigh_what_the_cost_model_says(sender: str, payload: int) -> None:
-    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
-    tap = Tap(there.address)
-    here.know({"b": tap.address})
-    here.send("b", activation(sender), bytes(payload))
-    receive(there)  # the handshake is over
-    before, count = tap.forward_bytes, 50
-    for _ in range(count):
-        here.send("b", activation(sender), bytes(payload))
-    for _ in range(count):
-        receive(there)
-    tap.close()
-    header = (tap.forward_bytes - before) / count - payload
-    assert MESSAGE_HEADER_BYTES - 24 <= header <= MESSAGE_HEADER_BYTES, f"one header weighs {header} bytes"
-
-
-@pytest.mark.parametrize("header", [
-    Chunk("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536 * 70, 2**32 - 1),
-    ChunkAck("a", 1e5, 1e5, 1e5, 3, "head(11,11)", 70, 65536),
-])  # fmt: skip
-def test_a_migrations_headers_weigh_no_more_than_the_cost_model_says(header: Chunk | ChunkAck) -> None:
-    here, there = (DataPlane("tcp://127.0.0.1:*") for _ in range(2))
-    tap = Tap(there.address)
-    here.know({"b": tap.address})
-    here.send("b", header)
-    receive(there)
-    before = tap.forward_bytes
-    here.send("b", header)
-    receive(there)
-    assert 0 < tap.forward_bytes - before <= MESSAGE_HEADER_BYTES
-    tap.close()
