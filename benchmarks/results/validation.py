@@ -365,7 +365,8 @@ def _sensitivity() -> str:
 - *Power of the threads* ({DEFAULT.threads_power:g}): a guess. With fewer threads than cores, a rate grows with this
   power of the threads. It was chosen half-way between a board whose memory decides (0) and one whose cores do (1),
   when the rows with two and three threads were known. Only these use it.
-- *Logits*: the mean of two pairs of board and version. The two, and none, are the other lines.
+- *Logits*: the mean of two pairs of board and version. The two, and none, are the other lines. What the Pi 4's errors
+  would be with 3.7, with 10 and with the mean was known when the mean was chosen.
 - *Rereads*: derived from the engine's source, as said above.
 - *Time of a message*: the package's nominal one. 0.12 ms is an estimate by others on four Pi 5. Between virtual
   machines it is {DEFAULT.cloud_message_s * 1e3:g} ms, half of a published round trip.
