@@ -20,8 +20,8 @@ BLOCKS = {
 def show_list(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the presets in 80 columns."""
     columns = {
-        "name": "preset", "family": "family", "layers": "layers", "heads": "heads", "width": "width",
-        "parameters": "params", "context": "context", **{name: name for name in LISTED},
+        "name": "preset", "family": "family", "layers": "layers", "heads": "heads", "parameters": "params",
+        "context": "context", **{name: name for name in LISTED},
     }  # fmt: skip
     shown = [
         {

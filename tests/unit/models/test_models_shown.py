@@ -35,7 +35,7 @@ def test_the_list_has_every_preset_in_80_columns(capsys: Captured) -> None:
     assert all(len(line) <= 80 for line in table.splitlines())
     assert [line.split()[0] for line in table.splitlines()[1 : 1 + len(PRESETS)]] == list(PRESETS)
     line = next(line for line in table.splitlines() if line.startswith("llama-3.1-8b"))
-    assert line.split() == ["llama-3.1-8b", "llama", "32", "32/8", "4096", "8.03B", "131072", "14.96", "7.95", "4.21"]
+    assert line.split() == ["llama-3.1-8b", "llama", "32", "32/8", "8.03B", "131072", "14.96", "7.95", "4.21"]
 
 
 def test_the_list_for_programs_has_every_format_in_bytes(capsys: Captured) -> None:
