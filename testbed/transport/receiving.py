@@ -1,7 +1,7 @@
 """Receives frames from all peers in the caller's thread, with the time at which each arrived.
 
 The kernel notes when the last byte of a frame came (SO_TIMESTAMPNS in socket(7)), so a frame that arrives while the
-caller computes is not taken for a late one. A Unix socket has no such note; there a frame counts from its reading.
+caller computes is not taken for a late one. A Unix socket has no such note; there `DataPlane` takes the sender's time.
 """
 
 from __future__ import annotations

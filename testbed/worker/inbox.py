@@ -65,7 +65,7 @@ class Inbox:
         self._count = itertools.count()  # one step is atomic
 
     def start(self) -> None:
-        """Begin to receive commands. Call it once, after all sockets are connected."""
+        """Begin to receive commands. Call it once, after the data socket is bound."""
         threading.Thread(target=self._receive_commands, name="commands", daemon=True).start()
 
     def set_paths(self, paths: Mapping[str, PathView]) -> None:

@@ -15,8 +15,9 @@ _MESSAGES, _ENDING, _COMPUTING = 3, 2, 1
 def put_first(thread: int) -> None:
     """Let a thread that carries messages run as soon as it can, even before its own worker's arithmetic.
 
-    Otherwise a message waits for the end of the operation that its sender began after sending it. On two cores that
-    is up to a millisecond, which no emulated device has. Without the permission (not root) nothing happens.
+    These are the threads for commands, and the one that sends what the kernel could not take at once. Otherwise such a
+    message waits for the end of the operation that its sender began meanwhile. On two cores that is up to a
+    millisecond, which no emulated device has. Without the permission (not root) nothing happens.
     """
     with contextlib.suppress(OSError):
         os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(_MESSAGES))
