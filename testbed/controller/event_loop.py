@@ -189,8 +189,10 @@ class EventLoop:
 
     def raise_losses(self) -> None:
         """Raise what became of a device that could not be reached, if the fleet reports its loss."""
-        for sender, event in self._fleet.events(LOSS_PATIENCE_S):
-            self._react(sender, event)
+        deadline = self._clock.wall() + LOSS_PATIENCE_S
+        while (left := deadline - self._clock.wall()) > 0:
+            for sender, event in self._fleet.events(left):
+                self._react(sender, event)
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself.

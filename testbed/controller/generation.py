@@ -128,12 +128,16 @@ class Controller:
     # --- before token 0 ----------------------------------------------------------------------------------
 
     def _calibrate(self) -> None:
-        """Warm every connection, and measure what this host adds to emulated times."""
+        """Warm every connection and measure what this host adds to emulated times; RunFailed for a lost device."""
 
         def answer(kind: type[Any], device: str) -> Any:
             return self._loop.answer(kind, device, START_PATIENCE_S)
 
-        self.calibrated = found = calibrate(self._effort, self._fleet, answer, self._loop.observation())
+        try:
+            self.calibrated = found = calibrate(self._effort, self._fleet, answer, self._loop.observation())
+        except RunFailed:
+            self._loop.raise_losses()
+            raise
         for probe in found.probes:
             path = (probe.sender, probe.receiver, probe.size, probe.requested_bps)
             self.recorder.rate(0.0, probe.seconds, *path, "probe")

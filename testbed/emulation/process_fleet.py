@@ -51,6 +51,7 @@ from testbed.worker.config import WorkerConfig
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+DEATH_PATIENCE_S = 1.0  # for a process to have ended whose sockets are closed
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
 FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open; with four devices 64 are enough
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
@@ -172,7 +173,7 @@ class ProcessFleet(ABC):
         self._pids = {name: hello.pid for name, hello in hellos.items()}
         self._refused = {name: hellos[name].refused for name in self.names if hellos[name].refused}
         for name in self.names:
-            self.send(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
+            self._tell(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
         # Wait for all: a worker's first message may reach a peer before that peer has read its own Connect.
         self._gather(Connected)
         self._all_started()
@@ -315,6 +316,8 @@ class ProcessFleet(ABC):
         try:
             self.send(device, command)
         except RunFailed:
+            if device in self._processes:
+                self._processes[device].join(DEATH_PATIENCE_S)  # its sockets close before it has ended
             if self._alive(device):
                 raise
 
