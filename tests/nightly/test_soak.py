@@ -25,7 +25,7 @@ SHARE = 0.10
 SLACK_BYTES = 2**20  # what an allocator may keep or give back at any time
 SLACK = 2  # descriptors and threads
 AFTER = 30  # tokens that a run of `tiny` goes on for after the last look, so that it is not at its end yet
-BEFORE = 3  # tokens before its end that a run of `gpt2`, which takes no more positions, is looked at for the last time
+BEFORE = 50  # tokens before its end that a run of `gpt2` is looked at last; what writes its tables comes later
 
 
 @dataclass(frozen=True)
