@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import IN_GUEST, Place, short_place
+from running import IN_GUEST, short_place
 
 from testbed.doctor.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
 from testbed.doctor.capture import Capture
@@ -28,6 +28,7 @@ TRIES = 3
 def report() -> dict[str, dict[str, Any]]:
     """What `testbed doctor --full --json` found, by name; again where a link was off (a busy host)."""
     found: dict[str, dict[str, Any]] = {}
+    before = _interfaces()
     for _ in range(TRIES):
         with short_place() as place:
             ended = place.testbed("doctor", "--full", "--share-host", "--json", timeout=280)
@@ -37,7 +38,12 @@ def report() -> dict[str, dict[str, Any]]:
                 found[finding["name"]] = finding
         if all(finding["ok"] for name, finding in found.items() if name.startswith(LINKS)):
             break
+    assert _interfaces() == before, "the doctor left an interface behind"
     return found
+
+
+def _interfaces() -> str:
+    return subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.timeout(600)
@@ -155,9 +161,3 @@ def _ping_flood(pid: int, count: int) -> None:
     with in_netns(pid, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as sender:
         for _ in range(count):
             sender.sendto(b"x", (FAR, 9))
-
-
-def test_places_are_left_clean_by_the_doctor(place: Place) -> None:
-    before = subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout
-    assert place.testbed("doctor", "--json").code == 0
-    assert subprocess.run(["ip", "-br", "link"], capture_output=True, text=True).stdout == before
