@@ -95,12 +95,14 @@ def test_what_we_need_to_wake_up_is_made_up_for_within_the_operation() -> None:
 
 
 def test_an_operation_too_short_to_make_up_for_our_lateness_is_as_long_as_ever_and_no_overrun() -> None:
-    device = pacer(streaming=1e9)
-    ready = time.monotonic()
-    time.sleep(0.0005)
-    _, timing = device.run(nothing, [(0.0, 1e5)], ready)
-    assert timing.start_s >= ready + 0.0004
-    assert timing.end_s - timing.start_s == pytest.approx(1e-4, abs=2e-5) and not timing.overrun
+    device, took = pacer(streaming=1e9), []
+    for _ in range(50):  # a busy host makes an operation longer now and then, and never shorter
+        ready = time.monotonic()
+        time.sleep(0.0005)
+        _, timing = device.run(nothing, [(0.0, 1e5)], ready)
+        assert timing.start_s >= ready + 0.0004
+        took.append((timing.end_s - timing.start_s, timing.overrun))
+    assert min(took) == (pytest.approx(1e-4, abs=2e-5), False)
 
 
 def test_after_a_pause_a_busy_chain_does_not_go_on() -> None:
