@@ -8,13 +8,14 @@ replayed. This module does not know which policies exist, nor how a run is carri
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, InstanceOf, ValidationError
+from pydantic import AfterValidator, Field, InstanceOf, ValidationError
 
 from testbed.bundled import find_file
 from testbed.errors import ConfigError
@@ -69,6 +70,15 @@ class _Names:
         return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
 
 
+def finite(options: dict[str, Any]) -> dict[str, Any]:
+    """Refuse numbers that a manifest, which is JSON, cannot hold; a date goes through, which is told later."""
+    try:
+        json.dumps(options, allow_nan=False, default=str)
+    except ValueError as error:
+        raise ValueError("infinite numbers and NaN are no values of options") from error
+    return options
+
+
 class Experiment(Strict):
     """Everything on which a run depends, in SI units; `load` and `from_dict` make it, and it never changes."""
 
@@ -84,7 +94,7 @@ class Experiment(Strict):
     traces: InstanceOf[TraceSet]
     trace_clock: Literal["token", "time"] = "token"
     policy: str = Field(default="resource-aware", min_length=1)
-    policy_options: dict[str, Any] = Field(default_factory=dict)
+    policy_options: Annotated[dict[str, Any], AfterValidator(finite)] = Field(default_factory=dict)
     placement: dict[str, str] | None = None  # of policy `static`: block pattern -> device; later entries win
     weights: Literal["staged", "shipped"] = "staged"
     delay: Literal["auto", "netem", "transport"] = "auto"
