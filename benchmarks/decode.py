@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decode_ends import PATIENCE_S, SEED, SHARDS, address
+from benchmarks.rounds import ratios, spread
 from testbed.emulation.capsule import can_make_capsule, launch, prepare_inner
 from testbed.errors import EnvironmentLacks
 
@@ -171,16 +172,6 @@ def report(found: dict[tuple[str, int], list[float]], given: argparse.Namespace)
             key = f"ours on {devices} against {name(way, count)}"
             line[key] = {"median": statistics.median(compared), "least": min(compared), "most": max(compared)}
     print(json.dumps(line))
-
-
-def ratios(ours: list[float], theirs: list[float]) -> list[float]:
-    """The ratio in each round."""
-    return [one / other for one, other in zip(ours, theirs, strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    """The median and the range."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hop_ends import ADDRESSES
+from benchmarks.rounds import ratios, spread
 from testbed.emulation.capsule import can_make_capsule, launch, prepare_inner
 from testbed.errors import EnvironmentLacks
 
@@ -121,16 +122,6 @@ def report(found: dict[tuple[str, str], list[float]], given: argparse.Namespace)
                 "theirs_us": statistics.median(micros["theirs", way]),
             }
     print(json.dumps(line))
-
-
-def ratios(ours: list[float], theirs: list[float]) -> list[float]:
-    """The ratio in each round."""
-    return [one / other for one, other in zip(ours, theirs, strict=True)]
-
-
-def spread(values: list[float]) -> str:
-    """The median and the range."""
-    return f"{statistics.median(values):.3g} ({min(values):.3g} to {max(values):.3g})"
 
 
 if __name__ == "__main__":

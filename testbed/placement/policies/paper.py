@@ -49,10 +49,11 @@ from testbed.placement.blocks import ATTENTION, Placement
 from testbed.placement.cost.memory import Infeasible, Shortage
 from testbed.placement.cost.model import CostModel, cost_model
 from testbed.placement.latency import transfer_seconds
+from testbed.placement.local.backtracking import backtrack, ratio
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
-from testbed.placement.policies.resource_aware import BACKTRACK_LIMIT, default_deadline
+from testbed.placement.policies.resource_aware import default_deadline
 from testbed.placement.policy_options import deadline_option
 from testbed.placement.useful import decide_on_useful
 from testbed.strict_yaml import shown
@@ -146,7 +147,7 @@ class Scores:
             idle, quiet = self.deadline_s - self.busy_s[device], self.deadline_s - self.link_s[device]
             if device == here:
                 room, idle, quiet = room + size, idle + seconds[device], quiet + self._booked_s[slot]
-            ratios = _ratio(size, room), _ratio(seconds[device], idle), _ratio(link_s[device], quiet)
+            ratios = ratio(size, room), ratio(seconds[device], idle), ratio(link_s[device], quiet)
             found.append((self._combined(*ratios), device))
         return found
 
@@ -229,20 +230,7 @@ class Scores:
         if not others:
             return False
         device = max(others, key=lambda d: (draft.budgets[d] - draft.reserved_bytes[d], -d))
-        moved = 0
-        for earlier in list(reversed(self._latest)):
-            if moved == BACKTRACK_LIMIT or draft.room_for(slot, device):
-                break
-            if draft.where[earlier] != device or earlier == slot:
-                continue
-            scored = self._lowest(earlier)
-            if scored is not None and scored[0] <= 1:
-                self._put(earlier, scored[1])
-                moved += 1
-        if not draft.room_for(slot, device):
-            return False
-        self._put(slot, device)
-        return True
+        return backtrack(draft, slot, device, self._latest, self._lowest, self._put)
 
     # --- later decisions ----------------------------------------------------------------------------------------
 
@@ -318,10 +306,3 @@ class _Messages:
                 for source, target in pairs
             ]
         return found
-
-
-def _ratio(asked: float, left: float) -> float:
-    """What is asked for over what is left; infinite where nothing is left."""
-    if asked <= 0:
-        return 0.0
-    return asked / left if left > 0 else float("inf")

@@ -29,11 +29,13 @@ Where it had to be interpreted:
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.cost.memory import refuse_shortages
 from testbed.placement.cost.model import CostModel
 from testbed.placement.latency import transfer_seconds
+from testbed.placement.local.backtracking import backtrack, ratio
 from testbed.placement.local.decision import change_draft, decide_on_draft
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.local.forward_checking import ForwardChecking
@@ -44,7 +46,6 @@ from testbed.placement.plan import choice_payload, result_payload, x_payload
 from testbed.placement.policy_options import boolean_option, deadline_option
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
-BACKTRACK_LIMIT = 8  # earlier placements moved for one block; the paper bounds backtracking and gives no number
 
 
 class ResourceAware:
@@ -146,8 +147,8 @@ class _Scores:
         seconds = self.block_s[self.draft.kind(slot)][device]
         return max(
             memory,
-            _ratio(seconds, self.deadline_s - self.busy_s[device]),
-            _ratio(self._communication(slot, device), self.deadline_s - self.link_s[device]),
+            ratio(seconds, self.deadline_s - self.busy_s[device]),
+            ratio(self._communication(slot, device), self.deadline_s - self.link_s[device]),
         )
 
     def _communication(self, slot: int, device: int) -> float:
@@ -214,24 +215,4 @@ class _Scores:
         """Place a block on the device with most memory free, off which a few of its latest blocks go; False if not."""
         draft = self.draft
         device = max(draft.devices, key=lambda d: (draft.budgets[d] - draft.reserved_bytes[d], -d))
-        moved = 0
-        for earlier in list(reversed(self.latest)):
-            if moved == BACKTRACK_LIMIT or draft.room_for(slot, device):
-                break
-            if draft.where[earlier] != device or earlier == slot:
-                continue
-            scored = self._lowest(earlier, other_than=device)
-            if scored is not None and scored[0] <= 1:
-                self._put(earlier, scored[1])
-                moved += 1
-        if not draft.room_for(slot, device):
-            return False
-        self._put(slot, device)
-        return True
-
-
-def _ratio(asked: float, left: float) -> float:
-    """What is asked for over what is left; infinite where nothing is left."""
-    if asked <= 0:
-        return 0.0
-    return asked / left if left > 0 else float("inf")
+        return backtrack(draft, slot, device, self.latest, partial(self._lowest, other_than=device), self._put)

@@ -8,17 +8,8 @@ import pytest
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import blocks_of
-from testbed.validation.names import (
-    GIB,
-    Board,
-    read_boards,
-    read_context,
-    read_formats,
-    read_link,
-    read_model,
-    read_program,
-    read_threads,
-)
+from testbed.validation import names
+from testbed.validation.names import GIB, Board
 from testbed.validation.table import BUNDLED, COLUMNS, Row, measurements, read_table
 
 
@@ -71,13 +62,13 @@ def test_each_value_of_a_cell_is_a_measurement_of_its_kind(
     ],
 )
 def test_devices_are_a_number_and_a_board(text: str, count: int, board: Board | None) -> None:
-    assert read_boards(text) == (board,) * count
+    assert names.read_boards(text) == (board,) * count
 
 
 def test_devices_may_differ_and_the_first_is_the_root() -> None:
-    found = read_boards("1 x Raspberry Pi 5 8GB + 2 x Raspberry Pi 4B 4GB")
+    found = names.read_boards("1 x Raspberry Pi 5 8GB + 2 x Raspberry Pi 4B 4GB")
     assert [str(board) for board in found] == ["raspberry pi 5 8GB", "raspberry pi 4 4GB", "raspberry pi 4 4GB"]
-    assert read_boards("0 x Raspberry Pi 5") == read_boards("999999 x Raspberry Pi 5") == ()
+    assert names.read_boards("0 x Raspberry Pi 5") == names.read_boards("999999 x Raspberry Pi 5") == ()
 
 
 @pytest.mark.parametrize(
@@ -93,34 +84,37 @@ def test_devices_may_differ_and_the_first_is_the_root() -> None:
     ],
 )
 def test_models_are_known_by_the_names_that_people_use(text: str, layers: int, width: int) -> None:
-    shape = read_model(text)
+    shape = names.read_model(text)
     assert shape is not None and (shape.layers, shape.width) == (layers, width) and blocks_of(shape)
 
 
 def test_models_with_experts_and_unknown_ones_are_not_guessed() -> None:
-    assert [read_model(text) for text in ("Qwen3-30B-A3B", "Mixtral 8x7B", "Llama 2 700B", "Gemma 2B", "")] == [
+    assert [names.read_model(text) for text in ("Qwen3-30B-A3B", "Mixtral 8x7B", "Llama 2 700B", "Gemma 2B", "")] == [
         None
     ] * 5
 
 
 def test_formats_are_those_of_weights_messages_and_caches() -> None:
-    formats = read_formats("Q40 weights, F32 KV, Q80 exchange")
+    formats = names.read_formats("Q40 weights, F32 KV, Q80 exchange")
     assert formats is not None
     assert (formats.weights, formats.bits, formats.exchange_bytes, formats.kv_bytes) == ("q4_0", 4.5, 34 / 32, 4)
-    assert read_formats("F32 exchange") is not None and read_formats("F32 exchange").exchange_bytes == 4  # type: ignore[union-attr]
-    named = {text: read_formats(text) for text in ("Q4_K_M (1.87 GiB)", "not stated (Ollama default)", "f16", "q8_0")}
+    assert names.read_formats("F32 exchange") is not None and names.read_formats("F32 exchange").exchange_bytes == 4  # type: ignore[union-attr]
+    named = {
+        text: names.read_formats(text) for text in ("Q4_K_M (1.87 GiB)", "not stated (Ollama default)", "f16", "q8_0")
+    }
     assert {text: found and found.bits for text, found in named.items()} == {
         "Q4_K_M (1.87 GiB)": 4.85, "not stated (Ollama default)": 4.85, "f16": 16.0, "q8_0": 8.5,
     }  # fmt: skip
-    assert read_formats("not stated") is None
+    assert names.read_formats("not stated") is None
 
 
 def test_links_have_a_rate_and_radios_have_none() -> None:
     wires = [
-        read_link(text) for text in ("1 GbE, TP-Link LS1008G switch (star)", "cloud VM network (20 Gbit/s)", "any")
+        names.read_link(text)
+        for text in ("1 GbE, TP-Link LS1008G switch (star)", "cloud VM network (20 Gbit/s)", "any")
     ]
     assert [wire and wire.rate_bps for wire in wires] == [1e9, 20e9, 1e9]
-    assert [read_link(text) for text in ("none", "none (llama.cpp RPC build)", "Wi-Fi 5")] == [None] * 3
+    assert [names.read_link(text) for text in ("none", "none (llama.cpp RPC build)", "Wi-Fi 5")] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -135,14 +129,14 @@ def test_links_have_a_rate_and_radios_have_none() -> None:
     ],
 )
 def test_programs_are_named_with_their_version(texts: list[str], name: str) -> None:
-    assert str(read_program(*texts)) == name
+    assert str(names.read_program(*texts)) == name
 
 
 def test_threads_and_contexts_are_found_in_notes() -> None:
-    assert read_threads("4 x Pi 5 (threads in notes)", "nthreads 3; prompt-independent") == 3
-    assert read_threads("nthreads 2 / 3 / 4") is None
-    assert read_context("at context 125 (bin of 250), n=3 prompts") == 125
-    assert read_context("dllama 0.1.0, 16 samples") == 8 and read_context("") is None
+    assert names.read_threads("4 x Pi 5 (threads in notes)", "nthreads 3; prompt-independent") == 3
+    assert names.read_threads("nthreads 2 / 3 / 4") is None
+    assert names.read_context("at context 125 (bin of 250), n=3 prompts") == 125
+    assert names.read_context("dllama 0.1.0, 16 samples") == 8 and names.read_context("") is None
 
 
 def test_the_bundled_table_is_whole() -> None:
