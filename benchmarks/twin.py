@@ -59,9 +59,9 @@ def experiment(folder: Path, policy: str, devices: int, layers: int, tokens: int
 
 def simulate(policy: str, devices: int, layers: int, tokens: int) -> dict[str, float]:
     """The CPU seconds of one run in this process, and its largest resident size."""
-    import testbed
     from testbed.controller import generation
     from testbed.experiment.schema import Experiment
+    from testbed.running.replay import replay_once
 
     deciding_s = 0.0
     ask = generation.call_policy
@@ -79,7 +79,7 @@ def simulate(policy: str, devices: int, layers: int, tokens: int) -> dict[str, f
         folder = Path(name)
         run = Experiment.from_dict(experiment(folder, policy, devices, layers, tokens), "twin")
         started = time.process_time()
-        summary = testbed.replay(run, backend="sim", out=folder / "runs").summary
+        summary = replay_once(run, "sim", folder / "runs")
         seconds = time.process_time() - started
     if summary["status"] != "done":
         raise SystemExit(f"{policy} with {devices} devices, {layers} layers, {tokens} tokens: {summary['error']}")
