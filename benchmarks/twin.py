@@ -3,7 +3,8 @@
 `python -m benchmarks.twin` simulates runs of growing size under `headroom` and `round-robin`, each in a process of its
 own. It varies devices, layers and tokens one at a time around 100 devices, 32 layers and 1,000 tokens. An exponent is
 the slope of a straight line through the logarithms: with 1, twice the tokens take twice the time. Seconds are of CPU
-time; `outside` leaves out what the policy spends on deciding. The last line is JSON.
+time. `loading` is what a policy needs to load its machine code, and `outside` all but this and deciding. The last line
+is JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,32 +60,34 @@ def experiment(folder: Path, policy: str, devices: int, layers: int, tokens: int
 
 def simulate(policy: str, devices: int, layers: int, tokens: int) -> dict[str, float]:
     """The CPU seconds of one run in this process, and its largest resident size."""
-    import testbed
     from testbed.controller import generation
     from testbed.experiment.schema import Experiment
+    from testbed.running.replay import replay_once
 
-    deciding_s = 0.0
-    ask = generation.call_policy
+    spent = {"deciding": 0.0, "loading": 0.0}
 
-    def asked(*arguments: Any) -> Any:
-        nonlocal deciding_s
-        started = time.process_time()
-        try:
-            return ask(*arguments)
-        finally:
-            deciding_s += time.process_time() - started
+    def timed(call: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def called(*arguments: Any) -> Any:
+            started = time.process_time()
+            try:
+                return call(*arguments)
+            finally:
+                spent[what] += time.process_time() - started
 
-    generation.call_policy = asked
+        return called
+
+    generation.call_policy = timed(generation.call_policy, "deciding")
+    generation.reset_policy = timed(generation.reset_policy, "loading")
     with tempfile.TemporaryDirectory(prefix="headroom-twin-") as name:
         folder = Path(name)
         run = Experiment.from_dict(experiment(folder, policy, devices, layers, tokens), "twin")
         started = time.process_time()
-        summary = testbed.replay(run, backend="sim", out=folder / "runs").summary
+        summary = replay_once(run, "sim", folder / "runs")
         seconds = time.process_time() - started
     if summary["status"] != "done":
         raise SystemExit(f"{policy} with {devices} devices, {layers} layers, {tokens} tokens: {summary['error']}")
     return {
-        "seconds": seconds, "outside_s": seconds - deciding_s,
+        "seconds": seconds, "outside_s": seconds - spent["deciding"] - spent["loading"], "loading_s": spent["loading"],
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
 
@@ -129,7 +132,9 @@ def main() -> None:
                 )
         found = [rows[tuple(size.values())] for size in sizes]
         grown[f"exponents in {key}"] = {
-            figure: exponent(SIZES[key], [row[figure] for row in found]) for figure in found[0] if figure not in USUAL
+            figure: exponent(SIZES[key], [row[figure] for row in found])
+            for figure in found[0]
+            if figure not in USUAL and "loading" not in figure
         }
     usual = rows[tuple(USUAL.values())]
     line = {

@@ -46,6 +46,16 @@ class Part:
         return self.end_s - self.start_s
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Part of a token from the moment at which all before it has ended; it ends on the device `ends_at`."""
+
+    start_s: float
+    end_s: float
+    ends_at: str
+    spans: Sequence[Row]
+
+
 def block_kind(label: str | None) -> str:
     """The kind of the block or message with this label: `ffn` of `ffn(3,0,1)`."""
     found = _KIND.match(label or "")

@@ -39,8 +39,20 @@ def show_plan(plan: dict[str, Any]) -> None:
         f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
     )
+    takes = plan["takes_s"]
+    echo(
+        f"Would take about {_about(takes['total'])} here: {_about(takes['generating'])} for the tokens, "
+        f"{_about(takes['deciding'])} for decisions, if all are like the first, the rest to start and stop."
+    )
     for warning in plan["warnings"]:
         echo(f"Warning: {warning}.", err=True)
+
+
+def _about(seconds: float) -> str:
+    """Return a time in the unit in which one waits: `8 s`, `4 min`, `3 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
 
 
 def _queues(link: dict[str, Any]) -> dict[str, str]:

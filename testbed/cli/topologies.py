@@ -88,9 +88,7 @@ def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
             return
         write_text(out, text)
     elif out is None:
-        raise ConfigError(
-            f"--format {form} is a picture: say where it goes with --out, for instance {found.name}.{form}"
-        )
+        raise ConfigError(f"--format {form} is a picture: say where it goes, with --out {found.name}.{form}")
     else:
         from testbed.files import refuse_special
         from testbed.topologies.figure import draw

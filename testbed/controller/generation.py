@@ -24,7 +24,7 @@ from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
-from testbed.placement.cost.forecast import Forecast
+from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import cached_length, chunk_rows, migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation, Policy
@@ -234,7 +234,7 @@ class Controller:
             if not state.tokens_done:
                 return prefill_latency(observation, plan, experiment.prefill_chunk)
             last = len(self._prompt) + min(state.boundary * experiment.interval, experiment.tokens)
-            self._forecast, self._forecast_for = Forecast(observation, plan, last - 1), known
+            self._forecast, self._forecast_for = forecast_of(observation, plan, last - 1), known
         return self._forecast.seconds(len(self._prompt) + state.tokens_done)
 
     # --- a boundary ------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ from testbed.running.late_rows import rows_that_wait
 from testbed.running.memory_over_time import shortage_ahead
 from testbed.running.request import Overrides, load_experiment
 
+# Wall seconds on a machine with two cores, for an estimate only.
+STARTING_S = 6.0  # to start the program and the devices, and to stop them
+SIMULATION_STARTING_S = 1.0
+SIMULATED_TOKEN_S = 0.002
+
 
 def dry_run(
     experiment: str | Path | Experiment,
@@ -36,7 +42,7 @@ def dry_run(
     overrides: Overrides = (),
     backend: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a run would do: blocks and bytes per device, link and cgroup settings, and the predicted latency.
+    """Return what a run would do: blocks and bytes per device, link and cgroup settings, predicted latency, and time.
 
     Nothing is started, and neither root nor Mininet nor torch is needed. The arguments are those of `replay`. Keys end
     in their units; latencies are in milliseconds of emulated time. Raises ConfigError for what is wrong with the
@@ -47,10 +53,10 @@ def dry_run(
     loaded = load_experiment(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
     prompt = check_experiment(loaded, computed=False)
     emulated = backend is None or find_backend(backend).emulated
-    return plan_run(at_this_hosts_pace(loaded, emulated), len(prompt))
+    return plan_run(at_this_hosts_pace(loaded, emulated), len(prompt), emulated)
 
 
-def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
+def plan_run(experiment: Experiment, prompt_tokens: int, emulated: bool = True) -> dict[str, Any]:
     """Return what a run of a checked experiment would do; see `dry_run`."""
     from testbed.controller.policy_call import call_policy, reset_policy
     from testbed.placement.cost.memory import Infeasible, shortages
@@ -69,6 +75,10 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
     plan = make_plan(observation, placement)
     links = _queues(observation, experiment.dilation)
     devices = _devices(experiment, observation, placement, links)
+    ttft_s = prefill_latency(observation, plan, experiment.prefill_chunk)
+    token_s = token_latency(observation, plan, observation.final_length)
+    first_s = token_latency(observation, plan, observation.length)
+    generated_s = ttft_s + (experiment.tokens - 1) * (first_s + token_s) / 2
     return {
         "experiment": experiment.name,
         "policy": experiment.policy,
@@ -80,8 +90,9 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
         "devices": devices,
         "links": {name: link for name, link in links.items() if name not in devices},
         "feasible": not shortages(observation, None, placement),
-        "predicted_ttft_ms": prefill_latency(observation, plan, experiment.prefill_chunk) * 1e3,
-        "predicted_token_ms": token_latency(observation, plan, observation.final_length) * 1e3,
+        "predicted_ttft_ms": ttft_s * 1e3,
+        "predicted_token_ms": token_s * 1e3,
+        "takes_s": _takes(experiment, generated_s, answer.decision_s, emulated),
         "warnings": [
             *filter(None, remarks),
             *unfaithful_here(experiment, observation, plan),
@@ -89,6 +100,19 @@ def plan_run(experiment: Experiment, prompt_tokens: int) -> dict[str, Any]:
             *_lacking_weights(experiment),
         ],
     }
+
+
+def _takes(experiment: Experiment, generated_s: float, decision_s: float, emulated: bool) -> dict[str, float]:
+    """Return about how long the run would take here, in wall seconds, and what that consists of.
+
+    It is what it would take if conditions stayed and every decision took as long as the first one.
+    """
+    parts = {
+        "starting": STARTING_S if emulated else SIMULATION_STARTING_S,
+        "generating": generated_s * experiment.dilation if emulated else experiment.tokens * SIMULATED_TOKEN_S,
+        "deciding": decision_s * math.ceil(experiment.tokens / experiment.interval),
+    }
+    return {"total": sum(parts.values())} | parts
 
 
 def _queues(observation: Observation, dilation: float) -> dict[str, dict[str, Any]]:

@@ -15,12 +15,11 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from testbed.analysis.critical_path import Part, Row, block_kind, critical_path
+from testbed.analysis.critical_path import Part, Row, Stage, block_kind, critical_path
 from testbed.errors import ConfigError
 from testbed.placement.blocks import wire_bytes
 from testbed.runlog.folder import read_manifest, read_rows
 from testbed.runlog.summary import MS, mean, percentile, waits_by_step
-from testbed.running.modelled_spans import SimulatedTokens, Stage
 from testbed.running.run_names import find_run
 from testbed.topologies.links import Hop
 from testbed.topologies.model import Topology
@@ -58,6 +57,8 @@ def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
     chosen = _chosen(rows, stalls, tokens, folder)
     network = Network(_topology(manifest, folder), read_rows(folder, "links"))
     if manifest.get("provenance") == "simulated":
+        from testbed.running.modelled_spans import SimulatedTokens
+
         modelled = SimulatedTokens.of(folder, manifest)
         stages = {step: modelled.stages(rows[step]) for step, _ in chosen}
     else:

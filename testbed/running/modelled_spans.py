@@ -10,11 +10,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
+from testbed.analysis.critical_path import Stage
 from testbed.controller.conditions import Conditions, observe
 from testbed.errors import ConfigError
 from testbed.experiment.prompt import prompt_ids
@@ -30,16 +30,6 @@ from testbed.wire import OUTAGE_BPS
 
 INPUTS, RESULTS = ("x", "y"), ("o", "p")  # kinds of messages, by half, as in the table of spans
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Part of a token from the moment at which all before it has ended; it ends on the device `ends_at`."""
-
-    start_s: float
-    end_s: float
-    ends_at: str
-    spans: Sequence[Mapping[str, Any]]
 
 
 class SimulatedTokens:

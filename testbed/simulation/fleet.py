@@ -17,7 +17,7 @@ from testbed.controller.fleet import DeviceSample, FleetEvent, LinkSample, Sampl
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
-from testbed.placement.cost.forecast import Forecast
+from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
@@ -257,7 +257,7 @@ class SimFleet:
             return prefill_latency(self._observation, self._plan, self._generation.chunk)
         if self._forecast is None:
             last = self._length + self._generation.until - self._tokens - 1
-            self._forecast = Forecast(self._observation, self._plan, last)
+            self._forecast = forecast_of(self._observation, self._plan, last)
         return self._forecast.seconds(self._length)
 
     def _finish_token(self) -> None:

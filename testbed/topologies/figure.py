@@ -9,7 +9,8 @@ from typing import Any
 from testbed.topologies.graph import device_lines, link_lines
 from testbed.topologies.model import Topology
 
-INNER = 0.42  # radius of a circle of switches, of the devices' radius
+INNER = 0.3  # radius of the circle of switches; devices have 1
+LABEL_AT = 0.4  # of a link, from its first end: two links that cross in the middle keep their labels apart
 INCHES_PER_DEVICE = 0.45
 LEAST_INCHES, MOST_INCHES = 6.0, 20.0
 DOTS_PER_INCH = 150
@@ -49,7 +50,8 @@ def draw(topology: Topology, out: Path, form: str) -> None:
     for cable in topology.links:
         (x1, y1), (x2, y2) = (where[end] for end in cable.ends)
         axes.plot([x1, x2], [y1, y2], color="#555555", linewidth=1.2, zorder=1)
-        axes.text((x1 + x2) / 2, (y1 + y2) / 2, "\n".join(link_lines(cable.link)), fontsize=7, ha="center", va="center",
+        x, y = x1 + LABEL_AT * (x2 - x1), y1 + LABEL_AT * (y2 - y1)
+        axes.text(x, y, "\n".join(link_lines(cable.link)), fontsize=7, ha="center", va="center",
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0}, zorder=2)  # fmt: skip
     for switch in topology.switches:
         box: dict[str, Any] = {"boxstyle": "circle", "facecolor": SWITCH, "edgecolor": "#333333"}

@@ -19,14 +19,15 @@ def device_lines(topology: Topology, device: Device) -> list[str]:
 
 def link_lines(link: Link) -> list[str]:
     """What a drawing says at a link: one rate and delay, or those of up and down."""
-    rate = _both(format_rate(link.up_bps), format_rate(link.down_bps))
-    delay = _both(format_duration(link.up_delay_s), format_duration(link.down_delay_s))
-    loss = max(link.up_loss, link.down_loss)
-    return [rate, delay, *([f"loss {100 * loss:.3g} %"] if loss else [])]
+    lines = _both(format_rate(link.up_bps), format_rate(link.down_bps))
+    lines += _both(format_duration(link.up_delay_s), format_duration(link.down_delay_s))
+    if link.up_loss or link.down_loss:
+        lines += [f"loss {text}" for text in _both(f"{100 * link.up_loss:.3g} %", f"{100 * link.down_loss:.3g} %")]
+    return lines
 
 
-def _both(up: str, down: str) -> str:
-    return up if up == down else f"{up} up, {down} down"
+def _both(up: str, down: str) -> list[str]:
+    return [up] if up == down else [f"{up} up", f"{down} down"]
 
 
 def mermaid(topology: Topology) -> str:

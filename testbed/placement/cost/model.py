@@ -33,7 +33,6 @@ from testbed.placement.plan import (
     VOCAB,
     HalfKind,
     HalfPlan,
-    LayerPlan,
     Plan,
     choice_payload,
     halves_of,
@@ -93,11 +92,14 @@ class CostModel:
             self._seconds[key] = found
         return found
 
-    def layer_seconds(self, holder: str, layer: LayerPlan, length: int, rows: int = 1) -> tuple[float, float]:
-        """(attention half, FFN half) of one planned layer, in seconds."""
-        attention, ffn = self.halves
-        first = self._planned(attention, holder, layer.attention, length, rows)
-        return first, self._planned(ffn, layer.attention.target, layer.ffn, length, rows)
+    def attention_seconds(self, plan: Plan, layer: int, length: int, rows: int = 1) -> float:
+        """Seconds of a planned attention half."""
+        return self._planned(self.halves[ATTENTION], plan.holder(layer), plan.layers[layer].attention, length, rows)
+
+    def ffn_seconds(self, plan: Plan, layer: int, rows: int = 1) -> float:
+        """Seconds of a planned FFN half, at any length."""
+        planned = plan.layers[layer]
+        return self._planned(self.halves[FFN], planned.attention.target, planned.ffn, self.lengths[0], rows)
 
     def _planned(self, kind: HalfKind, holder: str, half: HalfPlan, length: int, rows: int) -> float:
         work: list[Work] = []
@@ -251,12 +253,15 @@ class CostModel:
     def step_seconds(self, plan: Plan, length: int, rows: int, lm_head: bool, around: bool) -> float:
         """Seconds of `rows` tokens through all layers, with or without the source's own work around them."""
         total = 0.0
-        for number, layer in enumerate(plan.layers):
-            total += sum(self.layer_seconds(plan.holder(number), layer, length, rows))
-        if around:
-            total += self.source_seconds(self.index[plan.holder(len(plan.layers))], rows, lm_head)
-            if lm_head and plan.vocab is not None:
-                total += self._planned(VOCAB, plan.source, plan.vocab, length, 1)
+        for layer in range(len(plan.layers)):
+            total += self.attention_seconds(plan, layer, length, rows) + self.ffn_seconds(plan, layer, rows)
+        return total + self.around_seconds(plan, rows, lm_head) if around else total
+
+    def around_seconds(self, plan: Plan, rows: int = 1, lm_head: bool = True) -> float:
+        """Seconds of the source's own work around the layers, and of the LM head where it is cut."""
+        total = self.source_seconds(self.index[plan.holder(len(plan.layers))], rows, lm_head)
+        if lm_head and plan.vocab is not None:
+            total += self._planned(VOCAB, plan.source, plan.vocab, self.lengths[0], 1)
         return total
 
 

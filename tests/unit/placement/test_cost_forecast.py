@@ -10,11 +10,10 @@ from hypothesis import strategies as st
 from placement_cases import any_partition, networked, placed, quickstart
 
 from testbed.placement.blocks import Placement, blocks_of
-from testbed.placement.cost import forecast as forecast_module
-from testbed.placement.cost.forecast import Forecast
-from testbed.placement.cost.model import token_latency
+from testbed.placement.cost.forecast import Forecast, forecast_of
+from testbed.placement.cost.model import CostModel, token_latency
 from testbed.placement.observation import Observation
-from testbed.placement.plan import make_plan
+from testbed.placement.plan import Plan, make_plan
 
 
 @settings(max_examples=300)
@@ -30,24 +29,32 @@ def test_every_length_has_the_latency_of_its_token(
         assert forecast.seconds(length) == pytest.approx(token_latency(observation, plan, length), rel=1e-9)
 
 
-def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    asked: list[int] = []
-
-    def counted(observation: Observation, plan: object, length: int) -> float:
-        asked.append(length)
-        return token_latency(observation, plan, length)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(forecast_module, "token_latency", counted)
-    return asked
-
-
 def test_an_interval_costs_a_few_computations_and_a_single_token_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    attention_seconds = CostModel.attention_seconds
+
+    def counted(model: CostModel, plan: Plan, layer: int, length: int) -> float:
+        asked.append((layer, length))
+        return attention_seconds(model, plan, layer, length)
+
+    monkeypatch.setattr(CostModel, "attention_seconds", counted)
     observation = replace(quickstart(), hop_overhead_s=1e-4)
     placement = Placement({block: "abcd"[i % 4] for i, block in enumerate(blocks_of(observation.shape))})
-    asked = count_calls(monkeypatch)
     forecast = Forecast(observation, make_plan(observation, placement), 63)
+    layers = range(observation.shape.layers)
     forecast.seconds(48)
-    assert asked == [48]
+    assert asked == [(layer, 48) for layer in layers]
     for length in range(48, 64):
         forecast.seconds(length)
-    assert len(asked) <= 8
+    assert len(asked) <= 4 * len(layers)
+
+
+def test_observations_that_differ_in_the_tokens_done_share_a_forecast() -> None:
+    observation = quickstart()
+    placement = Placement({block: "abcd"[i % 4] for i, block in enumerate(blocks_of(observation.shape))})
+    plan = make_plan(observation, placement)
+    shared = forecast_of(observation, plan, 63)
+    assert forecast_of(replace(observation, tokens_done=16), plan, 63) is shared
+    assert forecast_of(replace(observation, hop_overhead_s=0.5), plan, 63) is not shared
+    assert forecast_of(observation, plan, 64) is not shared
+    assert shared.seconds(40) == pytest.approx(token_latency(observation, plan, 40), rel=1e-12)

@@ -218,8 +218,8 @@ def test_half_layers_add_up_to_a_full_event_simulation_of_the_token(
     simulated = EventSimulation(observation, plan, length, 1).run() + source_work(observation, 1, True)
     assert token_latency(observation, plan, length) == pytest.approx(simulated, rel=1e-9, abs=1e-9)
     assert token_latency(observation, placement, length) == token_latency(observation, plan, length)
-    model, layers = cost_model(observation), enumerate(plan.layers)
-    halves = sum(sum(model.layer_seconds(plan.holder(number), layer, length)) for number, layer in layers)
+    model, layers = cost_model(observation), range(len(plan.layers))
+    halves = sum(model.attention_seconds(plan, layer, length) + model.ffn_seconds(plan, layer) for layer in layers)
     assert token_latency(observation, plan, length, lm_head=False) == pytest.approx(halves, rel=1e-12)
 
 
