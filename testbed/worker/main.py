@@ -53,6 +53,7 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.worker.config import WorkerConfig
+from testbed.worker.core_waits import all_threads_s
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.libc import enter_network, use_precise_timers
 from testbed.worker.outbox import Outbox
@@ -62,7 +63,7 @@ from testbed.worker.probing import Probing
 from testbed.worker.proc_settings import keep_idle_connections_fast, write_setting
 from testbed.worker.program import Pass, PassResult, Program
 from testbed.worker.scheduling import Precedence, put_first, transport_threads
-from testbed.worker.startup import return_large_allocations, runqueue_wait_s, warm_up
+from testbed.worker.startup import return_large_allocations, warm_up
 from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
 
@@ -330,4 +331,5 @@ class Worker:
     def _collect(self, command: Collect) -> None:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
-        self._line.send(Collected(command.request, spans, held, runqueue_wait_s(), self._plane.strangers()))
+        waited_s = max(0.0, all_threads_s() - self._pacer.made_up_s)
+        self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers()))

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from testbed.device_model import PLAIN, DeviceModel
 from testbed.placement.blocks import operation_seconds
+from testbed.worker.core_waits import CoreWaits
 from testbed.worker.scheduling import Precedence
 
 Result = TypeVar("Result")
@@ -32,6 +33,9 @@ class Pacer:
     """Runs operations at the pace of one emulated device; with `paced=False`, as fast as the host can.
 
     From the real end of a paced operation until `stand_back`, this thread has its `precedence`.
+
+    A device sleeps through most of an operation's time, so this thread may wait for a core of the host and still end
+    the operation when the device would. `made_up_s` is how long it waited in operations that ended in time.
     """
 
     def __init__(
@@ -42,6 +46,9 @@ class Pacer:
         self._dilation = dilation
         self._precedence = precedence
         self._last_end_s = 0.0
+        self._waits = CoreWaits() if paced else None
+        self._waited_s = self._waits.seconds() if self._waits else 0.0
+        self.made_up_s = 0.0
         self.streaming_Bps = 1e12
         self.compute_flops = 1e15
 
@@ -58,7 +65,7 @@ class Pacer:
         began = time.monotonic()
         rates = self.compute_flops, self.streaming_Bps, self.model.barrier_s
         due = sum(operation_seconds(flops, size, *rates) for flops, size in costs) * self._dilation
-        self.stand_back()
+        self._compute()
         result = operation()
         ended = time.monotonic()
         if not self._paced:
@@ -66,20 +73,36 @@ class Pacer:
         if self._precedence is not None:
             self._precedence.take()
         started = max(ready_s, self._last_end_s)
-        if began - started > _LATE_MOST_S:  # the worker was paused, or did something else meanwhile
+        held_up = began - started > _LATE_MOST_S  # the worker was paused, or did something else meanwhile
+        if held_up:
             started = began
         if ended <= started + due:
             ended = started + due
             _wait_until(ended)
+            in_time = not held_up and time.monotonic() - ended <= _OVERRUN_TOLERANCE_S
         else:  # lateness that pacing cannot absorb is not charged to the device
             started = min(began, ended - due)
+            in_time = False
+        self._note_waits(in_time)
         self._last_end_s = ended
         return result, Timing(started, ended, due, ended - started > due + _OVERRUN_TOLERANCE_S)
 
     def stand_back(self) -> None:
-        """Give up the precedence, because all results have been sent."""
+        """Give up the precedence, because all results have been sent, and wait for input."""
+        self._compute()
+        self._note_waits(made_up=False)
+
+    def _compute(self) -> None:
         if self._precedence is not None:
             self._precedence.give_up()
+
+    def _note_waits(self, made_up: bool) -> None:
+        """Look at how long this thread has waited for a core since the last look."""
+        if self._waits is None:
+            return
+        before_s, self._waited_s = self._waited_s, self._waits.seconds()
+        if made_up:
+            self.made_up_s += self._waited_s - before_s
 
     def lateness(self, count: int, seconds: float) -> list[float]:
         """How late `count` empty operations of `seconds` wall seconds each end here: the floor of pacing."""

@@ -1,10 +1,8 @@
-"""How a worker prepares itself: its heap, a warm baseline, and the time it has waited for a core."""
+"""How a worker prepares itself: its heap, and a warm baseline."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -56,14 +54,3 @@ def warm_up(shape: ModelShape, chunk: int, partition: Partition = WHOLE) -> None
             store.sum_up(0, FFN, [[0]], [store.ffn_shards(0, [0], x)], x)
         else:
             store.ffn(0, x)
-
-
-def runqueue_wait_s() -> float:
-    """Seconds that this process's threads have waited for a core (`schedstat`; 0 where the kernel has none)."""
-    total = 0
-    try:
-        for thread in os.listdir("/proc/self/task"):
-            total += int(Path(f"/proc/self/task/{thread}/schedstat").read_text().split()[1])
-    except (OSError, IndexError, ValueError):
-        return 0.0
-    return total / 1e9

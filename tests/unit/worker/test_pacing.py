@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 from itertools import pairwise
@@ -16,6 +20,8 @@ from testbed.placement.latency import block_time
 from testbed.placement.observation import DeviceView
 from testbed.placement.operation import block_cost
 from testbed.shape import WeightFormats
+from testbed.worker import pacing
+from testbed.worker.core_waits import CoreWaits, all_threads_s
 from testbed.worker.libc import use_precise_timers
 from testbed.worker.pacing import Pacer
 
@@ -24,6 +30,28 @@ def pacer(paced: bool = True, dilation: float = 1.0, flops: float = 1e15, stream
     made = Pacer(paced, dilation)
     made.compute_flops, made.streaming_Bps = flops, streaming
     return made
+
+
+class FakeWaits:
+    """Stands in for what the kernel says of this thread."""
+
+    waited_s = 0.0
+
+    def seconds(self) -> float:
+        return self.waited_s
+
+
+class FakeClock:
+    """Time that passes in sleeps, and a microsecond with each look at it."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        self.now_s += 1e-6
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
 def nothing() -> str:
@@ -120,6 +148,49 @@ def test_an_operation_the_host_cannot_finish_in_time_is_an_overrun_and_others_ar
     assert late.due_s == pytest.approx(1e-3)
     flags = [device.run(lambda: time.sleep(0.001), [(0.0, 2e7)], time.monotonic())[1].overrun for _ in range(5)]
     assert not any(flags)
+
+
+def test_waiting_for_a_core_counts_as_made_up_for_only_where_the_operation_ends_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, waits = FakeClock(), FakeWaits()
+    monkeypatch.setattr(pacing, "time", clock)
+    device = pacer(streaming=1e9)
+    device._waits = waits
+    device.stand_back()
+
+    def wait(seconds: float) -> None:
+        waits.waited_s += seconds
+        clock.sleep(seconds)
+
+    device.run(lambda: wait(0.004), [(0.0, 2e7)], clock.monotonic())
+    assert device.made_up_s == pytest.approx(0.004)  # the device would have needed 20 ms
+    device.run(lambda: wait(0.002), [(0.0, 1e6)], clock.monotonic())
+    assert device.made_up_s == pytest.approx(0.004)  # too late: after 2 ms instead of 1
+    wait(0.003)  # while it sends
+    device.stand_back()
+    device.run(lambda: wait(0.001), [(0.0, 2e7)], clock.monotonic() - 0.005)
+    assert device.made_up_s == pytest.approx(0.004)  # it began 5 ms after its input, so its wait was not made up for
+    device.run(lambda: wait(0.001), [(0.0, 2e7)], clock.monotonic())
+    assert device.made_up_s == pytest.approx(0.005)
+
+
+def test_a_thread_that_shares_its_core_is_seen_to_wait_for_it() -> None:
+    cores = os.sched_getaffinity(0)
+    rival = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        os.sched_setaffinity(rival.pid, {min(cores)})
+        os.sched_setaffinity(threading.get_native_id(), {min(cores)})
+        waits = CoreWaits()
+        before_s, before_all_s, until = waits.seconds(), all_threads_s(), time.monotonic() + 0.5
+        while time.monotonic() < until:
+            pass
+        assert 0.05 < waits.seconds() - before_s < 0.5
+        assert all_threads_s() - before_all_s >= waits.seconds() - before_s - 0.01
+    finally:
+        os.sched_setaffinity(threading.get_native_id(), cores)
+        rival.kill()
+        rival.wait()
 
 
 def test_native_compute_neither_waits_nor_overruns() -> None:
