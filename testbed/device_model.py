@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+PACED_FROM_S = 1e-3  # shorter operations are not judged: our own few hundred microseconds weigh too much in them
+
 Rates = tuple[tuple[str, float], ...]  # (format, rate), sorted by format
 
 

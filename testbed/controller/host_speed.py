@@ -13,11 +13,11 @@ from typing import Annotated
 
 import msgspec
 
+from testbed.device_model import PACED_FROM_S
 from testbed.formats import FORMATS
 from testbed.units import format_bandwidth
 
 EXCESS_SHARE = 0.02  # how much longer a device's operations may take than its model says, as a share
-PACED_FROM_S = 1e-3  # shorter operations are not judged: our own few hundred microseconds weigh too much in them
 FIXED_SHARE = 0.5  # this share of a measured operation's time does not depend on its size
 SEARCH_S = 1e-6, 10.0  # the range in which the shortest time of an operation is searched
 
@@ -32,6 +32,8 @@ class Together:
     count: Annotated[int, msgspec.Meta(ge=1)]
     read_bytes: Positive  # what each operation reads, in float32
     finished_s: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]  # sorted; all are equally likely
+    waited_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """How long a device waited for a core per operation where pacing could not make up for it, wall seconds."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from testbed.controller.host_contention import contention
-from testbed.controller.host_speed import EXCESS_SHARE, PACED_FROM_S
+from testbed.controller.host_speed import EXCESS_SHARE
 from testbed.controller.startup_calibration import Calibrated
 from testbed.controller.worst_first import worst_first
+from testbed.device_model import PACED_FROM_S
 from testbed.units import format_duration, format_rate
 from testbed.wire import FRAME_BYTES, TCP_SHARE
 

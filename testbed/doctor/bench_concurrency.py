@@ -75,7 +75,8 @@ def _ready() -> None:
 
 def _measure(count: int) -> Together:
     rounds = max(ROUNDS_LEAST, OPERATIONS // count)
-    times = _exchange(count, rounds)
+    found = _exchange(count, rounds)
+    times, waited_s = [every for every, _ in found], fmean(waited_s for _, waited_s in found)
     parts = []
     for part in range(ATTEMPTS):
         first = WARM_ROUNDS + part * rounds
@@ -83,11 +84,11 @@ def _measure(count: int) -> Together:
     best = sorted(min(parts, key=sum))
     bounds = [round(each * len(best) / GROUPS) for each in range(GROUPS + 1)]
     means = [fmean(best[first:last]) for first, last in pairwise(bounds)]
-    return Together(count, _read_bytes(), tuple(round(mean, 6) for mean in means))
+    return Together(count, _read_bytes(), tuple(round(mean, 6) for mean in means), round(waited_s, 6))
 
 
-def _exchange(count: int, rounds: int) -> list[list[float]]:
-    """The times of each device. One repetition is allowed, because a single stopped device stops all."""
+def _exchange(count: int, rounds: int) -> list[tuple[list[float], float]]:
+    """The times and the mean wait of each device. One repetition is allowed: a single stopped device stops all."""
     with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
         try:
             return _in_devices(count, _compute, folder, rounds)
@@ -176,14 +177,15 @@ def _stream(pipe: Connection, index: int, count: int) -> dict[str, float]:
     return {name: streaming_Bps(STREAM_BYTES, name) for name in FORMATS}
 
 
-def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int) -> list[float]:
-    """How long after its last input each of this device's operations was done, wall seconds."""
+def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int) -> tuple[list[float], float]:
+    """How long after its last input each operation was done, and its mean wait for a core: wall seconds."""
     import numpy as np
 
     from testbed.decoder.store import BlockStore
     from testbed.decoder.weights import RandomWeights
     from testbed.placement.blocks import Block
     from testbed.transport.data import Activation
+    from testbed.worker.core_waits import all_threads_s
     from testbed.worker.inbox import Inbox
     from testbed.worker.outbox import Outbox
     from testbed.worker.pacing import Pacer
@@ -207,13 +209,15 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
             store.add(Block("head", layer, head))
         x, row = np.zeros((1, shape.width), np.float32), bytes(4 * shape.width)
         waiting: dict[int, list[float]] = {}
-        times, ready_s = [], time.monotonic()
+        times, ready_s, waited_s = [], time.monotonic(), 0.0
         for step in range(WARM_ROUNDS + ATTEMPTS * rounds):
 
             def attend(layer: int = step % LAYERS) -> float:
                 store.heads(layer, HEADS, x, POSITION)
                 return time.monotonic()
 
+            if step == WARM_ROUNDS:
+                waited_s = all_threads_s() - pacer.made_up_s
             done_s, timing = pacer.run(attend, [(0.0, read_bytes)], ready_s)
             times.append(done_s - ready_s)
             for peer in peers:
@@ -225,7 +229,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
                 header = delivery.content[0]  # type: ignore[index]
                 waiting.setdefault(header.step, []).append(delivery.due_s)
             ready_s = max([timing.end_s, *waiting.pop(step)])
-        return times
+        return times, max(0.0, all_threads_s() - pacer.made_up_s - waited_s) / (ATTEMPTS * rounds)
 
 
 @contextmanager

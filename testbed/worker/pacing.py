@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from testbed.device_model import PLAIN, DeviceModel
+from testbed.device_model import PACED_FROM_S, PLAIN, DeviceModel
 from testbed.placement.blocks import operation_seconds
 from testbed.worker.core_waits import CoreWaits
 from testbed.worker.scheduling import Precedence
@@ -16,7 +16,9 @@ Result = TypeVar("Result")
 
 SPIN_S = 60e-6  # the last stretch of a wait is spun, because waking from a sleep takes about that long
 _OVERRUN_TOLERANCE_S = 100e-6  # lateness that does not count: it is shorter than a wake-up
-_LATE_MOST_S = 2e-3  # from an operation's last input to its start; longer means that the worker was held up
+# From an operation's last input to its start, less what this thread waited for a core of the host. Longer means that
+# the worker was paused, or did something else meanwhile.
+_LATE_MOST_S = 2e-3
 
 
 @dataclass(frozen=True)
@@ -53,15 +55,18 @@ class Pacer:
         self.compute_flops = 1e15
 
     def run(
-        self, operation: Callable[[], Result], costs: list[tuple[float, float]], ready_s: float
+        self, operation: Callable[[], Result], costs: list[tuple[float, float]], ready_s: float, stays: bool = False
     ) -> tuple[Result, Timing]:
         """Run one operation made of blocks with these (FLOPs, bytes read) costs, one after another.
 
         FLOPs and bytes are counted with this device's model (`Cost.counted`).
         `ready_s` is when its last input arrived. A device would begin then, or when its last operation ended, and so
         the operation is due from then on. The time that we take to wake up and to unpack does not slow the device
-        down, as long as the operation leaves enough time to make up for it.
+        down, as long as the operation leaves enough time to make up for it. One that is too short for that, and whose
+        result `stays` on this device, is not waited for: it is told as the device would run it, and the next one makes
+        up for its lateness too.
         """
+        queued_s = self._queued_s()
         began = time.monotonic()
         rates = self.compute_flops, self.streaming_Bps, self.model.barrier_s
         due = sum(operation_seconds(flops, size, *rates) for flops, size in costs) * self._dilation
@@ -70,12 +75,15 @@ class Pacer:
         ended = time.monotonic()
         if not self._paced:
             return result, Timing(began, ended, due, False)
-        if self._precedence is not None:
-            self._precedence.take()
         started = max(ready_s, self._last_end_s)
-        held_up = began - started > _LATE_MOST_S  # the worker was paused, or did something else meanwhile
+        held_up = began - started - queued_s > _LATE_MOST_S
         if held_up:
             started = began
+        if stays and due < PACED_FROM_S:
+            self._last_end_s = started + due
+            return result, Timing(started, started + due, due, False)
+        if self._precedence is not None:
+            self._precedence.take()
         if ended <= started + due:
             ended = started + due
             _wait_until(ended)
@@ -96,13 +104,15 @@ class Pacer:
         if self._precedence is not None:
             self._precedence.give_up()
 
+    def _queued_s(self) -> float:
+        """How long this thread has waited for a core since the last look at it."""
+        return self._waits.seconds() - self._waited_s if self._waits else 0.0
+
     def _note_waits(self, made_up: bool) -> None:
-        """Look at how long this thread has waited for a core since the last look."""
-        if self._waits is None:
-            return
-        before_s, self._waited_s = self._waited_s, self._waits.seconds()
+        queued_s = self._queued_s()
+        self._waited_s += queued_s
         if made_up:
-            self.made_up_s += self._waited_s - before_s
+            self.made_up_s += queued_s
 
     def lateness(self, count: int, seconds: float) -> list[float]:
         """How late `count` empty operations of `seconds` wall seconds each end here: the floor of pacing."""

@@ -342,12 +342,11 @@ class Program:
             return self.store.ffn(layer, x)
 
         costs = [self._cost(block)]
-        out, timing = self._pacer.run(compute, _counted(costs), last.ready_s)
+        after = (layer, FFN) if which == ATTENTION else (layer + 1, ATTENTION)
+        stays = self._onward(*after) == [self.device]
+        out, timing = self._pacer.run(compute, _counted(costs), last.ready_s, stays)
         self._finish(timing, layer, str(block), costs)
-        if which == ATTENTION:
-            self._send_on(layer, FFN, out, timing, last)
-        else:
-            self._send_on(layer + 1, ATTENTION, out, timing, last)
+        self._send_on(*after, out, timing, last)
 
     def _cost(self, block: Block) -> Cost:
         shape, partition, length = self.store.shape, self.store.partition, self._position + self._rows
@@ -371,13 +370,17 @@ class Program:
 
     def _send_on(self, layer: int, which: int, x: Floats, timing: Timing, last: Value) -> None:
         """Send the next half's input to all devices that need it; after the last layer, its last row to the source."""
+        end = layer == len(self._plan().layers)
+        self._send(INPUT[which], layer, self._onward(layer, which), x[-1:] if end else x, timing, last)
+
+    def _onward(self, layer: int, which: int) -> list[str]:
+        """The devices that this one sends a half's input to, itself included; after the last layer the source."""
         plan = self._plan()
         if layer == len(plan.layers):
-            self._send("x", layer, [plan.source], x[-1:], timing, last)
-            return
+            return [plan.source]
         half = self._half(layer, which)
         local = self.device in half.work or self.device in half.targets
-        self._send(INPUT[which], layer, [*half.x_order, *([self.device] if local else [])], x, timing, last)
+        return [*half.x_order, *([self.device] if local else [])]
 
     def _send(self, kind: str, layer: int, targets: Sequence[str], out: Floats, timing: Timing, last: Value) -> None:
         """Send a result in the plan's order: by reference to this device, by message to others."""

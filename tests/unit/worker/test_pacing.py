@@ -169,10 +169,24 @@ def test_waiting_for_a_core_counts_as_made_up_for_only_where_the_operation_ends_
     assert device.made_up_s == pytest.approx(0.004)  # too late: after 2 ms instead of 1
     wait(0.003)  # while it sends
     device.stand_back()
-    device.run(lambda: wait(0.001), [(0.0, 2e7)], clock.monotonic() - 0.005)
-    assert device.made_up_s == pytest.approx(0.004)  # it began 5 ms after its input, so its wait was not made up for
-    device.run(lambda: wait(0.001), [(0.0, 2e7)], clock.monotonic())
-    assert device.made_up_s == pytest.approx(0.005)
+    wait(0.005)  # to wake up for its input
+    _, timing = device.run(nothing, [(0.0, 2e7)], ready_s := clock.monotonic() - 0.005)
+    assert device.made_up_s == pytest.approx(0.009) and timing.start_s == ready_s
+    clock.sleep(0.005)  # paused, which is no waiting for a core
+    _, timing = device.run(lambda: wait(0.001), [(0.0, 2e7)], clock.monotonic() - 0.005)
+    assert device.made_up_s == pytest.approx(0.009) and timing.start_s > ready_s + 0.024
+
+
+def test_a_short_operation_whose_result_stays_is_told_as_the_device_runs_it_and_the_next_one_makes_up_for_it() -> None:
+    device = pacer(streaming=1e9)
+    ready_s = time.monotonic()
+    _, short = device.run(lambda: time.sleep(0.001), [(0.0, 1e4)], ready_s, True)
+    assert (short.start_s, short.end_s, short.overrun) == (ready_s, pytest.approx(ready_s + 1e-5), False)
+    _, next_one = device.run(nothing, [(0.0, 2e7)], short.end_s)
+    assert (next_one.start_s, next_one.end_s) == (short.end_s, pytest.approx(short.end_s + 0.02))
+    assert time.monotonic() >= short.end_s + 0.02
+    _, sent = device.run(lambda: time.sleep(0.001), [(0.0, 1e4)], next_one.end_s)
+    assert sent.end_s >= next_one.end_s + 0.001, "a result that others wait for is sent as late as it is"
 
 
 def test_a_thread_that_shares_its_core_is_seen_to_wait_for_it() -> None:
