@@ -185,7 +185,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
     from testbed.decoder.weights import RandomWeights
     from testbed.placement.blocks import Block
     from testbed.transport.data import Activation
-    from testbed.worker.core_waits import all_threads_s
+    from testbed.worker.core_waits import ProcessWaits
     from testbed.worker.inbox import Inbox
     from testbed.worker.outbox import Outbox
     from testbed.worker.pacing import Pacer
@@ -209,7 +209,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
             store.add(Block("head", layer, head))
         x, row = np.zeros((1, shape.width), np.float32), bytes(4 * shape.width)
         waiting: dict[int, list[float]] = {}
-        times, ready_s, waited_s = [], time.monotonic(), 0.0
+        times, ready_s, waits, waited_s = [], time.monotonic(), ProcessWaits(), 0.0
         for step in range(WARM_ROUNDS + ATTEMPTS * rounds):
 
             def attend(layer: int = step % LAYERS) -> float:
@@ -217,7 +217,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
                 return time.monotonic()
 
             if step == WARM_ROUNDS:
-                waited_s = all_threads_s() - pacer.made_up_s
+                waited_s = waits.seconds() - pacer.made_up_s
             done_s, timing = pacer.run(attend, [(0.0, read_bytes)], ready_s)
             times.append(done_s - ready_s)
             for peer in peers:
@@ -229,7 +229,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
                 header = delivery.content[0]  # type: ignore[index]
                 waiting.setdefault(header.step, []).append(delivery.due_s)
             ready_s = max([timing.end_s, *waiting.pop(step)])
-        return times, max(0.0, all_threads_s() - pacer.made_up_s - waited_s) / (ATTEMPTS * rounds)
+        return times, max(0.0, waits.seconds() - pacer.made_up_s - waited_s) / (ATTEMPTS * rounds)
 
 
 @contextmanager

@@ -148,7 +148,7 @@ def judge_speed(speed: HostSpeed, others: float = 0.0) -> Finding:
     busy = others > OTHERS_NOTED
     if busy:
         detail += f"; others used {100 * others:.0f} % of the cores meanwhile: alone it is faster"
-    figures = {f"at_once_{each.count}_Bps": fastest_Bps(speed, each) for each in speed.together}
+    figures = {f"at_once_{each.count}_Bps": fastest_Bps(speed, each.count) for each in speed.together}
     return Finding(
         "devices at once", True, False, detail, BUSY_REMEDY if busy else "", slow=busy,
         measured={"streaming_Bps": speed.streaming_Bps, "others_share": others, **figures},

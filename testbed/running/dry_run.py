@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from testbed.controller.calibration import NOMINAL_SPEED, host_calibration
-from testbed.controller.host_speed import EXCESS_SHARE, HostSpeed, Operation, most_at_once, too_slow_here
+from testbed.controller.host_speed import (
+    EXCESS_SHARE,
+    HELD_UP_SHARE,
+    HostSpeed,
+    Operation,
+    held_up_here,
+    most_at_once,
+    too_slow_here,
+)
 from testbed.controller.worst_first import worst_first
 from testbed.decoder.checkpoint import find_model
 from testbed.errors import EnvironmentLacks
@@ -95,7 +103,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int, emulated: bool = True) 
         "takes_s": _takes(experiment, generated_s, answer.decision_s, emulated),
         "warnings": [
             *filter(None, remarks),
-            *unfaithful_here(experiment, observation, plan),
+            *unfaithful_here(experiment, observation, plan, token_s),
             *assumed_of_prompt(experiment),
             *_lacking_weights(experiment),
         ],
@@ -162,10 +170,10 @@ def operations_at_once(
     shape, partition, length = observation.shape, observation.partition, observation.final_length
     found: dict[str, list[Operation]] = {view.name: [] for view in observation.devices}
 
-    def add(device: str, count: int, costs: Sequence[tuple[Cost, Mapping[str, float]]]) -> None:
+    def add(device: str, count: int, costs: Sequence[tuple[Cost, Mapping[str, float]]], adds_up: bool = False) -> None:
         view = observation.device(device)
-        due_s = sum(cost_seconds(cost, view) for cost, _ in costs)
-        found[device].append(Operation(count, sum(speed.as_float32(read) for _, read in costs), due_s * dilation))
+        due_s = sum(cost_seconds(cost, view) for cost, _ in costs) * dilation
+        found[device].append(Operation(count, sum(speed.as_float32(read) for _, read in costs), due_s, adds_up))
 
     def cost(device: str, kind: Kind, layer: int, index: int) -> tuple[Cost, Mapping[str, float]]:
         block, model = Block(kind, layer, index), observation.device(device).model
@@ -180,7 +188,7 @@ def operations_at_once(
             if kind.target is not None:
                 for device in half.targets:
                     meeting = [cost(device, kind.target, layer, which if kind.target == "sum" else 0)]
-                    add(device, len(half.targets), meeting)
+                    add(device, len(half.targets), meeting, kind.target == "sum")
     if plan.vocab is None:
         head_format = shape.format_of("vocab", "rows")
         whole = lm_head_cost(shape, observation.device(plan.source).model)
@@ -191,7 +199,7 @@ def operations_at_once(
     return found
 
 
-def unfaithful_here(experiment: Experiment, observation: Observation, plan: Plan) -> list[str]:
+def unfaithful_here(experiment: Experiment, observation: Observation, plan: Plan, token_s: float) -> list[str]:
     """Return a warning if this host cannot keep up with all devices that compute at once; else nothing."""
     if experiment.compute != "paced":
         return []
@@ -199,14 +207,20 @@ def unfaithful_here(experiment: Experiment, observation: Observation, plan: Plan
     speed = host.speed or NOMINAL_SPEED
     operations = operations_at_once(observation, plan, experiment.dilation, speed)
     slow = too_slow_here(speed, operations)
-    if not slow:
+    held_up = held_up_here(speed, operations, token_s * experiment.dilation)
+    if not slow and not held_up:
         return []
     whose = "as calibrated" if host.speed else "if it is like the one this was written on: see `testbed calibrate`"
-    told = worst_first("device", {device: (share, f"{100 * share:.0f} %") for device, share in slow.items()})
+    found, what, allowed = (
+        (slow, "operations would take longer on this host ({whose}) than on the emulated device", EXCESS_SHARE)
+        if slow
+        else (held_up, "devices would wait too long for a core of this host ({whose})", HELD_UP_SHARE)
+    )
+    told = worst_first("device", {device: (share, f"{100 * share:.2g} %") for device, share in found.items()})
+    dilation = max(2, math.ceil(max(held_up.values(), default=0.0) / HELD_UP_SHARE)) * experiment.dilation
     return [
-        f"with up to {most_at_once(operations)} devices computing at once, operations would take longer on this host "
-        f"({whose}) than on the emulated device: {told}; {100 * EXCESS_SHARE:.0f} % are allowed: use slower devices, "
-        "fewer of them, or `dilation: 2`"
+        f"with up to {most_at_once(operations)} devices computing at once, {what.format(whose=whose)}: {told}; "
+        f"{100 * allowed:.2g} % are allowed: use slower devices, fewer of them, or `dilation: {dilation:g}`"
     ]
 
 

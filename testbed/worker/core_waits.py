@@ -6,17 +6,6 @@ import os
 from pathlib import Path
 
 
-def all_threads_s() -> float:
-    """Seconds that this process's threads have waited, in sum (`schedstat`; 0 where the kernel has none)."""
-    try:
-        return sum(
-            _waited_s(Path(f"/proc/self/task/{thread}/schedstat").read_bytes())
-            for thread in os.listdir("/proc/self/task")
-        )
-    except (OSError, IndexError, ValueError):
-        return 0.0
-
-
 class CoreWaits:
     """The waits of the thread that makes this object. Reading them takes two microseconds."""
 
@@ -29,6 +18,22 @@ class CoreWaits:
     def seconds(self) -> float:
         """Seconds that this thread has waited so far; 0 where the kernel does not count them."""
         return 0.0 if self._file is None else _waited_s(os.pread(self._file, 80, 0))
+
+
+class ProcessWaits:
+    """The waits of all threads of this process in sum, those that have ended meanwhile included as last seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, float] = {}
+
+    def seconds(self) -> float:
+        """Seconds that the threads have waited so far, in sum; 0 where the kernel does not count them."""
+        for thread in os.listdir("/proc/self/task"):
+            try:
+                self._seen[thread] = _waited_s(Path(f"/proc/self/task/{thread}/schedstat").read_bytes())
+            except OSError:  # it has just ended, or the kernel does not count
+                continue
+        return sum(self._seen.values())
 
 
 def _waited_s(schedstat: bytes) -> float:

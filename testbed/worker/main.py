@@ -53,7 +53,7 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.worker.config import WorkerConfig
-from testbed.worker.core_waits import all_threads_s
+from testbed.worker.core_waits import ProcessWaits
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.libc import enter_network, use_precise_timers
 from testbed.worker.outbox import Outbox
@@ -128,6 +128,7 @@ class Worker:
         self._token_started_s = 0.0
         self._step = 0
         self._probing = Probing(self._outbox, line.send)
+        self._waits = ProcessWaits()
 
     def serve(self, refused: tuple[str, ...]) -> None:
         """Report that the worker is up, and which settings the kernel refused; then handle deliveries until Stop."""
@@ -331,5 +332,5 @@ class Worker:
     def _collect(self, command: Collect) -> None:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
-        waited_s = max(0.0, all_threads_s() - self._pacer.made_up_s)
+        waited_s = max(0.0, self._waits.seconds() - self._pacer.made_up_s)
         self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers()))

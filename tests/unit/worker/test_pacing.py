@@ -21,9 +21,9 @@ from testbed.placement.observation import DeviceView
 from testbed.placement.operation import block_cost
 from testbed.shape import WeightFormats
 from testbed.worker import pacing
-from testbed.worker.core_waits import CoreWaits, all_threads_s
+from testbed.worker.core_waits import CoreWaits, ProcessWaits
 from testbed.worker.libc import use_precise_timers
-from testbed.worker.pacing import Pacer
+from testbed.worker.pacing import Pacer, Timing
 
 
 def pacer(paced: bool = True, dilation: float = 1.0, flops: float = 1e15, streaming: float = 1e12) -> Pacer:
@@ -58,19 +58,27 @@ def nothing() -> str:
     return "result"
 
 
+def timed(device: Pacer, costs: list[tuple[float, float]], due_s: float) -> list[Timing]:
+    """Eleven operations, on a host that is quiet meanwhile: a busy one makes some longer, so they are tried again."""
+    for _ in range(30):
+        took, told = [], []
+        for _ in range(11):
+            started = time.monotonic()
+            result, timing = device.run(nothing, costs, started)
+            assert result == "result"
+            took.append(time.monotonic() - started)
+            told.append(timing)
+        assert min(took) >= due_s - 1e-5
+        if median(took) <= 1.02 * due_s:
+            return told
+    pytest.fail(f"operations of {due_s} s took {median(took)} s")
+
+
 def test_an_operation_of_two_milliseconds_takes_two_milliseconds() -> None:
     use_precise_timers()
-    device = pacer(streaming=1e9)
-    took, told = [], []
-    for _ in range(61):
-        started = time.monotonic()
-        result, timing = device.run(nothing, [(0.0, 2e6)], time.monotonic())
-        took.append(time.monotonic() - started)
-        told.append(timing.end_s - timing.start_s)
-        assert result == "result" and timing.due_s == pytest.approx(2e-3)
-    assert min(took) >= 2e-3 - 1e-5
-    assert median(took) == pytest.approx(2e-3, rel=0.02)
-    assert median(told) == pytest.approx(2e-3, rel=0.02)
+    told = timed(pacer(streaming=1e9), [(0.0, 2e6)], 2e-3)
+    assert [timing.due_s for timing in told] == pytest.approx([2e-3] * len(told))
+    assert median(timing.end_s - timing.start_s for timing in told) == pytest.approx(2e-3, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -195,16 +203,31 @@ def test_a_thread_that_shares_its_core_is_seen_to_wait_for_it() -> None:
     try:
         os.sched_setaffinity(rival.pid, {min(cores)})
         os.sched_setaffinity(threading.get_native_id(), {min(cores)})
-        waits = CoreWaits()
-        before_s, before_all_s, until = waits.seconds(), all_threads_s(), time.monotonic() + 0.5
+        waits, all_waits = CoreWaits(), ProcessWaits()
+        before_s, before_all_s, until = waits.seconds(), all_waits.seconds(), time.monotonic() + 0.5
         while time.monotonic() < until:
             pass
         assert 0.05 < waits.seconds() - before_s < 0.5
-        assert all_threads_s() - before_all_s >= waits.seconds() - before_s - 0.01
+        assert all_waits.seconds() - before_all_s >= waits.seconds() - before_s - 0.01
     finally:
         os.sched_setaffinity(threading.get_native_id(), cores)
         rival.kill()
         rival.wait()
+
+
+def test_the_waits_of_a_thread_that_has_ended_stay_in_the_sum() -> None:
+    waits, found = ProcessWaits(), threading.Event()
+    other = threading.Thread(target=found.wait)
+    other.start()
+    waits.seconds()
+    name = str(other.native_id)
+    waits._seen[name] += 5.0  # as if it had waited so long
+    found.set()
+    other.join()
+    deadline = time.monotonic() + 5.0
+    while name in os.listdir("/proc/self/task") and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert waits.seconds() >= 5.0
 
 
 def test_native_compute_neither_waits_nor_overruns() -> None:
@@ -236,11 +259,5 @@ def test_pacing_follows_the_finer_model_within_two_percent(name: str) -> None:
     for block, length in ((Block("ffn", 0), 1), (Block("head", 0), 2000)):
         due_s = block_time(shape, block, view, length)
         assert due_s > 1e-3
-        took = []
-        for _ in range(21):
-            started = time.monotonic()
-            cost = block_cost(shape, block, length, model=model)
-            assert device.run(nothing, [cost.counted], started)[1].due_s == due_s
-            took.append(time.monotonic() - started)
-        assert min(took) >= due_s - 1e-5
-        assert median(took) == pytest.approx(due_s, rel=0.02)
+        told = timed(device, [block_cost(shape, block, length, model=model).counted], due_s)
+        assert {timing.due_s for timing in told} == {due_s}
