@@ -100,8 +100,9 @@ def palette(names: Iterable[str]) -> dict[str, Any]:
 def policy_colours(names: Iterable[str]) -> dict[str, Any]:
     """The colour of each policy, the same in every figure; policies that are not ours get others."""
     listed = list(dict.fromkeys(names))
-    own = palette([name for name in listed if name not in POLICY_COLOURS] or [""])
-    return {name: POLICY_COLOURS.get(name) or own[name] for name in listed}
+    own = [name for name in listed if name not in POLICY_COLOURS]
+    others = dict(zip(own, sns.color_palette("husl", max(1, len(own))), strict=False))
+    return {name: POLICY_COLOURS.get(name) or others[name] for name in listed}
 
 
 def marker_of(index: int) -> str:
