@@ -116,17 +116,17 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for size in given.size or list(SIZES):
         for shards in (1, 4):
-            for policy in given.policy or ["headroom", "resource-aware"]:
+            for policy in given.policy or ["headroom", "paper-search", "paper"]:
                 found = measured(policy, size, shards, given.rounds, given.limit)
                 if found is None:
                     continue
                 shown = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
                 print(f"{policy}, {size} devices, {shards} shards: {shown}", flush=True)
                 figures[f"{policy} {size} devices {shards} shards"] = found
-    ours, peer = (figures.get(f"{name} 5 devices 1 shards") for name in ("headroom", "resource-aware"))
+    ours, peer = (figures.get(f"{name} 5 devices 1 shards") for name in ("headroom", "paper-search"))
     line: dict[str, Any] = {
         "benchmark": "policy",
-        "peer": "resource-aware, at 5 devices, 12 layers, 12 heads",
+        "peer": "paper-search, at 5 devices, 12 layers, 12 heads",
         "unit": "times less time for headroom's later decisions",
         "rounds": given.rounds,
         **figures,

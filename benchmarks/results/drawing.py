@@ -10,9 +10,9 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.results.rows import MEASURED
 from benchmarks.results.store import ROOT
 from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, palette, paper
-from testbed.placement.policies import POLICIES
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "colour", "drawn", "marker"]
 
@@ -32,7 +32,7 @@ def colour(policy: str) -> object:
 
 def marker(policy: str) -> str:
     """The marker of a policy, which is the same in all figures."""
-    return marker_of(list(POLICIES).index(policy))
+    return marker_of(MEASURED.index(policy))
 
 
 def part_colours() -> dict[str, str]:

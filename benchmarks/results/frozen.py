@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
-from testbed.placement.policies.resource_aware import ResourceAware
+from testbed.placement.policies.paper_search import PaperSearch
 
 
 class ResourceAwareFrozen:
@@ -15,7 +15,7 @@ class ResourceAwareFrozen:
     name = "resource-aware-frozen"
 
     def __init__(self) -> None:
-        self.inner = ResourceAware()
+        self.inner = PaperSearch()
 
     def reset(self, seed: int) -> None:
         """Reset the inner policy."""

@@ -13,14 +13,14 @@ import pandas as pd
 
 from benchmarks.results import store
 from benchmarks.results.replayed import FOUR_LAYERS, MEMORIES, ONE_LAYER, VARIANTS, WHOLE_RUN, Instance, rows_of
-from testbed.placement.policies import POLICIES
+from benchmarks.results.rows import MEASURED
 
 NAME = "gaps"
 DEVICES = (3, 4, 5)
 SEEDS = {(ONE_LAYER, 1): 20, (FOUR_LAYERS, 1): 5, (WHOLE_RUN, 1): 5, (ONE_LAYER, 4): 5, (FOUR_LAYERS, 4): 2}
 # These have their own parts, so that a change of `headroom` does not recompute the others; `static` asks `headroom`.
 OURS = ("headroom", "static")
-GROUPS = {"ours": OURS, "others": (*(name for name in POLICIES if name not in OURS), *VARIANTS)}
+GROUPS = {"ours": OURS, "others": (*(name for name in MEASURED if name not in OURS), *VARIANTS)}
 
 
 def planned() -> list[Instance]:

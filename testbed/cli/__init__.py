@@ -107,7 +107,7 @@ def nearest(name: str, known: Sequence[str] | dict[str, str]) -> str:
 def cli() -> None:
     """Place the attention heads of a language model on emulated edge devices, and measure what it costs.
 
-    Example: testbed replay experiments/quickstart.yaml --policy resource-aware
+    Example: testbed replay experiments/quickstart.yaml --policy paper-search
     """
 
 

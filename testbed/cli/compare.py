@@ -49,7 +49,7 @@ def command(experiment: Path, policies: tuple[str, ...], as_json: bool, **option
     memory or failed are counted. One Parquet file beside the run folders has a row for each run. The exit code is 0
     when every run was carried out, and 5 when one's logits differ from the reference.
 
-    Example: testbed compare experiments/quickstart.yaml --policy static --policy resource-aware
+    Example: testbed compare experiments/quickstart.yaml --policy static --policy paper-search
 
     Simulated: testbed compare experiments/small-scale.yaml --backend sim --policy headroom --policy greedy --seeds 20
     """

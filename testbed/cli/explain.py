@@ -24,7 +24,7 @@ DECIMALS = 1
 def command(run: Path, tokens: tuple[int, ...], as_json: bool) -> None:
     """Say where the time of the median token and of the slowest tokens of RUN went, and what bounds them.
 
-    Example: testbed explain runs/20260101T000000Z-quickstart-resource-aware --token 48
+    Example: testbed explain runs/20260101T000000Z-quickstart-paper-search --token 48
     """
     from testbed.running.explain import explain
 

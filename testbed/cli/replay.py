@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """Run EXPERIMENT, a file or a bundled name, once and leave a run folder.
 
-    Example: testbed replay quickstart --policy resource-aware --verify --set tokens=32
+    Example: testbed replay quickstart --policy paper-search --verify --set tokens=32
     """
     asked = {"policy": policy, "tokens": tokens, "seed": seed}
     if dry_run:

@@ -101,7 +101,7 @@ def list_verb(folder: Path, sort: str, reverse: bool, as_json: bool, **choice: A
 def show_verb(run: Path, as_json: bool) -> None:
     """Show what one run was, how it ended, and its figures.
 
-    Example: testbed runs show runs/20260101T000000Z-quickstart-resource-aware
+    Example: testbed runs show runs/20260101T000000Z-quickstart-paper-search
     """
     from testbed.running.run_facts import show_run
 

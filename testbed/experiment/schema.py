@@ -44,6 +44,7 @@ from testbed.placement.blocks import (
     vocab_rows,
 )
 from testbed.placement.patterns import matches
+from testbed.placement.policies.renamed import present_name
 from testbed.shape import ModelShape
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.model import Device, Topology
@@ -93,7 +94,7 @@ class Experiment(Strict):
     topology: InstanceOf[Topology]
     traces: InstanceOf[TraceSet]
     trace_clock: Literal["token", "time"] = "token"
-    policy: str = Field(default="resource-aware", min_length=1)
+    policy: Annotated[str, AfterValidator(present_name)] = Field(default="paper-search", min_length=1)
     policy_options: Annotated[dict[str, Any], AfterValidator(finite)] = Field(default_factory=dict)
     placement: dict[str, str] | None = None  # of policy `static`: block pattern -> device; later entries win
     weights: Literal["staged", "shipped"] = "staged"

@@ -37,7 +37,7 @@ from testbed.running.first_observation import first_observation
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
 
-POLICIES = ("round-robin", "resource-aware")
+POLICIES = ("round-robin", "paper-search")
 TOKENS = 32
 PROMPT = list(range(1, 25))
 SLOWEST_HOP_S = 5e-3  # where the search ends

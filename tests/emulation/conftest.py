@@ -52,7 +52,7 @@ def quickstart() -> Iterator[Ended]:
     with short_place() as place:
         for _ in range(QUICKSTART_TRIES):
             ended = place.replay(
-                QUICKSTART, "--backend", "mininet", "--policy", "resource-aware", "--verify", timeout=QUICKSTART_S
+                QUICKSTART, "--backend", "mininet", "--policy", "paper-search", "--verify", timeout=QUICKSTART_S
             )  # fmt: skip
             if ended.code != 4:
                 break

@@ -40,14 +40,14 @@ def told(folder: Path, table: str, *columns: str) -> list[tuple[Any, ...]]:
 @pytest.mark.parametrize(
     ("policy", "partition"),
     [
-        ("resource-aware", {}),
+        ("paper-search", {}),
         ("greedy", {}),
         ("round-robin", {}),
         ("headroom", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4}),
         ("galaxy", {"ffn_shards": 8}),
         ("galaxy", {"ffn_shards": 8, "proj_rows": True, "exchange": "all-to-all"}),
         ("round-robin", {"ffn_shards": 4, "proj_rows": True, "exchange": "all-to-all"}),
-        ("resource-aware", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4, "exchange": "all-to-all"}),
+        ("paper-search", {"ffn_shards": 4, "proj_rows": True, "vocab_shards": 4, "exchange": "all-to-all"}),
     ],
 )
 def test_simulation_and_emulation_decide_alike(
@@ -79,7 +79,7 @@ def test_simulation_and_emulation_run_out_of_memory_alike(place: Place, tmp_path
 
 
 def test_the_predictions_of_an_emulated_run_are_the_simulated_tokens(place: Place, tmp_path: Path) -> None:
-    path = squeezed(tmp_path, "resource-aware")
+    path = squeezed(tmp_path, "paper-search")
     emulated, simulated = both(place, path)
     predicted = [latency for (latency,) in told(emulated.folder, "tokens", "predicted_s")]
     assert predicted == pytest.approx([latency for (latency,) in told(simulated.folder, "tokens", "latency_s")])

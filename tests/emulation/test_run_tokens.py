@@ -39,8 +39,8 @@ def test_the_quickstarts_static_placement_is_killed_by_the_kernel_when_the_squee
 
 def test_loopback_and_mininet_give_the_same_tokens_under_every_policy(place: Place) -> None:
     wanted = [
-        ("local", "resource-aware"),
-        ("mininet", "resource-aware"),
+        ("local", "paper-search"),
+        ("mininet", "paper-search"),
         ("mininet", "round-robin"),
         ("mininet", "greedy"),
     ]

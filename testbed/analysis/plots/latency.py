@@ -24,10 +24,10 @@ from testbed.analysis.plots.style import (
     dash_of,
     figure,
     marker_of,
-    palette,
     paper,
     plain_log_ticks,
     policies,
+    policy_colours,
     run_names,
     say_empty,
     whole_numbers,
@@ -56,7 +56,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         main, *strip = drawing.subplots(
             2 if stalls else 1, 1, sharex=True, squeeze=False, height_ratios=[4, 1] if stalls else [1]
         )[:, 0]
-        colours = palette(policies(runs))
+        colours = policy_colours(policies(runs))
         handles: list[Line2D] = []
         kills = 0
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
@@ -122,7 +122,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
     with paper():
         drawing = figure(COLUMN_WIDTH, 2.6)
         axes = drawing.subplots()
-        colours = palette(policies(runs))
+        colours = policy_colours(policies(runs))
         low, high = np.inf, 0.0
         handles: list[Line2D] = []
         for index, (policy, colour) in enumerate(colours.items()):

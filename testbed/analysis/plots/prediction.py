@@ -21,7 +21,7 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
     If some runs were measured, simulated runs are left out, because their times are the predictions themselves.
     """
     runs = style.as_runs(runs)
-    colours = style.palette(style.policies(runs))
+    colours = style.policy_colours(style.policies(runs))
     simulated = all(run.simulated for run in runs)
     shown = [run for run in runs if simulated or not run.simulated]
     with style.paper():

@@ -25,8 +25,14 @@ FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
 COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
-LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
+
+# From seaborn's palette for colour-blind readers; a policy has the same colour in every figure.
+POLICY_COLOURS = {
+    "static": "#0173b2", "paper-search": "#de8f05", "headroom": "#029e73", "paper": "#d55e00", "edgeshard": "#cc78bc",
+    "greedy": "#ca9161", "galaxy": "#56b4e9", "round-robin": "#949494", "layerwise": "#ece133", "exact": "#000000",
+    "tensor-parallel": "#fbafe4", "dynamic-threshold": "#8c564b", "single": "#5b5b5b",
+}  # fmt: skip
 
 PAPER: Any = {
     **sns.axes_style("ticks"),
@@ -89,6 +95,14 @@ def palette(names: Iterable[str]) -> dict[str, Any]:
     listed = list(dict.fromkeys(names))
     colours = sns.color_palette("colorblind", 10) if len(listed) <= 10 else sns.color_palette("husl", len(listed))
     return dict(zip(listed, colours, strict=False))
+
+
+def policy_colours(names: Iterable[str]) -> dict[str, Any]:
+    """The colour of each policy, the same in every figure; policies that are not ours get others."""
+    listed = list(dict.fromkeys(names))
+    own = [name for name in listed if name not in POLICY_COLOURS]
+    others = dict(zip(own, sns.color_palette("husl", max(1, len(own))), strict=False))
+    return {name: POLICY_COLOURS.get(name) or others[name] for name in listed}
 
 
 def marker_of(index: int) -> str:

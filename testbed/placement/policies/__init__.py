@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Partition
 from testbed.placement.observation import Policy
+from testbed.placement.policies.renamed import present_name
 from testbed.placement.user_policy import load_class, on_one_line
 
 
@@ -78,9 +79,9 @@ POLICIES: dict[str, Listed] = {
         "the paper's method as written: scores, and moves that pay or must (arXiv 2505.02533)",
         all_to_all=True,
     ),
-    "resource-aware": Listed(
-        "resource_aware:ResourceAware",
-        "the paper's: scores against residual capacity, moves what pays or must",
+    "paper-search": Listed(
+        "paper_search:PaperSearch",
+        "the paper's scores, and a local search of ours over what pays or must move",
         all_to_all=True,
     ),
     "headroom": Listed(
@@ -137,11 +138,11 @@ def refuse_exchange(name: str, partition: Partition, placement: Mapping[str, str
 
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Options of several policies: each goes to those that have it. Raises ConfigError for one that none has."""
-    accepted = {name: option_names(_factory(name)) for name in names}
+    accepted = {present_name(name): option_names(_factory(name)) for name in names}
     for key in options:
         if not any(key in known for known in accepted.values()):
             raise ConfigError(f"none of the policies {', '.join(names)} has an option {key!r}")
-    return {name: {key: value for key, value in options.items() if key in accepted[name]} for name in names}
+    return {name: {key: value for key, value in options.items() if key in known} for name, known in accepted.items()}
 
 
 def option_names(factory: Callable[..., Policy]) -> list[str]:
@@ -156,6 +157,7 @@ def _factory(name: str) -> Callable[..., Policy]:
 
 
 def _known_policy(name: str) -> Callable[..., Policy]:
+    name = present_name(name)
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""

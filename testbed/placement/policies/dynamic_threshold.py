@@ -3,10 +3,10 @@
 It is a common rule in resource managers. Kafetzis, Khalili, Koutsopoulos (arXiv 2505.02533) have it as a baseline but
 do not specify it. So it is interpreted:
 
-- *The first placement* is that of `resource-aware`, so that only the rule for moving differs. It uses only the part of
+- *The first placement* is that of `paper-search`, so that only the rule for moving differs. It uses only the part of
   each memory below the threshold if that is enough.
 - *Memory* is the bytes that a device's blocks will take at the interval's last token, over the bytes it has. *Compute*
-  is the time its blocks take in one token, over the deadline of `resource-aware`; `deadline` overrides that.
+  is the time its blocks take in one token, over the deadline of `paper-search`; `deadline` overrides that.
 - *Moving*: while a device is over a threshold, one of its blocks moves to a device that is below both thresholds with
   it. Among all such moves the one is taken that raises the predicted interval cost least. If there is none, the blocks
   stay. Only if memory has really run out, the cheapest repair is made, as in the other policies.
@@ -23,7 +23,8 @@ from testbed.placement.local.decision import decide_on_draft
 from testbed.placement.local.draft import Draft, Shift
 from testbed.placement.local.repair import repair
 from testbed.placement.observation import Observation
-from testbed.placement.policies.resource_aware import ResourceAware, default_deadline
+from testbed.placement.policies.paper import default_deadline
+from testbed.placement.policies.paper_search import PaperSearch
 from testbed.placement.policy_options import deadline_option
 from testbed.placement.useful import reachable, with_room
 
@@ -49,7 +50,7 @@ class DynamicThreshold:
         """Nothing is remembered and nothing is random."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        """Place first like `resource-aware`; later relieve the devices that are over a threshold."""
+        """Place first like `paper-search`; later relieve the devices that are over a threshold."""
         if placement is None:
             return self._first(observation)
         return decide_on_draft(observation, placement, self._relieve_all, self.name)
@@ -58,9 +59,9 @@ class DynamicThreshold:
         seen = reachable(with_room(observation, None), None)
         views = (replace(v, available_bytes=int(v.available_bytes * self._memory)) for v in seen.devices)
         try:
-            return ResourceAware().place(replace(seen, devices=tuple(views)))
+            return PaperSearch().place(replace(seen, devices=tuple(views)))
         except Infeasible:
-            return ResourceAware().decide(observation, None)
+            return PaperSearch().decide(observation, None)
 
     def _relieve_all(self, draft: Draft) -> None:
         load = _Load(draft, self._memory, self._compute, self._deadline_s or default_deadline(draft.model))

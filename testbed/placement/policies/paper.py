@@ -23,7 +23,8 @@ What the paper leaves open, and what was chosen:
 - *Ratios* refer to what the other blocks leave of a device. The simulator divides by the whole device.
 - *Memory* is that of the interval's last token, since the method is myopic; the run's end plays no part. Until a
   migration's commit a device holds its old blocks beside the incoming ones, as under every policy.
-- *Deadline*: the time per token to which compute and communication refer. It is that of `resource-aware`.
+- *Deadline* is the time per token to which compute and communication refer. By default it is `DEADLINE_FACTOR` times
+  the time of one pass over all blocks, if they are spread in proportion to memory and nothing is sent.
 - *Communication* is the time of the block's messages from and to placed neighbours on other devices. When a block
   moves, the others keep the link time that they were charged. The simulator counts only messages to the block.
 - *Overload resolution*: a time ratio over 1 only means slow. So the device with the lowest score takes the block if
@@ -41,11 +42,12 @@ What the paper leaves open, and what was chosen:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import ATTENTION, Placement
+from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.cost.memory import Infeasible, Shortage
 from testbed.placement.cost.model import CostModel, cost_model
 from testbed.placement.latency import transfer_seconds
@@ -53,11 +55,11 @@ from testbed.placement.local.backtracking import backtrack, ratio
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
-from testbed.placement.policies.resource_aware import default_deadline
 from testbed.placement.policy_options import deadline_option
 from testbed.placement.useful import decide_on_useful
 from testbed.strict_yaml import shown
 
+DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
 MEMORY, COMPUTE, COMMUNICATION = 0.3, 0.4, 0.3  # the weights of `score: weighted`, those of the authors' simulator
 LEAST_GAIN_S = 1e-7  # a smaller predicted fall of the delay may be rounding
 SCORES = ("max", "weighted")
@@ -99,6 +101,22 @@ def _refusal(draft: Draft, slot: int, who: str) -> Infeasible:
     shortage = Shortage(draft.model.names[roomiest], need, draft.budgets[roomiest], NO_ROOM)
     done, block = draft.observation.tokens_done, draft.blocks[slot]
     return Infeasible(f"{who} found no placement that fits after {done} tokens: for {block}, {shortage}", shortage)
+
+
+def default_deadline(model: CostModel) -> float:
+    """Seconds: `DEADLINE_FACTOR` times one pass over all blocks, spread in proportion to memory, with nothing sent."""
+    memory = [view.available_bytes for view in model.observation.devices]
+    if not any(memory):
+        memory = [1] * len(memory)
+    whole = sum(memory)
+    shape, length = model.shape, model.lengths[1]
+    kinds = Counter(block.kind for block in layer_blocks(shape, model.partition, 0))
+    each = [[count * seconds for seconds in model.seconds(kind, length)] for kind, count in kinds.items()]
+    alone = [shape.layers * sum(device) for device in zip(*each, strict=True)]
+    if model.partition.vocab_shards > 1:
+        shards = [model.partition.vocab_shards * seconds for seconds in model.seconds("vocab", length)]
+        alone = [layers + head for layers, head in zip(alone, shards, strict=True)]
+    return DEADLINE_FACTOR * sum(share / whole * seconds for share, seconds in zip(memory, alone, strict=True))
 
 
 class Scores:

@@ -36,7 +36,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("replay", "quickstart", *TO_SIM, "--set", "topolgy=star4"), "did you mean 'topology'?"),
     (("replay", "quickstart", *TO_SIM, "--set", "traces=[link-colapse]"), "did you mean 'link-collapse'?"),
     (("replay", "quickstart", *TO_SIM, "--set", "model.preset=smollm-135m"), "did you mean 'smollm2-135m'?"),
-    (("replay", "quickstart", *TO_SIM, "--policy", "resource_aware"), "'resource-aware'"),
+    (("replay", "quickstart", *TO_SIM, "--policy", "paper_search"), "'paper-search'"),
     (("replay", "quickstart", *TO_SIM, "--set", "topology.devices.b.memory=40"), "like '256 MiB'"),
     (("replay", "quickstart", *TO_SIM, "--set", "topology.devices.b.link.rate=6 MB/s"), "like '50 Mbit/s'"),
     (("topologies", "show", "strar4"), "did you mean 'star4'?"),

@@ -66,11 +66,11 @@ def test_policies_that_think_in_hubs_are_refused_with_an_all_to_all_exchange(tmp
 def test_compare_plot_report_and_runs_take_simulated_runs_and_say_what_they_are(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    policies = ["--policy", "static", "--policy", "resource-aware"]
+    policies = ["--policy", "static", "--policy", "paper-search"]
     compare = ["compare", QUICKSTART, "--backend", "sim", "--out", str(tmp_path / "runs")]
     assert run([*compare, *policies, "--json"]) == 0
     table = {row["policy"]: row for row in json.loads(capsys.readouterr().out)["table"]}
-    assert table["static"]["oom"] == 1 and table["resource-aware"]["mean_token_ms"] > 0
+    assert table["static"]["oom"] == 1 and table["paper-search"]["mean_token_ms"] > 0
     assert run([*compare, "--policy", "round-robin", "--tokens", "16"]) == 0
     assert "simulated" in capsys.readouterr().out
     assert run(["runs", str(tmp_path / "runs"), "--json"]) == 0

@@ -192,11 +192,11 @@ def test_traces_refuses_in_one_sentence_that_names_the_fault(
 
 def test_policies_lists_each_with_a_line(capsys: Captured) -> None:
     rows = printed_json(capsys, "policies", "--json")
-    assert {"static", "round-robin", "greedy", "resource-aware"} <= {row["name"] for row in rows}
+    assert {"static", "round-robin", "greedy", "paper-search"} <= {row["name"] for row in rows}
     assert {row["name"]: row["description"] for row in rows} == {
         name: listed.description for name, listed in POLICIES.items()
     }
-    assert "deadline" in next(row["options"] for row in rows if row["name"] == "resource-aware")
+    assert "deadline" in next(row["options"] for row in rows if row["name"] == "paper-search")
 
 
 # --- runs ---
@@ -261,7 +261,7 @@ def test_plot_and_report_refuse_what_is_no_run(verb: str, tmp_path: Path, capsys
 def test_plot_writes_the_figures_of_a_folder_of_runs_and_prints_where_they_are(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    make_run(tmp_path / "runs", "resource-aware")
+    make_run(tmp_path / "runs", "paper-search")
     make_run(tmp_path / "runs", "static")
     arguments = ["plot", str(tmp_path / "runs"), "--out", str(tmp_path / "figures"), "--json"]
     paths = printed_json(capsys, *arguments)["figures"]

@@ -74,7 +74,7 @@ def test_devices_that_compute_one_after_another_may_be_as_fast_as_one(tmp_path: 
     assert planned(16, "2 GB/s", tmp_path, policy="edgeshard") == []
 
 
-@pytest.mark.parametrize("policy", ["resource-aware", "static", "headroom"])
+@pytest.mark.parametrize("policy", ["paper-search", "static", "headroom"])
 @pytest.mark.parametrize("name", ["quickstart", "gpt2-star4"])
 def test_the_shipped_devices_leave_a_small_host_air(name: str, policy: str) -> None:
     experiment = Experiment.load(ROOT / "experiments" / f"{name}.yaml", [f"policy={policy}"])

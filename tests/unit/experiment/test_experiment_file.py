@@ -71,7 +71,7 @@ def test_a_shipped_experiment_is_what_its_file_says() -> None:
     experiment = Experiment.load(GPT2_STAR4)
     assert (experiment.name, experiment.model.preset, experiment.model.seed) == ("gpt2-star4", "gpt2", 7)
     assert (experiment.tokens, experiment.interval, experiment.trace_clock) == (96, 8, "token")
-    assert (experiment.policy, experiment.weights, experiment.delay) == ("resource-aware", "staged", "auto")
+    assert (experiment.policy, experiment.weights, experiment.delay) == ("paper-search", "staged", "auto")
     assert [device.name for device in experiment.topology.devices] == ["a", "b", "c", "d"]
     before, after = experiment.traces.at(39), experiment.traces.at(48)
     assert before == {}, "until the first change the topology's values hold"

@@ -149,7 +149,7 @@ def test_four_layers_of_eight_heads_are_proved_and_no_policy_is_better() -> None
     policy.reset(1)
     first = policy.decide(observation, None)
     assert policy.last.proved  # type: ignore[attr-defined]
-    for name in ("resource-aware", "greedy", "headroom"):
+    for name in ("paper-search", "greedy", "headroom"):
         other = make_policy(name, {})
         other.reset(1)
         assert decision_cost(observation, None, other.decide(observation, None)) >= (

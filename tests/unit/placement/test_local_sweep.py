@@ -18,7 +18,7 @@ from testbed.placement.local.improve import EFFORT, WORTHWHILE_S, improve_plainl
 from testbed.placement.local.shifts import begin
 from testbed.placement.local.sweep import improved
 from testbed.placement.observation import Observation
-from testbed.placement.policies.resource_aware import ResourceAware
+from testbed.placement.policies.paper_search import PaperSearch
 
 NONE_DEALT = np.zeros((0, 0), np.int64)
 Case = tuple[Observation, Placement, Placement | None]
@@ -61,7 +61,7 @@ def test_the_compiled_search_begins_with_the_drafts_figures(case: Case) -> None:
 
 def test_the_compiled_search_tries_no_more_groups_than_it_may() -> None:
     observation = quickstart()
-    old = ResourceAware(refine_first=False).decide(observation, None)
+    old = PaperSearch(refine_first=False).decide(observation, None)
     drafts = [Draft(cost_model(observation), old, None) for _ in range(2)]
     assert improved(drafts[0], 0, WORTHWHILE_S) == drafts[0].where
     assert improved(drafts[1], EFFORT, WORTHWHILE_S) != drafts[1].where
@@ -73,6 +73,6 @@ def test_large_and_small_drafts_are_improved_alike(partition: Partition, monkeyp
     decided = []
     for small in (0, 10**9):
         monkeypatch.setattr("testbed.placement.local.improve.SMALL", small)
-        first = ResourceAware().decide(observation, None)
-        decided.append((first, ResourceAware().decide(replace(observation, tokens_done=16), first)))
+        first = PaperSearch().decide(observation, None)
+        decided.append((first, PaperSearch().decide(replace(observation, tokens_done=16), first)))
     assert decided[0] == decided[1]

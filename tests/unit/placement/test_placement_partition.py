@@ -43,13 +43,13 @@ BEFORE = [
     ("greedy", 0, "07acbad1f1e371b0", 2.003408245588517),
     ("greedy", 48, "194e2fe2cf1d0afd", 2.9234760240893145),
     ("greedy", 56, "accc5d5c144f774b", 4.538495643989532),
-    ("resource-aware", 0, "f0a7639786bee3fb", 1.9846447023157896),
-    ("resource-aware", 48, "3849014fe8a5f902", 2.878614501614035),
-    ("resource-aware", 56, "7c5fcadfd7a3bc03", 3.4133926297670043),
+    ("paper-search", 0, "f0a7639786bee3fb", 1.9846447023157896),
+    ("paper-search", 48, "3849014fe8a5f902", 2.878614501614035),
+    ("paper-search", 56, "7c5fcadfd7a3bc03", 3.4133926297670043),
 ]
 
 
-@pytest.mark.parametrize("name", ["round-robin", "greedy", "resource-aware"])
+@pytest.mark.parametrize("name", ["round-robin", "greedy", "paper-search"])
 def test_the_model_in_its_usual_blocks_is_placed_and_charged_as_it_always_was(name: str) -> None:
     policy, placement, found = make_policy(name, {}), None, []
     for observation in (quickstart(), quickstart(48, b_mib=72), quickstart(56, b_rate_bps=1e6)):
@@ -241,12 +241,12 @@ def test_shards_pay_where_memory_is_slow_and_links_are_quick() -> None:
         links = {name: replace(link, up_bps=1e9, down_bps=1e9) for name, link in observation.links.items()}
         views = tuple(replace(view, streaming_Bps=5e8, available_bytes=400 * MIB) for view in observation.devices)
         observation = replace(observation, links=links, devices=views)
-        cost[shards] = interval_cost(observation, None, make_policy("resource-aware", {}).decide(observation, None))
+        cost[shards] = interval_cost(observation, None, make_policy("paper-search", {}).decide(observation, None))
     assert cost[4] < 0.8 * cost[1]
 
 
 @settings(max_examples=40, deadline=None)
-@given(observations(tightness=st.floats(0.8, 2)), st.sampled_from(["greedy", "resource-aware", "round-robin"]))
+@given(observations(tightness=st.floats(0.8, 2)), st.sampled_from(["greedy", "paper-search", "round-robin"]))
 def test_squeezed_devices_shed_what_they_must_or_the_policy_says_it_cannot(observation: Observation, name: str) -> None:
     policy = make_policy(name, {})
     try:

@@ -18,9 +18,9 @@ from testbed.placement.cost.model import cached_length, cost_model, interval_cos
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
 from testbed.placement.policies import POLICIES, make_policy
-from testbed.placement.policies.resource_aware import default_deadline
+from testbed.placement.policies.paper import default_deadline
 
-NAMES = ["dynamic-threshold", "greedy", "resource-aware", "round-robin", "static"]  # any block may go anywhere
+NAMES = ["dynamic-threshold", "greedy", "paper-search", "round-robin", "static"]  # any block may go anywhere
 MOVING = [name for name in NAMES if name != "static"]
 ROUTED = [name for name in NAMES if name != "exact"]  # which refuses networks with routes: test_exact
 
@@ -51,7 +51,7 @@ def test_every_policy_decides_on_any_network(observation: Observation, name: str
     later = replace(observation, tokens_done=8, links=slower)
     following = policy.decide(later, placement)
     assert shortages(later, placement, following) == []
-    if name in ("greedy", "resource-aware"):
+    if name in ("greedy", "paper-search"):
         assert interval_cost(later, placement, following) <= interval_cost(later, placement, placement) + 1e-9
 
 
@@ -94,7 +94,7 @@ def test_decisions_stay_feasible_and_repeatable_while_budgets_and_rates_change(
 
 
 @settings(max_examples=60, deadline=None)
-@given(observations(tightness=st.floats(1.2, 3)), st.sampled_from(["greedy", "resource-aware"]), st.floats(1e-4, 1))
+@given(observations(tightness=st.floats(1.2, 3)), st.sampled_from(["greedy", "paper-search"]), st.floats(1e-4, 1))
 def test_moves_that_are_not_forced_pay_for_themselves(observation: Observation, name: str, slower: float) -> None:
     policy = make_policy(name, {})
     try:
@@ -128,18 +128,18 @@ def test_on_the_quickstart_each_policy_decides_in_time_and_stays_put_while_nothi
     assert seconds[0] < 5 and sorted(seconds)[len(seconds) // 2] < 0.5
 
 
-def test_resource_aware_beats_the_simple_policies_on_the_quickstart() -> None:
+def test_paper_search_beats_the_simple_policies_on_the_quickstart() -> None:
     observation = quickstart()
     latency = {
         name: token_latency(observation, make_policy(name, {}).decide(observation, None), observation.length)
         for name in NAMES
     }
-    assert latency["resource-aware"] <= latency["greedy"] < latency["round-robin"]
+    assert latency["paper-search"] <= latency["greedy"] < latency["round-robin"]
     assert latency["static"] <= latency["greedy"] * 1.001
 
 
-def test_resource_aware_evacuates_a_squeezed_device_within_double_residency_and_not_more_than_it_must() -> None:
-    policy = make_policy("resource-aware", {})
+def test_paper_search_evacuates_a_squeezed_device_within_double_residency_and_not_more_than_it_must() -> None:
+    policy = make_policy("paper-search", {})
     first = policy.decide(quickstart(), None)
     squeezed = quickstart(tokens_done=48, b_mib=72)
     assert shortages(squeezed, first, first)
@@ -153,8 +153,8 @@ def test_resource_aware_evacuates_a_squeezed_device_within_double_residency_and_
     assert all(source == "b" for block, source, _ in first.moves_to(second) if block.kind == "ffn")
 
 
-def test_resource_aware_takes_off_a_collapsed_link_what_pays_within_the_interval() -> None:
-    policy = make_policy("resource-aware", {})
+def test_paper_search_takes_off_a_collapsed_link_what_pays_within_the_interval() -> None:
+    policy = make_policy("paper-search", {})
     first = policy.decide(quickstart(), None)
     collapsed = quickstart(tokens_done=32, b_rate_bps=1e6)  # one head's cache takes a quarter of a second to leave
     second = policy.decide(collapsed, first)
@@ -215,22 +215,22 @@ def test_a_wrong_fixed_placement_is_refused_by_its_pattern(patterns: dict[str, s
 
 
 def test_an_unknown_policy_or_option_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"no policy 'resource_aware': did you mean 'resource-aware'\? known are"):
-        make_policy("resource_aware", {})
-    with pytest.raises(ConfigError, match="resource-aware has no option 'dedline': it knows deadline, refine_first"):
-        make_policy("resource-aware", {"dedline": "1 s"})
+    with pytest.raises(ConfigError, match=r"no policy 'paper_search': did you mean 'paper-search'\? known are"):
+        make_policy("paper_search", {})
+    with pytest.raises(ConfigError, match="paper-search has no option 'dedline': it knows deadline, refine_first"):
+        make_policy("paper-search", {"dedline": "1 s"})
     with pytest.raises(ConfigError, match="greedy has no option 'deadline': it takes none"):
         make_policy("greedy", {"deadline": "1 s"})
     with pytest.raises(ConfigError, match="greedy chooses its own placement"):
         make_policy("greedy", {}, {"*": "a"})
     with pytest.raises(ConfigError, match="'fast' is not a duration"):
-        make_policy("resource-aware", {"deadline": "fast"})
+        make_policy("paper-search", {"deadline": "fast"})
 
 
 @pytest.mark.parametrize("deadline", ["1 ms", "500 ms", 20])
 def test_any_deadline_gives_a_feasible_placement(deadline: object) -> None:
     for refine in (False, True):
-        policy = make_policy("resource-aware", {"deadline": deadline, "refine_first": refine})
+        policy = make_policy("paper-search", {"deadline": deadline, "refine_first": refine})
         placement = policy.decide(quickstart(), None)
         assert shortages(quickstart(), None, placement) == []
 
@@ -283,7 +283,7 @@ def test_a_users_file_that_cannot_be_used_is_refused_in_one_sentence(
 
 
 @pytest.mark.parametrize(
-    ("policy", "key"), [("exact", "limit"), ("resource-aware", "deadline"), ("dynamic-threshold", "deadline")]
+    ("policy", "key"), [("exact", "limit"), ("paper-search", "deadline"), ("dynamic-threshold", "deadline")]
 )
 def test_a_duration_among_the_options_may_be_seconds_and_a_wrong_one_is_named(policy: str, key: str) -> None:
     make_policy(policy, {key: 0.5})

@@ -44,7 +44,7 @@ def test_what_a_rival_decides_is_complete_fits_and_comes_out_again_or_it_is_infe
     except Infeasible as error:
         with pytest.raises(Infeasible):
             twin.decide(observation, None)
-        assert str(error).startswith(f"{'resource-aware' if name == 'dynamic-threshold' else name} ")
+        assert str(error).startswith(f"{'paper-search' if name == 'dynamic-threshold' else name} ")
         return
     check_complete(observation, first)
     assert shortages(observation, None, first) == []
@@ -196,7 +196,7 @@ USELESS = ("no memory", "a byte less than a block", "no way there", "no way back
     ("name", "useless", "partition"),
     [
         *product(("tensor-parallel", "galaxy", "round-robin"), USELESS, (Partition(), Partition(8, True))),
-        *product(("edgeshard", "layerwise", "greedy", "resource-aware", "headroom"), USELESS[::2], (Partition(),)),
+        *product(("edgeshard", "layerwise", "greedy", "paper-search", "headroom"), USELESS[::2], (Partition(),)),
         ("dynamic-threshold", "no memory", Partition()),
     ],
 )
