@@ -49,7 +49,7 @@ from testbed.placement.annealing.tuning import (
     TARGETS,
 )
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.cost.machine_code import compiled, inlined
+from testbed.placement.cost.machine_code import called, compiled, inlined
 
 Valued = tuple[float, Ints]  # the objective, and the places
 
@@ -207,7 +207,7 @@ def _priced(p: Problem, s: State, graph: Graph, kind: int, holder: int, row: Int
     return value
 
 
-@compiled
+@called
 def _best_units(
     p: Problem, s: State, graph: Graph, kind: int, holder: int, target: int, row: Ints, anew: bool
 ) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from testbed.placement.array_types import Floats, Ints
-from testbed.placement.cost.machine_code import compiled
+from testbed.placement.cost.machine_code import called, compiled, smallest_observation
 from testbed.placement.cost.tables import (
     CASE_ROWS,
     DOWN,
@@ -25,6 +25,8 @@ from testbed.placement.cost.tables import (
     HalfDemand,
     Network,
     Tables,
+    demand_of,
+    network_of,
     tables_of,
 )
 
@@ -44,13 +46,20 @@ def half_batch(network: Network, demand: HalfDemand, holders: Ints, targets: Int
     return found
 
 
+def warm_up() -> None:
+    """Compile the batches, too."""
+    tables = tables_of([(network_of(smallest_observation()), [demand_of(1.0, [1.0, 1.0], [[0.0, 0.0]], [[0.0, 0.0]])])])
+    nobody = np.zeros(0, np.int64)
+    _batch(tables, nobody, nobody, np.zeros((0, 2), np.int64), scratch_for(tables), np.zeros(0))
+
+
 @compiled
 def _batch(tables: Tables, holders: Ints, targets: Ints, counts: Ints, scratch: Floats, found: Floats) -> None:
     for row in range(len(holders)):
         found[row] = half_seconds(tables, 0, 0, holders[row], targets[row], counts[row], counts[row], scratch)
 
 
-@compiled
+@called
 def half_seconds(
     tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, sizes: Ints, scratch: Floats
 ) -> float:
@@ -133,7 +142,7 @@ def half_seconds(
     return total / lengths
 
 
-@compiled
+@called
 def _send_order(
     tables: Tables, case: int, kind: int, holder: int, target: int, counts: Ints, sizes: Ints, scratch: Floats
 ) -> int:
@@ -161,7 +170,7 @@ def _send_order(
     return sends
 
 
-@compiled
+@called
 def _transfer_seconds(tables: Tables, case: int, source: int, target: int, bits: float) -> float:
     """Seconds of one message over an idle path, software overhead included."""
     if not tables.routed:
@@ -180,7 +189,7 @@ def _transfer_seconds(tables: Tables, case: int, source: int, target: int, bits:
     return seconds + tables.overhead_s
 
 
-@compiled
+@called
 def _over_paths(
     tables: Tables,
     case: int,

@@ -1,47 +1,75 @@
-"""Compiling functions with numba: kept on disk, and without reference counts (ADR 12).
+"""Compiled functions: from a library that numba made before, or by numba in this process (ADRs 12 and 26).
 
-Importing this module loads numba: import it, and what uses it, only where compiled functions are called.
+Functions that a search spends its time in are marked `compiled`, and their parts `inlined`. Importing a module that has
+some loads the library, or has it made, which takes a minute: import it only where the functions are called.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-import inspect
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numba
-
+from testbed import kept_library
+from testbed.errors import EnvironmentLacks
 from testbed.placement.blocks import Partition
+from testbed.placement.cost.native import NativeFunction, Overloads, table_of
 from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.programs import complaint, find_program
 from testbed.shape import ModelShape
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+LINKERS = ("gcc", "cc")
+FOLDERS = ("", "cost", "local", "annealing")  # of placement: all that compiled functions take parts and numbers from
+_PLACEMENT = Path(__file__).resolve().parents[1]
+_SECONDS = 1800  # compiling takes a minute
+
+by_numba: dict[str, Any] | None = None  # the functions by name, while a library is made of them
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as machine code, kept on disk where any place for it can be written.
+    """The function as machine code, to be called from Python.
 
-    The place is beside its file, or the user's cache folder where that is read-only. The function is compiled without
-    numba's reference counts: counting the arrays of its tuples would cost each call a hundred times what most of these
-    functions do. So a compiled function cannot make arrays, only use those it is given.
+    It is compiled without numba's reference counts: counting the arrays of its tuples would cost each call a hundred
+    times what most of these functions do. So a compiled function cannot make arrays, only use those it is given.
     """
-    try:
-        machine_code = numba.njit(cache=True, **OPTIONS)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache folder is writable
-        return numba.njit(**OPTIONS)(function)  # type: ignore[no-any-return]
-    # numba compiles anew when the function's own file has changed. Here numbers and inlined parts of other files are
-    # in the machine code too, so a change in any of them counts.
-    kept = machine_code._cache._cache_file
-    kept._source_stamp = kept._source_stamp, _digest(Path(inspect.getfile(function)).parent)
-    return machine_code  # type: ignore[no-any-return]
+    name = f"{function.__module__}.{function.__qualname__}"
+    kept = _kept()
+    if kept is not None:
+        library, table = kept
+        return NativeFunction(library, name, table[name])
+    made = _by_numba(function)
+    if by_numba is not None:
+        by_numba[name] = made
+    return made
+
+
+def called(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that only compiled functions call."""
+    return function if _kept() is not None else _by_numba(function)
 
 
 def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of compiled functions, put in where it is used: passing large tuples would take longer than it does."""
-    return numba.njit(inline="always", **OPTIONS)(function)  # type: ignore[no-any-return]
+    return function if _kept() is not None else _by_numba(function, inline="always")
+
+
+def _by_numba(function: Callable[..., Any], **options: str) -> Callable[..., Any]:
+    import numba
+
+    return numba.njit(**OPTIONS, **options)(function)  # type: ignore[no-any-return]
+
+
+@lru_cache(maxsize=1)
+def is_there() -> bool:
+    """Whether the library has been made, so that compiled functions are there at once."""
+    return kept_library.load_kept(_name(), _PLACEMENT) is not None
 
 
 def smallest_observation() -> Observation:
@@ -55,10 +83,57 @@ def smallest_observation() -> Observation:
     return Observation(shape, Partition(), "a", views, links, 1, 0, 4, 2)
 
 
-@lru_cache(maxsize=8)
-def _digest(folder: Path) -> str:
-    """Of all the source files from which compiled functions of a folder can take parts: its own, and this one's."""
-    digest = hashlib.sha256()
-    for path in sorted({*folder.glob("*.py"), *Path(__file__).parent.glob("*.py")}):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def _kept() -> tuple[ctypes.CDLL, dict[str, Overloads]] | None:
+    return _library() if by_numba is None else None
+
+
+@lru_cache(maxsize=1)
+def _library() -> tuple[ctypes.CDLL, dict[str, Overloads]] | None:
+    """The library and its table; None where none can be made, and so every process compiles for itself."""
+    try:
+        library = kept_library.load(_name(), _PLACEMENT, "search", _make)
+    except EnvironmentLacks:
+        return None
+    return library, table_of(library)
+
+
+def _make(made: Path) -> None:
+    """Have a process of its own compile the functions and link them into a library."""
+    linker = next(filter(None, map(find_program, LINKERS)), None)
+    if linker is None:
+        raise EnvironmentLacks(f"there is no linker ({' or '.join(LINKERS)}) for the compiled search")
+    command = [sys.executable, "-m", "testbed.placement.compile", linker, str(made)]
+    done = subprocess.run(
+        command, cwd=_PLACEMENT.parents[1], capture_output=True, text=True, check=False, timeout=_SECONDS
+    )
+    if done.returncode:
+        raise EnvironmentLacks(f"the search could not be compiled: {complaint(done.returncode, done.stderr)}")
+
+
+def _name() -> str:
+    return f"search-{_digest()}.so"
+
+
+def _digest() -> str:
+    """Of the source files and of the processor that they are compiled for."""
+    digest = hashlib.sha256(f"{platform.machine()} {OPTIONS} {_instructions()}".encode())
+    for folder in FOLDERS:
+        for path in sorted((_PLACEMENT / folder).glob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _instructions() -> str:
+    """The sets of instructions that this machine's first processor has, as Linux tells them."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.startswith(("flags", "Features")):
+                    return line
+    except OSError:
+        pass
+    return platform.processor()
+
+
+if __name__ == "__main__":  # for script/setup
+    sys.exit(_library() is None)

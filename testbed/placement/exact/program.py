@@ -217,7 +217,7 @@ class _Seconds:
         )
 
     def _compiled(self, counts: Ints) -> Floats:
-        from testbed.placement.cost.kernel import half_batch  # loads numba
+        from testbed.placement.cost.kernel import half_batch
 
         devices = len(self.model.names)
         pairs = np.array([(i, j) for i in range(devices) for j in range(devices)], np.int64)

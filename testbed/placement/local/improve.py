@@ -1,18 +1,19 @@
 """Improving a draft by local search: first improvement over its neighbourhood, until no group of shifts pays.
 
-The search exists twice and decides alike. Large drafts are improved in machine code (`sweep`). Small ones, and those
-without a hub, are improved in plain Python, because loading the machine code would take longer.
+The search exists twice and decides alike. Drafts with a hub are improved in machine code (`sweep`). Others are improved
+in plain Python, and so are small ones where the machine code would first have to be made.
 """
 
 from __future__ import annotations
 
+from testbed.placement.cost import machine_code
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.neighbourhood import neighbours
 from testbed.placement.observation import Observation
 
 EFFORT = 40_000  # groups tried in one decision, at most
 WORTHWHILE_S = 1e-7  # a smaller predicted gain may be rounding, and a change for its sake could be undone by the next
-SMALL = 100  # layers times devices of a small draft: plain Python improves it in less than about a tenth of a second
+SMALL = 100  # layers times devices of a small draft: plain Python improves it in about a tenth of a second
 
 
 def improve(draft: Draft) -> None:
@@ -21,7 +22,7 @@ def improve(draft: Draft) -> None:
     It is deterministic. The effort is bounded by a count and not by a clock, so that decisions can be repeated.
     """
     if _compiled(draft.observation):
-        from testbed.placement.local.sweep import improved  # loads numba
+        from testbed.placement.local.sweep import improved
 
         draft.become(improved(draft, EFFORT, WORTHWHILE_S))
     else:
@@ -37,7 +38,9 @@ def warm_up(observation: Observation) -> None:
 
 
 def _compiled(observation: Observation) -> bool:
-    return observation.partition.hub and observation.shape.layers * len(observation.devices) > SMALL
+    if not observation.partition.hub:
+        return False
+    return observation.shape.layers * len(observation.devices) > SMALL or machine_code.is_there()
 
 
 def improve_plainly(draft: Draft) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from testbed.placement.blocks import ATTENTION
 from testbed.placement.cost.kernel import half_seconds
-from testbed.placement.cost.machine_code import compiled, inlined
+from testbed.placement.cost.machine_code import called, inlined
 from testbed.placement.local.arrays import (
     AMONG,
     BEFORE,
@@ -30,7 +30,7 @@ from testbed.placement.local.arrays import (
 LM_HEAD = 3  # the kind of half in the tables
 
 
-@compiled
+@called
 def begin(p: Layout, s: Working) -> float:
     """Fill the sums from `where`; returns what the draft costs."""
     for slot in range(len(s.where)):
@@ -46,7 +46,7 @@ def begin(p: Layout, s: Working) -> float:
     return _migration(p, s) + p.tokens * total
 
 
-@compiled
+@called
 def try_group(p: Layout, s: Working, count: int, cost: float, worthwhile_s: float) -> float:
     """Make the first `count` shifts of the group if they fit and lower the cost; returns what the draft costs then."""
     if s.left[0] == 0:
@@ -155,7 +155,7 @@ def per_layer_of(p: Layout) -> int:
     return p.heads + 2 + p.shards
 
 
-@compiled
+@called
 def _put(p: Layout, s: Working, slot: int, device: int) -> None:
     """Put a block on a device, and keep memory and migration up to date."""
     layer, place = divmod(slot, per_layer_of(p))
@@ -223,7 +223,7 @@ def _migration(p: Layout, s: Working) -> float:
     return busiest + delay + p.handshake_s
 
 
-@compiled
+@called
 def _term(p: Layout, s: Working, term: int) -> float:
     """Seconds of one half of one token; after the layers, of x's way home, then of a cut LM head."""
     per_layer = per_layer_of(p)

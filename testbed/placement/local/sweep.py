@@ -12,7 +12,7 @@ import numpy as np
 
 from testbed.placement.array_types import Ints
 from testbed.placement.blocks import Placement, blocks_of
-from testbed.placement.cost.machine_code import compiled, smallest_observation
+from testbed.placement.cost.machine_code import called, compiled, smallest_observation
 from testbed.placement.cost.model import cost_model
 from testbed.placement.local.arrays import DEVICES, HERE, SLOTS, Layout, Working, layout_of, working_space
 from testbed.placement.local.draft import Draft
@@ -62,7 +62,7 @@ def _improve(p: Layout, s: Working, worthwhile_s: float) -> None:
 # --- the groups -------------------------------------------------------------------------------------------------
 
 
-@compiled
+@called
 def _try_layer(p: Layout, s: Working, layer: int, cost: float, worthwhile_s: float) -> float:
     """The groups that begin in one layer."""
     per_layer = per_layer_of(p)
@@ -99,7 +99,7 @@ def _try_layer(p: Layout, s: Working, layer: int, cost: float, worthwhile_s: flo
     return cost
 
 
-@compiled
+@called
 def _try_lm_head(p: Layout, s: Working, cost: float, worthwhile_s: float) -> float:
     """The shards of the LM head: one, half or all of a device's to another device, or all dealt anew."""
     first, stop = p.layers * per_layer_of(p), len(s.where)
@@ -116,7 +116,7 @@ def _try_lm_head(p: Layout, s: Working, cost: float, worthwhile_s: float) -> flo
     return cost
 
 
-@compiled
+@called
 def _try_exchanges(p: Layout, s: Working, first: int, second: int, cost: float, worthwhile_s: float) -> float:
     """Two layers exchange their devices: as wholes, their attention halves, or their FFNs."""
     per_layer = per_layer_of(p)
@@ -133,7 +133,7 @@ def _try_exchanges(p: Layout, s: Working, first: int, second: int, cost: float, 
     return cost
 
 
-@compiled
+@called
 def _try_run(p: Layout, s: Working, first: int, stop: int, target: int, cost: float, worthwhile_s: float) -> float:
     """All blocks of a run of slots to one device."""
     for slot in range(first, stop):
@@ -141,7 +141,7 @@ def _try_run(p: Layout, s: Working, first: int, stop: int, target: int, cost: fl
     return try_group(p, s, stop - first, cost, worthwhile_s)
 
 
-@compiled
+@called
 def _try_some(
     p: Layout,
     s: Working,

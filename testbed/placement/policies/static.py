@@ -36,7 +36,7 @@ class Static:
     def reset(self, seed: int) -> None:
         """Begin a run. The candidates are asked with its seed, so that they place as they would in it."""
         if self._patterns is None:
-            from testbed.placement.annealing.search import warm_up  # loads numba, which a fixed placement does not need
+            from testbed.placement.annealing.search import warm_up
 
             warm_up()
         self._seed = seed

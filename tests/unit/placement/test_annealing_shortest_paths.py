@@ -1,7 +1,5 @@
 """Shortest paths: the best placement where memory is roomy, whole placements everywhere, and better when recombined."""
 
-import subprocess
-import sys
 from itertools import product
 
 import numpy as np
@@ -75,18 +73,3 @@ def test_prices_and_crossover_fill_devices_less_over_than_the_shortest_path(seed
         case.judge(shortest_paths(*case, effort, 1)[0][0])
         over.append(case.state.figures[TOO_MANY])
     assert over[1] < over[0]
-
-
-def test_nothing_is_left_to_compile_after_the_warm_up():
-    program = """
-from testbed.placement.annealing import moves, pipelines, search, shortest_paths, state
-search.warm_up()
-for function in (
-    pipelines._best_order, moves.descend_or_anneal, state.load, state.judged,
-    shortest_paths._shortest_path, shortest_paths._crossover,
-):
-    assert len(function.signatures) == 1, function
-"""
-    # A process that compiles for the first time counts `False` in machine code as a signature of its own.
-    subprocess.run([sys.executable, "-c", "from testbed.placement.annealing.search import *; warm_up()"], check=True)
-    subprocess.run([sys.executable, "-c", program], check=True)

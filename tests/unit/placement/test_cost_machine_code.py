@@ -1,44 +1,59 @@
-"""Machine code is kept where it can be, and compiled anew when any file that it takes parts from has changed."""
+"""Compiled functions come from a library that is made once, and anew when a file that they take parts from changes."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 
-def test_machine_code_needs_no_writable_folder(tmp_path):
-    """With every place for the cache refused, functions are still compiled and answer."""
-    lines = [
-        "import numba.core.caching as caching",
-        "caching.CacheImpl._locator_classes = []",
-        "from testbed.placement.cost.machine_code import compiled",
-        "print(compiled(lambda x: x + 1)(41))",
-    ]
-    ran = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, env=os.environ, check=True
+from testbed.placement.cost import kernel, machine_code
+from testbed.placement.cost.machine_code import smallest_observation
+from testbed.placement.cost.tables import demand_of, network_of, tables_of
+
+
+def test_decisions_load_no_numba() -> None:
+    program = (
+        "import sys\n"
+        "from testbed.placement.cost.machine_code import smallest_observation\n"
+        "from testbed.placement.annealing import search\n"
+        "from testbed.placement.local import sweep\n"
+        "search.warm_up(); sweep.warm_up()\n"
+        "print({'numba', 'llvmlite'} & set(sys.modules))"
     )
-    assert ran.stdout.strip() == "42"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "set()\n"
 
 
-def test_a_changed_number_in_another_file_is_compiled_anew(tmp_path: Path) -> None:
-    (tmp_path / "whole.py").write_text(
-        "from numbers_of_it import FACTOR\n"
-        "from testbed.placement.cost.machine_code import compiled\n"
-        "@compiled\n"
-        "def times(x):\n"
-        "    return FACTOR * x\n"
-        "print(times(7), len(times.stats.cache_hits))\n"
+def test_without_a_linker_each_process_compiles_for_itself() -> None:
+    program = (
+        "from testbed.placement.cost import machine_code\n"
+        "machine_code._digest = lambda: 'no such library'\n"
+        "machine_code.find_program = lambda name: None\n"
+        "print(machine_code.compiled(lambda x: x + 1)(41))"
     )
-    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    # Python's own cache would not notice a change within a second.
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
-    answers = []
-    for factor in (2, 2, 3):
-        (tmp_path / "numbers_of_it.py").write_text(f"FACTOR = {factor}\n")
-        ran = subprocess.run(
-            [sys.executable, "-c", "import whole"], capture_output=True, text=True, env=environment, check=True
-        )
-        answers.append(ran.stdout.strip())
-    assert answers == ["14 0", "14 1", "21 0"]
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "42\n"
+
+
+def test_a_change_in_any_file_that_functions_take_parts_from_asks_for_another_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine_code, "_PLACEMENT", tmp_path)
+    digests = {machine_code._digest()}
+    for folder in machine_code.FOLDERS:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "numbers.py").write_text("FACTOR = 2\n")
+        digests.add(machine_code._digest())
+    (tmp_path / "cost/numbers.py").write_text("FACTOR = 3\n")
+    digests.add(machine_code._digest())
+    assert len(digests) == 2 + len(machine_code.FOLDERS)
+
+
+def test_a_function_refuses_what_it_was_not_compiled_for() -> None:
+    tables = tables_of([(network_of(smallest_observation()), [demand_of(1.0, [1.0], [[0.0, 0.0]], [[0.0, 0.0]])])])
+    nobody = np.zeros(0, np.int32)
+    with pytest.raises(TypeError, match=r"_batch was compiled for .*, and is called with .*<i4"):
+        kernel._batch(tables, nobody, nobody, np.zeros((0, 2), np.int64), kernel.scratch_for(tables), np.zeros(0))

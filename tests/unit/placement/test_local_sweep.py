@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from placement_cases import networked, placed, quickstart, random_placements
 
 from testbed.placement.blocks import Partition, Placement
+from testbed.placement.cost import machine_code
 from testbed.placement.cost.model import cost_model
 from testbed.placement.local.arrays import layout_of, working_space
 from testbed.placement.local.draft import Draft
@@ -68,11 +69,14 @@ def test_the_compiled_search_tries_no_more_groups_than_it_may() -> None:
 
 
 @pytest.mark.parametrize("partition", [Partition(), Partition(4), Partition(4, proj_rows=True, vocab_shards=3)])
-def test_large_and_small_drafts_are_improved_alike(partition: Partition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_drafts_are_improved_alike_with_and_without_the_machine_code(
+    partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
     observation = quickstart(partition=partition)
     decided = []
-    for small in (0, 10**9):
-        monkeypatch.setattr("testbed.placement.local.improve.SMALL", small)
+    monkeypatch.setattr("testbed.placement.local.improve.SMALL", 10**9)
+    for there in (True, False):
+        monkeypatch.setattr(machine_code, "is_there", lambda there=there: there)
         first = PaperSearch().decide(observation, None)
         decided.append((first, PaperSearch().decide(replace(observation, tokens_done=16), first)))
     assert decided[0] == decided[1]
