@@ -245,6 +245,8 @@ def unpack(format: str, data: Buffer, rows: int, columns: int) -> Floats:
     packed = np.frombuffer(data, np.uint8)
     if packed.size != packed_bytes(format, rows, columns):
         raise ValueError(f"{packed.size} bytes are not {rows} x {columns} numbers in {format}")
+    if format == "float32":  # at any address, which the copy is not
+        return packed.view(_FLOAT32).reshape(rows, columns).copy()
     x = np.empty((rows, columns), _FLOAT32)
     library().unpack(_CODES[format], _address(packed), x.size, _address(x))
     return x

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from testbed.device_model import PACED_FROM_S, PLAIN, DeviceModel
 from testbed.placement.blocks import operation_seconds
@@ -21,8 +20,7 @@ _OVERRUN_TOLERANCE_S = 100e-6  # lateness that does not count: it is shorter tha
 _LATE_MOST_S = 2e-3
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """When an operation ran, in wall seconds, and how long it should take by the device model."""
 
     start_s: float

@@ -275,7 +275,7 @@ def test_a_worker_holds_the_values_of_one_half_layer_at_a_time(
 
         def counted(advance: Any = advance, program: Program = program) -> PassResult | None:
             nonlocal most
-            most = max(most, len(program._values))  # with what has just arrived
+            most = max(most, sum(map(len, program._values.values())))  # with what has just arrived
             return advance()
 
         program.advance = counted  # type: ignore[method-assign]
