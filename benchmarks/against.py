@@ -175,11 +175,9 @@ def _environment(checkout: Path) -> dict[str, str]:
 
 
 def _compared(own: list[float], others: list[float]) -> dict[str, Any]:
-    ratios = sorted(one / other for one, other in zip(own, others, strict=True))
-    return {
-        "ratio_median": statistics.median(ratios),
-        "ratio_least": ratios[0],
-        "ratio_most": ratios[-1],
+    from benchmarks.rounds import ratios, told  # which an older checkout does not have
+
+    return told(ratios(own, others)) | {
         "ours_ms": statistics.median(own) * 1e3,
         "peer_ms": statistics.median(others) * 1e3,
     }
@@ -202,14 +200,14 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for name, found in deciding(other, given.turns):
         figures[name] = found
-        shown = f"{found['ratio_median']:.3f} ({found['ratio_least']:.3f} to {found['ratio_most']:.3f})"
+        shown = f"{found['median']:.3f} ({found['least']:.3f} to {found['most']:.3f})"
         same = "the same decisions" if found["alike"] else "OTHER DECISIONS"
         print(f"{name}: {shown}, {found['ours_ms']:.2f} ms against {found['peer_ms']:.2f}, {same}", flush=True)
     if given.simulations:
         figures[f"replay --backend sim of {SIMULATED}"] = simulating(other, given.simulations)
     line = {
         "benchmark": "against",
-        "ratio": statistics.median(one["ratio_median"] for one in figures.values()),
+        "ratio": statistics.median(one["median"] for one in figures.values()),
         "unit": "times the CPU time",
         "peer": f"the checkout {other.name}",
         **figures,

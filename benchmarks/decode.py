@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.decode_ends import PATIENCE_S, SEED, SHARDS, address
-from benchmarks.rounds import ratios, spread
+from benchmarks.rounds import ratios, spread, told
 from testbed.emulation.capsule import can_make_capsule, launch, prepare_inner
 from testbed.errors import EnvironmentLacks
 
@@ -169,8 +169,9 @@ def report(found: dict[tuple[str, int], list[float]], given: argparse.Namespace)
                 continue
             compared = ratios(found["ours", devices], found[way, count])
             print(f"ours on {devices}: {spread(compared)} times {name(way, count)}")
-            key = f"ours on {devices} against {name(way, count)}"
-            line[key] = {"median": statistics.median(compared), "least": min(compared), "most": max(compared)}
+            line[f"ours on {devices} to {name(way, count)}"] = told(compared)
+            if way == "gloo":
+                line[f"{name(way, count)} to ours"] = told(ratios(found[way, count], found["ours", devices]))
     print(json.dumps(line))
 
 

@@ -3,7 +3,7 @@
 `python -m benchmarks.first_second [--rounds N]` alternates commands of ours with the imports that they cannot do
 without, each as a process of its own: a simulated run of 8 tokens with `import numpy, numba, msgspec`, and `testbed
 --help` with `import click`. It then times `plot` of 80 runs of 25 devices and `runs` of 1,000 folders, which are links
-to one simulated run. The last line is JSON.
+to one simulated run. `--against FOLDER` also runs another checkout of this repository. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.rounds import ratios, told
+
 ROOT = Path(__file__).resolve().parents[1]
 SIMULATED = ("--backend", "sim")
 IMPORTS, CLICK = "import numpy, numba, msgspec", "import click"
-PLOTTED, LISTED = 80, 1000  # runs
+EXPERIMENTS = ("quickstart", "gpt2-star4")
 FLEET = "medium-scale"  # 25 devices, 1000 tokens
 
 
@@ -32,25 +34,27 @@ def testbed(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "testbed", *arguments]
 
 
-def seconds(command: Sequence[str]) -> float:
-    """How long a command takes; it must end well."""
+def seconds(command: Sequence[str], checkout: Path = ROOT) -> float:
+    """How long a command of a checkout takes; it must end well."""
+    environment = dict(os.environ) | {"PYTHONPATH": str(checkout)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or all sources would be compiled each time
     started = time.perf_counter()
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True, check=False, env=environment)
     taken = time.perf_counter() - started
     if done.returncode:
         raise SystemExit(f"{' '.join(command[1:])} ended with code {done.returncode}: {done.stderr.strip()}")
     return taken
 
 
+def replayed(experiment: Path, runs: str) -> list[str]:
+    """The command that simulates 8 tokens."""
+    return testbed("replay", str(experiment), *SIMULATED, "--tokens", "8", "--out", runs)
+
+
 def commands(folder: Path) -> dict[str, list[str]]:
     """The commands by name, in the order in which a round runs them."""
     runs = str(folder / "runs")
-    replays = {
-        f"replay {name}": testbed(
-            "replay", str(ROOT / "experiments" / f"{name}.yaml"), *SIMULATED, "--tokens", "8", "--out", runs
-        )
-        for name in ("quickstart", "gpt2-star4")
-    }
+    replays = {f"replay {name}": replayed(ROOT / f"experiments/{name}.yaml", runs) for name in EXPERIMENTS}
     return {
         "imports": [sys.executable, "-c", IMPORTS],
         **replays,
@@ -61,7 +65,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def make_runs(folder: Path) -> None:
+def make_runs(folder: Path, plotted: int, listed: int) -> None:
     """Simulate one run of 25 devices and link it into the folders that `plot` and `runs` are given."""
     experiment = str(ROOT / "experiments" / f"{FLEET}.yaml")
     command = testbed("replay", experiment, *SIMULATED, "--policy", "round-robin", "--out", str(folder / "one"))
@@ -69,45 +73,50 @@ def make_runs(folder: Path) -> None:
     found = list((folder / "one").glob("*/summary.json"))
     if not found:  # a run that ends out of memory is as good to plot
         raise SystemExit(f"the run of {FLEET} ended with code {done.returncode}: {done.stderr.strip()}")
-    for name, count in (("plotted", PLOTTED), ("listed", LISTED)):
+    for name, count in (("plotted", plotted), ("listed", listed)):
         for number in range(count):
             shutil.copytree(found[0].parent, folder / name / f"{number:04}", copy_function=os.link)
 
 
 def main() -> None:
     """Print a line for each round and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
+    parser.add_argument("--plotted", type=int, default=80, help="runs")
+    parser.add_argument("--listed", type=int, default=1000, help="runs")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="headroom-first-") as place:
         folder = Path(place)
-        make_runs(folder)
-        listed = commands(folder)
-        for command in list(listed.values())[:-2]:  # once unmeasured, so that compiled files and pages are there
-            seconds(command)
-        taken: dict[str, list[float]] = {name: [] for name in listed}
-        for number in range(rounds):
-            for name, command in listed.items():
-                taken[name].append(seconds(command))
+        make_runs(folder, given.plotted, given.listed)
+        turns = {name: (command, ROOT) for name, command in commands(folder).items()}
+        if given.against is not None:  # its quick start is another experiment
+            there = given.against.resolve()
+            turns["before"] = replayed(there / "experiments/quickstart.yaml", str(folder / "before")), there
+        for name, (command, checkout) in turns.items():
+            if name not in ("plot", "runs"):  # once unmeasured, so that compiled files and pages are there
+                seconds(command, checkout)
+        taken: dict[str, list[float]] = {name: [] for name in turns}
+        for number in range(given.rounds):
+            for name, (command, checkout) in list(turns.items())[:: -1 if number % 2 else 1]:
+                taken[name].append(seconds(command, checkout))
             shown = ", ".join(f"{name} {found[-1]:.2f} s" for name, found in taken.items())
             print(f"round {number + 1}: {shown}", flush=True)
-    medians = {name: statistics.median(found) for name, found in taken.items()}
-    print(
-        json.dumps(
-            {
-                "benchmark": "first_second",
-                "peer": f"`python -c '{IMPORTS}'`",
-                "ratio": medians["replay quickstart"] / medians["imports"],
-                "unit": "times as long for a simulated run of 8 tokens of the quick start",
-                "rounds": rounds,
-                "gpt2_star4_ratio": medians["replay gpt2-star4"] / medians["imports"],
-                "help_ratio_to_click": medians["help"] / medians["click"],
-                "median_s": medians,
-                "least_s": {name: min(found) for name, found in taken.items()},
-                "most_s": {name: max(found) for name, found in taken.items()},
-            }
-        )
-    )
+    line = {
+        "benchmark": "first_second",
+        "peer": f"`python -c '{IMPORTS}'`",
+        "ratio": statistics.median(ratios(taken["replay quickstart"], taken["imports"])),
+        "unit": "times as long for a simulated run of 8 tokens of the quick start",
+        "rounds": given.rounds,
+        "plotted": given.plotted,
+        "listed": given.listed,
+        "seconds": {name: told(found) for name, found in taken.items()},
+        "help to click": told(ratios(taken["help"], taken["click"])),
+    }
+    for name in ("replay quickstart", "replay gpt2-star4", "before"):
+        if name in taken:
+            line[f"{name} to imports"] = told(ratios(taken[name], taken["imports"]))
+    print(json.dumps(line))
 
 
 if __name__ == "__main__":

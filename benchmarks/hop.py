@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.hop_ends import ADDRESSES
-from benchmarks.rounds import ratios, spread
+from benchmarks.rounds import ratios, spread, told
 from testbed.emulation.capsule import can_make_capsule, launch, prepare_inner
 from testbed.errors import EnvironmentLacks
 
@@ -111,16 +111,13 @@ def report(found: dict[tuple[str, str], list[float]], given: argparse.Namespace)
         "round_trips": given.hops,
         "turns": given.rounds,
     }
+    for way in WAYS[1:]:
+        line[f"{way} to C"] = told(ratios(found["ours", way], found["ours", "C"]))
     if given.against is not None:
         for way in COMPARED:
             compared = ratios(found["ours", way], found["theirs", way])
             print(f"{way}: {spread(compared)} times the hop in {given.against}")
-            line[f"{way} against {given.against.name}"] = {
-                "ratio_median": statistics.median(compared),
-                "ratio_least": min(compared),
-                "ratio_most": max(compared),
-                "theirs_us": statistics.median(micros["theirs", way]),
-            }
+            line[f"{way} to theirs"] = told(compared)
     print(json.dumps(line))
 
 

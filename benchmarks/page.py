@@ -1,128 +1,191 @@
-"""Run every benchmark and write docs/benchmarks.md: `python -m benchmarks.page [--rounds N]`.
+"""Run every benchmark and write docs/benchmarks.md: `python -m benchmarks.page [--rounds N] [--against FOLDER]`.
 
-Each program runs several times as a process of its own. The page gives the median and the range of each figure in its
-JSON line, and the machine. `--keep FOLDER NAME…` measures only some programs and keeps their lines in the folder; the
-page says which are missing.
+Each part is a program in a process of its own. Some let their ways take turns for so many rounds; the others run that
+often. The page gives the median and the range of each figure in a program's JSON line, and the machine. `--keep FOLDER`
+keeps the lines, a file for each part, and a part whose file is there is not measured again: so the command can be
+stopped and repeated. `--against FOLDER`, another checkout of this repository, is measured in turn where a program can.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from benchmarks.results.store import machine
 
-NAMES = (
-    "shaping", "replay", "spawn", "scale", "policy", "twin", "first_second", "kernels", "hop", "decode", "smollm2",
-    "llama_cpp",
-)  # fmt: skip
-PEERS = {"llama_cpp": "llama_cpp"}  # modules that are in none of our extras; without them a program is left out
-OPTIONS = {"policy": ("--rounds", "1", "--limit", "12")}  # policies whose eight decisions take longer are left out
+
+@dataclass(frozen=True)
+class Part:
+    """A benchmark program and how it is run for the page."""
+
+    program: str
+    options: tuple[str, ...] = ()
+    small: tuple[str, ...] | None = None  # options of a trial, if others
+    takes_turns: bool = False  # its own rounds, by an option
+    against: str = ""  # the option that names another checkout; "." is an argument without an option
+    most_rounds: int = 5
+    needs: str = ""  # a module that is in none of our extras
+
+    def command(self, rounds: int, against: Path | None, small: bool) -> list[str]:
+        """The command line."""
+        command = ["-m", f"benchmarks.{self.program}", *(self.small if small and self.small else self.options)]
+        if self.takes_turns:
+            command += ["--rounds", str(rounds)]
+        if self.against and against is not None:
+            command += [str(against)] if self.against == "." else [self.against, str(against)]
+        return command
+
+
+# A part's line that is measured first is the more important one: a host is quiet for so long.
+PARTS = {
+    "hop": Part("hop", ("--hops", "1000"), ("--hops", "100"), True, "--against"),
+    "decode": Part("decode", ("--tokens", "24"), ("--tokens", "4"), True, "--against"),
+    "first_second": Part("first_second", (), ("--plotted", "2", "--listed", "10"), True, "--against"),
+    "twin": Part("twin", (), ("--small",), True),
+    "policy": Part("policy", ("--limit", "15", "--shards", "1"), ("--size", "5", "--shards", "1"), True, "--against"),
+    "against": Part("against", ("--turns", "5"), ("--turns", "1", "--simulations", "1"), False, ".", 1),
+    "decisions": Part("decisions", ("--instances", "40"), ("--instances", "2"), False, ".", 1),
+    "spawn": Part("spawn", (), None, True, most_rounds=3),
+    "scale": Part("scale", most_rounds=1),
+    "shaping": Part("shaping", most_rounds=3),
+    "replay": Part("replay", ("--rounds", "1"), most_rounds=1),
+    "kernels": Part("kernels", most_rounds=3),
+    "smollm2": Part("smollm2", ("--rounds", "5"), ("--rounds", "1", "--tokens", "4", "--timed", "4"), most_rounds=1),
+    "llama_cpp": Part("llama_cpp", needs="llama_cpp", most_rounds=1),
+}
+INTRODUCTION = """
+Each ratio has its peer in the same run, in alternating rounds; figures are medians over the rounds, with their range.
+*Theirs* and *before* are commit 5a73be0 where nothing else is said.
+
+Read the ratios, not the milliseconds: the same programs took 1.4 to 3.3 times as long on another day's host.
+""".strip()
+HIDDEN = ("ratio", "rounds", "turns", "done", "median", "least", "most")
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
-def measure(name: str) -> dict[str, Any]:
-    """The last line of one benchmark program."""
-    command = [sys.executable, "-m", f"benchmarks.{name}", *OPTIONS.get(name, ())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"benchmarks.{name} ended with code {done.returncode}: {done.stderr.strip()}")
-    line: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return line
+def measure(part: Part, rounds: int, against: Path | None, small: bool) -> list[dict[str, Any]]:
+    """The last line of a part's program, of every round that the program does not do itself."""
+    rounds = min(rounds, part.most_rounds)
+    command = part.command(rounds, against, small)
+    said = " ".join(["python", *command]).replace(str(against), "FOLDER")
+    environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # or all sources would be compiled each time
+    found: list[dict[str, Any]] = []
+    for _ in range(1 if part.takes_turns else rounds):
+        done = subprocess.run(
+            [sys.executable, *command], stdout=subprocess.PIPE, text=True, check=False, env=environment
+        )
+        if done.returncode:
+            raise SystemExit(f"`{said}` ended with code {done.returncode}")
+        found.append(json.loads(done.stdout.strip().splitlines()[-1]) | {"command": said, "done": rounds})
+    return found
+
+
+Spread = tuple[float, float, float]  # median, least, most
 
 
 def _figure(value: float) -> str:
     return f"{value:,.4g}" if abs(value) < 1e5 else f"{value:,.0f}"
 
 
-def _spread(values: list[float]) -> str:
-    low, high = _figure(min(values)), _figure(max(values))
-    return _figure(statistics.median(values)) + ("" if low == high else f" ({low} to {high})")
+def _shown(values: list[Spread]) -> str:
+    """The median of the rounds' medians, and the whole range."""
+    median = _figure(statistics.median(one[0] for one in values))
+    low, high = _figure(min(one[1] for one in values)), _figure(max(one[2] for one in values))
+    return median + ("" if low == high else f" ({low} to {high})")
 
 
-def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, float]]:
+def _figures(line: dict[str, Any], above: str = "") -> Iterator[tuple[str, Spread]]:
     """All numbers of a JSON line except the ratio, by key; a number inside an object has both keys."""
+    if {"median", "least", "most"} <= set(line):
+        yield above.removesuffix(": "), (line["median"], line["least"], line["most"])
     for key, value in line.items():
         if isinstance(value, dict):
             yield from _figures(value, f"{above}{key}: ")
-        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in ("ratio", "rounds"):
-            yield above + key, value
-
-
-def _rounds(count: int) -> str:
-    return "one round" if count == 1 else f"{count} rounds"
+        elif isinstance(value, int | float) and not isinstance(value, bool) and key not in HIDDEN:
+            yield above + key, (value, value, value)
 
 
 def section(name: str, lines: list[dict[str, Any]]) -> str:
     """The part of the page on one benchmark."""
     first = lines[0]
-    ratio = _spread([line["ratio"] for line in lines if "ratio" in line])
-    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {_rounds(len(lines))}.", ""]
+    ratio = _shown([(line["ratio"],) * 3 for line in lines if "ratio" in line])
+    rounds = "one round" if first["done"] == 1 else f"{first['done']} rounds"
+    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {rounds}.", ""]
     found = [dict(_figures(line)) for line in lines]
     known = [key for key in found[0] if all(key in each for each in found)]
     if known:
         text += ["| figure | median (range) |", "| --- | --- |"]
-        text += [f"| {key} | {_spread([each[key] for each in found])} |" for key in known]
+        text += [f"| {key} | {_shown([each[key] for each in found])} |" for key in known]
     if "sizes" in first:
         keys = [key for key, value in first["sizes"][0].items() if isinstance(value, int | float)]
         text += [*([""] if known else []), "| " + " | ".join(keys) + " |", "|" + " --- |" * len(keys)]
         for index in range(len(first["sizes"])):
-            cells = [_spread([line["sizes"][index][key] for line in lines]) for key in keys]
+            cells = [_shown([(line["sizes"][index][key],) * 3 for line in lines]) for key in keys]
             text.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*text, "", f"`{' '.join(('python', '-m', f'benchmarks.{name}', *OPTIONS.get(name, ())))}`", ""])
+    return "\n".join([*text, "", f"`{first['command']}`", ""])
 
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="where measured lines are kept and looked for")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default: all")
-    options = parser.parse_args()
-    unknown = set(options.names) - set(NAMES)
+    parser.add_argument("--minutes", type=float, default=600.0, help="after so many, no other part is begun")
+    parser.add_argument("--small", action="store_true", help="small sizes, to try the command")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("names", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
+    given = parser.parse_args()
+    unknown = set(given.names) - set(PARTS)
     if unknown:
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    if given.against is not None:
+        given.against = given.against.resolve()
+    until = time.monotonic() + 60 * given.minutes
     with tempfile.TemporaryDirectory(prefix="headroom-page-") as folder:
-        kept = options.keep or Path(folder)
+        kept = given.keep or Path(folder)
         kept.mkdir(parents=True, exist_ok=True)
-        for name in options.names or [name for name in NAMES if name not in PEERS or find_spec(PEERS[name])]:
-            _measure_rounds(name, options.rounds, kept / f"{name}.json")
-        there = [name for name in NAMES if (kept / f"{name}.json").exists()]
-        _write({name: json.loads((kept / f"{name}.json").read_text()) for name in there})
+        for name in given.names or [name for name, part in PARTS.items() if not part.needs or find_spec(part.needs)]:
+            file = kept / f"{name}.json"
+            if file.exists() or time.monotonic() > until:
+                continue
+            print(f"{name} …", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            lines = measure(PARTS[name], given.rounds, given.against, given.small)
+            file.write_text(json.dumps(lines))
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+        _write(kept, given.page)
 
 
-def _measure_rounds(name: str, rounds: int, file: Path) -> None:
-    lines = []
-    for number in range(rounds):
-        print(f"{name}: round {number + 1} of {rounds} …", file=sys.stderr)
-        lines.append(measure(name))
-    file.write_text(json.dumps(lines))
-
-
-def _write(measured: dict[str, list[dict[str, Any]]]) -> None:
-    today = time.strftime("%Y-%m-%d", time.gmtime())
+def _write(kept: Path, page: Path) -> None:
+    files = [(name, kept / f"{name}.json") for name in PARTS]
+    measured = {name: json.loads(file.read_text()) for name, file in files if file.exists()}
+    day = time.strftime("%Y-%m-%d", time.gmtime(max(file.stat().st_mtime for _, file in files if file.exists())))
     parts = [
         "# Benchmarks",
         "",
-        f"Written by `python -m benchmarks.page` on {today}: {machine()}.",
-        "Each ratio has its peer in the same run; figures are medians over the rounds, with their range.",
+        f"Written by `python -m benchmarks.page` from what was measured on {day}: {machine()}.",
+        INTRODUCTION,
         "",
     ]
     parts += [section(name, lines) for name, lines in measured.items()]
-    missing = [f"`python -m benchmarks.{name}`" for name in NAMES if name not in measured]
+    missing = [f"`{name}`" for name in PARTS if name not in measured]
     if missing:
         parts += [f"Not measured on this machine yet: {', '.join(missing)}.", ""]
-    PAGE.write_text("\n".join(parts))
-    print(PAGE)
+    page.write_text("\n".join(parts))
+    print(page)
 
 
 if __name__ == "__main__":

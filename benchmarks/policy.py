@@ -3,22 +3,26 @@
 `python -m benchmarks.policy [--policy NAME]… [--rounds N]` measures growing fleets: a first placement, and then
 decisions under rates that change each time. Each policy and size has a process of its own. Compiled policies are warmed
 up first, as at the start of a run. `--size` selects sizes; a policy that takes more than `--limit` seconds is left out.
+`--against FOLDER` measures another checkout of this repository in turn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.rounds import ratios, told
 from testbed.models.presets import PRESETS
 from testbed.placement.blocks import Partition, Placement, blocks_of, pinned_bytes, resident_bytes
 from testbed.placement.observation import DeviceView, LinkView, Observation
@@ -28,7 +32,19 @@ from testbed.shape import ModelShape, WeightFormats
 LLAMA = replace(PRESETS["llama-2-7b"], weights=WeightFormats.all_in("float16"), kv_format="float16")
 # Devices, model, and the memory of all devices as a multiple of the model's. With many devices it is larger, so that
 # the largest block fits on one.
-SIZES = {"5": (5, PRESETS["gpt2"], 1.6), "25": (25, LLAMA, 1.6), "200": (200, LLAMA, 5.0)}
+SIZES = {
+    "5": (5, PRESETS["gpt2"], 1.6), "25 of gpt2": (25, PRESETS["gpt2"], 1.6), "25": (25, LLAMA, 1.6),
+    "200": (200, LLAMA, 5.0),
+}  # fmt: skip
+ROOT = Path(__file__).resolve().parents[1]
+# What a process runs. An older checkout's program has fewer sizes.
+ONE = """
+import json, sys
+from benchmarks import policy
+policy.SIZES["25 of gpt2"] = 25, policy.PRESETS["gpt2"], 1.6
+print(json.dumps(policy.decide(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+"""
+FORMER = {"paper-search": "resource-aware"}  # what another checkout may call a policy
 LATER = 7  # decisions after the first
 CONTEXT, TOKENS, INTERVAL = 64, 1000, 16
 
@@ -87,42 +103,48 @@ def decide(policy_name: str, size: str, shards: int) -> dict[str, float]:
     }
 
 
-def measured(policy: str, size: str, shards: int, rounds: int, limit_s: float) -> dict[str, float] | None:
-    """Medians over some processes; None if one takes too long or finds no placement."""
-    found: list[dict[str, float]] = []
-    command = [sys.executable, "-m", "benchmarks.policy", "--one", policy, size, str(shards)]
-    for _ in range(rounds):
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, check=True)
-        except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
-            print(f"{policy} at {size} devices, {shards} shards: {type(error).__name__}", file=sys.stderr)
-            return None
-        found.append(json.loads(done.stdout))
-    return {key: statistics.median(one[key] for one in found) for key in found[0]}
+def measured(checkout: Path, policy: str, size: str, shards: int, limit_s: float) -> dict[str, float] | None:
+    """The figures of one process of a checkout; None if it takes too long or finds no placement."""
+    name = policy if checkout == ROOT else FORMER.get(policy, policy)
+    command = [sys.executable, "-P", "-c", ONE, name, size, str(shards)]
+    environment = dict(os.environ) | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=limit_s, check=True, cwd=checkout, env=environment
+        )
+    except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
+        print(f"{policy} at {size} devices, {shards} shards in {checkout}: {type(error).__name__}", file=sys.stderr)
+        return None
+    figures: dict[str, float] = json.loads(done.stdout)
+    return figures
 
 
 def main() -> None:
     """Print a line for each policy and size, and one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--policy", action="append")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--policy", action="append", help="default: headroom, paper-search and paper")
     parser.add_argument("--size", action="append", choices=SIZES)
+    parser.add_argument("--shards", type=int, action="append", help="of each FFN; default: 1 and 4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=60.0)
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--against", type=Path, metavar="FOLDER", help="another checkout")
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(decide(given.one[0], given.one[1], int(given.one[2]))))
-        return
+    checkouts = {"ours": ROOT} | ({} if given.against is None else {"theirs": given.against.resolve()})
     figures: dict[str, Any] = {}
+    compared: dict[str, dict[str, dict[str, float]]] = {}
     for size in given.size or list(SIZES):
-        for shards in (1, 4):
+        for shards in given.shards or (1, 4):
             for policy in given.policy or ["headroom", "paper-search", "paper"]:
-                found = measured(policy, size, shards, given.rounds, given.limit)
-                if found is None:
-                    continue
-                shown = ", ".join(f"{key} {value:.1f}" for key, value in found.items())
-                print(f"{policy}, {size} devices, {shards} shards: {shown}", flush=True)
-                figures[f"{policy} {size} devices {shards} shards"] = found
+                name = f"{policy} {size} devices {shards} shards"
+                found = _rounds(checkouts, policy, size, shards, given)
+                if found["ours"]:
+                    keys = found["ours"][0]
+                    figures[name] = {key: statistics.median(one[key] for one in found["ours"]) for key in keys}
+                    shown = ", ".join(f"{key} {value:.1f}" for key, value in figures[name].items())
+                    print(f"{policy}, {size} devices, {shards} shards: {shown}", flush=True)
+                if found["ours"] and found.get("theirs"):
+                    compared[name] = _compared(found)
+                    print(f"{name}: {compared[name]}", flush=True)
     ours, peer = (figures.get(f"{name} 5 devices 1 shards") for name in ("headroom", "paper-search"))
     line: dict[str, Any] = {
         "benchmark": "policy",
@@ -130,10 +152,36 @@ def main() -> None:
         "unit": "times less time for headroom's later decisions",
         "rounds": given.rounds,
         **figures,
+        "to theirs": compared,
     }
     if ours and peer:
         line["ratio"] = peer["later_ms"] / ours["later_ms"]
     print(json.dumps(line))
+
+
+def _rounds(
+    checkouts: dict[str, Path], policy: str, size: str, shards: int, given: argparse.Namespace
+) -> dict[str, list[dict[str, float]]]:
+    """What the checkouts took in their turns; a checkout that fails once is left out."""
+    found: dict[str, list[dict[str, float]]] = {whose: [] for whose in checkouts}
+    for number in range(given.rounds):
+        for whose in list(found)[:: -1 if number % 2 else 1]:
+            one = measured(checkouts[whose], policy, size, shards, given.limit)
+            if one is None:
+                del found[whose]
+                if whose == "ours":
+                    return {"ours": []}
+            else:
+                found[whose].append(one)
+    return found
+
+
+def _compared(found: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, float]]:
+    """The ratios of ours to theirs in each round."""
+    return {
+        what: told(ratios([one[key] for one in found["ours"]], [one[key] for one in found["theirs"]]))
+        for what, key in (("first decision", "first_ms"), ("later decisions", "later_ms"))
+    }
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 `python -m benchmarks.twin` simulates runs of growing size under `headroom` and `round-robin`, each in a process of its
 own. It varies devices, layers and tokens one at a time around 100 devices, 32 layers and 1,000 tokens. An exponent is
 the slope of a straight line through the logarithms: with 1, twice the tokens take twice the time. Seconds are of CPU
-time. `loading` is what a policy needs to load its machine code, and `outside` all but this and deciding. The last line
-is JSON.
+time. `loading` is what a policy needs to load its machine code, and `outside` all but this and deciding. The usual size
+is measured in `--rounds` rounds in which the policies take turns, the others once. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rounds import told
+
 POLICIES = ("headroom", "round-robin")
 USUAL = {"devices": 100, "layers": 32, "tokens": 1000}
 SIZES = {"devices": (25, 50, 100, 200, 400), "layers": (8, 16, 32, 64), "tokens": (250, 500, 1000, 2000)}
+SMALL = {"devices": 10, "layers": 4, "tokens": 100}
+SMALL_SIZES = {"devices": (5, 10), "layers": (4, 8), "tokens": (50, 100)}
 INTERVAL = 16
 
 
@@ -92,10 +96,10 @@ def simulate(policy: str, devices: int, layers: int, tokens: int) -> dict[str, f
     }  # fmt: skip
 
 
-def measured(size: dict[str, int]) -> dict[str, float]:
+def measured(size: dict[str, int], policies: Sequence[str] = POLICIES) -> dict[str, float]:
     """The figures of a run under each policy, in a process of its own."""
     found: dict[str, float] = {}
-    for policy in POLICIES:
+    for policy in policies:
         command = [sys.executable, "-m", "benchmarks.twin", "--one", policy, *map(str, size.values())]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -103,6 +107,22 @@ def measured(size: dict[str, int]) -> dict[str, float]:
         line = json.loads(done.stdout.strip().splitlines()[-1])
         found |= {f"{policy} {figure}": value for figure, value in line.items()}
     return found
+
+
+def alternated(size: dict[str, int], rounds: int) -> dict[str, Any]:
+    """The ratios of headroom to round-robin at one size: outside deciding, and with loading counted as outside, too."""
+    found = [measured(size, POLICIES[:: -1 if number % 2 else 1]) for number in range(rounds)]
+    outside = [one["headroom outside_s"] / one["round-robin outside_s"] for one in found]
+    loaded = [
+        (one["headroom outside_s"] + one["headroom loading_s"])
+        / (one["round-robin outside_s"] + one["round-robin loading_s"])
+        for one in found
+    ]
+    return {
+        "ratio": statistics.median(outside),
+        "headroom to round-robin outside deciding": told(outside),
+        "the same with loading": told(loaded),
+    }
 
 
 def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
@@ -114,16 +134,19 @@ def exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vary", action="append", choices=tuple(SIZES))
+    parser.add_argument("--vary", action="append", choices=tuple(SIZES), help="default: all")
+    parser.add_argument("--rounds", type=int, default=5, help="of the usual size")
+    parser.add_argument("--small", action="store_true", help="small sizes, to try the program")
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(simulate(given.one[0], *map(int, given.one[1:]))))
         return
+    usual, varied = (SMALL, SMALL_SIZES) if given.small else (USUAL, SIZES)
     rows: dict[tuple[int, ...], dict[str, float]] = {}
     grown: dict[str, dict[str, float]] = {}
-    for key in given.vary or SIZES:
-        sizes = [USUAL | {key: value} for value in SIZES[key]]
+    for key in given.vary or varied:
+        sizes = [usual | {key: value} for value in varied[key]]
         for size in sizes:
             if tuple(size.values()) not in rows:
                 rows[tuple(size.values())] = size | measured(size)
@@ -132,16 +155,16 @@ def main() -> None:
                 )
         found = [rows[tuple(size.values())] for size in sizes]
         grown[f"exponents in {key}"] = {
-            figure: exponent(SIZES[key], [row[figure] for row in found])
+            figure: exponent(varied[key], [row[figure] for row in found])
             for figure in found[0]
-            if figure not in USUAL and "loading" not in figure
+            if figure not in usual and "loading" not in figure
         }
-    usual = rows[tuple(USUAL.values())]
+    shown = ", ".join(f"{count} {what}" for what, count in usual.items())
     line = {
         "benchmark": "twin",
-        "ratio": usual["headroom outside_s"] / usual["round-robin outside_s"],
+        **alternated(usual, given.rounds),
         "unit": "times the CPU time outside deciding under headroom",
-        "peer": "round-robin, with 100 devices, 32 layers and 1,000 tokens",
+        "peer": f"round-robin, with {shown}",
         **grown,
         "sizes": list(rows.values()),
     }
