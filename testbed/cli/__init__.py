@@ -7,6 +7,7 @@ exception ends a command with which exit code.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import sys
@@ -17,7 +18,7 @@ import click
 
 from testbed import __version__
 from testbed.cli.refusals import encodable, refuse
-from testbed.cli.terminal import READER_GONE, echo, open_standard_streams, settle
+from testbed.cli.terminal import READER_GONE, echo, leave, open_standard_streams, settle
 from testbed.errors import INTERRUPTED, ConfigError
 from testbed.running.ownership import given_to_sudo_user
 from testbed.signals import end_at_signals, interrupt_at_signals
@@ -44,6 +45,8 @@ VERBS = {
     "clean": "Remove what runs that died have left on this machine.",
 }
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""
+
+OBJECTS = (20_000, 20, 20)  # between searches for garbage: imports make many objects, and none of them is garbage
 
 COMPLETING = "_TESTBED_COMPLETE"  # the variable by which a shell asks what completes a line
 
@@ -137,6 +140,7 @@ def main() -> NoReturn:
     """Start here: the entry point of the `testbed` command."""
     # Our models need no plugins of pydantic, and to look for some it reads the metadata of every installed package.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    gc.set_threshold(*OBJECTS)
     open_standard_streams()
     interrupt_at_signals()
     try:
@@ -146,4 +150,4 @@ def main() -> NoReturn:
     except KeyboardInterrupt:  # a signal came after the verb's end, or a second one came
         end_at_signals()
         code = INTERRUPTED
-    sys.exit(settle(code, give_up=code == INTERRUPTED))
+    leave(settle(code, give_up=code == INTERRUPTED))

@@ -6,9 +6,13 @@ characters that the encoding lacks; this module escapes them like Python's `repr
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import io
 import os
 import sys
+import threading
+from typing import NoReturn
 
 import click
 
@@ -69,3 +73,16 @@ def settle(code: int, give_up: bool = False) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return code or EnvironmentLacks.exit_code
     return code
+
+
+def leave(code: int) -> NoReturn:
+    """End the process after what is to be done at its end, but without taking its modules apart.
+
+    That would take as long as a fifth of a short command.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
