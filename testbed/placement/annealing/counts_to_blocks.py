@@ -171,7 +171,7 @@ def _placement(model: CostModel, old: Placement | None, choice: Sequence[DeviceO
     return Placement(devices, old.epoch + 1 if old is not None else 0)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def fewest_moves(
     wanted: Counts,
     present: DeviceOfUnit | None,
@@ -205,7 +205,7 @@ def _fewest_roots(where: Sequence[int], units: Sequence[int], device: int) -> in
     )
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def aligned_runs(wanted: Counts, present: DeviceOfUnit | None) -> DeviceOfUnit:
     """The device of each leaf of a sum's tree: aligned runs, placed so that devices keep many of their leaves."""
     leaves = sum(wanted)

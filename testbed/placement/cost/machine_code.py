@@ -26,7 +26,7 @@ from testbed.shape import ModelShape
 
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
 LINKERS = ("gcc", "cc")
-FOLDERS = ("", "cost", "local", "annealing")  # of placement: all that compiled functions take parts and numbers from
+FOLDERS = ("cost", "local", "annealing")  # all that compiled functions take parts and numbers from
 _PLACEMENT = Path(__file__).resolve().parents[1]
 _SECONDS = 1800  # compiling takes a minute
 

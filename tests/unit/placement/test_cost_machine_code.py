@@ -44,7 +44,7 @@ def test_a_change_in_any_file_that_functions_take_parts_from_asks_for_another_li
     monkeypatch.setattr(machine_code, "_PLACEMENT", tmp_path)
     digests = {machine_code._digest()}
     for folder in machine_code.FOLDERS:
-        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder).mkdir()
         (tmp_path / folder / "numbers.py").write_text("FACTOR = 2\n")
         digests.add(machine_code._digest())
     (tmp_path / "cost/numbers.py").write_text("FACTOR = 3\n")
