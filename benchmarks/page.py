@@ -75,7 +75,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 
 
 def measure(part: Part, rounds: int, against: Path | None, small: bool) -> list[dict[str, Any]]:
-    """The last line of a part's program, of every round that the program does not do itself."""
+    """The last line of a part's program, of every round that the program does not do itself; none if it fails."""
     rounds = min(rounds, part.most_rounds)
     command = part.command(rounds, against, small)
     said = " ".join(["python", *command]).replace(str(against), "FOLDER")
@@ -87,7 +87,8 @@ def measure(part: Part, rounds: int, against: Path | None, small: bool) -> list[
             [sys.executable, *command], stdout=subprocess.PIPE, text=True, check=False, env=environment
         )
         if done.returncode:
-            raise SystemExit(f"`{said}` ended with code {done.returncode}")
+            print(f"`{said}` ended with code {done.returncode}", file=sys.stderr, flush=True)
+            return []
         found.append(json.loads(done.stdout.strip().splitlines()[-1]) | {"command": said, "done": rounds})
     return found
 
@@ -164,7 +165,8 @@ def main() -> None:
             print(f"{name} …", file=sys.stderr, flush=True)
             began = time.monotonic()
             lines = measure(PARTS[name], given.rounds, given.against, given.small)
-            file.write_text(json.dumps(lines))
+            if lines:  # a part that failed is measured the next time
+                file.write_text(json.dumps(lines))
             print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
         _write(kept, given.page)
 
