@@ -1,4 +1,4 @@
-"""Compiles the searches into a library: `python -m testbed.placement.compile LINKER FILE`.
+"""Compiles the searches into a library: `python -m testbed.placement.compile LINKER PROCESSOR FILE`.
 
 numba compiles each function for the arguments that the searches call it with, by running them once. Its machine code
 goes into a shared library with a table of the functions, which later processes call without numba.
@@ -70,11 +70,11 @@ def machine_code_of(overload: Any, symbol: str, machine: Any) -> bytes:
 
 def main() -> None:
     """Compile and link."""
-    linker, made = sys.argv[1:]
+    linker, processor, made = sys.argv[1:]
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), opt=3, reloc="pic", codemodel="default"
+        processor, opt=3, reloc="pic", codemodel="default"
     )
     table: dict[str, dict[str, tuple[str, str]]] = {}
     with tempfile.TemporaryDirectory(prefix="headroom-search-") as name:

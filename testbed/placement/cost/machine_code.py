@@ -1,4 +1,4 @@
-"""Compiled functions: from a library that numba made before, or by numba in this process (ADRs 12 and 26).
+"""Compiled functions: from a library that numba made before, or by numba in this process (ADRs 12 and 27).
 
 Functions that a search spends its time in are marked `compiled`, and their parts `inlined`. Importing a module that has
 some loads the library, or has it made, which takes a minute: import it only where the functions are called.
@@ -29,6 +29,10 @@ LINKERS = ("gcc", "cc")
 FOLDERS = ("cost", "local", "annealing")  # all that compiled functions take parts and numbers from
 _PLACEMENT = Path(__file__).resolve().parents[1]
 _SECONDS = 1800  # compiling takes a minute
+
+# Machine code is for one of LLVM's kinds of processors, not for this very one: a guest or a copy on another machine can
+# use it, too. What an x86-64-v3 has is called so in /proc/cpuinfo.
+_V3, _V3_FLAGS = "x86-64-v3", frozenset(("avx2", "bmi1", "bmi2", "fma", "f16c", "movbe", "abm"))
 
 by_numba: dict[str, Any] | None = None  # the functions by name, while a library is made of them
 
@@ -102,7 +106,7 @@ def _make(made: Path) -> None:
     linker = next(filter(None, map(find_program, LINKERS)), None)
     if linker is None:
         raise EnvironmentLacks(f"there is no linker ({' or '.join(LINKERS)}) for the compiled search")
-    command = [sys.executable, "-m", "testbed.placement.compile", linker, str(made)]
+    command = [sys.executable, "-m", "testbed.placement.compile", linker, processor(), str(made)]
     done = subprocess.run(
         command, cwd=_PLACEMENT.parents[1], capture_output=True, text=True, check=False, timeout=_SECONDS
     )
@@ -115,24 +119,24 @@ def _name() -> str:
 
 
 def _digest() -> str:
-    """Of the source files and of the processor that they are compiled for."""
-    digest = hashlib.sha256(f"{platform.machine()} {OPTIONS} {_instructions()}".encode())
+    """Of the source files and of the kind of processor that they are compiled for."""
+    digest = hashlib.sha256(f"{platform.machine()} {processor()} {OPTIONS}".encode())
     for folder in FOLDERS:
         for path in sorted((_PLACEMENT / folder).glob("*.py")):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
-def _instructions() -> str:
-    """The sets of instructions that this machine's first processor has, as Linux tells them."""
+def processor() -> str:
+    """The kind of processor that machine code is made for here, by LLVM's name."""
+    if platform.machine() != "x86_64":
+        return "generic"
     try:
         with open("/proc/cpuinfo") as file:
-            for line in file:
-                if line.startswith(("flags", "Features")):
-                    return line
+            flags = next((line for line in file if line.startswith("flags")), "")
     except OSError:
-        pass
-    return platform.processor()
+        flags = ""
+    return _V3 if set(flags.split()) >= _V3_FLAGS else "x86-64"
 
 
 if __name__ == "__main__":  # for script/setup
