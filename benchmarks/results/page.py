@@ -16,7 +16,7 @@ from types import ModuleType
 
 from benchmarks.results import prediction, store, validation
 
-NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction")
+NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction", "emulated")
 PAGE = store.ROOT / "docs" / "results.md"
 
 INTRODUCTION = """# Results
