@@ -105,6 +105,12 @@ def make_folder(path: str | Path) -> None:
         raise ConfigError(f"{_short(path)}: no folder can be made there: it is {kind}") from error
 
 
+def own_cache() -> Path:
+    """This package's folder in the user's cache, by the XDG base directory specification."""
+    caches = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")) / "headroom"
+
+
 def kind_of(mode: int) -> str:
     """The kind of something that is no regular file, in words."""
     return _KINDS.get(stat.S_IFMT(mode), "something else")

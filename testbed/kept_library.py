@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from testbed.errors import EnvironmentLacks
+from testbed.files import own_cache
 
 
 def load(name: str, beside: Path, what: str, make: Callable[[Path], None]) -> ctypes.CDLL:
@@ -50,12 +51,7 @@ def load_kept(name: str, beside: Path) -> ctypes.CDLL | None:
 
 
 def _folders(beside: Path) -> list[Path]:
-    return [folder for folder in (beside / "__pycache__", _own_cache()) if folder.is_absolute()]
-
-
-def _own_cache() -> Path:
-    caches = os.environ.get("XDG_CACHE_HOME", "")
-    return Path(caches if os.path.isabs(caches) else os.path.expanduser("~/.cache")) / "headroom"
+    return [folder for folder in (beside / "__pycache__", own_cache()) if folder.is_absolute()]
 
 
 def _is_safe(folder: Path, beside: Path) -> bool:

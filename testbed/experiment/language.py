@@ -21,8 +21,12 @@ def language_of(files: Path) -> Language:
 
     `files` is a Hugging Face folder or a GGUF file. A GGUF file may have no tokenizer.
     """
-    paths = [files] if files.is_file() else [files / name for name in FILES]
-    return _read_once(files, tuple(map(_stamp, paths)))
+    return _read_once(files, stamp_of(files))
+
+
+def stamp_of(files: Path) -> Stamp:
+    """Changes with the files that `language_of` reads."""
+    return tuple(map(_stamp, [files] if files.is_file() else [files / name for name in FILES]))
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from testbed.errors import ConfigError
-from testbed.experiment.language import encoded, language_of, missing_tokenizer
+from testbed.experiment.kept_prompts import key_of, remember, remembered
+from testbed.experiment.language import encoded, language_of, missing_tokenizer, stamp_of
 from testbed.experiment.schema import Experiment
 from testbed.words.language import Language
 
@@ -16,7 +19,7 @@ def prompt_ids(experiment: Experiment, computed: bool = True) -> list[int]:
     """
     if computed:
         language_for(experiment)  # whose tokenizer a run needs for its text, however the prompt is given
-    ids = [0] * experiment.most_prompt_tokens if not computed and _lacks_tokenizer(experiment) else _encode(experiment)
+    ids = _encode(experiment) if computed else _planned(experiment)
     shape = experiment.shape
     if not ids:
         raise ConfigError(f"{experiment.name}: the prompt has no tokens; it needs at least one")
@@ -60,7 +63,28 @@ def language_for(experiment: Experiment) -> Language | None:
 
 def _lacks_tokenizer(experiment: Experiment) -> bool:
     files = experiment.model.files
-    return files is not None and experiment.prompt.ids is None and language_of(files).source is None
+    if files is None or experiment.prompt.ids is not None or remembered(_key(experiment, files)) is not None:
+        return False
+    return language_of(files).source is None
+
+
+def _planned(experiment: Experiment) -> list[int]:
+    """The tokens of the prompt where only their number matters: perhaps those of another process before."""
+    files = experiment.model.files
+    if files is None or experiment.prompt.ids is not None:
+        return _encode(experiment)
+    key = _key(experiment, files)
+    ids = remembered(key)
+    if ids is None:
+        if language_of(files).source is None:
+            return [0] * experiment.most_prompt_tokens
+        ids = _encode(experiment)
+        remember(key, ids)
+    return ids
+
+
+def _key(experiment: Experiment, files: Path) -> str:
+    return key_of(experiment.prompt.words, files, stamp_of(files), experiment.shape.vocab)
 
 
 def _encode(experiment: Experiment) -> list[int]:
