@@ -27,7 +27,7 @@ def kind_of(one: Any) -> str:
     if isinstance(one, types.Array):
         return array_kind(as_dtype(one.dtype), one.ndim, one.layout == "C")
     if isinstance(one, types.BaseTuple):
-        return "(" + "".join(map(kind_of, one.types)) + ")"
+        return "(" + "".join(map(kind_of, one.types)) + ")"  # type: ignore[attr-defined]
     return {"int64": "i", "float64": "f", "bool": "b", "none": "n"}.get(str(one), "")
 
 

@@ -64,7 +64,7 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     return function if _kept() is not None else _by_numba(function, inline="always")
 
 
-def _by_numba(function: Callable[..., Any], **options: str) -> Callable[..., Any]:
+def _by_numba(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     import numba
 
     return numba.njit(**OPTIONS, **options)(function)  # type: ignore[no-any-return]
