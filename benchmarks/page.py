@@ -50,11 +50,13 @@ class Part:
 # A part's line that is measured first is the more important one: a host is quiet for so long.
 PARTS = {
     "hop": Part("hop", ("--hops", "1000"), ("--hops", "100"), True, "--against"),
-    "decode": Part("decode", ("--tokens", "24"), ("--tokens", "4"), True, "--against"),
+    "decode": Part("decode", ("--tokens", "16"), ("--tokens", "4"), True, "--against"),
     "first_second": Part("first_second", (), ("--plotted", "2", "--listed", "10"), True, "--against"),
-    "twin": Part("twin", (), ("--small",), True),
     "policy": Part("policy", ("--limit", "15", "--shards", "1"), ("--size", "5", "--shards", "1"), True, "--against"),
-    "against": Part("against", ("--turns", "5"), ("--turns", "1", "--simulations", "1"), False, ".", 1),
+    "twin": Part("twin", (), ("--small",), True),
+    "against": Part(
+        "against", ("--turns", "3", "--simulations", "3"), ("--turns", "1", "--simulations", "1"), False, ".", 1
+    ),
     "decisions": Part("decisions", ("--instances", "40"), ("--instances", "2"), False, ".", 1),
     "spawn": Part("spawn", (), None, True, most_rounds=3),
     "scale": Part("scale", most_rounds=1),

@@ -27,7 +27,7 @@ from benchmarks.rounds import told
 
 POLICIES = ("headroom", "round-robin")
 USUAL = {"devices": 100, "layers": 32, "tokens": 1000}
-SIZES = {"devices": (25, 50, 100, 200, 400), "layers": (8, 16, 32, 64), "tokens": (250, 500, 1000, 2000)}
+SIZES = {"devices": (25, 100, 400), "layers": (8, 32), "tokens": (250, 1000)}
 SMALL = {"devices": 20, "layers": 8, "tokens": 60}
 SMALL_SIZES = {"devices": (16, 20), "layers": (8, 10), "tokens": (30, 60)}
 INTERVAL = 16
