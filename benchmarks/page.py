@@ -47,7 +47,7 @@ class Part:
         return command
 
 
-# A part's line that is measured first is the more important one: a host is quiet for so long.
+# In order of importance, since a host is quiet only for so long.
 PARTS = {
     "hop": Part("hop", ("--hops", "1000"), ("--hops", "100"), True, "--against"),
     "decode": Part("decode", ("--tokens", "16"), ("--tokens", "4"), True, "--against"),
