@@ -14,7 +14,7 @@ if (
 ):  # `nohup script/test`: heard by what tests start, and not by the tests
     signal.signal(signal.SIGHUP, lambda number, frame: None)
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ["TESTBED_PROMPTS"] = "/dev/null.none/none"  # nothing is remembered from test to test
+os.environ["TESTBED_PROMPTS"] = "/dev/null/none"  # nothing is remembered from test to test
 os.environ["TESTBED_CALIBRATION"] = "/dev/null.none"  # the nominal values, whatever is known of this machine
 settings.register_profile("headroom", deadline=None, print_blob=True)
 settings.load_profile("headroom")
