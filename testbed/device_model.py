@@ -60,6 +60,15 @@ class DeviceModel:
         """How much longer an operation takes because one thread does a share of it alone."""
         return 1.0 + self.serial_share * (self.threads - 1)
 
+    def joules(self, busy_s: float, total_s: float) -> float | None:
+        """Joules of a device that is busy for a part of some time and idle for the rest; None without its power.
+
+        A device that waits for messages is idle, and so is one that has nothing to do.
+        """
+        if self.idle_watts is None or self.busy_watts is None:
+            return None
+        return self.busy_watts * busy_s + self.idle_watts * max(0.0, total_s - busy_s)
+
     @property
     def send_bps(self) -> float:
         """The most bits per second that the software sends."""

@@ -25,6 +25,7 @@ COMPUTE = {f"{p}FLOP/s": f for p, f in _DECIMAL.items()}
 DURATION = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0}
 FRACTION = {"": 1.0, "%": 0.01}
 POWER = {"W": 1.0, "mW": 1e-3}
+SPEED = dict.fromkeys(("tok/s", "token/s", "tokens/s", "t/s", ""), 1.0)
 TIME_PER_BYTE = {"s/B": 1.0, "us/B": 1e-6, "ns/B": 1e-9}
 
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S*)")
@@ -92,6 +93,11 @@ def parse_fraction(value: object) -> float:
 def parse_power(value: object) -> float:
     """A power in watts from text like `6 W`; raises ConfigError."""
     return _parse(value, POWER, "power", "6 W", MOST_WATTS, "1e6 W")
+
+
+def parse_speed(value: object) -> float:
+    """Tokens per second from text like `5 tok/s`; raises ConfigError."""
+    return _parse(value, SPEED, "number of tokens per second", "5 tok/s", MOST_TIMES, "1e6 tok/s")
 
 
 def parse_time_per_byte(value: object) -> float:

@@ -31,6 +31,7 @@ VERBS = {
     "sweep": "Run one experiment over values of its keys.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
+    "plan": "Say how a model would do on devices, before you buy them.",
     "validate": "Predict what others measured on real boards.",
     "explain": "Say where the milliseconds of a run's tokens went.",
     "export": "Write a run as a trace that Perfetto opens.",

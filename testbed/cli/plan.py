@@ -1,65 +1,58 @@
-"""How `replay --dry-run` shows to a person what a run would do."""
+"""`testbed plan`: whether a model fits on some devices, how fast it would be, and what would help."""
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
-from testbed.cli.show import echo, print_table
-from testbed.units import format_bytes, format_rate
+import click
 
+from testbed.cli.show import json_option, print_json
 
-def show_plan(plan: dict[str, Any]) -> None:
-    """Print the devices, their blocks and their links, then the predicted latency and the warnings."""
-    echo(
-        f"{plan['experiment']}: {plan['model']} on {len(plan['devices'])} devices by policy {plan['policy']}, "
-        f"{plan['prompt_tokens']} prompt tokens, then {plan['tokens']}; source {plan['source']}."
-    )
-    parts = ("proj", "ffn", "sum", "vocab")
-    kinds = [kind for kind in parts if any(device[kind] for device in plan["devices"].values())]
-    rows = [
-        {
-            "device": name,
-            "heads": device["heads"],
-            **{kind: device[kind] for kind in kinds},
-            "need": format_bytes(device["need_bytes"]),
-            "budget": format_bytes(device["budget_bytes"]),
-            "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",
-            **(_queues(device) if "up" in device else {}),
-        }
-        for name, device in plan["devices"].items()
-    ]
-    print_table({key: key for key in rows[0]}, rows)
-    if plan["links"]:
-        links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
-        print_table({key: key for key in links[0]}, links)
-    if plan["dilation"] != 1:
-        pace = f"{plan['dilation']:g} times slower than life"
-        echo(f"Emulated {pace}: links and queues above are set so, times below are not.")
-    echo(
-        f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
-        f"{plan['predicted_token_ms']:.1f} ms per token."
-    )
-    takes = plan["takes_s"]
-    echo(
-        f"Would take about {_about(takes['total'])} here: {_about(takes['generating'])} for the tokens, "
-        f"{_about(takes['deciding'])} for decisions, if all are like the first, the rest to start and stop."
-    )
-    for warning in plan["warnings"]:
-        echo(f"Warning: {warning}.", err=True)
+FORMATS = ["float32", "bfloat16", "float16", "q8_0", "q4_1", "q4_0"]
+PLAIN = ["float32", "bfloat16", "float16"]
 
 
-def _about(seconds: float) -> str:
-    """Return a time in the unit in which one waits: `8 s`, `4 min`, `3 h`."""
-    if seconds < 120:
-        return f"{seconds:.0f} s" if seconds >= 1 else "under 1 s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"
+@click.command()
+@click.argument("model", metavar="NAME|FOLDER|FILE")
+@click.argument("topology", metavar="TOPOLOGY|BOARDS")
+@click.option("--target", metavar="SPEED", help="Tokens per second to reach, like '5 tok/s'.")
+@click.option(
+    "--format", "weights", type=click.Choice(FORMATS), help="The format of all weights [the fastest that fits]."
+)
+@click.option("--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of the KV caches.")
+@click.option("--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of messages.")
+@click.option(
+    "--context", type=int, help="Positions for which caches are set aside [all of the model's, at most 8192]."
+)
+@click.option("--prompt", type=int, help="Tokens of the prompt [128].")
+@click.option("--reserve", metavar="SIZE", help="Memory that the system of each board keeps [102.4 MiB].")
+@click.option("--link", metavar="RATE", help="Of each board's link, where boards are given [1 Gbit/s].")
+@json_option
+def command(
+    model: str, topology: str, target: str | None, weights: str | None, kv_format: str, wire_format: str,
+    context: int | None, prompt: int | None, reserve: str | None, link: str | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Say whether a model fits on devices, in which formats, how fast it would be, and what would help.
 
+    The model is a preset, a folder with a config.json, that file, or a GGUF file. The devices are a topology, by its
+    file or name, or boards of the catalogue in a star.
 
-def _queues(link: dict[str, Any]) -> dict[str, str]:
-    """Return a link's rates, and the size of its uplink's token bucket and queue."""
-    return {
-        "up": format_rate(link["up"]["rate_bps"]),
-        "down": format_rate(link["down"]["rate_bps"]),
-        "burst": f"{link['up']['burst_bytes']} B",
-        "queue": format_bytes(link["up"]["limit_bytes"]),
-    }
+    Example: testbed plan llama-3-8b '4 x raspberry-pi-5 8GB' --target '5 tok/s'
+    """
+    from testbed.cli.plan_table import show_plan
+    from testbed.planning.plan import plan
+    from testbed.running.check import NothingFits
+    from testbed.units import parse_bytes, parse_speed
+    from testbed.validation.assumptions import DEFAULT
+
+    found = plan(
+        Path(model), topology, target=None if target is None else parse_speed(target), format=weights,
+        kv_format=kv_format, wire_format=wire_format, context=context, prompt=prompt, link=link,
+        reserve_bytes=DEFAULT.reserve_bytes if reserve is None else parse_bytes(reserve),
+    )  # fmt: skip
+    if as_json:
+        print_json(found)
+    elif found["fits"]:
+        show_plan(found)
+    if not found["fits"]:
+        raise NothingFits(f"{found['model']} does not fit on {found['topology']}: {found['why']}")

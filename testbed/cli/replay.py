@@ -78,6 +78,6 @@ def _show_plan(
     if as_json:
         print_json(plan)
     else:
-        from testbed.cli.plan import show_plan
+        from testbed.cli.dry_run_table import show_plan
 
         show_plan(plan)

@@ -18,7 +18,7 @@ from typing import Any
 from testbed.analysis.critical_path import Part, Row, Stage, block_kind, critical_path
 from testbed.errors import ConfigError
 from testbed.placement.blocks import wire_bytes
-from testbed.runlog.folder import read_manifest, read_rows
+from testbed.runlog.folder import read_manifest, read_rows, read_summary
 from testbed.runlog.summary import MS, mean, percentile, waits_by_step
 from testbed.running.run_names import find_run
 from testbed.topologies.links import Hop
@@ -45,7 +45,7 @@ def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
     A run's prefill (token 0) is explained only if asked for. Each token has `parts_ms`, which add up to its
     `latency_ms`, and `places`, which do so too: a device with what it computed, a direction of a link with what passed
     or waited there, and the software. `bound` is the largest device or link. What came before the token is apart, in
-    `stall_ms` and `deciding_ms`.
+    `stall_ms` and `deciding_ms`. `energy` has what the run's summary says of it.
 
     Raises ConfigError for a folder that is no run, that has no spans, or that has no such token.
     """
@@ -81,6 +81,7 @@ def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
         "median_ms": _ms(percentile(decoded, 50)),
         "mean_ms": _ms(mean(decoded)),
         "tokens": explained,
+        "energy": {key: (read_summary(folder) or {}).get(key) for key in ("energy", "joules", "joules_per_token")},
         "notes": [
             f"conditions changed during token {token['token']}: its parts are those of its start, in proportion"
             for token in explained
@@ -130,21 +131,15 @@ def _topology(manifest: Mapping[str, Any], folder: Path) -> Topology:
 
 def _explained(token: Row, which: str, stages: Sequence[Stage], network: Network) -> dict[str, Any]:
     latency_s = token["latency_s"]
-    places: dict[tuple[str, str, str], float] = defaultdict(float)  # (part, place, what) -> seconds
     modelled_s = math.fsum(stage.end_s - stage.start_s for stage in stages)
     scale = latency_s / modelled_s if modelled_s else 1.0  # not 1 where conditions changed during a simulated token
-    for stage in stages:
-        shares = network.shares([span for span in stage.spans if span["kind"] == "transfer"])
-        for part in critical_path(stage.spans, stage.start_s, stage.end_s, stage.ends_at):
-            for key, seconds in _divided(part, shares):
-                places[key] += seconds * scale
     summed = dict.fromkeys(PARTS, 0.0)
     table: dict[str, dict[str, Any]] = {}
-    for (part_name, place, what), seconds in places.items():
-        summed[part_name] += MS * seconds
+    for (part_name, place, what), seconds in divide(stages, network).items():
+        summed[part_name] += MS * seconds * scale
         row = table.setdefault(place, {"place": place, "ms": 0.0, "of": {}})
-        row["ms"] += MS * seconds
-        row["of"][what] = row["of"].get(what, 0.0) + MS * seconds
+        row["ms"] += MS * seconds * scale
+        row["of"][what] = row["of"].get(what, 0.0) + MS * seconds * scale
     ordered = sorted(table.values(), key=lambda row: -row["ms"])
     latency_ms = MS * latency_s
     for row in ordered:
@@ -160,6 +155,17 @@ def _explained(token: Row, which: str, stages: Sequence[Stage], network: Network
         "places": ordered,
         "bound": next((row["place"] for row in ordered if row["place"] != SOFTWARE), None),
     }
+
+
+def divide(stages: Sequence[Stage], network: Network) -> dict[tuple[str, str, str], float]:
+    """The seconds of a token's critical path by (part of the latency, place, what)."""
+    places: dict[tuple[str, str, str], float] = defaultdict(float)
+    for stage in stages:
+        shares = network.shares([span for span in stage.spans if span["kind"] == "transfer"])
+        for part in critical_path(stage.spans, stage.start_s, stage.end_s, stage.ends_at):
+            for key, seconds in _divided(part, shares):
+                places[key] += seconds
+    return places
 
 
 def _divided(

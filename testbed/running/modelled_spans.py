@@ -1,8 +1,8 @@
 """The spans of a token that was simulated: what the cost model adds up, operation by operation and message by message.
 
 A simulated run has no spans, because a half-layer is computed as a whole. This module computes each half again and
-keeps what happens in it. A half begins when all before it has ended, so a token is a list of stages with their spans.
-Tests hold the stages' sum to the model's latency.
+keeps what happens in it, also for a token that is only planned. A half begins when all before it has ended, so a token
+is a list of stages with their spans. Tests hold the stages' sum to the model's latency.
 """
 
 from __future__ import annotations
@@ -92,6 +92,11 @@ class SimulatedTokens:
         if trace_time > 0:
             conditions.advance(trace_time, 0)
         return observe(experiment, conditions, self._prompt, tokens_done, self._hop_s)
+
+
+def token_stages(observation: Observation, plan: Plan, length: int) -> list[Stage]:
+    """The stages of one decoded token that sees `length` positions and begins at 0."""
+    return _Token(CostModel(observation), plan, length, 1, True, 0.0).stages
 
 
 class _Token:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.decoder.checkpoint import check_checkpoint, conversions, find_model, read_family, read_shape
+from testbed.decoder.config_json import CONFIG
 from testbed.errors import ConfigError
 from testbed.experiment.instances import model_need
 from testbed.formats import FORMATS, PLAIN
@@ -107,6 +108,11 @@ def show_model(model: str | Path, *, length: int | None = None, kv_format: str =
     }
 
 
+def find_shape(model: str | Path) -> ModelShape:
+    """Return the shape of a preset, of a folder with a config.json or of that file, or of a GGUF file."""
+    return _find(str(model)).shape
+
+
 def parameters(shape: ModelShape) -> int:
     """Return the number of parameters; a norm that each head of a layer has a copy of counts once a layer."""
     count = _elements(shape, EMBED)
@@ -190,7 +196,7 @@ def boards_needed(shape: ModelShape, length: int, memory: int) -> int | None:
 def _find(model: str) -> _Model:
     """Return the model that a path or a preset's name means; raises ConfigError if there is neither."""
     if os.path.lexists(model):
-        return _read(Path(model))
+        return _read(model_folder(Path(model)))
     if model not in PRESETS:
         kinds = "neither a preset nor a folder with a config.json nor a GGUF file"
         raise ConfigError(f"{shown(model)} is {kinds}{suggest(model, PRESETS)}")
@@ -199,6 +205,11 @@ def _find(model: str) -> _Model:
     path = packaged.find() if packaged else None
     where = f"in the Python package {packaged.package}, which is not installed" if packaged else None
     return _Model(packaged_shape(model), preset.family, where if path is None else str(path), path, preset)
+
+
+def model_folder(path: Path) -> Path:
+    """Return the folder of a config.json; any other path stays."""
+    return path.parent if path.name == CONFIG and not path.is_dir() else path
 
 
 def _read(path: Path) -> _Model:

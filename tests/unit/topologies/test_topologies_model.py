@@ -186,7 +186,7 @@ positive = st.floats(min_value=1e-6, max_value=1e15)
 links = st.builds(Link, positive, positive, st.floats(0, 100), st.floats(0, 100))
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,9}", fullmatch=True).filter(lambda name: name != "s1")
 devices = st.builds(
-    Device, names, positive, positive, st.integers(1, 2**50), positive, links, st.sampled_from([None, *boards()])
+    Device, names, positive, positive, st.integers(1, 2**50), positive, links, st.sampled_from([None, "jetson-nano"])
 )
 
 
