@@ -30,6 +30,7 @@ class Part:
     """A benchmark program and how it is run for the page."""
 
     program: str
+    title: str
     options: tuple[str, ...] = ()
     small: tuple[str, ...] | None = None  # options of a trial, if others
     takes_turns: bool = False  # its own rounds, by an option
@@ -49,23 +50,38 @@ class Part:
 
 # In order of importance, since a host is quiet only for so long.
 PARTS = {
-    "hop": Part("hop", ("--hops", "1000"), ("--hops", "100"), True, "--against"),
-    "decode": Part("decode", ("--tokens", "16"), ("--tokens", "4"), True, "--against"),
-    "first_second": Part("first_second", (), ("--plotted", "2", "--listed", "10"), True, "--against"),
-    "policy": Part("policy", ("--limit", "15", "--shards", "1"), ("--size", "5", "--shards", "1"), True, "--against"),
-    "twin": Part("twin", (), ("--small",), True),
-    "against": Part(
-        "against", ("--turns", "3", "--simulations", "3"), ("--turns", "1", "--simulations", "1"), False, ".", 1
+    "hop": Part(
+        "hop", "One message from worker to worker", ("--hops", "1000"), ("--hops", "100"), True, "--against",
     ),
-    "decisions": Part("decisions", ("--instances", "40"), ("--instances", "2"), False, ".", 1),
-    "spawn": Part("spawn", (), None, True, most_rounds=3),
-    "scale": Part("scale", most_rounds=1),
-    "shaping": Part("shaping", most_rounds=3),
-    "replay": Part("replay", ("--rounds", "1"), most_rounds=1),
-    "kernels": Part("kernels", most_rounds=3),
-    "smollm2": Part("smollm2", ("--rounds", "5"), ("--rounds", "1", "--tokens", "4", "--timed", "4"), most_rounds=1),
-    "llama_cpp": Part("llama_cpp", needs="llama_cpp", most_rounds=1),
-}
+    "decode": Part(
+        "decode", "A token of GPT-2, split over devices", ("--tokens", "16"), ("--tokens", "4"), True, "--against",
+    ),
+    "first_second": Part(
+        "first_second", "The first second of a command", (), ("--plotted", "2", "--listed", "10"), True, "--against",
+    ),
+    "policy": Part(
+        "policy", "What a decision takes", ("--limit", "15", "--shards", "1"), ("--size", "5", "--shards", "1"), True,
+        "--against",
+    ),
+    "twin": Part("twin", "How the simulation grows", (), ("--small",), True),
+    "against": Part(
+        "against", "CPU time of deciding and simulating", ("--turns", "3", "--simulations", "3"),
+        ("--turns", "1", "--simulations", "1"), False, ".", 1,
+    ),
+    "decisions": Part(
+        "decisions", "How good decisions are", ("--instances", "40"), ("--instances", "2"), False, ".", 1
+    ),
+    "spawn": Part("spawn", "Starting devices", takes_turns=True, most_rounds=3),
+    "scale": Part("scale", "Many devices", most_rounds=1),
+    "shaping": Part("shaping", "Changing a link's rate", most_rounds=3),
+    "replay": Part("replay", "Replaying rates", ("--rounds", "1"), most_rounds=1),
+    "kernels": Part("kernels", "The decoder's products", most_rounds=3),
+    "smollm2": Part(
+        "smollm2", "SmolLM2 in one process", ("--rounds", "5"), ("--rounds", "1", "--tokens", "4", "--timed", "4"),
+        most_rounds=1,
+    ),
+    "llama_cpp": Part("llama_cpp", "SmolLM2 by llama.cpp", most_rounds=1, needs="llama_cpp"),
+}  # fmt: skip
 INTRODUCTION = """
 Each ratio has its peer in the same run, in alternating rounds; figures are medians over the rounds, with their range.
 *Theirs* and *before* are commit 5a73be0 where nothing else is said.
@@ -125,9 +141,9 @@ def section(name: str, lines: list[dict[str, Any]]) -> str:
     first = lines[0]
     ratio = _shown([(line["ratio"],) * 3 for line in lines if "ratio" in line])
     rounds = "one round" if first["done"] == 1 else f"{first['done']} rounds"
-    text = [f"## {name}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {rounds}.", ""]
+    text = [f"## {PARTS[name].title}", "", f"**{ratio}** {first['unit']}, against {first['peer']}; {rounds}.", ""]
     found = [dict(_figures(line)) for line in lines]
-    known = [key for key in found[0] if all(key in each for each in found)]
+    known = sorted((key for key in found[0] if all(key in each for each in found)), key=lambda key: " to " not in key)
     if known:
         text += ["| figure | median (range) |", "| --- | --- |"]
         text += [f"| {key} | {_shown([each[key] for each in found])} |" for key in known]

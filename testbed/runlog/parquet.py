@@ -15,7 +15,7 @@ from testbed.errors import ConfigError
 from testbed.files import open_file
 from testbed.runlog.tables import TABLES
 
-CHUNK_BYTES = 2**20  # lines converted at a time, which bounds the memory of long runs
+CHUNK_BYTES = 2**18  # lines converted at a time; ten times as much memory, however long a run is
 LEAST_ROWS = 10_000  # up to this, a Parquet file may have more rows than bytes
 
 

@@ -72,6 +72,21 @@ def test_a_conversation_counts_with_its_template_wherever_a_run_is_planned(folde
     assert Experiment.from_dict(json.loads(json.dumps(loaded.to_dict()))) == loaded
 
 
+def test_a_simulation_takes_the_tokens_of_one_before_until_a_file_changes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TESTBED_PROMPTS", str(tmp_path / "prompts.json"))
+    loaded = experiment(folder, {"chat": "the heads?"})
+    found = prompt_ids(loaded, computed=False)
+    assert found == prompt_ids(loaded)
+    with monkeypatch.context() as unread:
+        unread.delattr("testbed.experiment.prompt.language_of")
+        assert prompt_ids(loaded, computed=False) == found
+        assert assumed_of_prompt(loaded) == []
+    (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert prompt_ids(loaded, computed=False) == ids_of(TRAINED, "the heads?")
+
+
 def test_a_template_in_a_file_of_its_own_comes_first(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("{{ eos_token }}go")
     assert prompt_ids(experiment(folder, {"chat": "x"})) == ids_of(TRAINED, f"{SPECIAL}go")
