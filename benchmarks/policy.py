@@ -149,13 +149,13 @@ def main() -> None:
     line: dict[str, Any] = {
         "benchmark": "policy",
         "peer": "paper-search, at 5 devices, 12 layers, 12 heads",
-        "unit": "times less time for headroom's later decisions",
+        "unit": "times as long for headroom's later decisions",
         "rounds": given.rounds,
         **figures,
         "to theirs": compared,
     }
     if ours and peer:
-        line["ratio"] = peer["later_ms"] / ours["later_ms"]
+        line["ratio"] = ours["later_ms"] / peer["later_ms"]
     print(json.dumps(line))
 
 
