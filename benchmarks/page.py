@@ -86,9 +86,9 @@ INTRODUCTION = """
 Each ratio has its peer in the same run, in alternating rounds; figures are medians over the rounds, with their range.
 Where another checkout is compared, it is commit 5a73be0, called *theirs* or *before*.
 
-Read the ratios, not the milliseconds: the same programs took 1.4 to 3.3 times as long on another day's host. A hop between
-two blocking processes in C took 4 µs in some rounds and 37 µs in others, perhaps as they shared a core or not, so what is
-compared with it ranges widely.
+Read the ratios, not the milliseconds: the same programs took 1.4 to 3.3 times as long on another day's host. A hop
+between two blocking processes in C took 4 µs in some rounds and ten times as long in others, perhaps as they shared a
+core or did not, so what is compared with it ranges widely.
 """.strip()
 # What is asked of a benchmark first: part, figure, and what it says.
 SUMMARY = (
