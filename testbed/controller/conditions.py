@@ -189,5 +189,5 @@ def observation_of(
     return Observation(
         experiment.shape, experiment.partition, experiment.topology.source, devices, links,
         prompt_tokens, tokens_done, experiment.tokens, experiment.interval, experiment.weights, hop_overhead_s,
-        routes=experiment.topology.routes,
+        routes=experiment.topology.routes, cost=experiment.cost,
     )  # fmt: skip

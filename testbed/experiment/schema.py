@@ -107,6 +107,7 @@ class Experiment(Strict):
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
+    cost: Literal["schedule", "paper"] = "schedule"  # what a simulated run takes: `paper` is the paper's formula
     decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # host seconds for one decision
 
     @classmethod
@@ -157,6 +158,7 @@ class Experiment(Strict):
         experiment = cls._validated(values | {"topology": topology, "traces": traces}, names)
         experiment._check_model(names)
         experiment._check_partition(names)
+        experiment._check_cost(names)
         experiment._check_placement(names)
         experiment._check_emulation(names)
         return experiment
@@ -295,6 +297,14 @@ class Experiment(Strict):
             raise ConfigError(
                 f"{where}: {self.shape.name} would be cut into {blocks} blocks, but at most {MOST_BLOCKS} can be "
                 f"placed: use {remedy}"
+            )
+
+    def _check_cost(self, names: _Names) -> None:
+        """Check that the paper's formula is asked only about what it knows: one layer in whole blocks."""
+        if self.cost == "paper" and (self.shape.layers > 1 or self.partition != WHOLE):
+            raise ConfigError(
+                f"{names.of('cost')}: cost: paper knows one decoder layer of whole blocks, but {self.shape.name} has "
+                f"{self.shape.layers} layers in the partition {self.partition}: use model.layers: 1 and no partition"
             )
 
     def _check_emulation(self, names: _Names) -> None:

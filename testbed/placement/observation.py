@@ -69,6 +69,7 @@ class Observation:
     weights: Literal["staged", "shipped"] = "staged"
     hop_overhead_s: float = 0.0  # software time per network hop, calibrated
     routes: Mapping[tuple[str, str], tuple[Hop, ...]] | None = field(default=None, hash=False)
+    cost: Literal["schedule", "paper"] = "schedule"  # what times are: the event schedule, or `cost.paper`
 
     @property
     def length(self) -> int:

@@ -34,3 +34,12 @@ def boolean_option(policy: str, key: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"policy {policy}: {key} is {shown(value)}, but it must be true or false")
     return value
+
+
+def share_option(policy: str, key: str, value: object) -> float:
+    """The value of an option that is a share from 0 to under 1. Raises ConfigError that names policy and option."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise ConfigError(
+            f"policy {policy}: {key} is {shown(value)}, but it must be a share from 0 to under 1, like 0.2"
+        )
+    return float(value)

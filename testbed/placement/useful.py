@@ -2,14 +2,20 @@
 
 The authors of rival policies assume devices that take part. Equal or proportional parts of a layer mean nothing on a
 device that has no memory for any part, or whose link carries nothing. The source, where x begins and ends, and devices
-that hold blocks are always considered. If all devices are, the observation returned is the same object.
+that hold blocks are always considered.
+
+The devices considered are in the order of their names. So a topology's order of devices plays no part in any decision:
+what breaks ties by index breaks them by name. If all devices are considered, and are in that order already, the
+observation returned is the same object.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible, kinds_at, refuse_shortages, rooms_for
@@ -41,12 +47,26 @@ def decide_on_useful(
 def with_room(observation: Observation, placement: Placement | None, for_work: bool = False) -> Observation:
     """The observation without devices that cannot hold the smallest block at the interval's end.
 
-    With `for_work`, sums do not count as blocks: a device that can only add up does no part of a layer.
+    With `for_work`, sums do not count as blocks: a device that can only add up does no part of a layer. The devices
+    left are in the order of their names.
     """
+    observation = in_order(observation)
     kinds = kinds_at(observation, observation.final_length)
     least = min(size for kind, size, _ in kinds if not (for_work and kind == "sum"))
     rooms = zip(observation.devices, rooms_for(observation), strict=True)
     return _only(observation, placement, {view.name for view, room in rooms if room >= least})
+
+
+def in_order(observation: Observation) -> Observation:
+    """The observation with its devices in the order of their names, d2 before d10."""
+    views = tuple(sorted(observation.devices, key=lambda view: _natural(view.name)))
+    return observation if views == observation.devices else replace(observation, devices=views)
+
+
+@lru_cache(maxsize=4096)
+def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
+    parts = re.split(r"([0-9]+)", name)
+    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
 
 
 def reachable(observation: Observation, placement: Placement | None) -> Observation:

@@ -8,9 +8,10 @@ are counted. This module does not know how a run is carried out.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.files import make_folder
 
@@ -21,6 +22,17 @@ SAMPLES = 10_000  # bootstrap resamples
 BOOTSTRAP_SEED = 0
 COVERED = (2.5, 97.5)  # percentiles of a 95 % interval
 COST = "mean_token_with_stall_ms"  # what a policy optimises: a token with its share of the migrations
+
+OPTIMUM, BOUND, RUN = "optimum", "bound", "run"
+
+
+class Least(NamedTuple):
+    """What a token of an instance takes at least, its share of the migrations included."""
+
+    ms: float
+    basis: str  # OPTIMUM: some run takes no more; BOUND: no run takes less; RUN: it is the run of `exact`
+    best_ms: float  # of the best run that is known
+
 
 SCALARS = (
     "mean_token_ms", COST, "ttft_ms", "total_s", "stall_s", "decision_ms", "migrations", "migrated_bytes", "wire_bytes",
@@ -36,10 +48,11 @@ def infeasible_row(policy: str, backend: str, experiment: str, seed: int, error:
     }  # fmt: skip
 
 
-def per_policy(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def per_policy(rows: Sequence[Row], least: Mapping[str, Mapping[int, Least]] | None = None) -> list[dict[str, Any]]:
     """A row for each backend and policy, in the order of their first runs.
 
-    `instances` are the seeds that the means cover. A policy that finished no run does not affect their choice.
+    `instances` are the seeds that the means cover. A policy that finished no run does not affect their choice. `least`
+    has, by backend and seed, what ratios are relative to; without it that is the run of `exact`.
     """
     table = []
     for backend in dict.fromkeys(row["backend"] for row in rows):
@@ -49,8 +62,10 @@ def per_policy(rows: Sequence[Row]) -> list[dict[str, Any]]:
         }
         finished = {policy: _finished(found) for policy, found in runs.items()}
         common = _common(list(finished.values()))
+        known = {seed: Least(row[COST], RUN, row[COST]) for seed, row in finished.get(EXACT, {}).items()}
+        known |= (least or {}).get(backend, {})
         for policy, found in runs.items():
-            table.append(_summed_up(policy, backend, found, finished, common))
+            table.append(_summed_up(policy, backend, found, finished[policy], common, known))
     return table
 
 
@@ -65,14 +80,20 @@ def _common(finished: Sequence[Mapping[int, Row]]) -> list[int]:
 
 
 def _summed_up(
-    policy: str, backend: str, runs: Sequence[Row], finished: Mapping[str, Mapping[int, Row]], common: list[int]
+    policy: str,
+    backend: str,
+    runs: Sequence[Row],
+    own: Mapping[int, Row],
+    common: list[int],
+    least: Mapping[int, Least],
 ) -> dict[str, Any]:
-    own, seeds = finished[policy], common if finished[policy] else []
+    seeds = common if own else []
     mean, interval = mean_with_interval([own[seed]["mean_token_ms"] for seed in seeds])
-    exact, ratios = finished.get(EXACT, {}), []
-    if exact:
-        ratios = [own[seed][COST] / exact[seed][COST] for seed in seeds]
-    ratio, ratio_interval = mean_with_interval(ratios)
+    known = least if all(seed in least for seed in seeds) else {}
+    ratio, ratio_interval = mean_with_interval([own[seed][COST] / known[seed].ms for seed in seeds if known])
+    deciding, deciding_interval = mean_with_interval(
+        [(own[seed][COST] + _deciding_ms(own[seed])) / known[seed].ms for seed in seeds if known]
+    )
     peaks = [row.get("peak_memory_bytes") or {} for row in runs]
     return {
         "policy": policy,
@@ -86,10 +107,19 @@ def _summed_up(
         "ci95_token_ms": interval,
         "ratio_to_exact": ratio,
         "ci95_ratio": ratio_interval,
+        "ratio_with_decisions": deciding,
+        "ci95_ratio_with_decisions": deciding_interval,
+        "exact_within": mean_with_interval([known[seed].best_ms / known[seed].ms - 1 for seed in seeds if known])[0],
+        "exact_is": dict(Counter(known[seed].basis for seed in seeds if known)),
         "peak_memory_bytes": {device: max(peak.get(device, 0) for peak in peaks) for peak in peaks for device in peak},
         "migrations": mean_with_interval([own[seed]["migrations"] for seed in seeds])[0],
         "decision_ms": mean_with_interval([own[seed]["decision_ms"] for seed in seeds])[0],
     }
+
+
+def _deciding_ms(row: Row) -> float:
+    """A decode token's share of the time that the run's policy took to decide."""
+    return float(row["decision_ms"]) / max(1, len(row["tokens"]) - 1)
 
 
 def mean_with_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:

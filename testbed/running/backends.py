@@ -86,7 +86,13 @@ def _local_fleet(setting: FleetSetting) -> Any:
     return fleet
 
 
+def _refuse_on_mininet(request: RunRequest) -> None:
+    _refuse_the_papers_cost(request)
+    _refuse_without_weights(request)
+
+
 def _refuse_on_local(request: RunRequest) -> None:
+    _refuse_the_papers_cost(request)
     _refuse_without_weights(request)
     for key, value in (("compute", "quota"), ("delay", "netem"), ("switch", "openvswitch")):
         if getattr(request.experiment, key) == value:
@@ -124,6 +130,14 @@ def _refuse_without_weights(request: RunRequest) -> None:
     refuse_without_weights(request.experiment)
 
 
+def _refuse_the_papers_cost(request: RunRequest) -> None:
+    if request.experiment.cost == "paper":
+        raise ConfigError(
+            f"{request.experiment.name}: cost: paper is a formula that only --backend sim follows, and real devices "
+            "take what they take: use --backend sim or --set cost=schedule"
+        )
+
+
 def _positions(setting: FleetSetting) -> int:
     """Return the length of the longest sequence of the run, in tokens."""
     return setting.prompt_tokens + setting.experiment.tokens
@@ -135,7 +149,7 @@ BACKENDS: Mapping[str, Backend] = {
         Backend(
             "mininet",
             _mininet_fleet,
-            _refuse_without_weights,
+            _refuse_on_mininet,
             _lacking_for_mininet,
             capsule=True,
             chosen_by_default=True,

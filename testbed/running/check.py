@@ -20,12 +20,13 @@ def check_experiment(experiment: Experiment, computed: bool = True) -> list[int]
     from testbed.experiment.prompt import prompt_ids
     from testbed.placement.cost.memory import nothing_fits
     from testbed.placement.patterns import expand_patterns
-    from testbed.placement.policies import make_policy, refuse_exchange
+    from testbed.placement.policies import make_policy, refuse_cost, refuse_exchange
     from testbed.running.first_observation import first_observation
     from testbed.running.memory_over_time import why_last_token_never_fits
 
     make_policy(experiment.policy, experiment.policy_options, experiment.placement)
     refuse_exchange(experiment.policy, experiment.partition, experiment.placement)
+    refuse_cost(experiment.policy, experiment.cost)
     if computed:
         refuse_without_weights(experiment)
     prompt = prompt_ids(experiment, computed)

@@ -12,7 +12,7 @@ from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import shared_out
 from testbed.progress import progress_bar
-from testbed.runlog.comparison import infeasible_row, per_policy, tidy, write_tidy
+from testbed.runlog.comparison import EXACT, Least, infeasible_row, per_policy, tidy, write_tidy
 from testbed.runlog.folder import file_part
 from testbed.running.backends import choose_backend, find_backend
 from testbed.running.carry_out import failure
@@ -138,7 +138,18 @@ def compare_all(
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     file = Path(out) / f"{stamp}-{file_part(first.name)}-compare.parquet"
     write_tidy([tidy(row) for row in rows], file)
-    return Comparison(rows, per_policy(rows), file, seeds)
+    return Comparison(rows, per_policy(rows, _least_costs(planned, rows)), file, seeds)
+
+
+def _least_costs(planned: Sequence[Experiment], rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, Least]]:
+    """What tokens take at least in the simulated runs, by backend and seed, where `exact` is among the policies."""
+    from testbed.running.yardstick import least_costs
+
+    instances = {one.seed: one for one in planned}
+    simulated = {row["backend"] for row in rows if not find_backend(row["backend"]).emulated}
+    if EXACT not in {one.policy for one in planned}:
+        return {}
+    return {name: least_costs(instances, [row for row in rows if row["backend"] == name]) for name in simulated}
 
 
 def refuse_different_logits(found: Comparison) -> None:

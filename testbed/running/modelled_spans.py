@@ -52,7 +52,10 @@ class SimulatedTokens:
         hop_s = (manifest.get("facts") or {}).get("hop_overhead_s")
         if hop_s is None:
             raise ConfigError(f"{folder}/manifest.json has no facts.hop_overhead_s: its run did not come to its end")
-        return cls(folder, Experiment.from_dict(manifest["experiment"], f"{folder}/manifest.json"), hop_s)
+        experiment = Experiment.from_dict(manifest["experiment"], f"{folder}/manifest.json")
+        if experiment.cost == "paper":
+            raise ConfigError(f"{folder}: a run with cost: paper has no schedule of operations and messages to show")
+        return cls(folder, experiment, hop_s)
 
     def stages(self, token: Row) -> list[Stage]:
         """The stages of a token, given its row in the table of tokens."""

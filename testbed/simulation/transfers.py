@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from testbed.placement.blocks import Block, parse_block, weight_bytes
-from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, migration_loads
+from testbed.placement.cost.model import migration_around_s, migration_loads
 from testbed.placement.observation import Hop, Observation
 from testbed.simulation.jobs import Job
 from testbed.transport.messages import Arrival, Incoming
@@ -46,7 +46,7 @@ class Transfers:
         ]
         loads, delay = migration_loads(observation, moves, self.length)
         self.begun = True
-        self.delay_s = delay + MIGRATION_HANDSHAKE_S
+        self.delay_s = migration_around_s(observation, delay)
         for load in loads:
             if load.where in self.loads:
                 self.loads[load.where].change(now_s, load.seconds)

@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import refuse_unknown_keys, shown, suggest
-from testbed.topologies.fields import positive, refuse_missing, rounded
+from testbed.topologies.fields import Parse, positive, refuse_missing, rounded
 from testbed.topologies.shapes import MOST_DEVICES, RANDOM, bounds_of
 from testbed.units import parse_bandwidth, parse_bytes, parse_compute, parse_duration, parse_rate
 
@@ -120,8 +120,9 @@ def _rooms(settings: Mapping[str, Any], count: int, need: ModelNeed, drawn: Rand
     factors = [lognormal(drawn, settings["spread"]) for _ in range(count)]
     times = _TIMES_MODEL.fullmatch(str(settings["memory"]))
     if times is None:
-        median = positive(settings["memory"], parse_bytes, origin, "memory (a size, or like '1.4 x model')")
-        rooms = [round(median * factor) for factor in factors]
+        what = "memory (a size, two bounds, or like '1.4 x model')"
+        around = _around(settings["memory"], parse_bytes, origin, what)
+        rooms = [round(around.times(factor)) for factor in factors]
         return [rooms[0] - need.pinned_bytes, *rooms[1:]]
     total = float(times.group(1)) * need.blocks_bytes
     return [round(total * factor / sum(factors)) for factor in factors]
@@ -133,14 +134,14 @@ def _form(
 ) -> dict[str, Any]:  # fmt: skip
     devices: dict[str, dict[str, Any]] = {}  # the first is the source
     medians = {
-        "streaming": (positive(settings["streaming"], parse_bandwidth, origin, "streaming"), "B/s"),
-        "compute": (positive(settings["compute"], parse_compute, origin, "compute"), "FLOP/s"),
-        "storage": (positive(settings["storage"], parse_bandwidth, origin, "storage"), "B/s"),
+        "streaming": (_around(settings["streaming"], parse_bandwidth, origin, "streaming"), "B/s"),
+        "compute": (_around(settings["compute"], parse_compute, origin, "compute"), "FLOP/s"),
+        "storage": (_around(settings["storage"], parse_bandwidth, origin, "storage"), "B/s"),
     }
     for number, (name, room) in enumerate(zip(names, rooms, strict=True)):
         entry = {
-            key: f"{rounded(median * (1.0 if key == 'storage' else lognormal(drawn, settings['spread'])))} {unit}"
-            for key, (median, unit) in medians.items()
+            key: f"{rounded(around.times(1.0 if key == 'storage' else lognormal(drawn, settings['spread'])))} {unit}"
+            for key, (around, unit) in medians.items()
         }
         devices[name] = entry | {"memory": f"{room + (0 if number else need.pinned_bytes)} B"}
     form = {"name": f"{kind}-{len(names)}", "source": names[0], "devices": devices}
@@ -156,6 +157,30 @@ def _form(
         return form | {"shape": "star"}
     groups = {f"c{number + 1}": names[number :: settings["clusters"]] for number in range(settings["clusters"])}
     return form | {"shape": "two-tier", "clusters": groups, "backhaul": settings["backhaul"]}
+
+
+class _Around(NamedTuple):
+    """A median, and the bounds at which values around it are cut."""
+
+    median: float
+    low: float = 0.0
+    high: float = math.inf
+
+    def times(self, factor: float) -> float:
+        """A value around the median."""
+        return min(self.high, max(self.low, self.median * factor))
+
+
+def _around(entry: object, parse: Parse, origin: str, where: str) -> _Around:
+    """What values are drawn around: one value, or the geometric mean of two bounds that also cut them."""
+    if not isinstance(entry, list):
+        return _Around(positive(entry, parse, origin, where))
+    if len(entry) != 2:
+        raise ConfigError(f"{origin}: {where} is {shown(entry)}, but it must be one value or two bounds")
+    low, high = (positive(bound, parse, origin, where) for bound in entry)
+    if low > high:
+        raise ConfigError(f"{origin}: {where} is {shown(entry)}, but the lower bound must come first")
+    return _Around(math.sqrt(low * high), low, high)
 
 
 def lognormal(drawn: Random, sigma: float) -> float:

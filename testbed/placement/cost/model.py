@@ -19,6 +19,7 @@ from testbed.placement.blocks import (
     Placement,
     payload_bytes,
 )
+from testbed.placement.cost import paper
 from testbed.placement.latency import (
     STALLED_RATE,
     Work,
@@ -88,7 +89,8 @@ class CostModel:
         found = self._seconds.get(key)
         if found is None:
             block = Block(kind, 0)  # type: ignore[arg-type]
-            found = block_times(self.shape, block, self.observation.devices, length, rows, self.partition)
+            times = paper.compute_seconds if self.observation.cost == "paper" else block_times
+            found = times(self.shape, block, self.observation.devices, length, rows, self.partition)
             self._seconds[key] = found
         return found
 
@@ -120,6 +122,8 @@ class CostModel:
         self, holder: str, x_order: Sequence[str], x: float, work: Sequence[Work], target: str, seconds: float
     ) -> float:
         seen = self.observation
+        if seen.cost == "paper":
+            return paper.half_seconds(seen, holder, x, work, target, seconds)
         return half_layer_latency(
             seen.links, seen.hop_overhead_s, holder, x_order, x, work, target, seconds, seen.paths
         )
@@ -229,23 +233,29 @@ class CostModel:
         if found is None:
             found = self.seconds(kind.work, self.lengths[0])[device] * count
             if device != target:
-                found += self._transfer(device, target, payload)
+                found += self.transfer(device, target, payload)
             self._tails[key] = found
         return found
 
-    def _transfer(self, source: int, target: int, payload: float) -> float:
-        path = self.observation.path(self.names[source], self.names[target])
-        return transfer_seconds(path, payload, self.observation.hop_overhead_s)
+    def transfer(self, source: int, target: int, payload: float) -> float:
+        """Seconds of one message between two devices, while the network is idle otherwise."""
+        seen, pair = self.observation, (self.names[source], self.names[target])
+        if seen.cost == "paper":
+            return paper.transfer(seen, *pair, payload)
+        return transfer_seconds(seen.path(*pair), payload, seen.hop_overhead_s)
 
     def source_seconds(self, last: int, rows: int = 1, lm_head: bool = True) -> float:
         """Seconds of what the source does around the layers: embedding, and the LM head if it is whole.
 
-        They include the return of the last x to the source from `last`, the device where the last layer ends.
+        They include the return of the last x to the source from `last`, the device where the last layer ends. The
+        paper's formula has nothing around the layer.
         """
+        if self.observation.cost == "paper":
+            return 0.0
         view, shape = self.observation.devices[self.source], self.shape
         total = cost_seconds(embed_cost(shape, rows, view.model), view)
         if last != self.source:
-            total += self._transfer(last, self.source, x_payload(shape))
+            total += self.transfer(last, self.source, x_payload(shape))
         if lm_head and self.partition.vocab_shards == 1:
             total += cost_seconds(lm_head_cost(shape, view.model), view)
         return total
@@ -329,6 +339,16 @@ class Load(NamedTuple):
     seconds: float  # if nothing else delays it
 
 
+def bulk_ratio(observation: Observation) -> float:
+    """Bytes that a byte of a migration puts on a link."""
+    return 1.0 if observation.cost == "paper" else BULK_WIRE_RATIO
+
+
+def migration_around_s(observation: Observation, longest_delay_s: float) -> float:
+    """Seconds of a migration beside its bytes: the longest path's delay and the handshake; none in the paper."""
+    return 0.0 if observation.cost == "paper" else longest_delay_s + MIGRATION_HANDSHAKE_S
+
+
 def migration_loads(
     observation: Observation, moves: Iterable[tuple[Block, str, str]], length: int
 ) -> tuple[list[Load], float]:
@@ -343,7 +363,8 @@ def migration_loads(
             carried[leg] = carried.get(leg, 0) + sent
         loaded[target] = loaded.get(target, 0) + read
         delay = max(delay, sum(leg.delay_s for leg in path))
-    loads = [Load(leg.hop, size * BULK_WIRE_RATIO * 8 / max(leg.rate_bps, OUTAGE_BPS)) for leg, size in carried.items()]
+    ratio = bulk_ratio(observation)
+    loads = [Load(leg.hop, size * ratio * 8 / max(leg.rate_bps, OUTAGE_BPS)) for leg, size in carried.items()]
     for device, size in loaded.items():
         loads.append(Load(device, size / max(observation.device(device).storage_Bps, STALLED_RATE)))
     return loads, delay
@@ -357,7 +378,7 @@ def migration_delay(observation: Observation, old: Placement | None, new: Placem
     loads, delay = migration_loads(observation, old.moves_to(new), length) if old is not None else ([], 0.0)
     if not loads:
         return 0.0
-    return max(load.seconds for load in loads) + delay + MIGRATION_HANDSHAKE_S
+    return max(load.seconds for load in loads) + migration_around_s(observation, delay)
 
 
 def interval_cost(observation: Observation, old: Placement | None, new: Placement) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.placement.cost.model import BULK_WIRE_RATIO
+from testbed.placement.cost.model import bulk_ratio
 from testbed.placement.observation import Observation
 from testbed.wire import OUTAGE_BPS
 
@@ -16,7 +16,8 @@ class NumberedPaths:
         hops = [(name, direction) for name in observation.links for direction in ("up", "down")]
         self._numbers = {hop: number for number, hop in enumerate(hops)}
         rates = [rate for link in observation.links.values() for rate in (link.up_bps, link.down_bps)]
-        self.seconds_per_byte = [BULK_WIRE_RATIO * 8 / max(rate, OUTAGE_BPS) for rate in rates]  # of payload
+        ratio = bulk_ratio(observation)
+        self.seconds_per_byte = [ratio * 8 / max(rate, OUTAGE_BPS) for rate in rates]  # of payload
         self._found: dict[tuple[int, int], tuple[tuple[int, ...], float]] = {}
 
     def links(self, pair: tuple[int, int]) -> tuple[int, ...]:

@@ -12,6 +12,8 @@ SEQUENCES = 500_000  # of hubs that are listed, those of least bound: it limits 
 PARTIAL_SOLUTIONS = 4_000_000  # kept for one sequence: 0.8 GB with the 25 resources of five devices
 PAIRS = 20 * PARTIAL_SOLUTIONS  # of partial solutions and options compared at once; a byte each, and few are kept
 MERGED_FROM = 500  # partial solutions from which on those of equal use are merged: for fewer, sorting does not pay
+OFFLINE_PAIRS = 5_000_000  # pairs of placements in intervals that follow each other, in the programme over a whole run
+COUNT_VECTORS = 100_000  # ways to divide the heads of one layer: 32 heads on 5 devices have 58,905
 OFFLINE_PLACEMENTS = 5000  # states of the programme over a whole run, which compares all pairs of them at each step
 
 # How far over a bound solutions are looked for, as parts of the bound. A narrow width leaves few candidates; the next

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from testbed.placement.blocks import ATTENTION, FFN, Placement, resident_bytes
 from testbed.placement.cost.memory import device_needs
-from testbed.placement.cost.model import MIGRATION_HANDSHAKE_S, CostModel, cached_length, moved_bytes
+from testbed.placement.cost.model import CostModel, cached_length, migration_around_s, moved_bytes
 from testbed.placement.cost.paths import NumberedPaths
 from testbed.placement.latency import STALLED_RATE
 from testbed.placement.local.slots import slots_of
@@ -293,7 +293,7 @@ class Draft:
             max(size * rate for size, rate in zip(self._carried, self._network.seconds_per_byte, strict=True)),
             max(size * rate for size, rate in zip(self._loaded, self._load_s, strict=True)),
         )
-        return busiest + delay + MIGRATION_HANDSHAKE_S
+        return busiest + migration_around_s(self.observation, delay)
 
     @property
     def cost(self) -> float:

@@ -93,6 +93,7 @@ POLICIES: dict[str, Listed] = {
 }
 ALL_TO_ALL = tuple(name for name, listed in POLICIES.items() if listed.all_to_all)
 STATIC = "static"
+NOT_OPTIONS = ("placement", "candidates")  # of `static`: the first is a key of the experiment itself
 NOT_CANDIDATES = ("static", "exact")  # for `static` to ask: itself, and one that may take minutes
 
 
@@ -136,6 +137,15 @@ def refuse_exchange(name: str, partition: Partition, placement: Mapping[str, str
     )
 
 
+def refuse_cost(name: str, cost: str) -> None:
+    """Raise ConfigError for a policy that knows the event schedule only, under another cost."""
+    if cost == "paper" and name in POLICIES and getattr(POLICIES[name].factory, "schedule_only", False):
+        raise ConfigError(
+            f"policy {name} searches the event schedule only, and this experiment has cost: paper: use cost: schedule "
+            "or another policy"
+        )
+
+
 def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Options of several policies: each goes to those that have it. Raises ConfigError for one that none has."""
     accepted = {present_name(name): option_names(_factory(name)) for name in names}
@@ -147,9 +157,8 @@ def shared_out(names: Sequence[str], options: Mapping[str, Any]) -> dict[str, di
 
 def option_names(factory: Callable[..., Policy]) -> list[str]:
     """The options of a policy as an experiment writes them: `class` where Python's keyword needs `class_`."""
-    if factory is POLICIES[STATIC].factory:  # `placement` is a key of the experiment itself
-        return []
-    return [key.rstrip("_") for key in inspect.signature(factory).parameters]
+    hidden = NOT_OPTIONS if factory is POLICIES[STATIC].factory else ()
+    return [key.rstrip("_") for key in inspect.signature(factory).parameters if key not in hidden]
 
 
 def _factory(name: str) -> Callable[..., Policy]:

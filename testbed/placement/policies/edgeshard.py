@@ -16,6 +16,8 @@ Where it had to be interpreted:
   choose. In a model of one layer the pin would decide everything, so there it is off unless `pin_source: true` asks
   for it.
 - *A source without space for one layer*: the pin is dropped, because the prompt's embedding stays at the source anyway.
+- *Throughput*: the paper's second algorithm, which fills a pipeline with many sequences, is refused: `mode: latency` is
+  the only one, because a run here generates one sequence.
 - *Later decisions*: the paper places once, offline, from profiles. Here the same program runs again at every boundary,
   with present rates, and with space for old and new blocks at once until commit. Its result is taken if the interval is
   predicted to cost less with it, migration included, or if the present placement no longer fits.
@@ -23,6 +25,7 @@ Where it had to be interpreted:
 
 from __future__ import annotations
 
+from testbed.errors import ConfigError
 from testbed.placement.blocks import Placement
 from testbed.placement.layers.dynamic_program import fastest_path, first_fit
 from testbed.placement.layers.whole import WholeLayers
@@ -31,6 +34,7 @@ from testbed.placement.local.draft import Draft
 from testbed.placement.local.improve import WORTHWHILE_S
 from testbed.placement.observation import Observation
 from testbed.placement.policy_options import boolean_option
+from testbed.strict_yaml import shown
 
 
 class EdgeShard:
@@ -41,7 +45,14 @@ class EdgeShard:
 
     name = "edgeshard"
 
-    def __init__(self, pin_source: bool | None = None) -> None:
+    def __init__(self, pin_source: bool | None = None, mode: object = "latency") -> None:
+        if mode == "throughput":
+            raise ConfigError(
+                f"policy {self.name}: mode: throughput fills a pipeline with many sequences, and a run here generates "
+                "one: use mode: latency"
+            )
+        if mode != "latency":
+            raise ConfigError(f"policy {self.name}: mode is {shown(mode)}, but it must be latency")
         self._pin_source = None if pin_source is None else boolean_option(self.name, "pin_source", pin_source)
 
     def reset(self, seed: int) -> None:

@@ -69,17 +69,31 @@ class Exact:
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Find the optimum; raises Infeasible when there is none, and ConfigError where the network is not a star."""
-        from testbed.placement.exact.solve import optimum  # loads numpy
-
         self.last = None
         observation = with_room(observation, placement)
         if too_little_memory(observation) is not None:
             raise self._refusal(observation, placement)
+        if observation.cost == "paper":
+            return self._of_one_layer(observation, placement)
+        from testbed.placement.exact.solve import optimum  # loads numpy
+
         found = optimum(observation, placement, self._class, self._limit_s, self._starts(observation, placement))
         if found.placement is None:
             raise self._refusal(observation, placement)
         self.last = Proof(found.bound_s, found.gap, found.proved)
         return found.placement
+
+    def _of_one_layer(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The optimum under `cost: paper`, which has a search of its own."""
+        from testbed.placement.exact.one_layer import one_layer_optimum  # loads numpy
+
+        if self._class != "any":
+            raise ConfigError(f"policy exact: class is {self._class!r}, but cost: paper knows 'any' only")
+        best, cost_s = one_layer_optimum(observation, placement)
+        if best is None:
+            raise self._refusal(observation, placement)
+        self.last = Proof(cost_s, 0.0, True)
+        return best
 
     def _starts(self, observation: Observation, placement: Placement | None) -> Iterator[Placement]:
         """A good placement to start from. It saves time, and it is the result if nothing better is found in time."""

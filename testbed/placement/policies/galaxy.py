@@ -9,8 +9,11 @@ to be interpreted:
 - *Rebalancing* goes block by block. A device without memory gives away FFN shards first, because they are the finest,
   and then heads. Each goes to that device where it fits whose memory is least loaded for its capacity.
 - *Sequence parallelism* between the two synchronisations splits tokens over devices. In decode there is one token, so
-  its row is on one device, the layer's hub: results meet there, and it sends x on to all. The overlap of tiles of
-  a sequence with their transfer does not exist at length one either.
+  its row is on one device, the layer's hub: results meet there, and it sends x on to all.
+- *Overlap*: Galaxy overlaps tiles of a prompt with their transfer. That is out: a prompt passes in chunks here, under
+  every policy, and a single token has no tiles. So the comparison is about decode; `ttft_ms` says nothing of Galaxy.
+- *Useless devices* take no part: those on which no head or FFN shard fits, and those behind an outage while the others
+  suffice.
 - *Hubs*: if the FFN is whole (`ffn_shards: 1`), its layer's hub computes it. So hubs are then dealt in runs of layers,
   in proportion to capacity. With shards, one device is the hub of all layers: the one with which the cost model
   predicts the fastest token. With `exchange: all-to-all` there is no hub; each device keeps x and adds up for itself.

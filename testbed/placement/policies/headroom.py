@@ -33,6 +33,7 @@ class Headroom:
     """
 
     name = "headroom"
+    schedule_only = True  # its search does not know `cost: paper`
 
     def __init__(self, horizon: str = "near", effort: float = 1.0) -> None:
         if horizon not in HORIZONS:

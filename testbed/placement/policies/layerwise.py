@@ -34,6 +34,7 @@ class Layerwise:
     """The cheapest placement of whole layers; `reserve` keeps memory free for caches to grow to the run's end."""
 
     name = "layerwise"
+    schedule_only = True  # its search does not know `cost: paper`
 
     def __init__(self, reserve: bool = True) -> None:
         self._reserve = boolean_option(self.name, "reserve", reserve)

@@ -5,8 +5,9 @@ arXiv 2505.02533. Where the text leaves a point open, the authors' public simula
 (github.com/Dimitrios-Kafetzis/DistributedTransformerInferenceSimulator); none of its code is here.
 
 Each decision takes the blocks in descending demand. The score S(i, j) of block i on device j combines three ratios:
-memory, compute and communication. With `score: max` it is the largest of them. With `score: weighted` it is 0.3, 0.4
-and 0.3 of them, the weights of the simulator. A device is feasible for a block if S is at most 1.
+memory, compute and communication. With `score: max` it is the largest of them. With `score: weighted` it is their
+weighted sum, with `weights` in that order. By default these are 0.3, 0.4 and 0.3, as in the simulator, whose first and
+largest weight is that of compute. A device is feasible for a block if S is at most 1.
 
 - *The first decision* puts each block on the feasible device with the lowest score. If there is none, overload
   resolution follows, and then bounded backtracking.
@@ -50,7 +51,6 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.cost.memory import Infeasible, Shortage
 from testbed.placement.cost.model import CostModel, cost_model
-from testbed.placement.latency import transfer_seconds
 from testbed.placement.local.backtracking import backtrack, ratio
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.observation import Observation
@@ -60,7 +60,7 @@ from testbed.placement.useful import decide_on_useful
 from testbed.strict_yaml import shown
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
-MEMORY, COMPUTE, COMMUNICATION = 0.3, 0.4, 0.3  # the weights of `score: weighted`, those of the authors' simulator
+WEIGHTS = (0.3, 0.4, 0.3)  # of memory, compute and communication: those of the authors' simulator
 LEAST_GAIN_S = 1e-7  # a smaller predicted fall of the delay may be rounding
 SCORES = ("max", "weighted")
 NO_ROOM = "no device has room for a block, and backtracking makes none"
@@ -71,10 +71,12 @@ class Paper:
 
     name = "paper"
 
-    def __init__(self, score: object = "max", deadline: object = None) -> None:
+    def __init__(self, score: object = "max", deadline: object = None, weights: object = None) -> None:
         if score not in SCORES:
             raise ConfigError(f"policy {self.name}: score is {shown(score)}, but it must be {' or '.join(SCORES)}")
-        self._weighted = score == "weighted"
+        if weights is not None and score != "weighted":
+            raise ConfigError(f"policy {self.name}: weights are those of score: weighted, and score is {shown(score)}")
+        self._weights = None if score == "max" else _three(WEIGHTS if weights is None else weights, self.name)
         self._deadline_s = deadline_option(self.name, deadline)
 
     def reset(self, seed: int) -> None:
@@ -87,11 +89,22 @@ class Paper:
     def _decided(self, observation: Observation, old: Placement | None) -> Placement:
         by_name = tuple(sorted(observation.devices, key=lambda view: view.name))
         draft = Draft(cost_model(replace(observation, devices=by_name)), old, old, reserve=False)
-        scores = Scores(draft, self._deadline_s or default_deadline(draft.model), self._weighted)
+        scores = Scores(draft, self._deadline_s or default_deadline(draft.model), self._weights)
         lacking = scores.place_all() if old is None else scores.migrate()
         if lacking is not None:
             raise _refusal(draft, lacking, self.name)
         return draft.placement(old)
+
+
+def _three(given: object, who: str) -> tuple[float, ...]:
+    """The weights of the three ratios; raises ConfigError unless they are three numbers of which none is negative."""
+    numbers = given if isinstance(given, list | tuple) else ()
+    if len(numbers) != 3 or any(type(one) not in (int, float) or not 0 <= one < float("inf") for one in numbers):
+        raise ConfigError(
+            f"policy {who}: weights is {shown(given)}, but it must be three numbers of at least 0, those of memory, "
+            "compute and communication, like [0.4, 0.3, 0.3]"
+        )
+    return tuple(map(float, numbers))
 
 
 def _refusal(draft: Draft, slot: int, who: str) -> Infeasible:
@@ -126,11 +139,11 @@ class Scores:
     each device's blocks were charged.
     """
 
-    def __init__(self, draft: Draft, deadline_s: float, weighted: bool = False) -> None:
+    def __init__(self, draft: Draft, deadline_s: float, weights: tuple[float, ...] | None = None) -> None:
         self.draft = draft
         self.model = draft.model
         self.deadline_s = deadline_s
-        self._weighted = weighted
+        self._weights = weights  # None: the largest ratio counts
         length = self.model.lengths[1]
         self.block_s = [self.model.seconds(kind, length) for kind in draft.slots.kinds]  # [kind][device]
         self.order = self._by_demand()
@@ -170,9 +183,11 @@ class Scores:
         return found
 
     def _combined(self, memory: float, compute: float, communication: float) -> float:
-        if self._weighted:
-            return MEMORY * memory + COMPUTE * compute + COMMUNICATION * communication
-        return max(memory, compute, communication)
+        if self._weights is None:
+            return max(memory, compute, communication)
+        return sum(
+            weight * ratio for weight, ratio in zip(self._weights, (memory, compute, communication), strict=True)
+        )
 
     def _communication(self, slot: int) -> list[float]:
         """Seconds of the messages that this block would exchange with placed neighbours, for each device."""
@@ -317,10 +332,9 @@ class _Messages:
         key = (other, payload, back)
         found = self._rows.get(key)
         if found is None:
-            seen, names = self._model.observation, self._model.names
-            pairs = [(name, names[other]) if back else (names[other], name) for name in names]
+            devices = range(len(self._model.names))
+            pairs = [(device, other) if back else (other, device) for device in devices]
             found = self._rows[key] = [
-                0.0 if source == target else transfer_seconds(seen.path(source, target), payload, seen.hop_overhead_s)
-                for source, target in pairs
+                0.0 if source == target else self._model.transfer(source, target, payload) for source, target in pairs
             ]
         return found

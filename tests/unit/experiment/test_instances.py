@@ -59,6 +59,15 @@ def test_a_typed_memory_is_the_median_and_other_settings_are_used() -> None:
     assert all(device.link is not None and 5e6 <= device.link.up_bps <= 6e6 for device in drawn.devices)
 
 
+def test_two_bounds_cut_what_is_drawn_around_their_geometric_mean() -> None:
+    bounds = {"memory": ["1 MiB", "4 MiB"], "compute": ["5 GFLOP/s", "20 GFLOP/s"]}
+    wide = made(topology=topology(**bounds, devices=100)).topology.devices
+    assert {min(device.memory_bytes for device in wide), max(device.memory_bytes for device in wide)} == {2**20, 2**22}
+    assert all(5e9 <= device.compute_flops <= 2e10 for device in wide)
+    alike = made(topology=topology(**bounds, spread=0)).topology.devices
+    assert {(device.memory_bytes, device.compute_flops) for device in alike} == {(2**21, 1e10)}
+
+
 def test_what_is_drawn_is_whole_in_the_experiment_and_reads_back() -> None:
     experiment = made(seed=2, traces=[{"generate": "fluctuation", "target": "link/*"}])
     written = json.loads(json.dumps(experiment.to_dict()))
@@ -102,8 +111,10 @@ def test_any_trace_generator_can_be_named() -> None:
         ({"topology": topology(device=3)}, "did you mean 'devices'"),
         ({"topology": topology(devices=0)}, "devices is 0"),
         ({"topology": topology(spread=5)}, "spread is 5"),
-        ({"topology": topology(memory="much")}, "memory (a size, or like '1.4 x model')"),
+        ({"topology": topology(memory="much")}, "memory (a size, two bounds, or like '1.4 x model')"),
         ({"topology": topology(memory="0.9 x model")}, "never fitted"),
+        ({"topology": topology(memory=["2 GB", "1 GB"])}, "the lower bound must come first"),
+        ({"topology": topology(compute=["2 GFLOP/s"])}, "it must be one value or two bounds"),
         ({"topology": topology(rate=["2 Mbit/s", "1 Mbit/s"])}, "the lower bound must come first"),
         ({"topology": {"generate": "two-tier", "devices": 2, "clusters": 3}}, "clusters is 3, but devices is 2"),
         (

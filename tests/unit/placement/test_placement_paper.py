@@ -22,7 +22,7 @@ from testbed.placement.latency import transfer_seconds
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import make_policy
-from testbed.placement.policies.paper import Scores
+from testbed.placement.policies.paper import WEIGHTS, Scores
 from testbed.shape import ModelShape
 
 SHAPE = ModelShape(
@@ -49,7 +49,8 @@ def fleet(
 
 
 def scores_of(observation: Observation, deadline_s: float, weighted: bool = False) -> Scores:
-    return Scores(Draft(cost_model(observation), None, None, reserve=False), deadline_s, weighted)
+    weights = WEIGHTS if weighted else None
+    return Scores(Draft(cost_model(observation), None, None, reserve=False), deadline_s, weights)
 
 
 def where(placement: Placement) -> list[str]:
@@ -211,6 +212,24 @@ def test_a_device_without_memory_changes_nothing(observation: Observation, score
 @given(tight, scorings)
 def test_decisions_are_the_same_each_time(observation: Observation, score: str) -> None:
     assert decisions(observation, score, 0.6) == decisions(observation, score, 0.6)
+
+
+def test_the_weights_are_those_of_memory_compute_and_communication() -> None:
+    observation = fleet({"a": 70, "b": 100}, {"b": 1e5})
+    by_memory = make_policy("paper", {"score": "weighted", "weights": [1, 0, 0]}).decide(observation, None)
+    by_compute = make_policy("paper", {"score": "weighted", "weights": [0, 1, 0]}).decide(observation, None)
+    assert where(by_memory)[FFN] == "b" and where(by_compute)[FFN] == "a"
+    assert make_policy("paper", {"score": "weighted", "weights": [0.3, 0.4, 0.3]}).decide(
+        observation, None
+    ) == make_policy("paper", {"score": "weighted"}).decide(observation, None)
+
+
+@pytest.mark.parametrize("weights", [[0.4, 0.6], 0.4, [0.4, -0.3, 0.3], [0.4, True, 0.3], [float("inf"), 0, 0]])
+def test_other_weights_are_refused(weights: object) -> None:
+    with pytest.raises(ConfigError, match="policy paper: weights is .*, but it must be three numbers of at least 0"):
+        make_policy("paper", {"score": "weighted", "weights": weights})
+    with pytest.raises(ConfigError, match="weights are those of score: weighted, and score is 'max'"):
+        make_policy("paper", {"weights": [0.4, 0.3, 0.3]})
 
 
 @pytest.mark.parametrize("score", ["min", None, ["max"]])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from placement_cases import MIB, networked, observations, quickstart
 
 from testbed.errors import ConfigError
-from testbed.placement.blocks import Block, Placement, blocks_of, resident_bytes
-from testbed.placement.cost.memory import Infeasible, check_complete, nothing_fits, shortages
+from testbed.placement.blocks import Block, Placement, blocks_of, pinned_bytes, resident_bytes
+from testbed.placement.cost.memory import Infeasible, check_complete, device_needs, nothing_fits, shortages
 from testbed.placement.cost.model import cached_length, cost_model, interval_cost, migration_delay, token_latency
 from testbed.placement.local.draft import Draft
 from testbed.placement.observation import Observation
@@ -189,6 +189,26 @@ def test_static_never_moves_even_when_its_placement_no_longer_fits() -> None:
     policy = make_policy("static", {})
     first = policy.decide(quickstart(), None)
     assert policy.decide(quickstart(tokens_done=48, b_mib=72), first) is first
+
+
+@pytest.mark.parametrize("reserve", [0.0, 0.1, 0.2])
+def test_static_keeps_its_reserve_of_each_devices_memory_free(reserve: float) -> None:
+    observation = quickstart()
+    placement = make_policy("static", {"reserve": reserve}).decide(observation, None)
+    kept = pinned_bytes(observation.shape, observation.partition)
+    for name, need in device_needs(observation, placement, observation.final_length).items():
+        pinned = kept if name == observation.source else 0
+        assert need - pinned <= (1 - reserve) * (observation.device(name).available_bytes - pinned)
+
+
+def test_a_reserve_is_a_share_and_goes_with_no_fixed_placement() -> None:
+    for wrong in (1, -0.1, True, "much"):
+        with pytest.raises(ConfigError, match="policy static: reserve is .*, but it must be a share"):
+            make_policy("static", {"reserve": wrong})
+    with pytest.raises(ConfigError, match=r"policy static: reserve is 0.1, but `placement` says where blocks go"):
+        make_policy("static", {"reserve": 0.1}, {"*": "a"})
+    with pytest.raises(Infeasible):
+        make_policy("static", {"reserve": 0.9}).decide(quickstart(), None)
 
 
 def test_a_fixed_placement_takes_patterns_and_the_last_one_wins() -> None:

@@ -194,3 +194,11 @@ def test_edgeshard_pins_its_first_layer_unless_told_or_in_a_model_of_one_layer()
         assert layer_devices(make_policy("edgeshard", options).decide(seen, None))[0] == wanted
     with pytest.raises(ConfigError, match="pin_source is 'no'"):
         make_policy("edgeshard", {"pin_source": "no"})
+
+
+def test_the_throughput_mode_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match="policy edgeshard: mode: throughput fills a pipeline with many sequences"):
+        make_policy("edgeshard", {"mode": "throughput"})
+    with pytest.raises(ConfigError, match="policy edgeshard: mode is 'both', but it must be latency"):
+        make_policy("edgeshard", {"mode": "both"})
+    assert make_policy("edgeshard", {"mode": "latency"}).name == "edgeshard"

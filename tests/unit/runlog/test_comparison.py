@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from testbed.cli import run
-from testbed.runlog.comparison import mean_with_interval, per_policy, tidy, write_tidy
+from testbed.runlog.comparison import Least, mean_with_interval, per_policy, tidy, write_tidy
 from testbed.runlog.folder import read_rows
 
 SMALL = str(Path(__file__).parents[3] / "experiments" / "small-scale.yaml")
@@ -49,6 +49,19 @@ def test_the_ratio_to_exact_is_paired_and_includes_what_moving_cost() -> None:
     exact, mine = per_policy([row("exact", 1, 9.0), row("exact", 2, 19.0), row("mine", 1, 19.0), row("mine", 2, 19.0)])
     assert exact["ratio_to_exact"] == 1.0 and exact["ci95_ratio"] == [1.0, 1.0]
     assert mine["ratio_to_exact"] == pytest.approx((20 / 10 + 20 / 20) / 2)
+
+
+def test_ratios_are_to_the_least_that_is_known_with_and_without_deciding() -> None:
+    rows = [row("exact", 1, 9.0), row("exact", 2, 19.0), row("mine", 1, 19.0), row("mine", 2, 19.0)]
+    rows = [one | {"tokens": [1, 2, 3, 4]} for one in rows]  # three decode tokens, which share 3 ms of deciding
+    least = {"sim": {1: Least(8.0, "optimum", 8.0), 2: Least(10.0, "bound", 12.0)}}
+    exact, mine = per_policy(rows, least)
+    assert exact["ratio_to_exact"] == pytest.approx((10 / 8 + 20 / 10) / 2)
+    assert mine["ratio_to_exact"] == pytest.approx((20 / 8 + 20 / 10) / 2)
+    assert mine["ratio_with_decisions"] == pytest.approx((21 / 8 + 21 / 10) / 2)
+    assert mine["exact_within"] == pytest.approx(0.1)
+    assert mine["ci95_ratio"] is not None and mine["exact_is"] == {"optimum": 1, "bound": 1}
+    assert per_policy(rows)[1]["exact_is"] == {"run": 2}
 
 
 def test_backends_are_not_mixed() -> None:
