@@ -4,7 +4,7 @@ The paper's inference delay of a token is that of the slowest device with heads,
 with heads receives x, computes its heads one after another and sends their results. A transfer takes bytes over rate,
 and computing takes operations over operations per second. So links have no delays, no headers and no queues, memory has
 no bandwidth, and what is around the layer (embedding, the way home, LM head) takes no time. A migration takes bytes
-over rate too. The simulation alone knows this formula, and only for one layer (docs/adr/0027).
+over rate too. The simulation alone knows this formula, and only for one layer (docs/adr/0028).
 
 What the paper leaves open, and what was chosen: transfers from and to different devices take place at once; x comes
 from the source; the operations of a block are those of this package, with cached keys and values; all blocks that

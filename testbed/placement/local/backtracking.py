@@ -35,10 +35,3 @@ def backtrack(
         return False
     put(slot, device)
     return True
-
-
-def ratio(asked: float, left: float) -> float:
-    """What is asked for over what is left; infinite where nothing is left."""
-    if asked <= 0:
-        return 0.0
-    return asked / left if left > 0 else float("inf")

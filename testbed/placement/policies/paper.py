@@ -51,7 +51,7 @@ from testbed.errors import ConfigError
 from testbed.placement.blocks import ATTENTION, Placement, layer_blocks
 from testbed.placement.cost.memory import Infeasible, Shortage
 from testbed.placement.cost.model import CostModel, cost_model
-from testbed.placement.local.backtracking import backtrack, ratio
+from testbed.placement.local.backtracking import backtrack
 from testbed.placement.local.draft import UNPLACED, Draft
 from testbed.placement.observation import Observation
 from testbed.placement.plan import choice_payload, result_payload, x_payload
@@ -61,6 +61,7 @@ from testbed.strict_yaml import shown
 
 DEADLINE_FACTOR = 2.0  # slack over the ideal single pass, for the transfers that the ideal leaves out
 WEIGHTS = (0.3, 0.4, 0.3)  # of memory, compute and communication: those of the authors' simulator
+INFINITE = 1e12  # a ratio where nothing is left; as a number, because a weight may be 0
 LEAST_GAIN_S = 1e-7  # a smaller predicted fall of the delay may be rounding
 SCORES = ("max", "weighted")
 NO_ROOM = "no device has room for a block, and backtracking makes none"
@@ -172,22 +173,26 @@ class Scores:
         draft, kind = self.draft, self.draft.kind(slot)
         here, size, seconds = draft.where[slot], draft.reserved_sizes[slot], self.block_s[kind]
         link_s = self._communication(slot)
-        found = []
-        for device in devices:
-            room = draft.budgets[device] - draft.reserved_bytes[device]
-            idle, quiet = self.deadline_s - self.busy_s[device], self.deadline_s - self.link_s[device]
+        budgets, reserved, busy_s, booked_s = draft.budgets, draft.reserved_bytes, self.busy_s, self.link_s
+        deadline_s, weights, found = self.deadline_s, self._weights, []
+        for device in devices:  # tens of thousands of times in a decision, so without calls
+            compute_s, message_s = seconds[device], link_s[device]
+            room, idle, quiet = (
+                budgets[device] - reserved[device],
+                deadline_s - busy_s[device],
+                deadline_s - booked_s[device],
+            )
             if device == here:
-                room, idle, quiet = room + size, idle + seconds[device], quiet + self._booked_s[slot]
-            ratios = ratio(size, room), ratio(seconds[device], idle), ratio(link_s[device], quiet)
-            found.append((self._combined(*ratios), device))
+                room, idle, quiet = room + size, idle + compute_s, quiet + self._booked_s[slot]
+            memory = size / room if room > 0 else INFINITE
+            compute = compute_s / idle if idle > 0 else INFINITE
+            communication = message_s / quiet if quiet > 0 else INFINITE if message_s > 0 else 0.0
+            if weights is None:
+                score = max(memory, compute, communication)
+            else:
+                score = weights[0] * memory + weights[1] * compute + weights[2] * communication
+            found.append((score, device))
         return found
-
-    def _combined(self, memory: float, compute: float, communication: float) -> float:
-        if self._weights is None:
-            return max(memory, compute, communication)
-        return sum(
-            weight * ratio for weight, ratio in zip(self._weights, (memory, compute, communication), strict=True)
-        )
 
     def _communication(self, slot: int) -> list[float]:
         """Seconds of the messages that this block would exchange with placed neighbours, for each device."""
