@@ -103,6 +103,8 @@ class OneLayer:
         left[ffn] -= self.end[2]
         if (left < 0).any():
             return np.zeros(len(counts), bool)
+        if (left >= self.heads * self.end[0]).all():
+            return np.ones(len(counts), bool)
         return np.asarray((counts <= left // self.end[0]).all(1))
 
     def tokens_s(self, lengths: tuple[int, ...]) -> Iterator[tuple[int, int, Floats]]:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
-from testbed.placement.array_types import Floats
+from testbed.placement.array_types import Floats, Ints
 from testbed.placement.cost.memory import Infeasible
 from testbed.placement.exact.limits import OFFLINE_PAIRS
 from testbed.placement.exact.one_layer import OneLayer, States
@@ -85,46 +84,44 @@ def _token_bound_s(seen: Observation, length: int, seed: int) -> float:
 
 
 def _of_one_layer(observations: Sequence[Observation], known_s: float) -> Least:
-    layers = [OneLayer(seen) for seen in observations]
-    cheapest = [_within(layer, 0.0) for layer in layers]
-    if any(not len(states) for states, _ in cheapest):
-        return Least(math.inf, math.inf)
-    least = [float(seconds.min()) for _, seconds in cheapest]
+    layers = [OneLayer(seen) for seen in observations if decoded_lengths(seen)]
+    if not layers:
+        return Least(0.0, 0.0)
+    least: list[float] = []
+    cheapest: list[States] = []
+    staying: Floats | None = None
+    for layer in layers:
+        seconds = _table(layer)
+        least.append(float(seconds.min()))
+        cheapest.append(_states(layer, seconds, np.array([seconds.argmin()])))
+        staying = seconds if staying is None else staying + seconds
     bound = sum(least)
-    some = _joined([*(states for states, _ in cheapest), _best_to_stay_at(layers)])
+    if not math.isfinite(bound):
+        return Least(math.inf, math.inf)
+    assert staying is not None
+    some = _joined([*cheapest, _states(layers[0], staying, np.array([staying.argmin()]))])
     best = min(known_s, _cheapest_run(layers, [some] * len(layers)))
-    spare = best - bound
-    near = [_within(layer, spare)[0] for layer in layers]
-    pairs = sum(len(one) * len(two) for one, two in pairwise(near))
-    if not math.isfinite(best) or pairs > OFFLINE_PAIRS:
-        return Least(bound, best)
+    near: list[States] = []
+    pairs = 0
+    for layer, lowest in zip(layers, least, strict=True):
+        seconds = _table(layer)
+        near.append(_states(layer, seconds, np.flatnonzero(seconds <= lowest + best - bound)))
+        pairs += len(near[-1]) * len(near[-2]) if len(near) > 1 else 0
+        if not math.isfinite(best) or pairs > OFFLINE_PAIRS:
+            return Least(bound, best)
     best = min(best, _cheapest_run(layers, near))
     return Least(best, best)
 
 
-def _within(layer: OneLayer, spare_s: float) -> tuple[States, Floats]:
-    """The placements whose tokens take at most `spare_s` more than the least, and the seconds of all of them."""
-    table = list(layer.tokens_s(decoded_lengths(layer.observation)))
-    least = min(float(seconds.min()) for _, _, seconds in table)
-    states, costs = [], []
-    for proj, ffn, seconds in table:
-        rows = np.flatnonzero(seconds <= least + spare_s) if math.isfinite(least) else np.zeros(0, np.int64)
-        if spare_s == 0.0:
-            rows = rows[:1]  # one of equals
-        states.append(States(layer.counts[rows], np.full(len(rows), proj), np.full(len(rows), ffn)))
-        costs.append(seconds[rows])
-    return _joined(states), np.concatenate(costs)
+def _table(layer: OneLayer) -> Floats:
+    """Seconds of an interval's tokens for every placement: (devices of proj and FFN, vectors of counts)."""
+    return np.array([seconds for _, _, seconds in layer.tokens_s(decoded_lengths(layer.observation))])
 
 
-def _best_to_stay_at(layers: Sequence[OneLayer]) -> States:
-    """The placement with which a run takes least that never moves."""
-    total = sum(
-        np.array([seconds for _, _, seconds in layer.tokens_s(decoded_lengths(layer.observation))]) for layer in layers
-    )
-    pair, row = np.unravel_index(int(np.argmin(total)), np.shape(total))
-    devices = layers[0].devices
-    place = np.array([pair // devices], np.int64), np.array([pair % devices], np.int64)
-    return States(layers[0].counts[[int(row)]], *place)
+def _states(layer: OneLayer, table: Floats, flat: Ints) -> States:
+    """The placements at some places of a table, counted row by row."""
+    pair, row = np.unravel_index(flat, table.shape)
+    return States(layer.counts[row], pair // layer.devices, pair % layer.devices)
 
 
 def _joined(parts: Sequence[States]) -> States:
