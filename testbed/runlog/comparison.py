@@ -65,7 +65,8 @@ def per_policy(rows: Sequence[Row], least: Mapping[str, Mapping[int, Least]] | N
         known = {seed: Least(row[COST], RUN, row[COST]) for seed, row in finished.get(EXACT, {}).items()}
         known |= (least or {}).get(backend, {})
         for policy, found in runs.items():
-            table.append(_summed_up(policy, backend, found, finished[policy], common, known))
+            row = _summed_up(policy, backend, found, finished[policy], common, known)
+            table.append(row | _beside_exact(finished[policy], finished.get(EXACT, {}), row["instances"]))
     return table
 
 
@@ -115,6 +116,12 @@ def _summed_up(
         "migrations": mean_with_interval([own[seed]["migrations"] for seed in seeds])[0],
         "decision_ms": mean_with_interval([own[seed]["decision_ms"] for seed in seeds])[0],
     }
+
+
+def _beside_exact(own: Mapping[int, Row], exact: Mapping[int, Row], seeds: list[int]) -> dict[str, Any]:
+    """The ratio to the run of `exact`, which decides interval by interval and so can be beaten."""
+    ratio, interval = mean_with_interval([own[seed][COST] / exact[seed][COST] for seed in seeds if exact])
+    return {"ratio_to_exact_run": ratio, "ci95_ratio_to_exact_run": interval}
 
 
 def _deciding_ms(row: Row) -> float:

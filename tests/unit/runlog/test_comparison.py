@@ -59,6 +59,7 @@ def test_ratios_are_to_the_least_that_is_known_with_and_without_deciding() -> No
     assert exact["ratio_to_exact"] == pytest.approx((10 / 8 + 20 / 10) / 2)
     assert mine["ratio_to_exact"] == pytest.approx((20 / 8 + 20 / 10) / 2)
     assert mine["ratio_with_decisions"] == pytest.approx((21 / 8 + 21 / 10) / 2)
+    assert mine["ratio_to_exact_run"] == pytest.approx((20 / 10 + 20 / 20) / 2)
     assert mine["exact_within"] == pytest.approx(0.1)
     assert mine["ci95_ratio"] is not None and mine["exact_is"] == {"optimum": 1, "bound": 1}
     assert per_policy(rows)[1]["exact_is"] == {"run": 2}
