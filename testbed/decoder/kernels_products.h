@@ -8,6 +8,8 @@
 #define TILE 1
 #endif
 
+#define AHEAD_BYTES 2048 // are fetched meanwhile: processors do not do so by themselves across pages
+
 // Products of one packed row with `rows` rows of x; they are put `apart` from each other.
 INLINE void NAME(dots)(const int format, const int rows, const uint8_t *w, int64_t columns, const any_float *x,
                        const any_float *bias, any_float *y, int64_t apart) {
@@ -18,6 +20,8 @@ INLINE void NAME(dots)(const int format, const int rows, const uint8_t *w, int64
     int64_t whole = columns / LANES * LANES, size = block_bytes(format);
     for (int64_t at = 0; at < whole; at += LANES, w += size) {
         vec wide[PARTS];
+        if (format < Q8_0) __builtin_prefetch(w + AHEAD_BYTES);
+        if (format == FLOAT32) __builtin_prefetch(w + AHEAD_BYTES + 64); // a block is two lines of a cache
         NAME(widen)(format, w, wide);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
