@@ -84,6 +84,7 @@ def metrics(run: Run) -> pd.Series:
     latency = token_latency_ms(run)
     stall = stall_s(run)
     decoded = run.decoded["latency_s"]
+    joules = run.fact("joules_per_token")  # of the summary: no table has a device's power
     return pd.Series(
         {
             "run": run.folder.name,
@@ -101,6 +102,7 @@ def metrics(run: Run) -> pd.Series:
             "prediction_error": prediction_error(run),
             "peak_memory_bytes": int(peak_memory_bytes(run).max()) if len(peak_memory_bytes(run)) else 0,
             "oom_kills": int((run.events["kind"] == "oom_kill").sum()),
+            "joules_per_token": float("nan") if joules is None else float(joules),
             "achieved_share": float(achieved_share(run).median()),
         }
     )

@@ -23,6 +23,7 @@ _HEADERS = (
     "OOM kills",
     "peak memory (MiB)",
     "prediction error",
+    "J per token",
     "verdict",
 )
 _WORDS = {"policy", "status", "verdict"}  # left-aligned
@@ -68,6 +69,7 @@ def _cells(run: Run) -> list[str]:
         str(figures["oom_kills"]),
         _number(figures["peak_memory_bytes"] / MIB, ".1f"),
         _number(figures["prediction_error"], ".1%"),
+        _number(figures["joules_per_token"], ".3g"),
         run.verdict,
     ]
 

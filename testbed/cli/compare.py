@@ -11,7 +11,7 @@ import click
 from testbed.cli.names import EXPERIMENT, complete_policy
 from testbed.cli.options import CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY
 from testbed.cli.show import echo, print_json, print_table, say
-from testbed.cli.summary import TABLE, table_row
+from testbed.cli.summary import headings_of, table_row
 from testbed.progress import readable
 from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 
@@ -67,7 +67,8 @@ def _show(found: Comparison) -> None:
     """Print few runs in a table each with what is to be said of them; then the policies, if there are several seeds."""
     several = found.instances > 1
     if len(found.summaries) < MANY:
-        headings = {"policy": "policy", "seed": "seed"} | TABLE if several else TABLE
+        headings = headings_of(found.summaries)
+        headings = {"policy": "policy", "seed": "seed"} | headings if several else headings
         print_table(headings, [table_row(row) | {"seed": row["seed"]} for row in found.summaries])
         for row in found.summaries:
             _remarks(row, f"{row['policy']}, seed {row['seed']}" if several else row["policy"])

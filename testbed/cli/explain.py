@@ -9,6 +9,7 @@ import click
 
 from testbed.cli.names import RUN
 from testbed.cli.show import echo, json_option, print_json, print_table
+from testbed.cli.summary import told_energy
 
 MOST_PLACES = 8  # rows of the second table; --json has all
 MOST_PARTS = 4  # of a place in a sentence
@@ -44,6 +45,8 @@ def command(run: Path, tokens: tuple[int, ...], as_json: bool) -> None:
     _show_places(found["tokens"])
     for token in found["tokens"]:
         echo(_told(token))
+    if found["energy"]["energy"]:
+        echo(told_energy(found["energy"]))
     for note in found["notes"]:
         echo(f"Note: {note}.")
 

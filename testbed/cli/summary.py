@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from testbed.cli.show import echo, print_table
@@ -21,9 +21,16 @@ TABLE = {
     "stall_s": "stall s",
     "oom_kills": "OOM kills",
     "error_percent": "prediction error %",
+    "joules_per_token": "J per token",
     "verdict": "verdict",
 }
 """Key of `table_row` -> heading of the table with a row for each run."""
+
+
+def headings_of(summaries: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the headings of a table of these runs; energy only where it is known of one."""
+    known = any(summary.get("joules_per_token") is not None for summary in summaries)
+    return {key: told for key, told in TABLE.items() if known or key != "joules_per_token"}
 
 
 def table_row(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,6 +49,7 @@ def table_row(summary: Mapping[str, Any]) -> dict[str, Any]:
         "stall_s": summary.get("stall_s"),
         "oom_kills": summary.get("oom_kills"),
         "error_percent": None if error is None else round(100 * error, 6),  # a simulated run differs by rounding only
+        "joules_per_token": summary.get("joules_per_token"),
         "verdict": _verdict(summary),
     }
 
@@ -51,6 +59,18 @@ def _verdict(summary: Mapping[str, Any]) -> str | None:
         return "simulated"
     verdict = summary.get("verdict")
     return None if verdict is None else "faithful" if verdict["ok"] else "not faithful"
+
+
+def told_energy(summary: Mapping[str, Any]) -> str:
+    """Return a sentence on the energy of a run, by device."""
+    rows = summary["energy"]
+    whole, each = summary.get("joules"), summary.get("joules_per_token")
+    told = "power of some devices unknown" if whole is None or each is None else f"{whole:.4g} J, {each:.3g} J a token"
+    parts = [
+        f"{name} {row['joules']:.3g} J (busy {100 * row['busy_s'] / (row['busy_s'] + row['idle_s'] or 1.0):.0f} %)"
+        for name, row in rows.items()
+    ]
+    return f"Energy: {told}; {', '.join(parts)}."
 
 
 def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -> None:
@@ -64,7 +84,7 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
         echo()
     latency = summary.get("token_latency_ms") or {}
     row = table_row(summary)
-    print_table(TABLE, [row])
+    print_table(headings_of([summary]), [row])
     echo()
     if latency.get("mean") is not None:
         echo(
@@ -72,6 +92,8 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
             f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}; "
             f"{summary['tokens_per_s']:.1f} tokens a second."
         )
+    if summary.get("energy"):
+        echo(told_energy(summary))
     if summary.get("verified"):
         echo(f"Verified: {summary['verified']}: {summary['verification']}.")
     if str(summary.get("model_weights")).startswith("random"):

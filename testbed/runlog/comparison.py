@@ -36,7 +36,7 @@ class Least(NamedTuple):
 
 SCALARS = (
     "mean_token_ms", COST, "ttft_ms", "total_s", "stall_s", "decision_ms", "migrations", "migrated_bytes", "wire_bytes",
-    "oom_kills", "prediction_error", "overruns",
+    "oom_kills", "prediction_error", "overruns", "joules", "joules_per_token",
 )  # fmt: skip
 
 
@@ -115,6 +115,7 @@ def _summed_up(
         "peak_memory_bytes": {device: max(peak.get(device, 0) for peak in peaks) for peak in peaks for device in peak},
         "migrations": mean_with_interval([own[seed]["migrations"] for seed in seeds])[0],
         "decision_ms": mean_with_interval([own[seed]["decision_ms"] for seed in seeds])[0],
+        "joules_per_token": _mean_of_known([own[seed].get("joules_per_token") for seed in seeds]),
     }
 
 
@@ -127,6 +128,12 @@ def _beside_exact(own: Mapping[int, Row], exact: Mapping[int, Row], seeds: list[
 def _deciding_ms(row: Row) -> float:
     """A decode token's share of the time that the run's policy took to decide."""
     return float(row["decision_ms"]) / max(1, len(row["tokens"]) - 1)
+
+
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    """The mean; None if a value is not known."""
+    known = [value for value in values if value is not None]
+    return mean_with_interval(known)[0] if len(known) == len(values) else None
 
 
 def mean_with_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:

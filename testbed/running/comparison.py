@@ -16,6 +16,7 @@ HEADINGS = {
     "policy": "policy", "backend": "backend", "runs": "runs", "infeasible": "infeasible", "oom": "oom",
     "failed": "failed", "over": "mean over", "mean_token_ms": "ms per token", "ci95": "95 % interval",
     "ratio_to_exact": "to exact", "migrations": "migrations", "decision_ms": "decision ms",
+    "joules_per_token": "J per token",
 }  # fmt: skip
 """Key of `policy_row` -> heading of the table of policies."""
 
@@ -58,8 +59,10 @@ class Comparison:
         return rows
 
     def headings(self) -> dict[str, str]:
-        """Return the headings of the table of policies, those of the swept keys first."""
-        return {key: key for key in self.swept} | HEADINGS
+        """Return the headings of the table of policies, those of the swept keys first; energy where it is known."""
+        known = any(line.get("joules_per_token") is not None for line in self.policies)
+        shown = {key: told for key, told in HEADINGS.items() if known or key != "joules_per_token"}
+        return {key: key for key in self.swept} | shown
 
     def document(self) -> dict[str, Any]:
         """Return what `--json` prints."""

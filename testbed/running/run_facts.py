@@ -16,7 +16,7 @@ FIGURES = {
     "tokens_per_s": "tokens per second", "total_s": "total (s)", "stall_s": "stall (s)",
     "decision_ms": "deciding (ms)", "migrations": "migrations", "migrated_bytes": "bytes migrated",
     "wire_bytes": "bytes on links", "prediction_error": "prediction error (share)", "overruns": "overruns",
-    "oom_kills": "OOM kills",
+    "oom_kills": "OOM kills", "joules": "energy (J)", "joules_per_token": "energy per token (J)",
 }  # fmt: skip
 """Key of a summary -> what it is called."""
 

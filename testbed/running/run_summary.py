@@ -10,6 +10,7 @@ from testbed.controller.generation import Controller, Outcome
 from testbed.controller.verdict import Asked, verdict
 from testbed.errors import INTERRUPTED, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
+from testbed.runlog.energy import busy_seconds, energy
 from testbed.runlog.summary import summarise
 from testbed.running.backends import find_backend
 
@@ -48,6 +49,9 @@ def run_summary(
         kept["tokens"], kept["migrations"], kept["decisions"], kept["devices"], kept["spans"],
         charge_decision=experiment.charge_decision,
     )  # fmt: skip
+    busy_s = facts.get("busy_s") or busy_seconds(kept["spans"])
+    models = {device.name: device.model for device in experiment.topology.devices}
+    figures |= energy(models, busy_s, figures["total_s"], len(outcome.tokens))
     faithful = verdict(kept, facts, controller.calibrated, _asked(experiment, shared_host))
     return {
         "status": outcome.status,

@@ -22,6 +22,7 @@ from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
+from testbed.simulation.busy_time import BusyTime
 from testbed.simulation.jobs import Job
 from testbed.simulation.memory import Memory
 from testbed.simulation.transfers import Transfers
@@ -93,6 +94,7 @@ class SimFleet:
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
         self._transfers: Transfers | None = None
+        self._busy = BusyTime(experiment.topology)
 
     # --- Fleet -------------------------------------------------------------------------------------------
 
@@ -196,6 +198,7 @@ class SimFleet:
             "memory": "simulated: the sum over each device's blocks, against its budget",
             "hop_overhead_s": self._hop_overhead_s,
             "notes": notes,
+            **({} if self._busy.seconds is None else {"busy_s": self._busy.seconds}),
         }
 
     def oom_kills(self) -> int:
@@ -262,7 +265,8 @@ class SimFleet:
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan
-        assert generation is not None and plan is not None
+        assert generation is not None and plan is not None and self._observation is not None
+        self._busy.add(self._observation, plan, self._length, generation.chunk)
         token = Token(self._tokens, None, None, plan.epoch, generation.started_s, self._wall(), None, None)
         self._tell(plan.source, token)
         self._tokens += 1
