@@ -164,6 +164,14 @@ def test_a_device_that_holds_nothing_can_go_without_any_change() -> None:
     assert [row["gain"] for row in found["changes"] if row["change"] == "without b or c"] == [0]
 
 
+@pytest.mark.parametrize("name", ["ring5", "mesh4", "two-tier6"])
+def test_other_shapes_are_planned_too_without_adding_devices(name: str) -> None:
+    found = plan("smollm2-135m", name, format="q8_0", context=128)
+    told = [row["change"] for row in found["changes"]]
+    assert told == [f"without {device}" for device in found["per_device"]] + ["all links twice as fast"]
+    assert found["changes"][-1]["gain"] >= 0 and sum(found["shares"].values()) == pytest.approx(1)
+
+
 def test_what_fits_nowhere_is_told_without_figures() -> None:
     found = plan("llama-2-13b", "1 x Raspberry Pi 4B 8GB")
     assert not found["fits"] and "13.1 GiB" in found["why"] and "tokens_per_s" not in found
