@@ -1,9 +1,9 @@
 """SmolLM2 in our decoder and in llama.cpp, with greedy tokens after the five prompts of `benchmarks.smollm2`.
 
-`python -m benchmarks.llama_cpp` needs the package llama-cpp-python, which is in none of our extras: pip compiles it for
-some minutes. llama.cpp is given two files. One is the model's with every tensor widened to float32, which `gguf` writes
-into a temporary folder (540 MB): the tokens must be ours. The other is the packed file itself: there llama.cpp rounds
-activations to 8 bits, which is faster, and its tokens part from ours sooner or later; this is told, not judged.
+`python -m benchmarks.llama_cpp` needs the package llama-cpp-python, which `script/setup bench` compiles. llama.cpp is
+given two files. One is the model's with every tensor widened to float32, which `gguf` writes into a temporary folder
+(540 MB): the tokens must be ours. The other is the packed file itself: there llama.cpp rounds activations to 8 bits,
+which is faster, and its tokens part from ours sooner or later; this is told, not judged.
 Both contexts have float32 caches and one thread. The last line is JSON, with times per token in turns.
 """
 

@@ -33,6 +33,7 @@ VERBS = {
     "report": "Sum up one or more runs in one page.",
     "plan": "Say how a model would do on devices, before you buy them.",
     "validate": "Predict what others measured on real boards.",
+    "profile": "Measure this machine with an engine, for the catalogue.",
     "explain": "Say where the milliseconds of a run's tokens went.",
     "export": "Write a run as a trace that Perfetto opens.",
     "traces": "List, show, import or generate traces.",

@@ -52,7 +52,7 @@ def boards() -> dict[str, Board]:
         keys = [*DEVICE_QUANTITIES, *(key for key in FINER_KEYS if key in fields)]
         quantities = {key: require_mapping(fields.get(key), origin, f"{name}.{key}") for key in keys}
         for key, quantity in quantities.items():
-            refuse_unknown_keys(quantity, ["value", "source", "provenance"], origin, f"{name}.{key}")
+            refuse_unknown_keys(quantity, ["value", "spread", "source", "provenance"], origin, f"{name}.{key}")
             if (given := quantity.setdefault("provenance", "source")) not in PROVENANCES:
                 known = ", ".join(PROVENANCES)
                 raise ConfigError(f"{origin}: {name}.{key}.provenance is {shown(given)}, but it must be one of {known}")

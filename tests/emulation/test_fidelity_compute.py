@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import multiprocessing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import QUICKSTART, Ended, Place, rows
+from running import QUICKSTART, Ended, Place, rows, topology, write_experiment
 
 from testbed.doctor import bench_concurrency
 from testbed.doctor.bench_compute import DUE_S, ComputeMeasured, compare, measure_compute
 from testbed.doctor.bench_concurrency import measure_speed
 from testbed.errors import RunFailed
+from testbed.models.presets import PRESETS
+from testbed.placement.blocks import Block
+from testbed.placement.latency import block_time
+from testbed.placement.observation import DeviceView
+from testbed.shape import WeightFormats, reshaped
+from testbed.topologies.model import Topology
 
 pytestmark = pytest.mark.quiet
 TRIES = 2  # more, where others used the host
@@ -33,6 +40,34 @@ def test_the_blocks_of_a_run_take_as_long_as_the_device_model_says(quickstart: E
             break
         found = _of_run(place.done(QUICKSTART, "--tokens", "40", "--set", "traces=[]", "--policy", "static").folder)
     assert abs(found.mean_error) < 0.02 and found.p95_error < 0.05
+
+
+FINER = {  # so slow that the host is done long before
+    "streaming": "1 GB/s", "compute": "20 GFLOP/s", "memory": "256 MiB", "kv_streaming": "100 MB/s", "kv_rereads": 2,
+    "streaming_by_format": {"q4_0": "250 MB/s", "float16": "900 MB/s"}, "compute_by_format": {"q4_0": "10 GFLOP/s"},
+    "threads": 4, "serial_share": "2 %", "barrier": "200 us",
+}  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", ["q4_0", "float16"])
+def test_the_blocks_of_a_run_follow_the_finer_numbers(name: str, place: Place, tmp_path: Path) -> None:
+    model = {"preset": "smollm2-135m", "random": True, "layers": 6, "vocab": 1024, "format": name, "seed": 7}
+    experiment = write_experiment(
+        tmp_path, model=model, topology=topology(a=FINER, b=FINER, c=FINER, d=FINER), compute="paced", tokens=30,
+        placement={"*": "a", "ffn(*)": "b"},
+    )  # fmt: skip
+    for _ in range(TRIES + 1):
+        folder = place.done(experiment).folder
+        found = _of_run(folder)
+        if abs(found.mean_error) < 0.02:
+            break
+    assert abs(found.mean_error) < 0.02
+    shape = replace(reshaped(PRESETS["smollm2-135m"], 6, None, 1024), weights=WeightFormats.all_in(name))
+    device = Topology.from_dict(topology(b=FINER)).device("b")
+    view = DeviceView("b", device.memory_bytes, device.streaming_Bps, device.compute_flops, 1e9, device.model)
+    due_s = [row["due_s"] for row in rows(folder, "spans") if row["block"] == "ffn(0)" and row["step"]]
+    assert due_s and due_s == pytest.approx([block_time(shape, Block("ffn", 0), view, 1)] * len(due_s))
 
 
 def _of_run(folder: Path) -> ComputeMeasured:
