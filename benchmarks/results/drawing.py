@@ -12,27 +12,24 @@ from matplotlib.figure import Figure
 
 from benchmarks.results.rows import MEASURED
 from benchmarks.results.store import ROOT
-from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, palette, paper
+from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, paper, policy_colours
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "colour", "drawn", "marker"]
 
 IMAGES = ROOT / "docs" / "img"
-# The policies that readers compare most have the most different colours. The others are grey, with a marker each.
-_COLOURED = (
-    "headroom", "resource-aware", "layerwise", "edgeshard", "galaxy", "static", "greedy", "exact", "tensor-parallel",
-    "round-robin",
-)  # fmt: skip
-_GREY = "#7f7f7f"
+FORMER_NAMES = {"resource-aware": "paper-search"}  # of policies in older data
 
 
 def colour(policy: str) -> object:
     """The colour of a policy, which is the same in all figures."""
-    return palette(_COLOURED).get(policy, _GREY)
+    name = FORMER_NAMES.get(policy, policy)
+    return policy_colours([name])[name]
 
 
 def marker(policy: str) -> str:
     """The marker of a policy, which is the same in all figures."""
-    return marker_of(MEASURED.index(policy))
+    former = {name: old for old, name in FORMER_NAMES.items()}
+    return marker_of((*MEASURED, "paper").index(former.get(policy, policy)))
 
 
 def part_colours() -> dict[str, str]:

@@ -16,7 +16,9 @@ from types import ModuleType
 
 from benchmarks.results import prediction, store, validation
 
-NAMES = ("gaps", "scale", "migration", "regimes", "sensitivity", "prediction", "emulated")
+NAMES = (
+    "small", "medium", "worth", "gaps", "scale", "migration", "regimes", "sensitivity", "prediction", "emulated",
+)  # fmt: skip
 PAGE = store.ROOT / "docs" / "results.md"
 
 INTRODUCTION = """# Results

@@ -155,7 +155,15 @@ def arguments(name: str, doc: str | None) -> argparse.ArgumentParser:
                         help="where finished parts are kept (%(default)s)")  # fmt: skip
     parser.add_argument("--seconds", type=float, metavar="S",
                         help="begin no part after so long; what is there is saved all the same")  # fmt: skip
+    parser.add_argument("--share", nargs=2, type=int, default=(1, 1), metavar=("I", "N"),
+                        help="compute every N-th part from the I-th on: processes share the work")  # fmt: skip
     return parser
+
+
+def share_of(parts: Sequence[Any], options: argparse.Namespace) -> list[Any]:
+    """The parts that this process computes."""
+    first, every = options.share
+    return list(parts[first - 1 :: every])
 
 
 @contextmanager

@@ -1,0 +1,199 @@
+"""Compares whole runs with the least that a run can take, in the paper's small setting and in an honest one.
+
+`python -m benchmarks.results.small` simulates experiments/paper-small.yaml with 3, 4 and 5 devices and
+experiments/honest-small.yaml with 4; each seed is another instance. The least is the run of one who knows the future,
+or a bound on it where that run cannot be found.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from benchmarks.results import store
+from benchmarks.results.paired import DONE, finished, prose, ratio, table
+from benchmarks.results.replayed import observations
+from benchmarks.results.running import NOMINAL_NOTE, Planned, run
+from testbed.controller.calibration import NOMINAL_HOP_S
+from testbed.placement.exact.whole_run import decoded_lengths, least_run
+from testbed.runlog.comparison import COST
+
+NAME = "small"
+SETTINGS = {"paper": "paper-small.yaml", "honest": "honest-small.yaml"}
+SIZES = (("paper", 4), ("honest", 4), ("paper", 3), ("paper", 5))  # in the order in which they are collected
+SEEDS = range(1, 21)
+FEWER = range(1, 11)  # with 3 and 5 devices
+LEAST = "least"
+POLICIES = ("exact", "paper", "paper-search", "greedy", "headroom", "round-robin", "edgeshard", "galaxy")
+LEFT_OUT = {"paper": ("headroom",), "honest": ()}  # headroom's search does not know the paper's formula
+WIDTHS = (0.15, 0.20)  # the two figures of the paper
+TITLES = {"paper": "The paper's setting", "honest": "The honest setting"}
+
+
+class Instance(NamedTuple):
+    """A fleet with its traces, which all policies meet."""
+
+    setting: str
+    devices: int
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """The file name of its part."""
+        return "-".join(map(str, self))
+
+    def planned(self, policy: str) -> Planned:
+        """The run of a policy."""
+        changes, said = {"topology.devices": self.devices}, {"setting": self.setting, "devices": self.devices}
+        return Planned(SETTINGS[self.setting], policy, self.seed, changes, said, NOMINAL_HOP_S)
+
+
+def planned() -> list[Instance]:
+    """All instances."""
+    return [
+        Instance(setting, devices, seed)
+        for setting, devices in SIZES
+        for seed in (SEEDS if devices == SIZES[0][1] else FEWER)
+    ]
+
+
+def rows_of(instance: Instance) -> list[dict[str, Any]]:
+    """A row for the run of each policy on an instance, and one for the least that a run takes."""
+    rows = [run(instance.planned(policy)) for policy in POLICIES if policy not in LEFT_OUT[instance.setting]]
+    done = [row[COST] for row in rows if row["status"] == DONE]
+    if not done:
+        return rows
+    experiment = instance.planned(POLICIES[0]).load()
+    seen = observations(experiment)
+    decoded = sum(len(decoded_lengths(one)) for one in seen)
+    found = least_run(seen, min(done) * decoded / 1e3, experiment.seed)
+    said = {**instance._asdict(), "policy": LEAST, "status": DONE, "tokens_done": experiment.tokens}
+    return [*rows, said | {COST: 1e3 * found.seconds / decoded, "optimum": found.proved}]
+
+
+def main() -> None:
+    """Simulate the missing instances and save the table."""
+    options = store.arguments(NAME, __doc__).parse_args()
+    parts, started = store.Parts(options.parts), time.monotonic()
+    mine = store.share_of(planned(), options)
+    with store.bar(len(mine), NAME) as told:
+        for number, one in enumerate(mine):
+            if parts.find(one.key) is None:
+                begun = time.monotonic()
+                if options.seconds is not None and begun - started > options.seconds:
+                    break
+                parts.put(one.key, rows_of(one), time.monotonic() - begun)
+            told(number + 1)
+    found = [parts.find(one.key) for one in planned()]
+    frame = pd.DataFrame([row for rows in found for row in rows or []])
+    store.save(NAME, frame, store.how_obtained(
+        f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),
+        [NOMINAL_NOTE], commit=parts.commits(), runs_missing=sum(rows is None for rows in found),
+    ))  # fmt: skip
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def section(frame: pd.DataFrame, how: store.How) -> str:
+    """The section of the page on whole runs against the least that a run can take."""
+    from benchmarks.results.drawing import image
+
+    draw(frame)
+    text = [
+        "## Small: 3 to 5 devices against the least that a run can take",
+        prose("""The time of a whole run, migrations included, over the least that a run of the same instance takes:
+            that of one who knows the future. `exact` does not know it, and finds the best placement for each interval.
+            *Over* counts the instances; the interval is the 95 % bootstrap interval of the mean."""),
+        image(NAME, "Time of each policy's run over the least, by number of devices, in both settings"),
+    ]
+    for setting in SETTINGS:
+        own = frame[frame["setting"] == setting]
+        if len(own):
+            text += [_basis(own), f"**{TITLES[setting]}**, `experiments/{SETTINGS[setting]}`:", _table(own)]
+    return "\n\n".join([*text, store.obtained(how)])
+
+
+def _basis(own: pd.DataFrame) -> str:
+    """What the ratios of a setting are relative to."""
+    least = own[own["policy"] == LEAST]
+    proved = int(least["optimum"].astype(bool).sum())
+    rest = "" if proved == len(least) else ", and in the others a bound that no run is under"
+    return f"The least is the optimum in {proved} of {len(least)} instances{rest}."
+
+
+def instances(own: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a setting with one number for each instance, so that all sizes can be paired together."""
+    return own.assign(seed=100 * own["devices"] + own["seed"])
+
+
+def _table(own: pd.DataFrame) -> str:
+    rows = []
+    for policy in POLICIES:
+        runs = own[own["policy"] == policy]
+        if runs.empty:
+            continue
+        cells: list[object] = [policy]
+        for devices in sorted(own["devices"].unique()):
+            found = ratio(own[own["devices"] == devices], policy, LEAST)
+            cells.append(None if found is None else f"{found.value:.2f}")
+        found = ratio(instances(own), policy, LEAST)
+        ratios = ratios_of(instances(own), policy)
+        cells += [
+            None if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})",
+            len(ratios), len(runs) - int((runs["status"] == "done").sum()),
+            None if ratios.empty else f"{(ratios <= 1 + WIDTHS[1]).mean():.0%}",
+            None if ratios.empty else f"{ratios.max():.2f}",
+        ]  # fmt: skip
+        rows.append(cells)
+    sizes = [f"{devices} devices" for devices in sorted(own["devices"].unique())]
+    headings = ["policy", *sizes, "all sizes", "over", "not finished", f"within {WIDTHS[1]:.0%}", "worst"]
+    return table(headings, rows)
+
+
+def ratios_of(own: pd.DataFrame, policy: str) -> pd.Series:
+    """The ratio to the least of each instance that both finished."""
+    ours, least = finished(own, policy).align(finished(own, LEAST), join="inner")
+    ratios: pd.Series = ours / least
+    return ratios
+
+
+def draw(frame: pd.DataFrame) -> None:
+    """Draw a panel for each setting: each policy's mean ratio to the least by the number of devices, with intervals."""
+    from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
+    from testbed.analysis.plots.style import plain_log_ticks
+
+    shown = POLICIES
+    with drawn(NAME, FULL_WIDTH, 2.9, columns=len(SETTINGS)) as (figure, panels):
+        for axes, setting in zip(panels, SETTINGS, strict=True):
+            own = frame[frame["setting"] == setting]
+            sizes = sorted(own["devices"].unique())
+            for place, policy in enumerate(shown):
+                found = {devices: ratio(own[own["devices"] == devices], policy, LEAST) for devices in sizes}
+                points = [(devices, one) for devices, one in found.items() if one is not None]
+                if not points:
+                    continue
+                shift = 0.07 * (place - (len(shown) - 1) / 2)
+                axes.errorbar(
+                    [devices + shift for devices, _ in points], [one.value for _, one in points],
+                    yerr=[[one.value - one.low for _, one in points], [one.high - one.value for _, one in points]],
+                    fmt=marker(policy), color=colour(policy), markersize=3.5, linewidth=0.8,
+                    label=policy if axes is panels[0] else None,
+                )  # fmt: skip
+            for width in WIDTHS:
+                axes.axhline(1 + width, color="#7f7f7f", linewidth=0.6, linestyle="--")
+            axes.axhline(1, color="#333333", linewidth=0.6)
+            axes.set_yscale("log")
+            plain_log_ticks(axes.yaxis)
+            axes.set_xticks(sizes)
+            axes.set_xlim(min(sizes, default=0) - 0.5, max(sizes, default=0) + 0.5)
+            axes.set_xlabel("devices")
+            axes.set_title(TITLES[setting])
+        panels[0].set_ylabel("time of a run over the least\n(logarithmic)")
+        figure.legend(loc="outside upper center", ncols=4)
+
+
+if __name__ == "__main__":
+    main()
