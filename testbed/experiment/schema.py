@@ -71,8 +71,21 @@ class _Names:
         return (base or self.origin) + (f" with --set {touching[-1]}" if touching else "")
 
 
+def _all_named(value: object) -> None:
+    """Refuse names that are no text, like `on` and 1: JSON would write them as text."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str):
+                raise ValueError(f"{shown(name)} is no name of an option, unless it is written in quotes")
+            _all_named(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _all_named(inner)
+
+
 def finite(options: dict[str, Any]) -> dict[str, Any]:
-    """Refuse numbers that a manifest, which is JSON, cannot hold; a date goes through, which is told later."""
+    """Refuse numbers and names that a manifest, which is JSON, cannot hold. A date goes through, and is told later."""
+    _all_named(options)
     try:
         json.dumps(options, allow_nan=False, default=str)
     except ValueError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from testbed.traces.quantities import recorded_quantities
 from testbed.traces.series import EndRule
 
-MOST_CHANGES = 1_000_000
+MOST_CHANGES = 200_000
 """The most rows of one trace; each takes some hundred bytes, here and in the manifest of every run."""
 
 
