@@ -4,7 +4,7 @@ A stratum is a model, a number of devices, loose or tight memory, and a short or
 the devices' streaming rate and the seed are drawn until both policies finish early enough and the host keeps up by the
 dry run's rule. Every third stratum has fast devices, which are emulated slower than life; the others keep its pace. In
 half of the strata with loose memory the first policy must be predicted to be 15 % faster than the second. The drawing
-looks at predictions and never at a measurement. `docs/results/emulated-cells.json` keeps the drawn cells.
+looks at predictions and never at a measurement. `emulated-cells.json` keeps the drawn cells.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 import msgspec
 
 from benchmarks.results.cells import FFN_SHARDS, LOOSE_TIMES_DEVICES, TIGHT
-from benchmarks.results.store import DATA
+from benchmarks.results.store import ROOT
 from testbed.controller.calibration import NOMINAL, NOMINAL_SPEED, HostCalibration
-from testbed.controller.host_speed import too_slow_here
+from testbed.controller.host_speed import held_up_here, too_slow_here
 from testbed.experiment.schema import Experiment
 from testbed.placement.cost.memory import Infeasible
 from testbed.placement.cost.model import prefill_latency, token_latency
@@ -30,7 +30,7 @@ from testbed.placement.policies import make_policy
 from testbed.running.dry_run import operations_at_once
 from testbed.running.first_observation import first_observation
 
-FILE = DATA / "emulated-cells.json"
+FILE = ROOT / "benchmarks" / "results" / "emulated-cells.json"
 PAPER = "one layer of 32 heads"
 # Two of 22 layers, and 2/22 of the vocabulary, so that the LM head keeps its share of a token.
 TWO_LAYERS = "tinyllama-1.1b, 2 layers"
@@ -160,7 +160,8 @@ def foresee(experiment: Experiment, host: HostCalibration = NOMINAL) -> Foreseen
     token_s = token_latency(seen, plan, experiment.prompt_tokens + experiment.tokens // 2)
     total_s = prefill_latency(seen, plan, experiment.prefill_chunk) + (experiment.tokens - 1) * token_s
     speed = host.speed or NOMINAL_SPEED
-    slow = too_slow_here(speed, operations_at_once(seen, plan, experiment.dilation, speed))
+    operations = operations_at_once(seen, plan, experiment.dilation, speed)
+    slow = too_slow_here(speed, operations) or held_up_here(speed, operations, token_s * experiment.dilation)
     return Foreseen(token_s, total_s * experiment.dilation, not slow)
 
 
