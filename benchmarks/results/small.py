@@ -17,7 +17,7 @@ from benchmarks.results.paired import DONE, finished, prose, ratio, table
 from benchmarks.results.replayed import observations
 from benchmarks.results.running import NOMINAL_NOTE, Planned, run
 from testbed.controller.calibration import NOMINAL_HOP_S
-from testbed.placement.exact.whole_run import decoded_lengths, least_run
+from testbed.placement.whole_run import decoded_lengths, least_run
 from testbed.runlog.comparison import COST
 
 NAME = "small"

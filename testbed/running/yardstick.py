@@ -40,7 +40,7 @@ def least_costs(instances: Mapping[int, Experiment], rows: Sequence[Mapping[str,
 
 def least_cost(experiment: Experiment, known_ms: float) -> Least:
     """What a token of a run takes at least; `known_ms` is what one takes in a run that has ended."""
-    from testbed.placement.exact.whole_run import decoded_lengths, least_run  # loads numpy
+    from testbed.placement.whole_run import decoded_lengths, least_run  # loads numpy
 
     seen = observations(experiment)
     decoded = sum(len(decoded_lengths(one)) for one in seen)

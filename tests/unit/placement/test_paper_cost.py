@@ -15,9 +15,9 @@ from testbed.placement.blocks import Partition, Placement, block_flops, blocks_o
 from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import interval_cost, token_latency
 from testbed.placement.exact.one_layer import one_layer_optimum
-from testbed.placement.exact.whole_run import decoded_lengths, least_run
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.policies import make_policy
+from testbed.placement.whole_run import decoded_lengths, least_run
 from testbed.running.backends import find_backend
 from testbed.running.check import check_experiment
 from testbed.running.request import RunRequest
