@@ -393,7 +393,7 @@ def test_an_override_out_of_all_proportion_is_one_sentence(override: str, expect
         assert part in message
 
 
-@pytest.mark.parametrize("options", ["{on: 1}", "{x: {1: 2}}", "{x: [{null: 2}]}"])
+@pytest.mark.parametrize("options", ["{x: {on: 1}}", "{x: {1: 2}}", "{x: [{null: 2}]}"])
 def test_an_option_whose_name_is_no_text_is_refused(options: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is no name of an option, unless it is written in quotes"):
         Experiment.load(GPT2_STAR4, [f"policy_options={options}"])

@@ -25,7 +25,7 @@ def refused(path: Path, message: str, **options: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "options", "message"),
     [
-        ("t.up", "0\n999999999999999\n", {}, "covers 1e+12 s in windows of 1 s, and at most 1000000 changes are held"),
+        ("t.up", "0\n999999999999999\n", {}, "covers 1e+12 s in windows of 1 s, and at most 200000 changes are held"),
         ("t.up", "0\n99999999\n", {"bin_s": 1e-3}, "covers 100000 s in windows of 0.001 s"),
         ("t.up", "0\n9\n", {"bin_s": 1e-9}, "1e-09 is not a window"),
         ("t.up", "0\n9\n", {"bin_s": 10**400}, "is not a window"),
