@@ -56,7 +56,7 @@ def test_a_link_lets_through_its_rate_and_in_no_tenth_of_a_second_more(
     measured = finding["measured"]
     assert measured["rate_bps"] == rate
     assert 0.97 * 0.956 * rate < measured["goodput_bps"] < 1.03 * 0.956 * rate, finding["detail"]
-    allowed = rate / 8 * 0.1 + tbf_parameters(round(rate))[2] + 1500
+    allowed = rate / 8 * 0.1005 + tbf_parameters(round(rate))[2] + 1500  # a frame may be stamped 0.5 ms late
     assert rate / 8 * 0.09 < measured["window_bytes"] <= allowed, finding["detail"]
     assert finding["ok"]
 
