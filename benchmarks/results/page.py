@@ -27,7 +27,8 @@ Which placement is fastest when a language model is cut at its attention heads, 
 what came out, whatever it is. The method under test is `paper-search`, which these tables call
 `resource-aware`, its older name: the scores of Kafetzis, Khalili and Koutsopoulos,
 [arXiv 2505.02533](https://arxiv.org/abs/2505.02533), with a search of ours; `headroom` is our own policy.
-All policies see the same, are charged by the same [cost model](cost-model.md) and meet the same experiments ([what each does](policies.md)).
+All policies see the same, are charged by the same [cost model](cost-model.md) and meet the same experiments
+([what each does](policies.md)).
 Runs that were refused or ran out of memory are counted, never dropped.
 
 This page is written by `script/results` from the data in `docs/results`: for each section a table, and a note
