@@ -132,8 +132,8 @@ def await_moment(going: Going, moment: str) -> None:
         going.wait(moving, "a migration")
     elif moment == "teardown":
         folder = going.folder()
-        last = TOKENS[moment]
-        going.wait(lambda: len(list(read_lines(folder / "tokens.jsonl"))) >= last or None, "the last token")
+        last, lines, table = TOKENS[moment], folder / "tokens.jsonl", folder / "tokens.parquet"
+        going.wait(lambda: table.exists() or len(list(read_lines(lines))) >= last or None, "the last token")
 
 
 def hit(
