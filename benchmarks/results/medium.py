@@ -7,7 +7,6 @@ seed is another instance.
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -84,17 +83,8 @@ def _bins(tokens: pd.DataFrame, decisions: pd.DataFrame, devices: pd.DataFrame) 
 def main() -> None:
     """Simulate the missing runs and save the table."""
     options = store.arguments(NAME, __doc__).parse_args()
-    parts, runs = store.Parts(options.parts), planned()
-    started = time.monotonic()
-    mine = store.share_of(runs, options)
-    with store.bar(len(mine), NAME) as told:
-        for number, one in enumerate(mine):
-            if parts.find(part_key(one)) is None:
-                begun = time.monotonic()
-                if options.seconds is not None and begun - started > options.seconds:
-                    break
-                parts.put(part_key(one), rows_of(one), time.monotonic() - begun)
-            told(number + 1)
+    runs = planned()
+    parts = store.collect(store.share_of(runs, options), part_key, rows_of, options, NAME)
     frame = pd.DataFrame([row for one in runs for row in parts.find(part_key(one)) or []])
     store.save(NAME, frame, store.how_obtained(
         f"python -m benchmarks.results.{NAME}", "simulated", parts.seconds(), sorted(frame["seed"].unique().tolist()),

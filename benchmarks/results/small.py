@@ -7,7 +7,6 @@ or a bound on it where that run cannot be found.
 
 from __future__ import annotations
 
-import time
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -76,16 +75,8 @@ def rows_of(instance: Instance) -> list[dict[str, Any]]:
 def main() -> None:
     """Simulate the missing instances and save the table."""
     options = store.arguments(NAME, __doc__).parse_args()
-    parts, started = store.Parts(options.parts), time.monotonic()
     mine = store.share_of(planned(), options)
-    with store.bar(len(mine), NAME) as told:
-        for number, one in enumerate(mine):
-            if parts.find(one.key) is None:
-                begun = time.monotonic()
-                if options.seconds is not None and begun - started > options.seconds:
-                    break
-                parts.put(one.key, rows_of(one), time.monotonic() - begun)
-            told(number + 1)
+    parts = store.collect(mine, lambda one: one.key, rows_of, options, NAME)
     found = [parts.find(one.key) for one in planned()]
     frame = pd.DataFrame([row for rows in found for row in rows or []])
     store.save(NAME, frame, store.how_obtained(

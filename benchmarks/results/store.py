@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -173,3 +173,23 @@ def bar(total: int, label: str) -> Iterator[Any]:
 
     with progress_bar(True, total, label) as told:
         yield told
+
+
+def collect(
+    cells: Sequence[Any],
+    key_of: Callable[[Any], str],
+    rows_of: Callable[[Any], Iterable[dict[str, Any]]],
+    options: argparse.Namespace,
+    name: str,
+) -> Parts:
+    """Compute the parts of these cells that are missing, in order until the time is up; returns all parts."""
+    parts, started = Parts(options.parts), time.monotonic()
+    with bar(len(cells), name) as told:
+        for number, cell in enumerate(cells):
+            if parts.find(key_of(cell)) is None:
+                begun = time.monotonic()
+                if options.seconds is not None and begun - started > options.seconds:
+                    break
+                parts.put(key_of(cell), list(rows_of(cell)), time.monotonic() - begun)
+            told(number + 1)
+    return parts

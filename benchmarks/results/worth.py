@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Iterator
 from random import Random
 from typing import Any, NamedTuple
@@ -187,24 +186,15 @@ def main() -> None:
             parser.error(f"no such cell: {cell}")
         print(json.dumps(experiment_of(cell), indent=2))
         return
-    parts = store.Parts(options.parts)
-    collect(parts, options)
-    save(parts)
+    save(collect(options))
 
 
-def collect(parts: store.Parts, options: argparse.Namespace) -> None:
+def collect(options: argparse.Namespace) -> store.Parts:
     """Simulate the missing cells in order until the time is up."""
     seeds = store.share_of(SEEDS, options)  # a process has whole fleets, whose scenarios share first placements
-    started, cells = time.monotonic(), [cell for cell in planned() if cell.seed in seeds]
     first: dict[Any, Placement | None] = {}
-    with store.bar(len(cells), NAME) as told:
-        for number, cell in enumerate(cells):
-            if parts.find(cell.key) is None:
-                begun = time.monotonic()
-                if options.seconds is not None and begun - started > options.seconds:
-                    return
-                parts.put(cell.key, list(rows_of(cell, first)), time.monotonic() - begun)
-            told(number + 1)
+    cells = [cell for cell in planned() if cell.seed in seeds]
+    return store.collect(cells, lambda cell: cell.key, lambda cell: rows_of(cell, first), options, NAME)
 
 
 def save(parts: store.Parts) -> None:

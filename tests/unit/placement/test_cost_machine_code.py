@@ -14,6 +14,11 @@ from testbed.placement.cost.machine_code import smallest_observation
 from testbed.placement.cost.tables import demand_of, network_of, tables_of
 
 
+def told_by(program: str) -> str:
+    """What a process of its own prints."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+
 def test_decisions_load_no_numba() -> None:
     program = (
         "import sys\n"
@@ -23,8 +28,7 @@ def test_decisions_load_no_numba() -> None:
         "search.warm_up(); sweep.warm_up()\n"
         "print({'numba', 'llvmlite'} & set(sys.modules))"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout == "set()\n"
+    assert told_by(program) == "set()\n"
 
 
 def test_without_a_linker_each_process_compiles_for_itself() -> None:
@@ -34,8 +38,7 @@ def test_without_a_linker_each_process_compiles_for_itself() -> None:
         "machine_code.find_program = lambda name: None\n"
         "print(machine_code.compiled(lambda x: x + 1)(41))"
     )
-    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert ran.stdout == "42\n"
+    assert told_by(program) == "42\n"
 
 
 def test_a_change_in_any_file_that_functions_take_parts_from_asks_for_another_library(
