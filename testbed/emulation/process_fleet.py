@@ -28,6 +28,7 @@ from testbed.decoder.checkpoint import require_model
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.memory_limits import largest_frame_bytes
+from testbed.emulation.processes import has_ended
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
 from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
@@ -249,8 +250,23 @@ class ProcessFleet(ABC):
                 self._lost.add(name)
                 found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(process))))
         if not self._lost:  # else a process that ended with the lost device would be named instead
-            self._stalls.check(self._going_on())
+            found += self._stalled()
         return found
+
+    def _stalled(self) -> list[tuple[str, FleetEvent]]:
+        """Workers that the kernel has killed and whose exit codes nobody reports yet; raises for any other stall.
+
+        On a busy host, the last threads of a killed worker can take seconds to end; only then is its exit code known.
+        """
+        try:
+            self._stalls.check(self._going_on())
+        except RunFailed:
+            killed = [name for name, pid in self._pids.items() if has_ended(pid) and self._was_oom_killed(name)]
+            if not killed:
+                raise
+            self._lost |= set(killed)
+            return [(name, DeviceLost(True, -signal.SIGKILL)) for name in killed]
+        return []
 
     def _going_on(self) -> dict[str, int]:
         """The processes that must make progress now, by their names in a sentence."""
