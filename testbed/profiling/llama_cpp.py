@@ -6,6 +6,7 @@ package's class `Llama` adds Python's time to each token. Everything but the thr
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
@@ -62,9 +63,7 @@ class LlamaCpp:
         import llama_cpp
 
         self._api: Any = llama_cpp
-        self._silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
-        llama_cpp.llama_log_set(self._silent, None)
-        llama_cpp.llama_backend_init()
+        _begin()
         options = llama_cpp.llama_model_default_params()
         options.n_gpu_layers = 0
         self._model = llama_cpp.llama_model_load_from_file(str(file).encode(), options)
@@ -114,3 +113,14 @@ class LlamaCpp:
         if code:
             raise RunFailed(f"llama.cpp could not compute {rows} tokens: llama_decode returned {code}")
         self._api.llama_get_logits_ith(self._context, -1)  # waits for them
+
+
+@functools.cache
+def _begin() -> Any:
+    """Start llama.cpp without its log. The returned callback must live as long as llama.cpp may log."""
+    import llama_cpp
+
+    silent = llama_cpp.llama_log_callback(lambda level, text, data: None)
+    llama_cpp.llama_log_set(silent, None)
+    llama_cpp.llama_backend_init()
+    return silent
