@@ -6,8 +6,7 @@ dry run's rule. Every third stratum has fast devices, which are emulated slower 
 half of the strata with loose memory the first policy must be predicted to be 15 % faster than the second. The drawing
 looks at predictions and never at a measurement.
 
-`emulated-cells.json` keeps the drawn cells. They were drawn when the rule foresaw late operations alone. It foresees
-waits for a core too since, and 11 of the 40 cells no longer keep to it: the column `held` of the data says which.
+`emulated-cells.json` keeps the drawn cells.
 """
 
 from __future__ import annotations
