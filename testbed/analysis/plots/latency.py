@@ -20,6 +20,7 @@ from testbed.analysis.plots.style import (
     FULL_WIDTH,
     GREY,
     LOG_SPREAD,
+    alike,
     as_runs,
     dash_of,
     figure,
@@ -33,6 +34,7 @@ from testbed.analysis.plots.style import (
     whole_numbers,
 )
 
+FADED = 0.5  # of the stalls of each further group of a policy
 BAR_TOKENS = 0.8  # tokens; the width of a stall's bar
 MARK_EVERY = 8  # tokens between two markers, which tell lines apart without colour
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # of legends that lie over lines
@@ -43,14 +45,15 @@ LOG_LEGEND_ROOM = 0.25  # of the range of a logarithmic axis, kept free above it
 
 
 def token_latency(runs: Run | Sequence[Run]) -> Figure:
-    """The decode latency of each token, with a line for each run, and below it the mean stall of each policy.
+    """The decode latency of each token, with a line for each run, and below it the mean stall of like runs.
 
     A triangle marks a token before which blocks were migrated, a dashed line a trace step, and a cross an OOM kill.
     """
     runs = as_runs(runs)
     with paper():
         names = run_names(runs)
-        stalled = {policy: stall for policy in policies(runs) if (stall := _mean_stalls(runs, policy))}
+        groups = alike(runs)
+        stalled = {group.name: (group, stall) for group in groups if (stall := _mean_stalls(group.runs))}
         stalls = bool(stalled)
         drawing = figure(FULL_WIDTH, 3.1 if stalls else 2.5)
         main, *strip = drawing.subplots(
@@ -59,21 +62,18 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         colours = policy_colours(policies(runs))
         handles: list[Line2D] = []
         kills = 0
+        many = len(runs) > MOST_NAMED  # then groups are named, not runs, and a kill once for each
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
             earlier = [other.policy for other in runs[:index]].count(run.policy)
-            if len(runs) > MOST_NAMED:  # a kill is then named once for each policy
-                name = "" if earlier else run.policy
+            group = next(group for group in groups if run in group.runs)
+            if many:
+                name, earlier = "" if run is not group.runs[0] else group.name, group.earlier
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
+            line.set_linestyle(dash_of(earlier))
             kills += _kill(main, run, name, kills)
-            if len(runs) <= MOST_NAMED:
-                line.set_linestyle(dash_of(earlier))
+            if not many or name:
                 handles.append(line)
-        if len(runs) > MOST_NAMED:
-            handles += [
-                Line2D([], [], color=colour, marker=marker_of(order), markersize=3, label=policy)
-                for order, (policy, colour) in enumerate(colours.items())
-            ]
         decoded = [latency for run in runs for latency in run.decoded["latency_s"] * MS]
         if not decoded:
             say_empty(main, "no token was decoded")
@@ -105,10 +105,13 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         bottom = main
         if strip:
             bottom = strip[0]
-            for number, (policy, stall) in enumerate(stalled.items()):  # the bars of one token stand side by side
+            for number, (group, stall) in enumerate(stalled.values()):  # the bars of one token stand side by side
                 middle = (number - (len(stalled) - 1) / 2) * BAR_TOKENS
                 places = [step + middle for step in stall]
-                bottom.bar(places, list(stall.values()), width=BAR_TOKENS, color=colours[policy], gid="stall")
+                bottom.bar(
+                    places, list(stall.values()), width=BAR_TOKENS, color=colours[group.policy],
+                    alpha=FADED**group.earlier, gid="stall",
+                )  # fmt: skip
             draw_trace_marks(bottom, marks, labels=False)
             bottom.set_ylabel("Stall (s)")
         bottom.set_xlabel("Token")
@@ -117,7 +120,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
 
 
 def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
-    """The empirical distribution of decode latency, with a line for all runs of each policy."""
+    """The empirical distribution of decode latency, with a line for the runs that differ in their seeds at most."""
     runs = as_runs(runs)
     with paper():
         drawing = figure(COLUMN_WIDTH, 2.6)
@@ -125,14 +128,14 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
         colours = policy_colours(policies(runs))
         low, high = np.inf, 0.0
         handles: list[Line2D] = []
-        for index, (policy, colour) in enumerate(colours.items()):
-            own = [run for run in runs if run.policy == policy]
-            latency = np.concatenate([(run.decoded["latency_s"] * MS).to_numpy() for run in own])
+        for index, group in enumerate(alike(runs)):
+            colour, dash = colours[group.policy], dash_of(group.earlier)
+            latency = np.concatenate([(run.decoded["latency_s"] * MS).to_numpy() for run in group.runs])
             if not len(latency):
                 continue
             low, high = min(low, latency.min()), max(high, latency.max())
-            label = f"{policy} ({_tokens_text(own)})"
-            sns.ecdfplot(x=latency, ax=axes, color=colour, linewidth=1.3)
+            label = f"{group.name} ({_tokens_text(group.runs)})"
+            sns.ecdfplot(x=latency, ax=axes, color=colour, linewidth=1.3, linestyle=dash)
             axes.plot(
                 np.percentile(latency, PERCENTS),
                 [percent / 100 for percent in PERCENTS],
@@ -145,7 +148,9 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
                 zorder=4,
                 gid="percentiles",
             )
-            handles.append(Line2D([], [], color=colour, marker=marker_of(index), markersize=4, label=label))
+            handles.append(
+                Line2D([], [], color=colour, linestyle=dash, marker=marker_of(index), markersize=4, label=label)
+            )
         if not high:
             say_empty(axes, "no token was decoded")
             return drawing
@@ -219,9 +224,9 @@ def _migration_steps(run: Run) -> list[int]:
     return sorted(run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"])
 
 
-def _mean_stalls(runs: Sequence[Run], policy: str) -> dict[int, float]:
-    """The stall of a policy by token, as the mean over its runs, in seconds."""
-    own = [_stalls(run) for run in runs if run.policy == policy]
+def _mean_stalls(runs: Sequence[Run]) -> dict[int, float]:
+    """The stall by token, as the mean over these runs, in seconds."""
+    own = [_stalls(run) for run in runs]
     steps = sorted({step for stalls in own for step in stalls})
     return {step: sum(stalls.get(step, 0.0) for stalls in own) / len(own) for step in steps}
 

@@ -16,7 +16,7 @@ BAND = 0.10  # the grey band: the measurement is within 10 % of the prediction
 
 
 def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
-    """The measured over the predicted latency of each decode token; the legend gives the median error of each policy.
+    """The measured over the predicted latency of each decode token; the legend has the median errors.
 
     If some runs were measured, simulated runs are left out, because their times are the predictions themselves.
     """
@@ -28,8 +28,9 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         drawing = style.figure(style.COLUMN_WIDTH, 3.5)
         axes = drawing.subplots()
         reached: list[float] = []
-        for index, (policy, colour) in enumerate(colours.items()):
-            own = [run for run in shown if run.policy == policy and run.decoded["predicted_s"].notna().any()]
+        for index, group in enumerate(style.alike(shown)):
+            colour = colours[group.policy]
+            own = [run for run in group.runs if run.decoded["predicted_s"].notna().any()]
             if not own:
                 continue
             points = pd.concat([run.decoded.dropna(subset=["predicted_s"]) for run in own])
@@ -44,8 +45,8 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
                 alpha=0.6,
                 linewidths=0.3,
                 edgecolors="white",
-                label=f"{policy} (median error {error:.1%})",
-                gid=policy,
+                label=f"{group.name} (median error {error:.1%})",
+                gid=group.policy,
             )
             reached += [x.min(), x.max(), y.min(), y.max()]
         if not reached:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import seaborn as sns
@@ -140,12 +141,58 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
+@dataclass(frozen=True)
+class Alike:
+    """Runs whose tokens may be pooled: of one policy, experiment, model, topology and backend; only seeds differ."""
+
+    policy: str
+    name: str  # the policy, and what sets these runs apart from the others
+    runs: list[Run]
+    earlier: int  # the number of groups of this policy before it
+
+
+def alike(runs: Sequence[Run]) -> list[Alike]:
+    """The runs in groups that may be pooled, in their order."""
+    found: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault((run.policy, *(of(run) or "" for of in _POOLED_BY)), []).append(run)
+    told = [place for place in range(1, 1 + len(_POOLED_BY)) if len({key[place] for key in found}) > 1]
+    before: Counter[str] = Counter()
+    groups = []
+    for key, own in found.items():
+        policy = key[0]
+        groups.append(Alike(policy, ", ".join([policy, *(key[p] for p in told if key[p])]), own, before[policy]))
+        before[policy] += 1
+    return groups
+
+
+def _model_of(run: Run) -> str | None:
+    """The model in a few words, such as `gpt2 q8_0`; its seed, which makes random weights, is left out."""
+    experiment = run.manifest.get("experiment")
+    model = experiment.get("model") if isinstance(experiment, Mapping) else None
+    if not isinstance(model, Mapping):
+        return None
+    said = [
+        f"{value}" if key in ("preset", "path") else f"{key} {value}" for key, value in model.items() if key != "seed"
+    ]
+    return " ".join(said)
+
+
+def _topology_of(run: Run) -> str | None:
+    experiment = run.manifest.get("experiment")
+    topology = experiment.get("topology") if isinstance(experiment, Mapping) else None
+    return str(topology.get("name")) if isinstance(topology, Mapping) else None
+
+
 def _experiment_of(run: Run) -> str | None:
     return run.fact("experiment_name")
 
 
 def _backend_of(run: Run) -> str | None:
     return run.fact("backend")
+
+
+_POOLED_BY = (_experiment_of, _model_of, _topology_of, _backend_of)
 
 
 def _seed_of(run: Run) -> str | None:
