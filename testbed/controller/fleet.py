@@ -32,9 +32,9 @@ class TargetState:
     devices: Mapping[str, DeviceTarget]
 
     def rate_bps(self, route: Sequence[Hop]) -> float:
-        """The lowest rate along a route."""
-        directions = [(self.links[name], way) for name, way in route]
-        return min(link.up_bps if way == UP else link.down_bps for link, way in directions)
+        """The lowest rate along a route; a medium that it passes twice carries half of its rate."""
+        rates = {hop: self.links[hop[0]].up_bps if hop[1] == UP else self.links[hop[0]].down_bps for hop in route}
+        return min(rate / route.count(hop) for hop, rate in rates.items())
 
     def delay_s(self, route: Sequence[Hop]) -> float:
         """The sum of the delays along a route."""

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from testbed.controller.fleet import Fleet
 from testbed.placement.latency import transfer_seconds
-from testbed.placement.observation import Observation
+from testbed.placement.observation import Observation, path_rate_bps
 from testbed.transport.messages import Collect, Collected, Pace, Paced, Ping, Pinged, Probe, Probed
 from testbed.wire import TCP_SHARE
 
@@ -144,7 +144,7 @@ def _probe(
     """Time one burst; None for a path at rate 0."""
     sender, receiver = pair
     path = observation.path(sender, receiver)
-    requested = min(leg.rate_bps for leg in path)
+    requested = path_rate_bps(path)
     if not requested:
         return None
     wanted = requested / 8 * PROBE_SECONDS[effort]

@@ -16,6 +16,7 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
+from testbed.emulation.medium import share_medium
 from testbed.emulation.memory_limits import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
@@ -28,6 +29,7 @@ from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
 from testbed.topologies.links import DOWN, UP, Hop, Link
+from testbed.topologies.shapes import WIFI
 from testbed.traces.series import Series
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
@@ -39,6 +41,7 @@ QUOTA_NOTE = (
     "are not slowed; use compute: paced for latencies"
 )
 LEAST_QUOTA_S = 1.05e-3  # the kernel takes no quota under a millisecond
+MEDIUM_RATES = "one TBF on an IFB that all stations share, in both directions"
 _LACKS_NETEM = (
     "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
     "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
@@ -103,6 +106,10 @@ class MininetFleet(ProcessFleet):
         else:
             for each in self._net.switches:
                 check_bridge(each.name, set(each.intfNames()) - {"lo"})
+        if topology.shape == WIFI:
+            (access_point,) = self._net.switches
+            ((_, air),) = topology.interfaces.values()
+            share_medium(air, sorted(set(access_point.intfNames()) - {"lo"}))
         inside = {name: Shaper(self._net.get(name).pid) for name in self.names}
         ports = Shaper()  # of the switches, which are in this namespace
         cables = {cable.name: cable.link for cable in topology.links}
@@ -329,7 +336,7 @@ class MininetFleet(ProcessFleet):
         notes += self._notes()
         return {
             "backend": self.backend,
-            "rates": "TBF on every link, each direction",
+            "rates": MEDIUM_RATES if self.experiment.topology.shape == WIFI else "TBF on every link, each direction",
             "replay": self._replayer.facts() if self._replayer else "by the controller",
             "delay": "netem" if self._netem else "transport",
             "switch": self._switch,

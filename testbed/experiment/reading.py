@@ -17,6 +17,7 @@ from testbed.files import read_text
 from testbed.placement.blocks import Exchange, Partition
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown
 from testbed.topologies.model import Topology
+from testbed.topologies.shapes import WIFI
 from testbed.traces.model import Trace, TraceSet
 from testbed.units import parse_duration
 
@@ -159,6 +160,8 @@ def _check_targets(traces: list[Trace], topology: Topology, origin: str) -> None
     if topology.shape == "star":  # the links of a star have the devices' names
         known["link"] = known["device"]
     for trace in traces:
+        if topology.shape == WIFI:
+            _refuse_one_direction(trace, topology, origin)
         for target in sorted({target for target, _ in trace.rows}):
             kind, _, name = target.partition("/")
             what, names = known[kind]
@@ -166,6 +169,18 @@ def _check_targets(traces: list[Trace], topology: Topology, origin: str) -> None
                 raise ConfigError(
                     f"{origin}: trace {trace.name} drives {target}, but topology {topology.name} has only the "
                     f"{what} {', '.join(names)}"
+                )
+
+
+def _refuse_one_direction(trace: Trace, topology: Topology, origin: str) -> None:
+    """Raise ConfigError if a trace drives one direction alone: a wifi's medium is one queue for both."""
+    for both in ("rate", "delay"):
+        one, other = ("up", "down") if both == "rate" else ("up_delay", "down_delay")
+        for target, quantity in trace.rows:
+            if quantity in (one, other) and (target, one if quantity == other else other) not in trace.rows:
+                raise ConfigError(
+                    f"{origin}: trace {trace.name} drives {quantity} of {target}, but topology {topology.name} is a "
+                    f"wifi, whose medium is alike in both directions: give {both}"
                 )
 
 

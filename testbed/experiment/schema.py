@@ -48,6 +48,7 @@ from testbed.placement.policies.renamed import present_name
 from testbed.shape import ModelShape
 from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mapping, shown, suggest
 from testbed.topologies.model import Device, Topology
+from testbed.topologies.shapes import WIFI
 from testbed.traces.model import Trace, TraceSet
 from testbed.words.sampling import Sampling
 
@@ -322,6 +323,11 @@ class Experiment(Strict):
 
     def _check_emulation(self, names: _Names) -> None:
         """Check that the settings of links and devices can be emulated together."""
+        if self.topology.shape == WIFI and self.switch != "linuxbridge":
+            raise ConfigError(
+                f"{names.of('switch')}: switch is {self.switch}, but only a Linux bridge can be a wifi's access "
+                "point: use switch: linuxbridge"
+            )
         if self.delay == "transport" and self.needs_netem:
             raise ConfigError(
                 f"{names.of('delay')}: link {self.needs_netem} has loss or jitter, which delay: transport cannot make; "

@@ -67,10 +67,15 @@ def block_times(
 
 
 def transfer_seconds(path: Path, payload_bytes: float, hop_overhead_s: float = 0.0) -> float:
-    """Seconds from handing a message to an idle path until it can be used at the other end."""
-    seconds = message_bits(payload_bytes) / max(min(leg.rate_bps for leg in path), OUTAGE_BPS)
+    """Seconds from handing a message to an idle path until it can be used at the other end.
+
+    Where the path passes one medium twice, the second time begins when the last byte has passed the first time.
+    """
+    seconds = occupied = message_bits(payload_bytes) / max(min(leg.rate_bps for leg in path), OUTAGE_BPS)
     for leg in path:
         seconds += leg.delay_s
+    if path[0].hop == path[-1].hop and len(path) > 1:
+        seconds += max(0.0, occupied - path[0].delay_s)
     return seconds + hop_overhead_s
 
 
@@ -106,6 +111,7 @@ def half_layer_latency(
       of the first k links), and its first byte is at the next link at s + the k-th link's delay (cut-through). When its
       last byte has left the last link, it arrives that link's delay later, and can be used `hop_overhead_s` after that.
       Where first bytes reach a link together, x messages go first, in send order, then results in the order of `work`.
+      A medium that stations share is one link, which a message from station to station passes twice.
     - A device starts its work when its x can be used. The target's block starts when x, every result and the
       target's own work are there.
 

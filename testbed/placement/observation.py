@@ -48,6 +48,12 @@ class Leg(NamedTuple):
 Path = tuple[Leg, ...]
 
 
+def path_rate_bps(path: Path) -> float:
+    """Bits per second of a long transfer; a medium that it passes twice carries half of its rate."""
+    hops = [leg.hop for leg in path]
+    return min(leg.rate_bps / hops.count(leg.hop) for leg in path)
+
+
 @dataclass(frozen=True)
 class Observation:
     """Everything a decision may depend on. A device's index in the route plan is its place in `devices`.

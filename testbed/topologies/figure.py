@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from testbed.topologies.graph import device_lines, link_lines
+from testbed.topologies.graph import device_lines, edges, switch_lines
 from testbed.topologies.model import Topology
 
 INNER = 0.3  # radius of the circle of switches; devices have 1
@@ -47,15 +47,23 @@ def draw(topology: Topology, out: Path, form: str) -> None:
     axes.set_xlim(-1.35, 1.35)
     axes.set_ylim(-1.35, 1.35)
     where = positions(topology)
-    for cable in topology.links:
-        (x1, y1), (x2, y2) = (where[end] for end in cable.ends)
+    for one, other, told in edges(topology):
+        (x1, y1), (x2, y2) = where[one], where[other]
         axes.plot([x1, x2], [y1, y2], color="#555555", linewidth=1.2, zorder=1)
         x, y = x1 + LABEL_AT * (x2 - x1), y1 + LABEL_AT * (y2 - y1)
-        axes.text(x, y, "\n".join(link_lines(cable.link)), fontsize=7, ha="center", va="center",
+        axes.text(x, y, "\n".join(told), fontsize=7, ha="center", va="center",
                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0}, zorder=2)  # fmt: skip
     for switch in topology.switches:
         box: dict[str, Any] = {"boxstyle": "circle", "facecolor": SWITCH, "edgecolor": "#333333"}
-        axes.text(*where[switch], switch, fontsize=8, ha="center", va="center", bbox=box, zorder=3)
+        axes.text(
+            *where[switch],
+            "\n".join(switch_lines(topology, switch)),
+            fontsize=8,
+            ha="center",
+            va="center",
+            bbox=box,
+            zorder=3,
+        )
     for device in topology.devices:
         source = device.name == topology.source
         box = {"boxstyle": "round,pad=0.4", "facecolor": SOURCE if source else DEVICE, "edgecolor": "#333333",

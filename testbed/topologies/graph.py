@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from testbed.topologies.links import Link
 from testbed.topologies.model import Device, Topology
+from testbed.topologies.shapes import WIFI
 from testbed.units import format_bandwidth, format_bytes, format_duration, format_rate
 
 
@@ -26,6 +27,18 @@ def link_lines(link: Link) -> list[str]:
     return lines
 
 
+def switch_lines(topology: Topology, switch: str) -> list[str]:
+    """What a drawing says in a switch: its name, and the medium if stations share one there."""
+    return [switch, *(link_lines(topology.cables[0].link) if topology.shape == WIFI else [])]
+
+
+def edges(topology: Topology) -> list[tuple[str, str, list[str]]]:
+    """(one end, the other end, what a drawing says there) for each line of a drawing."""
+    if topology.shape == WIFI:
+        return [(device.name, topology.switches[0], []) for device in topology.devices]
+    return [(*cable.ends, link_lines(cable.link)) for cable in topology.links]
+
+
 def _both(up: str, down: str) -> list[str]:
     return [up] if up == down else [f"{up} up", f"{down} down"]
 
@@ -35,12 +48,12 @@ def mermaid(topology: Topology) -> str:
     names = _identifiers(topology)
     lines = ["flowchart LR"]
     for switch in topology.switches:
-        lines.append(f'    {names[switch]}(("{switch}"))')
+        lines.append(f'    {names[switch]}(("{"<br>".join(switch_lines(topology, switch))}"))')
     for device in topology.devices:
         lines.append(f'    {names[device.name]}["{"<br>".join(device_lines(topology, device))}"]')
-    for cable in topology.links:
-        one, other = (names[end] for end in cable.ends)
-        lines.append(f'    {one} ---|"{"<br>".join(link_lines(cable.link))}"| {other}')
+    for one, other, told in edges(topology):
+        label = f'|"{"<br>".join(told)}"|' if told else ""
+        lines.append(f"    {names[one]} ---{label} {names[other]}")
     lines.append(f"    style {names[topology.source]} stroke-width:3px")
     return "\n".join(lines) + "\n"
 
@@ -49,13 +62,13 @@ def graphviz(topology: Topology) -> str:
     """A graph in Graphviz's language: `neato -Tsvg`, for instance, draws it."""
     lines = [f"graph {_quoted(topology.name)} {{", "    graph [overlap=false, splines=true]", "    node [shape=box]"]
     for switch in topology.switches:
-        lines.append(f"    {_quoted(switch)} [shape=circle]")
+        label = "" if topology.shape != WIFI else f", label={_quoted(*switch_lines(topology, switch))}"
+        lines.append(f"    {_quoted(switch)} [shape=circle{label}]")
     for device in topology.devices:
         bold = ", style=bold" if device.name == topology.source else ""
         lines.append(f"    {_quoted(device.name)} [label={_quoted(*device_lines(topology, device))}{bold}]")
-    for cable in topology.links:
-        one, other = map(_quoted, cable.ends)
-        lines.append(f"    {one} -- {other} [label={_quoted(*link_lines(cable.link))}]")
+    for one, other, told in edges(topology):
+        lines.append(f"    {_quoted(one)} -- {_quoted(other)}{f' [label={_quoted(*told)}]' if told else ''}")
     return "\n".join([*lines, "}"]) + "\n"
 
 

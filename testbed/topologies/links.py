@@ -136,6 +136,12 @@ def link_entry(link: Link) -> dict[str, Any]:
     return entry
 
 
+def medium_entry(link: Link) -> dict[str, Any]:
+    """The form of a shared medium in a file, which is alike in both directions."""
+    both = {"up": "rate", "delay_up": "delay", "jitter_up": "jitter", "loss_up": "loss"}
+    return {both[key]: value for key, value in link_entry(link).items() if key in both}
+
+
 def cable_entry(cable: Cable) -> dict[str, Any]:
     """The form of a link in the list `links` of a file."""
     name = {} if cable.name == "-".join(cable.ends) else {"name": cable.name}

@@ -15,7 +15,8 @@ from typing import Any
 
 from testbed.errors import ConfigError
 from testbed.topologies.interfaces import ports_of
-from testbed.topologies.model import Cable, Topology
+from testbed.topologies.model import SWITCH, Cable, Topology
+from testbed.topologies.shapes import WIFI
 
 BITS_PER_MEGABIT = 1e6
 MAX_MN_RATE_BPS = 1e9  # TCIntf.bwParamMax is 1000 Mbit/s; above it Mininet leaves the link unshaped
@@ -42,8 +43,16 @@ def build_topo(topology: Topology, shaped: bool = False) -> Any:
             hops = neighbours(topology, device.name)
             routes = [(addresses[target], addresses[via], port) for target, (via, port) in hops.items()]
             topo.addHost(device.name, cls=forwarder(), ip=f"{addresses[device.name]}/32", routes=routes)
-    ports = ports_of(addresses, topology.switches, topology.links)
-    for cable, (one, other) in zip(topology.links, ports, strict=True):
+    cables = topology.links
+    if topology.shape == WIFI:
+        if shaped:
+            raise ConfigError(
+                f"{topology.name} is a wifi, whose stations share one queue, which Mininet's own links cannot do; "
+                "use testbed replay"
+            )
+        cables = tuple(Cable(device.name, (device.name, SWITCH), cables[0].link) for device in topology.devices)
+    ports = ports_of(addresses, topology.switches, cables)
+    for cable, (one, other) in zip(cables, ports, strict=True):
         options = {} if not shaped else {"cls": TCLink, **_directions(topology, cable)}
         topo.addLink(*cable.ends, port1=one, port2=other, **options)
     return topo

@@ -22,19 +22,22 @@ from testbed.topologies.catalogue import DEVICE_QUANTITIES, boards
 from testbed.topologies.fields import exact, positive, refuse_missing
 from testbed.topologies.finer import FINER_KEYS, MESSAGE_KEYS, finer_entry, read_finer
 from testbed.topologies.interfaces import Interface, interfaces_of
-from testbed.topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, read_link
+from testbed.topologies.links import DOWN, UP, Cable, Hop, Link, cable_entry, link_entry, medium_entry, read_link
 from testbed.topologies.names import refuse_bad_interfaces, refuse_shared_link_names
-from testbed.topologies.routes import Routes, routes_between
+from testbed.topologies.routes import Routes, routes_between, through_medium
 from testbed.topologies.shapes import (
     BACKHAUL,
+    MEDIUM,
     MOST_DEVICES,
     RANDOM,
     SHAPE_KEYS,
     SHAPES,
     SWITCHED,
+    WIFI,
     Clusters,
     Shape,
     backhaul_cables,
+    medium_cable,
     mesh_cables,
     random_cables,
     read_clusters,
@@ -52,7 +55,8 @@ from testbed.units import (
 
 __all__ = ["Cable", "Device", "Hop", "Link", "Topology", "describe", "list_bundled"]
 
-SWITCH = "s1"  # the switch of a star; no device may have its name
+SWITCH = "s1"  # the switch of a star, or the access point of a wifi; no device may have its name
+AIR = "s1-air"  # the interface with the queue of a wifi
 
 # Linux interface names hold 15 characters (IFNAMSIZ - 1); Mininet appends "-eth0" to the device's name.
 MAX_NAME_LENGTH = 10
@@ -133,6 +137,8 @@ class Topology:
         if self.shape == "two-tier":
             whole["clusters"] = {name: list(members) for name, members in self.clusters}
             whole[BACKHAUL] = link_entry(self.cables[0].link)
+        elif self.shape == WIFI:
+            whole[MEDIUM] = medium_entry(self.cables[0].link)
         elif self.shape != "star":
             whole["links"] = [cable_entry(cable) for cable in self.cables]
         return whole
@@ -149,8 +155,8 @@ class Topology:
 
     @property
     def switches(self) -> tuple[str, ...]:
-        """The switches; none in shapes whose links join devices directly."""
-        return switches_of(self.clusters) if self.shape in SWITCHED else ()
+        """The switches; none in shapes whose links join devices directly. That of a wifi is its access point."""
+        return switches_of(self.clusters) if self.shape in (*SWITCHED, WIFI) else ()
 
     def switch_of(self, device: str) -> str:
         """The switch to which a device's own link leads."""
@@ -159,7 +165,12 @@ class Topology:
 
     @cached_property
     def interfaces(self) -> dict[Hop, Interface]:
-        """The interface through which each direction of each link leaves its node, as Mininet names it."""
+        """The interface through which each direction of each link leaves its node, as Mininet names it.
+
+        A wifi has one interface, whose queue all stations share.
+        """
+        if self.shape == WIFI:
+            return {(MEDIUM, UP): (SWITCH, AIR)}
         return interfaces_of([device.name for device in self.devices], self.switches, self.links)
 
     @cached_property
@@ -167,7 +178,8 @@ class Topology:
         """The directed links between every two devices; None for a star, where a route is one uplink, one downlink."""
         if self.shape == "star":
             return None
-        return routes_between([device.name for device in self.devices], self.links)
+        names = [device.name for device in self.devices]
+        return through_medium(names, MEDIUM) if self.shape == WIFI else routes_between(names, self.links)
 
     def route(self, source: str, target: str) -> tuple[Hop, ...]:
         """The directed links from one device to another, in order."""
@@ -243,6 +255,9 @@ def _cables(
     """The links that the keys of the shape describe, without the devices' own, and the clusters."""
     if shape == "star":
         return (), ()
+    if shape == WIFI:
+        refuse_missing(fields, (MEDIUM,), origin, "")
+        return (medium_cable(fields[MEDIUM], SWITCH, origin),), ()
     if shape == "two-tier":
         refuse_missing(fields, ("clusters", BACKHAUL), origin, "")
         clusters = read_clusters(fields["clusters"], devices, origin)
@@ -269,9 +284,8 @@ def _device(name: object, entry: object, shape: str, origin: str) -> Device:
             raise ConfigError(f"{origin}: {where}.catalogue is {shown(catalogue)}, which the catalogue lacks{hint}")
         fields = {**boards()[catalogue].values, **fields}
     if shape not in SWITCHED and "link" in fields:
-        raise ConfigError(
-            f"{origin}: {where} has a link, but in a {shape} topology links join devices: say it beside devices"
-        )
+        instead = "all share the medium" if shape == WIFI else "links join devices"
+        raise ConfigError(f"{origin}: {where} has a link, but in a {shape} topology {instead}: say it beside devices")
     fields = {"storage": DEFAULT_STORAGE} | fields
     refuse_missing(fields, (*DEVICE_QUANTITIES, *(["link"] if shape in SWITCHED else [])), origin, f"{where}.")
     for key in MESSAGE_KEYS:

@@ -40,6 +40,12 @@ def next_cables(cables: Sequence[Cable], target: str) -> dict[str, Cable]:
     return following
 
 
+def through_medium(devices: Sequence[str], medium: str) -> Routes:
+    """The routes of stations on one medium: to the access point and from there on, twice through the same queue."""
+    twice = ((medium, UP), (medium, UP))
+    return {(source, target): twice for source in devices for target in devices if source != target}
+
+
 def routes_between(devices: Sequence[str], cables: Sequence[Cable]) -> Routes:
     """The directed links from each device to each other device that it can reach."""
     routes: dict[tuple[str, str], tuple[Hop, ...]] = {}

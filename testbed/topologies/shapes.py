@@ -20,16 +20,17 @@ from testbed.topologies.names import named
 from testbed.topologies.routes import next_cables
 from testbed.units import parse_duration, parse_rate
 
-Shape = Literal["star", "two-tier", "ring", "mesh"]
+Shape = Literal["star", "two-tier", "ring", "mesh", "wifi"]
 RANDOM = "random"  # in files only: a drawn topology is a mesh
 SHAPES: tuple[str, ...] = (*get_args(Shape), RANDOM)
 SHAPE_KEYS: Mapping[str, tuple[str, ...]] = {
     "star": (), "two-tier": ("clusters", "backhaul"), "ring": ("link", "links"), "mesh": ("link", "links"),
-    RANDOM: ("links",),
+    "wifi": ("medium",), RANDOM: ("links",),
 }  # fmt: skip
 SWITCHED = ("star", "two-tier")  # shapes in which each device has one link, to a switch
 BACKHAUL = "backhaul"
-MOST_DEVICES: Mapping[str, int] = {"star": 1000, "two-tier": 400, "ring": 128, "mesh": 128, RANDOM: 128}
+WIFI, MEDIUM = "wifi", "medium"  # all stations share one medium, the link of that name
+MOST_DEVICES: Mapping[str, int] = {"star": 1000, "two-tier": 400, "ring": 128, "mesh": 128, WIFI: 128, RANDOM: 128}
 """Up to these numbers, the routes between all pairs are found within two seconds."""
 LEAST_RING = 3  # with two devices, both links would join the same pair
 
@@ -129,6 +130,13 @@ def _listed(entries: object, devices: list[str], default: Link | None, origin: s
             both = " and ".join(one.name or "-".join(one.ends) for one in (other, cable))
             raise ConfigError(f"{origin}: links has {both} between the same two devices")
     return cables
+
+
+def medium_cable(entry: object, access_point: str, origin: str) -> Cable:
+    """The medium of a wifi: one queue for both directions, which a message from station to station takes twice."""
+    fields = require_mapping(entry, origin, MEDIUM)
+    refuse_unknown_keys(fields, ("rate", "delay", "jitter", "loss"), origin, MEDIUM)
+    return Cable(MEDIUM, (access_point, access_point), read_link(fields, origin, MEDIUM))
 
 
 # --- a random mesh -----------------------------------------------------------------------------------------

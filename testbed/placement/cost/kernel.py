@@ -186,6 +186,9 @@ def _transfer_seconds(tables: Tables, case: int, source: int, target: int, bits:
     seconds = bits / rate
     for step in range(first, first + passes):
         seconds += tables.hops[2 * case + 1, tables.path_hops[step]]
+    hop = tables.path_hops[first]
+    if passes > 1 and hop == tables.path_hops[first + passes - 1]:
+        seconds += max(0.0, bits / rate - tables.hops[2 * case + 1, hop])
     return seconds + tables.overhead_s
 
 

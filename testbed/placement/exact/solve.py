@@ -73,7 +73,7 @@ def optimum(
     """
     if observation.routes is not None:
         raise ConfigError(
-            "policy exact knows star topologies only, and this network has routes: "
+            "policy exact knows star topologies only, and this network has routes or a shared medium: "
             "use a topology of shape star, or another policy"
         )
     if observation.partition.vocab_shards > 1:

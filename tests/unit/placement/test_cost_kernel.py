@@ -16,7 +16,7 @@ from testbed.placement.latency import Work, half_layer_latency, transfer_seconds
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.placement.plan import send_order
 from testbed.topologies.links import Cable, Link
-from testbed.topologies.routes import routes_between
+from testbed.topologies.routes import routes_between, through_medium
 from testbed.wire import OUTAGE_BPS
 
 
@@ -48,6 +48,15 @@ def random_mesh(rng: np.random.Generator, devices: int) -> Observation:
     return replace(star, links=views, routes=routes_between(names, cables))
 
 
+def random_wifi(rng: np.random.Generator, devices: int) -> Observation:
+    """Devices that share one medium of a random rate and delay."""
+    star = random_star(rng, devices)
+    rate, delay = float(10 ** rng.uniform(5, 9)), float(10 ** rng.uniform(-5, -2))
+    names = [view.name for view in star.devices]
+    medium = LinkView(rate, rate, delay, delay)
+    return replace(star, links={"medium": medium}, routes=through_medium(names, "medium"))
+
+
 def plain_seconds(observation, x, payloads, unit_s, target_s, holder, target, counts):
     """The mean over lengths of `half_layer_latency`, in the send order that plans use."""
     names = [view.name for view in observation.devices]
@@ -77,7 +86,7 @@ def plain_seconds(observation, x, payloads, unit_s, target_s, holder, target, co
     return total / len(unit_s)
 
 
-@pytest.mark.parametrize("network", [random_star, random_mesh])
+@pytest.mark.parametrize("network", [random_star, random_mesh, random_wifi])
 @pytest.mark.parametrize("payload", ["heads", "shards", "none"])
 def test_the_compiled_half_layer_is_the_plain_one(network, payload):
     rng = np.random.default_rng([7, len(payload), network is random_mesh])

@@ -1,0 +1,177 @@
+"""A wifi in the kernel: all stations and both directions share one queue, and the twin takes as long per token."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import IN_GUEST, Place, rows, topology, write_experiment
+
+from testbed.emulation.medium import share_medium
+from testbed.emulation.shaping import Shaper, in_netns
+from testbed.errors import EnvironmentLacks
+from testbed.wire import TCP_SHARE
+
+RATE_BPS = 20e6
+SECONDS = 1.5  # of a flow
+SETTLE_S = 0.3
+# An acknowledgement of 66 bytes for two segments at most, which share the medium with them.
+LEAST_SHARE = TCP_SHARE / (1 + 66 / 1514)
+STATIONS = "abcd"
+
+
+@pytest.fixture(scope="module")
+def air() -> Iterator[tuple[Shaper, dict[str, int]]]:
+    """A shaped medium, and a process in the network namespace of each station."""
+    command = ["unshare", "--net", "sh", "-c", "ip link set lo up; echo ready; exec sleep 300"]
+    holders = {name: subprocess.Popen(command, stdout=subprocess.PIPE) for name in ("ap", *STATIONS)}
+    try:
+        for holder in holders.values():
+            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
+        access_point = holders["ap"].pid
+        _ip(access_point, "link add s1 type bridge")
+        _ip(access_point, "link set s1 up")
+        for number, name in enumerate(STATIONS):
+            pid = holders[name].pid
+            _ip(access_point, f"link add p{name} type veth peer name v0 netns {pid}")
+            _ip(access_point, f"link set p{name} master s1 up")
+            _ip(pid, f"addr add {_address(number)}/24 dev v0")
+            _ip(pid, "link set v0 up")
+        share_medium("air", [f"p{name}" for name in STATIONS], access_point)
+        with Shaper(access_point) as shaper:
+            shaper.install("air", RATE_BPS)
+            yield shaper, {name: holders[name].pid for name in STATIONS}
+    finally:
+        for holder in holders.values():
+            holder.kill()
+            holder.communicate()
+
+
+def _ip(pid: int, command: str) -> None:
+    subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+
+
+def _address(number: int) -> str:
+    return f"10.79.0.{number + 1}"
+
+
+class Flow:
+    """Sends from one station to another as fast as it can, and counts what arrives."""
+
+    def __init__(self, stations: dict[str, int], sender: str, receiver: str) -> None:
+        address = _address(STATIONS.index(receiver)), 0
+        listening = in_netns(stations[receiver], lambda: socket.create_server(address))
+        here = listening.getsockname()
+        self._out = in_netns(stations[sender], lambda: socket.create_connection(here, timeout=10))
+        self._in, _ = listening.accept()
+        listening.close()
+        self.received = 0
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
+        for thread in self._threads:
+            thread.start()
+
+    def _send(self) -> None:
+        try:
+            while True:
+                self._out.sendall(bytes(64 * 1024))
+        except OSError:
+            return
+
+    def _receive(self) -> None:
+        try:
+            while size := len(self._in.recv(1 << 18)):
+                self.received += size
+        except ConnectionError:
+            return
+
+    def close(self) -> None:
+        """End both ends."""
+        self._out.shutdown(socket.SHUT_RDWR)
+        self._in.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(10)
+        self._out.close()
+        self._in.close()
+
+
+def goodputs(air: tuple[Shaper, dict[str, int]], *pairs: str) -> tuple[list[float], float]:
+    """(bits per second that arrive at each receiver, bits per second that pass the medium), flows side by side."""
+    shaper, stations = air
+    flows = [Flow(stations, *pair) for pair in pairs]
+    time.sleep(SETTLE_S)
+    started, before, sent = time.monotonic(), [flow.received for flow in flows], shaper.stats("air").sent_bytes
+    time.sleep(SECONDS)
+    seconds = time.monotonic() - started
+    after, passed = [flow.received for flow in flows], shaper.stats("air").sent_bytes - sent
+    for flow in flows:
+        flow.close()
+    time.sleep(SETTLE_S)
+    return [(now - then) * 8 / seconds for now, then in zip(after, before, strict=True)], passed * 8 / seconds
+
+
+@pytest.mark.quiet
+@pytest.mark.parametrize("pairs", [("ab",), ("ab", "ba"), ("ab", "cd"), ("ab", "ac", "da")])
+def test_the_medium_carries_its_rate_in_sum_over_all_flows_and_directions(
+    air: tuple[Shaper, dict[str, int]], pairs: tuple[str, ...]
+) -> None:
+    found, passed = goodputs(air, *pairs)
+    tolerance = 0.1 if IN_GUEST else 0.05
+    assert passed == pytest.approx(RATE_BPS, rel=tolerance)
+    # Each bit from station to station takes the medium twice.
+    assert (1 - tolerance) * LEAST_SHARE * RATE_BPS < 2 * sum(found) < (1 + tolerance) * TCP_SHARE * RATE_BPS
+
+
+@pytest.mark.quiet
+def test_two_stations_that_talk_at_once_share_it(air: tuple[Shaper, dict[str, int]]) -> None:
+    (one, other), _ = goodputs(air, "ab", "cd")
+    assert min(one, other) > (one + other) / 6  # TCP's flows are not fair within seconds, but none gets next to nothing
+    (alone,), _ = goodputs(air, "ab")
+    assert one + other == pytest.approx(alone, rel=0.1)
+
+
+def test_a_kernel_without_the_parts_is_one_sentence() -> None:
+    with pytest.raises(EnvironmentLacks, match="shape: wifi needs the kernel's ifb.*--backend sim"):
+        share_medium("name-that-is-too-long-for-linux", [])
+
+
+def wifi(**medium: str) -> dict[str, Any]:
+    star = topology()
+    devices = {name: dict(one) for name, one in star["devices"].items()}
+    for one in devices.values():
+        del one["link"]
+    return {"shape": "wifi", "source": star["source"], "devices": devices, "medium": medium}
+
+
+def test_a_run_on_a_wifi_gives_the_references_bits(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, topology=wifi(rate="50 Mbit/s", delay="1 ms"), policy="round-robin")
+    ended = place.done(experiment, "--backend", "mininet")
+    links = rows(ended.folder, "links")
+    assert {(row["device"], row["direction"]) for row in links} == {("medium", "up")}
+    assert all(row["readback_bps"] == pytest.approx(row["requested_bps"], abs=8) for row in links)
+    assert max(row["sent_bytes"] or 0 for row in links) > 1000
+
+
+@pytest.mark.quiet
+def test_a_token_on_a_wifi_takes_as_long_as_in_the_twin(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(
+        tmp_path, topology=wifi(rate="4 Mbit/s", delay="2 ms"), policy="round-robin", delay="transport"
+    )
+    ended = place.done(experiment, "--backend", "mininet", "--calibrate", "quick")
+    measured = [row["latency_s"] for row in rows(ended.folder, "tokens") if not row["prefill"]]
+    predicted = [row["predicted_s"] for row in rows(ended.folder, "tokens") if not row["prefill"]]
+    assert sum(measured) == pytest.approx(sum(predicted), rel=0.1)
+    assert ended.summary["prediction_error"] < 0.1
+
+
+def test_the_local_backend_and_open_vswitch_refuse_a_wifi(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, topology=wifi(rate="50 Mbit/s"))
+    ended = place.replay(experiment, "--backend", "local", "--share-host")
+    assert ended.code == 2 and "has the shape wifi" in ended.sentence
+    ended = place.replay(experiment, "--set", "switch=openvswitch", "--share-host")
+    assert ended.code == 2 and "only a Linux bridge can be a wifi's access point" in ended.sentence
