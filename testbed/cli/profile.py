@@ -49,6 +49,7 @@ def command(
     from testbed.profiling.decoders import Engine, HeadroomEngine
     from testbed.profiling.entry import entry_text, link_entry
     from testbed.profiling.llama_cpp import LlamaCppEngine
+    from testbed.profiling.numbers import WIDE
     from testbed.profiling.profile import profile
 
     if engine == "headroom" and threads not in (None, 1):
@@ -59,6 +60,11 @@ def command(
     cores = len(os.sched_getaffinity(0))
     chosen: Engine = HeadroomEngine() if engine == "headroom" else LlamaCppEngine(threads or cores)
     found = profile(chosen, Probes.like(_shape(model)), storage, asked, say)
+    if unsteady := found.unsteady():
+        say(
+            f"Warning: the rounds differ by more than a factor of {WIDE:g} in {', '.join(unsteady)}: this "
+            "machine was busy; profile it again when nothing else runs."
+        )
     link = link_entry(found)
     if as_json:
         print_json(found.to_dict() | {"link_entry": link})

@@ -12,6 +12,7 @@ The counts of bytes, FLOPs and operations are the cost model's own, so that it t
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from testbed.formats import FORMATS
 from testbed.placement.blocks import blocks_of
 from testbed.placement.operation import block_cost, embed_cost, lm_head_cost
 from testbed.profiling.decoders import Decoder, Engine
-from testbed.profiling.numbers import Measured, over_rounds
+from testbed.profiling.numbers import Measured, over_good_rounds
 from testbed.shape import ModelShape, Rope, WeightFormats
 
 SHORT, LONG = 256, 2048  # positions; llama.cpp reads its cache in steps of 256
@@ -159,19 +160,19 @@ class ComputingProfiler:
             decoder.close()
 
     def result(self) -> Computing:
-        """The numbers over all rounds so far."""
+        """The numbers over all rounds so far; a rate is infinite where the times contradict one another."""
         solved = [self._solved(one) for one in self._rounds]
         return Computing(
-            {name: over_rounds([one.streaming_Bps[name] for one in solved]) for name in self._shapes},
-            {name: over_rounds([one.compute_flops[name] for one in solved]) for name in self._shapes},
-            over_rounds([one.kv_Bps for one in solved]),
-            over_rounds([one.barrier_s for one in solved]),
+            {name: over_good_rounds([one.streaming_Bps[name] for one in solved]) for name in self._shapes},
+            {name: over_good_rounds([one.compute_flops[name] for one in solved]) for name in self._shapes},
+            over_good_rounds([one.kv_Bps for one in solved]),
+            over_good_rounds([one.barrier_s for one in solved]),
             len(solved),
         )
 
     def _solved(self, one: Round) -> Solved:
         short, long = (counted(self._cached_shape, length) for length in (self._probes.short, self._probes.long))
-        s_per_kv_byte = max(one.cached_s[1] - one.cached_s[0], 1e-12) / (long.kv_bytes - short.kv_bytes)
+        s_per_kv_byte = max(one.cached_s[1] - one.cached_s[0], 0.0) / (long.kv_bytes - short.kv_bytes)
         small = counted(self._small_shape, self._probes.short)
         plain = {name: counted(shape, self._probes.short) for name, shape in self._shapes.items()}
         # Two unknowns, the time per operation and the time per byte of plain weights, and two times.
@@ -184,20 +185,24 @@ class ComputingProfiler:
         streaming, compute = {}, {}
         for name, counts in plain.items():
             seconds = one.plain_s[name] - counts.operations * barrier - counts.kv_bytes * s_per_kv_byte
-            streaming[name] = counts.weight_bytes / max(seconds, 1e-12)
+            streaming[name] = _rate(counts.weight_bytes, seconds)
             chunk = counted(self._shapes[name], self._probes.short + CHUNK, CHUNK)
-            compute[name] = chunk.flops / max(one.chunk_s[name] - chunk.operations * barrier, 1e-12)
-        return Solved(streaming, compute, 1 / s_per_kv_byte, barrier)
+            compute[name] = _rate(chunk.flops, one.chunk_s[name] - chunk.operations * barrier)
+        return Solved(streaming, compute, _rate(1.0, s_per_kv_byte), barrier)
 
 
 @dataclass(frozen=True)
 class Solved:
-    """The numbers of one round."""
+    """The numbers of one round; infinite where other times leave no time for one."""
 
     streaming_Bps: dict[str, float]
     compute_flops: dict[str, float]
     kv_Bps: float
     barrier_s: float
+
+
+def _rate(amount: float, seconds: float) -> float:
+    return amount / seconds if seconds > 0 else math.inf
 
 
 def _holds(shape: ModelShape, name: str) -> bool:

@@ -44,7 +44,7 @@ def catalogue_entry(profile: Profile) -> dict[str, Any]:
             profile, messages.receive_s_per_byte, _per_byte, "messages of 64 KiB beside small ones"
         ),
     }
-    return {profile.machine.name: fields}
+    return {profile.entry_name: fields}
 
 
 def entry_text(profile: Profile) -> str:

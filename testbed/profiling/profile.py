@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from testbed.errors import EnvironmentLacks
 from testbed.profiling.computing import Computing, ComputingProfiler, Probes
 from testbed.profiling.decoders import Engine
 from testbed.profiling.messages import LinkTimes, MessageTimes, time_link, time_messages
@@ -21,7 +23,7 @@ from testbed.profiling.storage import storage_Bps
 class Machine:
     """This machine, as it names itself."""
 
-    name: str  # of the entry
+    name: str
     title: str
     memory_bytes: int
 
@@ -39,6 +41,26 @@ class Profile:
     messages: MessageTimes
     link: LinkTimes | None  # to a peer, if one was asked
     storage_Bps: Measured | None  # None where files lie in memory
+
+    @property
+    def entry_name(self) -> str:
+        """What the entry is called: rates belong to a machine and an engine."""
+        return f"{self.machine.name}-{self.engine.replace('.', '-')}"
+
+    def unsteady(self) -> list[str]:
+        """The rates whose rounds differ widely; raises EnvironmentLacks for one that the times do not give at all."""
+        found = {f"streaming in {name}": one for name, one in self.computing.streaming_Bps.items()}
+        found |= {f"compute in {name}": one for name, one in self.computing.compute_flops.items()}
+        found["kv_streaming"] = self.computing.kv_streaming_Bps
+        if self.storage_Bps is not None:
+            found["storage"] = self.storage_Bps
+        lacking = [name for name, one in found.items() if not math.isfinite(one.value)]
+        if lacking:
+            raise EnvironmentLacks(
+                f"{', '.join(lacking)} cannot be told from times that contradict one another: stop what else runs on "
+                "this machine and profile it again"
+            )
+        return [name for name, one in found.items() if one.wide]
 
     def to_dict(self) -> dict[str, Any]:
         """All numbers in SI units, each with the least and the most of its rounds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from testbed.profiling.decoders import Headroom, HeadroomEngine
 from testbed.profiling.entry import entry_text, link_entry
 from testbed.profiling.gguf_file import write_llama
 from testbed.profiling.messages import Echo, parse_address, time_link, time_messages
-from testbed.profiling.numbers import Measured
+from testbed.profiling.numbers import Measured, over_good_rounds
 from testbed.profiling.profile import Profile, profile
 from testbed.topologies import catalogue
 from testbed.topologies.model import Topology
@@ -53,7 +54,7 @@ def test_a_profile_is_an_entry_of_the_catalogue(
     monkeypatch.setattr(catalogue, "CATALOGUE_FILE", file)
     catalogue.boards.cache_clear()
     try:
-        board = catalogue.boards()[tiny_profile.machine.name]
+        board = catalogue.boards()[tiny_profile.entry_name]
         assert set(board.provenances.values()) <= {"same-board", "default"}
         device = {"catalogue": board.name, "link": {"rate": "1 Gbit/s"}}
         model = Topology.from_dict({"source": "a", "devices": {"a": device}}).device("a").model
@@ -74,6 +75,24 @@ def test_every_measured_value_has_its_spread_and_its_source(tiny_profile: Profil
     for one in measured:
         assert "spread" in one or one["provenance"] == "default"
     assert "testbed profile, headroom" in fields["streaming"]["source"]
+
+
+def test_rates_that_differ_widely_between_rounds_are_named_and_those_that_are_none_refused(
+    tiny_profile: Profile,
+) -> None:
+    def with_cache(one: Measured) -> Profile:
+        computing = replace(tiny_profile.computing, kv_streaming_Bps=one)
+        return replace(tiny_profile, computing=computing, storage_Bps=None)
+
+    assert with_cache(Measured(5e9, 4e9, 6e9)).unsteady() == []
+    assert with_cache(Measured(5e9, 2e9, 9e9)).unsteady() == ["kv_streaming"]
+    assert over_good_rounds([4e9, math.inf, 5e9]) == Measured(4.5e9, 4e9, 5e9)
+    with pytest.raises(EnvironmentLacks, match="kv_streaming cannot be told from times that contradict one another"):
+        with_cache(over_good_rounds([4e9, math.inf, math.inf])).unsteady()
+
+
+def test_an_entry_is_named_after_the_machine_and_the_engine(tiny_profile: Profile) -> None:
+    assert replace(tiny_profile, engine="llama.cpp").entry_name == f"{tiny_profile.machine.name}-llama-cpp"
 
 
 def test_numbers_for_programs_are_in_si_units(tiny_profile: Profile) -> None:
