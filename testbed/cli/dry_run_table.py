@@ -56,10 +56,10 @@ def _about(seconds: float) -> str:
 
 
 def _queues(link: dict[str, Any]) -> dict[str, str]:
-    """Return a link's rates, and the size of its uplink's token bucket and queue."""
+    """Return a link's rates, or that of a medium, and the size of its (uplink's) token bucket and queue."""
+    rates: dict[str, str] = {way: format_rate(link[way]["rate_bps"]) for way in ("up", "down") if way in link}
     return {
-        "up": format_rate(link["up"]["rate_bps"]),
-        "down": format_rate(link["down"]["rate_bps"]),
+        **(rates if "down" in rates else {"rate": rates["up"]}),
         "burst": f"{link['up']['burst_bytes']} B",
         "queue": format_bytes(link["up"]["limit_bytes"]),
     }

@@ -40,6 +40,8 @@ SLOW_REMEDY = (
 )
 NETEM_REMEDY = "load sch_netem (modprobe sch_netem) or go without: `delay: auto` then lets receivers hold messages"
 
+MEDIUM_REMEDY = "only `shape: wifi` needs it; load ifb, sch_ingress, cls_u32 and act_mirred, or use the sandbox"
+
 
 @contextmanager
 def two_hosts() -> Iterator[Any]:
@@ -68,6 +70,7 @@ def _trials() -> list[Finding]:
             tried("shaped link", True, LINK_REMEDY, lambda: _link(net)),
             tried("netem", False, NETEM_REMEDY, lambda: _netem(net)),
             tried("sysctls", False, "see the error; runs go on without and note it", lambda: _sysctls(net)),
+            tried("shared medium", False, MEDIUM_REMEDY, _medium),
             tried("Open vSwitch", False, "see the error; only `switch: openvswitch` needs it", _open_vswitch),
         ]
 
@@ -244,6 +247,17 @@ def _sysctls(net: object) -> Finding:
         "sysctls", not refused, False, "; ".join(refused) or "each device's network takes its TCP settings",
         "run where /proc/sys can be written, such as a container that allows it; runs go on without and note it",
     )  # fmt: skip
+
+
+def _medium() -> Finding:
+    """One queue for all ports of the switch. Nothing passes them afterwards."""
+    from testbed.emulation.medium import share_medium
+    from testbed.emulation.shaping import Shaper
+
+    share_medium("s1-air", ("s1-eth1", "s1-eth2"))
+    with Shaper() as shaper:
+        shaper.install("s1-air", TRIAL_RATE_BPS)
+    return Finding("shared medium", True, False, "one queue can serve all stations of a wifi, in both directions")
 
 
 def _open_vswitch() -> Finding:

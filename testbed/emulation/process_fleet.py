@@ -349,8 +349,9 @@ class ProcessFleet(ABC):
             self._tell(name, SetPaths(paths, up_bps))
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
-        delay = target.delay_s(self.experiment.topology.route(sender, receiver))
-        return PathView(delay * self.experiment.dilation, 0.0)
+        route, dilation = self.experiment.topology.route(sender, receiver), self.experiment.dilation
+        overlap = target.delay_s(route[:1]) if route.count(route[0]) > 1 else 0.0
+        return PathView(target.delay_s(route) * dilation, 0.0, overlap * dilation)
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:
         return 0.0

@@ -34,6 +34,7 @@ from testbed.running.first_observation import first_observation
 from testbed.running.late_rows import rows_that_wait
 from testbed.running.memory_over_time import shortage_ahead
 from testbed.running.request import Overrides, load_experiment
+from testbed.topologies.links import UP
 
 # Wall seconds on a machine with two cores, for an estimate only.
 STARTING_S = 6.0  # to start the program and the devices, and to stop them
@@ -81,7 +82,7 @@ def plan_run(experiment: Experiment, prompt_tokens: int, emulated: bool = True) 
     if placement is None:
         raise Infeasible(f"policy {policy.name} has no first placement: {answer.reason}")
     plan = make_plan(observation, placement)
-    links = _queues(observation, experiment.dilation)
+    links = _queues(experiment, observation)
     devices = _devices(experiment, observation, placement, links)
     ttft_s = prefill_latency(observation, plan, experiment.prefill_chunk)
     token_s = token_latency(observation, plan, observation.final_length)
@@ -123,19 +124,20 @@ def _takes(experiment: Experiment, generated_s: float, decision_s: float, emulat
     return {"total": sum(parts.values())} | parts
 
 
-def _queues(observation: Observation, dilation: float) -> dict[str, dict[str, Any]]:
-    """Return the queues that would shape each link, in wall units, and its delays, by the link's name."""
+def _queues(experiment: Experiment, observation: Observation) -> dict[str, dict[str, Any]]:
+    """Return the queues that would shape each link, in wall units, and its delays, by the link's name.
+
+    The medium of a wifi has one queue, `up`.
+    """
     from testbed.emulation.shaping import tbf_settings
 
-    return {
-        name: {
-            "up": tbf_settings(link.up_bps / dilation),
-            "down": tbf_settings(link.down_bps / dilation),
-            "up_delay_s": link.up_delay_s,
-            "down_delay_s": link.down_delay_s,
-        }
-        for name, link in observation.links.items()
-    }
+    found: dict[str, dict[str, Any]] = {name: {} for name in observation.links}
+    for name, way in experiment.topology.interfaces:
+        link = observation.links[name]
+        found[name][way] = tbf_settings((link.up_bps if way == UP else link.down_bps) / experiment.dilation)
+    for name, link in observation.links.items():
+        found[name] |= {"up_delay_s": link.up_delay_s, "down_delay_s": link.down_delay_s}
+    return found
 
 
 def _devices(

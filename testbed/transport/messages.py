@@ -23,6 +23,7 @@ class PathView(msgspec.Struct, frozen=True):
 
     delay_s: float  # one-way, wall seconds; 0 where netem adds it
     down_bps: float  # the least rate, which the receiver imposes in the local fleet; 0: the link itself does
+    overlap_s: float = 0.0  # how much of the delay may pass while a message waits to take the same medium again
 
 
 class Connect(Message, frozen=True):

@@ -132,6 +132,8 @@ class Inbox:
         if path is None:
             return received_s
         due = received_s + path.delay_s
+        if path.overlap_s:  # half of the time since it was sent was spent before its second turn on the medium
+            due -= min(path.overlap_s, max(0.0, received_s - header.sent_s) / 2)
         if 0 < path.down_bps <= OUTAGE_BPS:
             due = math.inf  # until the link is back
         elif path.down_bps:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import IN_GUEST, Place, rows, topology, write_experiment
+from running import IN_GUEST, UNJUDGED, Place, alive_after, interfaces, rows, topology, write_experiment
 
 from testbed.emulation.medium import share_medium
 from testbed.emulation.shaping import Shaper, in_netns
@@ -24,6 +24,7 @@ SETTLE_S = 0.3
 # An acknowledgement of 66 bytes for two segments at most, which share the medium with them.
 LEAST_SHARE = TCP_SHARE / (1 + 66 / 1514)
 STATIONS = "abcd"
+BOTH = ("mininet", "sim")
 
 
 @pytest.fixture(scope="module")
@@ -158,15 +159,26 @@ def test_a_run_on_a_wifi_gives_the_references_bits(place: Place, tmp_path: Path)
 
 
 @pytest.mark.quiet
-def test_a_token_on_a_wifi_takes_as_long_as_in_the_twin(place: Place, tmp_path: Path) -> None:
-    experiment = write_experiment(
-        tmp_path, topology=wifi(rate="4 Mbit/s", delay="2 ms"), policy="round-robin", delay="transport"
-    )
-    ended = place.done(experiment, "--backend", "mininet", "--calibrate", "quick")
-    measured = [row["latency_s"] for row in rows(ended.folder, "tokens") if not row["prefill"]]
-    predicted = [row["predicted_s"] for row in rows(ended.folder, "tokens") if not row["prefill"]]
-    assert sum(measured) == pytest.approx(sum(predicted), rel=0.1)
-    assert ended.summary["prediction_error"] < 0.1
+@pytest.mark.parametrize("policy", ["round-robin", "headroom"])
+def test_a_token_on_a_wifi_takes_as_long_as_in_the_twin(policy: str, place: Place) -> None:
+    command = ["gpt2-star4", "--policy", policy, "--tokens", "6", "--calibrate", "quick", "--accept-unfaithful"]
+    command += ["--set", "topology=wifi4", "--set", "traces=[]", "--set", "delay=transport"]
+    found = [place.testbed("replay", *command, "--out", place.out, "--json", "--backend", name) for name in BOTH]
+    assert [ended.code for ended in found] == [0, 0], [ended.err for ended in found]
+    measured, simulated = ([row["latency_s"] for row in rows(one.folder, "tokens")[1:]] for one in found)
+    assert measured == pytest.approx(simulated, rel=0.1)
+
+
+def test_a_killed_run_leaves_no_medium(place: Place, tmp_path: Path) -> None:
+    before = interfaces() | {"ifb0", "ifb1"}  # the module's own
+    experiment = write_experiment(tmp_path, topology=wifi(rate="50 Mbit/s"), tokens=300)
+    with place.started(experiment, "--backend", "mininet", *UNJUDGED) as going:
+        going.until_token(2)
+        members = going.members()
+        going.process.kill()
+        assert members and alive_after(members, 10.0) == set()
+    assert place.testbed("clean").code == 0
+    assert place.left_behind() == [] and interfaces() <= before
 
 
 def test_the_local_backend_and_open_vswitch_refuse_a_wifi(place: Place, tmp_path: Path) -> None:

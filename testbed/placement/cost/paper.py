@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from testbed.placement.blocks import Block, Partition, block_flops
 from testbed.placement.latency import STALLED_RATE, Work
-from testbed.placement.observation import DeviceView, Observation
+from testbed.placement.observation import DeviceView, Observation, path_rate_bps
 from testbed.shape import ModelShape
 from testbed.wire import OUTAGE_BPS
 
@@ -31,11 +31,10 @@ def compute_seconds(
 
 
 def transfer(observation: Observation, source: str, target: str, payload_bytes: float) -> float:
-    """Seconds of a message: its bytes over the least rate on its path, and nothing within one device."""
+    """Seconds of a message: its bytes over the rate of its path, and nothing within one device."""
     if source == target:
         return 0.0
-    rate_bps = min(leg.rate_bps for leg in observation.path(source, target))
-    return payload_bytes * 8 / max(rate_bps, OUTAGE_BPS)
+    return payload_bytes * 8 / max(path_rate_bps(observation.path(source, target)), OUTAGE_BPS)
 
 
 def half_seconds(

@@ -57,7 +57,8 @@ class OneLayer:
         self.heads, self.devices = shape.kv_heads, len(observation.devices)
         if observation.routes is not None:
             raise ConfigError(
-                "policy exact knows star topologies only, and this network has routes: use another policy"
+                "policy exact knows star topologies only, and this network has routes or a shared medium: "
+                "use another policy"
             )
         if _vectors(self.heads, self.devices) > COUNT_VECTORS:
             raise ConfigError(

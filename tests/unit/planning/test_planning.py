@@ -164,7 +164,7 @@ def test_a_device_that_holds_nothing_can_go_without_any_change() -> None:
     assert [row["gain"] for row in found["changes"] if row["change"] == "without b or c"] == [0]
 
 
-@pytest.mark.parametrize("name", ["ring5", "mesh4", "two-tier6"])
+@pytest.mark.parametrize("name", ["ring5", "mesh4", "two-tier6", "wifi4"])
 def test_other_shapes_are_planned_too_without_adding_devices(name: str) -> None:
     found = plan("smollm2-135m", name, format="q8_0", context=128)
     told = [row["change"] for row in found["changes"]]

@@ -232,12 +232,12 @@ def test_the_demo_topology_is_tight_but_holds_the_model() -> None:
 
 def test_bundled_topologies_are_listed_and_described() -> None:
     rows = list_bundled()
-    assert [row["name"] for row in rows] == ["four-boards", "mesh4", "ring5", "star4", "two-tier6"]
+    assert [row["name"] for row in rows] == ["four-boards", "mesh4", "ring5", "star4", "two-tier6", "wifi4"]
     for row in rows:
         shown = json.loads(json.dumps(describe(Topology.load(row["path"]))))
         assert shown["memory_bytes"] == row["memory_bytes"] == sum(each["memory_bytes"] for each in shown["devices"])
         assert [each["name"] for each in shown["devices"] if each["source"]] == ["a"]
-        links = {"four-boards": 4, "mesh4": 5, "ring5": 5, "star4": 4, "two-tier6": 7}
+        links = {"four-boards": 4, "mesh4": 5, "ring5": 5, "star4": 4, "two-tier6": 7, "wifi4": 1}
         assert len(shown["links"]) == links[row["name"]]
 
 
@@ -265,7 +265,7 @@ def test_the_model_needs_only_the_standard_library_and_yaml() -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("name", ["mesh4", "ring5", "two-tier6"])
+@pytest.mark.parametrize("name", ["mesh4", "ring5", "two-tier6", "wifi4"])
 def test_the_other_bundled_topologies_hold_the_gpt2_preset_and_no_device_does(name: str) -> None:
     topology, shape = Topology.load(find_file("topology", name)), PRESETS["gpt2"]
     model = sum(resident_bytes(shape, block, 128) for block in blocks_of(shape)) + pinned_bytes(shape)

@@ -289,3 +289,14 @@ def test_an_outbox_without_a_rate_stamps_the_present() -> None:
     Outbox("b", plane).send("a", PingFrame("", 0.0, 0.0, 0.0, 1, False), bytes(10_000_000))  # type: ignore[arg-type]
     header = plane.sent[0][1]
     assert before <= header.sent_s == header.departs_s == header.departed_s <= time.monotonic()
+
+
+@pytest.mark.parametrize(("on_its_way_s", "held_s"), [(0.0, 0.2), (0.06, 0.17), (10.0, 0.1)])
+def test_a_message_that_waited_for_its_second_turn_on_a_medium_is_held_less(
+    on_its_way_s: float, held_s: float, tmp_path: Path
+) -> None:
+    bench = Bench(tmp_path)
+    bench.inbox.set_paths({"b": PathView(0.2, 0.0, 0.1)})
+    bench.peers["b"].send("a", PingFrame("b", time.monotonic() - on_its_way_s, 0.0, 0.0, 1, False))
+    delivery = bench.inbox.get()
+    assert delivery.due_s - delivery.received_s == pytest.approx(held_s, abs=0.02)
