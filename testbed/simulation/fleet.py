@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from testbed.clock import EmulatedClock, VirtualTime
@@ -23,6 +24,7 @@ from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
+from testbed.simulation.drawn_delays import DrawnDelays
 from testbed.simulation.jobs import Job
 from testbed.simulation.memory import Memory
 from testbed.simulation.transfers import Transfers
@@ -189,7 +191,7 @@ class SimFleet:
         lossy = self.experiment.needs_netem
         notes = [SIMULATED_NOTE]
         if lossy:
-            notes.append(f"link {lossy} has loss or jitter, which is not simulated")
+            notes.append(f"link {lossy} has loss or jitter: delays are drawn for every message of a token")
         return {
             "backend": self.backend,
             "provenance": "simulated",
@@ -256,12 +258,21 @@ class SimFleet:
         assert self._generation is not None
         if any(self._target.devices[name].paused for name in self._plan.devices()):
             return math.inf
-        if self._generation.chunk:
-            return prefill_latency(self._observation, self._plan, self._generation.chunk)
+        chunk, drawn = self._generation.chunk, self._drawn_delays() if self.experiment.needs_netem else None
+        if chunk:
+            return prefill_latency(self._observation, self._plan, chunk, drawn)
+        if drawn is not None:
+            return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
             last = self._length + self._generation.until - self._tokens - 1
             self._forecast = forecast_of(self._observation, self._plan, last)
         return self._forecast.seconds(self._length)
+
+    def _drawn_delays(self) -> DrawnDelays:
+        """The cost model of the present token, whose draws depend on the seed and the token's number alone."""
+        assert self._observation is not None and self._target is not None
+        drawn = Random(f"{self.experiment.seed}/{self._tokens}")
+        return DrawnDelays(self._observation, self._target.links, self.experiment.dilation, drawn)
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan

@@ -28,7 +28,7 @@ from testbed.placement.latency import (
     half_layer_latency,
     transfer_seconds,
 )
-from testbed.placement.observation import Hop, Leg, Observation
+from testbed.placement.observation import Hop, Leg, Observation, Path
 from testbed.placement.operation import embed_cost, lm_head_cost
 from testbed.placement.plan import (
     VOCAB,
@@ -130,12 +130,12 @@ class CostModel:
 
     def _together(self, half: HalfPlan, work: Sequence[Work], length: int, rows: int = 1) -> float:
         """A half with an all-to-all exchange, and before it the messages that bring x to devices without it."""
-        path, hop_s = self.observation.path, self.observation.hop_overhead_s
+        hop_s, x = self.observation.hop_overhead_s, x_payload(self.shape, rows)
         adding = self.seconds("sum", length, rows)
-        spread = spread_latency(path, hop_s, half.target, half.x_order, x_payload(self.shape, rows))
-        return spread + half_latency(
-            path, hop_s, work, half.targets, [adding[self.index[target]] for target in half.targets]
-        )
+        payloads = {item.device: item.payload_bytes for item in work}
+        spread = spread_latency(lambda a, b: self.path(a, b, x), hop_s, half.target, half.x_order, x)
+        sums = [adding[self.index[target]] for target in half.targets]
+        return spread + half_latency(lambda a, b: self.path(a, b, payloads[a]), hop_s, work, half.targets, sums)
 
     def all_to_all(
         self, half: int, counts: Counts, others: Counts, starts: Counts = (), roots: Counts | None = None
@@ -242,7 +242,11 @@ class CostModel:
         seen, pair = self.observation, (self.names[source], self.names[target])
         if seen.cost == "paper":
             return paper.transfer(seen, *pair, payload)
-        return transfer_seconds(seen.path(*pair), payload, seen.hop_overhead_s)
+        return transfer_seconds(self.path(*pair, payload), payload, seen.hop_overhead_s)
+
+    def path(self, source: str, target: str, payload: float) -> Path:
+        """The path of a message; a model whose messages meet delays of their own gives each another one."""
+        return self.observation.path(source, target)
 
     def source_seconds(self, last: int, rows: int = 1, lm_head: bool = True) -> float:
         """Seconds of what the source does around the layers: embedding, and the LM head if it is whole.
@@ -301,13 +305,15 @@ def chunk_rows(prompt_tokens: int, chunk: int) -> tuple[int, ...]:
     return (chunk,) * full + ((rest,) if rest else ())
 
 
-def prefill_latency(observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int]) -> float:
+def prefill_latency(
+    observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int], model: CostModel | None = None
+) -> float:
     """Seconds from the prompt to the first token: the chunks pass through all layers one after another.
 
     `chunks` is the chunk size in tokens, or the rows of each chunk. A chunk ends when its last row is back at
-    the source. Only the last chunk runs the LM head.
+    the source. Only the last chunk runs the LM head. `model` is another cost model of this observation.
     """
-    model, plan = cost_model(observation), as_plan(observation, placement)
+    model, plan = model or cost_model(observation), as_plan(observation, placement)
     rows = chunk_rows(observation.prompt_tokens, chunks) if isinstance(chunks, int) else tuple(chunks)
     total, length = 0.0, 0
     for number, count in enumerate(rows):
