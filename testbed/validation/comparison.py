@@ -203,7 +203,7 @@ def _compared(one: Measurement, calibration: Calibration, assumptions: Assumptio
         return Compared(one, None, single, None, None, None, None, None, config)
     room = fits(config)
     if one.value is None:
-        unread = f"the value {one.row.value or 'of the row'} is no number"
+        unread = f"the value {one.row.value or 'of the row'} is no number that can be meant"
         return Compared(one, config, single, None, None, None, room, None, unread)
     found = predict(config, calibration) if one.kind in (*TIMES, "streaming", "prompt") else None
     predicted, reason = _value(one, config, found, room)

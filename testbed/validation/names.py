@@ -11,6 +11,7 @@ from testbed.validation.assumptions import DEFAULT, Assumptions
 
 GIB = 2**30
 MOST_BOARDS = 128  # of one row
+_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
 
 # A model's name, in lower case with single spaces -> a preset. The first that is found counts.
 _MODELS: tuple[tuple[str, str], ...] = (
@@ -36,7 +37,8 @@ _EXPERTS = re.compile(r"a\d+b\b|\bmoe\b|mixtral|grok|\d+x\d+b")
 _BITS: tuple[tuple[str, str, float], ...] = (
     (r"q4_?k_?m", "q4_k_m", 4.85), (r"q4_?k_?s", "q4_k_s", 4.58), (r"q5_?k_?m", "q5_k_m", 5.69),
     (r"q3_?k_?m", "q3_k_m", 3.91), (r"q6_?k", "q6_k", 6.56), (r"q2_?k", "q2_k", 3.0),
-    (r"q_?4_?0", "q4_0", 4.5), (r"q_?4_?1", "q4_1", 5.0), (r"q_?8_?0", "q8_0", 8.5),
+    (r"q_?4[_ ]?0", "q4_0", 4.5), (r"q_?4[_ ]?1", "q4_1", 5.0), (r"q_?8[_ ]?0", "q8_0", 8.5),
+    (r"q_?5[_ ]?0", "q5_0", 5.5), (r"q_?5[_ ]?1", "q5_1", 6.0),
     (r"bf_?16|bfloat16", "bfloat16", 16.0), (r"f(?:p|loat)?_?16", "float16", 16.0),
     (r"f(?:p|loat)?_?32", "float32", 32.0),
 )  # fmt: skip
@@ -125,7 +127,7 @@ def read_formats(text: str) -> Formats | None:
 def read_boards(text: str) -> tuple[Board | None, ...]:
     """The board of each device, the root first; None for a device that is not named. Empty if there is no number."""
     found: list[Board | None] = []
-    for part in re.split(r"\s\+\s", text):
+    for part in re.split(r"\s\+\s|\s(?:and|&|plus)\s+(?=\d)", text):
         count, name = _count(part)
         if not 0 < count <= MOST_BOARDS:
             return ()
@@ -134,11 +136,18 @@ def read_boards(text: str) -> tuple[Board | None, ...]:
 
 
 def _count(text: str) -> tuple[int, str]:
-    match = re.match(r"\s*(\d{1,6})\s*(?:x|×|\*)\s+(.+)", text) or re.match(r"\s*(\d{1,6})\s+(devices.*|nodes.*)", text)
+    """(number of boards, what they are): `2 x Raspberry Pi 5`, `two RPi 5`, `Pi 5 ×2`; 0 for a number that is none."""
+    text = re.sub(rf"^\s*({'|'.join(_WORDS)})\b", lambda word: str(_WORDS.index(word[1].lower()) + 1), text, flags=re.I)
+    text = re.sub(r"^(.*)\s[x×*]\s*(\d{1,6})\s*$", r"\2 x \1", text)
+    match = re.match(r"\s*(\d{1,6})\s*(?:[Xx×*]\s+|[x×*](?=[^\da-z]))(.+)", text) or re.match(
+        r"\s*(\d{1,6})\s+((?:devices|nodes|boards|raspberry|rpi|raspi|pi)\b.*)", text, re.I
+    )
     if match:
         return int(match[1]), match[2]
     inner = re.search(r"(\d{1,6})\s*(?:x|×)\s*\d+\s*G", text)
-    return (int(inner[1]), text) if inner else (1, text)
+    if inner:
+        return int(inner[1]), text
+    return 0 if re.match(r"\s*[-+]?\d[\d.,]*\s*[x×*]", text, re.I) else 1, text
 
 
 def _board(text: str) -> Board | None:
@@ -147,7 +156,7 @@ def _board(text: str) -> Board | None:
     name = re.split(r"[,(]", text)[0]
     name = re.sub(r"\b\d+(?:\.\d+)?\s*(?:GB|GiB)\b|\bcpu\b|\bcluster\b|\bmodel b\b", "", name, flags=re.IGNORECASE)
     name = re.sub(r"\s+", " ", name.lower()).strip()
-    name = re.sub(r"^(?:rpi|raspi|(?:raspberry )?pi) ?(?=[45])", "raspberry pi ", name)
+    name = re.sub(r"^(?:rpi|raspi|(?:raspberry ?)?pi) ?(?=[45])", "raspberry pi ", name)
     name = re.sub(r"^(raspberry pi [45])b$", r"\1", name)
     if not name or re.match(r"(?:any|devices|nodes|not stated|unknown)\b", name):
         return None
@@ -182,9 +191,9 @@ def read_link(text: str, assumptions: Assumptions = DEFAULT) -> Wire | None:
     words = text.lower()
     if re.match(r"none\b", words) or re.search(r"wi-?fi|wlan|wireless|802\.11|bluetooth", words):
         return None
-    match = re.search(r"(\d+(?:\.\d+)?)\s*(gbe|gbit|gbps|gb/s|mbit|mbps|gigabit)", words)
+    match = re.search(r"(\d+(?:\.\d+)?)\s*(gbe|gbit|gbps|gb/s|g\b|mbit|mbps|mb/s|base|gigabit)", words)
     if match:
-        rate = float(match[1]) * (1e6 if match[2].startswith("m") else 1e9)
+        rate = float(match[1]) * (1e6 if match[2].startswith(("m", "base")) else 1e9)
     else:
         rate = 1e8 if "fast ethernet" in words else 1e9
     if not 0 < rate < 1e15:

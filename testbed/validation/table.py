@@ -19,6 +19,7 @@ from testbed.errors import ConfigError
 BUNDLED = Path(__file__).with_name("data") / "published.csv"
 COLUMNS = ("source", "where", "model", "quant_bits", "devices", "link", "metric", "value", "unit", "notes")
 LARGEST_FIELD = 1 << 20  # characters of one cell
+LEAST, MOST = 1e-9, 1e12  # a number outside these, in any unit, is a slip
 
 Kind = Literal["token", "compute", "network", "sent", "received", "transfer", "fits", "prompt", "streaming", "unknown"]
 
@@ -132,6 +133,7 @@ def _labels(metric: str, count: int) -> Iterator[tuple[str, int | None]]:
 def _unit(text: str) -> str:
     """A unit as `_SIZES` has it: `milliseconds per token` is `ms`, `tok / sec` is `token/s`."""
     name = re.sub(r"\s*(?:/|\bper\b)\s*", "/", text.lower().strip())
+    name = re.sub("[µμ]s", "us", name)
     name = re.sub(r"\bmilliseconds?\b|\bmsec\b", "ms", name)
     name = re.sub(r"\bseconds?\b|\bsecs?\b", "s", name)
     return re.sub(r"\btok(?:en)?s?\b", "token", name).removesuffix("/token")
@@ -147,6 +149,8 @@ def _measurement(row: Row, metric: str, text: str, threads: int | None = None) -
         )
     match = _NUMBER.fullmatch(text.strip())
     value = float(match.group(1).replace(",", "")) if match else None
+    if value and not LEAST <= abs(value) <= MOST:
+        value = None
     return Measurement(row, metric, kind, value, _SIZES.get(unit, 1.0), threads)
 
 

@@ -59,6 +59,12 @@ def test_each_value_of_a_cell_is_a_measurement_of_its_kind(
         ("Raspberry Pi CM5 cluster, 10 x 16GB (9 worked)", 10, Board("raspberry pi cm5", 16 * GIB, 4)),
         ("2 x GCP c3d-highcpu-30 (15 cores, 59 GB)", 2, Board("gcp c3d-highcpu-30", 59 * GIB, 15)),
         ("8 devices", 8, None),
+        ("2×Raspberry Pi 5", 2, Board("raspberry pi 5", None, 4)),
+        ("2xRPi 4B", 2, Board("raspberry pi 4", None, 4)),
+        ("two Raspberry Pi 5", 2, Board("raspberry pi 5", None, 4)),
+        ("Raspberry Pi 5 x 4", 4, Board("raspberry pi 5", None, 4)),
+        ("Radxa X4", 1, Board("radxa x4")),
+        ("raspberrypi 5", 1, Board("raspberry pi 5", None, 4)),
     ],
 )
 def test_devices_are_a_number_and_a_board(text: str, count: int, board: Board | None) -> None:
@@ -68,7 +74,30 @@ def test_devices_are_a_number_and_a_board(text: str, count: int, board: Board | 
 def test_devices_may_differ_and_the_first_is_the_root() -> None:
     found = names.read_boards("1 x Raspberry Pi 5 8GB + 2 x Raspberry Pi 4B 4GB")
     assert [str(board) for board in found] == ["raspberry pi 5 8GB", "raspberry pi 4 4GB", "raspberry pi 4 4GB"]
-    assert names.read_boards("0 x Raspberry Pi 5") == names.read_boards("999999 x Raspberry Pi 5") == ()
+    assert names.read_boards("1 x Pi 5 and 1 x Pi 4") == (
+        Board("raspberry pi 5", None, 4),
+        Board("raspberry pi 4", None, 4),
+    )
+
+
+@pytest.mark.parametrize("number", ["0", "999999", "1000000", "-2", "2.5", "1,000"])
+def test_a_number_of_boards_that_is_none_is_no_single_board(number: str) -> None:
+    assert names.read_boards(f"{number} x Raspberry Pi 5") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "rate_bps"),
+    [("2.5G switch", 2.5e9), ("100 Mb/s", 1e8), ("100BASE-TX", 1e8), ("1000BASE-T", 1e9), ("Gigabit Ethernet", 1e9)],
+)
+def test_links_are_read_as_people_write_them(text: str, rate_bps: float) -> None:
+    wire = names.read_link(text)
+    assert wire is not None and wire.rate_bps == rate_bps
+
+
+@pytest.mark.parametrize("value", ["1e400", "1e-300", "9" * 400, "-1e30"])
+def test_a_number_that_cannot_be_meant_is_none(value: str) -> None:
+    (found,) = measurements(row("token time", value, "ms/token"))
+    assert found.value is None and found.seconds is None
 
 
 @pytest.mark.parametrize(
