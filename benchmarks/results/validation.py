@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.results import validation_host
 from benchmarks.results.store import ROOT
 from benchmarks.results.validation_figure import draw
 from testbed.validation.assumptions import DEFAULT, Assumptions
@@ -99,6 +100,7 @@ def text(image: Path) -> str:
         "## Bytes, and what does not fit", _bytes_and_fits(rows, summary),
         "## Where the rates are from", _rates(calibration),
         "## What no single board decides", _sensitivity(),
+        "## This host", validation_host.section(),
         "## What is out", OUT,
     ]  # fmt: skip
     return "\n\n".join(_wrapped(block) for part in parts for block in part.strip().split("\n\n")) + "\n"
