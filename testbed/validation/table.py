@@ -19,7 +19,7 @@ from testbed.errors import ConfigError
 BUNDLED = Path(__file__).with_name("data") / "published.csv"
 COLUMNS = ("source", "where", "model", "quant_bits", "devices", "link", "metric", "value", "unit", "notes")
 LARGEST_FIELD = 1 << 20  # characters of one cell
-LEAST, MOST = 1e-9, 1e12  # a number outside these, in any unit, is a slip
+LEAST, MOST = 1e-9, 1e12  # a number outside these, in any unit, is a slip; so is a token that takes no time
 
 Kind = Literal["token", "compute", "network", "sent", "received", "transfer", "fits", "prompt", "streaming", "unknown"]
 
@@ -149,7 +149,7 @@ def _measurement(row: Row, metric: str, text: str, threads: int | None = None) -
         )
     match = _NUMBER.fullmatch(text.strip())
     value = float(match.group(1).replace(",", "")) if match else None
-    if value and not LEAST <= abs(value) <= MOST:
+    if value is not None and not (LEAST <= value <= MOST or (value == 0 and kind not in ("token", "compute"))):
         value = None
     return Measurement(row, metric, kind, value, _SIZES.get(unit, 1.0), threads)
 

@@ -94,7 +94,7 @@ def test_links_are_read_as_people_write_them(text: str, rate_bps: float) -> None
     assert wire is not None and wire.rate_bps == rate_bps
 
 
-@pytest.mark.parametrize("value", ["1e400", "1e-300", "9" * 400, "-1e30"])
+@pytest.mark.parametrize("value", ["1e400", "1e-300", "9" * 400, "-5", "0"])
 def test_a_number_that_cannot_be_meant_is_none(value: str) -> None:
     (found,) = measurements(row("token time", value, "ms/token"))
     assert found.value is None and found.seconds is None
