@@ -39,7 +39,9 @@ READY, STDOUT, STDERR, TAKEN, EXIT, LACKS = b"R", b"O", b"E", b"T", b"X", b"L"
 STDIN, SIGNAL = b"I", b"S"
 
 MODULE_ROOT = "/usr/lib/uml/modules"
-MODULES = ("veth", "bridge", "sch_tbf", "sch_netem", "sch_htb", "ifb", "cls_u32", "act_mirred", "openvswitch")
+MODULES = (
+    "veth", "bridge", "sch_tbf", "sch_netem", "sch_htb", "sch_ingress", "ifb", "cls_u32", "act_mirred", "openvswitch",
+)  # fmt: skip
 HIDDEN = ("/dev", "/proc", "/run", "/sys", "/var/run")  # host folders in whose place the guest has its own
 TEMPORARY = "/run/tmp"
 OPEN_FILES = 65536
