@@ -86,6 +86,8 @@ class Run:
     waits: pd.DataFrame
     placements: pd.DataFrame
     rates: pd.DataFrame
+    estimates: pd.DataFrame
+    delays: pd.DataFrame
 
     def fact(self, key: str, default: Any = None) -> Any:
         """The value of a key: from the summary, else from the manifest, else from the experiment in the manifest."""

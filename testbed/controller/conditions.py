@@ -104,6 +104,10 @@ class Conditions:
         news = self._announced.get(device)
         return self._memory[device] if news is None else news.memory_bytes
 
+    def announced_memory(self) -> dict[str, int]:
+        """The budgets that are announced and not enforced yet."""
+        return {name: news.memory_bytes for name, news in self._announced.items()}
+
     def enforced_memory(self, device: str) -> int:
         """The budget that is enforced now."""
         return self._memory[device]

@@ -12,7 +12,11 @@ from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Announcement, Conditions, observe
+from testbed.controller.delays import DelayRecord
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
+from testbed.controller.measured import Measured
+from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
@@ -32,7 +36,9 @@ from testbed.transport.messages import (
     OutOfBudget,
     Paced,
     Pinged,
+    Probe,
     Probed,
+    Span,
     Token,
 )
 from testbed.units import format_bytes
@@ -60,14 +66,21 @@ class EventLoop:
     ) -> None:
         self._experiment, self._prompt_tokens, self._fleet = experiment, prompt_tokens, fleet
         self._hop_overhead_s = hop_overhead_s
+        measured = experiment.observation == "measured"
+        self._measured = Measured(experiment, prompt_tokens, fleet, hop_overhead_s) if measured else None
         self._conditions, self._state = conditions, state
         self._recorder, self._log = recorder, log
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
+        self._delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
+        self._heard: list[Span] = []  # of the present interval
+        self._kept: list[tuple[list[Span], TargetState]] = []  # of intervals that have ended: (messages, the target)
+        self._asked: tuple[int, TargetState] = (0, self._conditions.target())  # since its begin: (changes, target)
         self._waits: dict[str, float] = {}  # device -> seconds that it has waited for a core, emulated
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
+        self.probed = False  # whether the last observation needed a probe
         self._requests = 0
         self._sampled_s = 0.0
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
@@ -79,6 +92,41 @@ class EventLoop:
         self._catch_up()
         done = self._state.tokens_done
         return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
+
+    def seen(self, needs_links: bool) -> Observation:
+        """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
+
+        Links of which nothing has been seen lately are probed before, if the policy needs them.
+        """
+        truth, self.probed = self.observation(), False
+        if self._measured is None:
+            return truth
+        if self._state.placement is None:
+            self._measured.samples(self._fleet.observe())
+        for probe in self._measured.end_interval(needs_links and self._state.placement is not None):
+            self._probe(probe)
+        seen = self._measured.observation(truth, self._conditions.announced_memory())
+        self._recorder.estimates(self._measured.rows(truth, seen))
+        return seen
+
+    def _probe(self, probe: LinkProbe) -> None:
+        """Carry out a probe. One that nobody receives in time tells at most the rate at which it would have come."""
+        assert self._measured is not None
+        self.probed = True
+        sender, receiver, size, _ = probe
+        patience_s = self._measured.patience_s(probe) * self._clock.dilation
+        started_s = self._clock.wall()
+        self.send(sender, Probe(receiver, size))
+        found: Probed | None = self._answer_within(Probed, receiver, patience_s)
+        seconds = patience_s if found is None else found.seconds
+        self._measured.probed(probe, self._clock.duration(seconds))
+        requested_bps = self.target().rate_bps(self._experiment.topology.route(sender, receiver))
+        self._recorder.rate(started_s, seconds, sender, receiver, size, requested_bps, "probe")
+
+    def migrated(self, result: MigrationResult) -> None:
+        """Take note of a migration that has ended."""
+        if self._measured is not None:
+            self._measured.migrated(result)
 
     def changes(self) -> int:
         """How often the conditions have changed so far."""
@@ -163,6 +211,15 @@ class EventLoop:
 
     def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
         """Wait for a device's next event of a kind. Raises RunFailed or OutOfMemory for what ends the run meanwhile."""
+        found = self._answer_within(kind, device, patience_s)
+        if found is None:
+            raise RunFailed(
+                f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
+                f"{_held_up(self.target())}"
+            )
+        return found
+
+    def _answer_within(self, kind: type[Any], device: str, patience_s: float) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
             for index, (sender, event) in enumerate(self._answers):
@@ -170,10 +227,7 @@ class EventLoop:
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
-                raise RunFailed(
-                    f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
-                    f"{_held_up(self.target())}"
-                )
+                return None
             for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
                 self._react(sender, event)
                 if isinstance(event, _ANSWERS):
@@ -224,6 +278,9 @@ class EventLoop:
                 raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
             case Collected():
                 self._recorder.spans(event.spans)
+                self._heard += event.spans
+                if self._measured is not None:
+                    self._measured.spans(event.spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
                 if not event.request:
                     return  # the startup calibration asked for it
@@ -264,9 +321,29 @@ class EventLoop:
         """Record every device's memory and every link's queue as they are now."""
         self._sampled_s = self._clock.wall()
         samples = self._fleet.observe()
+        if self._measured is not None:
+            self._measured.samples(samples)
         budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
         return samples
+
+    def _end_interval(self) -> None:
+        """Keep an interval's messages if the links stayed as they were; on the token clock they always do."""
+        changes, target = self._asked
+        if self._experiment.trace_clock == "token" or changes == self._conditions.changes:
+            self._kept.append((self._heard, target))
+        self._heard, self._asked = [], (self._conditions.changes, self._conditions.target())
+
+    def look_at_delays(self) -> None:
+        """Look at the messages that have been kept; at a boundary that would take tokens' time."""
+        kept, self._kept = self._kept, []
+        for heard, target in kept:
+            self._delays.hear(heard, target)
+
+    def record_delays(self) -> None:
+        """Write down, at the end of a run, which delays its links had."""
+        self.look_at_delays()
+        self._recorder.delays(self._delays.rows())
 
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
@@ -275,6 +352,7 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self._names:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
+        self._end_interval()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

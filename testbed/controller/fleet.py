@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from testbed.clock import EmulatedClock
 from testbed.topologies.links import UP, Hop, Link
 from testbed.traces.model import SeriesKey
-from testbed.transport.messages import Command, Event
+from testbed.transport.messages import Command, Event, Span
 
 LinkTarget = Link  # what a link should be, in emulated units; a rate of 0 is an outage
 
@@ -69,6 +69,7 @@ class DeviceSample:
     ballast_bytes: int
     rss_bytes: int | None
     alive: bool
+    available_bytes: int | None = None  # what our blocks may use, less what others on the device use
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ class Samples:
     devices: Sequence[DeviceSample]
     links: Sequence[LinkSample]
     host: HostUsage | None = None
+    spans: Sequence[Span] = ()  # what simulated devices have done since the last look; workers hand theirs over
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,11 @@ class Fleet(Protocol):
 
     clock: EmulatedClock
     sample_interval_s: float  # wall seconds between measurements in a run; inf: only where something changes
+    stamp_noise_s: float  # wall seconds by which the time stamp of a message may be off
     replayed: frozenset[SeriesKey]  # series that the fleet replays by itself on `clock`, and `apply` leaves alone
+
+    def burst_bits(self, rate_bps: float) -> float:
+        """The bits that an idle link of this rate passes at once, before the rate counts."""
 
     def start(self) -> None:
         """Bring up every device, connected and warm; raises EnvironmentLacks."""

@@ -73,6 +73,7 @@ class Controller:
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
+        self._needs_links = bool(getattr(policy, "needs_links", True))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
         self._conditions = Conditions(experiment, fleet.replayed)
@@ -115,6 +116,7 @@ class Controller:
                 self._generate_interval()
             self._loop.collect()
             self._loop.end_replay()
+            self._loop.record_delays()
             self.outcome.status = "done"
         except OutOfMemory as error:
             self.outcome.status, self.outcome.error = "oom", error
@@ -149,16 +151,16 @@ class Controller:
 
     def _place_first(self) -> None:
         """Ask for the first placement, have every device load its blocks, and commit epoch 0."""
-        observation, state = self._loop.observation(), self._state
+        truth, observation, state = self._loop.observation(), self._loop.seen(self._needs_links), self._state
         decision = self._ask_policy(observation, None)
         if decision.placement is None:
             raise Infeasible(f"policy {self._policy.name} has no first placement: {decision.reason}")
         state.placement = replace(decision.placement, epoch=0)
         state.plan = make_plan(observation, state.placement)
-        found = shortages(observation, None, state.placement)
+        found = shortages(truth, None, state.placement)
         self.recorder.decision(
             epoch=0, step=0, policy=self._policy.name, decision_s=decision.decision_s, moved=0,
-            predicted_after_s=token_latency(observation, state.plan, observation.final_length),
+            predicted_after_s=token_latency(truth, state.plan, truth.final_length),
             feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=decision.proof,
         )  # fmt: skip
         for device in self._names:
@@ -184,6 +186,7 @@ class Controller:
             self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
             self._loop.send(source, Decode(until))
+        self._loop.look_at_delays()
         while state.tokens_done < until and not self._ended():
             predicted = self._predict()
             token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
@@ -246,7 +249,7 @@ class Controller:
         if self._experiment.trace_clock == "token":
             self._loop.advance_traces(float(state.tokens_done))
         self._loop.collect()
-        observation = self._loop.observation()
+        truth, observation = self._loop.observation(), self._loop.seen(self._needs_links)
         old, plan = state.placed()
         self._clock.pause()
         decision = self._ask_policy(observation, old)
@@ -254,20 +257,20 @@ class Controller:
         self._clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
-        before = token_latency(observation, plan, observation.length)
+        before = token_latency(truth, plan, truth.length)
         if wanted is not None and moves:
-            migration = self._migrate(observation, wanted)
+            migration = self._migrate(truth, observation, wanted)
             committed = migration.phase == "done"
             reason = migration.reason or reason
         else:
             self._reorder_sends(observation)
         placement, plan = state.placed()
-        found = shortages(observation, None, placement)
-        stall = self._clock.trace_now() - started_s if moves else 0.0
+        found = shortages(truth, None, placement)
+        stall = self._clock.trace_now() - started_s if moves or self._loop.probed else 0.0
         self.recorder.decision(
             epoch=placement.epoch, step=state.tokens_done, policy=self._policy.name,
             decision_s=decision.decision_s, moved=len(moves), predicted_before_s=before,
-            predicted_after_s=token_latency(observation, plan, observation.length),
+            predicted_after_s=token_latency(truth, plan, truth.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
             proof=decision.proof,
         )  # fmt: skip
@@ -305,7 +308,7 @@ class Controller:
             )  # fmt: skip
             raise
 
-    def _migrate(self, observation: Observation, wanted: Placement) -> Migration:
+    def _migrate(self, truth: Observation, observation: Observation, wanted: Placement) -> Migration:
         """Move blocks until the wanted placement is reached, or the migration is aborted; returns how it ended."""
         experiment, state = self._experiment, self._state
         (old, _), length = state.placed(), cached_length(observation)
@@ -317,7 +320,7 @@ class Controller:
             Move(block, source, target, payload_bytes(shape, block, length, shipped, partition))
             for block, source, target in old.moves_to(wanted)
         ]
-        predicted = migration_delay(observation, old, wanted, length)
+        predicted = migration_delay(truth, old, wanted, length)
         step = state.tokens_done
         self._log.event("migration_begin", self._clock.now(), step=step, epoch=state.epoch, blocks=len(moves))
         patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * experiment.dilation)
@@ -328,6 +331,7 @@ class Controller:
         for path, before in requested.items():  # on the time clock a rate may have risen meanwhile
             requested[path] = max(before, self._path_bps(*path))
         self.recorder.migration(result, predicted, requested)
+        self._loop.migrated(result)
         migration = result.migration
         self._log.event(f"migration_{migration.phase}", self._clock.now(), step=step, epoch=state.epoch,
                         reason=migration.reason or None)  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -120,6 +120,16 @@ class Recorder:
             bytes=size,
             how=how,
         )
+
+    def estimates(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """What was estimated at a boundary, beside the truth."""
+        for row in rows:
+            self.log.row("estimates", **row)
+
+    def delays(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """What delay each direction of a link had."""
+        for row in rows:
+            self.log.row("delays", **row)
 
     def placement(self, placement: Placement, step: int) -> None:
         """The whole placement, at each commit."""

@@ -54,7 +54,7 @@ class LocalFleet(ProcessFleet):
     def _sample_device(self, device: str, alive: bool) -> DeviceSample:
         rss = process_rss_bytes(self._pids[device]) if alive and device in self._pids else None
         ledger = None if rss is None else max(0, rss - self._baselines.get(device, 0))
-        return DeviceSample(device, ledger, None, 0, rss, alive)
+        return DeviceSample(device, ledger, None, 0, rss, alive, self._told_budget(device))
 
     def _sample_links(self) -> list[LinkSample]:
         samples = []

@@ -14,6 +14,8 @@ from testbed.errors import EnvironmentLacks
 
 _FILTER = "protocol all prio 1 u32 match u32 0 0 action mirred egress redirect dev"
 
+MEDIUM_RATES = "one TBF on an IFB that all stations share, in both directions"
+
 
 def share_medium(interface: str, ports: Iterable[str], netns_pid: int | None = None) -> None:
     """Make an IFB of this name, and send all frames of some ports through it.

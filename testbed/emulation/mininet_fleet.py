@@ -16,13 +16,13 @@ from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, Tar
 from testbed.emulation.ballast import Ballast, run_ballast
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
-from testbed.emulation.medium import share_medium
+from testbed.emulation.medium import MEDIUM_RATES, share_medium
 from testbed.emulation.memory_limits import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
-from testbed.emulation.shaping import Netem, Shaper, ShapingFailed
+from testbed.emulation.shaping import LACKS_NETEM, Netem, Shaper, ShapingFailed, burst_bits
 from testbed.emulation.spawn import start_process
 from testbed.emulation.state_files import StateFile
 from testbed.errors import EnvironmentLacks, RunFailed
@@ -41,11 +41,6 @@ QUOTA_NOTE = (
     "are not slowed; use compute: paced for latencies"
 )
 LEAST_QUOTA_S = 1.05e-3  # the kernel takes no quota under a millisecond
-MEDIUM_RATES = "one TBF on an IFB that all stations share, in both directions"
-_LACKS_NETEM = (
-    "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
-    "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
-)
 SECRET_BYTES = 16
 SAMPLED_LATE_S = 1.0  # a measurement may find the rate that a trace had so long ago: on a busy host, changes wait
 BALLAST_PATIENCE_S = 2.0  # for all ballasts to end by themselves
@@ -200,7 +195,7 @@ class MininetFleet(ProcessFleet):
                 if self._netem:
                     shaper.change_netem(interface, self._dilated(netem))
                 elif netem.jitter_s or netem.loss:
-                    raise EnvironmentLacks(_LACKS_NETEM.format(f"the loss or jitter of link {hop[0]}"))
+                    raise EnvironmentLacks(LACKS_NETEM.format(f"the loss or jitter of link {hop[0]}"))
             self._shaped[hop] = wanted
             lag_s = self.clock.duration(finished - started)
             changed.append(LinkSample(*hop, rate, applied_bps, readback_bps, netem.delay_s, lag_s))
@@ -249,7 +244,7 @@ class MininetFleet(ProcessFleet):
                 except ShapingFailed as error:
                     if wanted == "netem" or needed:
                         what = f"the loss or jitter of {needed}" if needed else "delay: netem"
-                        raise EnvironmentLacks(f"{_LACKS_NETEM.format(what)} ({error})") from error
+                        raise EnvironmentLacks(f"{LACKS_NETEM.format(what)} ({error})") from error
                     netem = False
             shaper.install(interface, rate)
         return netem
@@ -280,16 +275,21 @@ class MininetFleet(ProcessFleet):
             helpers["the replayer, which changes the links' rates,"] = self._replayer.process.pid
         return super()._going_on() | {name: pid for name, pid in helpers.items() if pid is not None}
 
+    def burst_bits(self, rate_bps: float) -> float:
+        """What the bucket of an idle link holds."""
+        return burst_bits(rate_bps / self.experiment.dilation)
+
     # --- looking -----------------------------------------------------------------------------------------
 
     def _sample_device(self, device: str, alive: bool) -> DeviceSample:
         group, rss = self._cgroups.get(device), process_rss_bytes(self._pids.get(device, 0))
         if group is None:
             ledger = None if rss is None else max(0, rss - self._baselines.get(device, (0, 0))[0])
-            return DeviceSample(device, ledger, None, 0, rss, alive)
+            return DeviceSample(device, ledger, None, 0, rss, alive, self._told_budget(device))
         ballast = self._ballasts[device].held_bytes if device in self._ballasts else 0
         ledger = max(0, group.anon() - self._baselines[device][0] - ballast) if alive else None
-        return DeviceSample(device, ledger, group.limit(), ballast, rss, alive)
+        left = peak_memory_bytes(self.experiment, device) - ballast
+        return DeviceSample(device, ledger, group.limit(), ballast, rss, alive, left)
 
     def _sample_links(self) -> list[LinkSample]:
         samples = []

@@ -56,6 +56,7 @@ DEATH_PATIENCE_S = 1.0  # for a process to have ended whose sockets are closed
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
 FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open; with four devices 64 are enough
 REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
+STAMP_NOISE_S = 1e-4  # a message is stamped when a worker sends it, and wakes and sockets take about that long
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
 Answer = TypeVar("Answer", Hello, Connected)
@@ -70,6 +71,7 @@ class ProcessFleet(ABC):
     backend: str
     replayed: frozenset[SeriesKey] = frozenset()
     sample_interval_s = SAMPLE_INTERVAL_S
+    stamp_noise_s = STAMP_NOISE_S
 
     def __init__(self, experiment: Experiment, sockets: Path, positions: int) -> None:
         self.experiment = experiment
@@ -276,6 +278,14 @@ class ProcessFleet(ABC):
             if name not in self._lost and not paused:
                 found[f"device {name}: its worker"] = process.pid
         return {name: pid for name, pid in found.items() if pid is not None}
+
+    def burst_bits(self, rate_bps: float) -> float:
+        """The bits that an idle link of this rate passes at once; none where a worker imposes it."""
+        return 0.0
+
+    def _told_budget(self, device: str) -> int | None:
+        """The budget that the device's own ledger holds, where no kernel does."""
+        return None if self._target is None else self._target.devices[device].memory_bytes
 
     def observe(self) -> Samples:
         """Memory, queues and the host's cores as they are now."""

@@ -28,6 +28,10 @@ from testbed.wire import FRAME_BYTES, MTU_BYTES, OUTAGE_BPS
 from testbed.worker.libc import enter_network
 
 MAX_RATE_BPS = 8 * 0xFFFFFFFF  # TCA_TBF_PARMS counts byte/s in 32 bits
+LACKS_NETEM = (
+    "{} needs the kernel's netem, which is missing here: load sch_netem, run it in the sandbox (`testbed sandbox -- "
+    "testbed replay …`) or in a VM, or use delay: transport without loss and jitter"
+)
 MIN_BURST_BYTES = 1600  # one full Ethernet frame with room for tags
 BURST_S = 0.25e-3  # of the rate: small, because an idle link passes a full bucket at once (docs/adr/0007)
 LATE_TIMER_S = 0.1e-3  # at least so much of the rate beside one full frame, or a timer that is late loses rate
@@ -256,6 +260,11 @@ def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:
     burst = max(least, one_frame, round(rate_bps * seconds / 8), fast)
     limit = max(MIN_QUEUE_BYTES, round(rate_bps * QUEUE_S / 8))
     return rate_bps // 8, limit, burst
+
+
+def burst_bits(rate_bps: float) -> float:
+    """Bits that an idle link of this rate passes at once."""
+    return 8.0 * tbf_parameters(max(int(OUTAGE_BPS), round(rate_bps)))[2]
 
 
 @functools.cache

@@ -117,7 +117,8 @@ class Experiment(Strict):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals until an announced memory decrease is enforced
     prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
-    observation: Literal["oracle"] = "oracle"  # policies see the traces' current values
+    observation: Literal["oracle", "measured"] = "oracle"  # policies see the traces' values, or what runs show of them
+    probe_share: float = Field(default=0.01, ge=0, le=0.5, allow_inf_nan=False)  # of a link's time, if `measured`
     compute: Literal["paced", "native", "quota"] = "paced"
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
@@ -319,6 +320,11 @@ class Experiment(Strict):
             raise ConfigError(
                 f"{names.of('cost')}: cost: paper knows one decoder layer of whole blocks, but {self.shape.name} has "
                 f"{self.shape.layers} layers in the partition {self.partition}: use model.layers: 1 and no partition"
+            )
+        if self.cost == "paper" and self.observation == "measured":
+            raise ConfigError(
+                f"{names.of('observation')}: observation is measured, but cost: paper has no messages to "
+                "measure: use observation: oracle or cost: schedule"
             )
 
     def _check_emulation(self, names: _Names) -> None:

@@ -34,6 +34,14 @@ class LinkView:
     down_delay_s: float
 
 
+class Estimate(NamedTuple):
+    """What is known of one quantity by measurement."""
+
+    value: float
+    age_s: float  # since it was last seen
+    spread: float  # its uncertainty, as a share of the value
+
+
 Hop = tuple[str, str]  # (link, "up" or "down"): one direction of one link
 
 
@@ -76,6 +84,8 @@ class Observation:
     hop_overhead_s: float = 0.0  # software time per network hop, calibrated
     routes: Mapping[tuple[str, str], tuple[Hop, ...]] | None = field(default=None, hash=False)
     cost: Literal["schedule", "paper"] = "schedule"  # what times are: the event schedule, or `cost.paper`
+    # With `observation: measured`: by (target, quantity) in the words of traces, such as (`link/b`, `up`).
+    estimates: Mapping[tuple[str, str], Estimate] | None = field(default=None, compare=False)
 
     @property
     def length(self) -> int:

@@ -193,6 +193,32 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _text("how", "kind of transfer", choices=("probe", "migration")),
         _WALL,
     ),
+    "estimates": (
+        _integer("step", "number of tokens generated before the decision"),
+        _seconds("t_s", "time of the estimate"),
+        _text("target", "link or device, as traces name it: `link/b`, `device/b`"),
+        _text(
+            "quantity",
+            "what is estimated",
+            choices=("memory", "streaming", "compute", "up", "down", "up_delay", "down_delay"),
+        ),
+        Column("estimate", "float", "SI", "estimate that the policy is shown, in the unit of the quantity"),
+        Column("truth", "float", "SI", "what was true in the interval before; of memory, now"),
+        _seconds("age_s", "time since the quantity was last seen"),
+        _share("spread", "uncertainty of the estimate"),
+        _flag("used", "true if the interval before used the link, or was told of the device"),
+        _WALL,
+    ),
+    "delays": (
+        _text("device", "name of the link, which is the device for a device's own link"),
+        _text("direction", "up: from the device, or from the link's first end; down: to it", choices=("up", "down")),
+        _seconds("asked_s", "one-way delay that was asked for at the end"),
+        _seconds("p10_s", "delay of the link itself that a tenth of its messages stayed below"),
+        _seconds("p50_s", "delay of the link itself: the median message"),
+        _seconds("p90_s", "delay of the link itself that nine tenths of its messages stayed below"),
+        _integer("messages", "messages that met nothing on their way, of the path that shows the link best"),
+        _WALL,
+    ),
 }
 
 _PYTHON_TYPES: dict[Dtype, Any] = {"int": int, "float": float, "str": str, "bool": bool}

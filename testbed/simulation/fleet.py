@@ -27,6 +27,7 @@ from testbed.simulation.busy_time import BusyTime
 from testbed.simulation.drawn_delays import DrawnDelays
 from testbed.simulation.jobs import Job
 from testbed.simulation.memory import Memory
+from testbed.simulation.span_notes import SpanNotes
 from testbed.simulation.transfers import Transfers
 from testbed.traces.model import SeriesKey
 from testbed.transport.messages import (
@@ -77,6 +78,7 @@ class SimFleet:
     backend = "sim"
     replayed: frozenset[SeriesKey] = frozenset()
     sample_interval_s = math.inf
+    stamp_noise_s = 0.0
 
     def __init__(self, experiment: Experiment, prompt_tokens: int, hop_overhead_s: float) -> None:
         self.experiment = experiment
@@ -96,9 +98,17 @@ class SimFleet:
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
         self._transfers: Transfers | None = None
+        self._probe: tuple[float, str, Probed] | None = None  # on its way: (when its last byte comes, to whom, what)
         self._busy = BusyTime(experiment.topology)
+        measured = experiment.observation == "measured"
+        rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
+        self._notes = SpanNotes(rows, hop_overhead_s) if measured else None
 
     # --- Fleet -------------------------------------------------------------------------------------------
+
+    def burst_bits(self, rate_bps: float) -> float:
+        """None: the rate of a simulated link holds from the first bit on."""
+        return 0.0
 
     def start(self) -> None:
         """Nothing has to be brought up."""
@@ -183,8 +193,15 @@ class SimFleet:
 
     def observe(self) -> Samples:
         """What every device holds. Links have no queues here."""
-        held = {name: self._memory.held_bytes(name, self._length) for name in self.names}
-        return Samples([DeviceSample(name, size, None, 0, None, True) for name, size in held.items()], [])
+        assert self._target is not None
+        found = [
+            DeviceSample(
+                name, self._memory.held_bytes(name, self._length), None, 0, None, True,
+                self._target.devices[name].memory_bytes,
+            )
+            for name in self.names
+        ]  # fmt: skip
+        return Samples(found, [], spans=self._notes.take() if self._notes is not None else ())
 
     def facts(self) -> dict[str, Any]:
         """How the run was simulated, for the manifest."""
@@ -223,6 +240,12 @@ class SimFleet:
         if self._transfers is not None and self._transfers.incoming and not self._transfers.begun:
             assert self._observation is not None
             self._transfers.proceed(self._wall(), self._observation)
+        if self._probe is not None and self._probe[0] <= until_s:
+            end_s, receiver, probed = self._probe
+            self._probe = None
+            self._wall.advance(end_s)
+            self._tell(receiver, probed)
+            return
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
         transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
@@ -278,6 +301,8 @@ class SimFleet:
         generation, plan = self._generation, self._plan
         assert generation is not None and plan is not None and self._observation is not None
         self._busy.add(self._observation, plan, self._length, generation.chunk)
+        if self._notes is not None:
+            self._notes.add(self._observation, plan, self._tokens, generation.started_s)
         token = Token(self._tokens, None, None, plan.epoch, generation.started_s, self._wall(), None, None)
         self._tell(plan.source, token)
         self._tokens += 1
@@ -351,6 +376,10 @@ class SimFleet:
                 path = self._observation.path(device, command.peer)
                 since_sent_s = transfer_seconds(path, command.size)
                 seconds = since_sent_s - sum(leg.delay_s for leg in path)
-                self._tell(command.peer, Probed(device, command.size, seconds, since_sent_s))
+                self._probe = (
+                    self._wall() + since_sent_s,
+                    command.peer,
+                    Probed(device, command.size, seconds, since_sent_s),
+                )
             case Pace():
                 self._tell(device, Paced([0.0] * command.count))

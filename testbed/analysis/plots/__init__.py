@@ -1,8 +1,8 @@
 """Figures in the quality of a paper: each function takes runs and returns a matplotlib `Figure`.
 
-`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs. `memory`, `placement_map` and `link_rates`
-show one run. They do not touch the global state of matplotlib: they use no pyplot and choose no backend. To add a
-figure, write such a function and add it to the lists in `save` and here.
+`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs. `memory`, `placement_map`, `link_rates`,
+`estimates` and `link_delays` show one run. They do not touch the global state of matplotlib: they use no pyplot and
+choose no backend. To add a figure, write such a function and add it to the lists in `save` and here.
 """
 
 from testbed.analysis.plots.heads import placement_map
@@ -11,12 +11,15 @@ from testbed.analysis.plots.ledger import memory
 from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
 from testbed.analysis.plots.save import TABLES_OF_ALL, count_figures, save_all, save_figure
+from testbed.analysis.plots.seen import estimates, link_delays
 from testbed.analysis.plots.style import run_names
 
 __all__ = [
     "TABLES_OF_ALL",
     "count_figures",
+    "estimates",
     "latency_ecdf",
+    "link_delays",
     "link_rates",
     "memory",
     "placement_map",

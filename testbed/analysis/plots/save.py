@@ -16,6 +16,7 @@ from testbed.analysis.plots.latency import latency_ecdf, token_latency
 from testbed.analysis.plots.ledger import memory
 from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
+from testbed.analysis.plots.seen import estimates, link_delays
 from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
 
 MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
@@ -24,6 +25,8 @@ FORMATS = ("png", "pdf", "svg")
 TABLES_OF_ALL = ("tokens", "decisions", "migrations")  # the tables that the figures of several runs show
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
 _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
+_WITH_ROWS: dict[str, Callable[[Run], Figure]] = {"estimates": estimates, "delays": link_delays}
+"""Figures of a table that not every run fills."""
 
 
 def save_all(
@@ -51,16 +54,17 @@ def save_all(
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
         taken[slug] += 1  # cutting and replacing may make two names equal
         slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
-        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in _OF_EACH]
-    written = []
+        more = [draw for table, draw in _WITH_ROWS.items() if len(getattr(run, table))]
+        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in (*_OF_EACH, *more)]
+    written, counted = [], count_figures(len(runs), each)
     for done, (draw, what, stem) in enumerate(drawn, 1):
         written += _saved(draw, what, folder / stem, formats)
-        tell(done)
+        tell(min(done, counted))
     return written
 
 
 def count_figures(runs: int, each: bool = True) -> int:
-    """The number of figures that `save_all` draws of so many runs."""
+    """The number of figures that `save_all` draws of so many runs at least."""
     return len(_OF_ALL) + (runs * len(_OF_EACH) if each else 0)
 
 

@@ -19,6 +19,7 @@ class RoundRobin:
     """
 
     name = "round-robin"
+    needs_links = False
 
     def reset(self, seed: int) -> None:
         """Nothing is remembered and nothing is random."""

@@ -27,6 +27,7 @@ class Static:
     """
 
     name = "static"
+    needs_links = False
 
     def __init__(
         self,

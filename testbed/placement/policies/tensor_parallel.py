@@ -26,6 +26,7 @@ class TensorParallel:
     """Equal parts of every layer on every device; each device is the hub of a run of layers."""
 
     name = "tensor-parallel"
+    needs_links = False
 
     def reset(self, seed: int) -> None:
         """Nothing is remembered and nothing is random."""

@@ -277,6 +277,23 @@ def test_a_run_killed_in_its_prefill_still_gives_its_figures(tmp_path: Path) -> 
     assert len(plots.save_all(analysis.load(log.folder), tmp_path / "figures")) == 6
 
 
+def test_a_run_that_saw_its_network_gives_two_figures_more(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path / "runs", "e", "p")
+    for used in (True, False):
+        log.row(
+            "estimates", step=8, t_s=1.0, target="link/b", quantity="up", estimate=9e6, truth=1e7, age_s=0, spread=0.1,
+            used=used,
+        )  # fmt: skip
+    log.row(
+        "delays", device="b", direction="up", asked_s=1e-3, p10_s=1e-3, p50_s=1.1e-3, p90_s=1.2e-3, messages=40
+    )  # fmt: skip
+    log.close()
+    run = analysis.load(log.folder)
+    assert len(plots.save_all(run, tmp_path / "figures")) == 8
+    assert len(drawn(plots.estimates(run), "seen")) == len(drawn(plots.estimates(run), "stale")) == 1
+    assert len(drawn(plots.link_delays(run), "asked")) == 1
+
+
 def test_an_unknown_format_and_no_runs_are_refused(aware: Run, tmp_path: Path) -> None:
     with pytest.raises(analysis.AnalysisError, match="'bmp' is not a format"):
         plots.save_all([aware], tmp_path, formats=("bmp",))

@@ -34,6 +34,10 @@ class Silent:
         """Nothing."""
         return []
 
+    def burst_bits(self, rate_bps: float) -> float:
+        """Nothing."""
+        return 0.0
+
 
 def sentence(tmp_path: Any, *changes: Change) -> str:
     """What a wait of no time for a token of a's ends with."""

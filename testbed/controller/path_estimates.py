@@ -1,0 +1,282 @@
+"""Rates and delays of links, found from the messages that crossed them. Device clocks need not agree.
+
+A message's apparent time is its receiver's stamp less its sender's. On one path all of them are off by the same
+difference of the two clocks. So what larger messages take longer tells the path's rate, and so does a change from one
+interval to the next; the apparent times there and back, added up, tell the delay. Waiting behind other messages of the
+same sender is taken off first. A path's rate is that of its slowest link: a change is laid on the link that no other
+path has shown to be faster.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from testbed.placement.observation import Hop, Observation
+
+FASTEST_BPS, SLOWEST_BPS = 1e13, 1.0
+HALVINGS = 60
+LOW = 0.1  # the share of a path's messages that are taken to have met nothing on their way
+TRAIN_REACHES = 0.75  # of a link's rate at least; a busy host lets a short burst of TCP reach no more
+DELAY_NOISES = 4  # a delay must be off by so many times the noise of a time stamp to be another one
+
+Pair = tuple[str, str]
+
+
+class Message(NamedTuple):
+    """One message; each end has its own clock."""
+
+    sender: str
+    receiver: str
+    bits: float  # on the wire
+    sent_s: float  # by the sender's clock
+    received_s: float  # by the receiver's
+
+
+class Transit(NamedTuple):
+    """How a link carries a message, and how well that can be seen."""
+
+    burst_bits: Callable[[float], float]  # what an idle link of a rate passes at once
+    noise_s: float  # of a time stamp
+    tolerance: float
+
+    def seconds(self, bits: float, rate_bps: float) -> float:
+        """How long an idle path of this rate holds a message, beside its delay."""
+        return max(0.0, bits - self.burst_bits(rate_bps)) / max(rate_bps, SLOWEST_BPS)
+
+    def agree(self, seen_s: float, expected_s: float) -> bool:
+        """Whether what was seen is what was expected, as far as can be told."""
+        return abs(seen_s - expected_s) <= max(2 * self.noise_s, self.tolerance * abs(expected_s), 1e-12)
+
+    def rate(self, holding_s: Callable[[float], float], seen_s: float) -> float:
+        """The rate at which a path would hold for so long, where `holding_s` of a rate falls with the rate."""
+        low, high = SLOWEST_BPS, FASTEST_BPS
+        for _ in range(HALVINGS):
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if holding_s(middle) > seen_s else (low, middle)
+        return high
+
+
+class LinkBelief(Protocol):
+    """What is believed of one quantity of a link."""
+
+    value: float
+    state: tuple[float, float | None, float]
+
+    def hear(self, sample: float, now_s: float) -> None:
+        """Take in a sample."""
+
+    def confirm(self, now_s: float) -> None:
+        """Take note that what was seen agrees."""
+
+
+class PathEstimates:
+    """Beliefs about links, kept up to date from messages. `belief(link, quantity)` gives them."""
+
+    def __init__(self, told: Observation, transit: Transit, belief: Callable[[str, str], LinkBelief]) -> None:
+        self._told, self._transit, self._belief = told, transit, belief
+        self._routes: dict[Pair, tuple[Hop, ...]] = {}
+        self._offsets: dict[Pair, float] = {}  # of each path: its delay, and what the clocks differ by
+        self._sure: set[Pair] = set()  # paths on which sizes have told rate and delay apart
+
+    def hear(self, messages: Sequence[Message], now_s: float) -> frozenset[Hop]:
+        """Take in an interval's messages; returns the directions of links that they used.
+
+        How long messages waited for one another depends on the links' rates. So they are looked at twice: first with
+        the rates that were believed, then with those that the first look has found.
+        """
+        hops = frozenset(hop for message in messages for hop in self._hops((message.sender, message.receiver)))
+        before = {hop: self._belief(*hop).state for hop in hops}
+        offsets, sure = dict(self._offsets), set(self._sure)
+        self._look(messages, {hop: self._belief(*hop).value for hop in hops}, now_s)
+        found = {hop: self._belief(*hop).value for hop in hops}
+        for hop, state in before.items():
+            self._belief(*hop).state = state
+        self._offsets, self._sure = offsets, sure
+        seen = self._look(messages, found, now_s)
+        self._delays({pair: self._offsets[pair] for pair in seen & self._sure}, now_s)
+        return hops
+
+    def _look(self, messages: Sequence[Message], rates: Mapping[Hop, float], now_s: float) -> set[Pair]:
+        """Find the paths' rates from messages that met no others; returns the paths that were seen.
+
+        Messages that waited behind others of their sender are looked at last, and only where a path has no others.
+        """
+        joined, floors = self._arrivals(messages, rates)
+        seen: set[Pair] = set()
+        for waited in (False, True):
+            times = {
+                pair: found
+                for pair, found in self._times(messages, rates, joined, waited).items()
+                if pair not in seen
+            }  # fmt: skip
+            seen |= set(times)
+            self._lay({pair: found for pair in times if (found := self._path(pair, times[pair])) is not None}, now_s)
+        margin = 1 + self._transit.tolerance
+        raised = {pair: floor for pair, floor in floors.items() if floor > self._slowest(pair) * margin}
+        self._lay({pair: (floor, True) for pair, floor in raised.items()}, now_s)
+        return seen
+
+    def hear_train(self, sender: str, receiver: str, bits: float, seconds: float, now_s: float) -> None:
+        """Take in how long a burst over a path took, by the receiver's clock alone."""
+        pair, transit = (sender, receiver), self._transit
+        believed = self._slowest(pair)
+        expected_s = transit.seconds(bits, believed)
+        if transit.agree(seconds, expected_s) or expected_s < seconds <= expected_s / TRAIN_REACHES:
+            self._lay({pair: (believed, False)}, now_s)
+        else:
+            rate = transit.rate(lambda rate: transit.seconds(bits, rate), seconds)
+            self._lay({pair: (rate, True)}, now_s)
+            self._sure.discard(pair)
+            self._offsets.pop(pair, None)  # what looked like a delay was perhaps this rate
+
+    # --- a path --------------------------------------------------------------------------------------------
+
+    def _hops(self, pair: Pair) -> tuple[Hop, ...]:
+        found = self._routes.get(pair)
+        if found is None:
+            found = self._routes[pair] = tuple(leg.hop for leg in self._told.path(*pair))
+        return found
+
+    def _slowest(self, pair: Pair) -> float:
+        return self._rate(pair, {hop: self._belief(*hop).value for hop in self._hops(pair)})
+
+    def _rate(self, pair: Pair, rates: Mapping[Hop, float]) -> float:
+        """A path's rate at these rates of links; a medium that it passes twice carries half of its own."""
+        hops = self._hops(pair)
+        return min(rates[hop] / hops.count(hop) for hop in hops)
+
+    def _arrivals(self, messages: Sequence[Message], rates: Mapping[Hop, float]) -> tuple[set[int], dict[Pair, float]]:
+        """(the messages that arrived right behind another one and may have waited for it, the least rate of each path).
+
+        A path has at least the rate at which a message followed another one over it, by the receiver's clock alone.
+        """
+        transit = self._transit
+        last: dict[Hop, tuple[float, Pair]] = {}
+        joined: set[int] = set()
+        least: dict[Pair, list[float]] = defaultdict(list)
+        for number in sorted(range(len(messages)), key=lambda number: messages[number].received_s):
+            message = messages[number]
+            pair = message.sender, message.receiver
+            hops = self._hops(pair)
+            slowest = max(self._rate(pair, rates), SLOWEST_BPS)
+            before_s, before = last.get(hops[-1], (-math.inf, pair))
+            gap_s = message.received_s - before_s
+            if gap_s <= message.bits / slowest * (1 + transit.tolerance):
+                joined.add(number)
+            if before == pair and 10 * transit.noise_s < gap_s < math.inf:
+                least[pair].append(max(0.0, message.bits - transit.burst_bits(slowest)) / gap_s)
+            last[hops[-1]] = message.received_s, pair
+        return joined, {pair: sorted(found)[-1 - int(LOW * len(found))] for pair, found in least.items()}
+
+    def _times(
+        self, messages: Sequence[Message], rates: Mapping[Hop, float], joined: set[int], waited: bool
+    ) -> dict[Pair, dict[float, float]]:
+        """Of each path, by the size of messages: the least that they took, less the wait behind their sender's own.
+
+        Those that `joined` another one do not count, and those that waited only where `waited` says so.
+        """
+        free: dict[Hop, float] = {}
+        found: dict[Pair, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+        order = sorted(range(len(messages)), key=lambda number: (messages[number].sender, messages[number].sent_s))
+        for number in order:
+            message = messages[number]
+            pair = message.sender, message.receiver
+            first = self._hops(pair)[0]
+            begun = max(message.sent_s, free.get(first, message.sent_s))
+            free[first] = begun + message.bits / max(rates[first], SLOWEST_BPS)
+            if number not in joined and (waited or begun <= message.sent_s):
+                found[pair][message.bits].append(message.received_s - begun)
+        return {
+            pair: {bits: sorted(seen)[int(LOW * len(seen))] for bits, seen in by_size.items()}
+            for pair, by_size in found.items()
+        }
+
+    def _path(self, pair: Pair, by_size: dict[float, float]) -> tuple[float, bool] | None:
+        """A path's rate, and whether it is another one than believed; None where its messages tell nothing of it."""
+        transit, believed = self._transit, self._slowest(pair)
+        small, large = min(by_size), max(by_size)
+        more_s = by_size[large] - by_size[small]
+        expected_s = transit.seconds(large, believed) - transit.seconds(small, believed)
+        if max(more_s, expected_s) > 10 * transit.noise_s and large > small:
+            news = not transit.agree(more_s, expected_s)
+            rate = believed
+            if news and more_s > 0:
+                rate = transit.rate(lambda rate: transit.seconds(large, rate) - transit.seconds(small, rate), more_s)
+            self._offsets[pair] = by_size[small] - transit.seconds(small, rate)
+            self._sure.add(pair)
+            return rate, news and more_s > 0
+        held_s = transit.seconds(large, believed)
+        if pair not in self._offsets:
+            self._offsets[pair] = by_size[large] - held_s
+            return None
+        seen_s = by_size[large] - self._offsets[pair]
+        if transit.agree(seen_s, held_s):
+            return (believed, False) if held_s > 2 * transit.noise_s else None
+        if seen_s <= 2 * transit.noise_s:  # faster than any rate: the delay is less than it was
+            self._offsets[pair] = by_size[large] - held_s
+            self._sure.discard(pair)
+            return None
+        return transit.rate(lambda rate: transit.seconds(large, rate), seen_s), True
+
+    # --- links ----------------------------------------------------------------------------------------------
+
+    def _lay(self, rates: dict[Pair, tuple[float, bool]], now_s: float) -> None:
+        """Lay the paths' rates on their links."""
+        needed: dict[Pair, dict[Hop, float]] = {}  # the rate of each link that its path's rate takes
+        reached: dict[Hop, float] = defaultdict(float)  # what a link has shown that it can do
+        for pair, (rate, _) in rates.items():
+            hops = self._hops(pair)
+            needed[pair] = {hop: rate * hops.count(hop) for hop in hops}
+            for hop, rate_bps in needed[pair].items():
+                reached[hop] = max(reached[hop], rate_bps)
+        margin = 1 + self._transit.tolerance
+        for pair, (_, news) in sorted(rates.items(), key=lambda item: -item[1][0]):
+            beliefs = {hop: self._belief(*hop) for hop in needed[pair]}
+            if not news:
+                for hop, rate_bps in needed[pair].items():
+                    if beliefs[hop].value <= rate_bps * margin:
+                        beliefs[hop].confirm(now_s)
+                continue
+            slower = [hop for hop, rate_bps in needed[pair].items() if beliefs[hop].value < rate_bps]
+            if slower:  # the path did more than was believed
+                for hop in slower:
+                    beliefs[hop].hear(needed[pair][hop], now_s)
+                continue
+            suspects = [hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin]
+            if suspects:  # else all links of the path have shown more, and its messages waited for something
+                slowest = min(suspects, key=lambda hop: beliefs[hop].value)
+                beliefs[slowest].hear(needed[pair][slowest], now_s)
+
+    def _delays(self, offsets: dict[Pair, float], now_s: float) -> None:
+        """Find delays from paths that were used there and back; the clocks' difference cancels in the sum."""
+        excess: dict[str, list[float]] = defaultdict(list)  # link -> what its paths there and back take beyond belief
+        for pair, offset in offsets.items():
+            back = pair[1], pair[0]
+            if pair > back or back not in offsets:
+                continue
+            hops = self._hops(pair) + self._hops(back)
+            believed = sum(self._belief(name, f"{way}_delay").value for name, way in hops)
+            seen = offset + offsets[back]
+            off = seen - believed
+            if abs(off) <= DELAY_NOISES * self._transit.noise_s + self._transit.tolerance * believed:
+                off = 0.0
+            for name in {name for name, _ in hops}:
+                excess[name].append(off)
+        changed = {
+            name: min(found, key=abs)
+            for name, found in excess.items()
+            if min(found) > 0 or max(found) < 0
+        }  # fmt: skip
+        if len(changed) > 1 and len(excess) == len(changed):  # nothing tells them apart: the longest is the likeliest
+            likely = max(changed, key=lambda name: self._belief(name, "up_delay").value)
+            changed = {likely: changed[likely]}
+        for name, found in excess.items():
+            for way in ("up_delay", "down_delay"):
+                belief = self._belief(name, way)
+                if name in changed:
+                    belief.hear(max(0.0, belief.value + changed[name] / 2), now_s)
+                elif not any(found):
+                    belief.confirm(now_s)

@@ -1,0 +1,81 @@
+"""What an emulated run sees of itself: estimates near the truth, and a wrong delay that makes it unfaithful by name."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import msgspec
+import pytest
+from running import UNJUDGED, Place, rows, topology, write_experiment
+
+from testbed.controller.calibration import NOMINAL
+from testbed.controller.fleet import TargetState
+from testbed.controller.generation import Controller
+from testbed.emulation.local_fleet import LocalFleet
+from testbed.experiment.prompt import prompt_ids
+from testbed.experiment.schema import Experiment
+from testbed.placement.policies import make_policy
+from testbed.runlog.folder import RunLog
+from testbed.running.run_summary import run_summary
+from testbed.transport.messages import PathView
+
+
+class SlowerThanAsked(LocalFleet):
+    """Its link of b takes a millisecond more than asked, in each direction."""
+
+    more_s = 1e-3
+
+    def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
+        asked = super()._path(target, sender, receiver)
+        return msgspec.structs.replace(asked, delay_s=asked.delay_s + self.more_s * ("b" in (sender, receiver)))
+
+
+@pytest.mark.parametrize("more_s", [0.0, 1e-3])
+def test_a_link_with_another_delay_than_asked_makes_the_run_unfaithful_by_name(place: Place, more_s: float) -> None:
+    links = {name: {"link": {"rate": "200 Mbit/s", "delay": "1 ms"}} for name in "abcd"}
+    place.base.mkdir(exist_ok=True)
+    experiment = Experiment.load(write_experiment(place.base, topology=topology(**links), tokens=24))
+    prompt = prompt_ids(experiment)
+    fleet = SlowerThanAsked(experiment, place.base, len(prompt) + experiment.tokens)
+    fleet.more_s = more_s
+    log = RunLog.create(place.out, experiment.name, experiment.policy)
+    try:
+        controller = Controller(
+            experiment, prompt, fleet, make_policy(experiment.policy, {}), log, effort="off", host=NOMINAL
+        )
+        outcome = controller.run()
+        verdict = run_summary(experiment, controller, fleet, outcome)["verdict"]
+    finally:
+        fleet.stop()
+        log.close()
+    named = {reason.split(":")[0] for reason in verdict["reasons"] if reason.startswith("link ")}
+    assert named == ({"link b up", "link b down"} if more_s else set())
+    assert {row["device"] for row in rows(log.folder, "delays")} == set("abcd")
+
+
+def test_a_run_that_sees_only_itself_keeps_its_bits_and_sees_what_is_there(place: Place, tmp_path: Path) -> None:
+    experiment = write_experiment(tmp_path, compute="paced", observation="measured", tokens=24)
+    ended = place.replay(experiment, "--backend", "mininet", "--verify", *UNJUDGED)
+    assert ended.code == 0, ended.err
+    assert ended.summary["verified"] == "bitwise"
+    seen = [row for row in rows(ended.folder, "estimates") if row["step"]]
+    assert {row["quantity"] for row in seen} >= {"memory", "up", "down", "streaming"}
+    memory = [abs(row["estimate"] / row["truth"] - 1) for row in seen if row["quantity"] == "memory"]
+    assert max(memory) <= 0.02
+    used = [row for row in seen if row["used"] and row["quantity"] in ("up", "down")]
+    assert statistics.median(abs(row["estimate"] / row["truth"] - 1) for row in used) <= 0.10
+
+
+def test_a_trace_that_takes_memory_is_seen_by_samples(place: Place, tmp_path: Path) -> None:
+    trace = tmp_path / "squeeze.csv"
+    trace.write_text("time,target,quantity,value\n4,device/b,memory,48 MiB\n")
+    experiment = write_experiment(tmp_path, traces=[str(trace)], grace=0, observation="measured")
+    ended = place.replay(experiment, "--backend", "mininet", *UNJUDGED)
+    assert ended.code == 0, ended.err
+    found = {
+        row["step"]: row["estimate"]
+        for row in rows(ended.folder, "estimates")
+        if (row["target"], row["quantity"]) == ("device/b", "memory")
+    }
+    assert found[0] == 64 * 2**20 and found[4] == pytest.approx(48 * 2**20, rel=0.02)

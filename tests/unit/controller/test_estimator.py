@@ -1,0 +1,186 @@
+"""The estimator: it finds what is there, forgets what was, never claims what it has not seen, and needs no clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import astuple, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.controller.estimator import LINK_TOLERANCE, Belief, Estimator, Operation, Train
+from testbed.controller.path_estimates import Message
+from testbed.models.presets import PRESETS
+from testbed.placement.blocks import WHOLE
+from testbed.placement.observation import DeviceView, LinkView, Observation
+
+rates = st.floats(1e5, 1e9)
+speeds = st.floats(1e6, 1e12)
+samples = st.floats(allow_nan=True, allow_infinity=True)
+
+
+def observation(link: Mapping[str, LinkView] | None = None, names: str = "abc") -> Observation:
+    """A star with these links; by default of 100 Mbit/s and 1 ms."""
+    links = {name: LinkView(1e8, 1e8, 1e-3, 1e-3) for name in names} | dict(link or {})
+    devices = tuple(DeviceView(name, 2**28, 1e9, 1e10, 1e8) for name in names)
+    return Observation(PRESETS["tiny"], WHOLE, "a", devices, links, 4, 0, 64, 8)
+
+
+def estimator(told: Observation) -> Estimator:
+    return Estimator(told, lambda rate: 0.0, 0.0)
+
+
+def sent(truth: Observation, pair: str, bits: float, at_s: float, offsets: Mapping[str, float] = {}) -> Message:
+    """A message over an idle path; each device's clock is off by its offset."""
+    path = truth.path(*pair)
+    took_s = bits / min(leg.rate_bps for leg in path) + sum(leg.delay_s for leg in path)
+    return Message(*pair, bits, at_s + offsets.get(pair[0], 0.0), at_s + took_s + offsets.get(pair[1], 0.0))
+
+
+def exchanged(truth: Observation, offsets: Mapping[str, float] = {}, sizes: tuple[float, ...] = (2e4, 6e5)):  # type: ignore[no-untyped-def]
+    """A message of each size from `a` to each other device and back, one at a time."""
+    pairs = [pair for name in "bc" for pair in ("a" + name, name + "a")]
+    return [
+        sent(truth, pair, bits, 100.0 * number, offsets)
+        for number, (pair, bits) in enumerate((pair, bits) for pair in pairs for bits in sizes)
+    ]
+
+
+@given(speeds, speeds)
+def test_a_device_that_keeps_its_rates_is_found_to_have_them(streaming: float, compute: float) -> None:
+    found = estimator(observation())
+    for now in range(1, 6):
+        found.operations(
+            Operation("b", flops, size, max(flops / compute, size / streaming))
+            for flops, size in ((1.0, 1e9), (1e12, 1.0), (1e3, 1e9), (1e12, 1e3))
+        )
+        found.end_interval(float(now))
+    seen = found.observation(observation(), 5.0, {}).device("b")
+    assert seen.streaming_Bps == pytest.approx(streaming, rel=0.05) or streaming > 1e9 > seen.streaming_Bps * 0.9
+    for flops, size in ((1.0, 1e9), (1e12, 1.0)):
+        expected = max(flops / compute, size / streaming)
+        assert max(flops / seen.compute_flops, size / seen.streaming_Bps) == pytest.approx(expected, rel=0.05)
+
+
+@given(rates, rates, st.floats(0, 0.02))
+def test_links_that_keep_their_rates_are_found_to_have_them(up: float, down: float, delay: float) -> None:
+    truth = observation({"c": LinkView(up, down, delay, delay)})
+    found = estimator(observation())
+    for now in range(1, 4):
+        found.messages(exchanged(truth))
+        found.end_interval(float(now))
+    seen = found.observation(observation(), 3.0, {})
+    for pair in ("ac", "ca"):
+        expected = min(leg.rate_bps for leg in truth.path(*pair))
+        assert min(leg.rate_bps for leg in seen.path(*pair)) == pytest.approx(expected, rel=1.1 * LINK_TOLERANCE)
+    there_and_back = sum(leg.delay_s for pair in ("ac", "ca") for leg in truth.path(*pair))
+    believed = sum(leg.delay_s for pair in ("ac", "ca") for leg in seen.path(*pair))
+    assert believed == pytest.approx(there_and_back, rel=0.25, abs=1e-4)
+
+
+@given(rates, rates)
+def test_a_link_whose_rate_changed_is_found_out_from_messages_of_one_size(before: float, after: float) -> None:
+    found = estimator(observation())
+    for now, rate in enumerate((before, after, after), 1):
+        truth = observation({"c": LinkView(rate, rate, 1e-3, 1e-3)})
+        found.messages(exchanged(truth, sizes=(2e4, 6e5) if now == 1 else (2e4,)))
+        found.end_interval(float(now))
+    seen = found.observation(observation(), 3.0, {})
+    for pair in ("ac", "ca"):
+        expected = min(leg.rate_bps for leg in truth.path(*pair))
+        assert min(leg.rate_bps for leg in seen.path(*pair)) == pytest.approx(expected, rel=0.12)
+
+
+@given(st.dictionaries(st.sampled_from("abc"), st.floats(-1e4, 1e4)), rates)
+def test_clocks_may_differ_by_any_amount(offsets: dict[str, float], rate: float) -> None:
+    truth = observation({"b": LinkView(rate, rate, 5e-3, 5e-3)})
+    found = []
+    for clocks in ({}, offsets):
+        one = estimator(observation())
+        one.messages(exchanged(truth, clocks))
+        one.end_interval(1.0)
+        found.append(one.observation(observation(), 1.0, {}))
+    for name in "abc":
+        one, other = (astuple(seen.links[name]) for seen in found)
+        assert one == pytest.approx(other, rel=0.11, abs=1e-6)
+
+
+def test_messages_that_wait_behind_others_make_no_link_slower() -> None:
+    truth = observation()
+    bits, gone_s = 6e5, 6e5 / 1e8
+    queued = [sent(truth, "ab", bits, 0.0), sent(truth, "ac", bits, gone_s)._replace(sent_s=0.0)]
+    first, second = sent(truth, "ba", bits, 1.0), sent(truth, "ca", bits, 1.0)
+    queued += [first, second._replace(received_s=first.received_s + gone_s)]
+    found = estimator(truth)
+    for now in (1.0, 2.0, 3.0):
+        found.messages(queued)
+        found.end_interval(now)
+    assert found.observation(truth, 3.0, {}).links == truth.links
+
+
+def test_a_burst_tells_a_links_rate_by_the_receivers_clock_alone() -> None:
+    found = estimator(observation())
+    found.train(Train("a", "c", 1e6, 0.1))
+    found.end_interval(1.0)
+    seen = found.observation(observation(), 1.0, {})
+    assert min(leg.rate_bps for leg in seen.path("a", "c")) == pytest.approx(1e7)
+
+
+@given(st.lists(st.tuples(samples, samples, samples, samples), max_size=20))
+def test_no_sequence_of_samples_makes_an_estimate_that_is_no_number(wild: list[tuple[float, ...]]) -> None:
+    found = estimator(observation())
+    for now, (one, two, three, four) in enumerate(wild, 1):
+        found.operations([Operation("b", one, two, three), Operation("a", four, one, two)])
+        found.messages([Message("a", "b", abs(one), two, three), Message("b", "a", abs(two), three, four)])
+        found.train(Train("c", "a", one, two))
+        found.end_interval(float(now))
+    for estimate in found.estimates(100.0, {}).values():
+        assert all(map(math.isfinite, estimate)) and estimate.value >= 0 and estimate.age_s >= 0
+
+
+@given(st.floats(1, 1e12), st.lists(st.floats(0, 1e12), max_size=20))
+def test_nothing_is_reported_that_was_neither_told_nor_seen(told: float, seen: list[float]) -> None:
+    belief = Belief(told, 0.05)
+    for now, sample in enumerate(seen):
+        belief.hear(sample, float(now))
+        assert belief.value in (told, *seen) and belief.value <= max(told, *seen)
+
+
+@given(st.floats(1e5, 1e9), st.floats(1e5, 1e9), st.integers(1, 30))
+def test_what_was_before_is_forgotten_after_one_interval(old: float, new: float, count: int) -> None:
+    belief = Belief(1e8, 0.05)
+    for now in range(count):
+        belief.hear(old, float(now))
+    belief.hear(new, float(count))
+    assert belief.value == pytest.approx(new, rel=0.051 / 0.95)
+
+
+@given(st.floats(0, 1e3), st.floats(0, 1e3))
+def test_an_estimate_ages_and_grows_less_certain_until_it_is_seen_again(first: float, more: float) -> None:
+    belief = Belief(1e8, 0.05)
+    belief.hear(1e8, 0.0)
+    young, old = belief.estimate(first), belief.estimate(first + more)
+    assert young.age_s == first and old.age_s >= young.age_s and old.spread >= young.spread
+    belief.hear(1e8, first + more)
+    assert belief.estimate(first + more).age_s == 0
+
+
+def test_memory_is_what_the_device_says_or_less_where_less_was_announced() -> None:
+    told = observation()
+    found = estimator(told)
+    found.memory("b", 1000, 1.0)
+    assert found.observation(told, 1.0, {}).device("b").available_bytes == 1000
+    assert found.observation(told, 1.0, {"b": 400}).device("b").available_bytes == 400
+    assert found.observation(told, 1.0, {"b": 4000}).device("b").available_bytes == 1000
+
+
+def test_links_that_carry_nothing_become_stale() -> None:
+    found = estimator(observation())
+    found.messages(exchanged(observation()))
+    found.end_interval(5.0)
+    stale = found.stale_links(6.0, 2.0)
+    assert stale == [] or {name for name, _ in stale} < set("abc")
+    assert len(found.stale_links(60.0, 2.0)) == 6
+    assert replace(observation(), estimates=found.estimates(6.0, {})) == observation()

@@ -1,0 +1,156 @@
+"""`observation: measured` in the twin: estimates follow the truth, and decisions are those of the same observations."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import experiment
+
+from testbed.controller.calibration import NOMINAL
+from testbed.controller.generation import Controller
+from testbed.experiment.prompt import prompt_ids
+from testbed.placement.blocks import Placement, blocks_of
+from testbed.placement.observation import Observation, Policy
+from testbed.placement.policies import make_policy
+from testbed.runlog.folder import TABLES, RunLog, read_rows
+from testbed.simulation.fleet import SimFleet
+from testbed.traces import Change
+
+Rows = Sequence[dict[str, Any]]
+
+
+class ThreeDevices:
+    """A policy that leaves out device d, and whose links it needs all the same."""
+
+    name = "three-devices"
+
+    def reset(self, seed: int) -> None:
+        """Nothing is remembered."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        blocks = blocks_of(observation.shape, observation.partition)
+        return placement or Placement({block: "aaabbbbbcccc"[block.layer] for block in blocks})
+
+
+class Watching:
+    """A policy that asks another one, and remembers what it was shown."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self.name = policy, policy.name
+        self.needs_links = getattr(policy, "needs_links", True)
+        self.seen: list[Observation] = []
+
+    def reset(self, seed: int) -> None:
+        self._policy.reset(seed)
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        self.seen.append(observation)
+        return self._policy.decide(observation, placement)
+
+
+def ran(
+    out: Path, *overrides: str, observation: str = "measured", policy: str | Policy = "paper-search", **keys: Any
+) -> tuple[Watching, dict[str, Any]]:
+    """A simulated run with a policy that is watched: (the policy, the rows by table)."""
+    of = experiment(f"observation={observation}", *overrides, **keys)
+    asked = make_policy(policy, {}) if isinstance(policy, str) else policy
+    watching, prompt, log = Watching(asked), prompt_ids(of), RunLog.create(out, of.name, of.policy)
+    controller = Controller(of, prompt, SimFleet(of, len(prompt), NOMINAL.hop_overhead_s), watching, log, effort="off")
+    outcome = controller.run()
+    log.close()
+    assert outcome.status == "done", outcome.error
+    return watching, {table: read_rows(log.folder, table) for table in TABLES}
+
+
+def errors(rows: Rows, *quantities: str) -> list[float]:
+    """The relative errors of estimates of what the interval before used."""
+    chosen = [row for row in rows if row["quantity"] in quantities and row["used"] and row["step"] > 0]
+    return [abs(row["estimate"] - row["truth"]) / row["truth"] for row in chosen]
+
+
+def test_estimates_on_the_quick_start_are_near_the_truth(tmp_path: Path) -> None:
+    _, kept = ran(tmp_path)
+    rows = kept["estimates"]
+    assert statistics.median(errors(rows, "up", "down")) <= 0.10
+    assert max(errors(rows, "streaming", "compute")) <= 0.05
+    assert max(errors(rows, "memory")) <= 0.02
+
+
+def test_nothing_that_stays_as_it_was_told_is_estimated_to_be_otherwise(tmp_path: Path) -> None:
+    oracle, _ = ran(tmp_path / "a", observation="oracle", changes=())
+    measured, _ = ran(tmp_path / "b", changes=())
+    assert measured.seen == oracle.seen and all(seen.estimates is not None for seen in measured.seen)
+
+
+@pytest.mark.parametrize("quantity, value", [("rate", 10e6), ("rate", 20e6), ("down", 5e6), ("up", 5e6)])
+def test_a_link_that_becomes_slow_is_found_out_within_an_interval(tmp_path: Path, quantity: str, value: float) -> None:
+    names = ("up", "down") if quantity == "rate" else (quantity,)
+    changes = tuple(Change(8.0, "link/b", name, value) for name in names)
+    _, kept = ran(tmp_path, policy="round-robin", changes=changes)
+    late = [row for row in kept["estimates"] if row["step"] >= 16 and row["quantity"] in ("up", "down")]
+    for row in late:
+        if row["target"] == "link/b" and row["quantity"] in names:
+            assert row["estimate"] == pytest.approx(value, rel=0.1)
+        else:
+            assert row["estimate"] >= 0.9 * row["truth"]
+
+
+def test_a_device_that_becomes_slow_is_found_out_within_an_interval(tmp_path: Path) -> None:
+    changes = (Change(8.0, "device/b", "streaming", 1.1e9), Change(8.0, "device/b", "compute", 8e9))
+    _, kept = ran(tmp_path, policy="round-robin", changes=changes)
+    rows = [row for row in kept["estimates"] if row["target"] == "device/b" and row["step"] >= 16]
+    assert all(row["estimate"] == pytest.approx(1.1e9, rel=0.02) for row in rows if row["quantity"] == "streaming")
+
+
+def test_memory_is_sampled_and_what_is_announced_is_seen_before(tmp_path: Path) -> None:
+    changes = (Change(8.0, "device/b", "memory", 100 * 2**20),)
+    watching, _ = ran(tmp_path, policy="paper-search", changes=changes)
+    assert watching.seen[1].device("b").available_bytes == 100 * 2**20
+
+
+def test_the_same_observations_give_the_same_placements(tmp_path: Path) -> None:
+    watching, kept = ran(tmp_path)
+    again, placement = make_policy("paper-search", {}), None
+    again.reset(experiment().seed)
+    epochs: list[Placement] = []
+    for seen in watching.seen:
+        placement = again.decide(seen, placement)
+        epochs.append(placement)
+    moved = [row["moved"] for row in kept["decisions"]]
+    assert [len(old.moves_to(new)) for old, new in itertools.pairwise(epochs)] == moved[1:]
+
+
+def test_probes_stay_within_the_share_of_every_links_time_and_are_charged(tmp_path: Path) -> None:
+    _, kept = ran(tmp_path, "probe_share=0.02")
+    probes = [row for row in kept["rates"] if row["how"] == "probe"]
+    assert probes
+    spent_s: dict[tuple[str, str], float] = defaultdict(float)
+    for row in probes:
+        for hop in ((row["device"], "up"), (row["peer"], "down")):
+            spent_s[hop] += row["bytes"] * 8 / row["requested_bps"]
+    end_s = kept["tokens"][-1]["start_s"] + kept["tokens"][-1]["latency_s"]
+    assert max(spent_s.values()) <= 0.02 * end_s
+    stalls = sum(row["stall_s"] for row in kept["decisions"])
+    assert stalls >= sum(row["bytes"] * 8 / row["achieved_bps"] for row in probes)
+
+
+@pytest.mark.parametrize("overrides, policy", [([], "round-robin"), (["probe_share=0"], "paper-search")])
+def test_nothing_is_probed_for_a_policy_that_needs_no_links_or_without_a_budget(
+    tmp_path: Path, overrides: list[str], policy: str
+) -> None:
+    _, kept = ran(tmp_path, *overrides, policy=policy)
+    assert [row for row in kept["rates"] if row["how"] == "probe"] == []
+
+
+def test_a_link_that_nothing_crosses_is_found_out_by_a_probe(tmp_path: Path) -> None:
+    changes = tuple(Change(8.0, "link/d", way, 10e6) for way in ("up", "down"))
+    _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
+    last = [row for row in kept["estimates"] if row["step"] == 88 and row["target"] == "link/d"]
+    found = {row["quantity"]: row["estimate"] for row in last}
+    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
