@@ -218,7 +218,8 @@ class Network:
         """(part of the latency, link, seconds) for each message of one token, by the identity of its row.
 
         Messages pass the links of their paths as in the cost model: a link carries one at a time, in the order in which
-        first bytes arrive, and a first byte goes on to the next link before the last one has come (cut-through).
+        first bytes arrive, and a first byte goes on to the next link before the last one has come (cut-through). A
+        message that takes a medium again does so when all of it has passed; until then it is being sent.
         """
         found: dict[int, list[tuple[str, Hop, float]]] = {}
         coming = []
@@ -234,11 +235,13 @@ class Network:
             coming.append((row["start_s"], turn, 0, row, path, rates, bits))
         heapify(coming)
         free: dict[Hop, float] = defaultdict(float)
+        passed: dict[tuple[int, Hop], float] = {}  # when a message has left a medium that it takes again
         while coming:
             when, turn, leg, row, path, rates, bits = heappop(coming)
-            start = max(when, free[path[leg]])
-            free[path[leg]] = start + bits / min(rate for rate, _ in rates[: leg + 1])
-            found[id(row)].append(("waiting", path[leg], start - when))
+            start, ready = max(when, free[path[leg]]), max(when, passed.get((turn, path[leg]), when))
+            free[path[leg]] = passed[turn, path[leg]] = start + bits / min(rate for rate, _ in rates[: leg + 1])
+            found[id(row)].append(("sending", path[leg], ready - when))
+            found[id(row)].append(("waiting", path[leg], start - ready))
             if leg + 1 < len(path):
                 heappush(coming, (start + rates[leg][1], turn, leg + 1, row, path, rates, bits))
         return found

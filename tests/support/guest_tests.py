@@ -52,6 +52,7 @@ GUESTS = {
     "netem, linuxbridge, whole runs": Guest("linuxbridge", True, (
         CHECKPOINT, f"test_run_memory.py::{LEDGER}", f"test_run_memory.py::{OVERLOADED}[killed by the kernel]",
         f"{END}::{KILLED}[mininet]", f"{END}::{INTERRUPTED}[while it generates-mininet]",
+        "test_wifi.py::test_a_run_on_a_wifi_gives_the_references_bits",
     )),
     "netem, openvswitch": Guest("openvswitch", True, (
         f"{NETEM}::test_each_direction_is_delayed_by_what_was_asked_within_half_a_millisecond",

@@ -11,6 +11,7 @@ from simulated import experiment
 
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import wire_bytes
 from testbed.running.explain import PARTS, Network, explain
 from testbed.running.replay import replay_once
 from testbed.topologies.model import Topology
@@ -39,6 +40,7 @@ def explained(out: Path, of: Experiment, tokens: tuple[int, ...] = ()) -> dict[s
         ("two-tier6", {"policy": "round-robin"}),
         ("mesh4", {"policy": "round-robin"}),
         ("ring5", {"policy": "round-robin"}),
+        ("wifi4", {"policy": "round-robin"}),
         ("star4", {"policy": "tensor-parallel", "partition": TOGETHER}),
         ("two-tier6", {"policy": "tensor-parallel", "partition": TOGETHER}),
     ],
@@ -84,6 +86,16 @@ def test_a_change_during_a_token_is_told(tmp_path: Path) -> None:
 def test_a_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--token 20: .* has no such token: it has 0 to 19"):
         explained(tmp_path, on("star4"), (20,))
+
+
+def test_a_message_does_not_wait_for_itself_on_a_medium() -> None:
+    network = Network(Topology.load(ROOT / "topologies" / "wifi4.yaml"), [])
+    messages = [{"device": "a", "peer": "b", "bytes": 100_000, "start_s": 0.0, "end_s": 1.0}]
+    shares = network.shares(messages)[id(messages[0])]
+    bits = wire_bytes(100_000) * 8
+    sent = math.fsum(seconds for name, _, seconds in shares if name == "sending")
+    assert sent == pytest.approx(2 * bits / 80e6 - 0.0008)  # less what passes during the first delay
+    assert all(seconds == 0 for name, _, seconds in shares if name == "waiting")
 
 
 def test_messages_wait_for_each_other_on_a_shared_link() -> None:
