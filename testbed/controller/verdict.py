@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.controller.delays import wrong_delays
+from testbed.controller.delays import wrong_links
 from testbed.controller.host_contention import contention
 from testbed.controller.host_speed import EXCESS_SHARE
 from testbed.controller.startup_calibration import Calibrated
@@ -60,9 +60,8 @@ def verdict(
     taking, noticed = contention(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
     reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"]), *_delays(calibrated), *dropping]
-    if not asked.lossy:
-        least_s = max(LINK_DELAY_TOLERANCE_S, DELAY_FLOORS * calibrated.pacing_floor_s)
-        reasons += wrong_delays(list(kept.get("delays", ())), least_s, DELAY_TOLERANCE)
+    least_s = max(LINK_DELAY_TOLERANCE_S, DELAY_FLOORS * calibrated.pacing_floor_s)
+    reasons += wrong_links(list(kept.get("delays", ())), least_s, DELAY_TOLERANCE)
     if asked.time_clock:
         reasons += _lags(kept["links"])
     if asked.paced:
