@@ -19,8 +19,9 @@ from testbed.errors import EnvironmentLacks
 from testbed.wire import TCP_SHARE
 
 RATE_BPS = 20e6
-SECONDS = 1.5  # of a flow
-SETTLE_S = 0.3
+SECONDS = 2.0  # of a flow
+SETTLE_S = 0.5
+QUEUED = 0.05  # of what passes meanwhile, by which what waits for its second turn may differ before and after
 # An acknowledgement of 66 bytes for two segments at most, which share the medium with them.
 LEAST_SHARE = TCP_SHARE / (1 + 66 / 1514)
 STATIONS = "abcd"
@@ -74,6 +75,9 @@ class Flow:
         listening.close()
         self.received = 0
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._send, self._receive)]
+
+    def start(self) -> None:
+        """Begin."""
         for thread in self._threads:
             thread.start()
 
@@ -105,6 +109,8 @@ def goodputs(air: tuple[Shaper, dict[str, int]], *pairs: str) -> tuple[list[floa
     """(bits per second that arrive at each receiver, bits per second that pass the medium), flows side by side."""
     shaper, stations = air
     flows = [Flow(stations, *pair) for pair in pairs]
+    for flow in flows:  # at once: whoever comes later finds the queue full, and TCP is fair only in the long run
+        flow.start()
     time.sleep(SETTLE_S)
     started, before, sent = time.monotonic(), [flow.received for flow in flows], shaper.stats("air").sent_bytes
     time.sleep(SECONDS)
@@ -125,15 +131,16 @@ def test_the_medium_carries_its_rate_in_sum_over_all_flows_and_directions(
     tolerance = 0.1 if IN_GUEST else 0.05
     assert passed == pytest.approx(RATE_BPS, rel=tolerance)
     # Each bit from station to station takes the medium twice.
-    assert (1 - tolerance) * LEAST_SHARE * RATE_BPS < 2 * sum(found) < (1 + tolerance) * TCP_SHARE * RATE_BPS
+    within = tolerance + QUEUED
+    assert (1 - within) * LEAST_SHARE * RATE_BPS < 2 * sum(found) < (1 + within) * TCP_SHARE * RATE_BPS
 
 
 @pytest.mark.quiet
 def test_two_stations_that_talk_at_once_share_it(air: tuple[Shaper, dict[str, int]]) -> None:
     (one, other), _ = goodputs(air, "ab", "cd")
-    assert min(one, other) > (one + other) / 6  # TCP's flows are not fair within seconds, but none gets next to nothing
+    assert min(one, other) > (one + other) / 4  # TCP's flows are not quite fair within seconds
     (alone,), _ = goodputs(air, "ab")
-    assert one + other == pytest.approx(alone, rel=0.1)
+    assert one + other == pytest.approx(alone, rel=0.1 + QUEUED)
 
 
 def test_a_kernel_without_the_parts_is_one_sentence() -> None:
