@@ -67,7 +67,6 @@ def test_drawings_show_the_medium_at_the_access_point() -> None:
 
 
 def test_plain_mininet_cannot_shape_it() -> None:
-    pytest.importorskip("mininet")
     with pytest.raises(ConfigError, match="is a wifi, whose stations share one queue"):
         build_topo(Topology.from_dict(wifi()), shaped=True)
     topo = build_topo(Topology.from_dict(wifi()))
