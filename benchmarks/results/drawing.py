@@ -10,26 +10,27 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.results.rows import MEASURED
 from benchmarks.results.store import ROOT
-from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, marker_of, paper, policy_colours
+from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, paper, policy_colours
 
 __all__ = ["COLUMN_WIDTH", "FULL_WIDTH", "colour", "drawn", "marker"]
 
+MARKERS = {
+    "exact": "*", "headroom": "D", "paper": "P", "paper-search": "s", "greedy": "p", "dynamic-threshold": "h",
+    "static": "o", "round-robin": "d", "single": "v", "edgeshard": "8", "layerwise": "<", "galaxy": ">",
+    "tensor-parallel": "^",
+}  # fmt: skip
 IMAGES = ROOT / "docs" / "img"
-FORMER_NAMES = {"resource-aware": "paper-search"}  # of policies in older data
 
 
 def colour(policy: str) -> object:
     """The colour of a policy, which is the same in all figures."""
-    name = FORMER_NAMES.get(policy, policy)
-    return policy_colours([name])[name]
+    return policy_colours([policy])[policy]
 
 
 def marker(policy: str) -> str:
     """The marker of a policy, which is the same in all figures."""
-    former = {name: old for old, name in FORMER_NAMES.items()}
-    return marker_of((*MEASURED, "paper").index(former.get(policy, policy)))
+    return MARKERS[policy]
 
 
 def part_colours() -> dict[str, str]:

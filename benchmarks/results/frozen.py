@@ -1,5 +1,5 @@
 """A policy that places once and then never migrates, to measure what migration is worth:
-`testbed replay experiments/gpt2-star4.yaml --policy benchmarks/results/frozen.py:ResourceAwareFrozen`.
+`testbed replay experiments/gpt2-star4.yaml --policy benchmarks/results/frozen.py:PaperSearchFrozen`.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from testbed.placement.observation import Observation
 from testbed.placement.policies.paper_search import PaperSearch
 
 
-class ResourceAwareFrozen:
-    """Keeps the first placement of `resource-aware` for the whole run."""
+class PaperSearchFrozen:
+    """Keeps the first placement of `paper-search` for the whole run."""
 
-    name = "resource-aware-frozen"
+    name = "paper-search-frozen"
 
     def __init__(self) -> None:
         self.inner = PaperSearch()

@@ -85,17 +85,9 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
         own = told.of_setting(frame, setting, shards)
         if setting != WHOLE_RUN and len(own):
             text += [f"**{told.title(setting, shards)}.**", told.policies_table(own)]
-    text += ["`headroom` and `resource-aware` by fleet:", told.by_fleet(frame)]
-    text += [told.worst_of(frame, "headroom"), told.causes(frame)]
-    text += [told.unproved(frame), told.runs_table(told.of_setting(frame, WHOLE_RUN, 1)), store.obtained(how)]
+    text += [told.causes(frame), told.unproved(frame)]
+    text += [told.runs_table(told.of_setting(frame, WHOLE_RUN, 1)), store.obtained(how)]
     return "\n\n".join(part for part in text if part)
-
-
-def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """The claim that the paper's method is within 15 to 20 % of the optimum on 3 to 5 devices."""
-    from benchmarks.results.gap_tables import claim
-
-    return [claim(frame)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Writes docs/results.md, docs/validation.md, their figures, and tables of other pages, for `script/results`.
 
-The module with the name of the data has `section(frame, how) -> str`, which also draws the figures. It may have
-`claims(frame, how) -> list[Claim]`, which judge claims of the paper for the table at the top of the page.
+The module with the name of the data has `section(frame, how) -> str`, which also draws the figures. The table of claims
+at the top of the page comes from `claims`.
 """
 
 from __future__ import annotations
@@ -14,33 +14,55 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from benchmarks.results import prediction, store, validation
+from benchmarks.results import claims, prediction, store, validation
 
 NAMES = (
-    "small", "medium", "worth", "gaps", "scale", "migration", "regimes", "sensitivity", "prediction", "emulated",
+    "small", "medium", "worth", "migration", "gaps", "scale", "regimes", "sensitivity", "prediction", "emulated",
 )  # fmt: skip
 PAGE = store.ROOT / "docs" / "results.md"
 
 INTRODUCTION = """# Results
 
-Which placement is fastest when a language model is cut at its attention heads, and when is a head worth moving? This is
-what came out, whatever it is. The method under test is `paper-search`, which these tables call
-`resource-aware`, its older name: the scores of Kafetzis, Khalili and Koutsopoulos,
-[arXiv 2505.02533](https://arxiv.org/abs/2505.02533), with a search of ours; `headroom` is our own policy.
-All policies see the same, are charged by the same [cost model](cost-model.md) and meet the same experiments
-([what each does](policies.md)).
-Runs that were refused or ran out of memory are counted, never dropped.
+Which placement is fastest when a language model is cut at its attention heads, and when is a head worth moving? The
+method under test is that of Kafetzis, Khalili and Koutsopoulos, [arXiv 2505.02533](https://arxiv.org/abs/2505.02533).
+Here it is two policies: `paper` is the method as it is written; `paper-search` is the same with a local search of
+ours. `headroom` is our own. All policies see the same, are charged by the same cost model and meet the same instances
+([what each does](policies.md)). Runs that were refused or ran out of memory are counted, never dropped.
 
-This page is written by `script/results` from the data in `docs/results`: for each section a table, and a note
-on how it was obtained. `script/results --collect NAME` makes the data anew. No figure here is typed by hand.
+`script/results` writes this page from the data in `docs/results`; no figure here is typed by hand. A line below each
+section says what made its data, and at which commit. [The artifact](artifact.md) says how to repeat it, and
+`docs/results/recompute.py` computes drawn numbers anew by other code.
 
 ## What the paper says, and what we found"""
 
-OUT_OF_SCOPE = """**Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models
-than the GPT-2 and Llama families. The paper's abstract says nothing of how long deciding may take; here it is not
-charged ([scale](#scale-25-devices-1000-tokens) says roughly how long, `python -m benchmarks.policy` measures it).
-Weights are random: time and memory are a real model's, the text is not.
-"""
+SETTINGS = """The settings:
+
+- *paper's*: one decoder layer, compute-bound devices, fast links, weights sent over the network, plentiful memory, and
+  the paper's own formula of a token's delay (`paper-small.yaml`, `paper-medium.yaml`).
+- *honest*: whole models in 8 bits on devices that together hold 1.4 times what the model needs, and our [cost
+  model](cost-model.md), which charges memory traffic and the links' queues (`honest-small.yaml`, `honest-medium.yaml`).
+- *roomy*: the honest one with 4 times what the model needs.
+- *with notice*, *unannounced*, *links only*: GPT-2 on drawn fleets of 4, 8 and 25 devices in 1.4 times what it needs;
+  either memory goes, or only links change ([how](#migrations-worth-against-the-best-placement-that-never-moves))."""
+
+READING = """A verdict comes from the 95 % interval of its figure. *Reproduced*: the whole interval is on the claim's
+side of the border; *not reproduced*: it is on the other side, for one rival at least; *undecided*: it holds the border.
+The border is 1.20 for claim 1, 1 for claims 2 and 4, 9 for claim 3, 0 for claim 5 and where runs that finish are
+compared, and 1.15 for claim 6. *It* is the policy in the heading. Figures are means over paired instances, or over
+fleets; *pairs* says how many finished under both, where that is not all. A figure over fewer than 20 pairs is shown and
+not judged. The command makes the data, and then `script/results` the figure.
+
+**Deciding** is free unless a row says *charged*. What it took was measured while the host had other work, so a charged
+figure is worse than a quiet host's; [benchmarks](benchmarks.md) time single decisions on a quiet host.
+
+Sections without a row in this table are not judged. Some of their figures rest on fewer than 20 seeds, which they say,
+and some were made by earlier programs, as the lines below them say.
+
+**Foresight.** Policies see the true rates and memory of the moment. Where memory goes *with notice*, they hear of it
+before it must be free.
+
+**Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models than the GPT-2
+and Llama families. Weights are random: time and memory are a real model's, the text is not."""
 
 
 def module(name: str) -> ModuleType:
@@ -79,7 +101,8 @@ def write() -> Path:
 def tables_elsewhere() -> dict[Path, str]:
     """The tables of other pages that come from the data."""
     twin = prediction.twin_table(store.load(prediction.NAME)[0])
-    return {store.ROOT / "README.md": readme(), store.ROOT / "docs" / "twin.md": twin}
+    readme = claims.readme_table(claims.all_rows())
+    return {store.ROOT / "README.md": readme, store.ROOT / "docs" / "twin.md": twin}
 
 
 def put_table(file: Path, table: str) -> None:
@@ -94,24 +117,9 @@ def put_table(file: Path, table: str) -> None:
 def text() -> str:
     """The text of the page; also draws the figures."""
     sections = [module(name).section(*store.load(name)).strip() for name in collected()]
-    rows = ["| the paper | here | figure |", "| --- | --- | --- |"]
-    rows += [f"| {claim.claim} | **{claim.verdict}** | {claim.figure} |" for claim in claims()]
-    return "\n\n".join([INTRODUCTION, "\n".join(rows), OUT_OF_SCOPE.strip(), *sections]) + "\n"
-
-
-def claims() -> list[store.Claim]:
-    """The claims of the paper and what the data say, in the order of the page."""
-    found: list[store.Claim] = []
-    for name in collected():
-        own = module(name)
-        found += own.claims(*store.load(name)) if hasattr(own, "claims") else []
-    return found
-
-
-def readme() -> str:
-    """The table under "What we found" in README.md."""
-    rows = ["| the paper | what we found |", "| --- | --- |"]
-    return "\n".join([*rows, *(f"| {claim.claim} | {claim.verdict} |" for claim in claims())])
+    rows = claims.all_rows()
+    claimed = [claims.verdicts_table(rows), SETTINGS, "The figures behind it:", claims.figures_table(rows), READING]
+    return "\n\n".join([INTRODUCTION, *claimed, *sections]) + "\n"
 
 
 def collected() -> list[str]:

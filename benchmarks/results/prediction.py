@@ -56,18 +56,18 @@ def _on(topology: str, tokens: int = 32, **settings: Any) -> dict[str, Any]:
 
 
 CASES = (
-    Case("gpt2-star4", "resource-aware", 0.05),
+    Case("gpt2-star4", "paper-search", 0.05),
     Case("gpt2-star4", "headroom", 0.05),
     Case("star, no traces", "static", 0.10, _on("star4")),
-    Case("two clusters, 40 Mbit/s between", "resource-aware", 0.10, _on("two-tier6")),
-    Case("mesh of four", "resource-aware", 0.10, _on("mesh4")),
-    Case("ring of five", "resource-aware", 0.10, _on("ring5")),
+    Case("two clusters, 40 Mbit/s between", "paper-search", 0.10, _on("two-tier6")),
+    Case("mesh of four", "paper-search", 0.10, _on("mesh4")),
+    Case("ring of five", "paper-search", 0.10, _on("ring5")),
     Case("star, `ffn_shards: 4`", "headroom", 0.10, _on("star4", partition={"ffn_shards": 4})),
     Case("eight drawn devices", "headroom", 0.10, {
         "topology": {"generate": "paper", "devices": 8, "memory": "1.4 x model", "streaming": "1 GB/s"},
         "traces": [], "tokens": 32,
     }),
-    Case("outage on the time clock", "resource-aware", 0.10, {
+    Case("outage on the time clock", "paper-search", 0.10, {
         "traces": ["traces/data/outage.csv", "traces/data/cpu-contention.csv"], "trace_clock": "time", "tokens": 128,
     }),
 )  # fmt: skip
@@ -220,7 +220,7 @@ def draw(cases: pd.DataFrame) -> None:
     names = [f"{case.case.replace('`', '')}\n{case.policy}" for case in cases.itertuples()]
     places = range(len(cases))
     with drawn(NAME, FULL_WIDTH, 3.4, columns=2) as (_, (errors, parts)):
-        errors.barh(places, 100 * cases["median"], color="#56b4e9", height=0.6, label="median")
+        errors.barh(places, 100 * cases["median"], color="#9a9a9a", height=0.6, label="median")
         errors.scatter(100 * cases["p90"], places, color="#333333", marker="|", s=60, label="90th percentile")
         errors.scatter(100 * cases["limit"], places, color="#b2182b", marker="x", s=18, label="limit of the median")
         errors.set_yticks(list(places), names)

@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.cells import FFN_SHARDS, TIGHT
-from benchmarks.results.cells_emulated import TOKENS
 from benchmarks.results.class_search import HeadsTogether
 from benchmarks.results.grid import GAIN, LIFTED, WHOLE_LAYERS
 from benchmarks.results.paired import counted, mean_of, named, prose, table
@@ -23,7 +22,6 @@ CLASS_BEST = {
     "edgeshard": "layer_ms",
     "layerwise": "layer_ms",
 }  # the others use any
-EMULATED = (OURS, "layerwise")
 PACKING = "packing by "
 UNTOLD = "not looked into"
 CAUSES = ("no whole layers fit", "heads", "FFN shards", PACKING + "heads", PACKING + "FFN shards", UNTOLD)
@@ -204,35 +202,6 @@ def endings(frame: pd.DataFrame) -> str:
         if refused or killed:
             told.append(f"`{policy}` found no first placement in {refused} and ran out of memory in {killed}")
     return f"Of {own.groupby(['cell', 'seed']).ngroups} runs, " + "; ".join(told) + "." if told else ""
-
-
-def emulated(frame: pd.DataFrame) -> str:
-    """The table of predicted and measured times."""
-    own = frame[frame["part"] == "emulated"]
-    if not len(own):
-        return "No cell has been emulated."
-    rows: list[list[object]] = []
-    doubts: list[str] = []
-    for _, runs in own.groupby("cell", sort=False):
-        by: dict[str, Any] = {run["policy"]: run for run in runs.to_dict("records") if run["status"] == "done"}
-        line: list[object] = [_name(runs.to_dict("records")[0])]
-        for policy in EMULATED:
-            run = by.get(policy)
-            line += [f"{run['predicted_ms']:.1f}", f"{run['token_ms']:.1f}"] if run else [None, None]
-        ours, layers = (by.get(policy) for policy in EMULATED)
-        line.append(f"{layers['token_ms'] / ours['token_ms']:.2f}" if ours and layers else None)
-        unfaithful = [policy for policy, run in by.items() if not run["verdict_ok"]]
-        doubts += [f"{policy} in {line[0]}: {by[policy]['reason'].split(';')[0]}" for policy in unfaithful]
-        rows.append([*line, f"not {named(unfaithful)}" if unfaithful else "yes"])
-    paces = named([f"{1 / dilation:g}" for dilation in sorted(set(own["dilation"]))])
-    ended = own[own["status"] != "done"]
-    failed = "".join(f" {_name(run)}: `{run['policy']}`: {run['reason']}." for run in ended.to_dict("records"))
-    text = f"Mininet at {paces} of life's pace, {TOKENS} tokens, milliseconds of emulated time per token.{failed}"
-    if doubts:
-        text += f" Not faithful, first reason of each: {'; '.join(doubts)}."
-    headings = ["cell", "headroom predicted, ms", "measured", "layerwise predicted, ms", "measured",
-                "measured gain", "faithful"]  # fmt: skip
-    return "\n\n".join([table(headings, rows), text])
 
 
 def _name(cell: Mapping[Any, Any], seed: bool = True) -> str:

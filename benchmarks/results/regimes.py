@@ -2,7 +2,6 @@
 
 `python -m benchmarks.results.regimes` computes the missing parts in an order in which any first part is a fair sample.
 `--cell N` prints the experiment of a cell, and `--traced N SEED` one under traces, to be replayed with `testbed`.
-`--emulated` runs a dozen cells on Mininet, which needs root and a quiet host.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from collections.abc import Iterable
 
 import pandas as pd
 
-from benchmarks.results import cells_emulated, grid, store, traced
+from benchmarks.results import grid, store, traced
 from benchmarks.results.cells import (
     DELAYS_MS,
     DEVICES,
@@ -59,17 +58,16 @@ def collect(parts: store.Parts, stop_after_s: float | None) -> None:
 
 def save(parts: store.Parts) -> None:
     """Write the table from the finished parts."""
-    cells, runs, emulated = grid.table(parts), traced.table(parts), cells_emulated.table(parts)
-    kinds = {"cell": cells, "traced": runs, "emulated": emulated}
+    cells, runs = grid.table(parts), traced.table(parts)
+    kinds = {"cell": cells, "traced": runs}
     frame = pd.concat([one.assign(part=kind) for kind, one in kinds.items() if len(one)], ignore_index=True)
-    command = f"python -m benchmarks.results.{NAME}"
     notes = [
         f"{cells.cell.nunique()} of the grid's {len(GRID)} cells, drawn without looking, and "
         f"{runs.seed.nunique()} of {len(traced.SEEDS)} seeds under traces",
         f"{NOMINAL_HOP_S * 1e3:g} ms of software for a hop",
     ]
     store.save(NAME, frame, store.how_obtained(
-        f"{command}` and `sudo .venv/bin/{command} --emulated", "predicted and emulated", parts.seconds(),
+        f"python -m benchmarks.results.{NAME}", "predicted", parts.seconds(),
         sorted({*cells.seed.tolist(), *runs.seed.tolist()}), notes,
         commit=parts.commits(), cells_in_grid=len(GRID),
     ))  # fmt: skip
@@ -80,7 +78,6 @@ def main() -> None:
     parser = store.arguments(NAME, __doc__)
     parser.add_argument("--cell", type=int, metavar="N", help="print one cell's experiment and do nothing else")
     parser.add_argument("--traced", type=int, nargs=2, metavar=("N", "SEED"), help="the same of one under traces")
-    parser.add_argument("--emulated", action="store_true", help="emulate what is missing, in place of computing")
     options = parser.parse_args()
     if options.cell is not None:
         if not 0 <= options.cell < len(GRID):
@@ -90,7 +87,7 @@ def main() -> None:
         print(json.dumps(traced.traced_experiment(*options.traced), indent=2))
     else:
         parts = store.Parts(options.parts)
-        (cells_emulated.collect if options.emulated else collect)(parts, options.seconds)
+        collect(parts, options.seconds)
         save(parts)
 
 
@@ -143,34 +140,9 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             every {traced.INTERVAL}. The ratio is a mean over paired seeds with its 95 % interval, against the other
             policy that is closest to `headroom` among those that finished most often; the worst seed is beside it.
             `--traced N SEED` prints an experiment."""),
-        "**Emulated.**",
-        regime_tables.emulated(frame),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(part for part in text if part)
-
-
-def claims(frame: pd.DataFrame, how: store.How) -> list[store.Claim]:
-    """The claims that cutting layers beats whole layers on few devices, and that heads alone do so."""
-    from benchmarks.results.regime_tables import CAUSES, PACKING, cells_of
-
-    cells = cells_of(frame)
-    gains, tight = cells["cause"].notna(), cells["memory"] == "tight"
-    causes = cells.loc[cells["head_ms"].notna(), "cause"]  # of the cells whose causes were computed
-    packing = causes.str.startswith(PACKING, na=False)
-    together = causes.notna() & ~packing
-    heads = causes.isin([CAUSES[1], PACKING + CAUSES[1]])
-    return [
-        store.Claim(
-            "Partitioning at the level of heads beats whole layers (here: 4 to 8 devices)",
-            f"held by {GAIN - 1:.0%} or more in {gains[tight].mean():.0%} of settings with tight memory and "
-            f"{gains[~tight].mean():.0%} of the others",
-            f"{len(cells)} settings, `headroom` against the best that whole layers can do; several devices computing a "
-            f"layer together is the reason in {together.mean():.0%} of the {len(causes)} looked into, filling fast "
-            f"devices to the brim in {packing.mean():.0%}; cutting heads alone is enough in {heads.mean():.0%}, the "
-            "others need FFN shards too",
-        )
-    ]
 
 
 def _words(values: Iterable[float]) -> list[str]:

@@ -31,9 +31,9 @@ ONE_LAYER, FOUR_LAYERS, WHOLE_RUN = "one layer", "four layers", "whole run"
 MEMORIES = {"tight": "1.4 x model", "loose": "5 x model"}
 # Tight memory also shrinks and grows, so that blocks must move.
 SHRINKING = {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8}
-# The paper's first placement by scores alone, without the moves that `resource-aware` tries afterwards.
-SCORES_ALONE = "resource-aware, scores alone"
-VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {SCORES_ALONE: ("resource-aware", {"refine_first": False})}
+# The paper's first placement by scores alone, without the moves that `paper-search` tries afterwards.
+SCORES_ALONE = "paper-search, scores alone"
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {SCORES_ALONE: ("paper-search", {"refine_first": False})}
 DECIDED, REFUSED, OVERFULL = "decided", "refused", "does not fit"
 Row = dict[str, Any]
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 from benchmarks.results.play import Played
 
 RIVALS = ("single", "round-robin", "greedy", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel",
-          "galaxy", "resource-aware")  # fmt: skip
-# All policies by the names under which they were measured; `resource-aware` is `paper-search` today.
+          "galaxy", "paper-search")  # fmt: skip
 MEASURED = ("single", "static", *RIVALS[1:], "headroom", "exact")
 Row = dict[str, Any]
 

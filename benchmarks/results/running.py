@@ -32,6 +32,12 @@ KEPT = (
     "total_s", "decision_ms", "migrations", "migrated_bytes", "prediction_error",
 )  # fmt: skip
 
+# A policy with options: its name in the data, and the policy and overrides that it stands for.
+FREE_EDGESHARD = "edgeshard, first layer anywhere"
+VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    FREE_EDGESHARD: ("edgeshard", {"policy_options": {"pin_source": False}}),
+}
+
 NOMINAL_NOTE = f"simulated runs count the nominal {NOMINAL_HOP_S * 1e3:g} ms of software for a hop"
 
 
@@ -40,7 +46,8 @@ class Planned:
     """A planned run: the experiment's file, its overrides, and the policy.
 
     `said` holds the columns that identify the run. `hop_s`, if given, replaces this host's calibrated software time per
-    hop; results that do not measure this host use the nominal time.
+    hop; results that do not measure this host use the nominal time. `called` is the policy's name in the data where it
+    is not that of `policy`, such as for a policy with options.
     """
 
     experiment: str  # file name below experiments/
@@ -49,6 +56,7 @@ class Planned:
     settings: Mapping[str, Any] = field(default_factory=dict)
     said: Mapping[str, Any] = field(default_factory=dict)
     hop_s: float | None = None
+    called: str | None = None
 
     @property
     def overrides(self) -> list[str]:
@@ -67,10 +75,21 @@ class Planned:
         return Experiment.load(EXPERIMENTS / self.experiment, overrides)
 
 
+def simulated(experiment: str, called: str, seed: int, settings: Mapping[str, Any], said: Mapping[str, Any]) -> Planned:
+    """A simulated run of a policy or variant with the nominal time per hop."""
+    policy, options = VARIANTS.get(called, (called, {}))
+    return Planned(experiment, policy, seed, {**settings, **options}, said, NOMINAL_HOP_S, called)
+
+
 def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dict[str, Any]:
     """Carry out a run and return its row. `keep` receives the run folder; without it, the folder is removed."""
     experiment = planned.load()
-    row = {**planned.said, "policy": planned.policy, "seed": planned.seed, "tokens_asked": experiment.tokens}
+    row = {
+        **planned.said,
+        "policy": planned.called or planned.policy,
+        "seed": planned.seed,
+        "tokens_asked": experiment.tokens,
+    }
     emulated = find_backend(backend).emulated
     try:
         check_experiment(experiment, computed=emulated)
@@ -120,7 +139,11 @@ def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_afte
 
 def part_key(planned: Planned) -> str:
     """The file name of a run, made of the columns that identify it."""
-    words = [*(str(value) for value in planned.said.values()), Path(planned.policy).name, f"seed{planned.seed}"]
+    words = [
+        *(str(value) for value in planned.said.values()),
+        planned.called or Path(planned.policy).name,
+        f"seed{planned.seed}",
+    ]
     return "-".join("".join(c if c.isalnum() or c in "._" else "_" for c in word) for word in words)
 
 

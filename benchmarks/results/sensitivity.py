@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import pandas as pd
 
 from benchmarks.results import store
-from benchmarks.results.migration import DRAWN, DRAWN_FLEET
 from benchmarks.results.paired import DONE, Mean, counted, finished, named, prose, ratio, table
 from benchmarks.results.running import Planned, collect_runs, found_rows, missing
 
@@ -19,10 +18,15 @@ NAME = "sensitivity"
 BASE = "headroom"
 HOPS_MS = (0.0, 0.1, 0.2, 0.5, 1.0)
 INTERVALS = (1, 2, 4, 8, 16, 32, 64)
+FLEET = {"generate": "paper", "devices": 4, "memory": "1.4 x model", "streaming": "1.5 GB/s"}
+TRACES = [
+    {"generate": "fluctuation", "target": "link/*"}, {"generate": "fluctuation", "target": "device/*"},
+    {"generate": "fluctuation", "target": "device/*", "quantity": "memory", "spread": 0.1, "least": 0.8},
+]  # fmt: skip
 HOP_MS, INTERVAL = 0.1, 8  # the value of one while the other changes
 SEEDS = range(1, 5)
 POLICIES = (
-    "headroom", "resource-aware", "layerwise", "edgeshard", "galaxy", "tensor-parallel", "round-robin", "greedy",
+    "headroom", "paper-search", "greedy", "round-robin", "edgeshard", "layerwise", "galaxy", "tensor-parallel",
 )  # fmt: skip
 PARTITION = {"ffn_shards": 4}  # so that policies that distribute an FFN can
 
@@ -37,8 +41,8 @@ def planned() -> list[Planned]:
             policy,
             seed,
             {
-                "topology": DRAWN_FLEET,
-                "traces": DRAWN["all fluctuate"],
+                "topology": FLEET,
+                "traces": TRACES,
                 "partition": PARTITION,
                 "interval": interval,
                 "tokens": 128,

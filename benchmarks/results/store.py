@@ -14,7 +14,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,9 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / "docs" / "results"
 SOURCES = ("experiments", "testbed", "topologies", "traces")  # the sources of the measured program
+# Names of a policy and of its class: in older data, and today.
+FORMER_NAMES = {"resource-aware": "paper-search", "ResourceAware": "PaperSearch"}
 How = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper, our verdict, and the figure that supports it."""
-
-    claim: str
-    verdict: str  # held, held where …, or did not hold
-    figure: str
 
 
 def save(name: str, frame: pd.DataFrame, how: Mapping[str, Any]) -> Path:
@@ -53,7 +45,13 @@ def load(name: str) -> tuple[pd.DataFrame, How]:
     if not file.exists():
         raise FileNotFoundError(f"{file} is not there: collect it with `script/results --collect {name}`")
     how: How = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-    return pd.read_parquet(file), how
+    frame = pd.read_parquet(file)
+    present = frame["policy"]
+    for former, today in FORMER_NAMES.items():
+        present = present.str.replace(former, today)
+    if (present != frame["policy"]).any():
+        how["notes"] = [*how["notes"], "these data call `paper-search` by its former name, `resource-aware`"]
+    return frame.assign(policy=present), how
 
 
 def how_obtained(

@@ -142,7 +142,7 @@ def draw(frame: pd.DataFrame, name: str) -> None:
     from benchmarks.results.drawing import FULL_WIDTH, colour, drawn, marker
 
     places = [(devices, scenario) for devices in DEVICES for scenario in SCENARIOS]
-    shown = (STATIC, *MIGRATING)
+    shown = (*MIGRATING, STATIC)
     with drawn(name, FULL_WIDTH, 4.6, columns=2 * len(MEMORIES)) as (figure, panels):
         for number, memory in enumerate(MEMORIES):
             finishing, saving = panels[2 * number : 2 * number + 2]
@@ -164,7 +164,8 @@ def draw(frame: pd.DataFrame, name: str) -> None:
                     if policy != STATIC and one.saved is not None:
                         value, low, high = (100 * x for x in (one.saved.value, one.saved.low, one.saved.high))
                         saving.errorbar(value, y, xerr=[[value - low], [high - value]], linestyle="none", **look)
-            finishing.set_title(f"memory {memory}")
+            for axes in (finishing, saving):
+                axes.set_title(f"memory {memory}")
             finishing.set_xlabel("runs finished (%)")
             finishing.set_xlim(-5, 105)
             saving.set_xlabel("time saved against\nstatic (%)")
@@ -179,5 +180,5 @@ def draw(frame: pd.DataFrame, name: str) -> None:
             panels[0].plot([], [], linestyle="none", marker=marker(policy), color=colour(policy), markersize=3)[0]
             for policy in shown
         ]
-        figure.legend(handles, ["static, its best reserve", *MIGRATING], loc="outside upper center", ncols=len(shown))
+        figure.legend(handles, [*MIGRATING, "static, its best reserve"], loc="outside upper center", ncols=len(shown))
         panels[0].set_ylabel("devices: what happens")

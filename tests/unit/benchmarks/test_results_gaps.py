@@ -11,7 +11,7 @@ from benchmarks.results.running import Planned, run
 from testbed import analysis
 
 INSTANCE = Instance(ONE_LAYER, 4, "tight", 4, 1)
-POLICIES = ("resource-aware", "galaxy", "round-robin")
+POLICIES = ("paper-search", "galaxy", "round-robin")
 
 
 @pytest.mark.parametrize("policy", POLICIES)

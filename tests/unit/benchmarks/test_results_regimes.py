@@ -27,7 +27,7 @@ def simulated(experiment: Experiment, folder: Path) -> dict[str, object]:
     return carry_out(RunRequest(experiment, "sim", folder, calibrate="off"), tell_nobody, NOMINAL)
 
 
-@pytest.mark.parametrize("policy", ["resource-aware", "layerwise", "round-robin"])
+@pytest.mark.parametrize("policy", ["paper-search", "layerwise", "round-robin"])
 @pytest.mark.parametrize("traces", [[], [traced.LINKS, traced.SPEEDS]])
 def test_a_cell_played_here_costs_what_the_simulator_says(policy: str, traces: object, tmp_path: Path) -> None:
     number = next(cell for cell in shuffled() if GRID[cell].memory == "tight")

@@ -1,11 +1,13 @@
 """The results page is what script/results writes from the data, with every figure it shows and no other."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.results import drawing, page, store, validation, validation_host
+from benchmarks.results import claims, drawing, page, store, validation, validation_host
 
 PAGE = page.PAGE.read_text(encoding="utf-8")
 
@@ -36,8 +38,24 @@ def test_every_table_says_how_it_was_obtained(name: str) -> None:
 
 
 def test_there_is_no_data_that_no_section_is_made_of() -> None:
-    files = {file.stem for file in store.DATA.iterdir()}
-    assert files == {*page.collected(), validation_host.DATA.stem}
+    files = {file.stem for file in store.DATA.iterdir() if file.is_file()}
+    assert files == {*page.collected(), validation_host.DATA.stem, "recompute"}
+
+
+def test_twenty_drawn_numbers_of_the_page_were_recomputed_from_the_data_by_plain_pandas() -> None:
+    script = store.DATA / "recompute.py"
+    assert "benchmarks" not in re.findall(r"^(?:from|import) (\w+)", script.read_text(encoding="utf-8"), re.MULTILINE)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == script.with_suffix(".txt").read_text(encoding="utf-8")
+
+
+def test_every_row_of_the_table_of_claims_has_at_least_20_instances() -> None:
+    assert min(row.instances for row in claims.all_rows()) >= 20
+
+
+def test_readme_has_a_line_for_each_of_the_six_claims() -> None:
+    assert {row.claim for row in claims.all_rows() if row.told} == set(claims.SHORT)
 
 
 @pytest.mark.parametrize("name", page.collected())
