@@ -20,6 +20,7 @@ FASTEST_BPS, SLOWEST_BPS = 1e13, 1.0
 HALVINGS = 60
 LOW = 0.1  # the share of a path's messages that are taken to have met nothing on their way
 TRAIN_REACHES = 0.75  # of a link's rate at least; a busy host lets a short burst of TCP reach no more
+WIFI_DELAYS = 20  # a burst that passes a medium twice tells its rate if it lasts so many delays
 DELAY_NOISES = 4  # a delay must be off by so many times the noise of a time stamp to be another one
 
 Pair = tuple[str, str]
@@ -122,7 +123,9 @@ class PathEstimates:
     def hear_train(self, sender: str, receiver: str, bits: float, seconds: float, now_s: float) -> None:
         """Take in how long a burst over a path took, by the receiver's clock alone."""
         pair, transit = (sender, receiver), self._transit
-        believed = self._slowest(pair)
+        believed, hops = self._slowest(pair), self._hops(pair)
+        if len(set(hops)) < len(hops) and seconds < WIFI_DELAYS * self._told.path(*pair)[0].delay_s:
+            return
         expected_s = transit.seconds(bits, believed)
         if transit.agree(seconds, expected_s) or expected_s < seconds <= expected_s / TRAIN_REACHES:
             self._lay({pair: (believed, False)}, now_s)
@@ -166,7 +169,7 @@ class PathEstimates:
             gap_s = message.received_s - before_s
             if gap_s <= message.bits / slowest * (1 + transit.tolerance):
                 joined.add(number)
-            if before == pair and 10 * transit.noise_s < gap_s < math.inf:
+            if before == pair and len(set(hops)) == len(hops) and 10 * transit.noise_s < gap_s < math.inf:
                 least[pair].append(max(0.0, message.bits - transit.burst_bits(slowest)) / gap_s)
             last[hops[-1]] = message.received_s, pair
         return joined, {pair: sorted(found)[-1 - int(LOW * len(found))] for pair, found in least.items()}
@@ -195,14 +198,22 @@ class PathEstimates:
         }
 
     def _path(self, pair: Pair, by_size: dict[float, float]) -> tuple[float, bool] | None:
-        """A path's rate, and whether it is another one than believed; None where its messages tell nothing of it."""
-        transit, believed = self._transit, self._slowest(pair)
+        """A path's rate, and whether it is another one than believed; None where its messages tell nothing of it.
+
+        On links that are neither the sender's nor the receiver's, messages may wait for those of others. There only a
+        faster path is believed, and a slower one is left to probes; so is a medium that a message passes twice.
+        """
+        transit, believed, hops = self._transit, self._slowest(pair), self._hops(pair)
+        if len(set(hops)) < len(hops):
+            return None
         small, large = min(by_size), max(by_size)
         more_s = by_size[large] - by_size[small]
         expected_s = transit.seconds(large, believed) - transit.seconds(small, believed)
         if max(more_s, expected_s) > 10 * transit.noise_s and large > small:
             news = not transit.agree(more_s, expected_s)
             rate = believed
+            if news and len(hops) > 2 and more_s > expected_s:
+                return None
             if news and more_s > 0:
                 rate = transit.rate(lambda rate: transit.seconds(large, rate) - transit.seconds(small, rate), more_s)
             self._offsets[pair] = by_size[small] - transit.seconds(small, rate)
@@ -218,6 +229,8 @@ class PathEstimates:
         if seen_s <= 2 * transit.noise_s:  # faster than any rate: the delay is less than it was
             self._offsets[pair] = by_size[large] - held_s
             self._sure.discard(pair)
+            return None
+        if len(hops) > 2 and seen_s > held_s:
             return None
         return transit.rate(lambda rate: transit.seconds(large, rate), seen_s), True
 

@@ -59,7 +59,7 @@ def verdict(
     floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
     taking, noticed = contention(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
-    reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"]), *_delays(calibrated), *dropping]
+    reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"], asked.lossy), *_delays(calibrated), *dropping]
     least_s = max(LINK_DELAY_TOLERANCE_S, DELAY_FLOORS * calibrated.pacing_floor_s)
     reasons += wrong_links(list(kept.get("delays", ())), least_s, DELAY_TOLERANCE)
     if asked.time_clock:
@@ -88,7 +88,8 @@ def _shaping(links: Iterable[Row]) -> list[str]:
     ]
 
 
-def _rates(rates: Iterable[Row]) -> list[str]:
+def _rates(rates: Iterable[Row], lossy: Collection[str]) -> list[str]:
+    """Paths that were not shaped, and probes that were too slow although nothing was to be lost on their way."""
     reasons = []
     for row in rates:
         if row["bytes"] * 8 < JUDGED_FROM_S * row["requested_bps"] or not row["requested_bps"]:
@@ -100,7 +101,7 @@ def _rates(rates: Iterable[Row]) -> list[str]:
                 f"{path}: a {row['how']} reached {format_rate(row['achieved_bps'])} on a link of "
                 f"{format_rate(row['requested_bps'])}: it was not shaped"
             )
-        elif row["how"] == "probe" and share < PROBED_AT_LEAST:
+        elif row["how"] == "probe" and share < PROBED_AT_LEAST and not {row["device"], row["peer"]} & {*lossy}:
             reasons.append(
                 f"{path}: a probe reached only {format_rate(row['achieved_bps'])} of "
                 f"{format_rate(row['requested_bps'])}: this host is too busy or too slow for that rate"

@@ -79,6 +79,12 @@ def test_a_slow_probe_is_a_reason_and_a_slow_migration_is_not() -> None:
     assert judged(rates=[rate(0.5, "migration")])["ok"]
 
 
+@pytest.mark.parametrize("lossy", "ab")
+def test_a_probe_over_a_link_that_is_to_lose_packets_may_be_slow(lossy: str) -> None:
+    assert judged(rates=[rate(0.3)], asked=Asked(lossy=(lossy,)))["ok"]
+    assert not judged(rates=[rate(1.1)], asked=Asked(lossy=(lossy,)))["ok"]
+
+
 def test_a_transfer_too_short_to_be_judged_is_not() -> None:
     assert judged(rates=[rate(3.0, size=100_000), rate(0.1, size=100_000), rate(0.0, requested=0.0)])["ok"]
 

@@ -22,6 +22,7 @@ from testbed.runlog.folder import TABLES, RunLog, read_rows
 from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change
 
+ROOT = Path(__file__).parents[3]
 Rows = Sequence[dict[str, Any]]
 
 
@@ -86,6 +87,18 @@ def test_nothing_that_stays_as_it_was_told_is_estimated_to_be_otherwise(tmp_path
     oracle, _ = ran(tmp_path / "a", observation="oracle", changes=())
     measured, _ = ran(tmp_path / "b", changes=())
     assert measured.seen == oracle.seen and all(seen.estimates is not None for seen in measured.seen)
+
+
+@pytest.mark.parametrize("name", ["two-tier6", "wifi4", "mesh4", "ring5"])
+@pytest.mark.parametrize("policy", ["round-robin", "paper-search"])
+def test_on_no_shape_is_a_link_estimated_to_be_slower_or_faster_than_it_is(
+    tmp_path: Path, name: str, policy: str
+) -> None:
+    network = f"topology={ROOT / 'topologies' / name}.yaml"
+    _, kept = ran(tmp_path, network, "traces=[]", "model={preset: tiny}", "tokens=48", policy=policy)
+    assert {row["used"] for row in kept["estimates"]} == {True, False}
+    for row in kept["estimates"]:
+        assert row["estimate"] == pytest.approx(row["truth"], rel=0.1), row
 
 
 @pytest.mark.parametrize("quantity, value", [("rate", 10e6), ("rate", 20e6), ("down", 5e6), ("up", 5e6)])
