@@ -31,9 +31,10 @@ def summarise(
     `token_latency_ms` and `mean_token_ms` cover decode tokens; `ttft_ms` is the prefill. `tpot_ms` is the time per
     output token as a reader of the text would see it: a token after a migration waits for that too, and with
     `charge_decision` also for the deciding. `tpot_without_stalls_ms` is the same without both.
-    `mean_token_with_stall_ms` spreads the stalls over the same tokens: it compares policies that migrate with policies
-    that do not. `tokens_per_s` is over `total_s`. `decision_ms` is the sum over the run. `migrations` counts committed
-    blocks. `wire_bytes` is the traffic of all tokens, including the prefill.
+    `first_placement_ms` is the mean of the decode tokens before the second decision.
+    `mean_token_with_stall_ms` spreads the stalls over all decode tokens: it compares policies that migrate with
+    policies that do not. `tokens_per_s` is over `total_s`. `decision_ms` is the sum over the run. `migrations` counts
+    committed blocks. `wire_bytes` is the traffic of all tokens, including the prefill.
     """
     latency = [row["latency_s"] for row in tokens if not row["prefill"]]
     first = next((row["latency_s"] for row in tokens if row["prefill"]), None)
@@ -42,6 +43,8 @@ def summarise(
     charged = stall + (deciding if charge_decision else 0.0)
     moved = [row["bytes"] for row in migrations if row["outcome"] == COMMITTED]
     predicted = [row["predicted_s"] for row in tokens if not row["prefill"] and row.get("predicted_s") is not None]
+    second = min((row["step"] for row in decisions if row["step"] > 0), default=math.inf)
+    at_first = [row["latency_s"] for row in tokens if not row["prefill"] and row["step"] < second]
     waited = waits_by_step(decisions, charge_decision)
     seen = [row["latency_s"] + waited.get(row["step"], 0.0) for row in tokens if not row["prefill"]]
     count, total = sum(1 for _ in tokens), math.fsum(row["latency_s"] for row in tokens) + charged
@@ -52,6 +55,7 @@ def summarise(
         "tokens_per_s": count / total if total else None,
         "mean_token_ms": _ms(mean(latency)),
         "mean_token_with_stall_ms": _ms((math.fsum(latency) + charged) / len(latency)) if latency else None,
+        "first_placement_ms": _ms(mean(at_first)),
         "ttft_ms": _ms(first),
         "total_s": total,
         "stall_s": stall,

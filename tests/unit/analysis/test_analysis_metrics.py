@@ -40,6 +40,13 @@ def test_a_run_without_tokens_has_no_latency_rather_than_zero() -> None:
     assert found["migrations"] == found["stall_s"] == 0
 
 
+def test_tokens_before_the_second_decision_are_those_of_the_first_placement() -> None:
+    decisions = [{"step": step, "decision_s": 0.0, "stall_s": 0.0} for step in (0, 2)]
+    found = summarise([token(0, 2.0), token(1, 0.1), token(2, 0.3)], decisions=decisions)
+    assert found["first_placement_ms"] == pytest.approx(100)
+    assert summarise([token(0, 2.0), token(1, 0.1)])["first_placement_ms"] == pytest.approx(100)
+
+
 def test_aborted_migrations_stall_but_are_not_counted_as_moved() -> None:
     def moved(start: float, end: float | None, outcome: str) -> dict[str, object]:
         return {"start_s": start, "last_byte_s": end, "outcome": outcome, "bytes": 100}

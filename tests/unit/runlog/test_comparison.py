@@ -65,6 +65,12 @@ def test_ratios_are_to_the_least_that_is_known_with_and_without_deciding() -> No
     assert per_policy(rows)[1]["exact_is"] == {"run": 2}
 
 
+def test_the_gap_of_first_placements_is_to_that_of_exact() -> None:
+    rows = [row("exact", 1, 9.0, first_placement_ms=8.0), row("mine", 1, 19.0, first_placement_ms=10.0)]
+    assert [line["first_placement_gap"] for line in per_policy(rows)] == [0.0, pytest.approx(0.25)]
+    assert per_policy(rows[1:])[0]["first_placement_gap"] is None
+
+
 def test_backends_are_not_mixed() -> None:
     rows = [row("one", 1, 10.0), row("one", 1, 30.0, backend="local")]
     assert [(line["backend"], line["mean_token_ms"]) for line in per_policy(rows)] == [("sim", 10.0), ("local", 30.0)]
