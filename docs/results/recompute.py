@@ -342,7 +342,8 @@ RECIPES: list[tuple[Callable[[Cell], bool], Callable[[Cell], list[float]]]] = [
     (lambda cell: cell.section.startswith("Emulated") and cell.caption == "**Each cell.**", emulated),
     (lambda cell: cell.section == "Migration, emulated", migration),
     (lambda cell: cell.section.startswith("Gaps") and "FFNs" in cell.caption and cell.caption.startswith("**"), gaps),
-    (lambda cell: cell.heading in ("cells without placement", "within 1 % of the best", "95th percentile", "largest"),
+    (lambda cell: cell.section.startswith("Regimes")
+     and cell.heading in ("cells without placement", "within 1 % of the best", "95th percentile", "largest"),
      regime_policies),
 ]  # fmt: skip
 
