@@ -226,6 +226,11 @@ class PathEstimates:
         seen_s = by_size[large] - self._offsets[pair]
         if transit.agree(seen_s, held_s):
             return (believed, False) if held_s > 2 * transit.noise_s else None
+        told = min(leg.rate_bps / hops.count(leg.hop) for leg in self._told.path(*pair))
+        if 0 < seen_s <= 2 * transit.noise_s and believed < told:  # a slow path has recovered, at most to what was told
+            return min(
+                told, transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
+            ), True
         if seen_s <= 2 * transit.noise_s:  # faster than any rate: the delay is less than it was
             self._offsets[pair] = by_size[large] - held_s
             self._sure.discard(pair)

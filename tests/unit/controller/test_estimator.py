@@ -120,6 +120,20 @@ def test_messages_that_wait_behind_others_make_no_link_slower() -> None:
     assert found.observation(truth, 3.0, {}).links == truth.links
 
 
+def test_a_link_that_recovers_is_found_out_although_stamps_are_noisy() -> None:
+    found = Estimator(observation(), lambda rate: 12800.0, 1e-4)
+    for now, rate in enumerate((2e7, 2e7, 5e7, 5e7), 1):
+        truth = observation({"c": LinkView(rate, rate, 1e-3, 1e-3)})
+        messages = exchanged(truth, sizes=(20256.0, 6e5) if now < 3 else (20256.0,))
+        saved_s = 12800 / rate  # what the bucket lets through at once
+        found.messages(one._replace(received_s=one.received_s - saved_s * ("c" in one[:2])) for one in messages)
+        found.end_interval(float(now))
+        seen = found.observation(observation(), float(now), {})
+        for pair in ("ac", "ca"):
+            assert min(leg.rate_bps for leg in seen.path(*pair)) == pytest.approx(rate, rel=0.5 if now > 2 else 0.1)
+            assert min(leg.rate_bps for leg in seen.path(*pair)) <= 1e8
+
+
 def test_a_burst_tells_a_links_rate_by_the_receivers_clock_alone() -> None:
     found = estimator(observation())
     found.train(Train("a", "c", 1e6, 0.1))
