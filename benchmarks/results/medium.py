@@ -107,10 +107,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Medium: 25 devices, 1000 tokens",
         prose("""Each seed is another instance. In the paper's setting policies decide every 40 tokens, where its
-            experiment says 8, which takes hours: so migration has a fifth of the chances to pay there, and deciding
-            costs a fifth. In the other settings they decide every 16 tokens, as the experiment says. EdgeShard is run
-            with its first layer at the source, as in its paper, and anywhere, and the better run of each instance
-            counts; with one layer it may be anywhere as it is."""),
+            experiment says 8, to save time. That favours migration, since a move must pay within the interval after
+            it, and deciding costs a fifth. In the other settings they decide every 16 tokens, as the experiment says.
+            EdgeShard is run with its first layer at the source, as in its paper, and anywhere, and the better run of
+            each instance counts; with one layer it may be anywhere as it is."""),
         image(f"{NAME}-latency", "Latency against token for each policy, in each setting"),
         image(f"{NAME}-memory", "Memory of the fullest device and of all devices against token, in each setting"),
         told.legend(),

@@ -60,7 +60,7 @@ Sections without a row in this table are not judged. Some of their figures rest 
 and some were made by earlier programs, as the lines below them say.
 
 **Foresight.** Policies see the true rates and memory of the moment. Where memory goes *with notice*, they hear of it
-before it must be free.
+before it must be free. [Observed](#observed-policies-that-see-only-what-a-run-shows) has policies that see less.
 
 **Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models than the GPT-2
 and Llama families. Weights are random: time and memory are a real model's, the text is not."""
