@@ -131,9 +131,13 @@ class PathEstimates:
             self._lay({pair: (believed, False)}, now_s)
         else:
             rate = transit.rate(lambda rate: transit.seconds(bits, rate), seconds)
+            before = {hop: self._belief(*hop).value for hop in hops}
             self._lay({pair: (rate, True)}, now_s)
             self._sure.discard(pair)
-            self._offsets.pop(pair, None)  # what looked like a delay was perhaps this rate
+            changed = {hop for hop, value in before.items() if self._belief(*hop).value != value}
+            for other in [each for each in self._offsets if each not in self._sure]:
+                if changed & {*self._hops(other)}:  # what looked like a delay was perhaps this rate
+                    del self._offsets[other]
 
     # --- a path --------------------------------------------------------------------------------------------
 

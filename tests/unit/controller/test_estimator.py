@@ -120,6 +120,27 @@ def test_messages_that_wait_behind_others_make_no_link_slower() -> None:
     assert found.observation(truth, 3.0, {}).links == truth.links
 
 
+def test_what_was_learnt_while_a_rate_was_wrong_makes_no_link_recover() -> None:
+    fast = {name: LinkView(2e8, 2e8, 1e-3, 1e-3) for name in "ab"}
+    told, truth = observation(fast), observation(fast | {"c": LinkView(2e7, 2e7, 1e-3, 1e-3)})
+    found = Estimator(told, lambda rate: 12800.0, 1e-4)
+
+    def use(*pairs: str) -> None:
+        for number, pair in enumerate(pairs):
+            one = sent(truth, pair, 20256.0, 10.0 * number)
+            found.messages([one._replace(received_s=one.received_s - 12800 / 2e7)])
+
+    for now in (1.0, 2.0, 3.0, 4.0):
+        use("ac", "ca", "bc", "cb")
+        if now == 1.0:
+            found.train(Train("a", "c", 4e5, 0.02))
+            found.train(Train("c", "a", 4e5, 0.02))
+        found.end_interval(now)
+        seen = found.observation(told, now, {})
+        for pair in ("ac", "bc", "cb"):
+            assert min(leg.rate_bps for leg in seen.path(*pair)) == pytest.approx(2e7, rel=0.1)
+
+
 def test_a_link_that_recovers_is_found_out_although_stamps_are_noisy() -> None:
     found = Estimator(observation(), lambda rate: 12800.0, 1e-4)
     for now, rate in enumerate((2e7, 2e7, 5e7, 5e7), 1):
