@@ -218,9 +218,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _seconds("p90_s", "delay of the link itself that nine tenths of its messages stayed below"),
         _integer("messages", "messages that met nothing on their way, of the path that shows the link best"),
         _seconds("asked_jitter_s", "jitter that was asked for", required=False),
-        _seconds(
-            "jitter_s", "jitter that spreads messages so, of the path that spreads them most", required=False
-        ),
+        _seconds("jitter_s", "jitter that spreads messages so, of the path that spreads them most", required=False),
         _share("asked_loss", "loss that was asked for", required=False),
         _share("late_share", "messages that came as late as after a loss", required=False),
         _WALL,
