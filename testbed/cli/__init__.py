@@ -131,11 +131,16 @@ def run(args: Sequence[str] | None = None) -> int:
     except SystemExit:  # click raises it after completing for a shell, and if the reader of a help page has gone
         return 0 if COMPLETING in os.environ else READER_GONE
     except (click.Abort, KeyboardInterrupt):
-        echo("Interrupted.", err=True)
-        return INTERRUPTED
+        return _interrupted()
     except Exception as error:
-        return refuse(error)
+        # Until Python 3.12 the interpreter hides what interrupts a `__set_name__` of a module that is being imported.
+        return _interrupted() if isinstance(error.__cause__, KeyboardInterrupt) else refuse(error)
     return code if isinstance(code, int) else 0
+
+
+def _interrupted() -> int:
+    echo("Interrupted.", err=True)
+    return INTERRUPTED
 
 
 def main() -> NoReturn:

@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from testbed import cli
+
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "experiments" / "small-scale.yaml"
 SWEEP = """
@@ -168,3 +170,15 @@ def test_what_a_killed_verb_leaves_is_removed_by_the_next(verb: str, place: Plac
     following = place.started("clean")
     assert following.wait(timeout=30) == 0 and following.communicate()[1] == ""
     assert place.left() == []
+
+
+def test_an_interrupt_that_the_interpreter_hides_ends_the_verb_in_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def __set_name__(self, owner: type, name: str) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.cli, "main", lambda **_: type("Imported", (), {"field": Interrupted()}))
+    assert cli.run(["policies"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
