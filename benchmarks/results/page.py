@@ -53,8 +53,8 @@ compared, and 1.15 for claim 6. *It* is the policy in the heading. Figures are m
 fleets; *pairs* says how many finished under both, where that is not all. A figure over fewer than 20 pairs is shown and
 not judged. The command makes the data, and then `script/results` the figure.
 
-**Deciding** is free unless a row says *charged*. What it took was measured while the host had other work, so a charged
-figure is worse than a quiet host's; [benchmarks](benchmarks.md) time single decisions on a quiet host.
+**Deciding** is free unless a row says *charged*. What it took was measured on a host of two cores that ran two such
+simulations at a time and nothing else; [benchmarks](benchmarks.md) time single decisions.
 
 Sections without a row in this table are not judged. Some of their figures rest on fewer than 20 seeds, which they say,
 and some were made by earlier programs, as the lines below them say.
