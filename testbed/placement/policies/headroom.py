@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from testbed.errors import ConfigError
 from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.blocks import Placement
@@ -10,11 +12,13 @@ from testbed.placement.cost.model import cost_model
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.repair import repair
 from testbed.placement.observation import Observation
+from testbed.placement.uncertainty import is_worth_moving, with_margin
 from testbed.placement.useful import decide_on_useful, same_devices
 
 HORIZONS = ("interval", "near", "run")
 NEAR = 0.015  # of its least cost an interval may give away for later ones, whose conditions are only expected
 MOST_EFFORT = 1000  # times the usual number of moves; more is refused as a slip
+MOST_SPREADS = 10  # of a margin or a hysteresis
 
 
 class Headroom:
@@ -30,20 +34,32 @@ class Headroom:
     `Outlook` expects rates and memory from past observations. `horizon` says how much the present interval may cost
     more than its best for their sake: nothing with `interval`, 1.5 % with `near`, anything with `run`. `effort`
     multiplies the number of moves tried.
+
+    With `observation: measured` it may heed how sure estimates are. `margin` times the spread of each device's memory
+    stays free where a placement can be found so. A placement that fits is kept unless moving gains more than
+    `hysteresis` times the largest spread of the rates that it depends on.
     """
 
     name = "headroom"
     schedule_only = True  # its search does not know `cost: paper`
 
-    def __init__(self, horizon: str = "near", effort: float = 1.0) -> None:
+    def __init__(
+        self, horizon: str = "near", effort: float = 1.0, margin: float = 0.0, hysteresis: float = 0.0
+    ) -> None:
         if horizon not in HORIZONS:
             raise ConfigError(f"policy headroom: horizon is {horizon!r}, and can be {', '.join(HORIZONS)}")
         if isinstance(effort, bool) or not isinstance(effort, int | float) or not 0 < effort <= MOST_EFFORT:
             raise ConfigError(
                 f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to {MOST_EFFORT}"
             )
+        for name, value in (("margin", margin), ("hysteresis", hysteresis)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_SPREADS:
+                raise ConfigError(
+                    f"policy headroom: {name} is {value!r}, and must be a number of spreads from 0 to {MOST_SPREADS}"
+                )
         self._horizon = horizon
         self._effort = float(effort)
+        self._margin, self._hysteresis = float(margin), float(hysteresis)
         self._seed = 0
         self._outlook = Outlook()
 
@@ -58,6 +74,20 @@ class Headroom:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Find the best placement that can be carried out from the present one; raises Infeasible."""
         expected = self._outlook.after(observation)
+        wanted = self._wanted(observation, placement, expected)
+        if placement is not None and not is_worth_moving(observation, placement, wanted, self._hysteresis):
+            return placement
+        return wanted
+
+    def _wanted(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
+        """The best placement found, with memory to spare if one is; raises Infeasible."""
+        cautious = with_margin(observation, self._margin)
+        if cautious is not observation:
+            with suppress(Infeasible):
+                return self._decide(cautious, placement, expected)
+        return self._decide(observation, placement, expected)
+
+    def _decide(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
         return decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
