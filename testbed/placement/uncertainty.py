@@ -14,18 +14,16 @@ from testbed.placement.observation import Observation
 
 
 def with_margin(observation: Observation, margin: float) -> Observation:
-    """The observation with less memory on each device: by `margin` times the spread of the memory's estimate."""
+    """The observation with less memory on each device: by this share, or by its spread where that is larger."""
     estimates = observation.estimates
     if not margin or estimates is None:
         return observation
-    shares = {view.name: margin * estimates[f"device/{view.name}", "memory"].spread for view in observation.devices}
-    if not any(shares.values()):
-        return observation
-    views = tuple(
-        replace(view, available_bytes=max(0, int(view.available_bytes * (1 - shares[view.name]))))
-        for view in observation.devices
-    )
-    return replace(observation, devices=views)
+    spreads = [estimates[f"device/{view.name}", "memory"].spread for view in observation.devices]
+    views = [
+        replace(view, available_bytes=int(view.available_bytes * (1 - max(margin, spread))))
+        for view, spread in zip(observation.devices, spreads, strict=True)
+    ]
+    return replace(observation, devices=tuple(views))
 
 
 def is_worth_moving(observation: Observation, present: Placement, wanted: Placement, hysteresis: float) -> bool:
@@ -36,10 +34,15 @@ def is_worth_moving(observation: Observation, present: Placement, wanted: Placem
     estimates = observation.estimates
     if not hysteresis or estimates is None or not present.moves_to(wanted) or shortages(observation, None, present):
         return True
-    rest = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
-    stay_s, move_s = (interval_cost(rest, present, placement) for placement in (present, wanted))
+    stay_s, move_s = rest_of_run_s(observation, present, present), rest_of_run_s(observation, present, wanted)
     used = {*present.devices.values(), *wanted.devices.values()}
     return stay_s - move_s > hysteresis * _spread(observation, used) * stay_s
+
+
+def rest_of_run_s(observation: Observation, present: Placement, wanted: Placement) -> float:
+    """Seconds that the rest of the run takes, migration included, if all stays as it is observed."""
+    rest = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
+    return interval_cost(rest, present, wanted)
 
 
 def _spread(observation: Observation, devices: set[str]) -> float:

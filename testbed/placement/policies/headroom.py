@@ -18,7 +18,8 @@ from testbed.placement.useful import decide_on_useful, same_devices
 HORIZONS = ("interval", "near", "run")
 NEAR = 0.015  # of its least cost an interval may give away for later ones, whose conditions are only expected
 MOST_EFFORT = 1000  # times the usual number of moves; more is refused as a slip
-MOST_SPREADS = 10  # of a margin or a hysteresis
+MOST_MARGIN = 0.9  # of each device's memory
+MOST_HYSTERESIS = 10.0  # spreads
 
 
 class Headroom:
@@ -35,16 +36,17 @@ class Headroom:
     more than its best for their sake: nothing with `interval`, 1.5 % with `near`, anything with `run`. `effort`
     multiplies the number of moves tried.
 
-    With `observation: measured` it may heed how sure estimates are. `margin` times the spread of each device's memory
-    stays free where a placement can be found so. A placement that fits is kept unless moving gains more than
-    `hysteresis` times the largest spread of the rates that it depends on.
+    With `observation: measured` it heeds how sure estimates are. A placement that fits is kept unless moving gains more
+    than `hysteresis` times the largest spread of the rates that it depends on. `margin` is the share of each device's
+    memory that stays free where a placement can be found so; it is the spread of the memory's estimate where that is
+    larger, unless it is 0.
     """
 
     name = "headroom"
     schedule_only = True  # its search does not know `cost: paper`
 
     def __init__(
-        self, horizon: str = "near", effort: float = 1.0, margin: float = 0.0, hysteresis: float = 0.0
+        self, horizon: str = "near", effort: float = 1.0, margin: float = 0.0, hysteresis: float = 0.1
     ) -> None:
         if horizon not in HORIZONS:
             raise ConfigError(f"policy headroom: horizon is {horizon!r}, and can be {', '.join(HORIZONS)}")
@@ -52,11 +54,9 @@ class Headroom:
             raise ConfigError(
                 f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to {MOST_EFFORT}"
             )
-        for name, value in (("margin", margin), ("hysteresis", hysteresis)):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST_SPREADS:
-                raise ConfigError(
-                    f"policy headroom: {name} is {value!r}, and must be a number of spreads from 0 to {MOST_SPREADS}"
-                )
+        for name, value, most in (("margin", margin, MOST_MARGIN), ("hysteresis", hysteresis, MOST_HYSTERESIS)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ConfigError(f"policy headroom: {name} is {value!r}, and must be a number from 0 to {most:g}")
         self._horizon = horizon
         self._effort = float(effort)
         self._margin, self._hysteresis = float(margin), float(hysteresis)
@@ -74,13 +74,6 @@ class Headroom:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Find the best placement that can be carried out from the present one; raises Infeasible."""
         expected = self._outlook.after(observation)
-        wanted = self._wanted(observation, placement, expected)
-        if placement is not None and not is_worth_moving(observation, placement, wanted, self._hysteresis):
-            return placement
-        return wanted
-
-    def _wanted(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
-        """The best placement found, with memory to spare if one is; raises Infeasible."""
         cautious = with_margin(observation, self._margin)
         if cautious is not observation:
             with suppress(Infeasible):
@@ -88,7 +81,11 @@ class Headroom:
         return self._decide(observation, placement, expected)
 
     def _decide(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
-        return decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
+        """The best placement found, or the present one where moving gains too little to be sure; raises Infeasible."""
+        wanted = decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
+        if placement is not None and not is_worth_moving(observation, placement, wanted, self._hysteresis):
+            return placement
+        return wanted
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
         """The best placement found on these devices; `expected` is what comes after the interval, None for nothing."""

@@ -36,18 +36,19 @@ def decided(policy: Headroom, observation: Observation, placement: Placement | N
 def test_without_estimates_neither_option_changes_a_decision() -> None:
     for seed in range(3):
         seen = instance(seed, 2, 6, 4, 3.0)
-        assert with_margin(seen, 1.0) is seen
+        assert with_margin(seen, 0.5) is seen
         first = decided(Headroom(), seen)
-        assert decided(Headroom(margin=1.0, hysteresis=1.0), seen) == first
+        assert decided(Headroom(margin=0.5, hysteresis=1.0), seen) == first
 
 
 def test_with_a_margin_memory_stays_free_where_a_placement_is_found_so() -> None:
     seen = estimated(instance(0, 2, 6, 4, 3.0), memory=0.1)
-    spared = with_margin(seen, 2.0)
-    pairs = zip(spared.devices, seen.devices, strict=True)
-    assert all(less.available_bytes == int(0.8 * all_.available_bytes) for less, all_ in pairs)
-    assert shortages(spared, None, decided(Headroom(margin=2.0), seen)) == []
-    assert decided(Headroom(margin=9.9), seen) == decided(Headroom(), seen)  # none fits in so little
+    for margin, share in ((0.2, 0.2), (0.05, 0.1)):
+        spared = with_margin(seen, margin)
+        pairs = zip(spared.devices, seen.devices, strict=True)
+        assert all(less.available_bytes == int((1 - share) * all_.available_bytes) for less, all_ in pairs)
+        assert shortages(spared, None, decided(Headroom(margin=margin), seen)) == []
+    assert decided(Headroom(margin=0.9), seen) == decided(Headroom(), seen)  # none fits in so little
 
 
 def test_with_hysteresis_a_placement_that_fits_is_kept_unless_the_gain_is_larger_than_what_may_be_wrong() -> None:
@@ -66,6 +67,6 @@ def test_with_hysteresis_a_placement_that_fits_is_kept_unless_the_gain_is_larger
 
 @pytest.mark.parametrize("option", ["margin", "hysteresis"])
 @pytest.mark.parametrize("value", [-1, 11, True, "much", float("nan")])
-def test_a_number_of_spreads_that_cannot_be_meant_is_refused(option: str, value: object) -> None:
+def test_a_number_that_cannot_be_meant_is_refused(option: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"policy headroom: {option} is "):
         Headroom(**{option: value})  # type: ignore[arg-type]
