@@ -103,6 +103,7 @@ def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dic
         row |= {key: tidy(summary).get(key) for key in KEPT}
         row["tokens_done"] = len(summary["tokens"])
         row["most_memory_share"] = _memory_share(Path(summary["path"]))
+        row["wrong_moves"] = _wrong_moves(Path(summary["path"]))
         if keep is not None:
             row["run"] = summary["run"]
             row["verdict_ok"] = summary["verdict"]["ok"]
@@ -120,6 +121,11 @@ def _memory_share(folder: Path) -> float | None:
     devices = analysis.load(folder).devices.dropna(subset=["ledger_bytes", "budget_bytes"])
     devices = devices[devices["budget_bytes"] > 0]
     return float((devices["ledger_bytes"] / devices["budget_bytes"]).max()) if len(devices) else None
+
+
+def _wrong_moves(folder: Path) -> int:
+    """Decisions that moved blocks although staying was possible and, by what was true, better for the rest of a run."""
+    return int((analysis.load(folder).decisions["gain_s"].astype(float) < 0).sum())
 
 
 def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_after_s: float | None) -> None:

@@ -1,8 +1,9 @@
 """What the network and the devices are at a moment: the topology, overlaid by the traces.
 
 Memory differs from the rest: a decrease is announced first and visible to the policy, and enforced at the commit of
-the next decision or `grace` intervals later, whichever is first. An increase holds at once. This module keeps that
-account and applies nothing itself.
+the next decision or `grace` intervals later, whichever is first. An increase holds at once. With `ramp` a decrease
+comes in steps, because a co-located process needs time to take so much. This module keeps that account and applies
+nothing itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.topologies.finer import with_software
 from testbed.traces.model import SeriesKey, TraceSet
 from testbed.traces.recording import Change
+
+RAMP_STEP_S = 0.25  # on the traces' clock, between two steps of a decrease with `ramp`
 
 # A trace's quantity -> the fields of a link that it sets.
 _LINK_FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -35,6 +38,15 @@ class Announcement:
     boundary: int  # the index of the decision that follows the announcement
 
 
+@dataclass(frozen=True)
+class _Fall:
+    """A device's memory on its way down: how much it was when that began, and when the next step is due."""
+
+    since_s: float
+    memory_bytes: int
+    due_s: float
+
+
 class Conditions:
     """The target state at each moment of a run. Somebody else applies what is in `replayed`, at its time."""
 
@@ -42,7 +54,8 @@ class Conditions:
         self._topology = experiment.topology
         self._traces = experiment.traces
         self._awaited = _without(experiment.traces, replayed)
-        self._grace = experiment.grace
+        self._grace, self._ramp_Bps = experiment.grace, experiment.ramp
+        self._falls: dict[str, _Fall] = {}
         self._values: dict[tuple[str, str], float] = {}
         self._memory = {device.name: device.memory_bytes for device in self._topology.devices}
         self._announced: dict[str, Announcement] = {}
@@ -59,36 +72,60 @@ class Conditions:
 
     def next_change_s(self) -> float | None:
         """The trace time of the next change that nobody else replays, or None."""
-        return self._awaited.next_change_after(self.time)
+        following = self._awaited.next_change_after(self.time)
+        due = [fall.due_s for fall in self._falls.values()]
+        return min(due if following is None else [*due, following], default=None)
 
     def advance(self, until: float, boundary: int) -> tuple[list[Change], list[Announcement]]:
         """Move to trace time `until`; returns the changes on the way, and the memory decreases that they announce."""
-        changes = self._traces.changes_between(self.time, until)
-        self.time = until
-        self.changes += len(changes)
+        changes: list[Change] = []
         announced: list[Announcement] = []
-        for change in changes:
+        for change in self._traces.changes_between(self.time, until):
+            device = change.target.removeprefix("device/") if change.quantity == "memory" else ""
+            held = self._held(device, change.time_s) if device else 0
             key = (change.target, change.quantity)
             if change.value is None:
                 self._values.pop(key, None)
             else:
                 self._values[key] = change.value
-            if change.quantity == "memory":
-                news = self._hear(change.target.removeprefix("device/"), boundary)
-                if news is not None:
-                    announced.append(news)
+            if device and self._ramp_Bps is not None and self._wanted_memory(device) < held:
+                earlier = self._falls.get(device)
+                due_s = change.time_s + RAMP_STEP_S if earlier is None else earlier.due_s
+                self._falls[device] = _Fall(change.time_s, held, due_s)
+                continue
+            changes.append(change)
+            if device:
+                self._falls.pop(device, None)
+                announced += self._hear(device, self._wanted_memory(device), boundary)
+        for device, fall in [(name, fall) for name, fall in self._falls.items() if fall.due_s <= until]:
+            held = self._held(device, until)
+            changes.append(Change(until, f"device/{device}", "memory", held))
+            announced += self._hear(device, held, boundary)
+            if held > self._wanted_memory(device):
+                self._falls[device] = replace(fall, due_s=until + RAMP_STEP_S)
+            else:
+                del self._falls[device]
+        self.time = until
+        self.changes += len(changes)
         return changes, announced
 
-    def _hear(self, device: str, boundary: int) -> Announcement | None:
-        """Take in a memory row: it holds at once or is announced. A second decrease keeps the first one's boundary."""
-        wanted = self._wanted_memory(device)
+    def _held(self, device: str, time_s: float) -> int:
+        """The memory that traces and ramp leave at a time, before anything is announced."""
+        fall = self._falls.get(device)
+        if fall is None or self._ramp_Bps is None:
+            return self.visible_memory(device)
+        fallen = self._ramp_Bps * (time_s - fall.since_s)
+        return max(self._wanted_memory(device), int(fall.memory_bytes - fallen))
+
+    def _hear(self, device: str, wanted: int, boundary: int) -> list[Announcement]:
+        """Take in memory: it holds at once or is announced. A second decrease keeps the first one's boundary."""
         earlier = self._announced.pop(device, None)
         if wanted >= self._memory[device] or self._grace == 0:
             self._memory[device] = wanted
-            return None
+            return []
         since = boundary if earlier is None else earlier.boundary
         self._announced[device] = Announcement(device, wanted, since)
-        return self._announced[device]
+        return [self._announced[device]]
 
     def enforce(self, boundary: int, committed: bool) -> list[Announcement]:
         """Enforce and return what is due: every announcement at a commit, else those that have waited for `grace`."""

@@ -44,6 +44,7 @@ class Train(NamedTuple):
     receiver: str
     bits: float
     seconds: float
+    apparent_s: float | None = None  # of an empty message before it: the receiver's stamp less the sender's
 
 
 @dataclass
@@ -156,8 +157,8 @@ class Estimator:
 
     def hear_trains(self, now_s: float) -> None:
         """Turn bursts into estimates at once."""
-        for sender, receiver, bits, seconds in self._trains:
-            self._paths.hear_train(sender, receiver, bits, seconds, now_s)
+        for train in self._trains:
+            self._paths.hear_train(*train, now_s)
         self._trains = []
 
     def _rates(self, device: str, operations: list[Operation], now_s: float) -> None:
@@ -187,11 +188,13 @@ class Estimator:
     # --- estimates ---------------------------------------------------------------------------------------
 
     def stale_links(self, now_s: float, older_than_s: float) -> list[tuple[str, str]]:
-        """The directions of links of whose rate nothing has been seen for so long: (link, up or down)."""
+        """The directions of links whose rate has not been seen for so long, or is in doubt: (link, up or down)."""
+        doubted = self._paths.doubted
         return [
             (target.removeprefix("link/"), quantity)
             for (target, quantity), belief in self._beliefs.items()
-            if quantity in ("up", "down") and now_s - (belief.heard_s or 0.0) > older_than_s
+            if quantity in ("up", "down")
+            and (now_s - (belief.heard_s or 0.0) > older_than_s or (target.removeprefix("link/"), quantity) in doubted)
         ]
 
     def estimates(self, now_s: float, announced: Mapping[str, int]) -> dict[tuple[str, str], Estimate]:

@@ -119,7 +119,8 @@ class EventLoop:
         self.send(sender, Probe(receiver, size))
         found: Probed | None = self._answer_within(Probed, receiver, patience_s)
         seconds = patience_s if found is None else found.seconds
-        self._measured.probed(probe, self._clock.duration(seconds))
+        since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
+        self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
         requested_bps = self.target().rate_bps(self._experiment.topology.route(sender, receiver))
         self._recorder.rate(started_s, seconds, sender, receiver, size, requested_bps, "probe")
 

@@ -29,6 +29,7 @@ from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import cached_length, chunk_rows, migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation, Policy
 from testbed.placement.plan import Plan, make_plan, plan_wire_bytes
+from testbed.placement.uncertainty import rest_of_run_s
 from testbed.runlog.folder import RunLog
 from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
@@ -254,6 +255,7 @@ class Controller:
         self._clock.pause()
         decision = self._ask_policy(observation, old)
         wanted, reason = decision.placement, decision.reason
+        gain = self._gain_s(truth, old, wanted)
         self._clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
@@ -272,10 +274,16 @@ class Controller:
             decision_s=decision.decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(truth, plan, truth.length),
             feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
-            proof=decision.proof,
+            gain_s=gain, proof=decision.proof,
         )  # fmt: skip
         self._loop.enforce(self._conditions.enforce(state.boundary, committed))
         self._loop.sample()
+
+    def _gain_s(self, truth: Observation, old: Placement, wanted: Placement | None) -> float | None:
+        """Seconds that moving gains in the rest of the run, by what is true now; None where staying is no choice."""
+        if wanted is None or not old.moves_to(wanted) or shortages(truth, None, old):
+            return None
+        return rest_of_run_s(truth, old, old) - rest_of_run_s(truth, old, wanted)
 
     def _reorder_sends(self, observation: Observation) -> None:
         """Commit a plan with another send order for the same placement, if the links have changed so that it helps."""

@@ -49,6 +49,7 @@ class Measured:
         self._prompt_tokens = prompt_tokens
         self._models = {device.name: device.model for device in experiment.topology.devices}
         self._budget, self._boundary_s = ProbeBudget(experiment.probe_share), 0.0
+        self._probed: set[tuple[str, str]] = set()  # directions of links that probes crossed at this boundary
         self._held: Observation | None = None  # what was true in the interval that has just ended
 
     # --- samples -----------------------------------------------------------------------------------------
@@ -116,6 +117,7 @@ class Measured:
         """Turn the samples of the interval before a boundary into estimates; returns the probes that are due."""
         now_s = self._clock.now()
         self._estimator.end_interval(now_s)
+        self._probed.clear()
         interval_s, self._boundary_s = now_s - self._boundary_s, now_s
         self._budget.earn(interval_s, [(name, way) for name in self._told.links for way in ("up", "down")])
         if not probing or interval_s <= 0:
@@ -128,10 +130,12 @@ class Measured:
         path = self._estimator.observation(self._told, self._clock.now(), {}).path(probe.sender, probe.receiver)
         return PROBE_PATIENCE_S + PROBE_PATIENCE * transfer_seconds(path, probe.size)
 
-    def probed(self, probe: Probe, seconds: float) -> None:
-        """Take in how long a probe's bits took."""
+    def probed(self, probe: Probe, seconds: float, since_sent_s: float | None) -> None:
+        """Take in how long a probe's bits took, and how long it seems to have been since the first was sent."""
         now_s = self._clock.now()
-        self._estimator.train(Train(probe.sender, probe.receiver, probe.bits, seconds))
+        apparent_s = None if since_sent_s is None else since_sent_s - seconds
+        self._probed |= {(f"link/{leg.hop[0]}", leg.hop[1]) for leg in self._told.path(probe.sender, probe.receiver)}
+        self._estimator.train(Train(probe.sender, probe.receiver, probe.bits, seconds, apparent_s))
         self._estimator.hear_trains(now_s)
 
     def observation(self, truth: Observation, announced: Mapping[str, int]) -> Observation:
@@ -142,19 +146,23 @@ class Measured:
         """The estimates beside the truth, for the run's log.
 
         Rates and delays were seen in the interval that has ended, so on the token clock they stand beside what was
-        true in it. Memory is sampled at the boundary.
+        true in it, unless a probe has seen them since. Memory is sampled at the boundary.
         """
         now_s, used = self._clock.now(), self._estimator.used
         held = self._held if self._held is not None and self._experiment.trace_clock == "token" else truth
         self._held = truth
-        true = _values(held) | {key: value for key, value in _values(truth).items() if key[1] == "memory"}
+        estimates, since_s = seen.estimates or {}, now_s - self._boundary_s
+        true = _values(held) | {
+            key: value for key, value in _values(truth).items()
+            if key[1] == "memory" or (key in self._probed and estimates[key].age_s < since_s)
+        }  # fmt: skip
         return [
             {
                 "step": truth.tokens_done, "t_s": now_s, "target": target, "quantity": quantity,
                 "estimate": estimate.value, "truth": true[target, quantity], "age_s": estimate.age_s,
                 "spread": estimate.spread, "used": (target, quantity) in used,
             }
-            for (target, quantity), estimate in (seen.estimates or {}).items()
+            for (target, quantity), estimate in estimates.items()
         ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ LOW = 0.1  # the share of a path's messages that are taken to have met nothing o
 TRAIN_REACHES = 0.75  # of a link's rate at least; a busy host lets a short burst of TCP reach no more
 WIFI_DELAYS = 20  # a burst that passes a medium twice tells its rate if it lasts so many delays
 DELAY_NOISES = 4  # a delay must be off by so many times the noise of a time stamp to be another one
+ROUGH_NOISES = 10  # a rate that was found from a shorter time is rough
 
 Pair = tuple[str, str]
 
@@ -51,6 +52,10 @@ class Transit(NamedTuple):
         """Whether what was seen is what was expected, as far as can be told."""
         return abs(seen_s - expected_s) <= max(2 * self.noise_s, self.tolerance * abs(expected_s), 1e-12)
 
+    def rough(self, seen_s: float) -> bool:
+        """Whether a rate that is found from so long a time may be far off."""
+        return seen_s < ROUGH_NOISES * self.noise_s
+
     def rate(self, holding_s: Callable[[float], float], seen_s: float) -> float:
         """The rate at which a path would hold for so long, where `holding_s` of a rate falls with the rate."""
         low, high = SLOWEST_BPS, FASTEST_BPS
@@ -58,6 +63,15 @@ class Transit(NamedTuple):
             middle = (low * high) ** 0.5
             low, high = (middle, high) if holding_s(middle) > seen_s else (low, middle)
         return high
+
+
+class PathRate(NamedTuple):
+    """What messages tell of a path's rate."""
+
+    rate_bps: float
+    news: bool = True  # whether it is another one than was believed
+    at_least: bool = False  # the path may be faster, so no link is slower because of it
+    rough: bool = False  # found from so short a time that a probe should look again
 
 
 class LinkBelief(Protocol):
@@ -81,6 +95,7 @@ class PathEstimates:
         self._routes: dict[Pair, tuple[Hop, ...]] = {}
         self._offsets: dict[Pair, float] = {}  # of each path: its delay, and what the clocks differ by
         self._sure: set[Pair] = set()  # paths on which sizes have told rate and delay apart
+        self.doubted: set[Hop] = set()  # directions of links on which a probe should look again
 
     def hear(self, messages: Sequence[Message], now_s: float) -> frozenset[Hop]:
         """Take in an interval's messages; returns the directions of links that they used.
@@ -90,13 +105,14 @@ class PathEstimates:
         """
         hops = frozenset(hop for message in messages for hop in self._hops((message.sender, message.receiver)))
         before = {hop: self._belief(*hop).state for hop in hops}
-        offsets, sure = dict(self._offsets), set(self._sure)
+        offsets, sure, doubted = dict(self._offsets), set(self._sure), set(self.doubted)
         self._look(messages, {hop: self._belief(*hop).value for hop in hops}, now_s)
         found = {hop: self._belief(*hop).value for hop in hops}
         for hop, state in before.items():
             self._belief(*hop).state = state
-        self._offsets, self._sure = offsets, sure
+        self._offsets, self._sure, self.doubted = dict(offsets), sure, doubted
         seen = self._look(messages, found, now_s)
+        self._doubt({pair for pair in seen - self._sure if pair in self._offsets and pair not in offsets}, offsets)
         self._delays({pair: self._offsets[pair] for pair in seen & self._sure}, now_s)
         return hops
 
@@ -117,27 +133,37 @@ class PathEstimates:
             self._lay({pair: found for pair in times if (found := self._path(pair, times[pair])) is not None}, now_s)
         margin = 1 + self._transit.tolerance
         raised = {pair: floor for pair, floor in floors.items() if floor > self._slowest(pair) * margin}
-        self._lay({pair: (floor, True) for pair, floor in raised.items()}, now_s)
+        self._lay({pair: PathRate(floor, at_least=True) for pair, floor in raised.items()}, now_s)
         return seen
 
-    def hear_train(self, sender: str, receiver: str, bits: float, seconds: float, now_s: float) -> None:
-        """Take in how long a burst over a path took, by the receiver's clock alone."""
+    def hear_train(
+        self, sender: str, receiver: str, bits: float, seconds: float, apparent_s: float | None, now_s: float
+    ) -> None:
+        """Take in how long a burst over a path took, by the receiver's clock alone.
+
+        `apparent_s` is the apparent time of an empty message before it. Its bits take no time, so it tells the path's
+        delay apart from its rate.
+        """
         pair, transit = (sender, receiver), self._transit
         believed, hops = self._slowest(pair), self._hops(pair)
         if len(set(hops)) < len(hops) and seconds < WIFI_DELAYS * self._told.path(*pair)[0].delay_s:
             return
         expected_s = transit.seconds(bits, believed)
-        if transit.agree(seconds, expected_s) or expected_s < seconds <= expected_s / TRAIN_REACHES:
-            self._lay({pair: (believed, False)}, now_s)
+        reaches = 1.0 if self.doubted & set(hops) else TRAIN_REACHES
+        self.doubted -= set(hops)
+        if transit.agree(seconds, expected_s) or expected_s < seconds <= expected_s / reaches:
+            self._lay({pair: PathRate(believed, news=False)}, now_s)
         else:
             rate = transit.rate(lambda rate: transit.seconds(bits, rate), seconds)
             before = {hop: self._belief(*hop).value for hop in hops}
-            self._lay({pair: (rate, True)}, now_s)
+            self._lay({pair: PathRate(rate)}, now_s)
             self._sure.discard(pair)
             changed = {hop for hop, value in before.items() if self._belief(*hop).value != value}
             for other in [each for each in self._offsets if each not in self._sure]:
                 if changed & {*self._hops(other)}:  # what looked like a delay was perhaps this rate
                     del self._offsets[other]
+        if apparent_s is not None and math.isfinite(apparent_s):
+            self._offsets.setdefault(pair, apparent_s)
 
     # --- a path --------------------------------------------------------------------------------------------
 
@@ -201,8 +227,8 @@ class PathEstimates:
             for pair, by_size in found.items()
         }
 
-    def _path(self, pair: Pair, by_size: dict[float, float]) -> tuple[float, bool] | None:
-        """A path's rate, and whether it is another one than believed; None where its messages tell nothing of it.
+    def _path(self, pair: Pair, by_size: dict[float, float]) -> PathRate | None:
+        """What messages tell of a path's rate; None for nothing.
 
         On links that are neither the sender's nor the receiver's, messages may wait for those of others. There only a
         faster path is believed, and a slower one is left to probes; so is a medium that a message passes twice.
@@ -222,55 +248,97 @@ class PathEstimates:
                 rate = transit.rate(lambda rate: transit.seconds(large, rate) - transit.seconds(small, rate), more_s)
             self._offsets[pair] = by_size[small] - transit.seconds(small, rate)
             self._sure.add(pair)
-            return rate, news and more_s > 0
+            return PathRate(rate, news and more_s > 0, rough=transit.rough(more_s))
         held_s = transit.seconds(large, believed)
         if pair not in self._offsets:
             self._offsets[pair] = by_size[large] - held_s
             return None
         seen_s = by_size[large] - self._offsets[pair]
         if transit.agree(seen_s, held_s):
-            return (believed, False) if held_s > 2 * transit.noise_s else None
+            return PathRate(believed, news=False) if held_s > 2 * transit.noise_s else None
         told = min(leg.rate_bps / hops.count(leg.hop) for leg in self._told.path(*pair))
         if 0 < seen_s <= 2 * transit.noise_s and believed < told:  # a slow path has recovered, at most to what was told
-            return min(
-                told, transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
-            ), True
+            least = transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
+            return PathRate(min(told, least), at_least=True)
         if seen_s <= 2 * transit.noise_s:  # faster than any rate: the delay is less than it was
             self._offsets[pair] = by_size[large] - held_s
             self._sure.discard(pair)
             return None
         if len(hops) > 2 and seen_s > held_s:
             return None
-        return transit.rate(lambda rate: transit.seconds(large, rate), seen_s), True
+        rate = transit.rate(lambda rate: transit.seconds(large, rate), seen_s)
+        return PathRate(rate, rough=transit.rough(seen_s))
 
     # --- links ----------------------------------------------------------------------------------------------
 
-    def _lay(self, rates: dict[Pair, tuple[float, bool]], now_s: float) -> None:
+    def _lay(self, rates: dict[Pair, PathRate], now_s: float) -> None:
         """Lay the paths' rates on their links."""
         needed: dict[Pair, dict[Hop, float]] = {}  # the rate of each link that its path's rate takes
         reached: dict[Hop, float] = defaultdict(float)  # what a link has shown that it can do
-        for pair, (rate, _) in rates.items():
+        for pair, found in rates.items():
             hops = self._hops(pair)
-            needed[pair] = {hop: rate * hops.count(hop) for hop in hops}
+            needed[pair] = {hop: found.rate_bps * hops.count(hop) for hop in hops}
             for hop, rate_bps in needed[pair].items():
                 reached[hop] = max(reached[hop], rate_bps)
         margin = 1 + self._transit.tolerance
-        for pair, (_, news) in sorted(rates.items(), key=lambda item: -item[1][0]):
+        for pair, found in sorted(rates.items(), key=lambda item: -item[1].rate_bps):
             beliefs = {hop: self._belief(*hop) for hop in needed[pair]}
-            if not news:
+            if not found.news:
                 for hop, rate_bps in needed[pair].items():
                     if beliefs[hop].value <= rate_bps * margin:
                         beliefs[hop].confirm(now_s)
                 continue
             slower = [hop for hop, rate_bps in needed[pair].items() if beliefs[hop].value < rate_bps]
-            if slower:  # the path did more than was believed
+            if slower or found.at_least:  # the path did more than was believed, at least when it was looked at
                 for hop in slower:
-                    beliefs[hop].hear(needed[pair][hop], now_s)
+                    self._hear(hop, needed[pair][hop], found, now_s)
                 continue
             suspects = [hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin]
             if suspects:  # else all links of the path have shown more, and its messages waited for something
                 slowest = min(suspects, key=lambda hop: beliefs[hop].value)
-                beliefs[slowest].hear(needed[pair][slowest], now_s)
+                self._hear(slowest, needed[pair][slowest], found, now_s)
+
+    def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
+        """Take in a link's rate, and doubt it where it may be far off."""
+        self._belief(*hop).hear(rate_bps, now_s)
+        if found.rough or found.at_least:
+            self.doubted.add(hop)
+
+    def _doubt(self, fresh: set[Pair], offsets: Mapping[Pair, float]) -> None:
+        """Doubt the links of new paths that take longer than other paths let expect: a delay, or a lower rate.
+
+        The paths with `offsets` tell what the clocks of devices differ by.
+        """
+        ahead = self._clocks(offsets)
+        for pair in fresh:
+            hops, (begin, end) = self._hops(pair), (ahead.get(name) for name in pair)
+            if begin is None or end is None or begin[0] != end[0] or len(hops) > 2 or len(set(hops)) < len(hops):
+                continue
+            believed_s = self._delay(pair)
+            seen_s = self._offsets[pair] - (end[1] - begin[1])
+            if seen_s > believed_s and not self._transit.agree(seen_s, believed_s):
+                self.doubted |= set(hops)
+
+    def _clocks(self, offsets: Mapping[Pair, float]) -> dict[str, tuple[str, float]]:
+        """By device: one that paths lead to, and by how much the device's clock is ahead of that one's."""
+        beside: dict[str, list[tuple[str, float]]] = defaultdict(list)
+        for (sender, receiver), offset in offsets.items():
+            ahead_s = offset - self._delay((sender, receiver))
+            beside[sender].append((receiver, ahead_s))
+            beside[receiver].append((sender, -ahead_s))
+        found: dict[str, tuple[str, float]] = {}
+        for root in beside:
+            found.setdefault(root, (root, 0.0))
+            reached = [root] if found[root][0] == root else []
+            for device in reached:  # it grows
+                for other, ahead_s in beside[device]:
+                    if other not in found:
+                        found[other] = root, found[device][1] + ahead_s
+                        reached.append(other)
+        return found
+
+    def _delay(self, pair: Pair) -> float:
+        return sum(self._belief(name, f"{way}_delay").value for name, way in self._hops(pair))
 
     def _delays(self, offsets: dict[Pair, float], now_s: float) -> None:
         """Find delays from paths that were used there and back; the clocks' difference cancels in the sum."""

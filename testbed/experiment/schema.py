@@ -27,8 +27,8 @@ from testbed.experiment.reading import (
     ALTERNATIVES,
     drop_alternatives,
     inline_files,
-    read_duration,
     read_partition,
+    read_quantity,
     read_traces,
     refuse_other_kinds,
 )
@@ -50,6 +50,7 @@ from testbed.strict_yaml import read_mapping, refuse_unknown_keys, require_mappi
 from testbed.topologies.model import Device, Topology
 from testbed.topologies.shapes import WIFI
 from testbed.traces.model import Trace, TraceSet
+from testbed.units import parse_bandwidth, parse_duration
 from testbed.words.sampling import Sampling
 
 MOST_TOKENS = 10**9  # a model's positions are the limit that matters
@@ -116,6 +117,9 @@ class Experiment(Strict):
     dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals until an announced memory decrease is enforced
+    ramp: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False
+    )  # byte/s by which memory shrinks; None: at once
     prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
     observation: Literal["oracle", "measured"] = "oracle"  # policies see the traces' values, or what runs show of them
     probe_share: float = Field(default=0.01, ge=0, le=0.5, allow_inf_nan=False)  # of a link's time, if `measured`
@@ -162,9 +166,9 @@ class Experiment(Strict):
             if key not in raw:
                 raise ConfigError(f"{names.origin}: the key {key!r} is missing")
         values = raw | {"partition": read_partition(raw.get("partition", {}), names.of("partition"))}
-        if isinstance(values.get("decision_limit"), str):
-            where = f"{names.of('decision_limit')}: decision_limit"
-            values["decision_limit"] = read_duration(values["decision_limit"], where)
+        for key, parse in (("decision_limit", parse_duration), ("ramp", parse_bandwidth)):
+            if isinstance(values.get(key), str):
+                values[key] = read_quantity(values[key], parse, f"{names.of(key)}: {key}")
         draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
         where = names.of("topology", base=names.topology)
         topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)

@@ -103,6 +103,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _flag("feasible", "true if a placement that fits was found"),
         _text("reason", "reason why none was found, or why blocks move", required=False),
         _seconds("stall_s", "decode time lost to the migrations and the commit", required=False),
+        _seconds(
+            "gain_s",
+            "gain of a move in the rest of the run, by what was true; below 0: a wrong move",
+            required=False,
+        ),
         _seconds("bound_s", "proved lower bound of the interval's cost without the LM head", required=False),
         _share("gap", "cost of the decision over the bound, minus one", required=False),
         _flag("proved", "true if the policy proved that its decision is the optimum", required=False),

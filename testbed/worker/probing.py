@@ -32,11 +32,11 @@ class Probing:
 
     def probe(self, command: Probe) -> None:
         """Send an empty frame, from which the receiver counts, and then the payload."""
-        frames = -(-command.size // CHUNK_BYTES)
-        payload = bytes(CHUNK_BYTES)
-        self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, frames))
-        for left in reversed(range(frames)):
-            self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload)
+        sizes = [min(CHUNK_BYTES, command.size - start) for start in range(0, command.size, CHUNK_BYTES)]
+        payload = memoryview(bytes(CHUNK_BYTES))
+        self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, len(sizes)))
+        for left, size in zip(reversed(range(len(sizes))), sizes, strict=True):
+            self._outbox.send(command.peer, ProbeFrame("", 0.0, 0.0, 0.0, left), payload[:size])
 
     def take(self, header: ProbeFrame, size: int, due_s: float) -> None:
         """Count a frame, and report after the last one."""

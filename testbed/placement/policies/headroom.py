@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from testbed.errors import ConfigError
 from testbed.placement.annealing.outlook import Outlook
 from testbed.placement.blocks import Placement
@@ -10,11 +12,14 @@ from testbed.placement.cost.model import cost_model
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.repair import repair
 from testbed.placement.observation import Observation
+from testbed.placement.uncertainty import is_worth_moving, with_margin
 from testbed.placement.useful import decide_on_useful, same_devices
 
 HORIZONS = ("interval", "near", "run")
 NEAR = 0.015  # of its least cost an interval may give away for later ones, whose conditions are only expected
 MOST_EFFORT = 1000  # times the usual number of moves; more is refused as a slip
+MOST_MARGIN = 0.9  # of each device's memory
+MOST_HYSTERESIS = 10.0  # spreads
 
 
 class Headroom:
@@ -30,20 +35,31 @@ class Headroom:
     `Outlook` expects rates and memory from past observations. `horizon` says how much the present interval may cost
     more than its best for their sake: nothing with `interval`, 1.5 % with `near`, anything with `run`. `effort`
     multiplies the number of moves tried.
+
+    With `observation: measured` it heeds how sure estimates are. A placement that fits is kept unless moving gains more
+    than `hysteresis` times the largest spread of the rates that it depends on. `margin` is the share of each device's
+    memory that stays free where a placement can be found so; it is the spread of the memory's estimate where that is
+    larger, unless it is 0.
     """
 
     name = "headroom"
     schedule_only = True  # its search does not know `cost: paper`
 
-    def __init__(self, horizon: str = "near", effort: float = 1.0) -> None:
+    def __init__(
+        self, horizon: str = "near", effort: float = 1.0, margin: float = 0.0, hysteresis: float = 0.1
+    ) -> None:
         if horizon not in HORIZONS:
             raise ConfigError(f"policy headroom: horizon is {horizon!r}, and can be {', '.join(HORIZONS)}")
         if isinstance(effort, bool) or not isinstance(effort, int | float) or not 0 < effort <= MOST_EFFORT:
             raise ConfigError(
                 f"policy headroom: effort is {effort!r}, and must be a number above 0 and up to {MOST_EFFORT}"
             )
+        for name, value, most in (("margin", margin, MOST_MARGIN), ("hysteresis", hysteresis, MOST_HYSTERESIS)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+                raise ConfigError(f"policy headroom: {name} is {value!r}, and must be a number from 0 to {most:g}")
         self._horizon = horizon
         self._effort = float(effort)
+        self._margin, self._hysteresis = float(margin), float(hysteresis)
         self._seed = 0
         self._outlook = Outlook()
 
@@ -58,7 +74,18 @@ class Headroom:
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Find the best placement that can be carried out from the present one; raises Infeasible."""
         expected = self._outlook.after(observation)
-        return decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
+        cautious = with_margin(observation, self._margin)
+        if cautious is not observation:
+            with suppress(Infeasible):
+                return self._decide(cautious, placement, expected)
+        return self._decide(observation, placement, expected)
+
+    def _decide(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
+        """The best placement found, or the present one where moving gains too little to be sure; raises Infeasible."""
+        wanted = decide_on_useful(observation, placement, lambda seen: self._best(seen, placement, expected), self.name)
+        if placement is not None and not is_worth_moving(observation, placement, wanted, self._hysteresis):
+            return placement
+        return wanted
 
     def _best(self, observation: Observation, placement: Placement | None, expected: Observation | None) -> Placement:
         """The best placement found on these devices; `expected` is what comes after the interval, None for nothing."""

@@ -29,10 +29,15 @@ def memory(*rows: tuple[float, float], device: str = "b") -> list[Change]:
 
 
 def conditions(
-    *changes: Change, grace: int = 2, end: Any = "hold", period: float | None = None, replayed: Any = ()
+    *changes: Change,
+    grace: int = 2,
+    ramp: float | None = None,
+    end: Any = "hold",
+    period: float | None = None,
+    replayed: Any = (),
 ) -> Conditions:
     traces = TraceSet((Trace(tuple(changes), end, period),)) if changes else TraceSet()
-    experiment = Experiment.from_dict(BASE | {"grace": grace}).model_copy(update={"traces": traces})
+    experiment = Experiment.from_dict(BASE | {"grace": grace, "ramp": ramp}).model_copy(update={"traces": traces})
     made = Conditions(experiment, replayed)
     made.begin()
     return made
@@ -221,3 +226,42 @@ def test_what_somebody_else_replays_is_known_at_its_time_but_never_waited_for() 
     assert now.advance(4.0, 0)[0] == [
         Change(4, "link/b", "up", None), Change(4, "link/b", "up_delay", None),
     ]  # fmt: skip
+
+
+def test_with_a_ramp_memory_goes_as_fast_as_the_other_process_grows_and_no_further_than_it_wants() -> None:
+    now = conditions(*memory((8, 60)), grace=0, ramp=2.0 * MIB)
+    now.advance(8, 1)
+    assert budgets(now) == (100, 100)
+    for until, left in ((16, 84), (24, 68), (32, 60), (40, 60)):
+        changes, announced = now.advance(until, 1)
+        assert budgets(now) == (left, left) and not announced
+        assert [change.value for change in changes] == ([left * MIB] if until < 40 else [])
+
+
+def test_with_a_ramp_the_next_change_is_the_next_step_and_one_that_is_not_due_takes_nothing() -> None:
+    now = conditions(*memory((8, 60), (30, 80)), grace=0, ramp=4.0 * MIB)
+    assert now.next_change_s() == 8
+    now.advance(8, 1)
+    assert now.next_change_s() == 8.25
+    assert now.advance(8.2, 1) == ([], [])
+    now.advance(8.25, 1)
+    assert budgets(now) == (99, 99) and now.next_change_s() == 8.5
+    now.advance(20, 1)
+    assert budgets(now) == (60, 60) and now.next_change_s() == 30
+    now.advance(30, 1)
+    assert budgets(now) == (80, 80) and now.next_change_s() is None
+
+
+def test_a_row_during_a_ramp_goes_on_from_what_is_left() -> None:
+    now = conditions(*memory((8, 60), (12, 90), (16, 50)), grace=0, ramp=1.0 * MIB)
+    now.advance(12, 1)
+    assert budgets(now) == (96, 96)
+    now.advance(18, 1)
+    assert budgets(now) == (90, 90)
+
+
+def test_with_a_ramp_and_grace_each_step_is_announced() -> None:
+    now = conditions(*memory((8, 60)), ramp=1.0 * MIB)
+    now.advance(8, 1)
+    assert now.advance(16, 2)[1] == [Announcement("b", 92 * MIB, 2)]
+    assert budgets(now) == (92, 100)

@@ -219,3 +219,75 @@ def test_links_that_carry_nothing_become_stale() -> None:
     assert stale == [] or {name for name, _ in stale} < set("abc")
     assert len(found.stale_links(60.0, 2.0)) == 6
     assert replace(observation(), estimates=found.estimates(6.0, {})) == observation()
+
+
+def held(truth: Observation, pair: str, at_s: float = 0.0, late_s: float = 0.0) -> Message:
+    """A decode step's message over a path of which the slowest link lets 12 800 bits through at once."""
+    one = sent(truth, pair, 20256.0, at_s)
+    saved_s = 12800 / min(leg.rate_bps for leg in truth.path(*pair))
+    return one._replace(received_s=one.received_s - saved_s + late_s)
+
+
+def test_a_link_that_is_seen_to_be_at_least_so_fast_makes_no_other_link_slower_and_is_probed() -> None:
+    fast = {name: LinkView(2e8, 2e8, 1e-3, 1e-3) for name in "ab"}
+    told = observation(fast)
+    found = Estimator(told, lambda rate: 12800.0, 1e-4)
+    found.train(Train("a", "c", 4e5, 0.02))
+    for now, rate in enumerate((2e7, 2e7, 5e7), 1):
+        truth = observation(fast | {"c": LinkView(1e8, rate, 1e-3, 1e-3)})
+        found.messages([held(truth, "ac", late_s=2e-5 * (now == 3)), held(truth, "bc", 10.0)])
+        found.end_interval(float(now))
+    links = found.observation(told, 3.0, {}).links
+    assert links["a"].up_bps == links["b"].up_bps == 2e8
+    assert links["c"].down_bps == pytest.approx(5e7, rel=0.1)
+    assert found.stale_links(3.0, 100.0) == [("c", "down")]
+    found.train(Train("a", "c", 1e6, (1e6 - 12800) / 5e7))
+    found.end_interval(4.0)
+    assert found.stale_links(4.0, 100.0) == []
+
+
+def test_the_empty_message_of_a_probe_tells_what_later_messages_are_held_up_by() -> None:
+    fast = {"a": LinkView(2e8, 2e8, 1e-3, 1e-3)}
+    told = observation(fast)
+    found = Estimator(told, lambda rate: 12800.0, 1e-4)
+    ahead_s = -7.0  # the clock of c beside that of a
+    found.train(Train("a", "c", 1e6, (1e6 - 12800) / 1e8, 2e-3 + ahead_s))
+    found.end_interval(1.0)
+    truth = observation(fast | {"c": LinkView(1e8, 2e7, 1e-3, 1e-3)})
+    message = held(truth, "ac")
+    found.messages([message._replace(received_s=message.received_s + ahead_s)])
+    found.end_interval(2.0)
+    assert found.observation(told, 2.0, {}).links["c"].down_bps == pytest.approx(2e7, rel=0.01)
+    assert found.stale_links(2.0, 100.0) == [("c", "down")]  # a time so short tells a rate that a probe should check
+
+
+@pytest.mark.parametrize("rate, doubted", [(1e8, []), (2e7, [("b", "down"), ("c", "up")])])
+def test_a_new_path_that_takes_longer_than_other_paths_let_expect_is_probed(
+    rate: float, doubted: list[tuple[str, str]]
+) -> None:
+    told = observation()
+    found = Estimator(told, lambda rate: 12800.0, 1e-4)
+    clocks = {"a": 3.0, "b": 0.5, "c": -7.0}
+    for pair in ("ac", "ab"):
+        found.train(Train(*pair, 1e6, (1e6 - 12800) / 1e8, 2e-3 + clocks[pair[1]] - clocks[pair[0]]))
+    found.end_interval(1.0)
+    message = held(observation({"c": LinkView(rate, 1e8, 1e-3, 1e-3)}), "cb")
+    found.messages([message._replace(sent_s=message.sent_s + clocks["c"], received_s=message.received_s + clocks["b"])])
+    found.end_interval(2.0)
+    assert found.observation(told, 2.0, {}).links == told.links
+    assert found.stale_links(2.0, 100.0) == doubted
+
+
+@pytest.mark.parametrize("doubted, expected", [(False, 2.6e7), (True, 2e7)])
+def test_a_slow_probe_is_laid_on_the_host_only_where_the_rate_was_not_in_doubt(doubted: bool, expected: float) -> None:
+    told = observation({"a": LinkView(2e8, 2e8, 1e-3, 1e-3), "c": LinkView(2.6e7, 2.6e7, 1e-3, 1e-3)})
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    if doubted:
+        found.train(Train("a", "c", 1e6, 1e6 / 2.6e7, 2e-3))
+        found.train(Train("a", "b", 1e6, 1e6 / 1e8, 2e-3))
+        found.end_interval(1.0)
+        found.messages([Message("c", "b", 2e4, 0.0, 2e-3 + 2e4 / 2e7), Message("b", "c", 2e4, 9.0, 9.0 + 2e-3 + 2e-3)])
+        found.end_interval(2.0)
+    found.train(Train("a", "c", 1e6, 1e6 / 2e7))
+    found.end_interval(3.0)
+    assert found.observation(told, 3.0, {}).links["c"].down_bps == pytest.approx(expected, rel=0.01)
