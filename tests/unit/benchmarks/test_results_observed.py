@@ -36,7 +36,7 @@ def test_every_policy_is_planned_under_every_trace_with_the_oracle_and_without()
 def test_what_nobody_announces_is_planned_without_grace() -> None:
     squeezed = [one for one in observed.planned() if one.said["group"] == observed.SQUEEZE]
     assert {one.settings["grace"] for one in squeezed} == {0}
-    assert {one.load().ramp for one in squeezed[:40]} == {None, 2.0**20, 2.0**18}
+    assert {one.load().ramp for one in squeezed} == {None, 2.0**20, 2.0**18}
 
 
 def test_the_section_hides_no_kill() -> None:
