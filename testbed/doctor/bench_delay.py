@@ -1,4 +1,4 @@
-"""What netem really adds: the one-way delay of each direction, and the share of datagrams that it loses.
+"""What an idle link and netem really add: delay, jitter, and the share of datagrams that are lost, in each direction.
 
 Both ends share the host's clock. A datagram carries its sending time, and the receiver's kernel stamps its arrival, so
 no round trip has to be halved. It knows two network namespaces and a queue between them, like `bench_link`.
@@ -20,11 +20,16 @@ from testbed.doctor.capture import SO_TIMESTAMPNS
 from testbed.emulation.shaping import Netem, in_netns
 
 DELAYS_S = (1e-3, 5e-3, 20e-3, 100e-3)
+JITTERS_S = (1e-3, 3e-3)
 LOSSES = (0.01, 0.05, 0.2)
 RATE_BPS = 100e6
 DELAY_TOLERANCE_S = 0.5e-3
 LOSS_DEVIATIONS = 4.0  # standard deviations of a binomial count; by chance 1 measurement in 16 000 is further off
 DELAY_COUNT = 40
+JITTER_SHARES = 0.5, 1.25  # of an asked jitter: netem shows less than it is asked for
+JITTER_COUNT = 200
+JITTER_DELAY_S = 10e-3  # around which delays vary
+_LOW, _HIGH = 0.1, 0.9  # the shares of datagrams between which delays vary by 1.6 times a uniform jitter
 LOSS_COUNT = 4000
 
 _SPACING_S = 2e-3
@@ -50,6 +55,20 @@ class DelayMeasured:
 
 
 @dataclass(frozen=True)
+class JitterMeasured:
+    """A jitter that was asked for, and the one that delays showed; seconds."""
+
+    asked_s: float
+    shown_s: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it is as large as can be expected of netem."""
+        least, most = JITTER_SHARES
+        return least * self.asked_s <= self.shown_s <= most * self.asked_s
+
+
+@dataclass(frozen=True)
 class LossMeasured:
     """A share of loss that was asked for, and how many of the sent datagrams were lost."""
 
@@ -68,6 +87,13 @@ class LossMeasured:
         return abs(self.lost - self.sent * self.asked) <= self.allowed
 
 
+def measure_idle(path: Path) -> DelayMeasured:
+    """What a link adds that is asked for no delay: single datagrams, sent over it while nothing else uses it."""
+    path.shaper.install(path.interface, RATE_BPS)
+    took = _delays(path, DELAY_COUNT)
+    return DelayMeasured(0.0, statistics.median(took), took[int(0.95 * (len(took) - 1))])
+
+
 def measure_delay(path: Path, asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
     """Send single datagrams over an idle link, with the delay and without; the nearest of several attempts."""
     found = _measure_delay(path, asked_s)
@@ -82,11 +108,24 @@ def _measure_delay(path: Path, asked_s: float) -> DelayMeasured:
     took: list[list[float]] = []
     for delay_s in (0.0, asked_s):
         path.shaper.install(path.interface, RATE_BPS, netem=Netem(delay_s))
-        with _datagrams(path) as (sender, receiver):
-            took.append([_one_way(sender, receiver) for _ in range(DELAY_COUNT)])
-    without, delayed = statistics.median(took[0]), sorted(took[1])
+        took.append(_delays(path, DELAY_COUNT))
+    without, delayed = statistics.median(took[0]), took[1]
     p95 = delayed[int(0.95 * (len(delayed) - 1))]
     return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without)
+
+
+def measure_jitter(path: Path, asked_s: float, count: int = JITTER_COUNT) -> JitterMeasured:
+    """Send single datagrams over a link whose delay varies; the jitter that would spread them so if it were uniform."""
+    path.shaper.install(path.interface, RATE_BPS, netem=Netem(JITTER_DELAY_S, asked_s))
+    took = _delays(path, count)
+    spread_s = took[int(_HIGH * (count - 1))] - took[int(_LOW * (count - 1))]
+    return JitterMeasured(asked_s, spread_s / (2 * (_HIGH - _LOW)))
+
+
+def _delays(path: Path, count: int) -> list[float]:
+    """Seconds that so many datagrams take, one after another, in ascending order."""
+    with _datagrams(path) as (sender, receiver):
+        return sorted(_one_way(sender, receiver) for _ in range(count))
 
 
 def _one_way(sender: socket.socket, receiver: socket.socket) -> float:

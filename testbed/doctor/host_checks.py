@@ -1,7 +1,7 @@
 """The doctor's checks: the kernels, a capsule, a shaped link, netem, a memory limit that kills, and the cores.
 
-In full also how well it emulates: rates, steps and paced compute, against what is promised (`bench_link`,
-`bench_compute`). Each check makes what a run would make, in its own namespaces and groups, and leaves nothing.
+In full also how well it emulates: rates, steps, delays and paced compute, against what is promised (`bench_link`,
+`bench_delay`, `bench_held`, `bench_compute`). Each check makes what a run would make, and leaves nothing.
 `network_checks` has those that need a network; they run in a capsule.
 """
 
@@ -23,6 +23,7 @@ from testbed.units import format_duration
 if TYPE_CHECKING:
     from testbed.controller.host_speed import HostSpeed
     from testbed.doctor.bench_compute import ComputeMeasured
+    from testbed.doctor.bench_delay import DelayMeasured
 
 VICTIM_BYTES = 96 * 2**20
 LIMIT_BYTES = 64 * 2**20
@@ -50,14 +51,21 @@ def examine() -> list[Finding]:
 
 
 def measure() -> list[Finding]:
-    """How well this machine emulates: rates, steps and netem in both directions, and paced compute; takes a minute."""
+    """How well this machine emulates: links, netem, messages that are held, and paced compute; takes a minute."""
     from testbed.doctor.bench_compute import DUE_S, measure_compute
+    from testbed.doctor.bench_delay import DELAYS_S
+    from testbed.doctor.bench_held import measure_held
 
-    return [*examine_network("full"), *measure_netem(), *(_pace_finding(measure_compute(due_s)) for due_s in DUE_S)]
+    return [
+        *examine_network("full"),
+        *measure_netem(),
+        *(_held_finding(measure_held(delay_s)) for delay_s in DELAYS_S),
+        *(_pace_finding(measure_compute(due_s)) for due_s in DUE_S),
+    ]
 
 
 def measure_netem() -> list[Finding]:
-    """What netem's delays and losses really are, in both directions; nothing where the kernel has no netem."""
+    """What netem's delays, jitters and losses really are, in both directions; nothing where the kernel has no netem."""
     return examine_network("netem")
 
 
@@ -153,6 +161,15 @@ def judge_speed(speed: HostSpeed, others: float = 0.0) -> Finding:
         "devices at once", True, False, detail, BUSY_REMEDY if busy else "", slow=busy,
         measured={"streaming_Bps": speed.streaming_Bps, "others_share": others, **figures},
     )  # fmt: skip
+
+
+def _held_finding(found: DelayMeasured) -> Finding:
+    detail = (
+        f"a receiver held messages for {1e3 * found.added_s:.3f} ms (median; 95 % at most {1e3 * found.p95_s:.3f} ms) "
+        f"where {1e3 * found.asked_s:g} ms are asked for"
+    )
+    name = f"held delay {format_duration(found.asked_s)}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
 
 
 def _pace_finding(found: ComputeMeasured) -> Finding:

@@ -22,7 +22,7 @@ from testbed.units import format_duration, format_rate
 from testbed.wire import TCP_SHARE
 
 if TYPE_CHECKING:
-    from testbed.doctor.bench_delay import DelayMeasured, LossMeasured
+    from testbed.doctor.bench_delay import DelayMeasured, JitterMeasured, LossMeasured
     from testbed.doctor.bench_link import Path as Link
     from testbed.doctor.bench_link import RateMeasured, StepMeasured
     from testbed.emulation.shaping import Shaper
@@ -87,7 +87,8 @@ def _paths(net: Any, host: Shaper, switch: Shaper) -> dict[str, Link]:
 
 
 def _measurements() -> list[Finding]:
-    """Every rate and step, in both directions."""
+    """Every rate and step, and the delay of an idle link, in both directions."""
+    from testbed.doctor.bench_delay import measure_idle
     from testbed.doctor.bench_link import RATES_BPS, STEPS_BPS, measure_rate, measure_step
     from testbed.emulation.shaping import Shaper
 
@@ -96,19 +97,21 @@ def _measurements() -> list[Finding]:
         for direction, path in _paths(net, host, switch).items():
             findings += [_rate_finding(direction, measure_rate(path, rate)) for rate in RATES_BPS]
             findings += [_step_finding(direction, measure_step(path, *step)) for step in STEPS_BPS]
+            findings.append(_idle_finding(direction, measure_idle(path)))
             path.shaper.install(path.interface, OPEN_BPS)
     return findings
 
 
 def _netem_measurements() -> list[Finding]:
-    """Every delay and loss, in both directions."""
-    from testbed.doctor.bench_delay import DELAYS_S, LOSSES, measure_delay, measure_loss
+    """Every delay, jitter and loss, in both directions."""
+    from testbed.doctor.bench_delay import DELAYS_S, JITTERS_S, LOSSES, measure_delay, measure_jitter, measure_loss
     from testbed.emulation.shaping import Shaper
 
     findings: list[Finding] = []
     with two_hosts() as net, Shaper(net.get("x").pid) as host, Shaper() as switch:
         for direction, path in _paths(net, host, switch).items() if _netem(net).ok else ():
             findings += [_delay_finding(direction, measure_delay(path, delay_s)) for delay_s in DELAYS_S]
+            findings += [_jitter_finding(direction, measure_jitter(path, jitter_s)) for jitter_s in JITTERS_S]
             findings += [_loss_finding(direction, measure_loss(path, loss)) for loss in LOSSES]
             path.shaper.install(path.interface, OPEN_BPS)
     return findings
@@ -139,6 +142,23 @@ def _delay_finding(direction: str, found: DelayMeasured) -> Finding:
         f"{1e3 * found.asked_s:g} ms are asked for"
     )
     name = f"delay {direction} {format_duration(found.asked_s)}"
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+
+
+def _idle_finding(direction: str, found: DelayMeasured) -> Finding:
+    detail = (
+        f"an idle link adds {1e3 * found.added_s:.3f} ms one way (median; 95 % at most {1e3 * found.p95_s:.3f} ms) "
+        "where no delay is asked for"
+    )
+    return Finding(f"delay {direction} none", found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+
+
+def _jitter_finding(direction: str, found: JitterMeasured) -> Finding:
+    detail = (
+        f"netem's delays varied by {1e3 * found.shown_s:.3f} ms, {100 * found.shown_s / found.asked_s:.0f} % of the "
+        f"{1e3 * found.asked_s:g} ms that are asked for"
+    )
+    name = f"jitter {direction} {format_duration(found.asked_s)}"
     return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from running import IN_GUEST, short_place
 
+from testbed.doctor.bench_delay import DELAYS_S
 from testbed.doctor.bench_link import RATES_BPS, STEPS_BPS, Path, measure_rate, measure_step
 from testbed.doctor.capture import Capture
 from testbed.emulation.shaping import Applied, Netem, Shaper, tbf_parameters
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.quiet
 FAR = "10.78.0.2"
 GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
 DIRECTIONS = ("up", "down")
-LINKS = ("rate ", "step ")
+LINKS = ("rate ", "step ", "delay ", "held ")
 TRIES = 3
 
 
@@ -44,6 +45,22 @@ def report() -> dict[str, dict[str, Any]]:
 
 def _interfaces() -> str:
     return subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_idle_link_that_is_asked_for_no_delay_adds_hardly_any(
+    direction: str, report: dict[str, dict[str, Any]]
+) -> None:
+    finding = report[f"delay {direction} none"]
+    assert finding["fidelity"] and finding["measured"]["asked_s"] == 0 < finding["measured"]["added_s"] < 0.5e-3
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("delay_s", DELAYS_S)
+def test_a_receiver_holds_messages_for_as_long_as_it_is_told(delay_s: float, report: dict[str, dict[str, Any]]) -> None:
+    finding = report[f"held delay {1e3 * delay_s:g} ms"]
+    assert finding["fidelity"] and abs(finding["measured"]["added_s"] - delay_s) < 0.5e-3, finding["detail"]
 
 
 @pytest.mark.timeout(600)

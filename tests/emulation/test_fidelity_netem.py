@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from running import Place, rows, topology, write_experiment
 
-from testbed.doctor.bench_delay import DELAYS_S, LOSSES, LossMeasured
+from testbed.doctor.bench_delay import DELAYS_S, JITTERS_S, LOSSES, JitterMeasured, LossMeasured
 from testbed.doctor.finding import Finding
 from testbed.doctor.host_checks import measure_netem
 
@@ -37,6 +37,16 @@ def test_each_direction_is_delayed_by_what_was_asked_within_half_a_millisecond(
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("jitter_s", JITTERS_S)
+def test_delays_of_each_direction_vary_as_was_asked_or_somewhat_less(
+    jitter_s: float, direction: str, report: dict[str, Finding]
+) -> None:
+    finding = report[f"jitter {direction} {1e3 * jitter_s:g} ms"]
+    assert 0.5 * jitter_s <= finding.measured["shown_s"] <= 1.25 * jitter_s, finding.detail
+    assert finding.ok and finding.fidelity
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_each_direction_loses_what_was_asked_within_binomial_bounds(
     loss: float, direction: str, report: dict[str, Finding]
@@ -50,6 +60,10 @@ def test_each_direction_loses_what_was_asked_within_binomial_bounds(
 @pytest.mark.parametrize("lost", [0, 40, 400])
 def test_another_share_of_loss_would_be_noticed(lost: int) -> None:
     assert not LossMeasured(0.05, 4000, lost).ok and LossMeasured(0.05, 4000, 230).ok
+
+
+def test_another_jitter_would_be_noticed() -> None:
+    assert not JitterMeasured(3e-3, 0.1e-3).ok and not JitterMeasured(1e-3, 3e-3).ok and JitterMeasured(3e-3, 2.4e-3).ok
 
 
 def test_held_messages_agree_with_netem_token_by_token(place: Place, tmp_path: Path) -> None:
