@@ -29,6 +29,7 @@ VERBS = {
     "replay": "Run one experiment with one policy.",
     "compare": "Run one experiment with several policies, side by side.",
     "sweep": "Run one experiment over values of its keys.",
+    "watch": "Show a run in the terminal, as it goes on or afterwards.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
     "plan": "Say how a model would do on devices, before you buy them.",
