@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from testbed.controller.fleet import HostUsage
+from testbed.worker.core_waits import core_pressure_s
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -22,7 +23,7 @@ def host_usage() -> HostUsage | None:
         own_s = _own(os.getpid(), _processes())
     except (OSError, ValueError, IndexError):
         return None
-    return HostUsage(time.monotonic(), len(allowed), idle_s, interrupts_s, own_s, _pressure(), _load())
+    return HostUsage(time.monotonic(), len(allowed), idle_s, interrupts_s, own_s, core_pressure_s(), _load())
 
 
 def _cores(stat: str, allowed: set[int]) -> tuple[float, float]:
@@ -65,14 +66,6 @@ def _own(root: int, processes: dict[int, tuple[int, float]]) -> float:
         total += processes[pid][1] if pid in processes else 0.0
         waiting += children.get(pid, [])
     return total
-
-
-def _pressure() -> float | None:
-    """Seconds in which some process of the host was ready and had no core; None for a kernel without PSI."""
-    try:
-        return int(Path("/proc/pressure/cpu").read_text().splitlines()[0].rpartition("=")[2]) / 1e6
-    except (OSError, ValueError, IndexError):
-        return None
 
 
 def _load() -> float | None:

@@ -10,6 +10,7 @@ import pytest
 
 from testbed.emulation import host_usage as module
 from testbed.emulation.host_usage import host_usage
+from testbed.worker import core_waits
 
 STAT = """cpu  30 0 30 300 30 3 3 0 0 0
 cpu0 10 0 10 100 10 1 1 0 0 0
@@ -57,12 +58,12 @@ def test_a_stranger_does_not_count() -> None:
 
 
 def test_a_kernel_without_psi_leaves_it_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = module.Path
+    real = core_waits.Path
 
     def no_pressure(path: str) -> object:
         return real("/nowhere") if "pressure" in path else real(path)
 
-    monkeypatch.setattr(module, "Path", no_pressure)
+    monkeypatch.setattr(core_waits, "Path", no_pressure)
     found = host_usage()
     assert found is not None and found.pressure_s is None and found.idle_s > 0
 

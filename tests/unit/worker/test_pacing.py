@@ -20,7 +20,7 @@ from testbed.placement.latency import block_time
 from testbed.placement.observation import DeviceView
 from testbed.placement.operation import block_cost
 from testbed.shape import WeightFormats
-from testbed.worker import pacing
+from testbed.worker import core_waits, pacing
 from testbed.worker.core_waits import CoreWaits, ProcessWaits
 from testbed.worker.libc import use_precise_timers
 from testbed.worker.pacing import Pacer, Timing
@@ -215,18 +215,24 @@ def test_a_thread_that_shares_its_core_is_seen_to_wait_for_it() -> None:
         rival.wait()
 
 
-def test_the_waits_of_a_thread_that_has_ended_stay_in_the_sum() -> None:
+def test_the_waits_of_a_thread_that_has_ended_stay_in_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    pressure = iter((0.0, 0.0, 10.0, 10.0, 20.0))
+    monkeypatch.setattr(core_waits, "core_pressure_s", lambda: next(pressure))
     waits, found = ProcessWaits(), threading.Event()
-    other = threading.Thread(target=found.wait)
+    other = threading.Thread(target=found.wait, daemon=True)
     other.start()
     waits.seconds()
     name = str(other.native_id)
-    waits._seen[name] += 5.0  # as if it had waited so long
+    waits._seen[name] -= 5.0  # as if it had waited so long
+    assert waits.seconds() < 1.0  # while nothing waited for a core
+    waits._seen[name] -= 5.0
+    assert waits.seconds() >= 5.0
     found.set()
     other.join()
     deadline = time.monotonic() + 5.0
     while name in os.listdir("/proc/self/task") and time.monotonic() < deadline:
         time.sleep(0.001)
+    monkeypatch.setattr(core_waits, "core_pressure_s", lambda: None)  # a kernel that does not count it
     assert waits.seconds() >= 5.0
 
 
