@@ -41,7 +41,7 @@ VERBS = {
     "topologies": "List, show, draw or generate topologies.",
     "ping": "Build a topology's network and ping between its devices.",
     "iperf": "Build a topology's network and measure TCP in it.",
-    "shell": "Build a topology's network and open Mininet's command line in it.",
+    "shell": "Open Mininet's command line in a topology's network.",
     "models": "List or show models, or fetch one from the Hugging Face hub.",
     "policies": "List the placement policies.",
     "runs": "List, show, compare or remove runs.",
