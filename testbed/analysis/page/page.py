@@ -45,7 +45,6 @@ class Origin:
 def html_page(runs: Run | Sequence[Run], origins: Sequence[Origin]) -> str:
     """The report of one run, or of several side by side; raises AnalysisError for no runs."""
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     runs = as_runs(runs)
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(_own("page.html.j2"))
@@ -54,15 +53,15 @@ def html_page(runs: Run | Sequence[Run], origins: Sequence[Origin]) -> str:
         version=__version__,
         title=_title(runs),
         subtitle=_when(runs),
-        style=Markup(_own("page.css")),
+        style=_own("page.css"),
         table={"columns": HEADERS, "rows": rows(runs)},
         words=[place for place, heading in enumerate(HEADERS) if heading in WORDS],
         how_to_read=HOW_TO_READ,
         verdicts=_verdicts(runs),
         charts=charts,
-        origins=[vars(origin) | {"drawing": Markup(origin.drawing)} for origin in origins],
-        figures=Markup(_as_script([chart.document() for chart in charts])),
-        scripts=[Markup(_script(script)) for script in SCRIPTS],
+        origins=[vars(origin) for origin in origins],
+        figures=_as_script([chart.document() for chart in charts]),
+        scripts=[_script(script) for script in SCRIPTS],
     )
 
 

@@ -29,7 +29,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
          "--disable-pip-version-check", "--wheel-dir", str(out), str(tree)],
-        check=True, timeout=110,
+        check=True, timeout=280,
     )  # fmt: skip
     (wheel,) = out.glob("headroom_testbed-*-py3-none-any.whl")
     zipfile.ZipFile(wheel).extractall(unpacked)
@@ -45,7 +45,7 @@ def python(unpacked: Path, folder: Path, *arguments: str) -> subprocess.Complete
         env=environment,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
 
@@ -62,6 +62,7 @@ def test_the_wheel_holds_every_file_that_the_program_reads(unpacked: Path) -> No
     assert missing == []
 
 
+@pytest.mark.timeout(300)  # it compiles the search of the policy, too
 def test_the_wheel_replays_the_quick_start_in_another_folder(unpacked: Path, tmp_path: Path) -> None:
     arguments = ("replay", "quickstart", "--backend", "sim", "--policy", "static", "--tokens", "4", "--out", "runs")
     done = python(unpacked, tmp_path, "-m", "testbed", *arguments)
