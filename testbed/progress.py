@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
+SPEED_OVER_S = 3600.0  # the time left follows the steps of so long; an emulated run alone takes longer than rich's 30 s
+
 # What people write and Python calls unprintable: all spaces, and the joiners of Persian and of emoji.
 _WRITTEN = "\n\t\u00a0\u1680\u202f\u205f\u3000\u200c\u200d" + "".join(map(chr, range(0x2000, 0x200B)))
 
@@ -89,6 +91,6 @@ def _bar(console: Console, total: int, label: str) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, console=console, transient=True)
+    progress = Progress(*columns, console=console, transient=True, speed_estimate_period=SPEED_OVER_S)
     progress.add_task(printable(label), total=total)
     return progress

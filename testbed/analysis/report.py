@@ -1,4 +1,4 @@
-"""A short report of runs in Markdown: the results, and how they were obtained."""
+"""A short report of runs as text: the results, and how they were obtained. `page` has the one in HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from testbed.analysis.metrics import metrics
 
 MIB = 2**20
 MB = 1e6
-_HEADERS = (
+HEADERS = (
     "policy",
     "status",
     "tokens",
@@ -26,27 +26,54 @@ _HEADERS = (
     "J per token",
     "verdict",
 )
-_WORDS = {"policy", "status", "verdict"}  # left-aligned
+WORDS = {"policy", "status", "verdict"}  # left-aligned
+HOW_TO_READ = (
+    "Latencies are over decode tokens, the prefill excluded, in emulated time. Memory is the largest ledger "
+    "(weights and KV caches) of any device. The prediction error is the median of |predicted − measured| / measured."
+)
+MISSING = "–"  # a figure that a run does not have
+_IN_LATEX = {MISSING: "--", "−": "$-$", "…": r"\ldots{}"}
 
 
 def report(runs: Run | Sequence[Run]) -> str:
     """A table with a row for each run, and then the origin of the numbers; raises AnalysisError for no runs."""
-    runs = [runs] if isinstance(runs, Run) else list(runs)
-    if not runs:
-        raise AnalysisError("there is nothing to report: give at least one run")
-    lines = ["# Results", "", _row(_HEADERS), _row("---" if header in _WORDS else "---:" for header in _HEADERS)]
-    lines += [_row(_cells(run)) for run in runs]
-    lines += [
-        "",
-        "Latencies are over decode tokens, the prefill excluded, in emulated time. Memory is the largest ledger "
-        "(weights and KV caches) of any device. The prediction error is the median of "
-        "|predicted − measured| / measured.",
-        "",
-        "## How the results were obtained",
-        "",
-    ]
+    runs = _listed(runs)
+    lines = ["# Results", "", _row(HEADERS), _row("---" if header in WORDS else "---:" for header in HEADERS)]
+    lines += [_row(cells) for cells in rows(runs)]
+    lines += ["", HOW_TO_READ, "", "## How the results were obtained", ""]
     lines += [f"- {line}" for run in runs for line in _provenance(run)]
     return "\n".join(lines) + "\n"
+
+
+def latex(runs: Run | Sequence[Run]) -> str:
+    """The table of `report` for LaTeX with the package booktabs; the origin of the numbers is in comments above it."""
+    runs = _listed(runs)
+    frame = pd.DataFrame([[" ".join(cell.split()) for cell in cells] for cells in rows(runs)], columns=list(HEADERS))
+    styled = frame.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+    table = styled.to_latex(
+        hrules=True,
+        environment="table*",
+        position_float="centering",
+        column_format="".join("l" if header in WORDS else "r" for header in HEADERS),
+        caption=HOW_TO_READ.replace("|predicted − measured| / measured", r"$|$predicted $-$ measured$|$ / measured"),
+        label="tab:results",
+    )
+    for character, written in _IN_LATEX.items():
+        table = table.replace(character, written)
+    origin = [" ".join(line.split()) for run in runs for line in _provenance(run)]
+    return "\n".join([r"% \usepackage{booktabs}", *(f"% {line}" for line in origin), table])
+
+
+def rows(runs: Sequence[Run]) -> list[list[str]]:
+    """The cells of the table of results, in the order of `HEADERS`."""
+    return [_cells(run) for run in runs]
+
+
+def _listed(runs: Run | Sequence[Run]) -> list[Run]:
+    found = [runs] if isinstance(runs, Run) else list(runs)
+    if not found:
+        raise AnalysisError("there is nothing to report: give at least one run")
+    return found
 
 
 def _row(cells: Iterable[object]) -> str:
@@ -75,7 +102,7 @@ def _cells(run: Run) -> list[str]:
 
 
 def _number(value: float, how: str) -> str:
-    return "–" if pd.isna(value) else format(value, how)
+    return MISSING if pd.isna(value) else format(value, how)
 
 
 def _provenance(run: Run) -> list[str]:

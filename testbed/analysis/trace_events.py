@@ -21,6 +21,7 @@ import msgspec
 from testbed.errors import EnvironmentLacks
 from testbed.files import make_folder, refuse_special
 from testbed.runlog.folder import EVENTS, read_lines, read_manifest, read_rows, read_summary
+from testbed.runlog.following import FAULTS
 
 Row = Mapping[str, Any]
 
@@ -31,7 +32,6 @@ KINDS = ("computes", "sends (up)", "receives (down)", "migrates out", "migrates 
 """The kinds of tracks of a device, in the order in which they are shown."""
 
 MOST_LANES = 10_000  # of one kind, for the order of tracks
-FAULTS = ("out_of_budget", "oom_kill", "worker_failed", "migration_aborted", "policy_misbehaved", "status")
 NS_PER_S = 1e9
 encode = msgspec.json.Encoder().encode
 

@@ -13,23 +13,25 @@ from testbed.files import write_text
 
 @click.command()
 @ALL_RUNS
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Markdown file to write [standard output]."
-)
+@click.option("--format", "form", type=click.Choice(["html", "md", "latex"]),
+              help="What to write [as the suffix of --out says, else md].")  # fmt: skip
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
+              help="File to write: .html, .md or .tex [standard output].")  # fmt: skip
 @json_option
-def command(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
-    """Sum up one or more runs in Markdown: the results, and how they were obtained.
+def command(runs: tuple[Path, ...], form: str | None, out: Path | None, as_json: bool) -> None:
+    """Sum up one or more runs: the results, and how they were obtained.
 
-    RUN is a run's folder or a folder of runs.
+    RUN is a run's folder or a folder of runs. HTML is one file that loads nothing, with figures to hover and zoom;
+    LaTeX is the table of results.
 
-    Example: testbed report runs/demo --out report.md
+    Example: testbed report runs/demo --out report.html
     """
-    from testbed.analysis import load_many
     from testbed.analysis.metrics import metrics
-    from testbed.analysis.report import report
+    from testbed.running.report import form_of, load_for_report, report_text
 
-    loaded = load_many(runs)
-    text = report(loaded)
+    form = form_of(out, form)
+    loaded = load_for_report(runs)
+    text = report_text(loaded, form)
     if out is not None:
         write_text(out, text)
     if as_json:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 TRIAL_RATE_BPS = 20e6
 TRIAL_SECONDS = 0.5
 TRIAL_ATTEMPTS = 5  # half a second is easily disturbed; nothing makes a link seem nearer to its rate than it is
-TRIAL_PATIENCE_S = 10.0
 SHAPED_SHARES = 0.9, 1.05  # of what TCP can reach: below it the host is slow, above it the link is not shaped
 OPEN_BPS = 10e9  # a rate faster than any measurement
 LINK_REMEDY = "load sch_tbf (modprobe sch_tbf), or use a kernel that has it"
@@ -177,6 +175,7 @@ def _measured(name: str, found: RateMeasured | StepMeasured, detail: str, **also
 
 
 def _link(net: object) -> Finding:
+    from testbed.doctor.transfer import goodput_bps
     from testbed.emulation.shaping import Shaper
 
     sender, receiver = net.get("x"), net.get("y")  # type: ignore[attr-defined]
@@ -186,7 +185,7 @@ def _link(net: object) -> Finding:
         size = int(TRIAL_RATE_BPS / 8 * TRIAL_SECONDS)
         shares: list[float] = []
         while len(shares) < TRIAL_ATTEMPTS and not (shares and least < shares[-1] < most):
-            goodput = _transfer(sender.pid, receiver.pid, receiver.IP(), size)
+            goodput = goodput_bps(sender.pid, receiver.pid, receiver.IP(), size)
             shares.append(goodput / (TRIAL_RATE_BPS * TCP_SHARE))
     return judge_link(min(shares, key=lambda each: abs(each - 1)))
 
@@ -205,41 +204,6 @@ def judge_link(share: float) -> Finding:
         slow = f"{detail}: it is shaped, but this machine is too slow or too busy to fill it"
         return Finding("shaped link", True, True, slow, SLOW_REMEDY, slow=True)
     return Finding("shaped link", True, True, detail)
-
-
-def _transfer(sender: int, receiver: int, address: str, size: int) -> float:
-    """TCP goodput between two namespaces in bit/s, from the first to the last byte at the receiver."""
-    import socket
-    import threading
-
-    from testbed.emulation.shaping import in_netns
-
-    def listen() -> socket.socket:
-        listener = socket.create_server((address, 0))
-        listener.settimeout(TRIAL_PATIENCE_S)
-        return listener
-
-    server = in_netns(receiver, listen)
-    port = server.getsockname()[1]
-
-    def send() -> None:
-        client = in_netns(sender, lambda: socket.create_connection((address, port), timeout=TRIAL_PATIENCE_S))
-        client.sendall(bytes(size))
-        client.close()
-
-    thread = threading.Thread(target=send, daemon=True)
-    thread.start()
-    connection, _ = server.accept()
-    connection.settimeout(TRIAL_PATIENCE_S)
-    first = len(connection.recv(1 << 16))
-    started, received = time.monotonic(), 0
-    while received + first < size and (piece := connection.recv(1 << 16)):
-        received += len(piece)
-    seconds = time.monotonic() - started
-    thread.join()
-    connection.close()
-    server.close()
-    return received * 8 / seconds
 
 
 def _netem(net: object) -> Finding:

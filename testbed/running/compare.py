@@ -106,16 +106,21 @@ def compare_all(
         for number in range(seeds)
     ]
     emulated = any(find_backend(name).emulated for name in chosen)
+    # What a backend cannot carry out is said before anything is searched or announced.
+    wishes = {
+        (name, one.policy, one.seed): RunRequest(
+            one, name, Path(out), progress=progress and find_backend(name).emulated, **options
+        )
+        for name in chosen
+        for one in planned
+    }
+    for wish in wishes.values():
+        find_backend(wish.backend).refuse(wish)
     impossible = _impossible_seeds(planned, emulated, tell)
     waiting = rows_that_wait(first)
     if waiting:
         tell(f"Note: {waiting}.")
-    requests = [
-        RunRequest(one, name, Path(out), progress=progress and find_backend(name).emulated, **options)
-        for name in chosen
-        for one in planned
-        if one.seed not in impossible
-    ]
+    requests = [wish for wish in wishes.values() if wish.experiment.seed not in impossible]
     ended: list[int] = []
     # Emulated runs are announced one by one and draw a bar each.
     with progress_bar(progress and not emulated, len(requests), "runs") as told:

@@ -7,6 +7,7 @@ imports are paid for once and not by every run.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import Any
@@ -43,14 +44,25 @@ def carry_out_all(requests: Sequence[RunRequest], tell: Tell, done: Done, announ
             raise RunFailed(
                 f"{ATTEMPTS} processes were killed while they simulated {one.policy}, seed {one.seed}; start again"
             ) from error
-    for number, request in enumerate(requests):
-        if number not in summaries:
-            if announce and find_backend(request.backend).emulated:
-                one = request.experiment
-                tell(f"[{number + 1}/{len(requests)}] {one.policy}, seed {one.seed}, on {request.backend} …")
-            summaries[number] = carry_out(request, tell)
-            done(number, summaries[number])
+    in_turn = [number for number in range(len(requests)) if number not in summaries]
+    started = time.monotonic()
+    for place, number in enumerate(in_turn):
+        request = requests[number]
+        if announce and find_backend(request.backend).emulated:
+            one = request.experiment
+            left = _left(place, len(in_turn), time.monotonic() - started)
+            tell(f"[{number + 1}/{len(requests)}] {one.policy}, seed {one.seed}, on {request.backend}{left} …")
+        summaries[number] = carry_out(request, tell)
+        done(number, summaries[number])
     return [summaries[number] for number in range(len(requests))]
+
+
+def _left(done: int, total: int, seconds: float) -> str:
+    """Return about how long the rest takes, if it goes on as so far; nothing before the first run has ended."""
+    if not done:
+        return ""
+    minutes, rest = divmod(round(seconds / done * (total - done)), 60)
+    return f", about {minutes} min left" if minutes else f", about {rest} s left"
 
 
 def compile_policies(experiments: Iterable[Experiment]) -> None:

@@ -13,6 +13,7 @@ from testbed.running.check import NothingFits, check_experiment
 from testbed.running.comparison import Comparison, plain
 from testbed.running.memory_over_time import shortage_ahead, told_of_many
 from testbed.running.remarks import Tell, tell_log
+from testbed.running.request import RunRequest
 from testbed.running.sweep_file import Sweep, SweptRun
 from testbed.running.sweep_folder import SweepFolder
 from testbed.running.sweep_workers import carry_out_runs
@@ -55,6 +56,8 @@ def sweep(
     planned = Sweep.load(Path(file))
     runs = planned.runs()
     folder = SweepFolder(Path(out) / planned.name)
+    for run in runs:
+        find_backend(run.backend).refuse(RunRequest(run.experiment, run.backend, folder.folder))
     # Every run is checked before a folder is made.
     impossible = _impossible_runs([run for run in runs if folder.find(run.key) is None], tell)
     with folder.alone():

@@ -107,3 +107,21 @@ def _panel(axes: Axes, blocks: pd.DataFrame, edges: np.ndarray, owners: pd.DataF
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(blocks), 0)
     axes.spines["left"].set_visible(False)
+
+
+def held_blocks(run: Run) -> pd.DataFrame:
+    """Which device holds each block: `block`, `device`, and the tokens `from` and `until`, in the blocks' order."""
+    if run.placements.empty or run.tokens.empty:
+        return pd.DataFrame({"block": [], "device": [], "from": [], "until": []})
+    names = devices_of(run)
+    edges, owners = _over_tokens(run, names)
+    rows = []
+    for block in _blocks(run.placements)["block"]:
+        codes = owners.loc[block].to_numpy(float)
+        begin = 0
+        for place in range(1, len(codes) + 1):
+            if place == len(codes) or codes[place] != codes[begin]:
+                if not np.isnan(codes[begin]):
+                    rows.append((block, names[int(codes[begin])], int(edges[begin]), int(edges[place])))
+                begin = place
+    return pd.DataFrame(rows, columns=["block", "device", "from", "until"])

@@ -1,0 +1,98 @@
+"""What a figure of the page is: rows of data, and a Vega-Lite specification that draws them.
+
+The specification is written as Vega-Lite defines it (https://vega.github.io/vega-lite/docs/), version 6. Texts from run
+folders are only ever values of rows: Vega would take a part of an expression as a program.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from testbed.analysis.load import Run
+
+Spec = dict[str, Any]
+
+ROWS, MARKS = "rows", "marks"  # names of data sets in a specification
+HEIGHT = 260  # pixels
+WIDE: Spec = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, "data": {"name": ROWS}}
+"""A figure that is as wide as the page."""
+SIMULATED = "Simulated: nothing was measured"
+DIGITS = 6  # of a number in the page's data; more cannot be seen, and cost space
+
+ZOOM: Spec = {"name": "zoom", "select": "interval", "bind": "scales"}
+
+
+def mark_rule(axis: str) -> Spec:
+    """Vertical lines where the world changed: the data set `marks` has the columns `at` and `change`."""
+    x = {"field": "at", "type": "quantitative", "title": axis}  # of the other layers' title, so that the axis keeps one
+    return {
+        "data": {"name": MARKS},
+        "mark": {"type": "rule", "strokeDash": [3, 3], "size": 1, "color": "#9a9a9a"},
+        "encoding": {"x": x, "tooltip": [{"field": "change", "type": "nominal", "title": "change"}]},
+    }
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure; `name` is that of the files that a reader saves."""
+
+    name: str
+    title: str
+    told: str  # how to read it
+    rows: pd.DataFrame
+    spec: Spec  # without data
+    marks: Sequence[Mapping[str, Any]] = field(default_factory=list)
+
+    def document(self) -> Spec:
+        """What the page's script needs to draw it; numbers that are not finite are null."""
+        values = [[_plain(value) for value in row] for row in self.rows.itertuples(index=False)]
+        return {
+            "name": self.name,
+            "spec": self.spec,
+            "columns": [str(column) for column in self.rows.columns],
+            "values": values,
+            "marks": [{key: _plain(value) for key, value in mark.items()} for mark in self.marks],
+        }
+
+
+def title_of(text: str, runs: Sequence[Run]) -> Spec:
+    """A figure's title, which says so if all that it shows was simulated."""
+    subtitle = {"subtitle": SIMULATED} if all(run.simulated for run in runs) else {}
+    return {"text": text, "anchor": "start"} | subtitle
+
+
+def quantity(name: str, title: str, **more: Any) -> Spec:
+    """A number on an axis."""
+    return {"field": name, "type": "quantitative", "title": title} | more
+
+
+def told(**columns: str) -> list[Spec]:
+    """What hovering shows: a column and its heading; numbers with four digits."""
+    return [
+        {"field": column, "title": heading.rstrip("#"), "type": "quantitative", "format": ".4~g"}
+        if heading.endswith("#")
+        else {"field": column, "title": heading, "type": "nominal"}
+        for column, heading in columns.items()
+    ]
+
+
+def coloured(column: str, colours: Mapping[str, str], title: str | None = None) -> Spec:
+    """A colour for each value of a column, named in a legend above the figure."""
+    legend = {"orient": "top", "columns": 4, "labelLimit": 400}
+    scale = {"domain": list(colours), "range": list(colours.values())}
+    return {"field": column, "type": "nominal", "title": title, "scale": scale, "legend": legend}
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):  # a scalar of numpy
+        value = value.item()
+    if value is None or value is pd.NA:
+        return None
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,44 @@
+"""`testbed ping`: the round trips of a topology's network, asked against measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from testbed.cli.names import FileOrName
+from testbed.cli.show import json_option, print_json, print_table, say
+
+NO_NETEM = (
+    "Note: this kernel has no netem, so links have no delay here; in a run, receivers hold messages for it "
+    "(`delay: auto`), or use `testbed sandbox`."
+)
+
+
+@click.command()
+@click.argument("topology", metavar="TOPOLOGY", type=FileOrName("topology"))
+@click.argument("devices", metavar="[DEVICE...]", nargs=-1)
+@json_option
+def command(topology: Path, devices: tuple[str, ...], as_json: bool) -> None:
+    """Build the network of TOPOLOGY, without a run in it, and ping between all devices or between the DEVICEs.
+
+    Asked is the sum of the delays of both ways. A large network takes a while: pairs are pinged in turn.
+
+    Example: testbed ping star4
+    """
+    from testbed.running.topology_network import ping
+
+    found = ping(topology, devices, tell=say)
+    if as_json:
+        print_json(found)
+        return
+    headings = {
+        "from": "from",
+        "to": "to",
+        "asked_ms": "asked ms",
+        "measured_ms": "measured ms",
+        "lost": "lost (share)",
+    }
+    print_table(headings, found["rows"], decimals=3)
+    if not found["netem"]:
+        say(NO_NETEM)

@@ -1,0 +1,103 @@
+"""Draws a picture of a run as lines for a terminal; it knows widths and colours, but neither files nor keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.text import Text
+
+from testbed.progress import readable
+from testbed.running.picture import DeviceNow, Picture, Told
+from testbed.units import format_bytes, format_rate
+
+BARS = "▁▂▃▄▅▆▇█"
+LEAST_EVENTS, MOST_TEXT = 3, 5  # lines
+NAME, BLOCKS, MEMORY, LINKS = 10, 12, 22, 24  # columns of the table of devices; the bar of memory takes the rest
+FULL, NEARLY = 1.0, 0.9  # of a budget, for colours
+
+
+def frame(picture: Picture, width: int, height: int) -> list[Text]:
+    """At most `height` lines of at most `width` columns: the run's state, devices, latency, text, verdict, events."""
+    lines = [_heading(picture, width), Text()]
+    text = _wrapped(picture.text, width)
+    rest = height - len(lines) - 6 - min(MOST_TEXT, len(text)) - LEAST_EVENTS
+    lines += _devices(picture.devices, width, max(2, rest))
+    lines += [Text(), *_latency(picture, width)]
+    if text:
+        lines += [Text(), *text[-MOST_TEXT:]]
+    lines += [Text(), Text(picture.verdict, style="red" if picture.verdict.startswith("not") else "bold")]
+    events = [_event(told) for told in picture.events[-max(LEAST_EVENTS, height - len(lines)) :]]
+    lines += events[::-1]
+    for line in lines:
+        line.truncate(width, overflow="ellipsis")
+    return lines[:height]
+
+
+def _heading(picture: Picture, width: int) -> Text:
+    style = {"running": "bold green", "done": "bold green"}.get(picture.status, "bold red")
+    left = f"{picture.experiment}: {picture.policy} on {picture.backend}  token {picture.done} of {picture.asked}  "
+    moves = f"  {picture.moved} moved, {picture.stall_s:.2f} s stalled"
+    moves = f"  {picture.moving} blocks are moving" if picture.moving else moves
+    return Text.assemble((readable(left), "bold"), (picture.status, style), moves)
+
+
+def _devices(devices: Sequence[DeviceNow], width: int, rows: int) -> list[Text]:
+    bar = max(8, width - NAME - BLOCKS - MEMORY - LINKS)
+    head = f"{'device':{NAME}}{'blocks':>{BLOCKS - 2}}  {'memory':{bar + MEMORY}}{'link up / down':{LINKS}}"
+    shown = devices if len(devices) <= rows - 1 else devices[: rows - 2]
+    lines = [Text(head, style="dim"), *(_device(device, bar) for device in shown)]
+    if len(shown) < len(devices):
+        lines.append(Text(f"and {len(devices) - len(shown)} more devices, in a higher terminal", style="dim"))
+    return lines
+
+
+def _device(device: DeviceNow, bar: int) -> Text:
+    line = Text(f"{readable(device.name)[: NAME - 1]:{NAME}}", style="" if device.alive else "red strike")
+    moved = f"{f'+{device.came}' if device.came else ''}{f'-{device.left}' if device.left else ''}"
+    line.append(f"{device.blocks:>4} ").append(f"{moved:<{BLOCKS - 5}}", style="yellow")
+    line.append_text(_memory(device, bar))
+    rates = [format_rate(device.asked_bps[way]) for way in ("up", "down") if way in device.asked_bps]
+    wrong = any(
+        have is not None and abs(have / device.asked_bps[way] - 1) > 0.01
+        for way, have in device.readback_bps.items()
+        if device.asked_bps[way]
+    )
+    return line.append("  " + " / ".join(dict.fromkeys(rates)), style="red" if wrong else "")
+
+
+def _memory(device: DeviceNow, bar: int) -> Text:
+    """A bar of the largest budget so far, in parts: what is used, what is free, and the ballast."""
+    if device.ledger_bytes is None or not device.budget_bytes:
+        return Text(" " * (bar + MEMORY - 2))
+    whole = max(device.budget_bytes + device.ballast_bytes, device.ledger_bytes)
+    used = round(bar * device.ledger_bytes / whole)
+    ballast = min(bar - used, round(bar * device.ballast_bytes / whole))
+    share = device.ledger_bytes / device.budget_bytes
+    style = "red" if share > FULL else "yellow" if share > NEARLY else "green"
+    told = f" {format_bytes(device.ledger_bytes)} of {format_bytes(device.budget_bytes)}"
+    return Text.assemble(
+        ("█" * used, style), ("·" * (bar - used - ballast), "dim"), ("▒" * ballast, "dim"), f"{told:<{MEMORY - 2}}"
+    )
+
+
+def _latency(picture: Picture, width: int) -> list[Text]:
+    if not picture.latency_ms:
+        return [Text("no token after the first yet", style="dim")]
+    recent = picture.latency_ms[-width:]
+    most = max(recent)
+    curve = "".join(BARS[min(len(BARS) - 1, int(len(BARS) * ms / most))] for ms in recent)
+    predicted = picture.predicted_ms[-1]
+    told = f"latency {picture.latency_ms[-1]:,.1f} ms"
+    told += "" if predicted is None else f", predicted {predicted:,.1f} ms"
+    mean = sum(picture.latency_ms) / len(picture.latency_ms)
+    return [Text(f"{told}; mean {mean:,.1f} ms; the curve's top is {most:,.1f} ms"), Text(curve, style="cyan")]
+
+
+def _wrapped(text: str, width: int) -> list[Text]:
+    """The text in lines of the terminal."""
+    whole = readable(text).expandtabs(4)
+    return [Text(line[at : at + width]) for line in whole.splitlines() for at in range(0, max(1, len(line)), width)]
+
+
+def _event(told: Told) -> Text:
+    return Text(f"{told.t_s:8.2f} s  {readable(told.text)}", style="red" if told.fault else "")

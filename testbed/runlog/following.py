@@ -1,0 +1,79 @@
+"""Follows a run folder while it is being written: reads what is new, whatever becomes of the folder meanwhile.
+
+A table is a file of lines that grows and at the end becomes a Parquet file, which holds the same rows. Only whole lines
+are read, from where the last look ended. `RunLog` writes a table at least once a second, so a look is no more behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from testbed.errors import ConfigError
+from testbed.runlog.folder import EVENTS, MANIFEST, SUMMARY, TABLES, read_manifest, read_rows, read_summary
+from testbed.strict_json import parse_object
+
+Row = Mapping[str, Any]
+
+FOLLOWED = ("tokens", "placements", "devices", "links", "decisions", "migrations", "host")
+"""The tables that are followed; spans, by far the largest, are not."""
+
+FAULTS = ("out_of_budget", "oom_kill", "worker_failed", "migration_aborted", "policy_misbehaved", "status")
+"""The kinds of events that mean that something went wrong."""
+
+MOST_BYTES = 4 * 2**20  # of one file that are read at one look
+
+
+class Follower:
+    """The rows of a run so far. `look` reads what is new."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest: dict[str, Any] = {}
+        self.summary: dict[str, Any] | None = None
+        self.events: list[Row] = []
+        self.rows: dict[str, list[Row]] = {table: [] for table in FOLLOWED}
+        self.trouble: str | None = None  # why nothing more comes: the folder is gone or damaged
+        self._read: dict[str, int] = {}  # bytes of each file
+        self._whole: set[str] = set()  # tables of which all rows are here
+
+    def look(self) -> bool:
+        """Read what is new; returns whether anything was. What was read stays, even if the folder is gone."""
+        before = (len(self.events), *map(len, self.rows.values()), self.summary is None, self.trouble)
+        try:
+            if not (self.folder / MANIFEST).exists():
+                raise ConfigError(f"{self.folder} is gone")
+            # The summary comes last, so if it is there now, all other files are complete.
+            ended = self.summary is None and (self.folder / SUMMARY).exists()
+            self.manifest = read_manifest(self.folder) if ended or not self.rows["tokens"] else self.manifest
+            self.events += self._new_lines(EVENTS)
+            for table in FOLLOWED:
+                self._look_at(table)
+            if ended:
+                self.summary = read_summary(self.folder)
+            self.trouble = None
+        except (ConfigError, OSError) as error:
+            self.trouble = str(error)
+        return before != (len(self.events), *map(len, self.rows.values()), self.summary is None, self.trouble)
+
+    def _look_at(self, table: str) -> None:
+        known = self.rows[table]
+        if (self.folder / f"{table}.jsonl").exists():
+            names = [column.name for column in TABLES[table]]
+            known += [{name: row.get(name) for name in names} for row in self._new_lines(f"{table}.jsonl")]
+        elif table not in self._whole and (self.folder / f"{table}.parquet").exists():
+            known += read_rows(self.folder, table)[len(known) :]
+            self._whole.add(table)
+
+    def _new_lines(self, name: str) -> Sequence[Row]:
+        """The rows of the whole lines of a file that have not been read yet; a file that is not there has none."""
+        path, begin = self.folder / name, self._read.get(name, 0)
+        try:
+            with path.open("rb") as file:
+                file.seek(begin)
+                lines, end, _ = file.read(MOST_BYTES).rpartition(b"\n")
+        except FileNotFoundError:  # also while it becomes a Parquet file
+            return []
+        self._read[name] = begin + len(lines) + len(end)
+        return [parse_object(line, str(path)) for line in lines.split(b"\n") if line]

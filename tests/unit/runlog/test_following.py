@@ -1,0 +1,79 @@
+"""A run folder is followed while it grows, ends, is cut short and disappears."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from synthetic_run import make_run
+
+from testbed.runlog.folder import RunLog, read_rows
+from testbed.runlog.following import FOLLOWED, Follower
+
+
+def token(log: RunLog, step: int) -> None:
+    log.row("tokens", step=step, epoch=0, prefill=step == 0, start_s=float(step), latency_s=1.0)
+    log.flush()
+
+
+def steps(run: Follower) -> list[int]:
+    return [row["step"] for row in run.rows["tokens"]]
+
+
+def test_each_look_reads_what_is_new_and_nothing_twice(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "small", "static")
+    run = Follower(log.folder)
+    assert run.look() is False and run.trouble is None
+    for step in range(3):
+        token(log, step)
+        assert run.look() is True and steps(run) == list(range(step + 1))
+        assert run.look() is False
+
+
+def test_half_a_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "small", "static")
+    token(log, 0)
+    run = Follower(log.folder)
+    path = log.folder / "tokens.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    run.look()
+    assert steps(run) == []
+    path.write_bytes(whole)
+    run.look()
+    assert steps(run) == [0]
+
+
+def test_a_run_that_ends_between_two_looks_is_complete_at_the_second(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "small", "static")
+    token(log, 0)
+    run = Follower(log.folder)
+    run.look()
+    token(log, 1)
+    log.event("status", 2.0, status="done")
+    log.finish({"status": "done"})
+    assert run.look() is True
+    assert steps(run) == [0, 1] and run.summary is not None and run.summary["status"] == "done"
+    assert [event["kind"] for event in run.events] == ["status"]
+
+
+def test_a_finished_run_is_read_at_one_look(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, tokens=17)
+    run = Follower(folder)
+    run.look()
+    assert {table: len(run.rows[table]) for table in FOLLOWED} == {
+        table: len(read_rows(folder, table)) for table in FOLLOWED
+    }
+
+
+def test_what_was_read_stays_when_the_folder_is_gone_or_damaged(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, tokens=17, finished=False)
+    run = Follower(folder)
+    run.look()
+    with (folder / "tokens.jsonl").open("a") as file:
+        file.write("no JSON\n")
+    run.look()
+    assert run.trouble is not None and "tokens.jsonl" in run.trouble
+    shutil.rmtree(folder)
+    assert run.look() is True
+    assert run.trouble == f"{folder} is gone" and len(steps(run)) == 17
