@@ -132,6 +132,9 @@ class Fleet(Protocol):
     def send(self, device: str, command: Command) -> None:
         """Send a command; raises RunFailed when the device is gone."""
 
+    def kill(self, device: str) -> None:
+        """End a device's worker at once, if there is one; `events` reports its loss, once."""
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The events so far, waiting at most `timeout_s` wall seconds for the first one."""
 
