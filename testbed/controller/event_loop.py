@@ -1,7 +1,7 @@
 """What happens while the main loop waits: traces are replayed, memory is measured, lost devices end the run.
 
 The main loop waits for everything here, so that no change of a trace is late because of a long wait, and so that a
-device's death ends the run with its reason. It decides nothing, and it only reads the run's state.
+device's death ends the run with its reason. It decides nothing, and of the run's state it writes only which devices are lost.
 """
 
 from __future__ import annotations
@@ -105,9 +105,8 @@ class EventLoop:
     def observation(self) -> Observation:
         """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
         self._catch_up()
-        done = self._state.tokens_done
-        truth = observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
-        return without(truth, self._state.lost)
+        progress = self._prompt_tokens, self._state.tokens_done, self._hop_overhead_s
+        return without(observe(self._experiment, self._conditions, *progress), self._state.lost)
 
     def seen(self, needs_links: bool) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
@@ -269,8 +268,7 @@ class EventLoop:
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
-        found = [event for _, event in self._answers if isinstance(event, Token)]
-        self._answers.clear()
+        found, self._answers = [event for _, event in self._answers if isinstance(event, Token)], []
         return found
 
     def send(self, device: str, command: Command) -> None:
@@ -288,12 +286,10 @@ class EventLoop:
             self.hear(self._fleet.events(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself.
-
-        A fleet without regular measurements is measured when blocks have arrived, because memory is then fullest.
-        """
+        """Like `_pump`, for a migration, which handles lost devices itself."""
         events = [*self._unheard, *self._pump(0.0 if self._unheard else timeout_s)]
         self._unheard.clear()
+        # A fleet without regular measurements is measured when memory is fullest.
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
         for sender, event in events:
@@ -342,7 +338,8 @@ class EventLoop:
         self._recorder.fault(device, self._state.tokens_done, event, self._killed_s.get(device), survived)
         if not survived:
             raise told
-        for instruction in self._state.devices[device].ended():
+        known = self._state.devices[device]
+        for instruction in [*known.silent(), *known.expired()] if event.hung else known.ended():
             if isinstance(instruction, Fence):
                 self._fleet.kill(device)
         raise DeviceGone(device, str(told))

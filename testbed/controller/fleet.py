@@ -97,10 +97,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class DeviceLost:
-    """A worker process has ended unexpectedly."""
+    """A worker process has ended unexpectedly, or was ended because it made no progress."""
 
     oom_killed: bool  # by the kernel; read from the cgroup
     exit_code: int | None
+    hung: str = ""  # the sentence on a worker that made no progress and was killed for that
 
 
 FleetEvent = Event | DeviceLost

@@ -27,6 +27,8 @@ def survivable(experiment: Experiment, device: str, event: DeviceLost) -> bool:
 
 def loss_error(device: str, event: DeviceLost, tokens_done: int, need_bytes: int, budget_bytes: int) -> RunFailed:
     """The error of a run that ends because this device's worker has ended."""
+    if event.hung:
+        return RunFailed(event.hung)
     if not event.oom_killed:
         return RunFailed(f"device {device}: its worker ended with code {event.exit_code} at token {tokens_done}")
     return OutOfMemory(

@@ -77,7 +77,7 @@ class Recorder:
             t_s=self._clock.now(),
             device=device,
             step=step,
-            cause="oom" if event.oom_killed else "exit",
+            cause="oom" if event.oom_killed else "hung" if event.hung else "exit",
             exit_code=event.exit_code,
             killed_s=killed_s,
             recovering=recovering,

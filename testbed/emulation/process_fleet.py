@@ -29,9 +29,9 @@ from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.memory_limits import largest_frame_bytes
 from testbed.emulation.process_memory import private_bytes
-from testbed.emulation.processes import has_ended
+from testbed.emulation.processes import has_ended, is_stopped
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
-from testbed.emulation.stall_detector import StallDetector
+from testbed.emulation.stall_detector import StallDetector, Stalled
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.traces.model import SeriesKey
@@ -262,13 +262,20 @@ class ProcessFleet(ABC):
         return found
 
     def _stalled(self) -> list[tuple[str, FleetEvent]]:
-        """Workers that the kernel has killed and whose exit codes nobody reports yet; raises for any other stall.
+        """Workers that are lost although no exit code says so; raises Stalled for any other process.
 
         On a busy host, the last threads of a killed worker can take seconds to end; only then is its exit code known.
+        A worker that a signal has stopped is killed.
         """
         try:
             self._stalls.check(self._going_on())
-        except RunFailed:
+        except Stalled as error:
+            hung = [name for name, pid in self._pids.items() if error.name == _worker(name) and is_stopped(pid)]
+            for name in hung:
+                self.kill(name)
+                self._lost.add(name)
+            if hung:
+                return [(name, DeviceLost(False, None, hung=str(error))) for name in hung]
             killed = [name for name, pid in self._pids.items() if has_ended(pid) and self._was_oom_killed(name)]
             if not killed:
                 raise
@@ -282,7 +289,7 @@ class ProcessFleet(ABC):
         for name, process in self._processes.items():
             paused = self._target is not None and self._target.devices[name].paused
             if name not in self._lost and not paused:
-                found[f"device {name}: its worker"] = process.pid
+                found[_worker(name)] = process.pid
         return {name: pid for name, pid in found.items() if pid is not None}
 
     def burst_bits(self, rate_bps: float) -> float:
@@ -371,6 +378,11 @@ class ProcessFleet(ABC):
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:
         return 0.0
+
+
+def _worker(device: str) -> str:
+    """A device's worker in a sentence."""
+    return f"device {device}: its worker"
 
 
 def allow_open_files(needed: int) -> None:

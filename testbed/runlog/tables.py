@@ -229,8 +229,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("step", "number of tokens generated before"),
         _text(
             "cause",
-            "exit: its worker ended; oom: the kernel killed it because its memory ran out",
-            choices=("exit", "oom"),
+            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory",
+            choices=("exit", "hung", "oom"),
         ),
         _integer("exit_code", "exit code of the worker; the number of a signal is negative", required=False),
         _seconds("killed_s", "time at which a trace killed it", required=False),

@@ -104,3 +104,15 @@ def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backe
     assert ended.code == 5
     assert ended.sentence == "device a: its worker ended with code -9 at token 5"
     assert len(ended.summary["tokens"]) == 5 and place.left_behind() == []
+
+
+def test_a_worker_that_a_signal_stops_for_good_is_lost(place: Place) -> None:
+    place.base.mkdir(exist_ok=True)
+    with place.started(restless(place.base, 400), "--backend", "local", "--verify", *UNJUDGED) as going:
+        victim = workers(going, "local")[2]
+        going.until_token(4)
+        os.kill(victim, signal.SIGSTOP)
+        ended = going.end()
+    assert ended.code == 0, ended.err
+    assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["c"]
+    assert [row["cause"] for row in rows(ended.folder, "faults")] == ["hung"]
