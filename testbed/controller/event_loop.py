@@ -1,7 +1,7 @@
 """What happens while the main loop waits: traces are replayed, memory is measured, lost devices end the run.
 
 The main loop waits for everything here, so that no change of a trace is late because of a long wait, and so that a
-device's death ends the run with its reason. It decides nothing, and of the run's state it writes only which devices are lost.
+device's death is noticed at once. It decides nothing, and of the run's state it writes only which devices are lost.
 """
 
 from __future__ import annotations
