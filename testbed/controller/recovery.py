@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from testbed.clock import EmulatedClock
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
@@ -49,7 +50,7 @@ class Recovery:
     loop: EventLoop
     state: RunState
     recorder: Recorder
-    clock: Any
+    clock: EmulatedClock
     ask: Ask
     drive: Drive
     take: Callable[[Token], None]
