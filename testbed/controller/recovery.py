@@ -32,7 +32,7 @@ from testbed.transport.messages import Interrupt, Interrupted, Rebuild, Rebuilt,
 
 # Wall seconds.
 INTERRUPT_PATIENCE_S = 30.0  # for a device to finish its operation and answer
-RECOVERY_PATIENCE_S = 60.0  # for blocks to be loaded, and for caches beyond ten times what is predicted
+RECOVERY_PATIENCE_S = 60.0  # to load blocks, and to fill caches, besides what they are predicted to take
 
 Ask = Callable[[Observation, Placement | None], Decision]
 Drive = Callable[[Migration, Plan, Observation, float], MigrationResult]
@@ -98,14 +98,16 @@ class Recovery:
         plan = make_plan(observation, wanted)
         moves = loads(now, wanted, held)
         state.moving = moves
-        result = self.drive(
-            Migration(state.epoch, loop.living(), moves, drops(wanted, held)), plan, observation, RECOVERY_PATIENCE_S
-        )
+        shape, partition = self.experiment.shape, self.experiment.partition
+        loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
+        slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
+        migration = Migration(state.epoch, loop.living(), moves, drops(wanted, held))
+        result = self.drive(migration, plan, observation, RECOVERY_PATIENCE_S + slowest_s)
         state.moving = ()
         self.recorder.migration(result, None, {})
         loop.hear(result.losses)
-        if result.migration.phase != "done":
-            raise RunFailed(f"the loss of {self._told()} cannot be survived: {result.migration.reason}")
+        if migration.phase != "done":
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {migration.reason}")
         state.placement, state.plan = wanted, plan
         self.recorder.placement(wanted, state.tokens_done)
         committed_s = self.clock.now()
@@ -118,12 +120,11 @@ class Recovery:
             predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
             reason=f"device {self._told()} is lost", stall_s=stall_s, proof=decision.proof,
         )  # fmt: skip
-        partition, shape = self.experiment.partition, self.experiment.shape
         self.last = {
             "epoch": state.epoch, "step": state.tokens_done, "devices": ",".join(sorted(state.lost)),
             "noticed_s": noticed_s, "decided_s": decided_s, "committed_s": committed_s,
             "rebuilt_s": self.clock.now(), "predicted_s": predicted_s, "blocks": len(moves),
-            "loaded_bytes": sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves), "rows": rows,
+            "loaded_bytes": loaded, "rows": rows,
         }  # fmt: skip
 
     def _interrupt(self, epoch: int) -> tuple[Held, int]:
