@@ -11,7 +11,6 @@ from killing import children, kind, target
 from running import UNJUDGED, Going, Place, rows, topology, write_experiment
 
 BACKENDS = pytest.mark.parametrize("backend", ["local", "mininet"])
-PATIENCE_S = 60.0
 KILLS = "time,target,quantity,value\n"
 RESTLESS = """
 from testbed.placement.blocks import Placement
@@ -44,7 +43,7 @@ def workers(going: Going, backend: str) -> list[int]:
     return found
 
 
-def restless(folder: Path, tokens: int = 200) -> Path:
+def restless(folder: Path, tokens: int = 40) -> Path:
     """An experiment that moves blocks from device to device every second token."""
     (folder / "policy.py").write_text(RESTLESS)
     slow = {name: {"link": {"rate": "4 Mbit/s", "delay": "1 ms"}} for name in "abcd"}
@@ -92,7 +91,7 @@ def test_a_worker_that_is_killed_while_blocks_move_costs_no_token_and_no_bit(
         ended = going.end()
     assert ended.code == 0, ended.err
     assert (ended.summary["status"], ended.summary["verified"]) == ("done", "bitwise")
-    assert ended.summary["lost_devices"] == ["b"] and len(ended.summary["tokens"]) == 200
+    assert ended.summary["lost_devices"] == ["b"] and len(ended.summary["tokens"]) == 40
     assert place.left_behind() == []
 
 
@@ -108,7 +107,7 @@ def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backe
 
 def test_a_worker_that_a_signal_stops_for_good_is_lost(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
-    with place.started(restless(place.base, 400), "--backend", "local", "--verify", *UNJUDGED) as going:
+    with place.started(restless(place.base, 20), "--backend", "local", "--verify", *UNJUDGED) as going:
         victim = workers(going, "local")[2]
         going.until_token(4)
         os.kill(victim, signal.SIGSTOP)
