@@ -1,24 +1,30 @@
 """What happens while the main loop waits: traces are replayed, memory is measured, lost devices end the run.
 
 The main loop waits for everything here, so that no change of a trace is late because of a long wait, and so that a
-device's death ends the run with its reason. It decides nothing, and it only reads the run's state.
+device's death is noticed at once. It decides nothing, and of the run's state it writes only which devices are lost.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from testbed.controller.conditions import Announcement, Conditions, observe
 from testbed.controller.delays import DelayRecord
+from testbed.controller.device_state import Fence
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
+from testbed.controller.losses import DeviceGone, held_up, loss_error, survivable
 from testbed.controller.measured import Measured
 from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.pass_numbers import PassNumbers
 from testbed.controller.probing import Probe as LinkProbe
+from testbed.controller.reconciling import without
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.strikes import KILL
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import resident_bytes
@@ -32,12 +38,14 @@ from testbed.transport.messages import (
     Collected,
     Command,
     Failed,
+    Interrupted,
     Loaded,
     OutOfBudget,
     Paced,
     Pinged,
     Probe,
     Probed,
+    Rebuilt,
     Span,
     Token,
 )
@@ -47,7 +55,7 @@ from testbed.units import format_bytes
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
-_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected)
+_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
 
 
 class EventLoop:
@@ -70,6 +78,7 @@ class EventLoop:
         self._measured = Measured(experiment, prompt_tokens, fleet, hop_overhead_s) if measured else None
         self._conditions, self._state = conditions, state
         self._recorder, self._log = recorder, log
+        self.passes = PassNumbers(-(-prompt_tokens // experiment.prefill_chunk))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
         self._delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
@@ -83,15 +92,21 @@ class EventLoop:
         self.probed = False  # whether the last observation needed a probe
         self._requests = 0
         self._sampled_s = 0.0
+        self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
+        self._killed_s: dict[str, float] = {}  # device -> emulated time at which the trace killed it
 
     # --- conditions ------------------------------------------------------------------------------------
+
+    def living(self) -> list[str]:
+        """The devices that are not lost."""
+        return [name for name in self._names if name not in self._state.lost]
 
     def observation(self) -> Observation:
         """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
         self._catch_up()
-        done = self._state.tokens_done
-        return observe(self._experiment, self._conditions, self._prompt_tokens, done, self._hop_overhead_s)
+        progress = self._prompt_tokens, self._state.tokens_done, self._hop_overhead_s
+        return without(observe(self._experiment, self._conditions, *progress), self._state.lost)
 
     def seen(self, needs_links: bool) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
@@ -104,8 +119,9 @@ class EventLoop:
         if self._state.placement is None:
             self._measured.samples(self._fleet.observe())
         for probe in self._measured.end_interval(needs_links and self._state.placement is not None):
-            self._probe(probe)
-        seen = self._measured.observation(truth, self._conditions.announced_memory())
+            if not self._state.lost & {*probe[:2]}:
+                self._probe(probe)
+        seen = without(self._measured.observation(truth, self._conditions.announced_memory()), self._state.lost)
         self._recorder.estimates(self._measured.rows(truth, seen))
         return seen
 
@@ -155,6 +171,8 @@ class EventLoop:
         """
         changes, announced = self._conditions.advance(until, self._state.boundary)
         changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
+        if self._experiment.trace_clock == "token":
+            changes = [change for change in changes if change.quantity != KILL]  # they act at their token
         if not changes:
             return
         changed = self._fleet.apply(self._conditions.target())
@@ -168,6 +186,14 @@ class EventLoop:
                 "memory_announced" if news else "trace_applied", self._clock.now(), step=self._state.tokens_done,
                 target=change.target, quantity=change.quantity, value=change.value,
             )  # fmt: skip
+            if change.quantity == KILL and change.value:
+                self.kill(change.target.removeprefix("device/"))
+
+    def kill(self, device: str) -> None:
+        """End a device's worker, as a trace asks; its loss is noticed like any other."""
+        if device not in self._state.lost:
+            self._killed_s[device] = self._clock.now()
+            self._fleet.kill(device)
 
     def _record_replayed(self, samples: Sequence[LinkSample]) -> None:
         self._recorder.links(samples)
@@ -216,23 +242,35 @@ class EventLoop:
         if found is None:
             raise RunFailed(
                 f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
-                f"{_held_up(self.target())}"
+                f"{held_up(self.target())}"
             )
         return found
 
     def _answer_within(self, kind: type[Any], device: str, patience_s: float) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
+            self.hear(())
             for index, (sender, event) in enumerate(self._answers):
                 if sender == device and isinstance(event, kind):
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
                 return None
-            for sender, event in self._pump(max(0.0, deadline - self._clock.wall())):
-                self._react(sender, event)
-                if isinstance(event, _ANSWERS):
-                    self._answers.append((sender, event))
+            self.hear(self._pump(max(0.0, deadline - self._clock.wall())))
+
+    def hear(self, events: Iterable[tuple[str, FleetEvent]]) -> None:
+        """React to events, and keep answers. If one ends the interval or the run, those after it are kept for later."""
+        self._unheard += events
+        while self._unheard:
+            sender, event = self._unheard.popleft()
+            if isinstance(event, _ANSWERS):
+                self._answers.append((sender, event))
+            self._react(sender, event)
+
+    def take_tokens(self) -> list[Token]:
+        """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
+        found, self._answers = [event for _, event in self._answers if isinstance(event, Token)], []
+        return found
 
     def send(self, device: str, command: Command) -> None:
         """Send a command; for a device that is gone, raise what became of it."""
@@ -246,15 +284,13 @@ class EventLoop:
         """Raise what became of a device that could not be reached, if the fleet reports its loss."""
         deadline = self._clock.wall() + LOSS_PATIENCE_S
         while (left := deadline - self._clock.wall()) > 0:
-            for sender, event in self._fleet.events(left):
-                self._react(sender, event)
+            self.hear(self._fleet.events(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself.
-
-        A fleet without regular measurements is measured when blocks have arrived, because memory is then fullest.
-        """
-        events = self._pump(timeout_s)
+        """Like `_pump`, for a migration, which handles lost devices itself."""
+        events = [*self._unheard, *self._pump(0.0 if self._unheard else timeout_s)]
+        self._unheard.clear()
+        # A fleet without regular measurements is measured when memory is fullest.
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
         for sender, event in events:
@@ -264,8 +300,8 @@ class EventLoop:
 
     def _react(self, device: str, event: FleetEvent) -> None:
         match event:
-            case DeviceLost():
-                self.fail_for_lost(device, event)
+            case DeviceLost() if device not in self._state.lost:
+                self.lose(device, event)
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
@@ -278,10 +314,11 @@ class EventLoop:
                                 traceback=event.traceback)  # fmt: skip
                 raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
             case Collected():
-                self._recorder.spans(event.spans)
-                self._heard += event.spans
+                spans = self.passes.renumbered(event.spans)
+                self._recorder.spans(spans)
+                self._heard += spans
                 if self._measured is not None:
-                    self._measured.spans(event.spans)
+                    self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
                 if not event.request:
                     return  # the startup calibration asked for it
@@ -292,18 +329,21 @@ class EventLoop:
                     self._recorder.wait(device, step, last, self._waits[device] - waited_s, now_s - begun_s)
                 self._collected[device] = (now_s, self._state.tokens_done, self._waits[device])
 
-    def fail_for_lost(self, device: str, event: DeviceLost) -> None:
-        """Raise OutOfMemory or RunFailed for a device whose worker has ended."""
-        if not event.oom_killed:
-            ended = f"its worker ended with code {event.exit_code} at token {self._state.tokens_done}"
-            raise RunFailed(f"device {device}: {ended}")
-        self._log.event("oom_kill", self._clock.now(), step=self._state.tokens_done, device=device)
-        need = self._predicted_bytes()[device]
-        raise OutOfMemory(
-            f"device {device} ran out of memory at token {self._state.tokens_done}: its blocks need "
-            f"{format_bytes(need)}, its budget is {format_bytes(self._conditions.enforced_memory(device))} "
-            "(killed by the kernel)"
-        )
+    def lose(self, device: str, event: DeviceLost) -> NoReturn:
+        """Raise what the end of a device's worker means: DeviceGone where the run can go on, else what ends it."""
+        if event.oom_killed:
+            self._log.event("oom_kill", self._clock.now(), step=self._state.tokens_done, device=device)
+        need, budget = self._predicted_bytes()[device], self._conditions.enforced_memory(device)
+        told = loss_error(device, event, self._state.tokens_done, need, budget)
+        survived = self._state.begun and survivable(self._experiment, device, event)
+        self._recorder.fault(device, self._state.tokens_done, event, self._killed_s.get(device), survived)
+        if not survived:
+            raise told
+        known = self._state.devices[device]
+        for instruction in [*known.silent(), *known.expired()] if event.hung else known.ended():
+            if isinstance(instruction, Fence):
+                self._fleet.kill(device)
+        raise DeviceGone(device, str(told))
 
     # --- measuring --------------------------------------------------------------------------------------
 
@@ -349,9 +389,9 @@ class EventLoop:
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
         self._requests += 1
-        for device in self._names:
+        for device in self.living():
             self.send(device, Collect(self._requests))
-        for device in self._names:
+        for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
         self._end_interval()
         used = self.sample().host
@@ -359,13 +399,3 @@ class EventLoop:
             if self._host is not None and self._state.tokens_done > self._host[0]:
                 self._recorder.host(self._host[0], self._state.tokens_done - 1, self._host[1], used)
             self._host = (self._state.tokens_done, used)
-
-
-def _held_up(target: TargetState) -> str:
-    """What the traces hold up now, as `; the link of b is at 0 bit/s; device c is paused`; else an empty text."""
-    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
-    paused = [name for name, device in target.devices.items() if device.paused]
-    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
-    if paused:
-        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
-    return told

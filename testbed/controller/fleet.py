@@ -97,10 +97,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class DeviceLost:
-    """A worker process has ended unexpectedly."""
+    """A worker process has ended unexpectedly, or was ended because it made no progress."""
 
     oom_killed: bool  # by the kernel; read from the cgroup
     exit_code: int | None
+    hung: str = ""  # the sentence on a worker that made no progress and was killed for that
 
 
 FleetEvent = Event | DeviceLost
@@ -131,6 +132,9 @@ class Fleet(Protocol):
 
     def send(self, device: str, command: Command) -> None:
         """Send a command; raises RunFailed when the device is gone."""
+
+    def kill(self, device: str) -> None:
+        """End a device's worker at once, if there is one; `events` reports its loss, once."""
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The events so far, waiting at most `timeout_s` wall seconds for the first one."""

@@ -13,14 +13,18 @@ from typing import Any, Literal
 
 from testbed.controller.calibration import NOMINAL, HostCalibration
 from testbed.controller.conditions import Conditions
+from testbed.controller.device_state import DeviceState
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult, drive_migration
 from testbed.controller.policy_call import Decision, PolicyMisbehaved, call_policy, reset_policy
 from testbed.controller.recorder import Recorder
+from testbed.controller.recovery import Recovery
 from testbed.controller.run_state import RunState
 from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
+from testbed.controller.strikes import Strikes
 from testbed.errors import OutOfMemory, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
@@ -82,12 +86,17 @@ class Controller:
         self.recorder = Recorder(log, self._clock, chunks)
         self._host = host
         hop_s = host.hop_overhead_s / experiment.dilation
-        self._state = RunState()
+        self._state = RunState({name: DeviceState(name) for name in self._names})
         self._loop = EventLoop(
             experiment, len(self._prompt), fleet, self._conditions, self._state, self.recorder, log, hop_s
         )
+        self._strikes = Strikes(experiment.traces, experiment.tokens if experiment.trace_clock == "token" else -1)
         self._ends = tuple(ends)
         self.outcome = Outcome()
+        self._recovery = Recovery(
+            experiment, self._prompt, self._loop, self._state, self.recorder, self._clock, self._ask_policy,
+            self._drive, lambda token: self._take(token, self._predict()), lambda: self.outcome.tokens, self._over,
+        )  # fmt: skip
         self._effort: Effort = effort
         self.calibrated = Calibrated()
         self._forecast: Forecast | None = None
@@ -111,11 +120,13 @@ class Controller:
         try:
             self._place_first()
             self._clock.start()
-            while len(self.outcome.tokens) < self._experiment.tokens and not self._ended():
+            state.begun = True
+            while not self._over():
                 if self.outcome.tokens:
-                    self._cross_boundary()
-                self._generate_interval()
-            self._loop.collect()
+                    self._surviving(self._cross_boundary)
+                state.boundary += 1
+                self._surviving(self._generate_interval)
+            self._surviving(self._loop.collect)
             self._loop.end_replay()
             self._loop.record_delays()
             self.outcome.status = "done"
@@ -126,7 +137,17 @@ class Controller:
         except RunFailed as error:
             self.outcome.error = error
             self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=state.tokens_done)
+        self._recovery.close()
         return self.outcome
+
+    def _surviving(self, part: Callable[[], None]) -> None:
+        """Carry out a part of the run, and again from where it stands after each recovery from a loss."""
+        while True:
+            try:
+                return part()
+            except DeviceGone:
+                self._recovery.run()
+                self._wire = {}
 
     # --- before token 0 ----------------------------------------------------------------------------------
 
@@ -169,7 +190,7 @@ class Controller:
             self._loop.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
         for device in self._names:
             self._loop.answer(Loaded, device, START_PATIENCE_S)
-        self._fail_if_lost(self._drive(Migration(0, self._names, ()), state.plan, observation, START_PATIENCE_S))
+        self._loop.hear(self._drive(Migration(0, self._names, ()), state.plan, observation, START_PATIENCE_S).losses)
         self.recorder.placement(state.placement, 0)
         self._loop.collect()
 
@@ -177,31 +198,46 @@ class Controller:
 
     def _generate_interval(self) -> None:
         """Generate λ tokens, or fewer to the end of the text; returns when the last one has been reported."""
-        experiment, source, state = self._experiment, self._experiment.topology.source, self._state
-        state.boundary += 1
-        until = min(state.boundary * experiment.interval, experiment.tokens)
+        experiment, state = self._experiment, self._state
+        end = min(state.boundary * experiment.interval, experiment.tokens)
         self._wire = {}
         self._refuse_endless_outage()
+        while state.tokens_done < end and not self._over():
+            for device in self._strikes.take(state.tokens_done):
+                self._loop.kill(device)
+            self._generate(self._strikes.before(end))
+        self._log.flush()
+
+    def _generate(self, until: int) -> None:
+        """Have the source generate up to `until` tokens in all."""
+        experiment, source, state = self._experiment, self._experiment.topology.source, self._state
         if not state.tokens_done:
             sampling = experiment.seeded_sampling
             self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
             self._loop.send(source, Decode(until))
         self._loop.look_at_delays()
-        while state.tokens_done < until and not self._ended():
+        while state.tokens_done < until and not self._over():
             predicted = self._predict()
             token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
-            rows = [1] if token.step else chunk_rows(len(self._prompt), experiment.prefill_chunk)
-            self.recorder.token(token, predicted, sum(map(self._wire_bytes, rows)))
-            state.tokens_done += 1
-            self.outcome.tokens.append(token.token_id)
-            self.outcome.digests.append(token.logits_digest)
-            self._progress(state.tokens_done, token.token_id)
-        self._log.flush()
+            self._take(token, predicted)
 
-    def _ended(self) -> bool:
-        """Whether the model has ended its text."""
-        return bool(self.outcome.tokens) and self.outcome.tokens[-1] in self._ends
+    def _take(self, token: Token, predicted: float) -> None:
+        """Note a token that the source has reported."""
+        state = self._state
+        rows = [1] if token.step else chunk_rows(len(self._prompt), self._experiment.prefill_chunk)
+        self.recorder.token(token, predicted, sum(map(self._wire_bytes, rows)))
+        self._recovery.first_token(token)
+        state.tokens_done += 1
+        state.last_token_s = self._clock.trace_now()
+        self.outcome.tokens.append(token.token_id)
+        self.outcome.digests.append(token.logits_digest)
+        self._progress(state.tokens_done, token.token_id)
+
+    def _over(self) -> bool:
+        """Whether all tokens are there, or the model has ended its text."""
+        tokens = self.outcome.tokens
+        return len(tokens) == self._experiment.tokens or (bool(tokens) and tokens[-1] in self._ends)
 
     def _wire_bytes(self, rows: int) -> float:
         """Bytes on all links of a forward pass with so many rows."""
@@ -295,8 +331,8 @@ class Controller:
         state.epoch += 1
         state.plan = replace(plan, epoch=state.epoch)
         state.placement = replace(old, epoch=state.epoch)
-        migration = Migration(state.epoch, self._names, ())
-        self._fail_if_lost(self._drive(migration, state.plan, observation, MIGRATION_PATIENCE_S))
+        migration = Migration(state.epoch, self._loop.living(), ())
+        self._loop.hear(self._drive(migration, state.plan, observation, MIGRATION_PATIENCE_S).losses)
         self.recorder.placement(state.placement, state.tokens_done)
 
     def _ask_policy(self, observation: Observation, placement: Placement | None) -> Decision:
@@ -334,7 +370,7 @@ class Controller:
         patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * experiment.dilation)
         requested = {(m.source, m.destination): self._path_bps(m.source, m.destination) for m in moves}
         state.moving = moves
-        result = self._drive(Migration(state.epoch, self._names, moves), plan, observation, patience)
+        result = self._drive(Migration(state.epoch, self._loop.living(), moves), plan, observation, patience)
         state.moving = ()
         for path, before in requested.items():  # on the time clock a rate may have risen meanwhile
             requested[path] = max(before, self._path_bps(*path))
@@ -346,7 +382,7 @@ class Controller:
         if migration.phase == "done":
             state.placement, state.plan = wanted, plan
             self.recorder.placement(wanted, step)
-        self._fail_if_lost(result)
+        self._loop.hear(result.losses)
         return migration
 
     def _path_bps(self, device: str, peer: str) -> float:
@@ -364,7 +400,3 @@ class Controller:
         except RunFailed:
             self._loop.raise_losses()
             raise
-
-    def _fail_if_lost(self, result: MigrationResult) -> None:
-        if result.lost is not None:
-            self._loop.fail_for_lost(*result.lost)

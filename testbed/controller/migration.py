@@ -5,12 +5,12 @@ r"""A change of placement as a state machine: events in, instructions out, no I/
 
 Until every block has arrived whole, its sender owns it, and any failure aborts: destinations forget what they took in
 and the old epoch goes on. Once the commit has been sent there is no way back, because some worker may already run the
-new route plan. A device lost after that is lost to the run.
+new route plan. After the loss of a device, a recovery asks the living what they hold (`reconciling`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
@@ -69,8 +69,9 @@ class Migration:
     """One attempt to reach a new placement."""
 
     epoch: int
-    devices: Sequence[str]  # all devices, because every worker switches epoch
+    devices: Sequence[str]  # all living devices, because every worker switches epoch
     moves: Sequence[Move]
+    drops: Mapping[str, tuple[Block, ...]] | None = None  # at the commit, by device; None: what has moved away
     phase: Phase = "idle"
     reason: str = ""
     _waiting: set[str] = field(default_factory=set)  # answers that are still to come in this phase
@@ -126,7 +127,7 @@ class Migration:
         """Give up before the commit, for example because a transfer takes too long."""
         self._expect(f"abort ({reason})", "preparing", "transferring")
         self.phase, self.reason = "aborting", reason
-        self._waiting = {move.destination for move in self.moves} | {move.source for move in self.moves}
+        self._waiting = {end for move in self.moves for end in (move.source, move.destination) if end in self.devices}
         return [AbortOn(device) for device in sorted(self._waiting)]
 
     def aborted(self, device: str) -> list[Instruction]:
@@ -165,8 +166,10 @@ class Migration:
     def _commit(self) -> list[Instruction]:
         self.phase = "committing"
         self._waiting = set(self.devices)
-        leaving = self._by("source")
-        return [CommitOn(d, tuple(move.block for move in leaving.get(d, ()))) for d in self.devices]
+        leaving = self.drops
+        if leaving is None:
+            leaving = {device: tuple(move.block for move in moves) for device, moves in self._by("source").items()}
+        return [CommitOn(device, leaving.get(device, ())) for device in self.devices]
 
     def _by(self, end: Literal["source", "destination"]) -> dict[str, tuple[Move, ...]]:
         grouped: dict[str, tuple[Move, ...]] = {}

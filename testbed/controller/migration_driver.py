@@ -38,7 +38,7 @@ class MigrationResult:
     arrivals: dict[str, Arrival] = field(default_factory=dict)  # by the block's name
     started_s: float = 0.0  # wall seconds
     finished_s: float = 0.0
-    lost: tuple[str, DeviceLost] | None = None
+    losses: list[tuple[str, DeviceLost]] = field(default_factory=list)
 
 
 def drive_migration(
@@ -77,10 +77,12 @@ def drive_migration(
     send(migration.begin())
     phase = migration.phase
     while not migration.over:
-        for device, event in wait(max(0.0, deadline - fleet.clock.wall())):
+        events = wait(max(0.0, deadline - fleet.clock.wall()))
+        result.losses = [(device, event) for device, event in events if isinstance(event, DeviceLost)]
+        if result.losses:
+            break
+        for device, event in events:
             match event:
-                case DeviceLost():
-                    result.lost = (device, event)
                 case Prepared() if event.epoch == migration.epoch:
                     send(migration.prepared(device))
                 case Arrived() if event.epoch == migration.epoch:
@@ -94,8 +96,6 @@ def drive_migration(
                     send(migration.aborted(device))
                 case Committed() if event.epoch == migration.epoch:
                     send(migration.committed(device))
-        if result.lost is not None:
-            break
         if migration.phase != phase and migration.phase != "transferring":
             phase, deadline = migration.phase, fleet.clock.wall() + timeout_s
         if fleet.clock.wall() < deadline or migration.over:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from testbed.clock import EmulatedClock
-from testbed.controller.fleet import HostUsage, LinkSample, Samples
+from testbed.controller.fleet import DeviceLost, HostUsage, LinkSample, Samples
 from testbed.controller.migration_driver import MigrationResult
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
@@ -68,12 +68,31 @@ class Recorder:
                 due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
             )
 
+    def fault(
+        self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool
+    ) -> None:  # fmt: skip
+        """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
+        self.log.row(
+            "faults",
+            t_s=self._clock.now(),
+            device=device,
+            step=step,
+            cause="oom" if event.oom_killed else "hung" if event.hung else "exit",
+            exit_code=event.exit_code,
+            killed_s=killed_s,
+            recovering=recovering,
+        )
+
+    def recovery(self, **values: Any) -> None:
+        """A recovery from the loss of devices, from its notice to the first token after it."""
+        self.log.row("recoveries", **values)
+
     def decision(self, proof: Proof | None = None, **values: Any) -> None:
         """One call of the policy: what it decided, what it cost, and what it proved."""
         self.log.row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
     def migration(
-        self, result: MigrationResult, predicted_s: float, requested_bps: Mapping[tuple[str, str], float]
+        self, result: MigrationResult, predicted_s: float | None, requested_bps: Mapping[tuple[str, str], float]
     ) -> None:
         """Every block's migration, and the rate that each path reached."""
         migration = result.migration

@@ -5,9 +5,10 @@ Plain values, no I/O. What the network and the devices are at a moment is `condi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from testbed.controller.device_state import DeviceState
 from testbed.controller.migration import Move
 from testbed.placement.blocks import Placement
 from testbed.placement.plan import Plan
@@ -17,12 +18,20 @@ from testbed.placement.plan import Plan
 class RunState:
     """A run at one moment. `placement` and its route `plan` are None until the first placement has been decided."""
 
+    devices: Mapping[str, DeviceState] = field(default_factory=dict)
+    begun: bool = False  # whether tokens are generated, so that a lost device can be recovered from
     placement: Placement | None = None
     plan: Plan | None = None  # what every worker runs now
     epoch: int = 0  # of the last change that was attempted; an aborted one uses its number up
     boundary: int = 0  # the index of the coming decision, or of the one that is being made
     tokens_done: int = 0
+    last_token_s: float = 0.0  # time on the trace clock at which the last token was reported
     moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """The devices that hold nothing and are asked nothing."""
+        return frozenset(name for name, device in self.devices.items() if not device.living)
 
     def placed(self) -> tuple[Placement, Plan]:
         """The present placement and its route plan, once there is one."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from testbed.controller.fleet import DeviceSample, LinkSample, TargetState
-from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.emulation.process_fleet import ProcessFleet
+from testbed.emulation.process_memory import process_rss_bytes
 from testbed.emulation.runtime_folder import socket_path
 from testbed.errors import ConfigError
 from testbed.transport.messages import PathView

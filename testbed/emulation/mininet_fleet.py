@@ -20,7 +20,8 @@ from testbed.emulation.medium import MEDIUM_RATES, share_medium
 from testbed.emulation.memory_limits import memory_changes, memory_limit_bytes, peak_memory_bytes, reserve_bytes
 from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
-from testbed.emulation.process_fleet import ProcessFleet, process_rss_bytes
+from testbed.emulation.process_fleet import ProcessFleet
+from testbed.emulation.process_memory import process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
 from testbed.emulation.shaping import LACKS_NETEM, Netem, Shaper, ShapingFailed, burst_bits
 from testbed.emulation.spawn import start_process
@@ -68,8 +69,7 @@ class MininetFleet(ProcessFleet):
         self._replayer: Replayer | None = None
         self._secret = secrets.token_bytes(SECRET_BYTES)  # on an emulated network anyone can connect to a device
         self._quota = self.experiment.compute == "quota"
-        self._host_Bps = 0.0  # of one core of this host; measured only for quotas
-        self._netem = False
+        self._host_Bps, self._netem = 0.0, False  # of one core of this host, measured only for quotas
         self._net: Any = None
         self._ovs: OpenVSwitch | None = None
         self._switch = "Linux bridge"

@@ -28,9 +28,10 @@ from testbed.decoder.checkpoint import require_model
 from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.memory_limits import largest_frame_bytes
-from testbed.emulation.processes import has_ended
+from testbed.emulation.process_memory import private_bytes
+from testbed.emulation.processes import has_ended, is_stopped
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
-from testbed.emulation.stall_detector import StallDetector
+from testbed.emulation.stall_detector import StallDetector, Stalled
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.traces.model import SeriesKey
@@ -236,6 +237,11 @@ class ProcessFleet(ABC):
         assert self._hub is not None
         self._hub.send(device, command)
 
+    def kill(self, device: str) -> None:
+        """See `Fleet.kill`. A worker that a signal has stopped ends too."""
+        if self._alive(device):
+            self._processes[device].kill()
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Control events, and workers that have ended; raises RunFailed for a process that makes no progress."""
         assert self._hub is not None
@@ -246,23 +252,30 @@ class ProcessFleet(ABC):
             wait([self._hub, *sentinels], max(0.0, timeout_s))  # type: ignore[list-item]
             found = list(self._hub.poll(0))
         self._strangers |= {name: event.strangers for name, event in found if isinstance(event, Collected)}
-        for name, process in self._processes.items():
-            if name not in self._lost and not process.is_alive():
-                found += self._hub.poll(0)  # its last messages come first
-                self._lost.add(name)
-                found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(process))))
-        if not self._lost:  # else a process that ended with the lost device would be named instead
+        ended = [name for name in self._processes if name not in self._lost and not self._processes[name].is_alive()]
+        for name in ended:
+            found += self._hub.poll(0)  # its last messages come first
+            self._lost.add(name)
+            found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(self._processes[name]))))
+        if not ended:  # else a process that ended with the lost device would be named instead
             found += self._stalled()
         return found
 
     def _stalled(self) -> list[tuple[str, FleetEvent]]:
-        """Workers that the kernel has killed and whose exit codes nobody reports yet; raises for any other stall.
+        """Workers that are lost although no exit code says so; raises Stalled for any other process.
 
         On a busy host, the last threads of a killed worker can take seconds to end; only then is its exit code known.
+        A worker that a signal has stopped is killed.
         """
         try:
             self._stalls.check(self._going_on())
-        except RunFailed:
+        except Stalled as error:
+            hung = [name for name, pid in self._pids.items() if error.name == _worker(name) and is_stopped(pid)]
+            for name in hung:
+                self.kill(name)
+                self._lost.add(name)
+            if hung:
+                return [(name, DeviceLost(False, None, hung=str(error))) for name in hung]
             killed = [name for name, pid in self._pids.items() if has_ended(pid) and self._was_oom_killed(name)]
             if not killed:
                 raise
@@ -276,7 +289,7 @@ class ProcessFleet(ABC):
         for name, process in self._processes.items():
             paused = self._target is not None and self._target.devices[name].paused
             if name not in self._lost and not paused:
-                found[f"device {name}: its worker"] = process.pid
+                found[_worker(name)] = process.pid
         return {name: pid for name, pid in found.items() if pid is not None}
 
     def burst_bits(self, rate_bps: float) -> float:
@@ -367,6 +380,11 @@ class ProcessFleet(ABC):
         return 0.0
 
 
+def _worker(device: str) -> str:
+    """A device's worker in a sentence."""
+    return f"device {device}: its worker"
+
+
 def allow_open_files(needed: int) -> None:
     """Raise this process's soft limit of open files if needed; raises EnvironmentLacks where the hard one is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -376,24 +394,3 @@ def allow_open_files(needed: int) -> None:
         )
     if resource.RLIM_INFINITY != soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def private_bytes(pid: int) -> int:
-    """Private pages of a process, clean and dirty, from /proc/<pid>/smaps_rollup; 0 where that cannot be read."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    except OSError:
-        return 0
-    fields = dict(line.split(":", 1) for line in lines)
-    return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
-
-
-def process_rss_bytes(pid: int) -> int | None:
-    """Anonymous resident memory of a process (`RssAnon` of /proc/<pid>/status); None when it is gone."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        return None
-    return None

@@ -13,6 +13,14 @@ ENDED_PATIENCE_S = 2.0  # who waits for the process may be about to report its e
 _LOOK_S = 0.5
 
 
+class Stalled(RunFailed):
+    """A process makes no progress; `name` is the one that it was given for sentences."""
+
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{name} {what}")
+        self.name = name
+
+
 class StallDetector:
     """Remembers since when each process has been stopped or has ended."""
 
@@ -21,7 +29,7 @@ class StallDetector:
         self._looked_s = 0.0
 
     def check(self, pids: Mapping[str, int]) -> None:
-        """Raise RunFailed for a process that has been stopped, or has ended and nobody says so, for too long.
+        """Raise Stalled for a process that has been stopped, or has ended and nobody says so, for too long.
 
         The keys of `pids` name the processes in the sentence. It is cheap enough for every loop that waits.
         """
@@ -39,5 +47,5 @@ class StallDetector:
                 continue
             found[name, what] = self._since.get((name, what), now)
             if now - found[name, what] >= patience_s:
-                raise RunFailed(f"{name} {what}")
+                raise Stalled(name, what)
         self._since = found

@@ -32,7 +32,7 @@ from testbed.experiment.reading import (
     read_traces,
     refuse_other_kinds,
 )
-from testbed.experiment.sections import MessageSpec, PromptSpec, SamplingSpec, Strict
+from testbed.experiment.sections import MessageSpec, PromptSpec, RecoverySpec, SamplingSpec, Strict
 from testbed.placement.blocks import (
     MOST_BLOCKS,
     WHOLE,
@@ -128,6 +128,7 @@ class Experiment(Strict):
     charge_decision: bool = False
     cost: Literal["schedule", "paper"] = "schedule"  # what a simulated run takes: `paper` is the paper's formula
     decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # host seconds for one decision
+    recovery: RecoverySpec = Field(default_factory=RecoverySpec)  # what becomes of a run that loses a device
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -379,6 +380,7 @@ _KEYS: dict[str, Iterable[str]] = {
     "prompt": ALTERNATIVES["prompt"],
     "prompt.chat": MessageSpec.model_fields,
     "sampling": SamplingSpec.model_fields,
+    "recovery": RecoverySpec.model_fields,
 }
 """Section -> its keys. The keys of the experiment itself are checked before."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -61,3 +61,10 @@ class SamplingSpec(Strict):
     def seeded(self, seed: int) -> Sampling:
         """The same with the seed of a run."""
         return Sampling(seed, self.temperature, self.top_k, self.top_p)
+
+
+class RecoverySpec(Strict):
+    """What a run does when a device is lost: it fails, or goes on without it and recomputes the lost KV caches."""
+
+    on_exit: Literal["recompute", "fail"] = "recompute"  # the worker has ended for whatever reason but memory
+    on_oom: Literal["recompute", "fail"] = "fail"  # the kernel has killed it because its memory ran out

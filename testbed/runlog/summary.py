@@ -70,6 +70,19 @@ def summarise(
     }
 
 
+def losses(faults: Iterable[Row], recoveries: Iterable[Row]) -> dict[str, Any]:
+    """The keys of a summary about lost devices.
+
+    `recovery_s` counts from the notice of a loss to whole KV caches, `downtime_s` to the first token after it.
+    """
+    rows = list(recoveries)
+    return {
+        "lost_devices": [row["device"] for row in faults],
+        "downtime_s": math.fsum((row.get("token_s") or row["rebuilt_s"]) - row["noticed_s"] for row in rows),
+        "recovery_s": math.fsum(row["rebuilt_s"] - row["noticed_s"] for row in rows),
+    }
+
+
 def mean(values: Sequence[float]) -> float | None:
     """The arithmetic mean; None for no values."""
     return math.fsum(values) / len(values) if values else None

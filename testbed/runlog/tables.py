@@ -228,6 +228,35 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _share("late_share", "messages that came as late as after a loss", required=False),
         _WALL,
     ),
+    "faults": (
+        _seconds("t_s", "time at which the loss was noticed"),
+        _text("device", "device that was lost"),
+        _integer("step", "number of tokens generated before"),
+        _text(
+            "cause",
+            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory",
+            choices=("exit", "hung", "oom"),
+        ),
+        _integer("exit_code", "exit code of the worker; the number of a signal is negative", required=False),
+        _seconds("killed_s", "time at which a trace killed it", required=False),
+        _flag("recovering", "true if the run tried to go on without it"),
+        _WALL,
+    ),
+    "recoveries": (
+        _integer("epoch", "epoch of the placement on the living"),
+        _integer("step", "token that was repeated"),
+        _text("devices", "all devices that were lost by then, separated by commas"),
+        _seconds("noticed_s", "time at which the loss was noticed"),
+        _seconds("decided_s", "time at which the policy had decided"),
+        _seconds("committed_s", "time at which all living devices ran the new placement"),
+        _seconds("rebuilt_s", "time at which all KV caches were whole again"),
+        _seconds("token_s", "time of the first token after it; null if none came", required=False),
+        _seconds("predicted_s", "predicted time from the commit to whole KV caches"),
+        _integer("blocks", "blocks that devices loaded from their storage"),
+        _bytes("loaded_bytes", "weights of those blocks"),
+        _integer("rows", "positions whose keys and values were recomputed", "rows"),
+        _WALL,
+    ),
 }
 
 _PYTHON_TYPES: dict[Dtype, Any] = {"int": int, "float": float, "str": str, "bool": bool}

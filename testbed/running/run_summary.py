@@ -11,7 +11,7 @@ from testbed.controller.verdict import Asked, verdict
 from testbed.errors import INTERRUPTED, RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.runlog.energy import busy_seconds, energy
-from testbed.runlog.summary import summarise
+from testbed.runlog.summary import losses, summarise
 from testbed.running.backends import find_backend
 
 
@@ -62,6 +62,7 @@ def run_summary(
         "text": None,
         "verified": None,
         **figures,
+        **losses(kept["faults"], kept["recoveries"]),
         "oom_kills": fleet.oom_kills(),
         "memory_enforcement": facts["memory"],
         "verdict": faithful,

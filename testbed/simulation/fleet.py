@@ -8,24 +8,24 @@ drives the emulation.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import signal
 from random import Random
 from typing import Any
 
 from testbed.clock import EmulatedClock, VirtualTime
 from testbed.controller.conditions import observation_of
-from testbed.controller.fleet import DeviceSample, FleetEvent, LinkSample, Samples, TargetState
+from testbed.controller.fleet import DeviceLost, DeviceSample, FleetEvent, LinkSample, Samples, TargetState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
 from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.model import chunk_rows, prefill_latency
-from testbed.placement.latency import transfer_seconds
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
 from testbed.simulation.drawn_delays import DrawnDelays
-from testbed.simulation.jobs import Job
+from testbed.simulation.jobs import Generation, Job
+from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
 from testbed.simulation.span_notes import SpanNotes
 from testbed.simulation.transfers import Transfers
@@ -40,18 +40,21 @@ from testbed.transport.messages import (
     Commit,
     Committed,
     Decode,
+    Interrupt,
+    Interrupted,
     Load,
     Loaded,
     OutOfBudget,
     Pace,
     Paced,
     Ping,
-    Pinged,
     Prefill,
     Prepare,
     Prepared,
     Probe,
     Probed,
+    Rebuild,
+    Rebuilt,
     Refused,
     Sent,
     Token,
@@ -60,16 +63,6 @@ from testbed.transport.messages import (
 from testbed.units import format_bytes
 
 SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time is the cost model's"
-
-
-@dataclass
-class Generation:
-    """What the source is asked to generate, and the token that it is at."""
-
-    until: int  # tokens of the whole run
-    started_s: float
-    chunk: int = 0  # rows of a prefill chunk; 0 after the prefill
-    job: Job | None = None  # the token under way; None between tokens
 
 
 class SimFleet:
@@ -103,6 +96,7 @@ class SimFleet:
         measured = experiment.observation == "measured"
         rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
         self._notes = SpanNotes(rows, hop_overhead_s) if measured else None
+        self._dead: set[str] = set()
 
     # --- Fleet -------------------------------------------------------------------------------------------
 
@@ -128,15 +122,7 @@ class SimFleet:
         for name, budget in budgets.items():
             if before is None or budget != before.devices[name].memory_bytes:
                 self._check_budget(name, self._length)
-        return [
-            sample
-            for name, link in target.links.items()
-            if before is None or before.links[name] != link
-            for sample in (
-                LinkSample(name, "up", link.up_bps, link.up_bps, None, link.up_delay_s),
-                LinkSample(name, "down", link.down_bps, link.down_bps, None, link.down_delay_s),
-            )
-        ]
+        return changed_links(before, target)
 
     def replay_reports(self) -> list[LinkSample]:
         """Nothing: the controller replays the traces itself, in virtual time."""
@@ -149,6 +135,8 @@ class SimFleet:
     def send(self, device: str, command: Command) -> None:
         """Carry out a command. `events` gives the answer."""
         self._fits_until = -1
+        if device in self._dead:
+            raise RunFailed(f"device {device} cannot be reached: it has died")
         match command:
             case Load():
                 if command.pinned:
@@ -165,10 +153,7 @@ class SimFleet:
                 self._plan, self._transfers = command.plan, None
                 self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
             case Abort():
-                if self._transfers is not None:
-                    self._memory.drop(device, self._transfers.blocks(device))
-                    self._transfers.incoming.pop(device, None)
-                    self._transfers.loads.clear()
+                self._forget_transfers(device)
                 self._tell(device, Aborted(command.epoch))
             case Prefill():
                 self._begin(Generation(command.until, self._wall(), command.chunk))
@@ -177,10 +162,29 @@ class SimFleet:
             case Collect():
                 held = self._memory.held_bytes(device, self._length)
                 self._tell(device, Collected(command.request, [], held, 0.0))
-            case Ping() | Probe() | Pace():
-                self._measure(device, command)
+            case Interrupt():
+                self._interrupt(device, command)
+            case Rebuild():
+                self._begin(Generation(self._tokens, self._wall(), command.chunk, rebuilt=len(command.ids)))
+            case Ping():
+                self._tell(device, pinged(self._observed(), device, command))
+            case Probe():
+                self._probe = probed(self._observed(), self._wall(), device, command)
+            case Pace():
+                self._tell(device, Paced([0.0] * command.count))
             case _:
                 raise RunFailed(f"device {device}: a simulated fleet has no {type(command).__name__}")
+
+    def kill(self, device: str) -> None:
+        """See `Fleet.kill`. A token that needs the device stands still from now on."""
+        if device in self._dead:
+            return
+        self._dead.add(device)
+        self._memory.clear(device)
+        self._pending = [(name, event) for name, event in self._pending if name != device]
+        self._tell(device, DeviceLost(False, -signal.SIGKILL))
+        if self._generation is not None and self._generation.job is not None:
+            self._generation.job.change(self._wall(), self._token_seconds())
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The answers so far. Without any, time passes until something ends, or for `timeout_s` virtual seconds."""
@@ -196,7 +200,7 @@ class SimFleet:
         assert self._target is not None
         found = [
             DeviceSample(
-                name, self._memory.held_bytes(name, self._length), None, 0, None, True,
+                name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._dead,
                 self._target.devices[name].memory_bytes,
             )
             for name in self.names
@@ -266,6 +270,9 @@ class SimFleet:
     def _begin_token(self) -> None:
         """Begin the next token, unless a device cannot hold what it needs for it."""
         assert self._generation is not None
+        if self._generation.rebuilt:
+            self._generation.job = Job(self._token_seconds(), self._wall())
+            return
         rows = chunk_rows(self._prompt_tokens, self._generation.chunk) if self._generation.chunk else (1,)
         for count in rows:
             self._length += count
@@ -279,11 +286,12 @@ class SimFleet:
         """How long the present token takes in all under these conditions; infinite while a device in use is paused."""
         assert self._plan is not None and self._target is not None and self._observation is not None
         assert self._generation is not None
-        if any(self._target.devices[name].paused for name in self._plan.devices()):
+        if any(name in self._dead or self._target.devices[name].paused for name in self._plan.devices()):
             return math.inf
-        chunk, drawn = self._generation.chunk, self._drawn_delays() if self.experiment.needs_netem else None
-        if chunk:
-            return prefill_latency(self._observation, self._plan, chunk, drawn)
+        drawn = self._drawn_delays() if self.experiment.needs_netem else None
+        if self._generation.chunk:
+            rows = chunk_rows(self._generation.rebuilt or self._prompt_tokens, self._generation.chunk)
+            return prefill_latency(self._observation, self._plan, rows, drawn)
         if drawn is not None:
             return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
@@ -300,6 +308,10 @@ class SimFleet:
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan
         assert generation is not None and plan is not None and self._observation is not None
+        if generation.rebuilt:
+            self._generation = None
+            self._tell(plan.source, Rebuilt(plan.epoch))
+            return
         self._busy.add(self._observation, plan, self._length, generation.chunk)
         if self._notes is not None:
             self._notes.add(self._observation, plan, self._tokens, generation.started_s)
@@ -353,6 +365,25 @@ class SimFleet:
         self._transfers.incoming[device] = command.incoming
         self._tell(device, Prepared(command.epoch))
 
+    def _interrupt(self, device: str, command: Interrupt) -> None:
+        """Drop the token under way and what was on its way to the device, and tell what the device holds."""
+        self._generation = None
+        self._length = self._prompt_tokens + self._tokens - 1 if self._tokens else 0
+        self._forget_transfers(device)
+        blocks = [str(block) for block in self._memory.blocks(device)]
+        tokens = self._tokens if device == self.experiment.topology.source else 0
+        self._tell(device, Interrupted(command.epoch, blocks, tokens, 0))
+
+    def _forget_transfers(self, device: str) -> None:
+        if self._transfers is not None:
+            self._memory.drop(device, self._transfers.blocks(device))
+            self._transfers.incoming.pop(device, None)
+            self._transfers.loads.clear()
+
+    def _observed(self) -> Observation:
+        assert self._observation is not None
+        return self._observation
+
     def _finish_transfers(self) -> None:
         transfers = self._transfers
         assert transfers is not None and self._observation is not None
@@ -361,25 +392,3 @@ class SimFleet:
         for receiver in transfers.incoming:
             self._tell(receiver, Arrived(transfers.epoch, transfers.arrivals(receiver, self._observation)))
         transfers.loads.clear()
-
-    # --- measuring ------------------------------------------------------------------------------------------
-
-    def _measure(self, device: str, command: Ping | Probe | Pace) -> None:
-        """Answer as a fleet would that behaves exactly as the model says."""
-        assert self._observation is not None
-        match command:
-            case Ping():
-                paths = [self._observation.path(*pair) for pair in ((device, command.peer), (command.peer, device))]
-                trip = sum(transfer_seconds(path, 0.0, self._hop_overhead_s) for path in paths)
-                self._tell(device, Pinged(command.peer, [trip] * command.count))
-            case Probe():
-                path = self._observation.path(device, command.peer)
-                since_sent_s = transfer_seconds(path, command.size)
-                seconds = since_sent_s - sum(leg.delay_s for leg in path)
-                self._probe = (
-                    self._wall() + since_sent_s,
-                    command.peer,
-                    Probed(device, command.size, seconds, since_sent_s),
-                )
-            case Pace():
-                self._tell(device, Paced([0.0] * command.count))

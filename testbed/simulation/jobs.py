@@ -29,3 +29,14 @@ class Job:
         else:
             self.left = 0.0
         self.since_s, self.total_s = now_s, total_s
+
+
+@dataclass
+class Generation:
+    """What the source is asked to generate, and the token that it is at."""
+
+    until: int  # tokens of the whole run
+    started_s: float
+    chunk: int = 0  # rows of a prefill chunk; 0 after the prefill
+    rebuilt: int = 0  # rows that only fill KV caches, in such chunks and without a token
+    job: Job | None = None  # the token under way; None between tokens

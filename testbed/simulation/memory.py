@@ -38,6 +38,16 @@ class Memory:
                 self._held[device].discard(block)
                 self._kinds[device][block.kind] -= 1
 
+    def blocks(self, device: str) -> list[Block]:
+        """The blocks on the device."""
+        return sorted(self._held[device])
+
+    def clear(self, device: str) -> None:
+        """Take everything off the device."""
+        self._held[device].clear()
+        self._kinds[device].clear()
+        self._pinned.discard(device)
+
     def held_bytes(self, device: str, length: int) -> int:
         """Bytes of everything on the device with `length` positions cached."""
         kept = self._copied_bytes + (self._pinned_bytes if device in self._pinned else 0)

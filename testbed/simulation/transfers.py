@@ -44,7 +44,8 @@ class Transfers:
             for receiver, items in self.incoming.items()
             for item in items
         ]
-        loads, delay = migration_loads(observation, moves, self.length)
+        nothing_sent = not any(item.payload_bytes for items in self.incoming.values() for item in items)
+        loads, delay = migration_loads(observation, moves, 0 if nothing_sent else self.length)
         self.begun = True
         self.delay_s = migration_around_s(observation, delay)
         for load in loads:

@@ -163,6 +163,13 @@ class DataPlane:
         found.sort(key=_received_s)
         return found
 
+    def forget(self, peers: Iterable[str]) -> None:
+        """Close the connections to these peers, and drop what waits for them. They are not to be sent to again."""
+        for peer in peers:
+            address = self._addresses.pop(peer, None)
+            if address is not None:
+                self._links.forget(address)
+
     def close(self) -> None:
         """Close all sockets. Queued messages have half a second to leave."""
         self._links.close(LINGER_S)

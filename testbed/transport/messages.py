@@ -118,6 +118,26 @@ class Decode(Message, frozen=True):
     until: int
 
 
+class Interrupt(Message, frozen=True):
+    """Drop the pass and the migration under way, and the connections to lost devices; answered by Interrupted.
+
+    Until the next commit no pass begins, and activations of the present epoch are dropped for good.
+    """
+
+    epoch: int  # that the recovery prepares
+    lost: list[str]
+
+
+class Rebuild(Message, frozen=True):
+    """To the source: run these ids through from position 0 on, so that every KV cache has their rows.
+
+    It generates no token, and is answered by Rebuilt.
+    """
+
+    ids: list[int]
+    chunk: int
+
+
 class Probe(Message, frozen=True):
     """Send `size` bytes to a peer in frames. The first is tiny, so that the peer can time the rest."""
 
@@ -225,6 +245,21 @@ class Aborted(Message, frozen=True):
     epoch: int
 
 
+class Interrupted(Message, frozen=True):
+    """Nothing of a pass or a migration is left; every token has been reported before this, and `blocks` are here."""
+
+    epoch: int
+    blocks: list[str]
+    tokens: int  # generated so far; 0 but on the source
+    next_pass: int
+
+
+class Rebuilt(Message, frozen=True):
+    """All KV caches have the rows of a Rebuild."""
+
+    epoch: int
+
+
 class Token(Message, frozen=True):
     """One generated token. Times are wall (monotonic) seconds; a simulation leaves what it cannot know as None."""
 
@@ -307,14 +342,12 @@ class Failed(Message, frozen=True):
 
 
 Command = (
-    Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode | Probe
-    | Ping | Pace
-    | Collect | Stop
+    Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode
+    | Interrupt | Rebuild | Probe | Ping | Pace | Collect | Stop
 )  # fmt: skip
 Event = (
     Hello | Loaded | Prepared | Refused | Arrived | Sent | Committed | Aborted | Token | OutOfBudget | Probed | Pinged
-    | Paced | Connected
-    | Collected | Failed
+    | Paced | Connected | Interrupted | Rebuilt | Collected | Failed
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

@@ -140,6 +140,16 @@ class Links:
         if not link.send(parts):
             self._finish_later(link)
 
+    def forget(self, address: str) -> None:
+        """Close the connection to an address, and drop what waits for it."""
+        link = self._links.pop(address, None)
+        if link is None:
+            return
+        with self._changed:
+            self._busy.discard(link)
+            link.close()
+        os.eventfd_write(self._bell, 1)
+
     def _finish_later(self, link: Link) -> None:
         with self._changed:
             self._busy.add(link)

@@ -34,6 +34,8 @@ from testbed.transport.messages import (
     Decode,
     Failed,
     Hello,
+    Interrupt,
+    Interrupted,
     Load,
     Loaded,
     OutOfBudget,
@@ -44,6 +46,8 @@ from testbed.transport.messages import (
     Prepare,
     Prepared,
     Probe,
+    Rebuild,
+    Rebuilt,
     Refused,
     SetBudget,
     SetDevice,
@@ -127,6 +131,7 @@ class Worker:
         self._ends: frozenset[int] = frozenset()
         self._token_started_s = 0.0
         self._step = 0
+        self._rebuilding = False  # whether the passes only fill KV caches
         self._probing = Probing(self._outbox, line.send)
         self._waits = ProcessWaits()
 
@@ -196,13 +201,18 @@ class Worker:
         self._until, self._ends = command.until, frozenset(command.ends)
         self._program.sampling = command.sampling
         self._prompt_tokens = len(command.prompt)
-        self._passes = [
-            Pass(step, start, tuple(command.prompt[start:end]), end == len(command.prompt))
-            for step, (start, end) in enumerate(chunk_bounds(len(command.prompt), command.chunk))
-        ]
-        self._step = len(self._passes)
         self._token_started_s = time.monotonic()
-        self._begin(self._passes.pop(0), self._token_started_s)
+        self._begin_chunks(command.prompt, command.chunk, with_token=True)
+
+    def _begin_chunks(self, ids: list[int], chunk: int, with_token: bool) -> None:
+        """Begin to run ids through from position 0 on; with a token the last chunk ends with the LM head."""
+        first = self._step
+        self._passes = [
+            Pass(first + number, start, tuple(ids[start:end]), with_token and end == len(ids))
+            for number, (start, end) in enumerate(chunk_bounds(len(ids), chunk))
+        ]
+        self._step += len(self._passes)
+        self._begin(self._passes.pop(0), time.monotonic())
 
     def _begin(self, new: Pass, now_s: float) -> None:
         self._note_length(new.step, new.position + len(new.ids))
@@ -213,6 +223,10 @@ class Worker:
         """Begin the next prefill chunk; after the LM head, report a token and begin the next decode pass."""
         if self._passes:
             self._inbox.post(self._passes.pop(0))
+            return
+        if self._rebuilding:
+            self._rebuilding = False
+            self._line.send(Rebuilt(self._epoch()))
             return
         self._line.send(
             Token(self._tokens, result.token_id, result.logits_digest, self._epoch(), self._token_started_s,
@@ -237,7 +251,8 @@ class Worker:
         command = delivery.content
         match command:
             case Pass():
-                self._begin(command, time.monotonic())
+                if not self._program.interrupted:
+                    self._begin(command, time.monotonic())
             case WeightsReady():
                 self._weights_ready(command)
             case Decode():
@@ -246,6 +261,11 @@ class Worker:
                 self._begin(self._next_pass(), self._token_started_s)
             case Prefill():
                 self._begin_prefill(command)
+            case Interrupt():
+                self._interrupt(command)
+            case Rebuild():
+                self._rebuilding = True
+                self._begin_chunks(command.ids, command.chunk, with_token=False)
             case SetDevice():
                 self._pacer.streaming_Bps, self._pacer.compute_flops = command.streaming_Bps, command.compute_flops
             case SetBudget():
@@ -278,6 +298,16 @@ class Worker:
                 self._line.send(Connected())
             case _:
                 raise RunFailed(f"device {self.config.device}: no such command: {command!r}")
+
+    def _interrupt(self, command: Interrupt) -> None:
+        """Drop what is under way, and tell what is here. Caches stay: a pass writes its rows by their positions."""
+        self._forget_migration()
+        self._passes, self._rebuilding = [], False
+        self._program.interrupt()
+        self._plane.forget(command.lost)
+        copies = copies_of(self.config.shape, self.config.partition)
+        blocks = [str(block) for block in self._store.blocks if block not in copies]
+        self._line.send(Interrupted(command.epoch, blocks, self._tokens, self._step))
 
     def _load(self, command: Load) -> None:
         if command.pinned:
@@ -323,11 +353,14 @@ class Worker:
         self._line.send(Committed(command.plan.epoch, self._store.held_bytes(self._length)))
 
     def _abort(self, command: Abort) -> None:
+        self._forget_migration()
+        self._line.send(Aborted(command.epoch))
+
+    def _forget_migration(self) -> None:
         self._sender = None
         if self._receiver is not None:
             self._receiver.forget()
             self._receiver = None
-        self._line.send(Aborted(command.epoch))
 
     def _collect(self, command: Collect) -> None:
         spans, self._program.spans = self._program.spans, []

@@ -88,6 +88,9 @@ class Program:
         self._asked: dict[tuple[str, int], Asked] = {}  # by kind and number of blocks, at this length and rows
         self._asked_for = (0, 0)
         self._result: PassResult | None = None
+        self._void = -1  # activations of epochs up to this one are dropped, because they were interrupted
+        self.interrupted = False  # until the next switch of plans no pass begins
+        self.late = 0  # activations that were dropped
 
     # --- plan ------------------------------------------------------------------------------------------
 
@@ -95,8 +98,14 @@ class Program:
         """Run this plan from the next pass on; raises RunFailed in the middle of a pass."""
         if self._cursor or self._values:
             raise RunFailed(f"device {self.device}: epoch {plan.epoch} was committed in the middle of a pass")
-        self.plan = plan
+        self.plan, self.interrupted = plan, False
         self._stages = StageMaker(self.device, plan, self.store.partition).stages()
+
+    def interrupt(self) -> None:
+        """Drop the pass under way, and all that is still to come of its epoch."""
+        self._values, self._cursor, self._rows, self._result = {}, 0, 0, None
+        self._void = self.plan.epoch if self.plan is not None else -1
+        self.interrupted = True
 
     def receivers(self) -> list[str]:
         """The devices that this one sends to under the plan, in the order of first use."""
@@ -128,6 +137,9 @@ class Program:
     def accept(self, header: Activation, payload: memoryview | bytes, due_s: float) -> None:
         """Store an activation. Its transfer ends when it is due here, however late this device takes it."""
         plan = self._plan()
+        if header.epoch <= self._void:
+            self.late += 1
+            return
         if header.epoch != plan.epoch:
             raise RunFailed(
                 f"device {self.device}: a message of epoch {header.epoch} from {header.sender} in epoch {plan.epoch}"

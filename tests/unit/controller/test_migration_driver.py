@@ -94,7 +94,7 @@ def test_a_migration_sends_each_worker_what_it_must_do_in_this_order() -> None:
         ("c", Commit(PLAN, [])),
     ]
     assert found.arrivals == {"head(0,1)": ARRIVAL}
-    assert found.started_s <= found.finished_s and found.lost is None
+    assert found.started_s <= found.finished_s and not found.losses
 
 
 def test_answers_of_another_epoch_are_not_taken_for_this_one() -> None:
@@ -168,7 +168,7 @@ def test_a_lost_device_ends_the_exchange_and_is_named() -> None:
         return [("b", DeviceLost(True, -9))] if isinstance(command, Transfer) else willing(device, command)
 
     found, _ = driven(dies)
-    assert found.lost == ("b", DeviceLost(True, -9))
+    assert found.losses == [("b", DeviceLost(True, -9))]
     assert not found.migration.over
 
 

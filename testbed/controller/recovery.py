@@ -1,0 +1,188 @@
+"""Carries a run over the loss of devices: what they held is placed on the living, and KV caches are recomputed.
+
+Interrupt, ask who holds what, decide, load, commit, recompute: after each step a further loss begins the whole anew,
+because nothing before the commit binds anybody and the living say themselves what they hold. The caches are recomputed
+by running the prompt and all tokens but the last through the model. Bits depend neither on chunks of rows nor on
+devices, so caches that were not lost get the bits that they had. The token under way is then generated again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from testbed.clock import EmulatedClock
+from testbed.controller.event_loop import EventLoop
+from testbed.controller.losses import DeviceGone
+from testbed.controller.migration import Migration
+from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.policy_call import Decision
+from testbed.controller.reconciling import Held, drops, left_behind, loads, present
+from testbed.controller.recorder import Recorder
+from testbed.controller.run_state import RunState
+from testbed.errors import RunFailed
+from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Placement, parse_block, payload_bytes
+from testbed.placement.cost.memory import shortages
+from testbed.placement.cost.model import chunk_rows, prefill_latency, token_latency
+from testbed.placement.observation import Observation
+from testbed.placement.plan import Plan, make_plan
+from testbed.transport.messages import Interrupt, Interrupted, Rebuild, Rebuilt, Token
+
+# Wall seconds.
+INTERRUPT_PATIENCE_S = 30.0  # for a device to finish its operation and answer
+RECOVERY_PATIENCE_S = 60.0  # to load blocks, and to fill caches, besides what they are predicted to take
+
+Ask = Callable[[Observation, Placement | None], Decision]
+Drive = Callable[[Migration, Plan, Observation, float], MigrationResult]
+
+
+@dataclass
+class Recovery:
+    """The recoveries of one run. `ask` calls the policy, `drive` carries out a migration, `take` notes a token.
+
+    `last` is the row of the last recovery until its first token has come.
+    """
+
+    experiment: Experiment
+    prompt: Sequence[int]
+    loop: EventLoop
+    state: RunState
+    recorder: Recorder
+    clock: EmulatedClock
+    ask: Ask
+    drive: Drive
+    take: Callable[[Token], None]
+    generated: Callable[[], Sequence[int | None]]  # the tokens so far
+    ended: Callable[[], bool]  # whether no further token is to come
+    last: dict[str, Any] | None = None
+
+    def run(self) -> None:
+        """Go on without the lost devices, however many more are lost meanwhile; raises RunFailed where that fails."""
+        noticed_s = self.clock.now()
+        while True:
+            try:
+                return self._once(noticed_s)
+            except DeviceGone:
+                continue
+
+    def first_token(self, token: Token) -> None:
+        """Note the first token after a recovery."""
+        if self.last is not None:
+            self.recorder.recovery(**self.last, token_s=self.clock.at(token.end_s))
+            self.last = None
+
+    def close(self) -> None:
+        """Write down a recovery after which no token came."""
+        if self.last is not None:
+            self.recorder.recovery(**self.last)
+            self.last = None
+
+    def _once(self, noticed_s: float) -> None:
+        self.close()
+        loop, state = self.loop, self.state
+        state.moving = ()
+        state.epoch += 1
+        held, next_pass = self._interrupt(state.epoch)
+        if self.ended():
+            return
+        truth, observation = loop.observation(), loop.seen(needs_links=False)
+        now = present(state.placed()[0], held)
+        self.clock.pause()
+        try:
+            decision, wanted = self._decide(observation, now)
+        finally:
+            self.clock.resume()
+        decided_s = self.clock.now()
+        plan = make_plan(observation, wanted)
+        moves = loads(now, wanted, held)
+        state.moving = moves
+        shape, partition = self.experiment.shape, self.experiment.partition
+        loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
+        slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
+        migration = Migration(state.epoch, loop.living(), moves, drops(wanted, held))
+        result = self.drive(migration, plan, observation, RECOVERY_PATIENCE_S + slowest_s)
+        state.moving = ()
+        self.recorder.migration(result, None, {})
+        loop.hear(result.losses)
+        if migration.phase != "done":
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {migration.reason}")
+        state.placement, state.plan = wanted, plan
+        self.recorder.placement(wanted, state.tokens_done)
+        committed_s = self.clock.now()
+        rows, predicted_s = self._rebuild(truth, plan, next_pass)
+        stall_s = self.clock.trace_now() - state.last_token_s
+        found = shortages(truth, None, wanted)
+        self.recorder.decision(
+            epoch=state.epoch, step=state.tokens_done, policy=self.experiment.policy,
+            decision_s=decision.decision_s, moved=len(moves),
+            predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
+            reason=f"device {self._told()} is lost", stall_s=stall_s, proof=decision.proof,
+        )  # fmt: skip
+        self.last = {
+            "epoch": state.epoch, "step": state.tokens_done, "devices": ",".join(sorted(state.lost)),
+            "noticed_s": noticed_s, "decided_s": decided_s, "committed_s": committed_s,
+            "rebuilt_s": self.clock.now(), "predicted_s": predicted_s, "blocks": len(moves),
+            "loaded_bytes": loaded, "rows": rows,
+        }  # fmt: skip
+
+    def _interrupt(self, epoch: int) -> tuple[Held, int]:
+        """Have the living drop what is under way; returns what each holds, and the source's next pass."""
+        loop, state, reports = self.loop, self.state, dict[str, Interrupted]()
+        living, lost = loop.living(), sorted(state.lost)
+        for device in living:
+            loop.send(device, Interrupt(epoch, lost))
+        for device in living:
+            while device not in reports:
+                report: Interrupted = loop.answer(Interrupted, device, INTERRUPT_PATIENCE_S)
+                if report.epoch == epoch:
+                    reports[device] = report
+        for token in loop.take_tokens():
+            self.take(token)
+        source = reports[self.experiment.topology.source]
+        if source.tokens != state.tokens_done:
+            raise RunFailed(
+                f"device {self.experiment.topology.source} has generated {source.tokens} tokens, and "
+                f"{state.tokens_done} have been reported"
+            )
+        held = {device: frozenset(map(parse_block, report.blocks)) for device, report in reports.items()}
+        return held, source.next_pass
+
+    def _decide(self, observation: Observation, now: Placement) -> tuple[Decision, Placement]:
+        """The policy's decision, and the placement on the living that it means.
+
+        A policy that leaves blocks where they are is asked for a first placement, in which lost devices have no room.
+        """
+        lost = self.state.lost
+        decision = self.ask(observation, now)
+        if decision.placement is None or left_behind(decision.placement, lost, observation):
+            decision = self.ask(observation, None)
+        if decision.placement is None:
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {decision.reason}")
+        left = left_behind(decision.placement, lost, observation)
+        if left:
+            raise RunFailed(
+                f"the loss of {self._told()} cannot be survived: policy {self.experiment.policy} leaves {left[0]} on a "
+                "lost device"
+            )
+        nothing = [block for block, device in decision.placement.devices.items() if device in lost]
+        to_source = ((block, observation.source) for block in nothing)  # they have no size
+        return decision, replace(decision.placement.with_moves(to_source), epoch=self.state.epoch)
+
+    def _rebuild(self, truth: Observation, plan: Plan, next_pass: int) -> tuple[int, float]:
+        """Have all KV caches recomputed; returns their rows and the predicted time. A prefill begins anew instead."""
+        experiment, done = self.experiment, self.state.tokens_done
+        ids = [*self.prompt, *(token or 0 for token in self.generated()[:-1])] if done else []
+        rows = chunk_rows(len(ids), experiment.prefill_chunk)
+        self.loop.passes.restart(done, next_pass, len(rows))
+        if not ids:
+            return 0, 0.0
+        predicted_s = prefill_latency(truth, plan, rows)
+        source = experiment.topology.source
+        self.loop.send(source, Rebuild(ids, experiment.prefill_chunk))
+        self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
+        return len(ids), predicted_s
+
+    def _told(self) -> str:
+        return ", ".join(sorted(self.state.lost))

@@ -1,0 +1,110 @@
+"""Simulated runs that lose devices: they go on with the living, and say what it cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import drive, experiment, simulated
+
+from testbed.traces import Change
+
+TOKENS, INTERVAL = 24, 8
+
+
+def dying(*kills: tuple[float, str], **keys: Any) -> Any:
+    """The quick start with the tiny model, whose devices die at these tokens."""
+    changes = tuple(Change(token, f"device/{name}", "kill", 1.0) for token, name in kills)
+    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0} | keys
+    return experiment("model.preset=tiny", changes=changes, tokens=TOKENS, interval=INTERVAL, **keys)
+
+
+def test_a_run_that_loses_a_device_generates_all_its_tokens_without_it(tmp_path: Path) -> None:
+    fleet, outcome, kept = drive(tmp_path, dying((11, "b")))
+    assert outcome.status == "done" and len(outcome.tokens) == TOKENS
+    assert [row["step"] for row in kept["tokens"]] == list(range(TOKENS))
+    (fault,) = kept["faults"]
+    assert (fault["device"], fault["step"], fault["cause"], fault["recovering"]) == ("b", 11, "exit", True)
+    assert fault["killed_s"] == fault["t_s"], "in virtual time a death is noticed at once"
+    assert {row["device"] for row in kept["placements"] if row["epoch"] == 0} == set("abcd")
+    last = kept["placements"][-1]["epoch"]
+    assert {row["device"] for row in kept["placements"] if row["epoch"] == last} == set("acd")
+    assert fleet.observe().devices[1].alive is False
+
+
+def test_a_recovery_says_when_what_was_done_and_takes_as_long_as_predicted(tmp_path: Path) -> None:
+    of = dying((11, "b"))
+    _, _, kept = drive(tmp_path, of)
+    (row,) = kept["recoveries"]
+    assert row["step"] == 11 and row["devices"] == "b" and row["blocks"] > 0 and row["loaded_bytes"] > 0
+    first = next(token for token in kept["tokens"] if token["step"] == 11)
+    assert row["noticed_s"] <= row["decided_s"] <= row["committed_s"] <= row["rebuilt_s"] <= row["token_s"]
+    assert row["rebuilt_s"] - row["committed_s"] == pytest.approx(row["predicted_s"])
+    assert first["epoch"] == row["epoch"] and first["start_s"] == pytest.approx(row["rebuilt_s"])
+    assert row["rows"] == len(of.prompt.plain) + 11 - 1
+    stall = next(one["stall_s"] for one in kept["decisions"] if one["step"] == 11)
+    assert stall == pytest.approx(row["rebuilt_s"] - row["noticed_s"])
+
+
+@pytest.mark.parametrize("token", [0, 1, 8, 23])
+def test_a_device_may_die_before_any_token(tmp_path: Path, token: int) -> None:
+    _, outcome, kept = drive(tmp_path, dying((token, "c")))
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
+    assert [row["step"] for row in kept["recoveries"]] == [token]
+
+
+def test_two_devices_may_die_at_once_and_a_third_later(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, dying((5, "b"), (5, "c"), (14, "d")))
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
+    assert [row["devices"] for row in kept["recoveries"]] == ["b,c", "b,c,d"]
+    last = kept["placements"][-1]["epoch"]
+    assert {row["device"] for row in kept["placements"] if row["epoch"] == last} == {"a"}
+
+
+@pytest.mark.parametrize("policy", ["paper-search", "headroom", "greedy", "edgeshard", "tensor-parallel", "static"])
+def test_every_policy_places_what_is_lost_on_the_living(tmp_path: Path, policy: str) -> None:
+    _, outcome, kept = drive(tmp_path, dying((11, "b"), policy=policy))
+    assert outcome.status == "done", outcome.error
+    last = kept["placements"][-1]["epoch"]
+    assert "b" not in {row["device"] for row in kept["placements"] if row["epoch"] == last}
+
+
+def test_the_loss_of_the_source_ends_the_run_in_one_sentence(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, dying((11, "a")))
+    assert outcome.status == "failed" and len(outcome.tokens) == 11
+    assert str(outcome.error) == "device a: its worker ended with code -9 at token 11"
+    assert kept["faults"][0]["recovering"] is False and not kept["recoveries"]
+
+
+@pytest.mark.parametrize("keys", [{"recovery": {"on_exit": "fail"}}, {"weights": "shipped"}])
+def test_without_recovery_or_a_second_copy_of_the_weights_a_loss_ends_the_run(
+    tmp_path: Path, keys: dict[str, Any]
+) -> None:
+    _, outcome, _ = drive(tmp_path, dying((11, "b"), **keys))
+    assert outcome.status == "failed"
+    assert str(outcome.error) == "device b: its worker ended with code -9 at token 11"
+
+
+def test_a_loss_after_which_nothing_fits_ends_the_run_and_its_tokens_are_kept(tmp_path: Path) -> None:
+    placement = {"*": "b"}
+    _, outcome, _ = drive(tmp_path, dying((11, "b"), policy="static", placement=placement))
+    assert outcome.status == "failed" and len(outcome.tokens) == 11
+    assert str(outcome.error).startswith("the loss of b cannot be survived: policy static leaves head(0,0) on a lost")
+
+
+def test_on_the_time_clock_a_device_dies_in_the_middle_of_a_token(tmp_path: Path) -> None:
+    _, _, calm = drive(tmp_path / "calm", dying(trace_clock="time"))
+    middle = next(row["start_s"] + row["latency_s"] / 2 for row in calm["tokens"] if row["step"] == 9)
+    _, outcome, kept = drive(tmp_path / "dying", dying((middle, "b"), trace_clock="time"))
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
+    (fault,), (row,) = kept["faults"], kept["recoveries"]
+    assert fault["t_s"] == pytest.approx(middle) and fault["step"] == row["step"] == 9
+
+
+def test_the_summary_counts_what_was_lost(tmp_path: Path) -> None:
+    summary, _ = simulated(tmp_path, dying((11, "b")))
+    assert summary["lost_devices"] == ["b"]
+    assert summary["downtime_s"] > summary["recovery_s"] > 0
+    summary, _ = simulated(tmp_path / "calm", dying())
+    assert (summary["lost_devices"], summary["downtime_s"], summary["recovery_s"]) == ([], 0.0, 0.0)
