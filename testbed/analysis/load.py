@@ -88,6 +88,8 @@ class Run:
     rates: pd.DataFrame
     estimates: pd.DataFrame
     delays: pd.DataFrame
+    faults: pd.DataFrame
+    recoveries: pd.DataFrame
 
     def fact(self, key: str, default: Any = None) -> Any:
         """The value of a key: from the summary, else from the manifest, else from the experiment in the manifest."""

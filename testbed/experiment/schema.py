@@ -117,9 +117,7 @@ class Experiment(Strict):
     dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals until an announced memory decrease is enforced
-    ramp: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False
-    )  # byte/s by which memory shrinks; None: at once
+    ramp: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # byte/s by which memory shrinks; None: at once
     prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
     observation: Literal["oracle", "measured"] = "oracle"  # policies see the traces' values, or what runs show of them
     probe_share: float = Field(default=0.01, ge=0, le=0.5, allow_inf_nan=False)  # of a link's time, if `measured`
