@@ -14,7 +14,7 @@ from typing import Any
 from testbed.controller.conditions import Conditions, observe
 from testbed.controller.delays import DelayRecord
 from testbed.controller.faults import Faults
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples, TargetState
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
 from testbed.controller.losses import held_up
 from testbed.controller.measured import Measured
 from testbed.controller.migration_driver import MigrationResult
@@ -45,7 +45,6 @@ from testbed.transport.messages import (
     Probe,
     Probed,
     Rebuilt,
-    Span,
     Token,
 )
 from testbed.units import format_bytes
@@ -78,14 +77,11 @@ class EventLoop:
         self._conditions, self._state = conditions, state
         self._recorder, self._log = recorder, log
         self.faults = Faults(experiment, fleet, state, recorder, log)
-        self.traces = TraceReplay(experiment, fleet, conditions, state, recorder, log, self.faults.kill)
+        self.delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
+        self.traces = TraceReplay(experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.kill)
         self.passes = PassNumbers(-(-prompt_tokens // experiment.prefill_chunk))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
-        self._delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
-        self._heard: list[Span] = []  # of the present interval
-        self._kept: list[tuple[list[Span], TargetState]] = []  # of intervals that have ended: (messages, the target)
-        self._asked: tuple[int, TargetState] = (0, self._conditions.target())  # since its begin: (changes, target)
         self._waits: dict[str, float] = {}  # device -> seconds that it has waited for a core, emulated
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
@@ -237,7 +233,7 @@ class EventLoop:
             case Collected():
                 spans = self.passes.renumbered(event.spans)
                 self._recorder.spans(spans)
-                self._heard += spans
+                self.delays.hear(spans)
                 if self._measured is not None:
                     self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
@@ -271,25 +267,8 @@ class EventLoop:
             self._measured.samples(samples)
         budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
+        self.delays.count(samples.links)
         return samples
-
-    def _end_interval(self) -> None:
-        """Keep an interval's messages if the links stayed as they were; on the token clock they always do."""
-        changes, target = self._asked
-        if self._experiment.trace_clock == "token" or changes == self._conditions.changes:
-            self._kept.append((self._heard, target))
-        self._heard, self._asked = [], (self._conditions.changes, self._conditions.target())
-
-    def look_at_delays(self) -> None:
-        """Look at the messages that have been kept; at a boundary that would take tokens' time."""
-        kept, self._kept = self._kept, []
-        for heard, target in kept:
-            self._delays.hear(heard, target)
-
-    def record_delays(self) -> None:
-        """Write down, at the end of a run, which delays its links had."""
-        self.look_at_delays()
-        self._recorder.delays(self._delays.rows())
 
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
@@ -298,7 +277,7 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self._end_interval()
+        self.delays.end_interval()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

@@ -55,6 +55,7 @@ class LinkSample:
     lag_s: float = 0.0
     t_s: float | None = None  # emulated time of the measurement; None: now
     sent_bytes: int | None = None
+    sent_frames: int | None = None
     dropped: int | None = None
     backlog: int | None = None
 

@@ -19,6 +19,7 @@ from testbed.controller.deciding import Decider
 from testbed.controller.device_state import DeviceState
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.link_errors import DELAY_FLOORS
 from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
@@ -111,8 +112,7 @@ class Controller:
         started = time.monotonic()
         self._fleet.start()
         self._log.event("fleet_started", seconds=time.monotonic() - started)
-        self._conditions.begin()
-        self.recorder.links(self._fleet.apply(self._conditions.target()))
+        self._loop.traces.begin()
         self._calibrate()
         state = self._state
         try:
@@ -126,7 +126,7 @@ class Controller:
                 self._surviving(self._generate_interval)
             self._surviving(self._loop.collect)
             self._loop.traces.end()
-            self._loop.record_delays()
+            self.recorder.delays(self._loop.delays.rows(DELAY_FLOORS * self.calibrated.pacing_floor_s))
             self.outcome.status = "done"
         except OutOfMemory as error:
             self.outcome.status, self.outcome.error = "oom", error
@@ -214,7 +214,7 @@ class Controller:
             self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
             self._loop.send(source, Decode(until))
-        self._loop.look_at_delays()
+        self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
             token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)

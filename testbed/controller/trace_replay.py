@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from testbed.controller.conditions import Announcement, Conditions
+from testbed.controller.delays import DelayRecord
 from testbed.controller.fleet import Fleet, LinkSample, TargetState
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
@@ -26,12 +27,19 @@ class TraceReplay:
         state: RunState,
         recorder: Recorder,
         log: RunLog,
+        delays: DelayRecord,
         kill: Callable[[str], None],
     ) -> None:
         self._on_tokens = experiment.trace_clock == "token"
         self._fleet, self._conditions, self._state = fleet, conditions, state
-        self._recorder, self._log, self._kill = recorder, log, kill
+        self._recorder, self._log, self._delays, self._kill = recorder, log, delays, kill
         self._clock = fleet.clock
+
+    def begin(self) -> None:
+        """Make the fleet what it should be at the start."""
+        self._conditions.begin()
+        self._recorder.links(self._fleet.apply(self._conditions.target()))
+        self._delays.asked(self._conditions.target(), self._clock.wall())
 
     def changes(self) -> int:
         """How often the conditions have changed so far."""
@@ -74,7 +82,9 @@ class TraceReplay:
             changes = [change for change in changes if change.quantity != KILL]  # they act at their token
         if not changes:
             return
+        self.note_replayed()
         changed = self._fleet.apply(self._conditions.target())
+        self._delays.asked(self._conditions.target(), self._clock.wall())
         if not self._on_tokens:  # how late the change is in force
             lag_s = self._clock.trace_now() - min(change.time_s for change in changes)
             changed = [replace(sample, lag_s=lag_s) for sample in changed]
@@ -110,6 +120,8 @@ class TraceReplay:
     def _record(self, samples: Sequence[LinkSample]) -> None:
         self._recorder.links(samples)
         for sample in samples:
+            ago_s = 0.0 if sample.t_s is None else (self._clock.now() - sample.t_s) * self._clock.dilation
+            self._delays.replayed(sample, self._clock.wall() - ago_s)
             self._log.event(
                 "trace_applied", sample.t_s, step=self._state.tokens_done, target=f"link/{sample.device}",
                 quantity=sample.direction, value=sample.requested_bps,

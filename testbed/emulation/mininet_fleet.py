@@ -302,7 +302,8 @@ class MininetFleet(ProcessFleet):
             samples.append(
                 LinkSample(
                     *hop, rate, max(OUTAGE_BPS, rate), found, netem.delay_s,
-                    sent_bytes=stats.sent_bytes, dropped=stats.dropped, backlog=stats.backlog_bytes,
+                    sent_bytes=stats.sent_bytes, sent_frames=stats.sent_packets, dropped=stats.dropped,
+                    backlog=stats.backlog_bytes,
                 )
             )  # fmt: skip
         return samples
