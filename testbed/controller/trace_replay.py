@@ -10,13 +10,13 @@ from testbed.controller.conditions import Announcement, Conditions
 from testbed.controller.fleet import Fleet, LinkSample, TargetState
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.controller.strikes import KILL
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
+from testbed.traces.quantities import STRIKES
 
 
 class TraceReplay:
-    """The traces of one run. `kill` ends a device's worker."""
+    """The traces of one run. `strike(device, quantity)` kills a device or starts it anew."""
 
     def __init__(
         self,
@@ -26,11 +26,11 @@ class TraceReplay:
         state: RunState,
         recorder: Recorder,
         log: RunLog,
-        kill: Callable[[str], None],
+        strike: Callable[[str, str], None],
     ) -> None:
         self._on_tokens = experiment.trace_clock == "token"
         self._fleet, self._conditions, self._state = fleet, conditions, state
-        self._recorder, self._log, self._kill = recorder, log, kill
+        self._recorder, self._log, self._strike = recorder, log, strike
         self._clock = fleet.clock
 
     def changes(self) -> int:
@@ -71,7 +71,7 @@ class TraceReplay:
         changes, announced = self._conditions.advance(until, self._state.boundary)
         changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
         if self._on_tokens:
-            changes = [change for change in changes if change.quantity != KILL]  # they act at their token
+            changes = [change for change in changes if change.quantity not in STRIKES]  # they act at their token
         if not changes:
             return
         changed = self._fleet.apply(self._conditions.target())
@@ -85,8 +85,8 @@ class TraceReplay:
                 "memory_announced" if news else "trace_applied", self._clock.now(), step=self._state.tokens_done,
                 target=change.target, quantity=change.quantity, value=change.value,
             )  # fmt: skip
-            if change.quantity == KILL and change.value:
-                self._kill(change.target.removeprefix("device/"))
+            if change.quantity in STRIKES and change.value:
+                self._strike(change.target.removeprefix("device/"), change.quantity)
 
     def enforce(self, due: Sequence[Announcement]) -> None:
         """Apply the memory decreases that are due, whatever that does to the workers."""
