@@ -49,6 +49,7 @@ class Boundary:
     def cross(self) -> None:
         """Observe, decide, migrate and commit; then enforce the memory decreases that are due."""
         state = self.state
+        self.loop.offer_returned()
         started_s = self.clock.trace_now()  # this clock stands still while the policy decides
         if self.experiment.trace_clock == "token":
             self.loop.traces.advance(float(state.tokens_done))

@@ -51,6 +51,7 @@ from testbed.units import format_bytes
 
 # Wall seconds.
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
+RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
 _ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
@@ -78,7 +79,9 @@ class EventLoop:
         self._recorder, self._log = recorder, log
         self.faults = Faults(experiment, fleet, state, recorder, log)
         self.delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
-        self.traces = TraceReplay(experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.kill)
+        self.traces = TraceReplay(
+            experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.strike
+        )  # fmt: skip
         self.passes = PassNumbers(-(-prompt_tokens // experiment.prefill_chunk))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
@@ -145,8 +148,10 @@ class EventLoop:
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
+        self.faults.proceed()
         timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
-        events = self._fleet.events(timeout_s)
+        heard = self._fleet.events(timeout_s)
+        events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
         self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
@@ -183,6 +188,12 @@ class EventLoop:
                 self._answers.append((sender, event))
             self._react(sender, event)
 
+    def offer_returned(self) -> None:
+        """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
+        while self._experiment.trace_clock == "token" and self.faults.returning:
+            self.hear(self._pump(RETURN_LOOK_S))
+        self.faults.offer()
+
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
         found, self._answers = [event for _, event in self._answers if isinstance(event, Token)], []
@@ -200,7 +211,7 @@ class EventLoop:
         """Raise what became of a device that could not be reached, if the fleet reports its loss."""
         deadline = self._clock.wall() + LOSS_PATIENCE_S
         while (left := deadline - self._clock.wall()) > 0:
-            self.hear(self._fleet.events(left))
+            self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself."""
@@ -216,7 +227,7 @@ class EventLoop:
 
     def _react(self, device: str, event: FleetEvent) -> None:
         match event:
-            case DeviceLost() if device not in self._state.lost:
+            case DeviceLost():
                 budget_bytes = self._conditions.enforced_memory(device)
                 self.faults.lose(device, event, self._predicted_bytes()[device], budget_bytes)
             case OutOfBudget():

@@ -201,8 +201,8 @@ class Controller:
         end = min(state.boundary * experiment.interval, experiment.tokens)
         self._refuse_endless_outage()
         while state.tokens_done < end and not self._over():
-            for device in self._strikes.take(state.tokens_done):
-                self._loop.faults.kill(device)
+            for device, quantity in self._strikes.take(state.tokens_done):
+                self._loop.faults.strike(device, quantity)
             self._generate(self._strikes.before(end))
         self._log.flush()
 
