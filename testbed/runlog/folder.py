@@ -63,7 +63,7 @@ __all__ = [
 EVENTS = "events.jsonl"
 
 MOST_NAME_BYTES = 80  # of one name in the name of a run folder; a file system allows 255 bytes in all
-FLUSH_SECONDS = 1.0  # a killed controller loses at most the rows of this time
+FLUSH_SECONDS = 0.2  # a killed controller loses at most the rows of this time, and who follows a run is so far behind
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memory
 LONGEST_LINE = 2**20  # bytes of a row or event
 
@@ -80,9 +80,9 @@ def file_part(name: str) -> str:
 class RunLog:
     """The writer of one run folder.
 
-    It checks rows against `TABLES` and buffers them. An event, a second without a flush, or `flush` writes all buffers
-    to the files in whole lines. Floats that are not finite become null. If writing fails, LogLost is raised, and later
-    rows are dropped; only the documents are still written.
+    It checks rows against `TABLES` and buffers them. An event, FLUSH_SECONDS without a flush, or `flush` writes all
+    buffers to the files in whole lines. Floats that are not finite become null. If writing fails, LogLost is raised,
+    and later rows are dropped; only the documents are still written.
     """
 
     def __init__(self, folder: Path) -> None:
