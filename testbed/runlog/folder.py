@@ -153,19 +153,21 @@ class RunLog:
 
     def row(self, table: str, **values: Any) -> None:
         """Add a row; raises ValueError for an unknown column, a missing required column, or a wrong type."""
-        row = _checked(table, values)
-        if row.wall_s is None:
-            row.wall_s = time.time()
-        line = encode(row)
-        with self._lock:
-            self._append(f"{table}.jsonl", line)
-            if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-                self.flush()
+        self.rows(table, [values])
 
     def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add many rows to one table."""
+        """Add many rows to one table; who follows the run sees all of them or none, unless they are very many."""
+        lines = []
         for values in rows:
-            self.row(table, **values)
+            row = _checked(table, values)
+            if row.wall_s is None:
+                row.wall_s = time.time()
+            lines.append(encode(row))
+        with self._lock:
+            for line in lines:
+                self._append(f"{table}.jsonl", line)
+            if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                self.flush()
 
     def flush(self) -> None:
         """Put every buffered row on file, whole lines only."""

@@ -52,7 +52,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("export", "runs/none"), "there is no such run"),
     (("plot", "runs", "--figure", "token-latency"), "did you mean 'token_latency'?"),
     (("report", "runs", "--out", "report.pdf"), ".html, .htm, .md, .tex"),
-    (("watch", "run"), "did you mean"),
+    (("watch", "non", "--once"), "there is no such run"),
 ]
 
 
