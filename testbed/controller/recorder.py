@@ -152,8 +152,12 @@ class Recorder:
 
     def placement(self, placement: Placement, step: int) -> None:
         """The whole placement, at each commit."""
-        for block, device in sorted(placement.devices.items(), key=lambda item: item[0].sort_key):
-            self.log.row("placements", epoch=placement.epoch, step=step, block=str(block), device=device)
+        held = sorted(placement.devices.items(), key=lambda item: item[0].sort_key)
+        epoch = placement.epoch
+        self.log.rows(
+            "placements",
+            [{"epoch": epoch, "step": step, "block": str(block), "device": device} for block, device in held],
+        )
 
     def links(self, samples: Sequence[LinkSample]) -> None:
         """Links as they were changed or found."""

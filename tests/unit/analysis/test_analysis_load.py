@@ -22,7 +22,12 @@ def test_a_run_reads_the_same_from_its_lines_and_from_parquet(tmp_path: Path) ->
     from_parquet = analysis.load(folder)
     assert from_parquet.status == "done"
     for table in TABLES:
-        assert len(getattr(from_lines, table)) > 0 or table in ("estimates", "delays")  # not every run has them
+        assert len(getattr(from_lines, table)) > 0 or table in (
+            "estimates",
+            "delays",
+            "faults",
+            "recoveries",
+        )  # not every run has them
         pd.testing.assert_frame_equal(getattr(from_lines, table), getattr(from_parquet, table))
     pd.testing.assert_frame_equal(from_lines.events, from_parquet.events)
 
