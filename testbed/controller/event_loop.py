@@ -90,8 +90,7 @@ class EventLoop:
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
         self.probed = False  # whether the last observation needed a probe
-        self._requests = 0
-        self._sampled_s = 0.0
+        self._requests, self._sampled_s = 0, 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
 
@@ -132,7 +131,7 @@ class EventLoop:
         patience_s = self._measured.patience_s(probe) * self._clock.dilation
         started_s = self._clock.wall()
         self.send(sender, Probe(receiver, size))
-        found: Probed | None = self._answer_within(Probed, receiver, patience_s)
+        found: Probed | None = self._answer_within(Probed, receiver, patience_s, source=sender, size=size)
         seconds = patience_s if found is None else found.seconds
         since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
         self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
@@ -167,12 +166,12 @@ class EventLoop:
             )
         return found
 
-    def _answer_within(self, kind: type[Any], device: str, patience_s: float) -> Any | None:
+    def _answer_within(self, kind: type[Any], device: str, patience_s: float, **wanted: object) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
             self.hear(())
             for index, (sender, event) in enumerate(self._answers):
-                if sender == device and isinstance(event, kind):
+                if (sender, type(event)) == (device, kind) and all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
