@@ -81,6 +81,7 @@ class Boundary:
             gain_s=gain, proof=decision.proof,
         )  # fmt: skip
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, committed))
+        self.decider.journal.crossed(self.conditions.time, committed)
         self.loop.sample()
 
     def _gain_s(self, truth: Observation, old: Placement, wanted: Placement | None) -> float | None:

@@ -89,6 +89,7 @@ class EventLoop:
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
+        self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
         self.probed = False  # whether the last observation needed a probe
         self._requests, self._sampled_s = 0, 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
@@ -249,7 +250,7 @@ class EventLoop:
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
                 if not event.request:
                     return  # the startup calibration asked for it
-                begun_s, step, waited_s = self._collected.get(device, (0.0, 0, 0.0))
+                begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
                 now_s = self._clock.now()
                 if self._state.tokens_done > step:
                     last = self._state.tokens_done - 1
@@ -279,6 +280,11 @@ class EventLoop:
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
         self.delays.count(samples.links)
         return samples
+
+    def begin_at(self, tokens_done: int) -> None:
+        """Measure from here on, in a run that goes on after so many tokens."""
+        self._begun = self._clock.now(), tokens_done
+        self.collect()
 
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""

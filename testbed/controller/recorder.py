@@ -12,6 +12,7 @@ from testbed.controller.migration_driver import MigrationResult
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
 from testbed.runlog.folder import ABORTED, COMMITTED, TABLES, RunLog, Written
+from testbed.runlog.journal import Generated, Lost
 from testbed.transport.messages import Span, Token
 
 
@@ -35,19 +36,20 @@ class Recorder:
         if token.compute_s is not None and token.transfer_s is not None:
             compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
             spent = {"compute_s": compute, "transfer_s": transfer, "software_s": latency - compute - transfer}
-        self.log.row(
-            "tokens",
-            step=token.step,
-            token_id=token.token_id,
-            epoch=token.epoch,
-            prefill=token.step == 0,
-            start_s=self._clock.at(token.start_s),
-            latency_s=latency,
-            predicted_s=predicted_s,
+        row = {
+            "step": token.step,
+            "token_id": token.token_id,
+            "epoch": token.epoch,
+            "prefill": token.step == 0,
+            "start_s": self._clock.at(token.start_s),
+            "latency_s": latency,
+            "predicted_s": predicted_s,
             **spent,
-            wire_bytes=round(wire),
-            logits_digest=token.logits_digest,
-        )
+            "wire_bytes": round(wire),
+            "logits_digest": token.logits_digest,
+        }
+        self.log.journal(Generated(row, self._clock.trace_now()))
+        self.log.row("tokens", **row)
 
     def spans(self, spans: Sequence[Span]) -> None:
         """What devices and paths were busy with. The passes of the prefill belong to token 0."""
@@ -72,16 +74,18 @@ class Recorder:
         self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool
     ) -> None:  # fmt: skip
         """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
-        self.log.row(
-            "faults",
-            t_s=self._clock.now(),
-            device=device,
-            step=step,
-            cause="oom" if event.oom_killed else "hung" if event.hung else "exit",
-            exit_code=event.exit_code,
-            killed_s=killed_s,
-            recovering=recovering,
-        )
+        row = {
+            "t_s": self._clock.now(),
+            "device": device,
+            "step": step,
+            "cause": "oom" if event.oom_killed else "hung" if event.hung else "exit",
+            "exit_code": event.exit_code,
+            "killed_s": killed_s,
+            "recovering": recovering,
+        }
+        if recovering:
+            self.log.journal(Lost(row))
+        self.log.row("faults", **row)
 
     def recovery(self, **values: Any) -> None:
         """A recovery from the loss of devices, from its notice to the first token after it."""

@@ -31,6 +31,7 @@ from testbed.transport.messages import (
     Committed,
     Connect,
     Connected,
+    Continue,
     Decode,
     Failed,
     Hello,
@@ -261,6 +262,10 @@ class Worker:
                 self._begin(self._next_pass(), self._token_started_s)
             case Prefill():
                 self._begin_prefill(command)
+            case Continue():
+                self._prompt_tokens, self._tokens = command.prompt_tokens, command.tokens
+                self._last_token, self._ends = command.last_token, frozenset(command.ends)
+                self._program.sampling = command.sampling
             case Interrupt():
                 self._interrupt(command)
             case Rebuild():
