@@ -37,7 +37,13 @@ class Finish(Message, frozen=True):
 
 
 class CaughtUp(Message, frozen=True):
-    """All that this device is to send has arrived but for the newest row, or all weights that it needs are loaded."""
+    """All that this device copies has arrived but for the newest row."""
+
+    epoch: int
+
+
+class WeightsLoaded(Message, frozen=True):
+    """All weights that do not travel are here; the answer to a Prepare for blocks that are copied."""
 
     epoch: int
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from testbed.placement.plan import Plan
-from testbed.transport.copying import CaughtUp, Copy, Finish, Halt, Halted
+from testbed.transport.copying import CaughtUp, Copy, Finish, Halt, Halted, WeightsLoaded
 from testbed.transport.message import Message
 from testbed.words.sampling import Sampling
 
@@ -345,7 +345,7 @@ Command = (
 )  # fmt: skip
 Event = (
     Hello | Loaded | Prepared | Refused | Arrived | Sent | Committed | Aborted | Token | OutOfBudget | Probed | Pinged
-    | Paced | Connected | CaughtUp | Halted | Interrupted | Rebuilt | Collected | Failed
+    | Paced | Connected | CaughtUp | WeightsLoaded | Halted | Interrupted | Rebuilt | Collected | Failed
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

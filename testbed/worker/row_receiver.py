@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
 from testbed.placement.blocks import Block, parse_block, weight_bytes
-from testbed.transport.copying import CaughtUp
+from testbed.transport.copying import WeightsLoaded
 from testbed.transport.data import Rows, RowsAck
 from testbed.transport.messages import Arrival, Arrived, Prepare
 from testbed.worker.chunks import checksum, write
@@ -42,7 +42,7 @@ class RowReceiver:
         command: Prepare,
         store: BlockStore,
         outbox: Outbox,
-        report: Callable[[CaughtUp | Arrived], None],
+        report: Callable[[WeightsLoaded | Arrived], None],
         post: Callable[[WeightsReady], None],
         dilation: float,
     ) -> None:
@@ -116,7 +116,7 @@ class RowReceiver:
     def finish_what_is_complete(self) -> None:
         """Report when no more weights have to be loaded."""
         if not self._unloaded:
-            self._report(CaughtUp(self.epoch))
+            self._report(WeightsLoaded(self.epoch))
 
     def finish(self, length: int) -> None:
         """Every cache will have `length` rows, and no more."""
