@@ -17,7 +17,7 @@ from testbed.controller.faults import Faults
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
 from testbed.controller.losses import held_up
 from testbed.controller.measured import Measured
-from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.migration_driver import MigrationDriver, MigrationResult
 from testbed.controller.pass_numbers import PassNumbers
 from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
@@ -31,6 +31,7 @@ from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
 from testbed.runlog.folder import RunLog
+from testbed.transport.copying import Halted
 from testbed.transport.messages import (
     Arrived,
     Collect,
@@ -54,7 +55,7 @@ COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
 RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
-_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
+_ANSWERS = (Loaded, Token, Halted, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
 
 
 class EventLoop:
@@ -90,6 +91,8 @@ class EventLoop:
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
         self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
+        self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
+        self._disturbed = False  # whether copies have been on the links in the present interval
         self.probed = False  # whether the last observation needed a probe
         self._requests, self._sampled_s = 0, 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
@@ -157,22 +160,30 @@ class EventLoop:
             self.sample()
         return events
 
-    def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
-        """Wait for a device's next event of a kind. Raises RunFailed or OutOfMemory for what ends the run meanwhile."""
+    def answer(self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float) -> Any:
+        """Wait for a device's next event of a kind, or of one of several.
+
+        Raises RunFailed or OutOfMemory for what ends the run meanwhile.
+        """
         found = self._answer_within(kind, device, patience_s)
         if found is None:
+            first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
-                f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
+                f"device {device} sent no {first.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
                 f"{held_up(self.traces.target())}"
             )
         return found
 
-    def _answer_within(self, kind: type[Any], device: str, patience_s: float, **wanted: object) -> Any | None:
+    def _answer_within(
+        self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float, **wanted: object
+    ) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
             self.hear(())
             for index, (sender, event) in enumerate(self._answers):
-                if (sender, type(event)) == (device, kind) and all(getattr(event, k) == wanted[k] for k in wanted):
+                if sender != device or not isinstance(event, kind):
+                    continue
+                if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
@@ -226,10 +237,15 @@ class EventLoop:
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
+        if self.copying is not None:
+            self._disturbed = True
+            self.copying.hear(device, event)
         match event:
             case DeviceLost():
                 budget_bytes = self._conditions.enforced_memory(device)
                 self.faults.lose(device, event, self._predicted_bytes()[device], budget_bytes)
+            case OutOfBudget() if self.copying is not None and self.copying.gives_back(device):
+                self.copying.abort(f"device {device} has no more memory for both placements")
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
@@ -293,7 +309,8 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.delays.end_interval()
+        disturbed, self._disturbed = self._disturbed, self.copying is not None
+        self.delays.end_interval(disturbed)
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

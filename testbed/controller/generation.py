@@ -21,6 +21,7 @@ from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.journal import Journal
 from testbed.controller.link_errors import DELAY_FLOORS
+from testbed.controller.live_migration import LiveMigrations
 from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
@@ -38,6 +39,7 @@ from testbed.placement.observation import Policy
 from testbed.placement.plan import make_plan
 from testbed.runlog.folder import RunLog
 from testbed.runlog.journal import Past
+from testbed.transport.copying import Halted
 from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
 # Wall seconds. A run fails when no token comes for TOKEN_PATIENCE_S and ten times the predicted latency.
@@ -95,8 +97,11 @@ class Controller:
         self.outcome = Outcome()
         self._journal = Journal(log, self._clock, self._state)
         self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log, self._journal)
+        self._live = LiveMigrations(
+            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
+        )
         self._boundary = Boundary(
-            experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log
+            experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log, self._live
         )
         self._forecast = TokenForecast(experiment, len(self._prompt), self._state, self._loop, host)
         self._recovery = Recovery(
@@ -144,6 +149,7 @@ class Controller:
             state.begun = True
             while not self._over():
                 self._next_interval()
+            self._surviving(lambda: self._live.abort("the run has ended"))
             self._surviving(self._loop.collect)
             self._journal.checkpoint()
             self._loop.traces.end()
@@ -176,6 +182,7 @@ class Controller:
             try:
                 return part()
             except DeviceGone:
+                self._live.drop()
                 self._recovery.run()
                 self._journal.checkpoint()
 
@@ -260,8 +267,17 @@ class Controller:
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
-            token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
-            self._take(token, predicted)
+            patience_s = TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation
+            news = self._loop.answer((Token, Halted), source, patience_s)
+            if isinstance(news, Token):
+                self._take(news, predicted)
+                self._live.look_at_the_time()
+            else:
+                self._live.halted()
+                self._loop.send(source, Decode(until))
+        while self._live.halts:  # it was asked to halt while it ended the interval
+            self._loop.answer(Halted, source, TOKEN_PATIENCE_S)
+            self._live.halted()
 
     def _take(self, token: Token, predicted: float) -> None:
         """Note a token that the source has reported."""

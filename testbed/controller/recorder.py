@@ -96,9 +96,9 @@ class Recorder:
         self.log.row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
     def migration(
-        self, result: MigrationResult, predicted_s: float | None, requested_bps: Mapping[tuple[str, str], float]
+        self, result: MigrationResult, predicted_s: float | None, requested_bps: Mapping[tuple[str, str], float] | None
     ) -> None:
-        """Every block's migration, and the rate that each path reached."""
+        """Every block's migration, and the rate that each path reached (None: it was not to use its links' rates)."""
         migration = result.migration
         outcome = COMMITTED if migration.phase == "done" else ABORTED
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
@@ -117,14 +117,15 @@ class Recorder:
                 predicted_s=predicted_s,
                 outcome=outcome,
                 weights_bytes_loaded=arrival.weights_bytes if arrival else None,
+                live=migration.live,
             )
-            if arrival and arrival.payload_bytes:
+            if arrival and arrival.payload_bytes and requested_bps is not None:
                 timing = (arrival.first_byte_s, arrival.last_byte_s, arrival.payload_bytes)
                 paths.setdefault((move.source, move.destination), []).append(timing)
         for (source, destination), timings in paths.items():
             first, last = min(t[0] for t in timings), max(t[1] for t in timings)
             size = sum(t[2] for t in timings)
-            if last > first:
+            if last > first and requested_bps is not None:
                 requested = requested_bps[source, destination]
                 self.rate(first, last - first, source, destination, size, requested, "migration")
 

@@ -8,12 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from testbed.placement.plan import Plan
+from testbed.transport.copying import CaughtUp, Copy, Finish, Halt, Halted, WeightsLoaded
+from testbed.transport.message import Message
 from testbed.words.sampling import Sampling
-
-
-class Message(msgspec.Struct, frozen=True, tag=True):
-    """Base of all control messages; the tag is the class name."""
-
 
 # --- commands: controller to worker ------------------------------------------------------------------
 
@@ -75,6 +72,7 @@ class Prepare(Message, frozen=True):
     incoming: list[Incoming]
     shipped: bool  # weights travel too; else they come from the device's own storage
     storage_Bps: float
+    until: int | None = None  # positions that there must be memory for, if caches are copied while tokens go on
 
 
 class Transfer(Message, frozen=True):
@@ -353,11 +351,11 @@ class Failed(Message, frozen=True):
 
 Command = (
     Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode
-    | Continue | Interrupt | Rebuild | Probe | Ping | Pace | Collect | Stop
+    | Continue | Copy | Halt | Finish | Interrupt | Rebuild | Probe | Ping | Pace | Collect | Stop
 )  # fmt: skip
 Event = (
     Hello | Loaded | Prepared | Refused | Arrived | Sent | Committed | Aborted | Token | OutOfBudget | Probed | Pinged
-    | Paced | Connected | Interrupted | Rebuilt | Collected | Failed
+    | Paced | Connected | CaughtUp | WeightsLoaded | Halted | Interrupted | Rebuilt | Collected | Failed
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode
