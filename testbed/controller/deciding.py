@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from testbed.clock import EmulatedClock
@@ -24,6 +25,7 @@ class Decider:
     state: RunState
     recorder: Recorder
     log: RunLog
+    listen: Callable[[], None]  # reacts to what happens meanwhile
 
     @property
     def needs_links(self) -> bool:
@@ -35,7 +37,7 @@ class Decider:
         try:
             if placement is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
-            return call_policy(self.policy, observation, placement, self.experiment.decision_limit)
+            return call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
         except PolicyMisbehaved as error:
             step = self.state.tokens_done
             self.log.event("policy_misbehaved", self.clock.now(), step=step, reason=str(error), returned=error.returned)

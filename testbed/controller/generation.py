@@ -89,7 +89,7 @@ class Controller:
         self._strikes = Strikes(experiment.traces, experiment.tokens if experiment.trace_clock == "token" else -1)
         self._ends = tuple(ends)
         self.outcome = Outcome()
-        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log)
+        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log, self._loop.listen)
         self._boundary = Boundary(
             experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log
         )
@@ -217,6 +217,7 @@ class Controller:
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
+            self._loop.faults.suspects.pass_s = predicted * experiment.dilation
             token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
             self._take(token, predicted)
 
