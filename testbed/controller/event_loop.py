@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from typing import Any, NoReturn
+from collections.abc import Iterable
+from typing import Any
 
-from testbed.controller.conditions import Announcement, Conditions, observe
+from testbed.controller.conditions import Conditions, observe
 from testbed.controller.delays import DelayRecord
-from testbed.controller.device_state import Fence
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, LinkSample, Samples, TargetState
-from testbed.controller.losses import DeviceGone, held_up, loss_error, survivable
+from testbed.controller.faults import Faults
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
+from testbed.controller.losses import held_up
 from testbed.controller.measured import Measured
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.pass_numbers import PassNumbers
@@ -24,7 +23,7 @@ from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.controller.strikes import KILL
+from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import resident_bytes
@@ -46,13 +45,13 @@ from testbed.transport.messages import (
     Probe,
     Probed,
     Rebuilt,
-    Span,
     Token,
 )
 from testbed.units import format_bytes
 
 # Wall seconds.
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
+RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
 _ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
@@ -78,13 +77,14 @@ class EventLoop:
         self._measured = Measured(experiment, prompt_tokens, fleet, hop_overhead_s) if measured else None
         self._conditions, self._state = conditions, state
         self._recorder, self._log = recorder, log
+        self.faults = Faults(experiment, fleet, state, recorder, log)
+        self.delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
+        self.traces = TraceReplay(
+            experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.strike
+        )  # fmt: skip
         self.passes = PassNumbers(-(-prompt_tokens // experiment.prefill_chunk))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
-        self._delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
-        self._heard: list[Span] = []  # of the present interval
-        self._kept: list[tuple[list[Span], TargetState]] = []  # of intervals that have ended: (messages, the target)
-        self._asked: tuple[int, TargetState] = (0, self._conditions.target())  # since its begin: (changes, target)
         self._waits: dict[str, float] = {}  # device -> seconds that it has waited for a core, emulated
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
@@ -94,7 +94,6 @@ class EventLoop:
         self._sampled_s = 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
-        self._killed_s: dict[str, float] = {}  # device -> emulated time at which the trace killed it
 
     # --- conditions ------------------------------------------------------------------------------------
 
@@ -104,7 +103,7 @@ class EventLoop:
 
     def observation(self) -> Observation:
         """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
-        self._catch_up()
+        self.traces.catch_up()
         progress = self._prompt_tokens, self._state.tokens_done, self._hop_overhead_s
         return without(observe(self._experiment, self._conditions, *progress), self._state.lost)
 
@@ -137,7 +136,7 @@ class EventLoop:
         seconds = patience_s if found is None else found.seconds
         since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
         self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
-        requested_bps = self.target().rate_bps(self._experiment.topology.route(sender, receiver))
+        requested_bps = self.traces.target().rate_bps(self._experiment.topology.route(sender, receiver))
         self._recorder.rate(started_s, seconds, sender, receiver, size, requested_bps, "probe")
 
     def migrated(self, result: MigrationResult) -> None:
@@ -145,93 +144,15 @@ class EventLoop:
         if self._measured is not None:
             self._measured.migrated(result)
 
-    def changes(self) -> int:
-        """How often the conditions have changed so far."""
-        self._catch_up()
-        return self._conditions.changes
-
-    def target(self) -> TargetState:
-        """What the fleet should be now."""
-        self._catch_up()
-        return self._conditions.target()
-
-    def _catch_up(self) -> None:
-        """Take note of what the fleet has replayed by itself meanwhile; stop before a change that we must apply."""
-        if not self._fleet.replayed:
-            return
-        now, following = self._clock.trace_now(), self._conditions.next_change_s()
-        until = now if following is None else min(now, math.nextafter(following, -math.inf))
-        if until > self._conditions.time:
-            self._conditions.advance(until, self._state.boundary)
-
-    def advance_traces(self, until: float) -> None:
-        """Apply what the traces change up to `until` on their clock. Memory decreases are announced, not applied.
-
-        What the fleet replays by itself is noted, and applied by the fleet.
-        """
-        changes, announced = self._conditions.advance(until, self._state.boundary)
-        changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
-        if self._experiment.trace_clock == "token":
-            changes = [change for change in changes if change.quantity != KILL]  # they act at their token
-        if not changes:
-            return
-        changed = self._fleet.apply(self._conditions.target())
-        if self._experiment.trace_clock == "time":  # how late the change is in force
-            lag_s = self._clock.trace_now() - min(change.time_s for change in changes)
-            changed = [replace(sample, lag_s=lag_s) for sample in changed]
-        self._recorder.links(changed)
-        for change in changes:
-            news = change.quantity == "memory" and any(f"device/{a.device}" == change.target for a in announced)
-            self._log.event(
-                "memory_announced" if news else "trace_applied", self._clock.now(), step=self._state.tokens_done,
-                target=change.target, quantity=change.quantity, value=change.value,
-            )  # fmt: skip
-            if change.quantity == KILL and change.value:
-                self.kill(change.target.removeprefix("device/"))
-
-    def kill(self, device: str) -> None:
-        """End a device's worker, as a trace asks; its loss is noticed like any other."""
-        if device not in self._state.lost:
-            self._killed_s[device] = self._clock.now()
-            self._fleet.kill(device)
-
-    def _record_replayed(self, samples: Sequence[LinkSample]) -> None:
-        self._recorder.links(samples)
-        for sample in samples:
-            self._log.event(
-                "trace_applied", sample.t_s, step=self._state.tokens_done, target=f"link/{sample.device}",
-                quantity=sample.direction, value=sample.requested_bps,
-            )  # fmt: skip
-
-    def end_replay(self) -> None:
-        """Have the fleet stop replaying, and record the last changes that it made."""
-        self._record_replayed(self._fleet.end_replay())
-
-    def enforce(self, due: Sequence[Announcement]) -> None:
-        """Apply the memory decreases that are due, whatever that does to the workers."""
-        if not due:
-            return
-        self._recorder.links(self._fleet.apply(self._conditions.target()))
-        for news in due:
-            self._log.event(
-                "memory_enforced", self._clock.now(), step=self._state.tokens_done, target=f"device/{news.device}",
-                quantity="memory", value=news.memory_bytes,
-            )  # fmt: skip
-
     # --- waiting ---------------------------------------------------------------------------------------
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
-        if self._experiment.trace_clock == "time":
-            following = self._conditions.next_change_s()
-            if following is not None:
-                left = (following - self._clock.trace_now()) * self._clock.dilation
-                if left <= 0:
-                    self.advance_traces(self._clock.trace_now())
-                    left = 0.0
-                timeout_s = min(timeout_s, left)
-        events = self._fleet.events(min(timeout_s, self._fleet.sample_interval_s))
-        self._record_replayed(self._fleet.replay_reports())
+        self.faults.proceed()
+        timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
+        heard = self._fleet.events(timeout_s)
+        events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
+        self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
         return events
@@ -242,7 +163,7 @@ class EventLoop:
         if found is None:
             raise RunFailed(
                 f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
-                f"{held_up(self.target())}"
+                f"{held_up(self.traces.target())}"
             )
         return found
 
@@ -267,6 +188,12 @@ class EventLoop:
                 self._answers.append((sender, event))
             self._react(sender, event)
 
+    def offer_returned(self) -> None:
+        """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
+        while self._experiment.trace_clock == "token" and self.faults.returning:
+            self.hear(self._pump(RETURN_LOOK_S))
+        self.faults.offer()
+
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
         found, self._answers = [event for _, event in self._answers if isinstance(event, Token)], []
@@ -284,7 +211,7 @@ class EventLoop:
         """Raise what became of a device that could not be reached, if the fleet reports its loss."""
         deadline = self._clock.wall() + LOSS_PATIENCE_S
         while (left := deadline - self._clock.wall()) > 0:
-            self.hear(self._fleet.events(left))
+            self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself."""
@@ -300,8 +227,9 @@ class EventLoop:
 
     def _react(self, device: str, event: FleetEvent) -> None:
         match event:
-            case DeviceLost() if device not in self._state.lost:
-                self.lose(device, event)
+            case DeviceLost():
+                budget_bytes = self._conditions.enforced_memory(device)
+                self.faults.lose(device, event, self._predicted_bytes()[device], budget_bytes)
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
@@ -316,7 +244,7 @@ class EventLoop:
             case Collected():
                 spans = self.passes.renumbered(event.spans)
                 self._recorder.spans(spans)
-                self._heard += spans
+                self.delays.hear(spans)
                 if self._measured is not None:
                     self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
@@ -328,22 +256,6 @@ class EventLoop:
                     last = self._state.tokens_done - 1
                     self._recorder.wait(device, step, last, self._waits[device] - waited_s, now_s - begun_s)
                 self._collected[device] = (now_s, self._state.tokens_done, self._waits[device])
-
-    def lose(self, device: str, event: DeviceLost) -> NoReturn:
-        """Raise what the end of a device's worker means: DeviceGone where the run can go on, else what ends it."""
-        if event.oom_killed:
-            self._log.event("oom_kill", self._clock.now(), step=self._state.tokens_done, device=device)
-        need, budget = self._predicted_bytes()[device], self._conditions.enforced_memory(device)
-        told = loss_error(device, event, self._state.tokens_done, need, budget)
-        survived = self._state.begun and survivable(self._experiment, device, event)
-        self._recorder.fault(device, self._state.tokens_done, event, self._killed_s.get(device), survived)
-        if not survived:
-            raise told
-        known = self._state.devices[device]
-        for instruction in [*known.silent(), *known.expired()] if event.hung else known.ended():
-            if isinstance(instruction, Fence):
-                self._fleet.kill(device)
-        raise DeviceGone(device, str(told))
 
     # --- measuring --------------------------------------------------------------------------------------
 
@@ -366,25 +278,8 @@ class EventLoop:
             self._measured.samples(samples)
         budgets = {name: self._conditions.enforced_memory(name) for name in self._names}
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
+        self.delays.count(samples.links)
         return samples
-
-    def _end_interval(self) -> None:
-        """Keep an interval's messages if the links stayed as they were; on the token clock they always do."""
-        changes, target = self._asked
-        if self._experiment.trace_clock == "token" or changes == self._conditions.changes:
-            self._kept.append((self._heard, target))
-        self._heard, self._asked = [], (self._conditions.changes, self._conditions.target())
-
-    def look_at_delays(self) -> None:
-        """Look at the messages that have been kept; at a boundary that would take tokens' time."""
-        kept, self._kept = self._kept, []
-        for heard, target in kept:
-            self._delays.hear(heard, target)
-
-    def record_delays(self) -> None:
-        """Write down, at the end of a run, which delays its links had."""
-        self.look_at_delays()
-        self._recorder.delays(self._delays.rows())
 
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
@@ -393,7 +288,7 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self._end_interval()
+        self.delays.end_interval()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

@@ -130,7 +130,7 @@ class Recovery:
     def _interrupt(self, epoch: int) -> tuple[Held, int]:
         """Have the living drop what is under way; returns what each holds, and the source's next pass."""
         loop, state, reports = self.loop, self.state, dict[str, Interrupted]()
-        living, lost = loop.living(), sorted(state.lost)
+        living, lost = loop.living(), state.without_worker
         for device in living:
             loop.send(device, Interrupt(epoch, lost))
         for device in living:

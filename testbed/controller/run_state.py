@@ -33,6 +33,11 @@ class RunState:
         """The devices that hold nothing and are asked nothing."""
         return frozenset(name for name, device in self.devices.items() if not device.living)
 
+    @property
+    def without_worker(self) -> list[str]:
+        """The lost devices that have not been started anew."""
+        return sorted(name for name, device in self.devices.items() if device.state == "lost")
+
     def placed(self) -> tuple[Placement, Plan]:
         """The present placement and its route plan, once there is one."""
         assert self.placement is not None and self.plan is not None

@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from testbed.controller.delays import wrong_links
 from testbed.controller.host_contention import contention
 from testbed.controller.host_speed import EXCESS_SHARE
+from testbed.controller.link_errors import DELAY_FLOORS, DELAY_TOLERANCE, wrong_links
 from testbed.controller.startup_calibration import Calibrated
 from testbed.controller.worst_first import worst_first
 from testbed.device_model import PACED_FROM_S
@@ -27,9 +27,6 @@ SHAPED_AT_MOST = 1.03  # times TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
 PROBED_AT_LEAST = 0.75  # times TCP_SHARE; a probe is short, so this catches only a link that is badly off
 DELAY_TOLERANCE_S = 1e-3  # between the measured and the wanted delay,
-LINK_DELAY_TOLERANCE_S = 0.5e-3  # of one direction of a link, as a run's messages show it
-DELAY_FLOORS = 2  # a host may deliver a message so many times as late as it ends a paced operation
-DELAY_TOLERANCE = 0.2  # or this share of it
 LAG_S = 0.05  # how late a change on the time clock may be; measured: 99 % within 4 ms, the latest 24 ms
 DROPPED_SHARE = 0.01  # the share of a queue's frames that may be lost where nothing asks for loss
 LATE_FROM = 5  # a device with fewer late operations is never called too slow
@@ -60,8 +57,7 @@ def verdict(
     taking, noticed = contention(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
     reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"], asked.lossy), *_delays(calibrated), *dropping]
-    least_s = max(LINK_DELAY_TOLERANCE_S, DELAY_FLOORS * calibrated.pacing_floor_s)
-    reasons += wrong_links(list(kept.get("delays", ())), least_s, DELAY_TOLERANCE)
+    reasons += wrong_links(list(kept.get("delays", ())), DELAY_FLOORS * calibrated.pacing_floor_s)
     if asked.time_clock:
         reasons += _lags(kept["links"])
     if asked.paced:

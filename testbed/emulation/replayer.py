@@ -28,7 +28,8 @@ from testbed.emulation.shaping import Shaper, ShapingFailed
 from testbed.emulation.spawn import end_processes, exit_code, start_process
 from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed, TestbedError
-from testbed.topologies.links import Hop
+from testbed.experiment.schema import Experiment
+from testbed.topologies.links import DOWN, UP, Hop
 from testbed.traces.series import Series
 from testbed.worker.parent_death import end_with_parent
 
@@ -49,6 +50,18 @@ _CLOCK_STATE = struct.Struct("=ddd")  # ClockState; NaN: not paused
 _REPORT = struct.Struct("=Iddddd")  # index of the link, then the fields of Replayed after `hop`
 _SECONDS = struct.Struct("=d")  # of CPU time since the clock started
 _PACKET_BYTES = 1 << 17
+
+
+def rate_series(experiment: Experiment) -> dict[Hop, Series]:
+    """The series of links' rates that traces on the time clock hold."""
+    if experiment.trace_clock != "time":
+        return {}
+    return {
+        (target.removeprefix("link/"), quantity): series
+        for trace in experiment.traces.traces
+        for (target, quantity), series in trace.series.items()
+        if quantity in (UP, DOWN)
+    }
 
 
 @dataclass(frozen=True)

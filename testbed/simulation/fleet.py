@@ -24,6 +24,7 @@ from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
 from testbed.simulation.drawn_delays import DrawnDelays
+from testbed.simulation.facts import simulated_facts
 from testbed.simulation.jobs import Generation, Job
 from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
@@ -39,7 +40,9 @@ from testbed.transport.messages import (
     Command,
     Commit,
     Committed,
+    Connected,
     Decode,
+    Hello,
     Interrupt,
     Interrupted,
     Load,
@@ -61,8 +64,6 @@ from testbed.transport.messages import (
     Transfer,
 )
 from testbed.units import format_bytes
-
-SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time is the cost model's"
 
 
 class SimFleet:
@@ -186,6 +187,18 @@ class SimFleet:
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
 
+    def restart(self, device: str) -> None:
+        """See `Fleet.restart`. Starting takes no time here."""
+        self._dead.discard(device)
+        self._tell(device, Hello(0, ""))
+
+    def introduce(self, device: str) -> list[str]:
+        """See `Fleet.introduce`."""
+        told = [name for name in self.names if name not in self._dead]
+        for name in told:
+            self._tell(name, Connected())
+        return told
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The answers so far. Without any, time passes until something ends, or for `timeout_s` virtual seconds."""
         if not self._pending and self._generation is not None and self._generation.job is None:
@@ -209,20 +222,7 @@ class SimFleet:
 
     def facts(self) -> dict[str, Any]:
         """How the run was simulated, for the manifest."""
-        lossy = self.experiment.needs_netem
-        notes = [SIMULATED_NOTE]
-        if lossy:
-            notes.append(f"link {lossy} has loss or jitter: delays are drawn for every message of a token")
-        return {
-            "backend": self.backend,
-            "provenance": "simulated",
-            "rates": "the cost model's",
-            "delay": "the cost model's",
-            "memory": "simulated: the sum over each device's blocks, against its budget",
-            "hop_overhead_s": self._hop_overhead_s,
-            "notes": notes,
-            **({} if self._busy.seconds is None else {"busy_s": self._busy.seconds}),
-        }
+        return simulated_facts(self.experiment, self._hop_overhead_s, self._busy.seconds)
 
     def oom_kills(self) -> int:
         """None: there is no kernel here."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from simulated import simulated
 
-from testbed.controller import generation
+from testbed.controller import deciding
 from testbed.experiment.schema import Experiment
 from testbed.placement.cost import model as costs
 
@@ -62,21 +62,21 @@ def test_a_large_run_is_simulated_in_seconds_apart_from_deciding(
 def test_half_layers_are_computed_at_most_once_for_a_token_whatever_the_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: str, partition: dict[str, Any]
 ) -> None:
-    counted, deciding = [0], [False]
-    half_layer_latency, ask = costs.half_layer_latency, generation.call_policy
+    counted, asking = [0], [False]
+    half_layer_latency, ask = costs.half_layer_latency, deciding.call_policy
 
     def half_layer(*arguments: Any) -> float:
-        counted[0] += not deciding[0]
+        counted[0] += not asking[0]
         return half_layer_latency(*arguments)
 
     def asked(*arguments: Any) -> Any:
-        deciding[0] = True
+        asking[0] = True
         answer = ask(*arguments)
-        deciding[0] = False
+        asking[0] = False
         return answer
 
     monkeypatch.setattr(costs, "half_layer_latency", half_layer)
-    monkeypatch.setattr(generation, "call_policy", asked)
+    monkeypatch.setattr(deciding, "call_policy", asked)
     of = large(tmp_path, 25, 80, memory="400 MiB", policy=policy, partition=partition)
     summary, _ = simulated(tmp_path, of)
     assert summary["status"] == "done" and summary["prediction_error"] == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,46 @@
+"""Asks the policy of a run, and writes down what it returned where it misbehaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.clock import EmulatedClock
+from testbed.controller.policy_call import Decision, PolicyMisbehaved, call_policy, reset_policy
+from testbed.controller.recorder import Recorder
+from testbed.controller.run_state import RunState
+from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Placement
+from testbed.placement.observation import Observation, Policy
+from testbed.runlog.folder import RunLog
+
+
+@dataclass
+class Decider:
+    """The policy of one run."""
+
+    policy: Policy
+    experiment: Experiment
+    clock: EmulatedClock
+    state: RunState
+    recorder: Recorder
+    log: RunLog
+
+    @property
+    def needs_links(self) -> bool:
+        """Whether the policy looks at links, so that it is worth probing them."""
+        return bool(getattr(self.policy, "needs_links", True))
+
+    def ask(self, observation: Observation, placement: Placement | None) -> Decision:
+        """The policy's checked decision. Where it misbehaves, the log says what it returned before the run fails."""
+        try:
+            if placement is None:
+                reset_policy(self.policy, self.experiment.seed, observation)
+            return call_policy(self.policy, observation, placement, self.experiment.decision_limit)
+        except PolicyMisbehaved as error:
+            step = self.state.tokens_done
+            self.log.event("policy_misbehaved", self.clock.now(), step=step, reason=str(error), returned=error.returned)
+            self.recorder.decision(
+                epoch=placement.epoch if placement is not None else 0, step=step, policy=self.policy.name,
+                decision_s=error.decision_s, moved=0, feasible=False, reason=str(error),
+            )  # fmt: skip
+            raise
