@@ -11,6 +11,7 @@ from testbed.placement.cost.copying import Paces
 from testbed.placement.observation import Observation
 from testbed.simulation.copying import Copying
 from testbed.simulation.memory import Memory
+from testbed.simulation.replicas import Replicas
 from testbed.simulation.transfers import Transfers
 from testbed.transport.copying import CaughtUp, Copy, Finish, WeightsLoaded
 from testbed.transport.messages import Arrived, Prepare, Prepared, Refused, Sent
@@ -20,8 +21,8 @@ from testbed.units import format_bytes
 class Moving:
     """What is on its way, if anything. `tell` reports an event of a device."""
 
-    def __init__(self, memory: Memory, tell: Callable[[str, FleetEvent], None]) -> None:
-        self._memory, self._tell = memory, tell
+    def __init__(self, memory: Memory, replicas: Replicas, tell: Callable[[str, FleetEvent], None]) -> None:
+        self._memory, self._replicas, self._tell = memory, replicas, tell
         self._transfers: Transfers | None = None
         self._copying: Copying | None = None
 
@@ -34,8 +35,11 @@ class Moving:
         """Have blocks arrive, if the budget holds them beside those that are here."""
         most = command.length if command.until is None else command.until
         blocks = [parse_block(item.block) for item in command.incoming]
+        self._replicas.adopt(device, blocks)
         self._memory.take(device, blocks)
         need = self._memory.held_bytes(device, most)
+        if need > budget_bytes and self._replicas.make_room(device):
+            need = self._memory.held_bytes(device, most)
         if need > budget_bytes:
             self._memory.drop(device, blocks)
             reason = (
