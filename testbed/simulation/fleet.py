@@ -121,7 +121,6 @@ class SimFleet:
         )
         self._fits_until = -1
         self._moving.proceed(self._observation, self._wall())
-        self._replicas.proceed(self._observation, self._wall())
         self._change_pace()
         for name, budget in budgets.items():
             if before is None or budget != before.devices[name].memory_bytes:
@@ -151,7 +150,7 @@ class SimFleet:
                 self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
                 self._moving.transfer(device)
-            case Copy():
+            case Copy() | Replicate():
                 rows = self._prompt_tokens + self._tokens - 1
                 self._moving.copy(device, command, rows, self._observed(), self._wall())
                 self._change_pace()
@@ -159,10 +158,6 @@ class SimFleet:
                 self._moving.finish(command, self._observed(), self._wall())
             case Keep():
                 self._replicas.keep(device, command, self._targeted().devices[device].memory_bytes)
-            case Replicate():
-                rows = self._prompt_tokens + self._tokens - 1
-                self._replicas.replicate(device, command, rows, self._observed(), self._wall())
-                self._change_pace()
             case Halt():
                 self._halting = self._generation is not None
                 if not self._halting:
@@ -170,8 +165,7 @@ class SimFleet:
             case Commit():
                 self._memory.drop(device, map(parse_block, command.drop))
                 self._plan = command.plan
-                self._moving.commit()
-                self._replicas.commit(device)
+                self._moving.commit(device)
                 self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
             case Abort():
                 self._moving.forget(device)
@@ -345,8 +339,7 @@ class SimFleet:
         self._tokens += 1
         generation.chunk = 0
         generation.job = None
-        self._moving.add_row(self._observation, self._wall())
-        if self._replicas.add_row(self._observation, self._wall()):
+        if self._moving.add_row(self._observation, self._wall()):
             self._forecast = None
         if self._tokens == generation.until or self._halting:
             self._generation = None
@@ -385,7 +378,7 @@ class SimFleet:
             self._generation.job.change(self._wall(), self._token_seconds())
 
     def _while_copying(self) -> Observation:
-        return while_copying(self._observed(), {**self._moving.paces, **self._replicas.paces})
+        return while_copying(self._observed(), self._moving.paces)
 
     def _interrupt(self, device: str, command: Interrupt) -> None:
         """Drop the token under way and what was on its way to the device, and tell what the device holds."""
