@@ -59,10 +59,12 @@ class Boundary:
         truth, observation = self.loop.observation(), self.loop.seen(self.decider.needs_links)
         old, plan = state.placed()
         self.clock.pause()
-        decision = self.decider.ask(observation, old)
-        wanted, reason = decision.placement, decision.reason
-        gain = self._gain_s(truth, old, wanted)
-        self.clock.resume()
+        try:
+            decision = self.decider.ask(observation, old)
+            wanted, reason = decision.placement, decision.reason
+            gain = self._gain_s(truth, old, wanted)
+        finally:
+            self.clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
         before = token_latency(truth, plan, truth.length)

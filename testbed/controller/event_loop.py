@@ -23,6 +23,7 @@ from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.suspects import LOOK_S
 from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
@@ -151,10 +152,10 @@ class EventLoop:
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
-        self.faults.proceed()
         timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
-        heard = self._fleet.events(timeout_s)
+        heard = self._fleet.events(min(timeout_s, LOOK_S) if self._fleet.beating else timeout_s)
         events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
+        events += self.faults.suspect(self.traces.target())
         self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
@@ -198,6 +199,11 @@ class EventLoop:
             if isinstance(event, _ANSWERS):
                 self._answers.append((sender, event))
             self._react(sender, event)
+        self.faults.proceed()
+
+    def listen(self) -> None:
+        """React to what has happened, without waiting."""
+        self.hear(self._pump(0.0))
 
     def offer_returned(self) -> None:
         """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
@@ -264,6 +270,7 @@ class EventLoop:
                 if self._measured is not None:
                     self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+                self.faults.heard_late(device, dict(event.late))
                 if not event.request:
                     return  # the startup calibration asked for it
                 begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
@@ -311,6 +318,7 @@ class EventLoop:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
         disturbed, self._disturbed = self._disturbed, self.copying is not None
         self.delays.end_interval(disturbed)
+        self.faults.record_late()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

@@ -96,7 +96,9 @@ class Controller:
         self._ends = tuple(ends)
         self.outcome = Outcome()
         self._journal = Journal(log, self._clock, self._state)
-        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log, self._journal)
+        self._decider = Decider(
+            policy, experiment, self._clock, self._state, self.recorder, log, self._journal, self._loop.listen
+        )
         self._live = LiveMigrations(
             experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
         )
@@ -267,6 +269,7 @@ class Controller:
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
+            self._loop.faults.suspects.pass_s = predicted * experiment.dilation
             patience_s = TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation
             news = self._loop.answer((Token, Halted), source, patience_s)
             if isinstance(news, Token):

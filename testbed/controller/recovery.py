@@ -180,6 +180,7 @@ class Recovery:
             return 0, 0.0
         predicted_s = prefill_latency(truth, plan, rows)
         source = experiment.topology.source
+        self.loop.faults.suspects.pass_s = predicted_s * experiment.dilation
         self.loop.send(source, Rebuild(ids, experiment.prefill_chunk))
         self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
         return len(ids), predicted_s

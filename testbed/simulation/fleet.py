@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
-from random import Random
+from collections.abc import Mapping
 from typing import Any
 
 from testbed.clock import EmulatedClock, VirtualTime
@@ -24,14 +24,16 @@ from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
-from testbed.simulation.drawn_delays import DrawnDelays
+from testbed.simulation.drawn_delays import drawn_delays
 from testbed.simulation.facts import simulated_facts
 from testbed.simulation.jobs import Generation, Job
+from testbed.simulation.lives import Lives
 from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
 from testbed.simulation.moving import Moving
 from testbed.simulation.span_notes import SpanNotes
 from testbed.traces.model import SeriesKey
+from testbed.transport.beats import Heartbeat
 from testbed.transport.copying import Copy, Finish, Halt, Halted
 from testbed.transport.messages import (
     Abort,
@@ -68,6 +70,7 @@ class SimFleet:
 
     backend = "sim"
     replayed: frozenset[SeriesKey] = frozenset()
+    beating = False
     sample_interval_s = math.inf
     stamp_noise_s = 0.0
 
@@ -95,7 +98,7 @@ class SimFleet:
         measured = experiment.observation == "measured"
         rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
         self._notes = SpanNotes(rows, hop_overhead_s) if measured else None
-        self._dead: set[str] = set()
+        self._lives = Lives(experiment.recovery.suspect_after)
 
     # --- Fleet -------------------------------------------------------------------------------------------
 
@@ -109,6 +112,7 @@ class SimFleet:
     def apply(self, target: TargetState) -> list[LinkSample]:
         """Change the conditions. What is under way goes on under the new ones."""
         before, self._target = self._target, target
+        self._lives.note_pauses(target, self._wall())
         budgets = {name: device.memory_bytes for name, device in target.devices.items()}
         self._observation = observation_of(
             self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
@@ -125,14 +129,12 @@ class SimFleet:
         """Nothing: the controller replays the traces itself, in virtual time."""
         return []
 
-    def end_replay(self) -> list[LinkSample]:
-        """Nothing; see `replay_reports`."""
-        return []
+    end_replay = replay_reports
 
     def send(self, device: str, command: Command) -> None:
         """Carry out a command. `events` gives the answer."""
         self._fits_until = -1
-        if device in self._dead:
+        if device in self._lives.dead:
             raise RunFailed(f"device {device} cannot be reached: it has died")
         match command:
             case Load():
@@ -187,23 +189,25 @@ class SimFleet:
 
     def kill(self, device: str) -> None:
         """See `Fleet.kill`. A token that needs the device stands still from now on."""
-        if device in self._dead:
-            return
-        self._dead.add(device)
+        if device not in self._lives.dead:
+            self._end(device, DeviceLost(False, -signal.SIGKILL))
+
+    def _end(self, device: str, loss: DeviceLost) -> None:
+        self._lives.dead.add(device)
         self._memory.clear(device)
         self._pending = [(name, event) for name, event in self._pending if name != device]
-        self._tell(device, DeviceLost(False, -signal.SIGKILL))
+        self._tell(device, loss)
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
 
     def restart(self, device: str) -> None:
         """See `Fleet.restart`. Starting takes no time here."""
-        self._dead.discard(device)
+        self._lives.dead.discard(device)
         self._tell(device, Hello(0, ""))
 
     def introduce(self, device: str) -> list[str]:
         """See `Fleet.introduce`."""
-        told = [name for name in self.names if name not in self._dead]
+        told = [name for name in self.names if name not in self._lives.dead]
         for name in told:
             self._tell(name, Connected())
         return told
@@ -217,12 +221,16 @@ class SimFleet:
         found, self._pending = self._pending, []
         return found
 
+    def beats(self) -> Mapping[str, Heartbeat]:
+        """None: what hangs is lost in virtual time, without a sign."""
+        return {}
+
     def observe(self) -> Samples:
         """What every device holds. Links have no queues here."""
         assert self._target is not None
         found = [
             DeviceSample(
-                name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._dead,
+                name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._lives.dead,
                 self._target.devices[name].memory_bytes,
             )
             for name in self.names
@@ -260,7 +268,11 @@ class SimFleet:
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
         moving_end = self._moving.next_s
-        if min(token_end, moving_end) > until_s:
+        if self._lives.next_s <= min(until_s, token_end, moving_end):
+            self._wall.advance(self._lives.next_s)
+            device, told = self._lives.give_up()
+            self._end(device, DeviceLost(False, None, hung=told))
+        elif min(token_end, moving_end) > until_s:
             self._wall.advance(max(until_s, math.nextafter(self._wall(), math.inf)))
         elif moving_end <= token_end:
             self._wall.advance(max(moving_end, self._wall()))
@@ -294,9 +306,9 @@ class SimFleet:
         """How long the present token takes in all under these conditions; infinite while a device in use is paused."""
         assert self._plan is not None and self._target is not None and self._observation is not None
         assert self._generation is not None
-        if any(name in self._dead or self._target.devices[name].paused for name in self._plan.devices()):
+        if any(self._lives.halts(name, self._target) for name in self._plan.devices()):
             return math.inf
-        drawn = self._drawn_delays() if self.experiment.needs_netem else None
+        drawn = drawn_delays(self.experiment, self._while_copying(), self._target.links, self._tokens)
         if self._generation.chunk:
             rows = chunk_rows(self._generation.rebuilt or self._prompt_tokens, self._generation.chunk)
             return prefill_latency(self._observation, self._plan, rows, drawn)
@@ -306,12 +318,6 @@ class SimFleet:
             last = self._length + self._generation.until - self._tokens - 1
             self._forecast = forecast_of(self._while_copying(), self._plan, last)
         return self._forecast.seconds(self._length)
-
-    def _drawn_delays(self) -> DrawnDelays:
-        """The cost model of the present token, whose draws depend on the seed and the token's number alone."""
-        assert self._observation is not None and self._target is not None
-        drawn = Random(f"{self.experiment.seed}/{self._tokens}")
-        return DrawnDelays(self._while_copying(), self._target.links, self.experiment.dilation, drawn)
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan

@@ -339,6 +339,7 @@ class Collected(Message, frozen=True):
     held_bytes: int
     runqueue_wait_s: float
     strangers: int = 0  # connections so far that did not show the run's secret
+    late: tuple[tuple[str, int], ...] = ()  # (sender, its activations of interrupted epochs that were dropped so far)
 
 
 class Failed(Message, frozen=True):

@@ -20,6 +20,7 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import copies_of, parse_block
+from testbed.transport.beats import BeatLine
 from testbed.transport.control import ControlLine
 from testbed.transport.copying import Copy, Finish, Halt, Halted
 from testbed.transport.data import Activation, DataHeader, DataPlane, PingFrame, ProbeFrame
@@ -57,6 +58,7 @@ from testbed.transport.messages import (
 )
 from testbed.worker.config import WorkerConfig
 from testbed.worker.core_waits import ProcessWaits
+from testbed.worker.heartbeat import Pulse, begin_heartbeats
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.libc import enter_network, use_precise_timers
 from testbed.worker.loading import WeightsReady
@@ -137,14 +139,20 @@ class Worker:
         self._generating = self._halting = False  # whether a token is under way, and whether none is to follow
         self._probing = Probing(self._outbox, line.send)
         self._waits = ProcessWaits()
+        self._pulse = Pulse()
 
     def serve(self, refused: tuple[str, ...]) -> None:
         """Report that the worker is up, and which settings the kernel refused; then handle deliveries until Stop."""
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
+        if self.config.beats is not None:
+            begin_heartbeats(BeatLine(self.config.beats), self._pulse)
         while True:
             self._pacer.stand_back()
+            self._pulse.waiting = True
             delivery = self._inbox.get()
+            self._pulse.waiting = False
+            self._pulse.operations += 1
             if isinstance(delivery.content, Exception):
                 raise delivery.content
             if isinstance(delivery.content, Stop):
@@ -348,4 +356,5 @@ class Worker:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
         waited_s = max(0.0, self._waits.seconds() - self._pacer.made_up_s)
-        self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers()))
+        late = tuple(self._program.late.items())
+        self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers(), late))
