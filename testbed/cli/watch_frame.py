@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -94,9 +95,9 @@ def _latency(picture: Picture, width: int) -> list[Text]:
 
 
 def _wrapped(text: str, width: int) -> list[Text]:
-    """The text in lines of the terminal."""
+    """The text in lines of the terminal, broken between words where that can be."""
     whole = readable(text).expandtabs(4)
-    return [Text(line[at : at + width]) for line in whole.splitlines() for at in range(0, max(1, len(line)), width)]
+    return [Text(part) for line in whole.splitlines() for part in textwrap.wrap(line, width) or [""]]
 
 
 def _event(told: Told) -> Text:

@@ -121,7 +121,9 @@ def _told(value: Any) -> str:
     """Return a mapping of the manifest in a line, without what is empty."""
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
-    return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, "", {}, []))
+    given = {key: inner for key, inner in value.items() if inner not in (None, "", {}, [])}
+    words = {True: "yes", False: "no"}
+    return ", ".join(f"{key} {words[inner] if isinstance(inner, bool) else inner}" for key, inner in given.items())
 
 
 def _prompt(prompt: Any) -> str:

@@ -19,6 +19,7 @@ _PANELS = {
     "Memory": (("memory",), 0.02),
 }
 MS = 1e3
+SPREAD = 5.0  # tokens over which the points of one decision are spread, so that each device is seen
 
 
 def estimates(run: Run) -> Figure:
@@ -33,11 +34,14 @@ def estimates(run: Run) -> Figure:
             style.say_empty(panels[0], "the run was shown the truth")
             return drawing
         colours = style.palette(style.devices_of(run))
+        places = {device: place for place, device in enumerate(colours)}
         for axes, (title, (quantities, allowed)) in zip(panels, _PANELS.items(), strict=True):
             rows = run.estimates[run.estimates["quantity"].isin(quantities) & (run.estimates["truth"] > 0)]
             axes.axhspan(1 - allowed, 1 + allowed, color=style.GREY, alpha=0.2, linewidth=0)
             for target, own in rows.groupby("target"):
-                _points(axes, own, colours.get(str(target).partition("/")[2], style.DARK))
+                device = str(target).partition("/")[2]
+                shifted = own.assign(step=own["step"] + SPREAD * (places.get(device, 0) / len(places) - 0.5))
+                _points(axes, shifted, colours.get(device, style.DARK))
             axes.set_title(title, loc="left", pad=3)
         panels[0].set_ylabel("Estimate / truth")
         drawing.supxlabel("Tokens generated before the decision", fontsize=8)
