@@ -258,6 +258,7 @@ class EventLoop:
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
+                self.faults.give_up_where_survivable(device, event)
                 raise OutOfMemory(
                     f"device {device} ran out of memory at token {self._state.tokens_done}: its blocks need "
                     f"{format_bytes(event.need_bytes)}, its budget is {format_bytes(event.budget_bytes)}"

@@ -17,7 +17,7 @@ from testbed.errors import EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces.quantities import KILL
-from testbed.transport.messages import Connected, Hello, Load, Loaded
+from testbed.transport.messages import Connected, Hello, Load, Loaded, OutOfBudget
 
 RETURN_PATIENCE_S = 45.0  # wall seconds for a new worker to be up and known to all
 
@@ -80,9 +80,15 @@ class Faults:
             return
         self._lose_living(device, event, need_bytes, budget_bytes)
 
+    def give_up_where_survivable(self, device: str, event: OutOfBudget) -> None:
+        """End a worker that holds more than its budget, where the run can go on without it; raises DeviceGone then."""
+        loss = DeviceLost(True, None)
+        if self.state.begun and survivable(self.experiment, device, loss):
+            self.lose(device, loss, event.need_bytes, event.budget_bytes)
+
     def _lose_living(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> NoReturn:
         step = self.state.tokens_done
-        if event.oom_killed:
+        if event.oom_killed and event.exit_code is not None:
             self.log.event("oom_kill", self.fleet.clock.now(), step=step, device=device)
         told = loss_error(device, event, step, need_bytes, budget_bytes)
         survived = self.state.begun and survivable(self.experiment, device, event)

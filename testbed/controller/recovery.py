@@ -18,7 +18,18 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.policy_call import Decision
-from testbed.controller.reconciling import Held, Rows, adopted, drops, left_behind, loads, present, whole_rows
+from testbed.controller.reconciling import (
+    Held,
+    Rows,
+    adopted,
+    drops,
+    filled_in,
+    left_behind,
+    loads,
+    overfull,
+    present,
+    whole_rows,
+)
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
@@ -91,7 +102,7 @@ class Recovery:
         now = adopted(present(state.placed()[0], held), held, replicas)
         self.clock.pause()
         try:
-            decision, wanted = self._decide(observation, now)
+            decision, wanted = self._decide(observation, now, held)
         finally:
             self.clock.resume()
         decided_s = self.clock.now()
@@ -161,26 +172,39 @@ class Recovery:
         }
         return held, replicas, source.next_pass
 
-    def _decide(self, observation: Observation, now: Placement) -> tuple[Decision, Placement]:
+    def _decide(self, observation: Observation, now: Placement, held: Held) -> tuple[Decision, Placement]:
         """The policy's decision, and the placement on the living that it means.
 
         A policy that leaves blocks where they are is asked for a first placement, in which lost devices have no room.
+        Where that does not fit beside what the living hold, they keep it, and take what is lost wherever it fits.
         """
-        lost = self.state.lost
         decision = self.ask(observation, now)
-        if decision.placement is None or left_behind(decision.placement, lost, observation):
+        refusal = self._refusal(observation, decision)
+        if refusal or overfull(observation, held, self._on_the_living(observation, decision)):
             decision = self.ask(observation, None)
+            refusal = self._refusal(observation, decision)
+        if refusal:
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {refusal}")
+        wanted = self._on_the_living(observation, decision)
+        unfit = overfull(observation, held, wanted)
+        fitting = filled_in(observation, now, held) if unfit else wanted
+        if fitting is None:
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {unfit}")
+        return decision, replace(fitting, epoch=self.state.epoch)
+
+    def _refusal(self, observation: Observation, decision: Decision) -> str | None:
+        """Why a decision says nothing of where lost blocks go, or None."""
         if decision.placement is None:
-            raise RunFailed(f"the loss of {self._told()} cannot be survived: {decision.reason}")
-        left = left_behind(decision.placement, lost, observation)
-        if left:
-            raise RunFailed(
-                f"the loss of {self._told()} cannot be survived: policy {self.experiment.policy} leaves {left[0]} on a "
-                "lost device"
-            )
-        nothing = [block for block, device in decision.placement.devices.items() if device in lost]
-        to_source = ((block, observation.source) for block in nothing)  # they have no size
-        return decision, replace(decision.placement.with_moves(to_source), epoch=self.state.epoch)
+            return decision.reason
+        left = left_behind(decision.placement, self.state.lost, observation)
+        return f"policy {self.experiment.policy} leaves {left[0]} on a lost device" if left else None
+
+    def _on_the_living(self, observation: Observation, decision: Decision) -> Placement:
+        """The placement that was decided, with blocks of no size on the source rather than on lost devices."""
+        assert decision.placement is not None
+        lost, placed = self.state.lost, decision.placement
+        nothing = [block for block, device in placed.devices.items() if device in lost]
+        return placed.with_moves((block, observation.source) for block in nothing)
 
     def rebuild(self, truth: Observation, plan: Plan, next_pass: int, start: int = 0) -> tuple[int, float]:
         """Have all KV caches recomputed from row `start` on; returns the rows and the predicted time.
