@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Conditions, observe
@@ -110,7 +111,8 @@ class EventLoop:
         """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
         self.traces.catch_up()
         progress = self._prompt_tokens, self._state.tokens_done, self._hop_overhead_s
-        return without(observe(self._experiment, self._conditions, *progress), self._state.lost)
+        seen = without(observe(self._experiment, self._conditions, *progress), self._state.lost)
+        return replace(seen, replicas=self._state.replicas) if self._state.replicas else seen
 
     def seen(self, needs_links: bool) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
