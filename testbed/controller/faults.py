@@ -162,8 +162,10 @@ class Faults:
         """Whether an event is about a return, or comes late from a lost device. It is handled here then."""
         returning = self._returns.get(device)
         match event:
-            case DeviceLost():
+            case DeviceLost() if self.state.devices[device].living:
                 return False
+            case DeviceLost():  # what a fence ended, which must not end a migration on the living
+                self.lose(device, event, 0, 0)
             case Hello() if returning is not None:
                 for instruction in self.state.devices[device].started():
                     if isinstance(instruction, Introduce):
