@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from testbed.controller.conditions import Conditions, observe
@@ -93,6 +93,7 @@ class EventLoop:
         self._host: tuple[int, HostUsage] | None = None
         self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
         self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
+        self.replicating: Callable[[str, FleetEvent], None] | None = None  # hears all events
         self._disturbed = False  # whether copies have been on the links in the present interval
         self.probed = False  # whether the last observation needed a probe
         self._requests, self._sampled_s = 0, 0.0
@@ -243,6 +244,8 @@ class EventLoop:
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
+        if self.replicating is not None:
+            self.replicating(device, event)
         if self.copying is not None:
             self._disturbed = True
             self.copying.hear(device, event)

@@ -26,6 +26,7 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
 from testbed.controller.recovery import Recovery
+from testbed.controller.replication import Replication
 from testbed.controller.resuming import Resumption, bearable
 from testbed.controller.run_state import RunState
 from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
@@ -102,6 +103,8 @@ class Controller:
         self._live = LiveMigrations(
             experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
         )
+        self._replication = Replication(experiment, self._loop, self._state)
+        self._loop.replicating = self._replication.hear
         self._boundary = Boundary(
             experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log, self._live
         )
@@ -185,6 +188,7 @@ class Controller:
                 return part()
             except DeviceGone:
                 self._live.drop()
+                self._replication.drop()
                 self._recovery.run()
                 self._journal.checkpoint()
 
@@ -275,6 +279,7 @@ class Controller:
             if isinstance(news, Token):
                 self._take(news, predicted)
                 self._live.look_at_the_time()
+                self._replication.look()
             else:
                 self._live.halted()
                 self._loop.send(source, Decode(until))

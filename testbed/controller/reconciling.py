@@ -118,3 +118,27 @@ def drops(wanted: Placement, held: Held) -> dict[str, tuple[Block, ...]]:
         device: tuple(sorted(block for block in blocks if wanted.devices.get(block) != device))
         for device, blocks in held.items()
     }
+
+
+Rows = Mapping[str, Mapping[Block, int]]  # living device -> the replicas that it has, each with its rows
+
+
+def adopted(now: Placement, held: Held, replicas: Rows) -> Placement:
+    """`now` with each head that nobody holds at the device that has the most rows of its cache, if any has."""
+    moves = []
+    for block, owner in now.devices.items():
+        if block in held.get(owner, ()):
+            continue
+        homes = [device for device, rows in replicas.items() if rows.get(block)]
+        if homes:
+            moves.append((block, max(homes, key=lambda device: replicas[device][block])))
+    return now.with_moves(moves) if moves else now
+
+
+def whole_rows(wanted: Placement, held: Held, replicas: Rows, length: int) -> int:
+    """How many rows every cache will have under a placement without being recomputed, at most `length`."""
+    least = length
+    for block, device in wanted.devices.items():
+        if block.kind == "head" and block not in held[device]:
+            least = min(least, replicas.get(device, {}).get(block, 0))
+    return least

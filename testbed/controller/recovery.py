@@ -18,14 +18,25 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.policy_call import Decision
-from testbed.controller.reconciling import Held, drops, filled_in, left_behind, loads, overfull, present
+from testbed.controller.reconciling import (
+    Held,
+    Rows,
+    adopted,
+    drops,
+    filled_in,
+    left_behind,
+    loads,
+    overfull,
+    present,
+    whole_rows,
+)
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, parse_block, payload_bytes
 from testbed.placement.cost.memory import shortages
-from testbed.placement.cost.model import chunk_rows, prefill_latency, token_latency
+from testbed.placement.cost.model import cached_length, chunk_rows, prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 from testbed.transport.messages import Interrupt, Interrupted, Rebuild, Rebuilt, Token
@@ -84,11 +95,11 @@ class Recovery:
         loop, state = self.loop, self.state
         state.moving = ()
         state.epoch += 1
-        held, next_pass = self.interrupt(state.epoch)
+        held, replicas, next_pass = self.interrupt(state.epoch)
         if self.ended():
             return
         truth, observation = loop.observation(), loop.seen(needs_links=False)
-        now = present(state.placed()[0], held)
+        now = adopted(present(state.placed()[0], held), held, replicas)
         self.clock.pause()
         try:
             decision, wanted = self._decide(observation, now, held)
@@ -98,6 +109,7 @@ class Recovery:
         plan = make_plan(observation, wanted)
         moves = loads(now, wanted, held)
         state.moving = moves
+        start = self._whole(whole_rows(wanted, held, replicas, cached_length(truth)))
         shape, partition = self.experiment.shape, self.experiment.partition
         loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
         slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
@@ -111,7 +123,7 @@ class Recovery:
         state.placement, state.plan = wanted, plan
         self.recorder.placement(wanted, state.tokens_done)
         committed_s = self.clock.now()
-        rows, predicted_s = self.rebuild(truth, plan, next_pass)
+        rows, predicted_s = self.rebuild(truth, plan, next_pass, start)
         stall_s = self.clock.trace_now() - state.last_token_s
         found = shortages(truth, None, wanted)
         self.recorder.decision(
@@ -124,11 +136,19 @@ class Recovery:
             "epoch": state.epoch, "step": state.tokens_done, "devices": ",".join(sorted(state.lost)),
             "noticed_s": noticed_s, "decided_s": decided_s, "committed_s": committed_s,
             "rebuilt_s": self.clock.now(), "predicted_s": predicted_s, "blocks": len(moves),
-            "loaded_bytes": loaded, "rows": rows,
+            "loaded_bytes": loaded, "rows": rows, "kept_rows": start,
         }  # fmt: skip
 
-    def interrupt(self, epoch: int) -> tuple[Held, int]:
-        """Have the living drop what is under way; returns what each holds, and the source's next pass."""
+    def _whole(self, rows: int) -> int:
+        """The rows that need not be recomputed: none without replicas, and none that an earlier recovery still owes."""
+        state = self.state
+        if self.experiment.recovery.method == "recompute":
+            rows = 0
+        state.whole_rows = rows if state.whole_rows is None else min(rows, state.whole_rows)
+        return state.whole_rows
+
+    def interrupt(self, epoch: int) -> tuple[Held, Rows, int]:
+        """Have the living drop what is under way; returns what each holds, its replicas, and the source's next pass."""
         loop, state, reports = self.loop, self.state, dict[str, Interrupted]()
         living, lost = loop.living(), state.without_worker
         for device in living:
@@ -147,7 +167,10 @@ class Recovery:
                 f"{state.tokens_done} have been reported"
             )
         held = {device: frozenset(map(parse_block, report.blocks)) for device, report in reports.items()}
-        return held, source.next_pass
+        replicas = {
+            device: {parse_block(name): rows for name, rows in report.replicas} for device, report in reports.items()
+        }
+        return held, replicas, source.next_pass
 
     def _decide(self, observation: Observation, now: Placement, held: Held) -> tuple[Decision, Placement]:
         """The policy's decision, and the placement on the living that it means.
@@ -183,20 +206,23 @@ class Recovery:
         nothing = [block for block, device in placed.devices.items() if device in lost]
         return placed.with_moves((block, observation.source) for block in nothing)
 
-    def rebuild(self, truth: Observation, plan: Plan, next_pass: int) -> tuple[int, float]:
-        """Have all KV caches recomputed; returns their rows and the predicted time. A prefill begins anew instead."""
+    def rebuild(self, truth: Observation, plan: Plan, next_pass: int, start: int = 0) -> tuple[int, float]:
+        """Have all KV caches recomputed from row `start` on; returns the rows and the predicted time.
+
+        A prefill begins anew instead.
+        """
         experiment, done = self.experiment, self.state.tokens_done
         ids = [*self.prompt, *(token or 0 for token in self.generated()[:-1])] if done else []
-        rows = chunk_rows(len(ids), experiment.prefill_chunk)
+        rows = chunk_rows(len(ids) - start, experiment.prefill_chunk)
         self.loop.passes.restart(done, next_pass, len(rows))
-        if not ids:
-            return 0, 0.0
-        predicted_s = prefill_latency(truth, plan, rows)
-        source = experiment.topology.source
-        self.loop.faults.suspects.pass_s = predicted_s * experiment.dilation
-        self.loop.send(source, Rebuild(ids, experiment.prefill_chunk))
-        self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
-        return len(ids), predicted_s
+        predicted_s = prefill_latency(truth, plan, rows, start=start, lm_head=False) if rows else 0.0
+        if rows:
+            source = experiment.topology.source
+            self.loop.faults.suspects.pass_s = predicted_s * experiment.dilation
+            self.loop.send(source, Rebuild(ids, experiment.prefill_chunk, start))
+            self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
+        self.state.whole_rows = None
+        return len(ids) - start, predicted_s
 
     def _told(self) -> str:
         return ", ".join(sorted(self.state.lost))

@@ -115,7 +115,7 @@ class Resumption:
             self.state.plan = make_plan(observation, placement)
             self.recovery.run()
             return
-        _, next_pass = self.recovery.interrupt(self.state.epoch)
+        _, _, next_pass = self.recovery.interrupt(self.state.epoch)
         self.state.plan = make_plan(observation, placement)
         migration = Migration(placement.epoch, self.loop.living(), ())
         self.loop.hear(self.drive(migration, self.state.plan, observation, START_PATIENCE_S).losses)
