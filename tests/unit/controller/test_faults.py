@@ -170,6 +170,19 @@ def test_a_restart_waits_until_the_death_before_it_has_been_noticed(faults: Faul
     assert ("restart", "b") in asked(faults)
 
 
+def test_a_device_may_be_killed_while_it_returns_and_is_started_once(faults: Faults) -> None:
+    lose(faults, "b")
+    for quantity in ("restart", "kill", "restart", "restart"):
+        faults.strike("b", quantity)
+    asked(faults)
+    faults.proceed()
+    faults.strike("b", "restart")
+    faults.proceed()
+    assert asked(faults) == [("restart", "b")]
+    faults.strike("b", "kill")
+    assert asked(faults) == [("kill", "b")] and faults.takes("b", ENDED) and not returning(faults)
+
+
 def test_a_restart_of_a_device_that_lives_does_nothing(faults: Faults) -> None:
     faults.strike("b", "restart")
     faults.proceed()
