@@ -53,15 +53,18 @@ class Faults:
 
     def strike(self, device: str, quantity: str) -> None:
         """End a device's worker, or start it anew, as a trace asks. A loss is noticed like any other."""
-        living = self.state.devices[device].living
+        living, on_its_way = self.state.devices[device].living, device in (*self._to_return, *self._returns)
         if quantity == KILL:
-            if living:
-                self._killed_s[device] = self.fleet.clock.now()
+            if device in self._to_return:  # it dies before it stands
+                self._to_return.remove(device)
+            elif living or on_its_way:
+                if living:
+                    self._killed_s[device] = self.fleet.clock.now()
                 self.fleet.kill(device)
-        elif not living or device in self._killed_s:
-            self._to_return.append(device)
+        elif on_its_way or (living and device not in self._killed_s):
+            self._note("restart_ignored", device, "it starts already" if on_its_way else "it lives")
         else:
-            self._note("restart_ignored", device, "it lives")
+            self._to_return.append(device)
 
     # --- losses ------------------------------------------------------------------------------------------
 
@@ -162,8 +165,10 @@ class Faults:
         """Whether an event is about a return, or comes late from a lost device. It is handled here then."""
         returning = self._returns.get(device)
         match event:
-            case DeviceLost():
+            case DeviceLost() if self.state.devices[device].living:
                 return False
+            case DeviceLost():  # what a fence ended, which must not end a migration on the living
+                self.lose(device, event, 0, 0)
             case Hello() if returning is not None:
                 for instruction in self.state.devices[device].started():
                     if isinstance(instruction, Introduce):

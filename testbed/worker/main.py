@@ -141,7 +141,7 @@ class Worker:
         self._generating = self._halting = False  # whether a token is under way, and whether none is to follow
         self._probing = Probing(self._outbox, line.send)
         self._waits = ProcessWaits()
-        self._pulse = Pulse()
+        self._pulse = Pulse(self._pacer)
 
     def serve(self, refused: tuple[str, ...]) -> None:
         """Report that the worker is up, and which settings the kernel refused; then handle deliveries until Stop."""
@@ -154,7 +154,7 @@ class Worker:
             self._pulse.waiting = True
             delivery = self._inbox.get()
             self._pulse.waiting = False
-            self._pulse.operations += 1
+            self._pulse.deliveries += 1
             if isinstance(delivery.content, Exception):
                 raise delivery.content
             if isinstance(delivery.content, Stop):

@@ -154,6 +154,12 @@ def test_a_new_worker_that_dies_is_lost_without_a_recovery_and_may_be_started_ag
     assert returning(faults)
 
 
+def test_the_end_of_a_fenced_worker_is_no_further_loss(faults: Faults) -> None:
+    lose(faults, "b", DeviceLost(False, None, hung="device b hangs"))
+    assert asked(faults) == [("kill", "b")]
+    assert faults.takes("b", ENDED) and not faults.takes("c", ENDED)
+
+
 def test_a_restart_waits_until_the_death_before_it_has_been_noticed(faults: Faults) -> None:
     faults.strike("b", "kill")
     faults.strike("b", "restart")
@@ -162,6 +168,19 @@ def test_a_restart_waits_until_the_death_before_it_has_been_noticed(faults: Faul
     lose(faults, "b")
     faults.proceed()
     assert ("restart", "b") in asked(faults)
+
+
+def test_a_device_may_be_killed_while_it_returns_and_is_started_once(faults: Faults) -> None:
+    lose(faults, "b")
+    for quantity in ("restart", "kill", "restart", "restart"):
+        faults.strike("b", quantity)
+    asked(faults)
+    faults.proceed()
+    faults.strike("b", "restart")
+    faults.proceed()
+    assert asked(faults) == [("restart", "b")]
+    faults.strike("b", "kill")
+    assert asked(faults) == [("kill", "b")] and faults.takes("b", ENDED) and not returning(faults)
 
 
 def test_a_restart_of_a_device_that_lives_does_nothing(faults: Faults) -> None:
