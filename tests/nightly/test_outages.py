@@ -1,4 +1,4 @@
-"""Outages of all lengths, in decode and in a migration, on both backends: no bit is lost, and no patience ends a run."""
+"""Outages of all lengths, in decode and in a migration, on both backends: no bit is lost, no patience ends a run."""
 
 from __future__ import annotations
 

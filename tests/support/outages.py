@@ -9,8 +9,8 @@ from running import UNJUDGED, Place, rows, topology, write_experiment
 LINK_DELAY_S = 0.02  # of the link with the outage; all others have a millisecond
 ROUND_TRIP_S = 2 * (LINK_DELAY_S + 0.001)
 HOST_S = 0.05  # that a busy host may add to a message
-BEGIN_S = {"decode": 0.8, "migration": 1.3}
-TOKENS = {"decode": 16, "migration": 6}
+BEGIN_S = {"decode": 0.6, "migration": 1.3}
+TOKENS = {"decode": 32, "migration": 6}
 
 TO_AND_FRO = """
 from testbed.placement.blocks import Placement
