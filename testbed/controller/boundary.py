@@ -160,6 +160,7 @@ class Boundary:
                 self.fleet, migration, plan,
                 length=cached_length(observation), shipped=self.experiment.weights == "shipped",
                 storage_Bps=storage, timeout_s=patience_s, wait=self.loop.migration_events,
+                held_up=self.loop.traces.hold_up,
             )  # fmt: skip
         except DeviceGone:
             raise

@@ -167,9 +167,10 @@ class EventLoop:
     def answer(self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float) -> Any:
         """Wait for a device's next event of a kind, or of one of several.
 
-        Raises RunFailed or OutOfMemory for what ends the run meanwhile.
+        The time in which traces hold up a link or a device does not count, if they let it go again. Raises RunFailed or
+        OutOfMemory for what ends the run meanwhile.
         """
-        found = self._answer_within(kind, device, patience_s)
+        found = self._answer_within(kind, device, patience_s, self.traces.hold_up)
         if found is None:
             first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
@@ -179,7 +180,12 @@ class EventLoop:
         return found
 
     def _answer_within(
-        self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float, **wanted: object
+        self,
+        kind: type[Any] | tuple[type[Any], ...],
+        device: str,
+        patience_s: float,
+        held_up: Callable[[], bool] = lambda: False,
+        **wanted: object,
     ) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
@@ -190,6 +196,8 @@ class EventLoop:
                 if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
+            if held_up():
+                deadline = self._clock.wall() + patience_s
             if self._clock.wall() >= deadline:
                 return None
             self.hear(self._pump(max(0.0, deadline - self._clock.wall())))

@@ -40,6 +40,7 @@ from testbed.placement.observation import Policy
 from testbed.placement.plan import make_plan
 from testbed.runlog.folder import RunLog
 from testbed.runlog.journal import Past
+from testbed.traces.quantities import RESTART
 from testbed.transport.copying import Halted
 from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
@@ -172,11 +173,14 @@ class Controller:
 
     def _resume(self, resumption: Resumption) -> None:
         """Come to where the journal ends, under conditions without pauses and outages; raises what prevents it."""
+        self._conditions.begin()
         resumption.set_conditions(self._conditions)
-        self.recorder.links(self._fleet.apply(bearable(self._conditions.target(), self._experiment)))
+        self._loop.traces.apply(bearable(self._conditions.target(), self._experiment))
         self._calibrate()
         resumption.restore()
-        self._strikes.take(self._state.tokens_done - 1)
+        for device, quantity in dict(self._strikes.take(self._state.tokens_done - 1)).items():
+            if quantity == RESTART and device in self._state.lost:
+                self._loop.faults.strike(device, quantity)
         for done, token in enumerate(self.outcome.tokens, 1):
             self._progress(done, token)
         self._log.event("resumed", self._clock.now(), step=self._state.tokens_done)
@@ -281,11 +285,17 @@ class Controller:
                 self._live.look_at_the_time()
                 self._replication.look()
             else:
-                self._live.halted()
+                self._halted()
                 self._loop.send(source, Decode(until))
         while self._live.halts:  # it was asked to halt while it ended the interval
             self._loop.answer(Halted, source, TOKEN_PATIENCE_S)
-            self._live.halted()
+            self._halted()
+
+    def _halted(self) -> None:
+        """The source has halted for a migration that has copied its blocks while tokens went on."""
+        if self._live.halted():
+            self._journal.crossed(self._conditions.time, committed=True)
+            self._journal.checkpoint()
 
     def _take(self, token: Token, predicted: float) -> None:
         """Note a token that the source has reported."""

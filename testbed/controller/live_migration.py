@@ -98,7 +98,7 @@ class LiveMigrations:
             self._send, wall, Migration(state.epoch, self.loop.living(), moves, live=True),
             make_plan(observation, wanted), length, shipped,
             {device.name: device.storage_Bps for device in observation.devices}, patience_s,
-            CopyOrders(self._orders(moves, paces), truth.final_length),
+            CopyOrders(self._orders(moves, paces), truth.final_length), self.loop.traces.hold_up,
         )  # fmt: skip
         self._copying = _Copying(driver, wanted, state.tokens_done, predicted_s, copy_stall_s(truth, moved))
         state.moving, state.copying = moves, paces
@@ -153,12 +153,15 @@ class LiveMigrations:
         if self._copying is not None:
             self._end()
 
-    def halted(self) -> None:
-        """The source has halted: move the newest rows and switch to the new placement, unless it has been aborted."""
+    def halted(self) -> bool:
+        """The source has halted: move the newest rows and switch to the new placement, unless it has been aborted.
+
+        Returns whether the run has switched.
+        """
         self.halts -= 1
         copying, state, clock = self._copying, self.state, self.fleet.clock
         if copying is None or copying.driver.migration.phase != "halting":
-            return
+            return False
         _, plan = state.placed()
         truth = self.loop.observation()
         self.loop.copying = None  # events go to the driver directly
@@ -183,6 +186,7 @@ class LiveMigrations:
         self._end(predicted_stall_s=copying.predicted_stall_s, stall_s=stall_s)
         self.loop.hear(losses)
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, done))
+        return done
 
     def _run(self) -> None:
         """Drive what is under way to its end, while no token is generated or the last ones are on their way."""

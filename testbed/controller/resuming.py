@@ -111,6 +111,7 @@ class Resumption:
     def _rebuild(self, placement: Placement) -> None:
         """Commit the placement and fill the caches; where a lost device has blocks, recover from the loss."""
         truth, observation = self.loop.observation(), self.loop.seen(needs_links=False)
+        self.state.whole_rows = 0  # new workers hold blocks without their rows
         if left_behind(placement, self.state.lost, truth):
             self.state.plan = make_plan(observation, placement)
             self.recovery.run()
