@@ -101,7 +101,7 @@ class Controller:
             policy, experiment, self._clock, self._state, self.recorder, log, self._journal, self._loop.listen
         )
         self._live = LiveMigrations(
-            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
+            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, self._journal, policy.name
         )
         self._replication = Replication(experiment, self._loop, self._state)
         self._loop.replicating = self._replication.hear
