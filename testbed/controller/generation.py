@@ -102,7 +102,7 @@ class Controller:
             policy, experiment, self._clock, self._state, self.recorder, log, self._journal, self._loop.listen
         )
         self._live = LiveMigrations(
-            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
+            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, self._journal, policy.name
         )
         self._replication = Replication(experiment, self._loop, self._state)
         self._loop.replicating = self._replication.hear
@@ -285,17 +285,11 @@ class Controller:
                 self._live.look_at_the_time()
                 self._replication.look()
             else:
-                self._halted()
+                self._live.halted()
                 self._loop.send(source, Decode(until))
         while self._live.halts:  # it was asked to halt while it ended the interval
             self._loop.answer(Halted, source, TOKEN_PATIENCE_S)
-            self._halted()
-
-    def _halted(self) -> None:
-        """The source has halted for a migration that has copied its blocks while tokens went on."""
-        if self._live.halted():
-            self._journal.crossed(self._conditions.time, committed=True)
-            self._journal.checkpoint()
+            self._live.halted()
 
     def _take(self, token: Token, predicted: float) -> None:
         """Note a token that the source has reported."""

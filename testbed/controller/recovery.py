@@ -99,10 +99,10 @@ class Recovery:
         if self.ended():
             return
         truth, observation = loop.observation(), loop.seen(needs_links=False)
-        now = adopted(present(state.placed()[0], held), held, replicas)
+        now = present(state.placed()[0], held)
         self.clock.pause()
         try:
-            decision, wanted = self._decide(observation, now, held)
+            decision, wanted = self._decide(observation, adopted(now, held, replicas), held)
         finally:
             self.clock.resume()
         decided_s = self.clock.now()

@@ -117,6 +117,18 @@ def test_a_loss_ends_the_copy_and_the_run_goes_on(tmp_path: Path, dies: str) -> 
     assert (True, "aborted") in {(row["live"], row["outcome"]) for row in kept["migrations"]}
 
 
+def test_the_return_of_a_device_ends_the_copy_and_it_begins_anew(tmp_path: Path) -> None:
+    topology = moving("live").topology.to_dict()
+    topology["devices"]["d"] = topology["devices"]["a"]
+    changes = Change(2.0, "device/d", "kill", 1.0), Change(10.0, "device/d", "restart", 1.0)
+    _, outcome, kept = drive(tmp_path, moving("live", *changes, topology=topology, tokens=70), Mover({1: "b"}))
+    assert outcome.status == "done" and len(kept["tokens"]) == 70, outcome.error
+    assert {(row["epoch"], row["outcome"]) for row in kept["migrations"] if row["live"]} == {
+        (2, "aborted"),
+        (3, "committed"),
+    }
+
+
 def test_a_run_that_ends_while_blocks_are_copied_says_so(tmp_path: Path) -> None:
     _, outcome, kept = drive(tmp_path, moving("live", tokens=10), Mover())
     assert outcome.status == "done" and {row["outcome"] for row in kept["migrations"]} == {"aborted"}
