@@ -109,12 +109,19 @@ def _facts(runs: Sequence[Run], experiment: Mapping[str, Any]) -> dict[str, Any]
         "partition": _told(experiment.get("partition")),
         "traces": ", ".join(named) or "none",
         "seed" if len(seeds) <= 1 else "seeds": ", ".join(map(str, seeds)) + first,
+        "lost devices": _lost(run.summary or {}),
         "verified": run.fact("verified"),
         "machine": _told(run.manifest.get("host") or run.manifest.get("machine")),
         "calibration": _told(run.manifest.get("calibration")),
         "testbed": run.manifest.get("testbed"),
         "folder": run.folder if len(runs) == 1 else f"{run.folder} and {len(runs) - 1} more",
     }
+
+
+def _lost(summary: Mapping[str, Any]) -> str:
+    """The devices that were lost, and for how long no token came because of it."""
+    lost = summary.get("lost_devices") or []
+    return f"{', '.join(map(str, lost))}; no token for {summary.get('downtime_s') or 0:.3g} s" if lost else ""
 
 
 def _told(value: Any) -> str:
