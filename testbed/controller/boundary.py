@@ -9,6 +9,7 @@ from testbed.controller.conditions import Conditions
 from testbed.controller.deciding import Decider
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.live_migration import LiveMigrations
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult, drive_migration
 from testbed.controller.recorder import Recorder
@@ -40,6 +41,7 @@ class Boundary:
     decider: Decider
     recorder: Recorder
     log: RunLog
+    live: LiveMigrations
 
     @property
     def clock(self) -> EmulatedClock:
@@ -57,14 +59,22 @@ class Boundary:
         truth, observation = self.loop.observation(), self.loop.seen(self.decider.needs_links)
         old, plan = state.placed()
         self.clock.pause()
-        decision = self.decider.ask(observation, old)
-        wanted, reason = decision.placement, decision.reason
-        gain = self._gain_s(truth, old, wanted)
-        self.clock.resume()
+        try:
+            decision = self.decider.ask(observation, old)
+            wanted, reason = decision.placement, decision.reason
+            gain = self._gain_s(truth, old, wanted)
+        finally:
+            self.clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
         before = token_latency(truth, plan, truth.length)
-        if wanted is not None and moves:
+        self.live.reconsider(truth, wanted)
+        if self.live.under_way:
+            moves, committed, reason = [], False, "blocks are being copied"
+        elif wanted is not None and moves and self.live.pays(truth, old, wanted):
+            self.live.begin(truth, observation, wanted)
+            moves, committed, reason = [], False, "blocks are copied while tokens go on"
+        elif wanted is not None and moves:
             migration = self._migrate(truth, observation, wanted)
             committed = migration.phase == "done"
             reason = migration.reason or reason
@@ -77,10 +87,12 @@ class Boundary:
             epoch=placement.epoch, step=state.tokens_done, policy=self.decider.policy.name,
             decision_s=decision.decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(truth, plan, truth.length),
-            feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
+            feasible=(committed or self.live.under_way) and not found,
+            reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
             gain_s=gain, proof=decision.proof,
         )  # fmt: skip
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, committed))
+        self.decider.journal.crossed(self.conditions.time, committed)
         self.loop.sample()
 
     def _gain_s(self, truth: Observation, old: Placement, wanted: Placement | None) -> float | None:

@@ -17,12 +17,13 @@ from testbed.controller.faults import Faults
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
 from testbed.controller.losses import held_up
 from testbed.controller.measured import Measured
-from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.migration_driver import MigrationDriver, MigrationResult
 from testbed.controller.pass_numbers import PassNumbers
 from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.suspects import LOOK_S
 from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
@@ -31,6 +32,7 @@ from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
 from testbed.runlog.folder import RunLog
+from testbed.transport.copying import Halted
 from testbed.transport.messages import (
     Arrived,
     Collect,
@@ -54,7 +56,7 @@ COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
 RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
-_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
+_ANSWERS = (Loaded, Token, Halted, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
 
 
 class EventLoop:
@@ -89,9 +91,11 @@ class EventLoop:
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
+        self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
+        self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
+        self._disturbed = False  # whether copies have been on the links in the present interval
         self.probed = False  # whether the last observation needed a probe
-        self._requests = 0
-        self._sampled_s = 0.0
+        self._requests, self._sampled_s = 0, 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
 
@@ -132,7 +136,7 @@ class EventLoop:
         patience_s = self._measured.patience_s(probe) * self._clock.dilation
         started_s = self._clock.wall()
         self.send(sender, Probe(receiver, size))
-        found: Probed | None = self._answer_within(Probed, receiver, patience_s)
+        found: Probed | None = self._answer_within(Probed, receiver, patience_s, source=sender, size=size)
         seconds = patience_s if found is None else found.seconds
         since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
         self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
@@ -148,31 +152,39 @@ class EventLoop:
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
-        self.faults.proceed()
         timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
-        heard = self._fleet.events(timeout_s)
+        heard = self._fleet.events(min(timeout_s, LOOK_S) if self._fleet.beating else timeout_s)
         events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
+        events += self.faults.suspect(self.traces.target())
         self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
         return events
 
-    def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
-        """Wait for a device's next event of a kind. Raises RunFailed or OutOfMemory for what ends the run meanwhile."""
+    def answer(self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float) -> Any:
+        """Wait for a device's next event of a kind, or of one of several.
+
+        Raises RunFailed or OutOfMemory for what ends the run meanwhile.
+        """
         found = self._answer_within(kind, device, patience_s)
         if found is None:
+            first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
-                f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
+                f"device {device} sent no {first.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
                 f"{held_up(self.traces.target())}"
             )
         return found
 
-    def _answer_within(self, kind: type[Any], device: str, patience_s: float) -> Any | None:
+    def _answer_within(
+        self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float, **wanted: object
+    ) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
             self.hear(())
             for index, (sender, event) in enumerate(self._answers):
-                if sender == device and isinstance(event, kind):
+                if sender != device or not isinstance(event, kind):
+                    continue
+                if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
@@ -187,6 +199,11 @@ class EventLoop:
             if isinstance(event, _ANSWERS):
                 self._answers.append((sender, event))
             self._react(sender, event)
+        self.faults.proceed()
+
+    def listen(self) -> None:
+        """React to what has happened, without waiting."""
+        self.hear(self._pump(0.0))
 
     def offer_returned(self) -> None:
         """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
@@ -226,10 +243,15 @@ class EventLoop:
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
+        if self.copying is not None:
+            self._disturbed = True
+            self.copying.hear(device, event)
         match event:
             case DeviceLost():
                 budget_bytes = self._conditions.enforced_memory(device)
                 self.faults.lose(device, event, self._predicted_bytes()[device], budget_bytes)
+            case OutOfBudget() if self.copying is not None and self.copying.gives_back(device):
+                self.copying.abort(f"device {device} has no more memory for both placements")
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
@@ -248,9 +270,10 @@ class EventLoop:
                 if self._measured is not None:
                     self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+                self.faults.heard_late(device, dict(event.late))
                 if not event.request:
                     return  # the startup calibration asked for it
-                begun_s, step, waited_s = self._collected.get(device, (0.0, 0, 0.0))
+                begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
                 now_s = self._clock.now()
                 if self._state.tokens_done > step:
                     last = self._state.tokens_done - 1
@@ -281,6 +304,11 @@ class EventLoop:
         self.delays.count(samples.links)
         return samples
 
+    def begin_at(self, tokens_done: int) -> None:
+        """Measure from here on, in a run that goes on after so many tokens."""
+        self._begun = self._clock.now(), tokens_done
+        self.collect()
+
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
         self._requests += 1
@@ -288,7 +316,9 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.delays.end_interval()
+        disturbed, self._disturbed = self._disturbed, self.copying is not None
+        self.delays.end_interval(disturbed)
+        self.faults.record_late()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from testbed.controller.device_state import Fence, Introduce, Offer
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, TargetState
 from testbed.controller.losses import DeviceGone, loss_error, survivable
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.suspects import Suspects, Suspicion
+from testbed.errors import EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces.quantities import KILL
@@ -29,18 +32,24 @@ class Return:
 
 @dataclass
 class Faults:
-    """The faults of one run. `late` counts what lost devices still said, by device."""
+    """The faults of one run."""
 
     experiment: Experiment
     fleet: Fleet
     state: RunState
     recorder: Recorder
     log: RunLog
-    late: Counter[str] = field(default_factory=Counter)
+    suspects: Suspects = field(init=False)
+    _late: Counter[str] = field(default_factory=Counter)  # not written down yet
+    _heard_late: dict[tuple[str, str], int] = field(default_factory=dict)  # (receiver, lost device) -> messages so far
+    _lost_once: set[str] = field(default_factory=set)
     _killed_s: dict[str, float] = field(default_factory=dict)  # by a trace and not lost yet: at which emulated time
     _to_return: list[str] = field(default_factory=list)
     _returns: dict[str, Return] = field(default_factory=dict)
     _told: dict[str, deque[str]] = field(default_factory=dict)  # device -> those whose addresses it has been told
+
+    def __post_init__(self) -> None:
+        self.suspects = Suspects(self.experiment, self.state)
 
     def strike(self, device: str, quantity: str) -> None:
         """End a device's worker, or start it anew, as a trace asks. A loss is noticed like any other."""
@@ -79,12 +88,50 @@ class Faults:
         survived = self.state.begun and survivable(self.experiment, device, event)
         self.recorder.fault(device, step, event, self._killed_s.pop(device, None), survived)
         if not survived:
-            raise told
+            raise told if self.state.begun or event.oom_killed else EnvironmentLacks(f"{told}, before it was ready")
         known = self.state.devices[device]
-        for instruction in [*known.silent(), *known.expired()] if event.hung else known.ended():
+        self._lost_once.add(device)
+        if event.hung and known.state == "up":
+            known.silent()
+        for instruction in known.expired() if event.hung else known.ended():
             if isinstance(instruction, Fence):
                 self.fleet.kill(device)
         raise DeviceGone(device, str(told))
+
+    # --- suspicion ---------------------------------------------------------------------------------------
+
+    def suspect(self, target: TargetState) -> list[tuple[str, FleetEvent]]:
+        """Look for devices that hang, once tokens are generated; returns the losses."""
+        if not self.fleet.beating:
+            return []
+        beats = self.fleet.beats()
+        if not self.state.begun:
+            return []
+        losses: list[tuple[str, FleetEvent]] = []
+        paused = [name for name, device in target.devices.items() if device.paused]
+        for news in self.suspects.look(self.fleet.clock.wall(), beats, paused):
+            if not isinstance(news, Suspicion):
+                losses.append(news)
+            elif news.reason:
+                self._note("device_suspected", news.device, news.reason)
+            else:
+                self._note("device_heard", news.device)
+        return losses
+
+    # --- late words --------------------------------------------------------------------------------------
+
+    def heard_late(self, receiver: str, late: Mapping[str, int]) -> None:
+        """Count the messages of interrupted epochs that a device has received from lost ones, and dropped."""
+        for sender in self._lost_once & late.keys():
+            before = self._heard_late.get((receiver, sender), 0)
+            self._late[sender] += max(0, late[sender] - before)
+            self._heard_late[receiver, sender] = late[sender]
+
+    def record_late(self) -> None:
+        """Write down what lost devices still said since the last time."""
+        for device, messages in self._late.items():
+            self.recorder.late(device, self.state.tokens_done, messages)
+        self._late.clear()
 
     # --- returns -----------------------------------------------------------------------------------------
 
@@ -128,7 +175,7 @@ class Faults:
                     if met is not None and met.awaited:
                         met.awaited.discard(device)
             case _ if not self.state.devices[device].living:
-                self.late[device] += 1
+                self._late[device] += 1
             case _:
                 return False
         return True

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from testbed.controller.device_state import DeviceState
 from testbed.controller.migration import Move
 from testbed.placement.blocks import Placement
+from testbed.placement.cost.copying import Paces
 from testbed.placement.plan import Plan
 
 
@@ -27,6 +28,7 @@ class RunState:
     tokens_done: int = 0
     last_token_s: float = 0.0  # time on the trace clock at which the last token was reported
     moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
+    copying: Paces = field(default_factory=dict)  # of those that are copied while tokens go on
 
     @property
     def lost(self) -> frozenset[str]:

@@ -38,6 +38,10 @@ class TraceReplay:
     def begin(self) -> None:
         """Make the fleet what it should be at the start."""
         self._conditions.begin()
+        self.apply()
+
+    def apply(self) -> None:
+        """Make the fleet what it should be now."""
         self._recorder.links(self._fleet.apply(self._conditions.target()))
         self._delays.asked(self._conditions.target(), self._clock.wall())
 

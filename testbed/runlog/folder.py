@@ -32,6 +32,7 @@ from testbed.runlog.documents import (
     read_manifest,
     read_summary,
 )
+from testbed.runlog.journal import JOURNAL, Line
 from testbed.runlog.parquet import read_parquet, write_parquet
 from testbed.runlog.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 from testbed.runlog.writing import FOLDER_GONE, RESERVE, LogLost, encode, identity, lost, reserve, write_json
@@ -99,6 +100,7 @@ class RunLog:
         self._closed = False
         self._lost = False
         self._identity = identity(self.folder)
+        self.journaled = False  # whether a journal is kept
 
     @classmethod
     def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
@@ -169,6 +171,23 @@ class RunLog:
             if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
                 self.flush()
 
+    # --- the journal ---
+
+    def journal(self, line: Line) -> None:
+        """Write a line of the journal at once, if one is kept."""
+        if self.journaled:
+            with self._lock:
+                self._append(JOURNAL, encode(line))
+                self._drain(JOURNAL, self._buffers[JOURNAL])
+
+    def sizes(self) -> dict[str, int]:
+        """Put every row on file; returns the bytes of each table's lines."""
+        self.flush()
+        files = {table: self.folder / f"{table}.jsonl" for table in TABLES}
+        return {table: path.stat().st_size for table, path in files.items() if path.exists()}
+
+    # --- the end ---
+
     def flush(self) -> None:
         """Put every buffered row on file, whole lines only."""
         with self._lock:
@@ -215,6 +234,8 @@ class RunLog:
             summary = {**summary, "status": "failed", "exit_code": LogLost.exit_code, "error": str(lost)}
             summary["error_kind"] = type(lost).__name__
         write_json(self.folder / SUMMARY, summary)
+        with contextlib.suppress(OSError):
+            (self.folder / JOURNAL).unlink()
         if lost is not None:
             raise lost
 

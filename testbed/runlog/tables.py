@@ -123,9 +123,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _seconds("start_s", "time at which the transfer was ordered"),
         _seconds("first_byte_s", "arrival of the first payload byte", required=False),
         _seconds("last_byte_s", "arrival of the last payload byte", required=False),
-        _seconds("predicted_s", "migration delay that the cost model predicts", required=False),
+        _seconds(
+            "predicted_s",
+            "migration delay that the cost model predicts; if `live`, the time of copying",
+            required=False,
+        ),
         _text("outcome", "outcome of the migration", choices=(COMMITTED, ABORTED)),
         _bytes("weights_bytes_loaded", "weights that the receiver reads from its own storage", required=False),
+        _flag("live", "true if the block is copied while tokens go on", required=False),
         _WALL,
     ),
     "devices": (
@@ -241,12 +246,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("step", "number of tokens generated before"),
         _text(
             "cause",
-            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory",
-            choices=("exit", "hung", "oom"),
+            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory; "
+            "late: no loss, but messages of a lost device that were dropped",
+            choices=("exit", "hung", "oom", "late"),
         ),
         _integer("exit_code", "exit code of the worker; the number of a signal is negative", required=False),
         _seconds("killed_s", "time at which a trace killed it", required=False),
         _flag("recovering", "true if the run tried to go on without it"),
+        _integer("messages", "late messages that were dropped", required=False),
         _WALL,
     ),
     "recoveries": (

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.runlog.folder import EVENTS, MANIFEST, SUMMARY, TABLES
+from testbed.runlog.journal import JOURNAL
 from testbed.runlog.writing import RESERVE
 from testbed.running.device_command import LIVE
 from testbed.running.going_on import is_up
 from testbed.running.run_names import find_run
 
 QUIET_S = 600.0  # a run without a summary whose files changed in this time may be going on
-_DOCUMENTS = (MANIFEST, SUMMARY, EVENTS, RESERVE, LIVE)
+_DOCUMENTS = (MANIFEST, SUMMARY, EVENTS, JOURNAL, RESERVE, LIVE)
 _TABLE_FILES = tuple(f"{table}.{suffix}" for table in TABLES for suffix in ("jsonl", "parquet"))
 _HALF = re.compile(r"\.(.+)\.\d+")  # a document or table that was being replaced
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import signal
-from random import Random
+from collections.abc import Mapping
 from typing import Any
 
 from testbed.clock import EmulatedClock, VirtualTime
@@ -18,23 +18,26 @@ from testbed.controller.fleet import DeviceLost, DeviceSample, FleetEvent, LinkS
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
+from testbed.placement.cost.copying import while_copying
 from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
-from testbed.simulation.drawn_delays import DrawnDelays
+from testbed.simulation.drawn_delays import drawn_delays
 from testbed.simulation.facts import simulated_facts
 from testbed.simulation.jobs import Generation, Job
+from testbed.simulation.lives import Lives
 from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
+from testbed.simulation.moving import Moving
 from testbed.simulation.span_notes import SpanNotes
-from testbed.simulation.transfers import Transfers
 from testbed.traces.model import SeriesKey
+from testbed.transport.beats import Heartbeat
+from testbed.transport.copying import Copy, Finish, Halt, Halted
 from testbed.transport.messages import (
     Abort,
     Aborted,
-    Arrived,
     Collect,
     Collected,
     Command,
@@ -53,17 +56,13 @@ from testbed.transport.messages import (
     Ping,
     Prefill,
     Prepare,
-    Prepared,
     Probe,
     Probed,
     Rebuild,
     Rebuilt,
-    Refused,
-    Sent,
     Token,
     Transfer,
 )
-from testbed.units import format_bytes
 
 
 class SimFleet:
@@ -71,6 +70,7 @@ class SimFleet:
 
     backend = "sim"
     replayed: frozenset[SeriesKey] = frozenset()
+    beating = False
     sample_interval_s = math.inf
     stamp_noise_s = 0.0
 
@@ -91,13 +91,14 @@ class SimFleet:
         self._fits_until = -1  # as long as nothing else changes, every device holds its blocks up to this length
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
-        self._transfers: Transfers | None = None
+        self._moving = Moving(self._memory, self._tell)
+        self._halting = False  # whether no token is to follow the present one
         self._probe: tuple[float, str, Probed] | None = None  # on its way: (when its last byte comes, to whom, what)
         self._busy = BusyTime(experiment.topology)
         measured = experiment.observation == "measured"
         rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
         self._notes = SpanNotes(rows, hop_overhead_s) if measured else None
-        self._dead: set[str] = set()
+        self._lives = Lives(experiment.recovery.suspect_after)
 
     # --- Fleet -------------------------------------------------------------------------------------------
 
@@ -111,15 +112,14 @@ class SimFleet:
     def apply(self, target: TargetState) -> list[LinkSample]:
         """Change the conditions. What is under way goes on under the new ones."""
         before, self._target = self._target, target
+        self._lives.note_pauses(target, self._wall())
         budgets = {name: device.memory_bytes for name, device in target.devices.items()}
         self._observation = observation_of(
             self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
         )
-        self._forecast, self._fits_until = None, -1
-        if self._generation is not None and self._generation.job is not None:
-            self._generation.job.change(self._wall(), self._token_seconds())
-        if self._transfers is not None and self._transfers.begun:
-            self._transfers.proceed(self._wall(), self._observation)
+        self._fits_until = -1
+        self._moving.proceed(self._observation, self._wall())
+        self._change_pace()
         for name, budget in budgets.items():
             if before is None or budget != before.devices[name].memory_bytes:
                 self._check_budget(name, self._length)
@@ -129,14 +129,12 @@ class SimFleet:
         """Nothing: the controller replays the traces itself, in virtual time."""
         return []
 
-    def end_replay(self) -> list[LinkSample]:
-        """Nothing; see `replay_reports`."""
-        return []
+    end_replay = replay_reports
 
     def send(self, device: str, command: Command) -> None:
         """Carry out a command. `events` gives the answer."""
         self._fits_until = -1
-        if device in self._dead:
+        if device in self._lives.dead:
             raise RunFailed(f"device {device} cannot be reached: it has died")
         match command:
             case Load():
@@ -145,16 +143,29 @@ class SimFleet:
                 self._memory.take(device, map(parse_block, command.blocks))
                 self._tell(device, Loaded(self._memory.held_bytes(device, 0)))
             case Prepare():
-                self._prepare(device, command)
+                self._length = max(self._length, command.length)
+                budget_bytes = self._targeted().devices[device].memory_bytes
+                self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
-                assert self._transfers is not None
-                self._transfers.senders.append(device)
+                self._moving.transfer(device)
+            case Copy():
+                rows = self._prompt_tokens + self._tokens - 1
+                self._moving.copy(device, command, rows, self._observed(), self._wall())
+                self._change_pace()
+            case Finish():
+                self._moving.finish(command, self._observed(), self._wall())
+            case Halt():
+                self._halting = self._generation is not None
+                if not self._halting:
+                    self._tell(device, Halted(self._tokens))
             case Commit():
                 self._memory.drop(device, map(parse_block, command.drop))
-                self._plan, self._transfers = command.plan, None
+                self._plan = command.plan
+                self._moving.commit()
                 self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
             case Abort():
-                self._forget_transfers(device)
+                self._moving.forget(device)
+                self._change_pace()
                 self._tell(device, Aborted(command.epoch))
             case Prefill():
                 self._begin(Generation(command.until, self._wall(), command.chunk))
@@ -178,23 +189,25 @@ class SimFleet:
 
     def kill(self, device: str) -> None:
         """See `Fleet.kill`. A token that needs the device stands still from now on."""
-        if device in self._dead:
-            return
-        self._dead.add(device)
+        if device not in self._lives.dead:
+            self._end(device, DeviceLost(False, -signal.SIGKILL))
+
+    def _end(self, device: str, loss: DeviceLost) -> None:
+        self._lives.dead.add(device)
         self._memory.clear(device)
         self._pending = [(name, event) for name, event in self._pending if name != device]
-        self._tell(device, DeviceLost(False, -signal.SIGKILL))
+        self._tell(device, loss)
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
 
     def restart(self, device: str) -> None:
         """See `Fleet.restart`. Starting takes no time here."""
-        self._dead.discard(device)
+        self._lives.dead.discard(device)
         self._tell(device, Hello(0, ""))
 
     def introduce(self, device: str) -> list[str]:
         """See `Fleet.introduce`."""
-        told = [name for name in self.names if name not in self._dead]
+        told = [name for name in self.names if name not in self._lives.dead]
         for name in told:
             self._tell(name, Connected())
         return told
@@ -208,12 +221,16 @@ class SimFleet:
         found, self._pending = self._pending, []
         return found
 
+    def beats(self) -> Mapping[str, Heartbeat]:
+        """None: what hangs is lost in virtual time, without a sign."""
+        return {}
+
     def observe(self) -> Samples:
         """What every device holds. Links have no queues here."""
         assert self._target is not None
         found = [
             DeviceSample(
-                name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._dead,
+                name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._lives.dead,
                 self._target.devices[name].memory_bytes,
             )
             for name in self.names
@@ -241,9 +258,7 @@ class SimFleet:
 
         Before it passes, blocks whose receivers have all prepared begin to move.
         """
-        if self._transfers is not None and self._transfers.incoming and not self._transfers.begun:
-            assert self._observation is not None
-            self._transfers.proceed(self._wall(), self._observation)
+        self._moving.begin_what_is_due(self._observed(), self._wall())
         if self._probe is not None and self._probe[0] <= until_s:
             end_s, receiver, probed = self._probe
             self._probe = None
@@ -252,12 +267,17 @@ class SimFleet:
             return
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
-        transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
-        if min(token_end, transfers_end) > until_s:
+        moving_end = self._moving.next_s
+        if self._lives.next_s <= min(until_s, token_end, moving_end):
+            self._wall.advance(self._lives.next_s)
+            device, told = self._lives.give_up()
+            self._end(device, DeviceLost(False, None, hung=told))
+        elif min(token_end, moving_end) > until_s:
             self._wall.advance(max(until_s, math.nextafter(self._wall(), math.inf)))
-        elif transfers_end <= token_end:
-            self._wall.advance(transfers_end)
-            self._finish_transfers()
+        elif moving_end <= token_end:
+            self._wall.advance(max(moving_end, self._wall()))
+            self._moving.go_on(self._observed(), self._wall())
+            self._change_pace()
         else:
             self._wall.advance(token_end)
             self._finish_token()
@@ -286,9 +306,9 @@ class SimFleet:
         """How long the present token takes in all under these conditions; infinite while a device in use is paused."""
         assert self._plan is not None and self._target is not None and self._observation is not None
         assert self._generation is not None
-        if any(name in self._dead or self._target.devices[name].paused for name in self._plan.devices()):
+        if any(self._lives.halts(name, self._target) for name in self._plan.devices()):
             return math.inf
-        drawn = self._drawn_delays() if self.experiment.needs_netem else None
+        drawn = drawn_delays(self.experiment, self._while_copying(), self._target.links, self._tokens)
         if self._generation.chunk:
             rows = chunk_rows(self._generation.rebuilt or self._prompt_tokens, self._generation.chunk)
             return prefill_latency(self._observation, self._plan, rows, drawn)
@@ -296,14 +316,8 @@ class SimFleet:
             return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
             last = self._length + self._generation.until - self._tokens - 1
-            self._forecast = forecast_of(self._observation, self._plan, last)
+            self._forecast = forecast_of(self._while_copying(), self._plan, last)
         return self._forecast.seconds(self._length)
-
-    def _drawn_delays(self) -> DrawnDelays:
-        """The cost model of the present token, whose draws depend on the seed and the token's number alone."""
-        assert self._observation is not None and self._target is not None
-        drawn = Random(f"{self.experiment.seed}/{self._tokens}")
-        return DrawnDelays(self._observation, self._target.links, self.experiment.dilation, drawn)
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan
@@ -320,8 +334,12 @@ class SimFleet:
         self._tokens += 1
         generation.chunk = 0
         generation.job = None
-        if self._tokens == generation.until:
+        self._moving.add_row(self._observation, self._wall())
+        if self._tokens == generation.until or self._halting:
             self._generation = None
+        if self._halting:
+            self._halting = False
+            self._tell(plan.source, Halted(self._tokens))
 
     def _fits(self) -> bool:
         """Whether every device can hold its blocks at the present length; the first that cannot reports so.
@@ -346,49 +364,28 @@ class SimFleet:
 
     # --- moving ------------------------------------------------------------------------------------------
 
-    def _prepare(self, device: str, command: Prepare) -> None:
-        assert self._target is not None and self._observation is not None
-        if self._transfers is None or self._transfers.epoch != command.epoch:
-            self._transfers = Transfers(command.epoch, command.length, self._wall())
-        self._length = max(self._length, command.length)
-        blocks = [parse_block(item.block) for item in command.incoming]
-        self._memory.take(device, blocks)
-        need, budget = self._memory.held_bytes(device, command.length), self._target.devices[device].memory_bytes
-        if need > budget:
-            self._memory.drop(device, blocks)
-            reason = (
-                f"device {device} would need {format_bytes(need)} for its blocks and the {len(blocks)} incoming ones "
-                f"together, its budget is {format_bytes(budget)}"
-            )
-            self._tell(device, Refused(command.epoch, reason))
-            return
-        self._transfers.incoming[device] = command.incoming
-        self._tell(device, Prepared(command.epoch))
+    def _change_pace(self) -> None:
+        """The token under way goes on under other conditions."""
+        self._forecast = None
+        if self._generation is not None and self._generation.job is not None:
+            self._generation.job.change(self._wall(), self._token_seconds())
+
+    def _while_copying(self) -> Observation:
+        return while_copying(self._observed(), self._moving.paces)
 
     def _interrupt(self, device: str, command: Interrupt) -> None:
         """Drop the token under way and what was on its way to the device, and tell what the device holds."""
-        self._generation = None
+        self._generation, self._halting = None, False
         self._length = self._prompt_tokens + self._tokens - 1 if self._tokens else 0
-        self._forget_transfers(device)
+        self._moving.forget(device)
         blocks = [str(block) for block in self._memory.blocks(device)]
         tokens = self._tokens if device == self.experiment.topology.source else 0
         self._tell(device, Interrupted(command.epoch, blocks, tokens, 0))
-
-    def _forget_transfers(self, device: str) -> None:
-        if self._transfers is not None:
-            self._memory.drop(device, self._transfers.blocks(device))
-            self._transfers.incoming.pop(device, None)
-            self._transfers.loads.clear()
 
     def _observed(self) -> Observation:
         assert self._observation is not None
         return self._observation
 
-    def _finish_transfers(self) -> None:
-        transfers = self._transfers
-        assert transfers is not None and self._observation is not None
-        for sender in transfers.senders:
-            self._tell(sender, Sent(transfers.epoch))
-        for receiver in transfers.incoming:
-            self._tell(receiver, Arrived(transfers.epoch, transfers.arrivals(receiver, self._observation)))
-        transfers.loads.clear()
+    def _targeted(self) -> TargetState:
+        assert self._target is not None
+        return self._target
