@@ -15,6 +15,7 @@ from testbed.analysis.plots import style
 BAND = 0.10  # the grey band: the measurement is within 10 % of the prediction
 
 
+@style.says_simulated
 def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
     """The measured over the predicted latency of each decode token; the legend has the median errors.
 

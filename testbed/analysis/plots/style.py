@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import seaborn as sns
 from matplotlib import rc_context
@@ -22,9 +23,12 @@ from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, N
 
 from testbed.analysis.load import AnalysisError, Run
 
+Draw = TypeVar("Draw", bound=Callable[..., Figure])
+
 FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
 COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
+SIMULATED = "simulated"  # in a corner of figures of which nothing was measured
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
 
@@ -76,6 +80,20 @@ _MARKERS = "osDvPp*h"  # without the triangle and the cross, which mean migratio
 def paper() -> AbstractContextManager[None]:
     """Use the style while a figure is drawn or saved; afterwards the caller's settings hold again."""
     return rc_context(PAPER)
+
+
+def says_simulated(draw: Draw) -> Draw:
+    """Let a function that draws runs write into the figure's corner that all of them were simulated."""
+
+    @wraps(draw)
+    def drawn(runs: Run | Sequence[Run]) -> Figure:
+        drawing = draw(runs)
+        if all(run.simulated for run in as_runs(runs)):
+            with paper():
+                drawing.text(0.995, 0.006, SIMULATED, ha="right", va="bottom", fontsize=6.5, color=DARK, gid=SIMULATED)
+        return drawing
+
+    return cast(Draw, drawn)
 
 
 def figure(width: float, height: float) -> Figure:
