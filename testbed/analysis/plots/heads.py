@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from testbed.analysis.load import Run
-from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_marks
+from testbed.analysis.plots.marks import MOST_LINES, draw_oom, draw_trace_marks, oom_mark, trace_marks
 from testbed.analysis.plots.style import (
     FULL_WIDTH,
     devices_of,
@@ -88,7 +88,9 @@ def _count_map(drawing: Figure, run: Run) -> None:
     mesh = axes.pcolormesh(
         edges, np.arange(len(devices) + 1), counts, cmap=COUNT_COLOURS, vmin=0, antialiased=False, gid="counts"
     )
-    draw_trace_marks(axes, trace_marks(run), colour="white", zorder=3)
+    marks = trace_marks(run)
+    if len(marks) <= MOST_LINES:  # a rug would hide a device
+        draw_trace_marks(axes, marks, colour="white", zorder=3)
     killed = oom_mark(run)
     if killed:
         draw_oom(axes, edges[-1], text=killed.text)

@@ -20,12 +20,14 @@ from testbed.analysis.plots.style import (
     DARK,
     FULL_WIDTH,
     GREY,
+    LETTERS_PER_INCH,
     LOG_SPREAD,
     Alike,
     alike,
     as_runs,
     dash_of,
     figure,
+    folded,
     marker_of,
     paper,
     plain_log_ticks,
@@ -39,6 +41,8 @@ from testbed.analysis.plots.style import (
 
 FADED = 0.5  # of the stalls of each further group of a policy
 BAR_TOKENS = 0.8  # tokens; the width of a stall's bar
+LONGEST_NAME, LEGEND_ROW = 45, 0.15  # letters of a name in a legend inside the axes; inches of a row above them
+MARKER_LETTERS = 6  # for which a marker in a legend takes the room
 MARKERS = 12  # on the mean of many runs
 MARK_EVERY = 8  # tokens between two markers, which tell lines apart without colour
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # of legends that lie over lines
@@ -101,12 +105,16 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
         if marks:
             handles.append(trace_handle(marks))
-        main.legend(
-            handles=handles,
-            loc="upper left" if main.get_yscale() == "log" else "lower left",
-            ncols=min(len(handles), 4),
-            **BEHIND,
-        )
+        longest_name = max(len(str(handle.get_label())) for handle in handles)
+        if longest_name > LONGEST_NAME:  # such names would hide the lines
+            for handle in handles:
+                handle.set_label(folded(str(handle.get_label()), FULL_WIDTH))
+            drawing.legend(handles=handles, loc="outside upper left", ncols=1)
+            drawing.set_figheight(drawing.get_figheight() + LEGEND_ROW * len(handles))
+        else:
+            loc = "upper left" if main.get_yscale() == "log" else "lower left"
+            fitting = int(LETTERS_PER_INCH * FULL_WIDTH) // (longest_name + MARKER_LETTERS)
+            main.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), 4, fitting)), **BEHIND)
         bottom = main
         if strip:
             bottom = strip[0]
@@ -144,7 +152,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
             if not len(latency):
                 continue
             low, high = min(low, latency[0]), max(high, latency[-1])
-            label = f"{group.name} ({_tokens_text(group.runs)})"
+            label = folded(f"{group.name} ({_tokens_text(group.runs)})", COLUMN_WIDTH)
             asked = max(_tokens_asked(group.runs), len(latency))
             share = np.arange(len(latency) + 1) / asked
             axes.plot(
@@ -228,8 +236,8 @@ def _band(axes: Axes, group: Alike, colour: Any, place: int) -> Line2D:
     """The mean and the range of like runs, of those that came as far as a token; returns the legend's entry."""
     every = pd.concat([run.decoded[["step", "latency_s"]] for run in group.runs])
     found = every.groupby("step")["latency_s"].agg(["mean", "min", "max"]) * MS
-    killed = sum(oom_mark(run) is not None for run in group.runs)
-    ended = f", {killed} of {len(group.runs)} killed" if killed else "" if len(found) else ", no token"
+    early = sum(run.status != "done" for run in group.runs)
+    ended = f", {early} of {len(group.runs)} ended early" if early else ""
     axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.18, linewidth=0, gid="range")
     (line,) = axes.plot(
         found.index, found["mean"], color=colour, linestyle=dash_of(group.earlier), marker=marker_of(place),

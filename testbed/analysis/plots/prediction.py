@@ -46,7 +46,7 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
                 alpha=0.6,
                 linewidths=0.3,
                 edgecolors="white",
-                label=f"{group.name} (median error {error:.1%})",
+                label=style.folded(f"{group.name} (median error {error:.1%})", style.COLUMN_WIDTH),
                 gid=group.policy,
             )
             reached += [x.min(), x.max(), y.min(), y.max()]

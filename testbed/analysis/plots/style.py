@@ -7,6 +7,7 @@ so figures can be read in black and white.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -28,6 +29,8 @@ Draw = TypeVar("Draw", bound=Callable[..., Figure])
 FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
 COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
+LETTERS_PER_INCH = 14  # of a legend, beside its markers
+USUAL = (("kv_format", "float32"), ("wire_format", "float32"))  # of a model: not worth a word in its name
 SIMULATED = "simulated"  # in a corner of figures of which nothing was measured
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
@@ -191,7 +194,9 @@ def _model_of(run: Run) -> str | None:
     if not isinstance(model, Mapping):
         return None
     said = [
-        f"{value}" if key in ("preset", "path") else f"{key} {value}" for key, value in model.items() if key != "seed"
+        f"{value}" if key in ("preset", "path") else key if value is True else f"{key} {value}"
+        for key, value in model.items()
+        if key != "seed" and value not in (None, False) and (key, value) not in USUAL
     ]
     return " ".join(said)
 
@@ -254,6 +259,11 @@ def say_empty(axes: Axes, what: str) -> None:
     axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def folded(label: str, width: float) -> str:
+    """A label of a legend, in lines that a figure of so many inches has room for."""
+    return textwrap.fill(label, int(LETTERS_PER_INCH * width))
 
 
 def grid_of(count: int, most_columns: int = 4) -> tuple[int, int]:

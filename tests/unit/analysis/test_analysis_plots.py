@@ -108,7 +108,7 @@ def test_of_many_runs_like_ones_are_a_mean_in_a_band_and_stalls_can_be_seen(tmp_
     own = [run.decoded["latency_s"] for run in runs if run.policy == "resource-aware"]
     assert aware.get_ydata()[0] == pytest.approx(1e3 * np.mean([latency.iloc[0] for latency in own]))
     assert (len(aware.get_xdata()), len(static.get_xdata())) == (95, 47)
-    assert static.get_label() == "static, 5 of 5 killed"
+    assert static.get_label() == "static, 5 of 5 ended early"
     assert len(drawn(figure, "range")) == 2 and not drawn(figure, "migrations")
     assert all(bar.get_linewidth() == 0 and bar.get_width() >= 0.38 for bar in figure.axes[1].patches)
 
