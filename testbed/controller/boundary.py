@@ -10,6 +10,7 @@ from testbed.controller.deciding import Decider
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.live_migration import LiveMigrations
+from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult, drive_migration
 from testbed.controller.recorder import Recorder
@@ -159,7 +160,10 @@ class Boundary:
                 self.fleet, migration, plan,
                 length=cached_length(observation), shipped=self.experiment.weights == "shipped",
                 storage_Bps=storage, timeout_s=patience_s, wait=self.loop.migration_events,
+                held_up=self.loop.traces.hold_up,
             )  # fmt: skip
+        except DeviceGone:
+            raise
         except RunFailed:
             self.loop.raise_losses()
             raise

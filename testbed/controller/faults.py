@@ -17,7 +17,7 @@ from testbed.errors import EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces.quantities import KILL
-from testbed.transport.messages import Connected, Hello, Load, Loaded
+from testbed.transport.messages import Connected, Hello, Load, Loaded, OutOfBudget
 
 RETURN_PATIENCE_S = 45.0  # wall seconds for a new worker to be up and known to all
 
@@ -53,15 +53,18 @@ class Faults:
 
     def strike(self, device: str, quantity: str) -> None:
         """End a device's worker, or start it anew, as a trace asks. A loss is noticed like any other."""
-        living = self.state.devices[device].living
+        living, on_its_way = self.state.devices[device].living, device in (*self._to_return, *self._returns)
         if quantity == KILL:
-            if living:
-                self._killed_s[device] = self.fleet.clock.now()
+            if device in self._to_return:  # it dies before it stands
+                self._to_return.remove(device)
+            elif living or on_its_way:
+                if living:
+                    self._killed_s[device] = self.fleet.clock.now()
                 self.fleet.kill(device)
-        elif not living or device in self._killed_s:
-            self._to_return.append(device)
+        elif on_its_way or (living and device not in self._killed_s):
+            self._note("restart_ignored", device, "it starts already" if on_its_way else "it lives")
         else:
-            self._note("restart_ignored", device, "it lives")
+            self._to_return.append(device)
 
     # --- losses ------------------------------------------------------------------------------------------
 
@@ -80,9 +83,15 @@ class Faults:
             return
         self._lose_living(device, event, need_bytes, budget_bytes)
 
+    def give_up_where_survivable(self, device: str, event: OutOfBudget) -> None:
+        """End a worker that holds more than its budget, where the run can go on without it; raises DeviceGone then."""
+        loss = DeviceLost(True, None)
+        if self.state.begun and survivable(self.experiment, device, loss):
+            self.lose(device, loss, event.need_bytes, event.budget_bytes)
+
     def _lose_living(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> NoReturn:
         step = self.state.tokens_done
-        if event.oom_killed:
+        if event.oom_killed and event.exit_code is not None:
             self.log.event("oom_kill", self.fleet.clock.now(), step=step, device=device)
         told = loss_error(device, event, step, need_bytes, budget_bytes)
         survived = self.state.begun and survivable(self.experiment, device, event)
@@ -156,8 +165,10 @@ class Faults:
         """Whether an event is about a return, or comes late from a lost device. It is handled here then."""
         returning = self._returns.get(device)
         match event:
-            case DeviceLost():
+            case DeviceLost() if self.state.devices[device].living:
                 return False
+            case DeviceLost():  # what a fence ended, which must not end a migration on the living
+                self.lose(device, event, 0, 0)
             case Hello() if returning is not None:
                 for instruction in self.state.devices[device].started():
                     if isinstance(instruction, Introduce):

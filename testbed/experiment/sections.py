@@ -73,5 +73,6 @@ class RecoverySpec(Strict):
 
     on_exit: Literal["recompute", "fail"] = "recompute"  # the worker has ended for whatever reason but memory
     on_oom: Literal["recompute", "fail"] = "fail"  # the kernel has killed it because its memory ran out
+    method: Literal["recompute", "replicate", "auto"] = "recompute"  # whether replicas of KV caches are kept
     # Seconds without a sign of life until a device is lost. None: 10 s of the host, but never for a trace's pause.
     suspect_after: Annotated[float | None, BeforeValidator(_seconds)] = Field(default=None, ge=1.0, le=1e6)

@@ -269,6 +269,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("blocks", "blocks that devices loaded from their storage"),
         _bytes("loaded_bytes", "weights of those blocks"),
         _integer("rows", "positions whose keys and values were recomputed", "rows"),
+        _integer("kept_rows", "positions that all KV caches had already, replicas among them", "rows"),
         _WALL,
     ),
 }

@@ -31,10 +31,11 @@ from testbed.simulation.lives import Lives
 from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
 from testbed.simulation.moving import Moving
+from testbed.simulation.replicas import Replicas
 from testbed.simulation.span_notes import SpanNotes
 from testbed.traces.model import SeriesKey
 from testbed.transport.beats import Heartbeat
-from testbed.transport.copying import Copy, Finish, Halt, Halted
+from testbed.transport.copying import Copy, Finish, Halt, Halted, Keep, Replicate
 from testbed.transport.messages import (
     Abort,
     Aborted,
@@ -91,7 +92,8 @@ class SimFleet:
         self._fits_until = -1  # as long as nothing else changes, every device holds its blocks up to this length
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
-        self._moving = Moving(self._memory, self._tell)
+        self._replicas = Replicas(self._memory, self._tell)
+        self._moving = Moving(self._memory, self._replicas, self._tell)
         self._halting = False  # whether no token is to follow the present one
         self._probe: tuple[float, str, Probed] | None = None  # on its way: (when its last byte comes, to whom, what)
         self._busy = BusyTime(experiment.topology)
@@ -148,12 +150,14 @@ class SimFleet:
                 self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
                 self._moving.transfer(device)
-            case Copy():
+            case Copy() | Replicate():
                 rows = self._prompt_tokens + self._tokens - 1
                 self._moving.copy(device, command, rows, self._observed(), self._wall())
                 self._change_pace()
             case Finish():
                 self._moving.finish(command, self._observed(), self._wall())
+            case Keep():
+                self._replicas.keep(device, command, self._targeted().devices[device].memory_bytes)
             case Halt():
                 self._halting = self._generation is not None
                 if not self._halting:
@@ -161,7 +165,7 @@ class SimFleet:
             case Commit():
                 self._memory.drop(device, map(parse_block, command.drop))
                 self._plan = command.plan
-                self._moving.commit()
+                self._moving.commit(device)
                 self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
             case Abort():
                 self._moving.forget(device)
@@ -177,7 +181,8 @@ class SimFleet:
             case Interrupt():
                 self._interrupt(device, command)
             case Rebuild():
-                self._begin(Generation(self._tokens, self._wall(), command.chunk, rebuilt=len(command.ids)))
+                rows = len(command.ids)
+                self._begin(Generation(self._tokens, self._wall(), command.chunk, rebuilt=rows, kept=command.start))
             case Ping():
                 self._tell(device, pinged(self._observed(), device, command))
             case Probe():
@@ -195,10 +200,10 @@ class SimFleet:
     def _end(self, device: str, loss: DeviceLost) -> None:
         self._lives.dead.add(device)
         self._memory.clear(device)
+        self._replicas.clear(device)
         self._pending = [(name, event) for name, event in self._pending if name != device]
         self._tell(device, loss)
-        if self._generation is not None and self._generation.job is not None:
-            self._generation.job.change(self._wall(), self._token_seconds())
+        self._change_pace()
 
     def restart(self, device: str) -> None:
         """See `Fleet.restart`. Starting takes no time here."""
@@ -227,11 +232,10 @@ class SimFleet:
 
     def observe(self) -> Samples:
         """What every device holds. Links have no queues here."""
-        assert self._target is not None
         found = [
             DeviceSample(
                 name, self._memory.held_bytes(name, self._length), None, 0, None, name not in self._lives.dead,
-                self._target.devices[name].memory_bytes,
+                self._targeted().devices[name].memory_bytes,
             )
             for name in self.names
         ]  # fmt: skip
@@ -310,8 +314,9 @@ class SimFleet:
             return math.inf
         drawn = drawn_delays(self.experiment, self._while_copying(), self._target.links, self._tokens)
         if self._generation.chunk:
-            rows = chunk_rows(self._generation.rebuilt or self._prompt_tokens, self._generation.chunk)
-            return prefill_latency(self._observation, self._plan, rows, drawn)
+            rebuilt, kept = self._generation.rebuilt, self._generation.kept
+            rows = chunk_rows((rebuilt or self._prompt_tokens) - kept, self._generation.chunk)
+            return prefill_latency(self._observation, self._plan, rows, drawn, kept, not rebuilt)
         if drawn is not None:
             return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
@@ -334,7 +339,8 @@ class SimFleet:
         self._tokens += 1
         generation.chunk = 0
         generation.job = None
-        self._moving.add_row(self._observation, self._wall())
+        if self._moving.add_row(self._observation, self._wall()):
+            self._forecast = None
         if self._tokens == generation.until or self._halting:
             self._generation = None
         if self._halting:
@@ -356,8 +362,9 @@ class SimFleet:
 
     def _check_budget(self, device: str, length: int) -> bool:
         """Whether a device can hold its blocks at this length; if not, it reports so."""
-        assert self._target is not None
-        need, budget = self._memory.held_bytes(device, length), self._target.devices[device].memory_bytes
+        need, budget = self._memory.held_bytes(device, length), self._targeted().devices[device].memory_bytes
+        if need > budget and self._replicas.make_room(device):
+            need = self._memory.held_bytes(device, length)
         if need > budget:
             self._tell(device, OutOfBudget(length, need, budget))
         return need <= budget
@@ -380,7 +387,8 @@ class SimFleet:
         self._moving.forget(device)
         blocks = [str(block) for block in self._memory.blocks(device)]
         tokens = self._tokens if device == self.experiment.topology.source else 0
-        self._tell(device, Interrupted(command.epoch, blocks, tokens, 0))
+        self._replicas.interrupt(self._observed(), self._wall())
+        self._tell(device, Interrupted(command.epoch, blocks, tokens, 0, self._replicas.held(device)))
 
     def _observed(self) -> Observation:
         assert self._observation is not None

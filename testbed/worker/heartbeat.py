@@ -6,15 +6,22 @@ import threading
 import time
 
 from testbed.transport.beats import HEARTBEAT_S, BeatLine
+from testbed.worker.pacing import Pacer
 from testbed.worker.scheduling import put_first
 
 
 class Pulse:
     """How far the main thread has come. It alone writes here."""
 
-    def __init__(self) -> None:
-        self.operations = 0
+    def __init__(self, pacer: Pacer) -> None:
+        self._pacer = pacer
+        self.deliveries = 0
         self.waiting = False  # for input, so that it does nothing for a good reason
+
+    @property
+    def operations(self) -> int:
+        """What it has taken in, and what it has computed."""
+        return self.deliveries + self._pacer.operations
 
 
 def begin_heartbeats(line: BeatLine, pulse: Pulse) -> None:

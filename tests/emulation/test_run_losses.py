@@ -11,6 +11,8 @@ import pytest
 from killing import children, kind, target
 from running import UNJUDGED, Going, Place, events, rows, topology, write_experiment
 
+from testbed.runlog.folder import read_json
+
 BACKENDS = pytest.mark.parametrize("backend", ["local", "mininet"])
 KILLS = "time,target,quantity,value\n"
 RESTLESS = """
@@ -120,6 +122,7 @@ def test_a_worker_that_is_killed_while_blocks_move_costs_no_token_and_no_bit(
     assert place.left_behind() == []
 
 
+@pytest.mark.quiet
 def test_a_loss_is_noticed_while_a_slow_policy_decides_and_its_decision_is_dropped(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
     experiment = restless(place.base, 12)
@@ -150,6 +153,7 @@ def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backe
     assert len(ended.summary["tokens"]) == 5 and place.left_behind() == []
 
 
+@pytest.mark.quiet
 @BACKENDS
 def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when_its_time_is_up(
     place: Place, backend: str
@@ -182,3 +186,13 @@ def test_a_worker_that_goes_on_before_its_time_is_up_is_not_lost(place: Place) -
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == []
     assert [row["device"] for row in events(folder, "device_heard")] == ["c"]
+
+
+@BACKENDS
+def test_drawn_faults_cost_no_token_and_no_bit_and_stand_in_the_manifest(place: Place, backend: str) -> None:
+    place.base.mkdir(exist_ok=True)
+    experiment = write_experiment(place.base, tokens=16, interval=2)
+    ended = place.done(experiment, "--backend", backend, "--chaos", "4")
+    (trace,) = read_json(ended.folder / "manifest.json")["experiment"]["traces"]
+    struck = sorted(row[1].removeprefix("device/") for row in trace["changes"] if row[2] == "kill")
+    assert trace["name"] == "chaos-4" and struck and sorted(ended.summary["lost_devices"]) == struck

@@ -50,11 +50,11 @@ def aim(number: int) -> Aim:
     return Aim(phase, victim, first, round(drawn.uniform(0.0, LASTS[phase]), 3), drawn.randint(1, TURNS.get(phase, 1)))
 
 
-def short_quickstart(folder: Path, **changes: Any) -> Path:
-    """The quick start with a short prompt, few tokens, no trace, and memory with which two of the boards may die."""
+def short_quickstart(folder: Path, memory: str = "140 MiB", **changes: Any) -> Path:
+    """The quick start with a short prompt, few tokens and no trace; with this memory two of the boards may die."""
     topology: Any = parse_yaml((QUICKSTART.parents[1] / "topologies" / "four-boards.yaml").read_text(), "four-boards")
     for device in topology["devices"].values():
-        device["memory"] = "140 MiB"
+        device["memory"] = memory
     mapping = {
         "model": {"preset": "smollm2-135m"}, "prompt": "Why is the sky blue?", "tokens": TOKENS, "interval": 4,
         "topology": topology, "seed": 1, "ignore_eos": True,
@@ -97,7 +97,23 @@ def assert_survived(place: Place, kill: Aim, hit: str, ended: Ended, took: float
     if hit == "set-up" and ended.code == 3:
         assert kill.victim in ended.sentence
         return
-    assert ended.code == 0, (kill, hit, ended.err)
-    assert ended.summary["status"] == "done"
+    assert_whole(ended)
     assert kill.victim in ended.summary["lost_devices"]
+
+
+def assert_whole(ended: Ended) -> None:
+    """Check that a run lost no token and no bit."""
+    assert ended.code == 0, ended.err
+    assert ended.summary["status"] == "done"
     assert tokens_of(ended.folder) == undisturbed()
+
+
+def squeezed(place: Place, squeeze: tuple[int, str, str], memory: str, policy: str, on_oom: str) -> Ended:
+    """A run on Mininet that takes nearly all memory of a device at a token, without an announcement."""
+    place.base.mkdir(exist_ok=True)
+    token, device, left = squeeze
+    (place.base / "squeeze.csv").write_text(f"time,target,quantity,value\n{token},device/{device},memory,{left}\n")
+    experiment = short_quickstart(
+        place.base, memory, policy=policy, traces=["squeeze.csv"], grace=0, recovery={"on_oom": on_oom}
+    )
+    return place.replay(experiment, *UNJUDGED, "--backend", "mininet")
