@@ -28,6 +28,7 @@ from testbed.analysis.plots.style import (
     dash_of,
     figure,
     folded,
+    make_room,
     marker_of,
     paper,
     plain_log_ticks,
@@ -41,7 +42,7 @@ from testbed.analysis.plots.style import (
 
 FADED = 0.5  # of the stalls of each further group of a policy
 BAR_TOKENS = 0.8  # tokens; the width of a stall's bar
-LONGEST_NAME, LEGEND_ROW = 45, 0.15  # letters of a name in a legend inside the axes; inches of a row above them
+LONGEST_NAME = 45  # letters, in a legend inside the axes
 MARKER_LETTERS = 6  # for which a marker in a legend takes the room
 MARKERS = 12  # on the mean of many runs
 MARK_EVERY = 8  # tokens between two markers, which tell lines apart without colour
@@ -110,7 +111,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             for handle in handles:
                 handle.set_label(folded(str(handle.get_label()), FULL_WIDTH))
             drawing.legend(handles=handles, loc="outside upper left", ncols=1)
-            drawing.set_figheight(drawing.get_figheight() + LEGEND_ROW * len(handles))
+            make_room(drawing, [handle.get_label() for handle in handles])
         else:
             loc = "upper left" if main.get_yscale() == "log" else "lower left"
             fitting = int(LETTERS_PER_INCH * FULL_WIDTH) // (longest_name + MARKER_LETTERS)
@@ -198,6 +199,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
         axes.set_ylabel("Share of the tokens asked for")
         axes.set_ylim(0, 1.02)
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+        make_room(drawing, [handle.get_label() for handle in handles])
         return drawing
 
 

@@ -76,5 +76,6 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         axes.set_aspect("equal")
         axes.set_xlabel("Predicted token latency (ms)")
         axes.set_ylabel(f"{'Simulated' if simulated else 'Measured'} token latency (ms)")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.4)
+        legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.4)
+        style.make_room(drawing, [text.get_text() for text in legend.get_texts()])
         return drawing

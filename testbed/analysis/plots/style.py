@@ -30,6 +30,7 @@ FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
 COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
 LETTERS_PER_INCH = 14  # of a legend, beside its markers
+LEGEND_ROW, FEW_ROWS = 0.15, 3  # inches of a row of a legend, and rows for which figures have room
 USUAL = (("kv_format", "float32"), ("wire_format", "float32"))  # of a model: not worth a word in its name
 SIMULATED = "simulated"  # in a corner of figures of which nothing was measured
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
@@ -263,7 +264,13 @@ def say_empty(axes: Axes, what: str) -> None:
 
 def folded(label: str, width: float) -> str:
     """A label of a legend, in lines that a figure of so many inches has room for."""
-    return textwrap.fill(label, int(LETTERS_PER_INCH * width))
+    return textwrap.fill(label, int(LETTERS_PER_INCH * width), break_on_hyphens=False, break_long_words=False)
+
+
+def make_room(drawing: Figure, labels: Iterable[object]) -> None:
+    """Make a figure higher by a legend above its axes that has more than a few lines."""
+    lines = sum(str(label).count("\n") + 1 for label in labels)
+    drawing.set_figheight(drawing.get_figheight() + LEGEND_ROW * max(0, lines - FEW_ROWS))
 
 
 def grid_of(count: int, most_columns: int = 4) -> tuple[int, int]:
