@@ -218,8 +218,11 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _text("device", "name of the link, which is the device for a device's own link"),
         _text("direction", "up: from the device, or from the link's first end; down: to it", choices=("up", "down")),
         _seconds("asked_s", "one-way delay that was asked for; each has a row of its own, as have jitters and losses"),
-        _seconds("farthest_s", "delay of the link itself in the quarter of the run in which it was farthest from that",
-                 required=False),
+        _seconds(
+            "farthest_s",
+            "delay of the link itself in the quarter of the run in which it was farthest from that",
+            required=False,
+        ),
         _seconds("p10_s", "delay of the link itself that a tenth of its messages stayed below", required=False),
         _seconds("p50_s", "delay of the link itself: the median message", required=False),
         _seconds("p90_s", "delay of the link itself that nine tenths of its messages stayed below", required=False),
