@@ -71,6 +71,7 @@ PARTS = {
     "decisions": Part(
         "decisions", "How good decisions are", ("--instances", "40"), ("--instances", "2"), False, ".", 1
     ),
+    "watch": Part("watch", "Watching a run", (), ("--tokens", "16"), True),
     "spawn": Part("spawn", "Starting devices", takes_turns=True, most_rounds=3),
     "scale": Part("scale", "Many devices", most_rounds=1),
     "shaping": Part("shaping", "Changing a link's rate", most_rounds=3),

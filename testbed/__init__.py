@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from testbed.placement.observation import Observation, Policy
     from testbed.running.compare import compare
     from testbed.running.replay import replay
+    from testbed.running.resume import resume
     from testbed.running.sweep import sweep
     from testbed.topologies.model import Topology
     from testbed.traces.model import Trace
@@ -40,6 +41,7 @@ __all__ = [
     "compare",
     "load_run",
     "replay",
+    "resume",
     "sweep",
 ]
 
@@ -53,6 +55,7 @@ _HOMES = {
     "compare": ("testbed.running.compare", "compare"),
     "load_run": ("testbed.analysis.load", "load"),
     "replay": ("testbed.running.replay", "replay"),
+    "resume": ("testbed.running.resume", "resume"),
     "sweep": ("testbed.running.sweep", "sweep"),
 }
 """Name -> the module that defines it, and its name there."""

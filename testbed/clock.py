@@ -46,6 +46,7 @@ class EmulatedClock:
         self.dilation = dilation
         self.wall = wall
         self._zero_s: float | None = None
+        self._first_s = 0.0  # emulated, at the start
         self._paused_at_s: float | None = None
         self._paused_total_s = 0.0
         self._followers: list[Callable[[ClockState], None]] = []
@@ -61,18 +62,22 @@ class EmulatedClock:
             for follower in followers:
                 follower(state)
 
+    def go_on_from(self, now_s: float, trace_s: float) -> None:
+        """Let it start at these emulated times, where a run goes on; they stand still until then."""
+        self._first_s, self._paused_total_s = now_s, (now_s - trace_s) * self.dilation
+
     def start(self) -> None:
-        """Set emulated time 0 to now."""
-        self._zero_s = self.wall()
+        """Set emulated time 0, or that at which an earlier clock of this run was left, to now."""
+        self._zero_s = self.wall() - self._first_s * self.dilation
         self._tell(self._followers)
 
     def now(self) -> float:
-        """The emulated seconds since the start, with pauses; 0 before the start."""
+        """The emulated seconds since the start, with pauses; before the start, those at which it will begin."""
         return self.at(self.wall())
 
     def at(self, wall_s: float) -> float:
         """The emulated seconds at a wall time."""
-        return 0.0 if self._zero_s is None else (wall_s - self._zero_s) / self.dilation
+        return self._first_s if self._zero_s is None else (wall_s - self._zero_s) / self.dilation
 
     def trace_now(self) -> float:
         """The emulated seconds since the start without pauses, which are the time of traces."""

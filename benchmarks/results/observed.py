@@ -1,8 +1,10 @@
 """Compares policies that are shown the trace with policies that are shown what the run has seen.
 
-`python -m benchmarks.results.observed` simulates a GPT-2 on `topologies/star4.yaml`:
+`python -m benchmarks.results.observed` simulates a GPT-2 on `topologies/star4.yaml`, and the quick start where a trace
+is made for its boards:
 
-- under each bundled trace that is made for it, but for the outage, which ends a run on the token clock;
+- under each bundled trace: the outage on the time clock, because on the token clock a link at 0 bit/s that is in use
+  never comes back;
 - under recorded traces of the link of `c`, on the time clock. The files are in `../shared/traces`, or in the folder
   HEADROOM_SHARED_TRACES, and are no part of the project; where they are not there, their runs are missing;
 - while `b` loses memory and nobody says so before;
@@ -28,7 +30,15 @@ from testbed.traces import Change, Trace
 
 NAME = "observed"
 MIB = 2**20
-TRACES = ("link-collapse", "memory-squeeze", "cpu-contention", "cellular-walk")
+STAR, BOARDS = "gpt2-star4.yaml", "quickstart.yaml"
+TRACES: dict[str, tuple[str, dict[str, Any]]] = {  # of the package: the experiment, and settings beside the trace
+    "link-collapse": (STAR, {}),
+    "memory-squeeze": (STAR, {}),
+    "cpu-contention": (STAR, {}),
+    "cellular-walk": (STAR, {}),
+    "outage": (STAR, {"trace_clock": "time", "tokens": 160}),  # it is from 30 s to 33 s
+    "board-squeeze": (BOARDS, {}),
+}
 FOLDER = Path(os.environ.get("HEADROOM_SHARED_TRACES", store.ROOT.parent / "shared" / "traces"))
 RECORDED = {
     "Verizon LTE": "verizon-lte-short.up.mahimahi",
@@ -75,7 +85,7 @@ def planned() -> list[Planned]:
 
 
 def _of_seed(seed: int) -> Iterator[Planned]:
-    for group, trace, settings in _traces():
+    for group, trace, experiment, settings in _traces():
         for policy in POLICIES[group]:
             if seed not in SEEDS[group] or (policy in OTHERS and seed != SEEDS[group][0]):
                 continue
@@ -84,22 +94,22 @@ def _of_seed(seed: int) -> Iterator[Planned]:
                     continue
                 options = {"policy_options": OPTIONS[policy]} if policy in OPTIONS else {}
                 yield Planned(
-                    "gpt2-star4.yaml", policy.partition(",")[0], seed, settings | observed | options,
+                    experiment, policy.partition(",")[0], seed, settings | observed | options,
                     {"group": group, "trace": trace, "shown": shown}, NOMINAL_HOP_S, policy,
                 )  # fmt: skip
 
 
-def _traces() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(group, name, settings) of what happens during a run."""
+def _traces() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(group, name, experiment, settings) of what happens during a run."""
     for name, (lost, ramp) in SQUEEZES.items():
         row = Change(SQUEEZED_AT, "device/b", "memory", float(B_BYTES - lost))
-        yield SQUEEZE, name, {"traces": [Trace((row,)).to_dict()], "grace": 0, "ramp": ramp}
+        yield SQUEEZE, name, STAR, {"traces": [Trace((row,)).to_dict()], "grace": 0, "ramp": ramp}
     for name, file in RECORDED.items():
         entry = {"path": str(FOLDER / file), "target": "link/c", "direction": "both"}
-        yield LOGGED, name, {"traces": [entry], "trace_clock": "time"}
-    yield DRAWN, "drawn links and devices", {"traces": DRAWN_TRACES}
-    for name in TRACES:
-        yield BUNDLED, name, {"traces": [f"traces/data/{name}.csv"]}
+        yield LOGGED, name, STAR, {"traces": [entry], "trace_clock": "time"}
+    yield DRAWN, "drawn links and devices", STAR, {"traces": DRAWN_TRACES}
+    for name, (experiment, settings) in TRACES.items():
+        yield BUNDLED, name, experiment, {"traces": [f"traces/data/{name}.csv"], **settings}
 
 
 def main() -> None:

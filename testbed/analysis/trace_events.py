@@ -21,7 +21,7 @@ import msgspec
 from testbed.errors import EnvironmentLacks
 from testbed.files import make_folder, refuse_special
 from testbed.runlog.folder import EVENTS, read_lines, read_manifest, read_rows, read_summary
-from testbed.runlog.following import FAULTS
+from testbed.runlog.following import FAULTS, loss_events
 
 Row = Mapping[str, Any]
 
@@ -201,7 +201,8 @@ class _Trace:
 
     def _told_events(self) -> Iterator[dict[str, Any]]:
         """Changes of traces, and faults, also at the device that they concern."""
-        for row in read_lines(self._folder / EVENTS):
+        losses = loss_events(read_rows(self._folder, "faults"), read_rows(self._folder, "recoveries"))
+        for row in (*read_lines(self._folder / EVENTS), *losses):
             t_s, kind = row.get("t_s"), row["kind"]
             if t_s is None or not self._in_time(t_s):
                 continue

@@ -27,6 +27,7 @@ VERBS = {
     "doctor": "Try what this machine can emulate, each line with its remedy.",
     "calibrate": "Measure once what this machine's software adds to a token.",
     "replay": "Run one experiment with one policy.",
+    "resume": "Go on with a run whose controller has died.",
     "compare": "Run one experiment with several policies, side by side.",
     "sweep": "Run one experiment over values of its keys.",
     "watch": "Show a run in the terminal, as it goes on or afterwards.",

@@ -8,6 +8,7 @@ import click
 
 from testbed.cli.names import ALL_RUNS
 from testbed.cli.show import echo, json_option, print_json
+from testbed.errors import ConfigError
 from testbed.progress import progress_bar
 
 MOST_EACH = 8  # runs; the figures of each of 80 runs with 25 devices take minutes, and nobody looks at 240 images
@@ -31,9 +32,22 @@ MOST_EACH = 8  # runs; the figures of each of 80 runs with 25 devices take minut
     show_default=True,
     help="File format; may be given more than once.",
 )
-@click.option("--each", is_flag=True, help=f"Draw the figures of each run even of more than {MOST_EACH} runs.")
+@click.option(
+    "--each/--no-each",
+    default=None,
+    help=f"Draw the figures of each run, too, or do not [default: of {MOST_EACH} runs at most].",
+)
+@click.option(
+    "--figure",
+    "only",
+    metavar="NAME",
+    multiple=True,
+    help="Draw only figures of this name, such as token_latency; may be given more than once.",
+)
 @json_option
-def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], each: bool, as_json: bool) -> None:
+def command(
+    runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], each: bool | None, only: tuple[str, ...], as_json: bool
+) -> None:
     """Draw the figures of one or more runs and print where they are.
 
     RUN is a run's folder or a folder of runs. Of many runs, only the figures that compare them are drawn. Runs that
@@ -42,22 +56,28 @@ def command(runs: tuple[Path, ...], out: Path, formats: tuple[str, ...], each: b
     Example: testbed plot runs/demo --out figures --format pdf
     """
     from testbed.analysis import load, run_folders
-    from testbed.analysis.plots import TABLES_OF_ALL, count_figures, run_names, save_all
+    from testbed.analysis.plots import FIGURES, TABLES_OF_ALL, count_figures, run_names, save_all
+    from testbed.strict_yaml import suggest
 
     folders = run_folders(runs)
-    each = each or len(folders) <= MOST_EACH
-    figures = count_figures(len(folders), each)
+    drawn_each = len(folders) <= MOST_EACH if each is None else each
+    for unknown in set(only) - set(FIGURES):
+        raise ConfigError(f"--figure {unknown}: no figure has that name{suggest(unknown, FIGURES)}")
+    only = only or FIGURES
+    figures = count_figures(len(folders), drawn_each, only)
     loaded = []
     with progress_bar(not as_json, len(folders) + figures, "plot") as done:
         for folder in folders:
-            loaded.append(load(folder) if each else load(folder, TABLES_OF_ALL))
+            loaded.append(load(folder) if drawn_each else load(folder, TABLES_OF_ALL))
             done(len(loaded))
-        drawn = save_all(loaded, out, list(dict.fromkeys(formats)), each, lambda figure: done(len(loaded) + figure))
+        drawn = save_all(
+            loaded, out, list(dict.fromkeys(formats)), drawn_each, lambda figure: done(len(loaded) + figure), only
+        )
     paths = [str(path) for path in drawn]
-    for run, name in zip(loaded, run_names(loaded), strict=True) if each else ():
+    for run, name in zip(loaded, run_names(loaded), strict=True) if drawn_each else ():
         if "#" in name:
             echo(f"{name}: {run.folder}", err=True)
-    if not each:
+    if not drawn_each and each is None:
         echo(f"These figures compare the {len(folders)} runs; --each draws those of each run too.", err=True)
     if as_json:
         print_json({"figures": paths})

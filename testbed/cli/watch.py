@@ -36,6 +36,8 @@ def command(run: Path | None, speed: float, once: bool) -> None:
     from testbed.runlog.following import Follower
     from testbed.running.run_names import find_run, run_names
 
+    if not once:
+        os.nice(LOWEST)
     if run is None:
         known = run_names(RUNS)
         if not known:
@@ -51,7 +53,6 @@ def command(run: Path | None, speed: float, once: bool) -> None:
         return
     from testbed.cli.watch_app import Watch
 
-    os.nice(LOWEST)
     Watch(follower, speed).run()
 
 

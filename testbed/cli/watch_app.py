@@ -11,9 +11,10 @@ from textual.widgets import Footer, Static
 
 from testbed.cli.watch_frame import frame
 from testbed.runlog.following import Follower
+from testbed.running.going_on import is_up
 from testbed.running.picture import Text, picture
 
-LOOK_S = 0.5  # between two looks at a run that is going on
+LOOK_S = 0.4  # between two looks at a run that is going on
 FOOTER = 1  # line
 QUIET_S = 30.0  # without anything new, a run without a summary may be dead
 
@@ -41,6 +42,8 @@ class Watch(App[None]):
         self.paused = False
         self._words: Text | None = None  # once the manifest says which model it is
         self._news_at = time.monotonic()
+        self._up = False  # its controller has been seen
+        self._remark = ""
 
     def compose(self) -> ComposeResult:
         """The picture, and the keys below it."""
@@ -62,9 +65,15 @@ class Watch(App[None]):
         """Read what is new, unless the run has ended."""
         if self.run_shown.summary is not None and self.run_shown.trouble is None:
             return
-        if self.run_shown.look():
+        up = is_up(self.run_shown.folder)  # asked first: what a run writes last is read after it
+        news = self.run_shown.look()
+        if news:
             self._news_at = time.monotonic()
-        self.show()
+        remark = _remark(self.run_shown, time.monotonic() - self._news_at, self._up and not up)
+        self._up |= up
+        if news or remark != self._remark:
+            self._remark = remark
+            self.show()
 
     def go_on(self) -> None:
         """Show the next token of a run that is replayed."""
@@ -80,8 +89,7 @@ class Watch(App[None]):
             self._words = Text(self.run_shown.manifest)
         width, height = self.size.width, self.size.height - FOOTER
         lines = frame(picture(self.run_shown, self.at, self._words), width, height - 1)
-        remark = _remark(self.run_shown, time.monotonic() - self._news_at)
-        self.query_one("#frame", Static).update(Group(*lines, remark))
+        self.query_one("#frame", Static).update(Group(*lines, self._remark))
 
     def action_pause(self) -> None:
         """Stop at this token, or go on."""
@@ -106,10 +114,12 @@ class Watch(App[None]):
         self.show()
 
 
-def _remark(run: Follower, silent_s: float) -> str:
-    """What is to be said of the folder itself."""
+def _remark(run: Follower, silent_s: float, gone: bool) -> str:
+    """What is to be said of the folder itself, and of a run whose controller is gone."""
     if run.trouble is not None:
         return f"{run.trouble}; what was read of it stays here."
+    if run.summary is None and gone:
+        return "The run has ended without a summary: its controller is gone."
     if run.summary is None and silent_s > QUIET_S:
         return f"Nothing new for {silent_s:.0f} s: the run may have been killed."
     return ""

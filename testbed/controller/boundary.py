@@ -9,6 +9,7 @@ from testbed.controller.conditions import Conditions
 from testbed.controller.deciding import Decider
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.live_migration import LiveMigrations
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult, drive_migration
 from testbed.controller.recorder import Recorder
@@ -40,6 +41,7 @@ class Boundary:
     decider: Decider
     recorder: Recorder
     log: RunLog
+    live: LiveMigrations
 
     @property
     def clock(self) -> EmulatedClock:
@@ -49,6 +51,7 @@ class Boundary:
     def cross(self) -> None:
         """Observe, decide, migrate and commit; then enforce the memory decreases that are due."""
         state = self.state
+        self.loop.offer_returned()
         started_s = self.clock.trace_now()  # this clock stands still while the policy decides
         if self.experiment.trace_clock == "token":
             self.loop.traces.advance(float(state.tokens_done))
@@ -63,7 +66,13 @@ class Boundary:
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
         before = token_latency(truth, plan, truth.length)
-        if wanted is not None and moves:
+        self.live.reconsider(truth, wanted)
+        if self.live.under_way:
+            moves, committed, reason = [], False, "blocks are being copied"
+        elif wanted is not None and moves and self.live.pays(truth, old, wanted):
+            self.live.begin(truth, observation, wanted)
+            moves, committed, reason = [], False, "blocks are copied while tokens go on"
+        elif wanted is not None and moves:
             migration = self._migrate(truth, observation, wanted)
             committed = migration.phase == "done"
             reason = migration.reason or reason
@@ -76,10 +85,12 @@ class Boundary:
             epoch=placement.epoch, step=state.tokens_done, policy=self.decider.policy.name,
             decision_s=decision.decision_s, moved=len(moves), predicted_before_s=before,
             predicted_after_s=token_latency(truth, plan, truth.length),
-            feasible=committed and not found, reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
+            feasible=(committed or self.live.under_way) and not found,
+            reason=reason or "; ".join(map(str, found)) or None, stall_s=stall,
             gain_s=gain, proof=decision.proof,
         )  # fmt: skip
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, committed))
+        self.decider.journal.crossed(self.conditions.time, committed)
         self.loop.sample()
 
     def _gain_s(self, truth: Observation, old: Placement, wanted: Placement | None) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from testbed.clock import EmulatedClock
+from testbed.controller.journal import Journal
 from testbed.controller.policy_call import Decision, PolicyMisbehaved, call_policy, reset_policy
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
@@ -24,6 +25,7 @@ class Decider:
     state: RunState
     recorder: Recorder
     log: RunLog
+    journal: Journal
 
     @property
     def needs_links(self) -> bool:
@@ -35,7 +37,9 @@ class Decider:
         try:
             if placement is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
-            return call_policy(self.policy, observation, placement, self.experiment.decision_limit)
+            decision = call_policy(self.policy, observation, placement, self.experiment.decision_limit)
+            self.journal.asked(observation, placement)
+            return decision
         except PolicyMisbehaved as error:
             step = self.state.tokens_done
             self.log.event("policy_misbehaved", self.clock.now(), step=step, reason=str(error), returned=error.returned)

@@ -74,9 +74,13 @@ class DelayRecord:
         """Keep the messages of the present interval."""
         self._present += (span for span in spans if span.kind == "transfer")
 
-    def end_interval(self) -> None:
-        """What comes from now on cannot have waited for what came before."""
-        self._ended.append(self._present)
+    def end_interval(self, disturbed: bool = False) -> None:
+        """What comes from now on cannot have waited for what came before.
+
+        Messages of a disturbed interval, in which links also carried what no span tells, do not count.
+        """
+        if not disturbed:
+            self._ended.append(self._present)
         self._present = []
 
     def look(self) -> None:

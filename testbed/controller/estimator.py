@@ -25,6 +25,7 @@ LINK_TOLERANCE = 0.1  # and a link's rate
 DELAY_TOLERANCE = 0.1  # and a link's delay
 TOLD_SPREAD = 0.1  # of a value that was told and never seen
 SPREAD_PER_S = 0.01  # an estimate becomes less certain by this much in each second without a sample
+SLOWEST = 1.0  # rate of a device, in FLOP/s or byte/s: a policy divides by it
 NOISES = 10  # an operation must last so many times the noise of a time stamp to be a sample
 
 
@@ -123,22 +124,23 @@ class Estimator:
     def operations(self, operations: Iterable[Operation]) -> None:
         """What devices computed."""
         for operation in operations:
-            if operation.seconds > NOISES * self._noise_s:
+            least = min(operation.flops, operation.read_bytes)
+            if operation.seconds > NOISES * self._noise_s and least >= 0 and _finite(operation[1:]):
                 self._operations[operation.device].append(operation)
 
     def messages(self, messages: Iterable[Message]) -> None:
         """What travelled between devices."""
-        self._messages += messages
+        self._messages += [message for message in messages if message.bits > 0 and _finite(message[2:])]
 
     def train(self, train: Train) -> None:
         """A burst over an idle path: a probe, or a migration."""
-        if train.seconds > NOISES * self._noise_s and train.bits > 0:
+        if train.seconds > NOISES * self._noise_s and train.bits > 0 and _finite((train.bits, train.seconds)):
             self._trains.append(train)
 
     def memory(self, device: str, available_bytes: int, now_s: float) -> None:
         """What a device's kernel or ledger says that our blocks may use."""
         key = f"device/{device}", "memory"
-        self._beliefs[key].hear(float(available_bytes), now_s)
+        self._beliefs[key].hear(max(0.0, float(available_bytes)), now_s)  # others may hold more than is left
         self._sampled.add(key)
 
     def end_interval(self, now_s: float) -> None:
@@ -175,7 +177,7 @@ class Estimator:
                 computed.append((flops / seconds, seconds))
         for belief, found in ((streaming, streamed), (compute, computed)):
             if found:
-                belief.hear(weighted_median(found), now_s)
+                belief.hear(max(SLOWEST, weighted_median(found)), now_s)
         # No device is slower than what it has just done.
         for belief, least in (
             (streaming, [(size / seconds, seconds) for _, _, size, seconds in operations]),
@@ -219,9 +221,12 @@ class Estimator:
             name: LinkView(*(found[f"link/{name}", way].value for way in ("up", "down", "up_delay", "down_delay")))
             for name in known.links
         }
-        return replace(
-            known, devices=tuple(map(device, known.devices)), links=links, estimates=found
-        )  # fmt: skip
+        return replace(known, devices=tuple(map(device, known.devices)), links=links, estimates=found)
+
+
+def _finite(numbers: Iterable[float]) -> bool:
+    """Whether all of them are numbers; what is none is no sample."""
+    return all(map(math.isfinite, numbers))
 
 
 def weighted_median(values: Iterable[tuple[float, float]]) -> float:

@@ -17,7 +17,7 @@ from testbed.controller.faults import Faults
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
 from testbed.controller.losses import held_up
 from testbed.controller.measured import Measured
-from testbed.controller.migration_driver import MigrationResult
+from testbed.controller.migration_driver import MigrationDriver, MigrationResult
 from testbed.controller.pass_numbers import PassNumbers
 from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
@@ -31,6 +31,7 @@ from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
 from testbed.runlog.folder import RunLog
+from testbed.transport.copying import Halted
 from testbed.transport.messages import (
     Arrived,
     Collect,
@@ -51,9 +52,10 @@ from testbed.units import format_bytes
 
 # Wall seconds.
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
+RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
 
-_ANSWERS = (Loaded, Token, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
+_ANSWERS = (Loaded, Token, Halted, Pinged, Probed, Paced, Collected, Interrupted, Rebuilt)
 
 
 class EventLoop:
@@ -78,7 +80,9 @@ class EventLoop:
         self._recorder, self._log = recorder, log
         self.faults = Faults(experiment, fleet, state, recorder, log)
         self.delays = DelayRecord(experiment, fleet.clock, fleet.burst_bits)
-        self.traces = TraceReplay(experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.kill)
+        self.traces = TraceReplay(
+            experiment, fleet, conditions, state, recorder, log, self.delays, self.faults.strike
+        )  # fmt: skip
         self.passes = PassNumbers(-(-prompt_tokens // experiment.prefill_chunk))
         self._clock = fleet.clock
         self._names = [device.name for device in experiment.topology.devices]
@@ -86,9 +90,11 @@ class EventLoop:
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
+        self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
+        self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
+        self._disturbed = False  # whether copies have been on the links in the present interval
         self.probed = False  # whether the last observation needed a probe
-        self._requests = 0
-        self._sampled_s = 0.0
+        self._requests, self._sampled_s = 0, 0.0
         self._unheard: deque[tuple[str, FleetEvent]] = deque()  # received, and not yet reacted to
         self._answers: list[tuple[str, FleetEvent]] = []  # received, and not yet asked for
 
@@ -129,7 +135,7 @@ class EventLoop:
         patience_s = self._measured.patience_s(probe) * self._clock.dilation
         started_s = self._clock.wall()
         self.send(sender, Probe(receiver, size))
-        found: Probed | None = self._answer_within(Probed, receiver, patience_s)
+        found: Probed | None = self._answer_within(Probed, receiver, patience_s, source=sender, size=size)
         seconds = patience_s if found is None else found.seconds
         since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
         self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
@@ -145,29 +151,39 @@ class EventLoop:
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
+        self.faults.proceed()
         timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
-        events = self._fleet.events(timeout_s)
+        heard = self._fleet.events(timeout_s)
+        events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
         self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
         return events
 
-    def answer(self, kind: type[Any], device: str, patience_s: float) -> Any:
-        """Wait for a device's next event of a kind. Raises RunFailed or OutOfMemory for what ends the run meanwhile."""
+    def answer(self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float) -> Any:
+        """Wait for a device's next event of a kind, or of one of several.
+
+        Raises RunFailed or OutOfMemory for what ends the run meanwhile.
+        """
         found = self._answer_within(kind, device, patience_s)
         if found is None:
+            first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
-                f"device {device} sent no {kind.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
+                f"device {device} sent no {first.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
                 f"{held_up(self.traces.target())}"
             )
         return found
 
-    def _answer_within(self, kind: type[Any], device: str, patience_s: float) -> Any | None:
+    def _answer_within(
+        self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float, **wanted: object
+    ) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
             self.hear(())
             for index, (sender, event) in enumerate(self._answers):
-                if sender == device and isinstance(event, kind):
+                if sender != device or not isinstance(event, kind):
+                    continue
+                if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
             if self._clock.wall() >= deadline:
@@ -182,6 +198,12 @@ class EventLoop:
             if isinstance(event, _ANSWERS):
                 self._answers.append((sender, event))
             self._react(sender, event)
+
+    def offer_returned(self) -> None:
+        """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
+        while self._experiment.trace_clock == "token" and self.faults.returning:
+            self.hear(self._pump(RETURN_LOOK_S))
+        self.faults.offer()
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
@@ -200,7 +222,7 @@ class EventLoop:
         """Raise what became of a device that could not be reached, if the fleet reports its loss."""
         deadline = self._clock.wall() + LOSS_PATIENCE_S
         while (left := deadline - self._clock.wall()) > 0:
-            self.hear(self._fleet.events(left))
+            self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself."""
@@ -215,10 +237,15 @@ class EventLoop:
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
+        if self.copying is not None:
+            self._disturbed = True
+            self.copying.hear(device, event)
         match event:
-            case DeviceLost() if device not in self._state.lost:
+            case DeviceLost():
                 budget_bytes = self._conditions.enforced_memory(device)
                 self.faults.lose(device, event, self._predicted_bytes()[device], budget_bytes)
+            case OutOfBudget() if self.copying is not None and self.copying.gives_back(device):
+                self.copying.abort(f"device {device} has no more memory for both placements")
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
@@ -239,7 +266,7 @@ class EventLoop:
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
                 if not event.request:
                     return  # the startup calibration asked for it
-                begun_s, step, waited_s = self._collected.get(device, (0.0, 0, 0.0))
+                begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
                 now_s = self._clock.now()
                 if self._state.tokens_done > step:
                     last = self._state.tokens_done - 1
@@ -270,6 +297,11 @@ class EventLoop:
         self.delays.count(samples.links)
         return samples
 
+    def begin_at(self, tokens_done: int) -> None:
+        """Measure from here on, in a run that goes on after so many tokens."""
+        self._begun = self._clock.now(), tokens_done
+        self.collect()
+
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""
         self._requests += 1
@@ -277,7 +309,8 @@ class EventLoop:
             self.send(device, Collect(self._requests))
         for device in self.living():
             self.answer(Collected, device, COLLECT_PATIENCE_S)
-        self.delays.end_interval()
+        disturbed, self._disturbed = self._disturbed, self.copying is not None
+        self.delays.end_interval(disturbed)
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

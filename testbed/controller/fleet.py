@@ -137,6 +137,12 @@ class Fleet(Protocol):
     def kill(self, device: str) -> None:
         """End a device's worker at once, if there is one; `events` reports its loss, once."""
 
+    def restart(self, device: str) -> None:
+        """Start a new worker in the place of a lost device; its Hello says when it is up."""
+
+    def introduce(self, device: str) -> list[str]:
+        """Tell a new worker its conditions, and all workers each other's addresses; returns who answers Connected."""
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The events so far, waiting at most `timeout_s` wall seconds for the first one."""
 

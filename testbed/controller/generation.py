@@ -19,11 +19,14 @@ from testbed.controller.deciding import Decider
 from testbed.controller.device_state import DeviceState
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.journal import Journal
 from testbed.controller.link_errors import DELAY_FLOORS
+from testbed.controller.live_migration import LiveMigrations
 from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
 from testbed.controller.recovery import Recovery
+from testbed.controller.resuming import Resumption, bearable
 from testbed.controller.run_state import RunState
 from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
 from testbed.controller.strikes import Strikes
@@ -35,6 +38,8 @@ from testbed.placement.cost.model import chunk_rows, token_latency
 from testbed.placement.observation import Policy
 from testbed.placement.plan import make_plan
 from testbed.runlog.folder import RunLog
+from testbed.runlog.journal import Past
+from testbed.transport.copying import Halted
 from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
 # Wall seconds. A run fails when no token comes for TOKEN_PATIENCE_S and ten times the predicted latency.
@@ -59,7 +64,7 @@ class Controller:
 
     `prompt` holds the prompt's token ids. `effort` says how thoroughly links and host are measured before token 0;
     `host` is what `testbed calibrate` has measured. `progress(done, token)` is called after every token. A
-    token in `ends` ends the text.
+    token in `ends` ends the text. With a `past`, it goes on with the run that this journal tells of.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Controller:
         effort: Effort = "quick",
         host: HostCalibration = NOMINAL,
         ends: Collection[int] = (),
+        past: Past | None = None,
     ) -> None:
         self._experiment, self._prompt = experiment, list(prompt)
         self._fleet, self._policy, self._log, self._progress = fleet, policy, log, progress
@@ -89,9 +95,13 @@ class Controller:
         self._strikes = Strikes(experiment.traces, experiment.tokens if experiment.trace_clock == "token" else -1)
         self._ends = tuple(ends)
         self.outcome = Outcome()
-        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log)
+        self._journal = Journal(log, self._clock, self._state)
+        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log, self._journal)
+        self._live = LiveMigrations(
+            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
+        )
         self._boundary = Boundary(
-            experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log
+            experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log, self._live
         )
         self._forecast = TokenForecast(experiment, len(self._prompt), self._state, self._loop, host)
         self._recovery = Recovery(
@@ -99,8 +109,19 @@ class Controller:
             self._boundary.drive, lambda token: self._take(token, self._forecast.seconds()),
             lambda: self.outcome.tokens, self._over,
         )  # fmt: skip
+        self._resumption = None
+        if past is not None and past.checkpoint is not None:
+            self._resumption = Resumption(
+                past, experiment, self._prompt, self._ends, fleet, policy, self._loop, self._state, self._recovery,
+                self._boundary.drive, (self.outcome.tokens, self.outcome.digests), self._forecast.seconds,
+            )  # fmt: skip
         self._effort: Effort = effort
         self.calibrated = Calibrated()
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has come to generating tokens."""
+        return self._state.begun
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -112,19 +133,25 @@ class Controller:
         started = time.monotonic()
         self._fleet.start()
         self._log.event("fleet_started", seconds=time.monotonic() - started)
-        self._loop.traces.begin()
-        self._calibrate()
         state = self._state
+        if self._resumption is not None:
+            self._resume(self._resumption)
+        else:
+            self._loop.traces.begin()
+            self._calibrate()
         try:
-            self._place_first()
+            if self._resumption is None:
+                self._place_first()
+                self._journal.checkpoint()
             self._clock.start()
+            if self._resumption is not None:
+                self._loop.traces.apply()
             state.begun = True
             while not self._over():
-                if self.outcome.tokens:
-                    self._surviving(self._boundary.cross)
-                state.boundary += 1
-                self._surviving(self._generate_interval)
+                self._next_interval()
+            self._surviving(lambda: self._live.abort("the run has ended"))
             self._surviving(self._loop.collect)
+            self._journal.checkpoint()
             self._loop.traces.end()
             self.recorder.delays(self._loop.delays.rows(DELAY_FLOORS * self.calibrated.pacing_floor_s))
             self.outcome.status = "done"
@@ -138,13 +165,26 @@ class Controller:
         self._recovery.close()
         return self.outcome
 
+    def _resume(self, resumption: Resumption) -> None:
+        """Come to where the journal ends, under conditions without pauses and outages; raises what prevents it."""
+        resumption.set_conditions(self._conditions)
+        self.recorder.links(self._fleet.apply(bearable(self._conditions.target(), self._experiment)))
+        self._calibrate()
+        resumption.restore()
+        self._strikes.take(self._state.tokens_done - 1)
+        for done, token in enumerate(self.outcome.tokens, 1):
+            self._progress(done, token)
+        self._log.event("resumed", self._clock.now(), step=self._state.tokens_done)
+
     def _surviving(self, part: Callable[[], None]) -> None:
         """Carry out a part of the run, and again from where it stands after each recovery from a loss."""
         while True:
             try:
                 return part()
             except DeviceGone:
+                self._live.drop()
                 self._recovery.run()
+                self._journal.checkpoint()
 
     # --- before token 0 ----------------------------------------------------------------------------------
 
@@ -195,14 +235,24 @@ class Controller:
 
     # --- an interval -----------------------------------------------------------------------------------
 
+    def _next_interval(self) -> None:
+        """Cross the boundary, if it has not been crossed before this run was resumed, and generate what follows it."""
+        state = self._state
+        if state.tokens_done >= state.boundary * self._experiment.interval:
+            if self.outcome.tokens:
+                self._surviving(self._boundary.cross)
+            state.boundary += 1
+            self._journal.checkpoint()
+        self._surviving(self._generate_interval)
+
     def _generate_interval(self) -> None:
         """Generate λ tokens, or fewer to the end of the text; returns when the last one has been reported."""
         experiment, state = self._experiment, self._state
         end = min(state.boundary * experiment.interval, experiment.tokens)
         self._refuse_endless_outage()
         while state.tokens_done < end and not self._over():
-            for device in self._strikes.take(state.tokens_done):
-                self._loop.faults.kill(device)
+            for device, quantity in self._strikes.take(state.tokens_done):
+                self._loop.faults.strike(device, quantity)
             self._generate(self._strikes.before(end))
         self._log.flush()
 
@@ -217,8 +267,17 @@ class Controller:
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
-            token = self._loop.answer(Token, source, TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation)
-            self._take(token, predicted)
+            patience_s = TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation
+            news = self._loop.answer((Token, Halted), source, patience_s)
+            if isinstance(news, Token):
+                self._take(news, predicted)
+                self._live.look_at_the_time()
+            else:
+                self._live.halted()
+                self._loop.send(source, Decode(until))
+        while self._live.halts:  # it was asked to halt while it ended the interval
+            self._loop.answer(Halted, source, TOKEN_PATIENCE_S)
+            self._live.halted()
 
     def _take(self, token: Token, predicted: float) -> None:
         """Note a token that the source has reported."""

@@ -20,7 +20,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import WHOLE, Block
 from testbed.placement.cost.model import BULK_WIRE_RATIO, chunk_rows
 from testbed.placement.latency import message_bits, transfer_seconds
-from testbed.placement.observation import Observation
+from testbed.placement.observation import Observation, path_rate_bps
 from testbed.placement.operation import Cost, block_cost, lm_head_cost
 from testbed.transport.messages import Span
 
@@ -134,7 +134,10 @@ class Measured:
         """Take in how long a probe's bits took, and how long it seems to have been since the first was sent."""
         now_s = self._clock.now()
         apparent_s = None if since_sent_s is None else since_sent_s - seconds
-        self._probed |= {(f"link/{leg.hop[0]}", leg.hop[1]) for leg in self._told.path(probe.sender, probe.receiver)}
+        path = self._estimator.observation(self._told, now_s, {}).path(probe.sender, probe.receiver)
+        self._probed |= {(f"link/{leg.hop[0]}", leg.hop[1]) for leg in path}
+        expected_s = probe.bits / path_rate_bps(path)
+        self._budget.late({leg.hop for leg in path}, max(0.0, seconds - expected_s))
         self._estimator.train(Train(probe.sender, probe.receiver, probe.bits, seconds, apparent_s))
         self._estimator.hear_trains(now_s)
 

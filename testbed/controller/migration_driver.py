@@ -5,18 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent
-from testbed.controller.migration import AbortOn, CommitOn, Instruction, Migration, PrepareOn, TransferFrom
+from testbed.controller.migration import (
+    AbortOn,
+    CommitOn,
+    CopyFrom,
+    FinishOn,
+    HaltSource,
+    Instruction,
+    Migration,
+    PrepareOn,
+    TransferFrom,
+)
 from testbed.errors import RunFailed
 from testbed.placement.plan import Plan
+from testbed.transport.copying import CaughtUp, Copy, Finish, Halt, StreamOrder, WeightsLoaded
 from testbed.transport.messages import (
     Abort,
     Aborted,
     Arrival,
     Arrived,
+    Command,
     Commit,
     Committed,
     Incoming,
@@ -41,6 +53,135 @@ class MigrationResult:
     losses: list[tuple[str, DeviceLost]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class CopyOrders:
+    """How blocks are copied while tokens go on: the orders of each sender, and the most positions that there may be."""
+
+    streams: Mapping[str, Sequence[StreamOrder]]
+    until: int
+
+
+@dataclass
+class MigrationDriver:
+    """Drives one migration. `length` counts cached positions.
+
+    Transfers that take longer than `timeout_s` wall seconds are aborted, and the old epoch goes on.
+    """
+
+    send: Callable[[str, Command], None]
+    wall: Callable[[], float]
+    migration: Migration
+    plan: Plan
+    length: int
+    shipped: bool
+    storage_Bps: Mapping[str, float]
+    timeout_s: float
+    copying: CopyOrders | None = None
+
+    def __post_init__(self) -> None:
+        self.result = MigrationResult(self.migration, started_s=self.wall())
+        self._deadline = self.result.started_s + self.timeout_s
+        self._phase = self.migration.phase
+
+    def begin(self) -> None:
+        """Send the first commands."""
+        self._carry_out(self.migration.begin())
+        self._phase = self.migration.phase
+
+    def run(self, wait: Wait) -> MigrationResult:
+        """Go on until the migration is done or aborted, or until a device is lost.
+
+        Raises RunFailed when a worker does not answer the abort, or the commit, within the timeout.
+        """
+        while not self.migration.over:
+            events = wait(max(0.0, self._deadline - self.wall()))
+            self.result.losses = [(device, event) for device, event in events if isinstance(event, DeviceLost)]
+            if self.result.losses:
+                break
+            for device, event in events:
+                self.hear(device, event)
+            self.look_at_the_time()
+        self.result.finished_s = self.wall()
+        return self.result
+
+    def hear(self, device: str, event: FleetEvent) -> None:
+        """Take the steps that follow from an event. Those of other epochs mean nothing here."""
+        migration = self.migration
+        match event:
+            case Prepared() if event.epoch == migration.epoch:
+                self._carry_out(migration.prepared(device))
+            case Arrived() if event.epoch == migration.epoch:
+                self.result.arrivals |= {arrival.block: arrival for arrival in event.arrivals}
+                self._carry_out(migration.arrived(device))
+            case Sent() if event.epoch == migration.epoch:
+                self._carry_out(migration.sent(device))
+            case CaughtUp() if event.epoch == migration.epoch:
+                self._carry_out(migration.caught_up(device))
+            case WeightsLoaded() if event.epoch == migration.epoch:
+                self._carry_out(migration.loaded(device))
+            case Refused() if event.epoch == migration.epoch:
+                self._carry_out(migration.refused(device, event.reason))
+            case Aborted() if event.epoch == migration.epoch:
+                self._carry_out(migration.aborted(device))
+            case Committed() if event.epoch == migration.epoch:
+                self._carry_out(migration.committed(device))
+
+    def halted(self, length: int) -> None:
+        """The source has halted with so many cached positions: copy the rows that are missing."""
+        self.length = length
+        self._carry_out(self.migration.halted())
+
+    def abort(self, reason: str) -> None:
+        """Give up, unless the migration is about to end anyway."""
+        if self.migration.can_be_aborted:
+            self._carry_out(self.migration.abort(reason))
+
+    def gives_back(self, device: str) -> bool:
+        """Whether an abort gives memory back on this device."""
+        return self.migration.phase == "aborting" or (
+            self.migration.can_be_aborted and any(move.destination == device for move in self.migration.moves)
+        )
+
+    def look_at_the_time(self) -> None:
+        """Abort what takes too long; raises RunFailed for an abort or a commit that does."""
+        migration = self.migration
+        if migration.phase != self._phase and migration.phase != "transferring":
+            self._deadline = self.wall() + self.timeout_s
+        self._phase = migration.phase
+        if self.wall() < self._deadline or migration.over:
+            return
+        if not migration.can_be_aborted:
+            raise RunFailed(
+                f"migration to epoch {migration.epoch}: {', '.join(migration.silent)} gave no answer while "
+                f"{migration.phase} for {self.timeout_s:.0f} s"
+            )
+        self.abort(f"the transfers took longer than {self.timeout_s:.0f} s")
+
+    def _carry_out(self, instructions: list[Instruction]) -> None:
+        epoch = self.migration.epoch
+        for instruction in instructions:
+            match instruction:
+                case PrepareOn(device, moves):
+                    incoming = [Incoming(str(m.block), m.source, m.payload_bytes) for m in moves]
+                    until = self.copying.until if self.copying is not None else None
+                    storage_Bps = self.storage_Bps[device]
+                    self.send(device, Prepare(epoch, self.length, incoming, self.shipped, storage_Bps, until))
+                case TransferFrom(device, moves):
+                    outgoing = [(str(m.block), m.destination) for m in moves]
+                    self.send(device, Transfer(epoch, self.length, outgoing, self.shipped))
+                case CopyFrom(device):
+                    assert self.copying is not None
+                    self.send(device, Copy(epoch, list(self.copying.streams[device]), self.shipped))
+                case HaltSource():
+                    self.send(self.plan.source, Halt())
+                case FinishOn(device):
+                    self.send(device, Finish(epoch, self.length))
+                case CommitOn(device, drop):
+                    self.send(device, Commit(self.plan, [str(block) for block in drop]))
+                case AbortOn(device):
+                    self.send(device, Abort(epoch))
+
+
 def drive_migration(
     fleet: Fleet,
     migration: Migration,
@@ -52,59 +193,9 @@ def drive_migration(
     timeout_s: float,
     wait: Wait,
 ) -> MigrationResult:
-    """Run a migration until it is done or aborted, or until a device is lost. `length` counts cached positions.
-
-    Transfers that take longer than `timeout_s` wall seconds are aborted, and the old epoch goes on. Raises RunFailed
-    when a worker does not answer the abort, or the commit, for as long again.
-    """
-    result = MigrationResult(migration, started_s=fleet.clock.wall())
-    deadline = result.started_s + timeout_s
-
-    def send(instructions: list[Instruction]) -> None:
-        for instruction in instructions:
-            match instruction:
-                case PrepareOn(device, moves):
-                    incoming = [Incoming(str(m.block), m.source, m.payload_bytes) for m in moves]
-                    fleet.send(device, Prepare(migration.epoch, length, incoming, shipped, storage_Bps[device]))
-                case TransferFrom(device, moves):
-                    outgoing = [(str(m.block), m.destination) for m in moves]
-                    fleet.send(device, Transfer(migration.epoch, length, outgoing, shipped))
-                case CommitOn(device, drop):
-                    fleet.send(device, Commit(plan, [str(block) for block in drop]))
-                case AbortOn(device):
-                    fleet.send(device, Abort(migration.epoch))
-
-    send(migration.begin())
-    phase = migration.phase
-    while not migration.over:
-        events = wait(max(0.0, deadline - fleet.clock.wall()))
-        result.losses = [(device, event) for device, event in events if isinstance(event, DeviceLost)]
-        if result.losses:
-            break
-        for device, event in events:
-            match event:
-                case Prepared() if event.epoch == migration.epoch:
-                    send(migration.prepared(device))
-                case Arrived() if event.epoch == migration.epoch:
-                    result.arrivals |= {arrival.block: arrival for arrival in event.arrivals}
-                    send(migration.arrived(device))
-                case Sent() if event.epoch == migration.epoch:
-                    send(migration.sent(device))
-                case Refused() if event.epoch == migration.epoch:
-                    send(migration.refused(device, event.reason))
-                case Aborted() if event.epoch == migration.epoch:
-                    send(migration.aborted(device))
-                case Committed() if event.epoch == migration.epoch:
-                    send(migration.committed(device))
-        if migration.phase != phase and migration.phase != "transferring":
-            phase, deadline = migration.phase, fleet.clock.wall() + timeout_s
-        if fleet.clock.wall() < deadline or migration.over:
-            continue
-        if migration.phase not in ("preparing", "transferring"):
-            raise RunFailed(
-                f"migration to epoch {migration.epoch}: {', '.join(migration.silent)} gave no answer while "
-                f"{migration.phase} for {timeout_s:.0f} s"
-            )
-        send(migration.abort(f"the transfers took longer than {timeout_s:.0f} s"))
-    result.finished_s = fleet.clock.wall()
-    return result
+    """Run a migration from its begin to its end while no token is generated; see `MigrationDriver`."""
+    driver = MigrationDriver(
+        fleet.send, fleet.clock.wall, migration, plan, length, shipped, storage_Bps, timeout_s
+    )  # fmt: skip
+    driver.begin()
+    return driver.run(wait)

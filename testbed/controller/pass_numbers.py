@@ -25,8 +25,12 @@ class PassNumbers:
         """Begin anew with token `tokens_done` after `rebuilding` passes, the first of which is `next_pass`."""
         wanted = tokens_done + self._chunks - 1 if tokens_done else 0
         first, shift = self._eras[-1]
-        self._ends.append(max(first, wanted + shift))
+        self._ends.append(max(first, min(next_pass, wanted + shift)))
         self._eras.append((next_pass + rebuilding, next_pass + rebuilding - wanted))
+
+    def repeat(self, tokens_done: int) -> None:
+        """Let the next pass, or the whole prefill, be that of the last of these tokens, which is known already."""
+        self.restart(tokens_done, self._eras[-1][0], 1 if tokens_done > 1 else self._chunks)
 
     def of(self, number: int) -> int | None:
         """The pass as in a run without losses; None for one that was interrupted or rebuilt caches."""

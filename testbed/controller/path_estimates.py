@@ -96,6 +96,9 @@ class PathEstimates:
         self._offsets: dict[Pair, float] = {}  # of each path: its delay, and what the clocks differ by
         self._sure: set[Pair] = set()  # paths on which sizes have told rate and delay apart
         self.doubted: set[Hop] = set()  # directions of links on which a probe should look again
+        self._shown: dict[Hop, float] = {}  # the highest rates that were told or reached
+        for name, link in told.links.items():
+            self._shown |= {(name, "up"): link.up_bps, (name, "down"): link.down_bps}
 
     def hear(self, messages: Sequence[Message], now_s: float) -> frozenset[Hop]:
         """Take in an interval's messages; returns the directions of links that they used.
@@ -122,6 +125,8 @@ class PathEstimates:
         Messages that waited behind others of their sender are looked at last, and only where a path has no others.
         """
         joined, floors = self._arrivals(messages, rates)
+        for pair, floor in floors.items():
+            self._reached(pair, floor)
         seen: set[Pair] = set()
         for waited in (False, True):
             times = {
@@ -155,6 +160,7 @@ class PathEstimates:
             self._lay({pair: PathRate(believed, news=False)}, now_s)
         else:
             rate = transit.rate(lambda rate: transit.seconds(bits, rate), seconds)
+            self._reached(pair, rate)
             before = {hop: self._belief(*hop).value for hop in hops}
             self._lay({pair: PathRate(rate)}, now_s)
             self._sure.discard(pair)
@@ -180,6 +186,24 @@ class PathEstimates:
         """A path's rate at these rates of links; a medium that it passes twice carries half of its own."""
         hops = self._hops(pair)
         return min(rates[hop] / hops.count(hop) for hop in hops)
+
+    def _reached(self, pair: Pair, rate_bps: float) -> None:
+        """Remember that a path has shown this rate by its receiver's clock alone."""
+        hops = self._hops(pair)
+        for hop in hops:
+            self._shown[hop] = max(self._shown[hop], rate_bps * hops.count(hop))
+
+    def _possible(self, pair: Pair, rate_bps: float, seen_s: float) -> PathRate:
+        """A rate that two clocks tell, at most what the path was told or shown to have.
+
+        A path looks faster than it is where small messages waited and large ones did not, or where its delay was taken
+        to be too long. Then its delay is not known.
+        """
+        most = self._rate(pair, self._shown)
+        if rate_bps > most:
+            self._sure.discard(pair)
+            return PathRate(most, at_least=True)
+        return PathRate(rate_bps, rough=self._transit.rough(seen_s))
 
     def _arrivals(self, messages: Sequence[Message], rates: Mapping[Hop, float]) -> tuple[set[int], dict[Pair, float]]:
         """(the messages that arrived right behind another one and may have waited for it, the least rate of each path).
@@ -241,14 +265,15 @@ class PathEstimates:
         expected_s = transit.seconds(large, believed) - transit.seconds(small, believed)
         if max(more_s, expected_s) > 10 * transit.noise_s and large > small:
             news = not transit.agree(more_s, expected_s)
-            rate = believed
+            found = PathRate(believed, news=False)
             if news and len(hops) > 2 and more_s > expected_s:
                 return None
+            self._sure.add(pair)
             if news and more_s > 0:
                 rate = transit.rate(lambda rate: transit.seconds(large, rate) - transit.seconds(small, rate), more_s)
-            self._offsets[pair] = by_size[small] - transit.seconds(small, rate)
-            self._sure.add(pair)
-            return PathRate(rate, news and more_s > 0, rough=transit.rough(more_s))
+                found = self._possible(pair, rate, more_s)
+            self._offsets[pair] = by_size[small] - transit.seconds(small, found.rate_bps)
+            return found
         held_s = transit.seconds(large, believed)
         if pair not in self._offsets:
             self._offsets[pair] = by_size[large] - held_s
@@ -256,10 +281,10 @@ class PathEstimates:
         seen_s = by_size[large] - self._offsets[pair]
         if transit.agree(seen_s, held_s):
             return PathRate(believed, news=False) if held_s > 2 * transit.noise_s else None
-        told = min(leg.rate_bps / hops.count(leg.hop) for leg in self._told.path(*pair))
-        if 0 < seen_s <= 2 * transit.noise_s and believed < told:  # a slow path has recovered, at most to what was told
+        most = self._rate(pair, self._shown)
+        if 0 < seen_s <= 2 * transit.noise_s and believed < most:  # a slow path has recovered
             least = transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
-            return PathRate(min(told, least), at_least=True)
+            return PathRate(min(most, least), at_least=True)
         if seen_s <= 2 * transit.noise_s:  # faster than any rate: the delay is less than it was
             self._offsets[pair] = by_size[large] - held_s
             self._sure.discard(pair)
@@ -267,7 +292,10 @@ class PathEstimates:
         if len(hops) > 2 and seen_s > held_s:
             return None
         rate = transit.rate(lambda rate: transit.seconds(large, rate), seen_s)
-        return PathRate(rate, rough=transit.rough(seen_s))
+        found = self._possible(pair, rate, seen_s)
+        if found.at_least:  # the delay was perhaps taken to be too long
+            self._offsets[pair] = by_size[large] - transit.seconds(large, found.rate_bps)
+        return found
 
     # --- links ----------------------------------------------------------------------------------------------
 
@@ -301,7 +329,7 @@ class PathEstimates:
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
         """Take in a link's rate, and doubt it where it may be far off."""
         self._belief(*hop).hear(rate_bps, now_s)
-        if found.rough or found.at_least:
+        if found.rough or (found.at_least and rate_bps < self._shown[hop]):
             self.doubted.add(hop)
 
     def _doubt(self, fresh: set[Pair], offsets: Mapping[Pair, float]) -> None:

@@ -1,7 +1,8 @@
 """Probes of links that have carried nothing lately, within a budget of each link's own time. No I/O.
 
 A probe is a burst over a path, timed by its receiver's clock alone. Each direction of a link earns a share of the time
-that passes, and a probe costs every direction that it crosses the time of its bits at the rate that is believed.
+that passes, and a probe costs every direction that it crosses the time of its bits at the rate that is believed. What
+it takes longer than that is charged afterwards. So a budget may be overdrawn by one burst, which must then be earned.
 """
 
 from __future__ import annotations
@@ -67,6 +68,12 @@ class ProbeBudget:
                 taken |= hops
                 wanted -= hops
         return found
+
+    def late(self, hops: Iterable[Hop], seconds: float) -> None:
+        """Charge what a probe took longer than it should have."""
+        for hop in hops:
+            self._earned_s[hop] -= seconds
+            self.spent_s[hop] += seconds
 
     def _spend(self, probe: Probe, rates: Mapping[Hop, float]) -> None:
         for hop, rate_bps in rates.items():

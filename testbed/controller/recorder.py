@@ -12,6 +12,7 @@ from testbed.controller.migration_driver import MigrationResult
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Proof
 from testbed.runlog.folder import ABORTED, COMMITTED, TABLES, RunLog, Written
+from testbed.runlog.journal import Generated, Lost
 from testbed.transport.messages import Span, Token
 
 
@@ -35,19 +36,20 @@ class Recorder:
         if token.compute_s is not None and token.transfer_s is not None:
             compute, transfer = self._clock.duration(token.compute_s), self._clock.duration(token.transfer_s)
             spent = {"compute_s": compute, "transfer_s": transfer, "software_s": latency - compute - transfer}
-        self.log.row(
-            "tokens",
-            step=token.step,
-            token_id=token.token_id,
-            epoch=token.epoch,
-            prefill=token.step == 0,
-            start_s=self._clock.at(token.start_s),
-            latency_s=latency,
-            predicted_s=predicted_s,
+        row = {
+            "step": token.step,
+            "token_id": token.token_id,
+            "epoch": token.epoch,
+            "prefill": token.step == 0,
+            "start_s": self._clock.at(token.start_s),
+            "latency_s": latency,
+            "predicted_s": predicted_s,
             **spent,
-            wire_bytes=round(wire),
-            logits_digest=token.logits_digest,
-        )
+            "wire_bytes": round(wire),
+            "logits_digest": token.logits_digest,
+        }
+        self.log.journal(Generated(row, self._clock.trace_now()))
+        self.log.row("tokens", **row)
 
     def spans(self, spans: Sequence[Span]) -> None:
         """What devices and paths were busy with. The passes of the prefill belong to token 0."""
@@ -72,16 +74,18 @@ class Recorder:
         self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool
     ) -> None:  # fmt: skip
         """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
-        self.log.row(
-            "faults",
-            t_s=self._clock.now(),
-            device=device,
-            step=step,
-            cause="oom" if event.oom_killed else "hung" if event.hung else "exit",
-            exit_code=event.exit_code,
-            killed_s=killed_s,
-            recovering=recovering,
-        )
+        row = {
+            "t_s": self._clock.now(),
+            "device": device,
+            "step": step,
+            "cause": "oom" if event.oom_killed else "hung" if event.hung else "exit",
+            "exit_code": event.exit_code,
+            "killed_s": killed_s,
+            "recovering": recovering,
+        }
+        if recovering:
+            self.log.journal(Lost(row))
+        self.log.row("faults", **row)
 
     def recovery(self, **values: Any) -> None:
         """A recovery from the loss of devices, from its notice to the first token after it."""
@@ -92,9 +96,9 @@ class Recorder:
         self.log.row("decisions", t_s=self._clock.now(), **values, **(asdict(proof) if proof is not None else {}))
 
     def migration(
-        self, result: MigrationResult, predicted_s: float | None, requested_bps: Mapping[tuple[str, str], float]
+        self, result: MigrationResult, predicted_s: float | None, requested_bps: Mapping[tuple[str, str], float] | None
     ) -> None:
-        """Every block's migration, and the rate that each path reached."""
+        """Every block's migration, and the rate that each path reached (None: it was not to use its links' rates)."""
         migration = result.migration
         outcome = COMMITTED if migration.phase == "done" else ABORTED
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
@@ -113,14 +117,15 @@ class Recorder:
                 predicted_s=predicted_s,
                 outcome=outcome,
                 weights_bytes_loaded=arrival.weights_bytes if arrival else None,
+                live=migration.live,
             )
-            if arrival and arrival.payload_bytes:
+            if arrival and arrival.payload_bytes and requested_bps is not None:
                 timing = (arrival.first_byte_s, arrival.last_byte_s, arrival.payload_bytes)
                 paths.setdefault((move.source, move.destination), []).append(timing)
         for (source, destination), timings in paths.items():
             first, last = min(t[0] for t in timings), max(t[1] for t in timings)
             size = sum(t[2] for t in timings)
-            if last > first:
+            if last > first and requested_bps is not None:
                 requested = requested_bps[source, destination]
                 self.rate(first, last - first, source, destination, size, requested, "migration")
 
@@ -152,8 +157,12 @@ class Recorder:
 
     def placement(self, placement: Placement, step: int) -> None:
         """The whole placement, at each commit."""
-        for block, device in sorted(placement.devices.items(), key=lambda item: item[0].sort_key):
-            self.log.row("placements", epoch=placement.epoch, step=step, block=str(block), device=device)
+        held = sorted(placement.devices.items(), key=lambda item: item[0].sort_key)
+        epoch = placement.epoch
+        self.log.rows(
+            "placements",
+            [{"epoch": epoch, "step": step, "block": str(block), "device": device} for block, device in held],
+        )
 
     def links(self, samples: Sequence[LinkSample]) -> None:
         """Links as they were changed or found."""

@@ -84,7 +84,7 @@ class Recovery:
         loop, state = self.loop, self.state
         state.moving = ()
         state.epoch += 1
-        held, next_pass = self._interrupt(state.epoch)
+        held, next_pass = self.interrupt(state.epoch)
         if self.ended():
             return
         truth, observation = loop.observation(), loop.seen(needs_links=False)
@@ -111,7 +111,7 @@ class Recovery:
         state.placement, state.plan = wanted, plan
         self.recorder.placement(wanted, state.tokens_done)
         committed_s = self.clock.now()
-        rows, predicted_s = self._rebuild(truth, plan, next_pass)
+        rows, predicted_s = self.rebuild(truth, plan, next_pass)
         stall_s = self.clock.trace_now() - state.last_token_s
         found = shortages(truth, None, wanted)
         self.recorder.decision(
@@ -127,10 +127,10 @@ class Recovery:
             "loaded_bytes": loaded, "rows": rows,
         }  # fmt: skip
 
-    def _interrupt(self, epoch: int) -> tuple[Held, int]:
+    def interrupt(self, epoch: int) -> tuple[Held, int]:
         """Have the living drop what is under way; returns what each holds, and the source's next pass."""
         loop, state, reports = self.loop, self.state, dict[str, Interrupted]()
-        living, lost = loop.living(), sorted(state.lost)
+        living, lost = loop.living(), state.without_worker
         for device in living:
             loop.send(device, Interrupt(epoch, lost))
         for device in living:
@@ -170,7 +170,7 @@ class Recovery:
         to_source = ((block, observation.source) for block in nothing)  # they have no size
         return decision, replace(decision.placement.with_moves(to_source), epoch=self.state.epoch)
 
-    def _rebuild(self, truth: Observation, plan: Plan, next_pass: int) -> tuple[int, float]:
+    def rebuild(self, truth: Observation, plan: Plan, next_pass: int) -> tuple[int, float]:
         """Have all KV caches recomputed; returns their rows and the predicted time. A prefill begins anew instead."""
         experiment, done = self.experiment, self.state.tokens_done
         ids = [*self.prompt, *(token or 0 for token in self.generated()[:-1])] if done else []

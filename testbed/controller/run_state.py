@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from testbed.controller.device_state import DeviceState
 from testbed.controller.migration import Move
 from testbed.placement.blocks import Placement
+from testbed.placement.cost.copying import Paces
 from testbed.placement.plan import Plan
 
 
@@ -27,11 +28,17 @@ class RunState:
     tokens_done: int = 0
     last_token_s: float = 0.0  # time on the trace clock at which the last token was reported
     moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
+    copying: Paces = field(default_factory=dict)  # of those that are copied while tokens go on
 
     @property
     def lost(self) -> frozenset[str]:
         """The devices that hold nothing and are asked nothing."""
         return frozenset(name for name, device in self.devices.items() if not device.living)
+
+    @property
+    def without_worker(self) -> list[str]:
+        """The lost devices that have not been started anew."""
+        return sorted(name for name, device in self.devices.items() if device.state == "lost")
 
     def placed(self) -> tuple[Placement, Plan]:
         """The present placement and its route plan, once there is one."""

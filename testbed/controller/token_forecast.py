@@ -8,6 +8,7 @@ from testbed.controller.calibration import HostCalibration
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.run_state import RunState
 from testbed.experiment.schema import Experiment
+from testbed.placement.cost.copying import while_copying
 from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.model import prefill_latency
 from testbed.placement.plan import plan_wire_bytes
@@ -23,7 +24,8 @@ class TokenForecast:
         self._state, self._loop, self._host = state, loop, host
         self.measured_hop_s: float | None = None
         self._forecast: Forecast | None = None
-        self._forecast_for = (0, 0, 0)  # the boundary, the number of changed conditions and the epoch it is made for
+        # The boundary, the number of changed conditions, the epoch, and whether blocks are copied meanwhile.
+        self._forecast_for = (0, 0, 0, False)
         self._wire: dict[tuple[int, int], float] = {}  # (epoch, rows) -> bytes
 
     def seconds(self) -> float:
@@ -34,9 +36,9 @@ class TokenForecast:
         """
         experiment, state = self._experiment, self._state
         _, plan = state.placed()
-        known = (state.boundary, self._loop.traces.changes(), plan.epoch)
+        known = (state.boundary, self._loop.traces.changes(), plan.epoch, bool(state.copying))
         if self._forecast is None or self._forecast_for != known:
-            observation = self._loop.observation()
+            observation = while_copying(self._loop.observation(), state.copying)
             if not self._host.measured and self.measured_hop_s is not None:
                 observation = replace(observation, hop_overhead_s=self.measured_hop_s)
             if not state.tokens_done:

@@ -11,13 +11,13 @@ from testbed.controller.delays import DelayRecord
 from testbed.controller.fleet import Fleet, LinkSample, TargetState
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.controller.strikes import KILL
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
+from testbed.traces.quantities import STRIKES
 
 
 class TraceReplay:
-    """The traces of one run. `kill` ends a device's worker."""
+    """The traces of one run. `strike(device, quantity)` kills a device or starts it anew."""
 
     def __init__(
         self,
@@ -28,16 +28,20 @@ class TraceReplay:
         recorder: Recorder,
         log: RunLog,
         delays: DelayRecord,
-        kill: Callable[[str], None],
+        strike: Callable[[str, str], None],
     ) -> None:
         self._on_tokens = experiment.trace_clock == "token"
         self._fleet, self._conditions, self._state = fleet, conditions, state
-        self._recorder, self._log, self._delays, self._kill = recorder, log, delays, kill
+        self._recorder, self._log, self._delays, self._strike = recorder, log, delays, strike
         self._clock = fleet.clock
 
     def begin(self) -> None:
         """Make the fleet what it should be at the start."""
         self._conditions.begin()
+        self.apply()
+
+    def apply(self) -> None:
+        """Make the fleet what it should be now."""
         self._recorder.links(self._fleet.apply(self._conditions.target()))
         self._delays.asked(self._conditions.target(), self._clock.wall())
 
@@ -79,7 +83,7 @@ class TraceReplay:
         changes, announced = self._conditions.advance(until, self._state.boundary)
         changes = [change for change in changes if (change.target, change.quantity) not in self._fleet.replayed]
         if self._on_tokens:
-            changes = [change for change in changes if change.quantity != KILL]  # they act at their token
+            changes = [change for change in changes if change.quantity not in STRIKES]  # they act at their token
         if not changes:
             return
         self.note_replayed()
@@ -95,8 +99,8 @@ class TraceReplay:
                 "memory_announced" if news else "trace_applied", self._clock.now(), step=self._state.tokens_done,
                 target=change.target, quantity=change.quantity, value=change.value,
             )  # fmt: skip
-            if change.quantity == KILL and change.value:
-                self._kill(change.target.removeprefix("device/"))
+            if change.quantity in STRIKES and change.value:
+                self._strike(change.target.removeprefix("device/"), change.quantity)
 
     def enforce(self, due: Sequence[Announcement]) -> None:
         """Apply the memory decreases that are due, whatever that does to the workers."""

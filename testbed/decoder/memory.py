@@ -64,9 +64,14 @@ class KvCache:
         self.format = format
         self.keys = map_tensors([Layout("keys", format, positions, head_dim)])["keys"].data  # (positions·d·b_kv,)
         self.values = map_tensors([Layout("values", format, positions, head_dim)])["values"].data
-        self._row_bytes = packed_bytes(format, 1, head_dim)
+        self.row_bytes = packed_bytes(format, 1, head_dim)
 
     def payload(self, length: int) -> tuple[memoryview, memoryview]:
         """The bytes of the first `length` rows: keys, then values."""
-        end = length * self._row_bytes
+        end = length * self.row_bytes
         return memoryview(self.keys[:end]), memoryview(self.values[:end])
+
+    def rows(self, start: int, count: int) -> tuple[memoryview, memoryview]:
+        """The bytes of some rows: keys, then values."""
+        piece = slice(start * self.row_bytes, (start + count) * self.row_bytes)
+        return memoryview(self.keys[piece]), memoryview(self.values[piece])

@@ -118,10 +118,18 @@ class BlockStore:
         """The bytes of a block to send at sequence length `length`: its weights if asked, then keys and values."""
         parts: list[memoryview] = []
         if with_weights:
-            parts += [memoryview(tensor.data) for tensor in self._weights[block].tensors.values()]
+            parts += self.weight_parts(block)
         if block.kind == "head":
             parts += list(self._caches[block].payload(length))
         return parts
+
+    def cache(self, block: Block) -> KvCache:
+        """The keys and values of a head in this store."""
+        return self._caches[block]
+
+    def weight_parts(self, block: Block) -> list[memoryview]:
+        """The bytes of a block's weights, tensor by tensor."""
+        return [memoryview(tensor.data) for tensor in self._weights[block].tensors.values()]
 
     # --- computing -------------------------------------------------------------------------------------
 

@@ -45,6 +45,9 @@ class LocalFleet(ProcessFleet):
     def _all_started(self) -> None:
         self._baselines = {device: process_rss_bytes(pid) or 0 for device, pid in self._pids.items()}
 
+    def _warm_again(self, device: str) -> None:
+        self._baselines[device] = process_rss_bytes(self._pids[device]) or 0
+
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
         self._links = target.links
         return self._sample_links()

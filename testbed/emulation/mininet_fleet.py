@@ -22,16 +22,14 @@ from testbed.emulation.mininet_checks import check_bridge, start_mininet
 from testbed.emulation.ovs import USERSPACE_NOTE, OpenVSwitch
 from testbed.emulation.process_fleet import ProcessFleet
 from testbed.emulation.process_memory import process_rss_bytes
-from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer
+from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer, rate_series
 from testbed.emulation.shaping import LACKS_NETEM, Netem, Shaper, ShapingFailed, burst_bits
 from testbed.emulation.spawn import start_process
 from testbed.emulation.state_files import StateFile
 from testbed.errors import EnvironmentLacks, RunFailed
-from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import PAGE_BYTES
-from testbed.topologies.links import DOWN, UP, Hop, Link
+from testbed.topologies.links import UP, Hop, Link
 from testbed.topologies.shapes import WIFI
-from testbed.traces.series import Series
 from testbed.transport.data import DATA_PORT
 from testbed.transport.messages import PathView
 from testbed.wire import OUTAGE_BPS
@@ -63,7 +61,7 @@ class MininetFleet(ProcessFleet):
         self._limits: dict[str, tuple[int, int]] = {}  # (as planned, as read back)
         self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of a link
         self._shaped: dict[Hop, tuple[float, Netem]] = {}  # as last asked for, in emulated units
-        self._series = _rate_series(self.experiment)
+        self._series = rate_series(self.experiment)
         self.replayed = frozenset((f"link/{name}", direction) for name, direction in self._series)
         self._replayed_links: dict[Hop, ReplayedLink] = {}
         self._replayer: Replayer | None = None
@@ -74,6 +72,7 @@ class MininetFleet(ProcessFleet):
         self._ovs: OpenVSwitch | None = None
         self._switch = "Linux bridge"
         self._oom_kills = 0
+        self._oom_killed_before: dict[str, int] = {}  # device -> processes of its group, before its new worker
 
     # --- standing up -------------------------------------------------------------------------------------
 
@@ -168,6 +167,14 @@ class MininetFleet(ProcessFleet):
             planned = self._baselines[device][1] + memory_limit_bytes(self.experiment, device)
             planned -= planned % PAGE_BYTES
             self._limits[device] = (planned, group.set_limit(planned))
+
+    def _warm_again(self, device: str) -> None:
+        ballast, group = self._ballasts.get(device), self._cgroups.get(device)
+        warm = process_rss_bytes(self._pids[device]) or 0
+        if group is not None:
+            warm = group.anon() - (ballast.held_bytes if ballast is not None else 0)
+            self._oom_killed_before[device] = group.oom_kills()
+        self._baselines[device] = (max(0, warm), 0)
 
     # --- applying ----------------------------------------------------------------------------------------
 
@@ -322,8 +329,8 @@ class MininetFleet(ProcessFleet):
         group = self._cgroups.get(device)
         if group is None:
             return False
-        deadline = time.monotonic() + OOM_PATIENCE_S
-        while not (killed := group.oom_kills()) and time.monotonic() < deadline:
+        before, deadline = self._oom_killed_before.get(device, 0), time.monotonic() + OOM_PATIENCE_S
+        while not (killed := group.oom_kills() - before) and time.monotonic() < deadline:
             time.sleep(0.02)
         self._oom_kills += killed > 0  # once, because the group's own count may include its ballast
         return killed > 0
@@ -366,18 +373,6 @@ class MininetFleet(ProcessFleet):
         self._cgroups = {}
         if self._ovs is not None:
             self._ovs.stop()
-
-
-def _rate_series(experiment: Experiment) -> dict[Hop, Series]:
-    """The series of links' rates that traces on the time clock hold."""
-    if experiment.trace_clock != "time":
-        return {}
-    return {
-        (target.removeprefix("link/"), quantity): series
-        for trace in experiment.traces.traces
-        for (target, quantity), series in trace.series.items()
-        if quantity in (UP, DOWN)
-    }
 
 
 def _settled(groups: Mapping[str, DeviceCgroup], patience_s: float = 0.5) -> dict[str, tuple[int, int]]:

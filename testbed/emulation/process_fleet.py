@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import time
 from abc import ABC, abstractmethod
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from testbed.clock import EmulatedClock
 from testbed.controller.fleet import (
@@ -24,20 +23,19 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
-from testbed.decoder.checkpoint import require_model
-from testbed.emulation.host import in_user_mode_linux, switch_interval_s
 from testbed.emulation.host_usage import host_usage
-from testbed.emulation.memory_limits import largest_frame_bytes
+from testbed.emulation.open_files import allow_open_files
 from testbed.emulation.process_memory import private_bytes
 from testbed.emulation.processes import has_ended, is_stopped
+from testbed.emulation.refusals import Refusals
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
 from testbed.emulation.stall_detector import StallDetector, Stalled
+from testbed.emulation.worker_configs import worker_configs
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.traces.model import SeriesKey
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
-    Collected,
     Command,
     Connect,
     Connected,
@@ -55,12 +53,8 @@ START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
 DEATH_PATIENCE_S = 1.0  # for a process to have ended whose sockets are closed
 KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
-FILES, FILES_PER_DEVICE = 32, 8  # that a controller has open; with four devices 64 are enough
-REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys can be written"
 STAMP_NOISE_S = 1e-4  # a message is stamped when a worker sends it, and wakes and sockets take about that long
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
-
-Answer = TypeVar("Answer", Hello, Connected)
 
 
 class ProcessFleet(ABC):
@@ -81,14 +75,15 @@ class ProcessFleet(ABC):
         self._sockets = sockets
         self._positions = positions
         self._hub: ControlHub | None = None
-        allow_open_files(FILES + FILES_PER_DEVICE * len(self.names))
+        allow_open_files(len(self.names))
         self._context = forkserver()
         self._processes: dict[str, ForkServerProcess] = {}
         self._lost: set[str] = set()
         self._pids: dict[str, int] = {}
+        self._configs: dict[str, WorkerConfig] = {}
+        self._addresses: dict[str, str] = {}  # of the data sockets of all workers that are up
         self._stalls = StallDetector()
-        self._refused: dict[str, tuple[str, ...]] = {}  # kernel settings that devices could not write
-        self._strangers: dict[str, int] = {}  # connections that each device refused
+        self._refusals = Refusals()
         self._dropped = 0  # control frames that no device sent
         self.idle_private_bytes: list[int] = []  # of each worker once it is up and holds nothing
         self._target: TargetState | None = None
@@ -107,6 +102,10 @@ class ProcessFleet(ABC):
     @abstractmethod
     def _all_started(self) -> None:
         """Called when every worker is up and warm, before any holds anything."""
+
+    @abstractmethod
+    def _warm_again(self, device: str) -> None:
+        """Called when a device's new worker is up and warm, before it holds anything."""
 
     @abstractmethod
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
@@ -151,46 +150,28 @@ class ProcessFleet(ABC):
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hub = ControlHub(self._sockets, self.names)
         self._prepare()
-        model = self.experiment.model
-        files = model.required_files()
-        stored = require_model(files) if files is not None else None
+        self._configs = worker_configs(self.experiment, self._sockets, self._positions, self._place)
         for name in self.names:
-            config = WorkerConfig(
-                device=name,
-                shape=self.experiment.shape,
-                stored=stored,
-                model_seed=model.seed,
-                positions=self._positions,
-                prefill_chunk=self.experiment.prefill_chunk,
-                partition=self.experiment.partition,
-                control=str(self._sockets),
-                most_bytes=largest_frame_bytes(self.experiment),
-                paced=self.experiment.compute == "paced",
-                dilation=self.experiment.dilation,
-                switch_interval_s=switch_interval_s(),
-                tight_heap=not in_user_mode_linux(),  # there it would cost a tenth of a fast link's rate
-                model=self.experiment.topology.device(name).model,
-                **self._place(name),
-            )
-            self._processes[name] = start_worker(self._context, config)
-        hellos = self._gather(Hello)
-        self._pids = {name: hello.pid for name, hello in hellos.items()}
-        self._refused = {name: hellos[name].refused for name in self.names if hellos[name].refused}
+            self._processes[name] = start_worker(self._context, self._configs[name])
+        self._gather(Hello)
         for name in self.names:
-            self._tell(name, Connect({peer: hello.address for peer, hello in hellos.items() if peer != name}))
+            self._tell(name, self._peers_of(name))
         # Wait for all: a worker's first message may reach a peer before that peer has read its own Connect.
         self._gather(Connected)
         self._all_started()
         self.idle_private_bytes = [private_bytes(pid) for pid in self._pids.values()]
 
-    def _gather(self, kind: type[Answer]) -> dict[str, Answer]:
+    def _peers_of(self, device: str) -> Connect:
+        return Connect({peer: address for peer, address in self._addresses.items() if peer != device})
+
+    def _gather(self, kind: type[Hello] | type[Connected]) -> None:
         """Wait for one event of a kind from every device while starting; raises what keeps a worker from starting."""
-        found: dict[str, Answer] = {}
+        found: set[str] = set()
         deadline = time.monotonic() + START_PATIENCE_S
         while len(found) < len(self.names):
             for name, event in self.events(0.5):
                 if isinstance(event, kind):
-                    found[name] = event
+                    found.add(name)
                 elif isinstance(event, Failed):
                     raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
                 elif isinstance(event, DeviceLost):
@@ -201,9 +182,8 @@ class ProcessFleet(ABC):
                         "`testbed doctor` tells what this machine lacks"
                     )
             if time.monotonic() > deadline:
-                missing = ", ".join(sorted(set(self.names) - set(found)))
+                missing = ", ".join(sorted(set(self.names) - found))
                 raise EnvironmentLacks(f"the workers of {missing} did not start within {START_PATIENCE_S:.0f} s")
-        return found
 
     def apply(self, target: TargetState) -> list[LinkSample]:
         """Apply the links first, then each device: its memory through what enforces it, then in the worker's ledger."""
@@ -242,6 +222,27 @@ class ProcessFleet(ABC):
         if self._alive(device):
             self._processes[device].kill()
 
+    def restart(self, device: str) -> None:
+        """See `Fleet.restart`. The worker gets the old one's place: its namespace, control group and limit."""
+        assert self._hub is not None
+        end_processes([self._processes[device]])  # it is dying, and must let go of its socket
+        self._lost.discard(device)
+        self._hub.expect(device)
+        self._processes[device] = start_worker(self._context, self._configs[device])
+
+    def introduce(self, device: str) -> list[str]:
+        """See `Fleet.introduce`."""
+        assert self._target is not None
+        self._warm_again(device)
+        target = self._target.devices[device]
+        self._tell(device, SetDevice(target.streaming_Bps, target.compute_flops))
+        self._tell(device, SetBudget(target.memory_bytes))
+        self._tell(device, self._paths_to(self._target, device))
+        told = sorted(self._addresses)
+        for name in told:
+            self._tell(name, self._peers_of(name))
+        return told
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Control events, and workers that have ended; raises RunFailed for a process that makes no progress."""
         assert self._hub is not None
@@ -251,11 +252,14 @@ class ProcessFleet(ABC):
             sentinels: list[Connection | int] = [p.sentinel for n, p in self._processes.items() if n not in self._lost]
             wait([self._hub, *sentinels], max(0.0, timeout_s))  # type: ignore[list-item]
             found = list(self._hub.poll(0))
-        self._strangers |= {name: event.strangers for name, event in found if isinstance(event, Collected)}
+        for name, event in found:
+            self._refusals.hear(name, event)
+            if isinstance(event, Hello):
+                self._pids[name], self._addresses[name] = event.pid, event.address
         ended = [name for name in self._processes if name not in self._lost and not self._processes[name].is_alive()]
         for name in ended:
             found += self._hub.poll(0)  # its last messages come first
-            self._lost.add(name)
+            self._mark_lost(name)
             found.append((name, DeviceLost(self._was_oom_killed(name), exit_code(self._processes[name]))))
         if not ended:  # else a process that ended with the lost device would be named instead
             found += self._stalled()
@@ -273,15 +277,21 @@ class ProcessFleet(ABC):
             hung = [name for name, pid in self._pids.items() if error.name == _worker(name) and is_stopped(pid)]
             for name in hung:
                 self.kill(name)
-                self._lost.add(name)
+                self._mark_lost(name)
             if hung:
                 return [(name, DeviceLost(False, None, hung=str(error))) for name in hung]
             killed = [name for name, pid in self._pids.items() if has_ended(pid) and self._was_oom_killed(name)]
             if not killed:
                 raise
-            self._lost |= set(killed)
+            for name in killed:
+                self._mark_lost(name)
             return [(name, DeviceLost(True, -signal.SIGKILL)) for name in killed]
         return []
+
+    def _mark_lost(self, device: str) -> None:
+        self._lost.add(device)
+        self._addresses.pop(device, None)
+        self._pids.pop(device, None)
 
     def _going_on(self) -> dict[str, int]:
         """The processes that must make progress now, by their names in a sentence."""
@@ -327,19 +337,7 @@ class ProcessFleet(ABC):
     # --- inside ------------------------------------------------------------------------------------------
 
     def _notes(self) -> list[str]:
-        """Notes on what devices refused or were refused: kernel settings, and peers that do not belong to the run."""
-        devices: dict[str, list[str]] = {}
-        for name, refused in self._refused.items():
-            for why in refused:
-                devices.setdefault(why, []).append(name)
-        notes = [f"on {', '.join(names)} {why}; {REFUSED_MEANS}" for why, names in devices.items()]
-        strangers = [f"{count} on {name}" for name, count in self._strangers.items() if count]
-        if strangers:
-            notes.append(f"connections to data ports by strangers to the run were refused: {', '.join(strangers)}")
-        dropped = self._hub.dropped if self._hub is not None else self._dropped
-        if dropped:
-            notes.append(f"{dropped} frames on the controller's sockets were dropped, because no device sent them")
-        return notes
+        return self._refusals.notes(self._hub.dropped if self._hub is not None else self._dropped)
 
     def _signal(self, device: str, number: signal.Signals) -> None:
         """Stop or continue a worker. One that has died is left alone; an event reports its loss."""
@@ -351,7 +349,9 @@ class ProcessFleet(ABC):
         return device in self._processes and device not in self._lost and self._processes[device].is_alive()
 
     def _tell(self, device: str, command: Command) -> None:
-        """Send to a worker that may just have died; an event reports its loss."""
+        """Send to a worker that may just have died, as an event reports; one that is not up is told when it is."""
+        if device not in self._addresses:
+            return
         try:
             self.send(device, command)
         except RunFailed:
@@ -363,13 +363,12 @@ class ProcessFleet(ABC):
     def _tell_paths(self, target: TargetState, before: TargetState | None) -> None:
         """Tell every worker the delays by which it must hold messages, where no kernel does."""
         for name in self.names:
-            paths = {peer: self._path(target, peer, name) for peer in self.names if peer != name}
-            up_bps = self._imposed_uplink(target, name)
-            if before is not None:
-                same = {peer: self._path(before, peer, name) for peer in paths} == paths
-                if same and self._imposed_uplink(before, name) == up_bps:
-                    continue
-            self._tell(name, SetPaths(paths, up_bps))
+            if before is None or self._paths_to(before, name) != self._paths_to(target, name):
+                self._tell(name, self._paths_to(target, name))
+
+    def _paths_to(self, target: TargetState, device: str) -> SetPaths:
+        paths = {peer: self._path(target, peer, device) for peer in self.names if peer != device}
+        return SetPaths(paths, self._imposed_uplink(target, device))
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
         route, dilation = self.experiment.topology.route(sender, receiver), self.experiment.dilation
@@ -383,14 +382,3 @@ class ProcessFleet(ABC):
 def _worker(device: str) -> str:
     """A device's worker in a sentence."""
     return f"device {device}: its worker"
-
-
-def allow_open_files(needed: int) -> None:
-    """Raise this process's soft limit of open files if needed; raises EnvironmentLacks where the hard one is lower."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if resource.RLIM_INFINITY != hard < needed:
-        raise EnvironmentLacks(
-            f"a run of so many devices needs {needed} open files and may have {hard}: raise `ulimit -n`"
-        )
-    if resource.RLIM_INFINITY != soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

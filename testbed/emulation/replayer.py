@@ -28,7 +28,8 @@ from testbed.emulation.shaping import Shaper, ShapingFailed
 from testbed.emulation.spawn import end_processes, exit_code, start_process
 from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed, TestbedError
-from testbed.topologies.links import Hop
+from testbed.experiment.schema import Experiment
+from testbed.topologies.links import DOWN, UP, Hop
 from testbed.traces.series import Series
 from testbed.worker.parent_death import end_with_parent
 
@@ -37,6 +38,7 @@ MOST_IN_A_BATCH = 1000  # reports; well below what a local socket takes at once
 # Between two rounds of changes. On a two-core virtual machine a change after a sleep costs 35-60 µs of CPU time, and
 # one right after another 12 µs. A change that closely follows another is late by up to this much.
 LEAST_PAUSE_S = 2e-3
+PASSED_S = 0.05  # emulated; a change that is due for longer when the clock starts was made before the run was resumed
 FIFO_PRIORITY = 1  # the lowest real-time priority
 NICE = -10  # where real-time scheduling is not permitted
 START_PATIENCE_S = 60.0  # the forkserver may be loading the worker
@@ -49,6 +51,18 @@ _CLOCK_STATE = struct.Struct("=ddd")  # ClockState; NaN: not paused
 _REPORT = struct.Struct("=Iddddd")  # index of the link, then the fields of Replayed after `hop`
 _SECONDS = struct.Struct("=d")  # of CPU time since the clock started
 _PACKET_BYTES = 1 << 17
+
+
+def rate_series(experiment: Experiment) -> dict[Hop, Series]:
+    """The series of links' rates that traces on the time clock hold."""
+    if experiment.trace_clock != "time":
+        return {}
+    return {
+        (target.removeprefix("link/"), quantity): series
+        for trace in experiment.traces.traces
+        for (target, quantity), series in trace.series.items()
+        if quantity in (UP, DOWN)
+    }
 
 
 @dataclass(frozen=True)
@@ -285,14 +299,27 @@ class _Replay:
                 packet = self._channel.recv(_PACKET_BYTES)
                 if packet[:1] != _CLOCK:
                     break
-                if self._clock is None:
-                    self._begun_cpu_s = time.process_time()
+                first = self._clock is None
                 zero_s, paused_total_s, paused_at_s = _CLOCK_STATE.unpack(packet[1:])
                 self._clock = ClockState(zero_s, paused_total_s, None if math.isnan(paused_at_s) else paused_at_s)
+                if first:
+                    self._begun_cpu_s = time.process_time()
+                    self._pass_over((time.monotonic() - zero_s - paused_total_s) / self._dilation)
         self._channel.setblocking(True)
         while self._reports:
             self._send_reports(0.0)
         self._channel.send(_USED + _SECONDS.pack(time.process_time() - self._begun_cpu_s))
+
+    def _pass_over(self, now_s: float) -> None:
+        """Where a run goes on at a later time of its traces, apply only the last of the changes before it."""
+        rates: dict[int, float] = {}
+        while self._following is not None and self._following[0] < now_s - PASSED_S:
+            _, index, rate_bps = self._following
+            rates[index] = rate_bps
+            self._following = next(self._schedule, None)
+        for index, rate_bps in rates.items():
+            shaper, interface = self._queues[index]
+            shaper.change(interface, rate_bps / self._dilation)
 
     def _next_due_s(self) -> float:
         """When the next change is due as the clock is now; never while it is paused or when nothing follows."""

@@ -113,6 +113,7 @@ class Experiment(Strict):
     policy_options: Annotated[dict[str, Any], AfterValidator(finite)] = Field(default_factory=dict)
     placement: dict[str, str] | None = None  # of policy `static`: block pattern -> device; later entries win
     weights: Literal["staged", "shipped"] = "staged"
+    migration: Literal["stop", "live", "auto"] = "stop"  # whether tokens stop, or go on while caches are copied
     delay: Literal["auto", "netem", "transport"] = "auto"
     dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)

@@ -32,6 +32,7 @@ from testbed.runlog.documents import (
     read_manifest,
     read_summary,
 )
+from testbed.runlog.journal import JOURNAL, Line
 from testbed.runlog.parquet import read_parquet, write_parquet
 from testbed.runlog.tables import ABORTED, COMMITTED, TABLES, Column, row_type
 from testbed.runlog.writing import FOLDER_GONE, RESERVE, LogLost, encode, identity, lost, reserve, write_json
@@ -63,7 +64,7 @@ __all__ = [
 EVENTS = "events.jsonl"
 
 MOST_NAME_BYTES = 80  # of one name in the name of a run folder; a file system allows 255 bytes in all
-FLUSH_SECONDS = 1.0  # a killed controller loses at most the rows of this time
+FLUSH_SECONDS = 0.2  # a killed controller loses at most the rows of this time, and who follows a run is so far behind
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memory
 LONGEST_LINE = 2**20  # bytes of a row or event
 
@@ -80,9 +81,9 @@ def file_part(name: str) -> str:
 class RunLog:
     """The writer of one run folder.
 
-    It checks rows against `TABLES` and buffers them. An event, a second without a flush, or `flush` writes all buffers
-    to the files in whole lines. Floats that are not finite become null. If writing fails, LogLost is raised, and later
-    rows are dropped; only the documents are still written.
+    It checks rows against `TABLES` and buffers them. An event, FLUSH_SECONDS without a flush, or `flush` writes all
+    buffers to the files in whole lines. Floats that are not finite become null. If writing fails, LogLost is raised,
+    and later rows are dropped; only the documents are still written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,6 +100,7 @@ class RunLog:
         self._closed = False
         self._lost = False
         self._identity = identity(self.folder)
+        self.journaled = False  # whether a journal is kept
 
     @classmethod
     def create(cls, parent: Path, experiment_name: str, policy: str) -> RunLog:
@@ -153,19 +155,38 @@ class RunLog:
 
     def row(self, table: str, **values: Any) -> None:
         """Add a row; raises ValueError for an unknown column, a missing required column, or a wrong type."""
-        row = _checked(table, values)
-        if row.wall_s is None:
-            row.wall_s = time.time()
-        line = encode(row)
+        self.rows(table, [values])
+
+    def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add many rows to one table; who follows the run sees all of them or none, unless they are very many."""
+        lines = []
+        for values in rows:
+            row = _checked(table, values)
+            if row.wall_s is None:
+                row.wall_s = time.time()
+            lines.append(encode(row))
         with self._lock:
-            self._append(f"{table}.jsonl", line)
+            for line in lines:
+                self._append(f"{table}.jsonl", line)
             if time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
                 self.flush()
 
-    def rows(self, table: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add many rows to one table."""
-        for values in rows:
-            self.row(table, **values)
+    # --- the journal ---
+
+    def journal(self, line: Line) -> None:
+        """Write a line of the journal at once, if one is kept."""
+        if self.journaled:
+            with self._lock:
+                self._append(JOURNAL, encode(line))
+                self._drain(JOURNAL, self._buffers[JOURNAL])
+
+    def sizes(self) -> dict[str, int]:
+        """Put every row on file; returns the bytes of each table's lines."""
+        self.flush()
+        files = {table: self.folder / f"{table}.jsonl" for table in TABLES}
+        return {table: path.stat().st_size for table, path in files.items() if path.exists()}
+
+    # --- the end ---
 
     def flush(self) -> None:
         """Put every buffered row on file, whole lines only."""
@@ -213,6 +234,8 @@ class RunLog:
             summary = {**summary, "status": "failed", "exit_code": LogLost.exit_code, "error": str(lost)}
             summary["error_kind"] = type(lost).__name__
         write_json(self.folder / SUMMARY, summary)
+        with contextlib.suppress(OSError):
+            (self.folder / JOURNAL).unlink()
         if lost is not None:
             raise lost
 

@@ -1,12 +1,13 @@
 """Follows a run folder while it is being written: reads what is new, whatever becomes of the folder meanwhile.
 
 A table is a file of lines that grows and at the end becomes a Parquet file, which holds the same rows. Only whole lines
-are read, from where the last look ended. `RunLog` writes a table at least once a second, so a look is no more behind.
+are read, from where the last look ended. `RunLog` writes rows at least five times a second, so a look is no more
+behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,16 @@ from testbed.strict_json import parse_object
 
 Row = Mapping[str, Any]
 
-FOLLOWED = ("tokens", "placements", "devices", "links", "decisions", "migrations", "host")
+FOLLOWED = ("tokens", "placements", "devices", "links", "decisions", "migrations", "host", "faults", "recoveries")
 """The tables that are followed; spans, by far the largest, are not."""
 
-FAULTS = ("out_of_budget", "oom_kill", "worker_failed", "migration_aborted", "policy_misbehaved", "status")
+FAULTS = (
+    "out_of_budget", "oom_kill", "worker_failed", "migration_aborted", "policy_misbehaved", "status", "device_lost",
+)  # fmt: skip
 """The kinds of events that mean that something went wrong."""
+
+CAUSES = {"exit": "its worker ended", "hung": "it stood still", "oom": "it ran out of memory"}
+"""A fault's cause -> what happened to the device."""
 
 MOST_BYTES = 4 * 2**20  # of one file that are read at one look
 
@@ -77,3 +83,17 @@ class Follower:
             return []
         self._read[name] = begin + len(lines) + len(end)
         return [parse_object(line, str(path)) for line in lines.split(b"\n") if line]
+
+
+def loss_events(faults: Iterable[Row], recoveries: Iterable[Row]) -> list[Row]:
+    """Losses of devices and recoveries, as events; of a device that the kernel killed there is an event already."""
+    lost = [
+        {"kind": "device_lost", "t_s": row["t_s"], "device": row["device"], "reason": CAUSES[row["cause"]]}
+        for row in faults
+        if row["cause"] != "oom"
+    ]
+    whole = [
+        {"kind": "recovered", "t_s": row["rebuilt_s"], "blocks": row["blocks"], "reason": f"without {row['devices']}"}
+        for row in recoveries
+    ]
+    return sorted([*lost, *whole], key=lambda row: row["t_s"])

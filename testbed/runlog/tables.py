@@ -123,9 +123,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _seconds("start_s", "time at which the transfer was ordered"),
         _seconds("first_byte_s", "arrival of the first payload byte", required=False),
         _seconds("last_byte_s", "arrival of the last payload byte", required=False),
-        _seconds("predicted_s", "migration delay that the cost model predicts", required=False),
+        _seconds(
+            "predicted_s",
+            "migration delay that the cost model predicts; if `live`, the time of copying",
+            required=False,
+        ),
         _text("outcome", "outcome of the migration", choices=(COMMITTED, ABORTED)),
         _bytes("weights_bytes_loaded", "weights that the receiver reads from its own storage", required=False),
+        _flag("live", "true if the block is copied while tokens go on", required=False),
         _WALL,
     ),
     "devices": (

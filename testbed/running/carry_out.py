@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -79,22 +79,32 @@ def _simulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[st
 
 
 def _emulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[str, Any]:
+    def new_folder() -> RunLog:
+        return RunLog.create(request.out, request.experiment.name, request.experiment.policy)
+
+    return run_apart(_manifest(request, host), new_folder, tell)
+
+
+def run_apart(manifest: dict[str, Any], make_log: Callable[[], RunLog], tell: Tell) -> dict[str, Any]:
+    """Carry out the run that a manifest describes in a process of its own, and return its summary.
+
+    `make_log` is called once the run's turn on this host has come.
+    """
     from testbed.emulation.capsule import launch
     from testbed.emulation.host_lock import host_lock
     from testbed.emulation.state_files import StateFile, clean, take_away
 
-    experiment, backend = request.experiment, find_backend(request.backend)
+    backend, options = find_backend(manifest["backend"]), manifest["options"]
     clean()
     with ExitStack() as undo:
-        if backend.capsule and not request.share_host:
+        if backend.capsule and not options["share_host"]:
             undo.enter_context(host_lock(tell))
         signals = undo.enter_context(held_signals())  # everything made from here on is removed before an interrupt
-        log = RunLog.create(request.out, experiment.name, experiment.policy)
+        log = make_log()
         state = StateFile.create(run_folder=log.folder.resolve())
         try:
-            manifest = _manifest(request, host) | {"run": log.folder.name, "id": state.current.run_id}
-            manifest["options"] |= {"sockets": str(state.sockets), "state": str(state.path)}
-            log.write_manifest(manifest)
+            options |= {"sockets": str(state.sockets), "state": str(state.path)}
+            log.write_manifest(manifest | {"run": log.folder.name, "id": state.current.run_id})
             log.close()
             code = launch(
                 [sys.executable, "-m", "testbed.running.run_process", str(log.folder.resolve()), str(state.sockets)],
@@ -104,7 +114,7 @@ def _emulate(request: RunRequest, tell: Tell, host: HostCalibration) -> dict[str
                 signals=signals,
                 on_start=lambda process, init: state.add_process(process, init=init),
             )
-            if request.hold and code == 0 and signals is not None:
+            if options["hold"] and code == 0 and signals is not None:
                 signals[0].clear()  # they ended the hold, which is no interruption
             last_words = _last_words(state.sockets)
         finally:
@@ -134,7 +144,10 @@ def _summary_left(folder: Path, code: int) -> dict[str, Any]:
             raise KeyboardInterrupt
         if not folder.exists():
             raise lost(folder, FOLDER_GONE)
-        raise RunFailed(f"{folder}: the run ended with code {code} before it could write its summary")
+        raise RunFailed(
+            f"{folder}: the run ended with code {code} before it could write its summary; "
+            f"`testbed resume {folder}` goes on with it"
+        )
     summary = read_json(folder / SUMMARY)
     if summary["status"] == "interrupted":
         raise KeyboardInterrupt
@@ -169,7 +182,7 @@ def _manifest(request: RunRequest, host: HostCalibration) -> dict[str, Any]:
         "options": {
             "verify": request.verify, "hold": request.hold, "share_host": request.share_host,
             "calibrate": request.calibrate, "progress": request.progress and sys.stderr.isatty(),
-            "stream": request.stream and sys.stdout.isatty(),
+            "stream": request.stream and sys.stdout.isatty(), "resumed": 0,
         },
         "formats": formats,
         "experiment": experiment.to_dict(),

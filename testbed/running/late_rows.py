@@ -9,19 +9,20 @@ from __future__ import annotations
 import math
 
 from testbed.experiment.schema import Experiment
+from testbed.traces.quantities import STRIKES
 
 
 def rows_that_wait(experiment: Experiment) -> str | None:
     """Return a sentence about the rows that act later than they say; None if there are none.
 
-    Rows count once for each moment of a trace, whatever they change then. Kills do not wait.
+    Rows count once for each moment of a trace, whatever they change then. Kills and restarts do not wait.
     """
     if experiment.trace_clock != "token":
         return None
     waiting = [
         (trace.name, time, acts)
         for trace in experiment.traces.traces
-        for time in sorted({change.time_s for change in trace.changes if change.quantity != "kill"})
+        for time in sorted({change.time_s for change in trace.changes if change.quantity not in STRIKES})
         if (acts := math.ceil(time / experiment.interval) * experiment.interval) != time and time < experiment.tokens
     ]
     if not waiting:

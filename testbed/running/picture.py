@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 from testbed.errors import TestbedError
-from testbed.runlog.following import FAULTS, Follower, Row
+from testbed.runlog.following import FAULTS, Follower, Row, loss_events
 
 MS = 1e3
 SILENT = ("calibrated", "fleet_started", "migration_done")  # events that say nothing to a watcher
@@ -102,6 +102,8 @@ def picture(run: Follower, tokens: int | None = None, text: Text | None = None) 
     now = float("inf") if last else shown[-1]["start_s"] + shown[-1]["latency_s"] if shown else 0.0
     experiment = run.manifest.get("experiment") or {}
     events = [row for row in run.events if row.get("t_s") is not None and row["t_s"] <= now]
+    events += [row for row in loss_events(run.rows["faults"], run.rows["recoveries"]) if row["t_s"] <= now]
+    events.sort(key=lambda row: float(row["t_s"]))
     decisions = [row for row in run.rows["decisions"] if row["step"] <= len(shown)]
     decoded = [row for row in shown if not row["prefill"]]
     summary = (run.summary or {}) if last else {}
@@ -132,7 +134,9 @@ def _devices(run: Follower, step: int, now: float) -> list[DeviceNow]:
         if row["step"] <= step:
             placements.setdefault(row["epoch"], {})[row["block"]] = row["device"]
     nothing: dict[str, str] = {}
-    *_, before, after = [nothing, nothing, *(placements[epoch] for epoch in sorted(placements))]
+    whole = max(map(len, placements.values()), default=0)  # blocks; an epoch with fewer has not been read to its end
+    known = [placement for _, placement in sorted(placements.items()) if len(placement) == whole]
+    *_, before, after = [nothing, nothing, *known]
     for name, count in Counter(after.values()).items():
         found.setdefault(name, DeviceNow(name)).blocks = count
     for block, owner in after.items():
@@ -143,6 +147,10 @@ def _devices(run: Follower, step: int, now: float) -> list[DeviceNow]:
         device = found.setdefault(name, DeviceNow(name))
         device.ledger_bytes, device.budget_bytes = row["ledger_bytes"], row["budget_bytes"]
         device.ballast_bytes, device.alive = row["ballast_bytes"] or 0, row["alive"] is not False
+    for (name,), row in _latest(run.rows["faults"], ("device",), now).items():
+        seen = _latest(run.rows["devices"], ("device",), now).get((name,))
+        if seen is None or seen["t_s"] <= row["t_s"]:
+            found.setdefault(name, DeviceNow(name)).alive = False
     for (name, direction), row in _latest(run.rows["links"], ("device", "direction"), now).items():
         device = found.setdefault(name, DeviceNow(name))
         device.asked_bps[direction], device.readback_bps[direction] = row["requested_bps"], row["readback_bps"]

@@ -10,17 +10,18 @@ import os
 import re
 import stat
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.runlog.folder import EVENTS, MANIFEST, SUMMARY, TABLES
+from testbed.runlog.journal import JOURNAL
 from testbed.runlog.writing import RESERVE
 from testbed.running.device_command import LIVE
+from testbed.running.going_on import is_up
 from testbed.running.run_names import find_run
 
 QUIET_S = 600.0  # a run without a summary whose files changed in this time may be going on
-_DOCUMENTS = (MANIFEST, SUMMARY, EVENTS, RESERVE, LIVE)
+_DOCUMENTS = (MANIFEST, SUMMARY, EVENTS, JOURNAL, RESERVE, LIVE)
 _TABLE_FILES = tuple(f"{table}.{suffix}" for table in TABLES for suffix in ("jsonl", "parquet"))
 _HALF = re.compile(r"\.(.+)\.\d+")  # a document or table that was being replaced
 
@@ -55,11 +56,8 @@ def remove_run(run: str | Path, force: bool = False) -> list[str]:
 
 def refuse_going_on(folder: Path, force: bool = False) -> None:
     """Raise ConfigError if a run is going on, or may be and `force` is not given."""
-    from testbed.emulation.state_files import find_live
-
-    with suppress(EnvironmentLacks):  # without a runtime folder nothing is up
-        if find_live(folder.resolve()) is not None:
-            raise ConfigError(f"{folder} is going on: stop it first")
+    if is_up(folder):
+        raise ConfigError(f"{folder} is going on: stop it first")
     if force or (folder / SUMMARY).exists():
         return
     changed = max((_changed_at(entry) for entry in [folder, *folder.iterdir()]), default=0.0)

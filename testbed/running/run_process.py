@@ -26,6 +26,8 @@ from testbed.experiment.prompt import language_for, prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
 from testbed.runlog.folder import RunLog
+from testbed.runlog.journal import Past, Resumed, read_past
+from testbed.runlog.rewinding import rewind
 from testbed.running.backends import FleetSetting, find_backend
 from testbed.running.carry_out import LAST_WORDS
 from testbed.running.device_command import LIVE
@@ -63,6 +65,7 @@ class EmulatedFleet(Fleet, Protocol):
 def run(folder: Path) -> int:
     """Carry out the run that the folder's manifest describes, and return the exit code of this process."""
     log = RunLog(folder)
+    log.journaled = True
     manifest = log.read_manifest()
     options = manifest["options"]
     experiment = Experiment.from_dict(manifest["experiment"])
@@ -75,15 +78,21 @@ def run(folder: Path) -> int:
     summary = base | unfinished()
     fleet: EmulatedFleet | None = None
     controller: Controller | None = None
+    past = read_past(folder) if options["resumed"] else None
     try:
+        if past is not None:
+            rewind(log, past)
+            log.journal(Resumed(time.time()))
         log.reserve()
         host = HostCalibration.from_dict(manifest["calibration"], str(folder))
         places = Path(options["sockets"]), Path(options["state"])
         fleet = find_backend(manifest["backend"]).make_fleet(FleetSetting(experiment, len(prompt), host, *places))
         with shown(experiment, tokenizer, options["stream"], options["progress"]) as progress:
-            controller = Controller(experiment, prompt, fleet, policy, log, progress, options["calibrate"], host, ends)
+            controller = Controller(
+                experiment, prompt, fleet, policy, log, progress, options["calibrate"], host, ends, past
+            )
             outcome = controller.run()
-        summary = base | run_summary(experiment, controller, fleet, outcome, shared_host=options["share_host"])
+        summary = base | run_summary(experiment, controller, fleet, outcome, options["share_host"], options["resumed"])
         if options["hold"] and outcome.status == "done":
             _hold(folder, fleet)
         fleet.stop()
@@ -91,11 +100,15 @@ def run(folder: Path) -> int:
             summary["verified"], summary["verification"] = verify(experiment, prompt, outcome)
     except KeyboardInterrupt:
         summary = base | interrupted()
+        if _stays(past, controller):
+            raise
     except Exception as error:
         told = error if isinstance(error, TestbedError) else _lacking(error)
         summary |= unfinished(told or error)
         if told is None:
             raise
+        if _stays(past, controller):
+            raise told from error
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the folder must be completed and the fleet taken down
         if controller is not None:
@@ -106,8 +119,16 @@ def run(folder: Path) -> int:
                 fleet.stop()
                 manifest["facts"] = fleet.facts() | {"idle_private_bytes": fleet.idle_private_bytes}
         finally:
-            log.finish(summary, manifest)
+            if _stays(past, controller):
+                log.close()
+            else:
+                log.finish(summary, manifest)
     return int(summary["exit_code"])
+
+
+def _stays(past: Past | None, controller: Controller | None) -> bool:
+    """Whether the run stays as it was found: it was to be resumed, and did not come to that."""
+    return past is not None and (controller is None or not controller.begun)
 
 
 def _lacking(error: Exception) -> EnvironmentLacks | None:

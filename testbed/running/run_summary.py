@@ -40,9 +40,14 @@ def interrupted() -> dict[str, Any]:
 
 
 def run_summary(
-    experiment: Experiment, controller: Controller, fleet: Fleet, outcome: Outcome, shared_host: bool = False
+    experiment: Experiment,
+    controller: Controller,
+    fleet: Fleet,
+    outcome: Outcome,
+    shared_host: bool = False,
+    resumed: int = 0,
 ) -> dict[str, Any]:
-    """Return the figures of a run that came to an end of its own, good or bad."""
+    """Return the figures of a run that came to an end of its own, good or bad, after it was resumed so many times."""
     kept = controller.recorder.kept
     facts = fleet.facts()
     figures = summarise(
@@ -63,7 +68,8 @@ def run_summary(
         "verified": None,
         **figures,
         **losses(kept["faults"], kept["recoveries"]),
-        "oom_kills": fleet.oom_kills(),
+        "oom_kills": max(fleet.oom_kills(), sum(row["cause"] == "oom" for row in kept["faults"])),
+        "resumed": resumed,
         "memory_enforcement": facts["memory"],
         "verdict": faithful,
     }

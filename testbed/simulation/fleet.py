@@ -18,28 +18,32 @@ from testbed.controller.fleet import DeviceLost, DeviceSample, FleetEvent, LinkS
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import parse_block
+from testbed.placement.cost.copying import while_copying
 from testbed.placement.cost.forecast import Forecast, forecast_of
 from testbed.placement.cost.model import chunk_rows, prefill_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan
 from testbed.simulation.busy_time import BusyTime
 from testbed.simulation.drawn_delays import DrawnDelays
+from testbed.simulation.facts import simulated_facts
 from testbed.simulation.jobs import Generation, Job
 from testbed.simulation.measuring import changed_links, pinged, probed
 from testbed.simulation.memory import Memory
+from testbed.simulation.moving import Moving
 from testbed.simulation.span_notes import SpanNotes
-from testbed.simulation.transfers import Transfers
 from testbed.traces.model import SeriesKey
+from testbed.transport.copying import Copy, Finish, Halt, Halted
 from testbed.transport.messages import (
     Abort,
     Aborted,
-    Arrived,
     Collect,
     Collected,
     Command,
     Commit,
     Committed,
+    Connected,
     Decode,
+    Hello,
     Interrupt,
     Interrupted,
     Load,
@@ -50,19 +54,13 @@ from testbed.transport.messages import (
     Ping,
     Prefill,
     Prepare,
-    Prepared,
     Probe,
     Probed,
     Rebuild,
     Rebuilt,
-    Refused,
-    Sent,
     Token,
     Transfer,
 )
-from testbed.units import format_bytes
-
-SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time is the cost model's"
 
 
 class SimFleet:
@@ -90,7 +88,8 @@ class SimFleet:
         self._fits_until = -1  # as long as nothing else changes, every device holds its blocks up to this length
         self._generation: Generation | None = None
         self._forecast: Forecast | None = None  # for the present plan and conditions
-        self._transfers: Transfers | None = None
+        self._moving = Moving(self._memory, self._tell)
+        self._halting = False  # whether no token is to follow the present one
         self._probe: tuple[float, str, Probed] | None = None  # on its way: (when its last byte comes, to whom, what)
         self._busy = BusyTime(experiment.topology)
         measured = experiment.observation == "measured"
@@ -114,11 +113,9 @@ class SimFleet:
         self._observation = observation_of(
             self.experiment, target, budgets, self._prompt_tokens, 0, self._hop_overhead_s
         )
-        self._forecast, self._fits_until = None, -1
-        if self._generation is not None and self._generation.job is not None:
-            self._generation.job.change(self._wall(), self._token_seconds())
-        if self._transfers is not None and self._transfers.begun:
-            self._transfers.proceed(self._wall(), self._observation)
+        self._fits_until = -1
+        self._moving.proceed(self._observation, self._wall())
+        self._change_pace()
         for name, budget in budgets.items():
             if before is None or budget != before.devices[name].memory_bytes:
                 self._check_budget(name, self._length)
@@ -144,16 +141,29 @@ class SimFleet:
                 self._memory.take(device, map(parse_block, command.blocks))
                 self._tell(device, Loaded(self._memory.held_bytes(device, 0)))
             case Prepare():
-                self._prepare(device, command)
+                self._length = max(self._length, command.length)
+                budget_bytes = self._targeted().devices[device].memory_bytes
+                self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
-                assert self._transfers is not None
-                self._transfers.senders.append(device)
+                self._moving.transfer(device)
+            case Copy():
+                rows = self._prompt_tokens + self._tokens - 1
+                self._moving.copy(device, command, rows, self._observed(), self._wall())
+                self._change_pace()
+            case Finish():
+                self._moving.finish(command, self._observed(), self._wall())
+            case Halt():
+                self._halting = self._generation is not None
+                if not self._halting:
+                    self._tell(device, Halted(self._tokens))
             case Commit():
                 self._memory.drop(device, map(parse_block, command.drop))
-                self._plan, self._transfers = command.plan, None
+                self._plan = command.plan
+                self._moving.commit()
                 self._tell(device, Committed(command.plan.epoch, self._memory.held_bytes(device, self._length)))
             case Abort():
-                self._forget_transfers(device)
+                self._moving.forget(device)
+                self._change_pace()
                 self._tell(device, Aborted(command.epoch))
             case Prefill():
                 self._begin(Generation(command.until, self._wall(), command.chunk))
@@ -186,6 +196,18 @@ class SimFleet:
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
 
+    def restart(self, device: str) -> None:
+        """See `Fleet.restart`. Starting takes no time here."""
+        self._dead.discard(device)
+        self._tell(device, Hello(0, ""))
+
+    def introduce(self, device: str) -> list[str]:
+        """See `Fleet.introduce`."""
+        told = [name for name in self.names if name not in self._dead]
+        for name in told:
+            self._tell(name, Connected())
+        return told
+
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The answers so far. Without any, time passes until something ends, or for `timeout_s` virtual seconds."""
         if not self._pending and self._generation is not None and self._generation.job is None:
@@ -209,20 +231,7 @@ class SimFleet:
 
     def facts(self) -> dict[str, Any]:
         """How the run was simulated, for the manifest."""
-        lossy = self.experiment.needs_netem
-        notes = [SIMULATED_NOTE]
-        if lossy:
-            notes.append(f"link {lossy} has loss or jitter: delays are drawn for every message of a token")
-        return {
-            "backend": self.backend,
-            "provenance": "simulated",
-            "rates": "the cost model's",
-            "delay": "the cost model's",
-            "memory": "simulated: the sum over each device's blocks, against its budget",
-            "hop_overhead_s": self._hop_overhead_s,
-            "notes": notes,
-            **({} if self._busy.seconds is None else {"busy_s": self._busy.seconds}),
-        }
+        return simulated_facts(self.experiment, self._hop_overhead_s, self._busy.seconds)
 
     def oom_kills(self) -> int:
         """None: there is no kernel here."""
@@ -241,9 +250,7 @@ class SimFleet:
 
         Before it passes, blocks whose receivers have all prepared begin to move.
         """
-        if self._transfers is not None and self._transfers.incoming and not self._transfers.begun:
-            assert self._observation is not None
-            self._transfers.proceed(self._wall(), self._observation)
+        self._moving.begin_what_is_due(self._observed(), self._wall())
         if self._probe is not None and self._probe[0] <= until_s:
             end_s, receiver, probed = self._probe
             self._probe = None
@@ -252,12 +259,13 @@ class SimFleet:
             return
         job = self._generation.job if self._generation is not None else None
         token_end = job.end_s if job is not None else math.inf
-        transfers_end = self._transfers.end_s if self._transfers is not None and self._transfers.loads else math.inf
-        if min(token_end, transfers_end) > until_s:
+        moving_end = self._moving.next_s
+        if min(token_end, moving_end) > until_s:
             self._wall.advance(max(until_s, math.nextafter(self._wall(), math.inf)))
-        elif transfers_end <= token_end:
-            self._wall.advance(transfers_end)
-            self._finish_transfers()
+        elif moving_end <= token_end:
+            self._wall.advance(max(moving_end, self._wall()))
+            self._moving.go_on(self._observed(), self._wall())
+            self._change_pace()
         else:
             self._wall.advance(token_end)
             self._finish_token()
@@ -296,14 +304,14 @@ class SimFleet:
             return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
             last = self._length + self._generation.until - self._tokens - 1
-            self._forecast = forecast_of(self._observation, self._plan, last)
+            self._forecast = forecast_of(self._while_copying(), self._plan, last)
         return self._forecast.seconds(self._length)
 
     def _drawn_delays(self) -> DrawnDelays:
         """The cost model of the present token, whose draws depend on the seed and the token's number alone."""
         assert self._observation is not None and self._target is not None
         drawn = Random(f"{self.experiment.seed}/{self._tokens}")
-        return DrawnDelays(self._observation, self._target.links, self.experiment.dilation, drawn)
+        return DrawnDelays(self._while_copying(), self._target.links, self.experiment.dilation, drawn)
 
     def _finish_token(self) -> None:
         generation, plan = self._generation, self._plan
@@ -320,8 +328,12 @@ class SimFleet:
         self._tokens += 1
         generation.chunk = 0
         generation.job = None
-        if self._tokens == generation.until:
+        self._moving.add_row(self._observation, self._wall())
+        if self._tokens == generation.until or self._halting:
             self._generation = None
+        if self._halting:
+            self._halting = False
+            self._tell(plan.source, Halted(self._tokens))
 
     def _fits(self) -> bool:
         """Whether every device can hold its blocks at the present length; the first that cannot reports so.
@@ -346,49 +358,28 @@ class SimFleet:
 
     # --- moving ------------------------------------------------------------------------------------------
 
-    def _prepare(self, device: str, command: Prepare) -> None:
-        assert self._target is not None and self._observation is not None
-        if self._transfers is None or self._transfers.epoch != command.epoch:
-            self._transfers = Transfers(command.epoch, command.length, self._wall())
-        self._length = max(self._length, command.length)
-        blocks = [parse_block(item.block) for item in command.incoming]
-        self._memory.take(device, blocks)
-        need, budget = self._memory.held_bytes(device, command.length), self._target.devices[device].memory_bytes
-        if need > budget:
-            self._memory.drop(device, blocks)
-            reason = (
-                f"device {device} would need {format_bytes(need)} for its blocks and the {len(blocks)} incoming ones "
-                f"together, its budget is {format_bytes(budget)}"
-            )
-            self._tell(device, Refused(command.epoch, reason))
-            return
-        self._transfers.incoming[device] = command.incoming
-        self._tell(device, Prepared(command.epoch))
+    def _change_pace(self) -> None:
+        """The token under way goes on under other conditions."""
+        self._forecast = None
+        if self._generation is not None and self._generation.job is not None:
+            self._generation.job.change(self._wall(), self._token_seconds())
+
+    def _while_copying(self) -> Observation:
+        return while_copying(self._observed(), self._moving.paces)
 
     def _interrupt(self, device: str, command: Interrupt) -> None:
         """Drop the token under way and what was on its way to the device, and tell what the device holds."""
-        self._generation = None
+        self._generation, self._halting = None, False
         self._length = self._prompt_tokens + self._tokens - 1 if self._tokens else 0
-        self._forget_transfers(device)
+        self._moving.forget(device)
         blocks = [str(block) for block in self._memory.blocks(device)]
         tokens = self._tokens if device == self.experiment.topology.source else 0
         self._tell(device, Interrupted(command.epoch, blocks, tokens, 0))
-
-    def _forget_transfers(self, device: str) -> None:
-        if self._transfers is not None:
-            self._memory.drop(device, self._transfers.blocks(device))
-            self._transfers.incoming.pop(device, None)
-            self._transfers.loads.clear()
 
     def _observed(self) -> Observation:
         assert self._observation is not None
         return self._observation
 
-    def _finish_transfers(self) -> None:
-        transfers = self._transfers
-        assert transfers is not None and self._observation is not None
-        for sender in transfers.senders:
-            self._tell(sender, Sent(transfers.epoch))
-        for receiver in transfers.incoming:
-            self._tell(receiver, Arrived(transfers.epoch, transfers.arrivals(receiver, self._observation)))
-        transfers.loads.clear()
+    def _targeted(self) -> TargetState:
+        assert self._target is not None
+        return self._target

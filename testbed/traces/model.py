@@ -28,7 +28,7 @@ from typing import Any, get_args
 from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 from testbed.traces.lines import file_error, option_number
-from testbed.traces.quantities import RATES, checked
+from testbed.traces.quantities import RATES, STRIKES, checked
 from testbed.traces.recording import MOST_CHANGES, Change, Recording
 from testbed.traces.series import EndRule, Series, make_series
 
@@ -94,7 +94,7 @@ class Trace(Recording):
     @property
     def series(self) -> dict[SeriesKey, Series]:
         """The series of this trace under its end rule, by (target, quantity)."""
-        return {key: make_series(rows, self.end, self.period) for key, rows in self.rows.items()}
+        return {key: make_series(rows, self.end, self.period, key[1] in STRIKES) for key, rows in self.rows.items()}
 
     @property
     def rows(self) -> dict[SeriesKey, list[tuple[float, float]]]:

@@ -71,9 +71,19 @@ _STREAMING = Quantity(
 )
 _ONOFF = Quantity(_parse_switch, lambda value: "on" if value else "off", units.FRACTION, ("",), most=1.0)
 
+KILL, RESTART = "kill", "restart"
+STRIKES = (KILL, RESTART)  # quantities of a device that act at their moment and hold no value
+
 QUANTITIES: Mapping[str, Mapping[str, Quantity]] = {
     "link": {"up": _RATE, "down": _RATE, "up_delay": _DELAY, "down_delay": _DELAY, "loss": _LOSS},
-    "device": {"memory": _MEMORY, "compute": _COMPUTE, "streaming": _STREAMING, "pause": _ONOFF, "kill": _ONOFF},
+    "device": {
+        "memory": _MEMORY,
+        "compute": _COMPUTE,
+        "streaming": _STREAMING,
+        "pause": _ONOFF,
+        KILL: _ONOFF,
+        RESTART: _ONOFF,
+    },
 }
 # The words that mean both directions of a link in a file.
 PAIRS: Mapping[str, tuple[str, str]] = {"rate": ("up", "down"), "delay": ("up_delay", "down_delay")}
@@ -128,8 +138,8 @@ def checked(target: str, name: str, value: float) -> float:
         raise ConfigError(f"{name} of {target} cannot be {value:g}: it must be finite, not negative{limit}")
     if name == "pause" and value not in (0, 1):
         raise ConfigError(f"pause of {target} cannot be {value:g}: it is 1 (paused) or 0")
-    if name == "kill" and value != 1:
-        raise ConfigError(f"kill of {target} cannot be {value:g}: it is 1, since a device that has died stays dead")
+    if name in STRIKES and value != 1:
+        raise ConfigError(f"{name} of {target} cannot be {value:g}: it is 1, since it happens at a moment")
     if value == 0 and not quantity.zero_allowed:
         raise ConfigError(f"{name} of {target} cannot be 0: a device that stops for good cannot be emulated")
     return float(round(value)) if name == "memory" else float(value)

@@ -20,6 +20,7 @@ class Series:
 
     steps: tuple[tuple[float, float | None], ...]
     period: float | None = None  # None: the steps happen once
+    moments: bool = False  # whether every step counts as a change, also one to the same value
 
     def value_at(self, time: float) -> float | None:
         """The value that holds at `time`, which is that of the last step at or before it."""
@@ -39,7 +40,7 @@ class Series:
         return None
 
     def changes(self, after: float, until: float) -> Iterator[tuple[float, float | None]]:
-        """Yield each (time, value) in after < time <= until at which the value changes.
+        """Yield each (time, value) in after < time <= until at which the value changes, or a moment comes.
 
         With an infinite `until`, a looping series never ends.
         """
@@ -48,7 +49,7 @@ class Series:
             if time > until:
                 return
             before, value = value, self.value_at(time)
-            if value != before:
+            if self.moments or value != before:
                 yield time, value
 
     def next_change_after(self, time: float) -> float | None:
@@ -82,15 +83,17 @@ class Series:
             lap, first = lap + 1, 0
 
 
-def make_series(rows: Sequence[tuple[float, float]], end: EndRule, period: float | None) -> Series:
+def make_series(
+    rows: Sequence[tuple[float, float]], end: EndRule, period: float | None, moments: bool = False
+) -> Series:
     """The series of rows with strictly increasing times, under an end rule that `traces.model` explains."""
     if end == "hold" or period is None:
-        return Series(tuple(rows))
+        return Series(tuple(rows), None, moments)
     steps: list[tuple[float, float | None]] = [(time, value) for time, value in rows if time < period]
     if end == "stop":
-        return Series((*steps, (period, None)))
+        return Series((*steps, (period, None)), None, moments)
     if steps and steps[0][0] > 0:
         steps.insert(0, (0.0, None))
-    if len({value for _, value in steps}) <= 1:
+    if not moments and len({value for _, value in steps}) <= 1:
         return Series(tuple(steps[:1]))  # the value is constant, so the series needs no period
-    return Series(tuple(steps), period)
+    return Series(tuple(steps), period, moments)

@@ -34,6 +34,7 @@ class ControlHub:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._commands = self._context.socket(zmq.ROUTER)
         self._commands.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._commands.setsockopt(zmq.ROUTER_HANDOVER, 1)  # to a device's new worker
         self._commands.setsockopt(zmq.LINGER, LINGER_MS)
         self._commands.setsockopt(zmq.RCVHWM, 0)  # behind a limit, frames of a sender that ends are lost uncounted
         self._commands.bind(commands)
@@ -54,6 +55,10 @@ class ControlHub:
             self._commands.send_multipart([device.encode(), encode(command)])
         except zmq.ZMQError as error:
             raise RunFailed(f"device {device} cannot be reached: {error}") from error
+
+    def expect(self, device: str) -> None:
+        """Expect a new worker in this device's place."""
+        self._greeted.discard(device)
 
     def poll(self, timeout_s: float) -> list[tuple[str, Event]]:
         """All events that are waiting, or else the first ones to come within the timeout."""

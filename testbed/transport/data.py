@@ -1,7 +1,7 @@
 """The data plane: a message is one header and at most one raw buffer, and goes from device to device in one frame.
 
-A device binds one PULL socket and connects one PUSH socket to each peer it sends to. So there is one connection per
-ordered pair of devices, and messages keep their order on each. They speak ZeroMQ's protocol, but no thread of
+A device binds one PULL socket and connects one PUSH socket to each peer it sends to, and a second one for what it
+copies in the background. Messages keep their order on each connection. They speak ZeroMQ's protocol, but no thread of
 libzmq's stands between a worker and the kernel (ADR 23). On the emulated network they are TCP sockets, where anyone can
 connect: a peer that does not begin with the run's secret is refused before any frame of its is read. Where no network
 is emulated it is a Unix socket in the run's folder, which only its user can enter.
@@ -72,6 +72,31 @@ class ChunkAck(Header, frozen=True):
     size: int
 
 
+class Rows(Header, frozen=True):
+    """Rows of KV caches that are copied while tokens go on.
+
+    Blocks are numbered in the order of their stream. `blocks` of them from `first` on have `rows` rows each in the
+    payload, from row `start` on: a block's keys, then its values. With `blocks` 0 the payload is part of the weights of
+    `first`, from byte `start` on.
+    """
+
+    stream: int
+    sequence: int
+    first: int
+    blocks: int
+    start: int
+    rows: int
+    checksum: int
+    answer: bool  # whether the receiver is to acknowledge all pieces so far
+
+
+class RowsAck(Header, frozen=True):
+    """The receiver has checked and stored all pieces of the stream up to this one."""
+
+    stream: int
+    sequence: int
+
+
 class ProbeFrame(Header, frozen=True):
     """One frame of a rate probe; `left` frames follow."""
 
@@ -85,7 +110,7 @@ class PingFrame(Header, frozen=True):
     back: bool
 
 
-DataHeader = Activation | Chunk | ChunkAck | ProbeFrame | PingFrame
+DataHeader = Activation | Chunk | ChunkAck | Rows | RowsAck | ProbeFrame | PingFrame
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(DataHeader).decode
 
@@ -99,7 +124,9 @@ class Received(NamedTuple):
 
 
 class DataPlane:
-    """A device's sockets for data. It belongs to one thread, but for `ring`, which ends a `take` that waits.
+    """A device's sockets for data. It belongs to one thread, but for two methods.
+
+    `ring` ends a `take` that waits, and `send_apart` is for the one thread that copies in the background.
 
     `secret` is the run's; it is None where only the run can reach the address. A frame of more than `most_bytes` ends
     the connection that it comes by.
@@ -109,6 +136,7 @@ class DataPlane:
         self._entrance = Entrance(address, secret, most_bytes)
         self._links = Links(opening(secret))
         self._addresses: dict[str, str] = {}
+        self._apart: dict[str, Link] = {}
         self._looked_s = 0.0  # all that arrived before has been taken
         self.address = self._entrance.address
         self.sending_thread = self._links.thread
@@ -130,11 +158,19 @@ class DataPlane:
             raise RunFailed(f"a message for device {peer!r} has no connection")
         return self._links.to(address)
 
+    def connect_apart(self, peer: str) -> None:
+        """Connect to a peer once more, for `send_apart`."""
+        self._apart[peer] = self._links.to(self._addresses[peer], apart=True)
+
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> None:
         """Send one message without waiting; raises RunFailed for a peer without an address."""
-        encoded = _encode(header)
-        size = _LENGTH.size + len(encoded) + len(payload)
-        self._links.send(self._link(peer), (frame_head(size) + _LENGTH.pack(len(encoded)) + encoded, payload))
+        self._links.send(self._link(peer), _framed(header, payload))
+
+    def send_apart(self, peer: str, header: DataHeader, payload: memoryview | bytes) -> None:
+        """Send one message by the connection of `connect_apart`, so that it never waits before one of `send`."""
+        link = self._apart.get(peer)
+        if link is not None:
+            self._links.send(link, _framed(header, payload))
 
     def take(self, timeout_s: float | None) -> list[Received]:
         """The messages that are here, in the order of their arrival; if there are none, wait for some.
@@ -166,6 +202,7 @@ class DataPlane:
     def forget(self, peers: Iterable[str]) -> None:
         """Close the connections to these peers, and drop what waits for them. They are not to be sent to again."""
         for peer in peers:
+            self._apart.pop(peer, None)
             address = self._addresses.pop(peer, None)
             if address is not None:
                 self._links.forget(address)
@@ -174,6 +211,12 @@ class DataPlane:
         """Close all sockets. Queued messages have half a second to leave."""
         self._links.close(LINGER_S)
         self._entrance.close()
+
+
+def _framed(header: DataHeader, payload: memoryview | bytes) -> tuple[bytes, memoryview | bytes]:
+    encoded = _encode(header)
+    size = _LENGTH.size + len(encoded) + len(payload)
+    return frame_head(size) + _LENGTH.pack(len(encoded)) + encoded, payload
 
 
 _received_s = operator.attrgetter("received_s")

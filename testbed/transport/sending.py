@@ -112,7 +112,7 @@ class Links:
 
     def __init__(self, opening: bytes) -> None:
         self._opening = opening
-        self._links: dict[str, Link] = {}
+        self._links: dict[tuple[str, bool], Link] = {}
         self._busy: set[Link] = set()
         self._changed = threading.Condition()  # of what is busy
         self._bell = os.eventfd(0, os.EFD_NONBLOCK)
@@ -126,11 +126,11 @@ class Links:
         assert self._thread.native_id is not None
         return self._thread.native_id
 
-    def to(self, address: str) -> Link:
-        """The connection to an address, which is begun if there is none."""
-        link = self._links.get(address)
+    def to(self, address: str, apart: bool = False) -> Link:
+        """The connection to an address, or the second one apart from it, which is begun if there is none."""
+        link = self._links.get((address, apart))
         if link is None:
-            link = self._links[address] = Link(address, self._opening)
+            link = self._links[address, apart] = Link(address, self._opening)
             if not link.go_on():
                 self._finish_later(link)
         return link
@@ -141,13 +141,12 @@ class Links:
             self._finish_later(link)
 
     def forget(self, address: str) -> None:
-        """Close the connection to an address, and drop what waits for it."""
-        link = self._links.pop(address, None)
-        if link is None:
-            return
+        """Close the connections to an address, and drop what waits for them."""
+        links = [self._links.pop((address, apart)) for apart in (False, True) if (address, apart) in self._links]
         with self._changed:
-            self._busy.discard(link)
-            link.close()
+            for link in links:
+                self._busy.discard(link)
+                link.close()
         os.eventfd_write(self._bell, 1)
 
     def _finish_later(self, link: Link) -> None:

@@ -29,3 +29,12 @@ def cut(parts: list[memoryview]) -> Iterator[tuple[int, memoryview]]:
             yield offset, piece
             start += len(piece)
             offset += len(piece)
+
+
+def write(parts: list[memoryview], offset: int, payload: memoryview | bytes) -> None:
+    """Put a piece at this offset of the concatenated parts; it never spans two of them."""
+    for part in parts:
+        if offset < len(part):
+            part[offset : offset + len(payload)] = payload
+            return
+        offset -= len(part)

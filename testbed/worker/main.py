@@ -19,18 +19,19 @@ from testbed.decoder.reference import chunk_bounds
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
-from testbed.placement.blocks import copies_of, parse_block, resident_bytes
+from testbed.placement.blocks import copies_of, parse_block
 from testbed.transport.control import ControlLine
-from testbed.transport.data import Activation, Chunk, ChunkAck, DataHeader, DataPlane, ProbeFrame
+from testbed.transport.copying import Copy, Finish, Halt, Halted
+from testbed.transport.data import Activation, DataHeader, DataPlane, PingFrame, ProbeFrame
 from testbed.transport.messages import (
     Abort,
-    Aborted,
     Collect,
     Collected,
     Commit,
     Committed,
     Connect,
     Connected,
+    Continue,
     Decode,
     Failed,
     Hello,
@@ -44,11 +45,9 @@ from testbed.transport.messages import (
     Ping,
     Prefill,
     Prepare,
-    Prepared,
     Probe,
     Rebuild,
     Rebuilt,
-    Refused,
     SetBudget,
     SetDevice,
     SetPaths,
@@ -60,15 +59,17 @@ from testbed.worker.config import WorkerConfig
 from testbed.worker.core_waits import ProcessWaits
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.libc import enter_network, use_precise_timers
+from testbed.worker.loading import WeightsReady
+from testbed.worker.migrating import Migrating
 from testbed.worker.outbox import Outbox
 from testbed.worker.pacing import Pacer
 from testbed.worker.parent_death import end_with_parent
 from testbed.worker.probing import Probing
 from testbed.worker.proc_settings import keep_idle_connections_fast, write_setting
 from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.row_streams import StreamNews
 from testbed.worker.scheduling import Precedence, put_first, transport_threads
 from testbed.worker.startup import return_large_allocations, warm_up
-from testbed.worker.transfers import Receiver, Sender, WeightsReady
 
 
 def run(config: WorkerConfig) -> None:
@@ -118,8 +119,9 @@ class Worker:
         weights = weight_source(config.stored, config.shape, config.model_seed, config.partition)
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
-        self._sender: Sender | None = None
-        self._receiver: Receiver | None = None
+        self._migrating = Migrating(
+            self._store, self._outbox, self._plane, line.send, self._inbox.post, config.dilation
+        )
         self._budget_bytes: int | None = None
         self._length = 0  # positions in the KV caches here
         self._checked = -1  # the last pass whose memory was checked
@@ -132,6 +134,7 @@ class Worker:
         self._token_started_s = 0.0
         self._step = 0
         self._rebuilding = False  # whether the passes only fill KV caches
+        self._generating = self._halting = False  # whether a token is under way, and whether none is to follow
         self._probing = Probing(self._outbox, line.send)
         self._waits = ProcessWaits()
 
@@ -158,30 +161,23 @@ class Worker:
         header, payload = content
         due_s = max(delivery.due_s, delivery.received_s)
         if isinstance(header, Activation):
-            self._note_length(header.step, header.position + header.rows)
+            self._note_length(header.step, header.position, header.rows)
             self._program.accept(header, payload, due_s)
             self._advance()
-        elif isinstance(header, Chunk):
-            if self._receiver is None or header.epoch != self._receiver.epoch:
-                return  # its epoch was aborted
-            try:
-                self._receiver.accept(header, payload, due_s)
-            except RunFailed as error:
-                self._line.send(Refused(header.epoch, f"device {self.config.device}: {error}"))
-        elif isinstance(header, ChunkAck):
-            if self._sender is not None:
-                self._sender.acknowledge(header)
         elif isinstance(header, ProbeFrame):
             self._probing.take(header, len(payload), due_s)
-        else:
+        elif isinstance(header, PingFrame):
             self._probing.bounce(header)
+        else:
+            self._migrating.take(header, payload, due_s)
 
-    def _note_length(self, step: int, length: int) -> None:
+    def _note_length(self, step: int, position: int, rows: int) -> None:
         """Compare the ledger with the budget once per pass, before the pass writes its KV rows."""
         if step <= self._checked:
             return
-        self._checked, self._length = step, length
-        self._check_budget(length)
+        self._checked, self._length = step, position + rows
+        self._migrating.rows_came(position)  # a pass begins when all before it have ended
+        self._check_budget(self._length)
 
     def _check_budget(self, length: int) -> None:
         if self._budget_bytes is None:
@@ -198,7 +194,7 @@ class Worker:
     # --- generating, on the source -----------------------------------------------------------------------
 
     def _begin_prefill(self, command: Prefill) -> None:
-        self._until, self._ends = command.until, frozenset(command.ends)
+        self._until, self._ends, self._generating = command.until, frozenset(command.ends), True
         self._program.sampling = command.sampling
         self._prompt_tokens = len(command.prompt)
         self._token_started_s = time.monotonic()
@@ -215,7 +211,7 @@ class Worker:
         self._begin(self._passes.pop(0), time.monotonic())
 
     def _begin(self, new: Pass, now_s: float) -> None:
-        self._note_length(new.step, new.position + len(new.ids))
+        self._note_length(new.step, new.position, len(new.ids))
         self._program.begin(new, now_s)
         self._advance()
 
@@ -235,8 +231,20 @@ class Worker:
         self._last_token = result.token_id
         self._tokens += 1
         self._token_started_s = result.end_s
-        if self._tokens < self._until and self._last_token not in self._ends:
+        if self._halting:
+            self._generating = self._halting = False
+            self._line.send(Halted(self._tokens))
+        elif self._tokens < self._until and self._last_token not in self._ends:
             self._inbox.post(self._next_pass())
+        else:
+            self._generating = False
+
+    def _halt(self) -> None:
+        """Begin no further token, and say how many there are as soon as none is under way."""
+        if self._generating:
+            self._halting = True
+        else:
+            self._line.send(Halted(self._tokens))
 
     def _next_pass(self) -> Pass:
         step, self._step = self._step, self._step + 1
@@ -254,13 +262,19 @@ class Worker:
                 if not self._program.interrupted:
                     self._begin(command, time.monotonic())
             case WeightsReady():
-                self._weights_ready(command)
+                self._migrating.weights_ready(command)
+            case StreamNews():
+                self._migrating.streamed(command)
             case Decode():
-                self._until = command.until
+                self._until, self._generating = command.until, True
                 self._token_started_s = time.monotonic()
                 self._begin(self._next_pass(), self._token_started_s)
             case Prefill():
                 self._begin_prefill(command)
+            case Continue():
+                self._prompt_tokens, self._tokens = command.prompt_tokens, command.tokens
+                self._last_token, self._ends = command.last_token, frozenset(command.ends)
+                self._program.sampling = command.sampling
             case Interrupt():
                 self._interrupt(command)
             case Rebuild():
@@ -277,14 +291,20 @@ class Worker:
             case Load():
                 self._load(command)
             case Prepare():
-                self._prepare(command)
+                self._length = max(self._length, command.length)
+                self._migrating.prepare(command, self._budget_bytes)
             case Transfer():
-                self._sender = Sender(command, self._store, self._outbox, self._line.send)
-                self._sender.begin()
+                self._migrating.transfer(command)
+            case Copy():
+                self._migrating.copy(command)
+            case Finish():
+                self._migrating.finish(command)
             case Commit():
                 self._commit(command)
             case Abort():
-                self._abort(command)
+                self._migrating.abort(command)
+            case Halt():
+                self._halt()
             case Probe():
                 self._probing.probe(command)
             case Ping():
@@ -301,8 +321,8 @@ class Worker:
 
     def _interrupt(self, command: Interrupt) -> None:
         """Drop what is under way, and tell what is here. Caches stay: a pass writes its rows by their positions."""
-        self._forget_migration()
-        self._passes, self._rebuilding = [], False
+        self._migrating.forget()
+        self._passes, self._rebuilding, self._generating, self._halting = [], False, False, False
         self._program.interrupt()
         self._plane.forget(command.lost)
         copies = copies_of(self.config.shape, self.config.partition)
@@ -316,51 +336,13 @@ class Worker:
             self._store.add(block)
         self._line.send(Loaded(self._store.held_bytes(0)))
 
-    def _prepare(self, command: Prepare) -> None:
-        self._length = max(self._length, command.length)
-        incoming = [parse_block(item.block) for item in command.incoming]
-        need = self._store.held_bytes(command.length)
-        shape, partition = self.config.shape, self.config.partition
-        need += sum(resident_bytes(shape, block, command.length, partition) for block in incoming)
-        if self._budget_bytes is not None and need > self._budget_bytes:
-            reason = (
-                f"device {self.config.device} would need {need} bytes for its blocks and the {len(incoming)} incoming "
-                f"ones together, its budget is {self._budget_bytes}"
-            )
-            self._line.send(Refused(command.epoch, reason))
-            return
-        self._receiver = Receiver(
-            command, self._store, self._outbox, self._line.send, self._inbox.post, self.config.dilation
-        )
-        self._receiver.begin()
-        self._line.send(Prepared(command.epoch))
-        self._receiver.finish_what_is_complete()
-
-    def _weights_ready(self, note: WeightsReady) -> None:
-        if self._receiver is None or note.epoch != self._receiver.epoch:
-            return
-        try:
-            self._receiver.weights_ready(note)
-        except RunFailed as error:
-            self._line.send(Refused(note.epoch, f"device {self.config.device}: {error}"))
-
     def _commit(self, command: Commit) -> None:
-        self._sender = self._receiver = None
+        self._migrating.commit()
         for name in command.drop:
             self._store.drop(parse_block(name))
         self._program.switch(command.plan)
         self._plane.connect(self._program.receivers())
         self._line.send(Committed(command.plan.epoch, self._store.held_bytes(self._length)))
-
-    def _abort(self, command: Abort) -> None:
-        self._forget_migration()
-        self._line.send(Aborted(command.epoch))
-
-    def _forget_migration(self) -> None:
-        self._sender = None
-        if self._receiver is not None:
-            self._receiver.forget()
-            self._receiver = None
 
     def _collect(self, command: Collect) -> None:
         spans, self._program.spans = self._program.spans, []

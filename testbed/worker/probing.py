@@ -26,7 +26,7 @@ class Probing:
 
     def __init__(self, outbox: Outbox, report: Callable[[Probed | Pinged], None]) -> None:
         self._outbox, self._report = outbox, report
-        self._probe: _Taking | None = None
+        self._probes: dict[str, _Taking] = {}  # by sender
         self._round_trips: list[float] = []
         self._ping_started_s = 0.0
 
@@ -41,9 +41,9 @@ class Probing:
     def take(self, header: ProbeFrame, size: int, due_s: float) -> None:
         """Count a frame, and report after the last one."""
         if size == 0:
-            self._probe = _Taking(header.sent_s, due_s)
+            self._probes[header.sender] = _Taking(header.sent_s, due_s)
             return
-        taking = self._probe
+        taking = self._probes.get(header.sender)
         if taking is None:
             return
         taking.size += size
@@ -51,7 +51,7 @@ class Probing:
             self._report(
                 Probed(header.sender, taking.size, max(1e-9, due_s - taking.first_s), due_s - taking.sent_s)
             )  # fmt: skip
-            self._probe = None
+            del self._probes[header.sender]
 
     def ping(self, peer: str, count: int) -> None:
         """Send a message to a peer and back, `count` times in all."""

@@ -8,7 +8,6 @@ storage, at its rate, while the payload travels.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +18,8 @@ from testbed.errors import RunFailed
 from testbed.placement.blocks import Block, parse_block, weight_bytes
 from testbed.transport.data import Chunk, ChunkAck
 from testbed.transport.messages import Arrival, Arrived, Prepare, Sent, Transfer
-from testbed.worker.chunks import WINDOW_BYTES, checksum, cut
+from testbed.worker.chunks import WINDOW_BYTES, checksum, cut, write
+from testbed.worker.loading import Loading, WeightsReady
 from testbed.worker.outbox import Outbox
 
 
@@ -89,15 +89,6 @@ class _Taking:
     weights_ready: bool = False
 
 
-@dataclass(frozen=True)
-class WeightsReady:
-    """The loading thread posts this when a block's weights are in memory, or could not be loaded."""
-
-    epoch: int
-    block: str
-    error: str = ""
-
-
 class Receiver:
     """Takes in the incoming blocks of one epoch."""
 
@@ -115,7 +106,7 @@ class Receiver:
         self._report, self._post, self._dilation = report, post, dilation
         self._taking: dict[str, _Taking] = {}
         self._arrivals: list[Arrival] = []
-        self._cancelled = threading.Event()
+        self._loading: Loading | None = None
 
     def begin(self) -> None:
         """Map memory for every incoming block, and start loading weights."""
@@ -129,22 +120,7 @@ class Receiver:
                 weights_ready=self._command.shipped,
             )  # fmt: skip
         if not self._command.shipped:
-            threading.Thread(target=self._load, name="load", daemon=True).start()
-
-    def _load(self) -> None:
-        """Load weights, one block after another and no faster than the device's storage could."""
-        free_s = time.monotonic()
-        for name, taking in list(self._taking.items()):
-            error = ""
-            try:
-                self._store.fill(taking.block)
-            except Exception as problem:
-                error = str(problem)
-            size = self._weight_bytes(taking.block)
-            free_s += size / self._command.storage_Bps * self._dilation
-            if self._cancelled.wait(max(0.0, free_s - time.monotonic())):
-                return
-            self._post(WeightsReady(self.epoch, name, error))
+            self._loading = Loading(self._command, self._store, self._post, self._dilation)
 
     def accept(self, chunk: Chunk, payload: memoryview | bytes, due_s: float) -> None:
         """Store one chunk and acknowledge it; raises RunFailed when it is not the expected one."""
@@ -153,7 +129,7 @@ class Receiver:
             raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} at byte {chunk.offset} is out of turn")
         if checksum(payload) != chunk.checksum:
             raise RunFailed(f"migration of {chunk.block}: chunk {chunk.sequence} arrived damaged (checksum)")
-        _write(taking.parts, chunk.offset, payload)
+        write(taking.parts, chunk.offset, payload)
         if chunk.sequence == 0:
             taking.first_byte_s = due_s
         taking.last_byte_s = due_s
@@ -189,15 +165,8 @@ class Receiver:
 
     def forget(self) -> None:
         """Drop everything that this epoch brought."""
-        self._cancelled.set()
+        if self._loading is not None:
+            self._loading.cancel()
         self._taking.clear()
         for incoming in self._command.incoming:
             self._store.drop(parse_block(incoming.block))
-
-
-def _write(parts: list[memoryview], offset: int, payload: memoryview | bytes) -> None:
-    for part in parts:
-        if offset < len(part):
-            part[offset : offset + len(payload)] = payload
-            return
-        offset -= len(part)

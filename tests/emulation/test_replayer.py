@@ -211,6 +211,19 @@ def test_nothing_changes_before_the_clock_starts_nor_while_it_is_paused(cables: 
     assert second[1].due_s - second[0].due_s == pytest.approx(0.2, abs=1e-6)
 
 
+def test_a_run_that_goes_on_gets_the_last_rate_before_and_the_changes_after(
+    cables: Cables, clock: EmulatedClock
+) -> None:
+    link = cables.link(1, UP, ramp((1.0, 1e6), (2.0, 2e6), (3.2, 3e6)))
+    replayer = replay([link], clock)
+    clock.go_on_from(7.0, 3.0)
+    clock.start()
+    time.sleep(0.1)
+    assert cables.rate_bps(link) == 2e6
+    found = gather(replayer, 0.3) + replayer.end()
+    assert [change.requested_bps for change in found] == [3e6] and found[0].late_s < 0.05
+
+
 def test_a_dilated_clock_makes_times_longer_and_rates_smaller_on_the_host_only(cables: Cables) -> None:
     clock = EmulatedClock(4.0)
     link = cables.link(2, UP, ramp((0.05, 8e6), (0.15, 16e6)))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from killing import children, kind, target
-from running import UNJUDGED, Going, Place, rows, topology, write_experiment
+from running import UNJUDGED, Going, Place, events, rows, topology, write_experiment
 
 BACKENDS = pytest.mark.parametrize("backend", ["local", "mininet"])
 KILLS = "time,target,quantity,value\n"
@@ -76,6 +76,27 @@ def test_two_devices_that_die_at_once_cost_no_token_and_no_bit(place: Place, bac
     )
     ended = place.done(experiment, "--backend", backend)
     assert sorted(ended.summary["lost_devices"]) == ["b", "d"]
+
+
+@BACKENDS
+def test_a_device_that_is_started_anew_takes_blocks_again_and_costs_no_bit(place: Place, backend: str) -> None:
+    place.base.mkdir(exist_ok=True)
+    strikes = "3,device/b,kill,1\n3,device/c,kill,1\n5,device/b,restart,1\n5,device/c,restart,1\n14,device/b,kill,1\n"
+    (place.base / "strikes.csv").write_text(f"{KILLS}{strikes}15,device/b,restart,1\n")
+    (place.base / "policy.py").write_text(RESTLESS)
+    experiment = write_experiment(
+        place.base, tokens=30, interval=2, policy=f"{place.base / 'policy.py'}:Restless", traces=["strikes.csv"]
+    )
+    ended = place.done(experiment, "--backend", backend)
+    assert sorted(ended.summary["lost_devices"]) == ["b", "b", "c"]
+    returned = [(row["device"], row["step"]) for row in events(ended.folder, "device_returned")]
+    assert sorted(returned) == [("b", 6), ("b", 16), ("c", 6)]
+    steps = {row["epoch"]: row["step"] for row in rows(ended.folder, "decisions")}
+    after = {row["device"] for row in rows(ended.folder, "placements") if steps[row["epoch"]] > 16}
+    assert after == set("abcd")
+    samples = [row for row in rows(ended.folder, "devices") if row["device"] == "b"]
+    assert len({row["limit_bytes"] for row in samples}) == 1
+    assert place.left_behind() == []
 
 
 @BACKENDS

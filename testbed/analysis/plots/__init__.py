@@ -10,11 +10,12 @@ from testbed.analysis.plots.latency import latency_ecdf, token_latency
 from testbed.analysis.plots.ledger import memory
 from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
-from testbed.analysis.plots.save import TABLES_OF_ALL, count_figures, save_all, save_figure
+from testbed.analysis.plots.save import FIGURES, TABLES_OF_ALL, count_figures, save_all, save_figure
 from testbed.analysis.plots.seen import estimates, link_delays
 from testbed.analysis.plots.style import run_names
 
 __all__ = [
+    "FIGURES",
     "TABLES_OF_ALL",
     "count_figures",
     "estimates",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rat
 _WITH_ROWS: dict[str, Callable[[Run], Figure]] = {"estimates": estimates, "delays": link_delays}
 """Figures of a table that not every run fills."""
 
+FIGURES = tuple(draw.__name__ for draw in (*_OF_ALL, *_OF_EACH, *_WITH_ROWS.values()))
+"""The names of all figures."""
+
 
 def save_all(
     runs: Run | Sequence[Run],
@@ -35,11 +38,12 @@ def save_all(
     formats: Sequence[str] = ("png",),
     each: bool = True,
     tell: Callable[[int], None] = lambda done: None,
+    only: Collection[str] = FIGURES,
 ) -> list[Path]:
     """Draw figures into `out_dir`: those that compare the runs and, with `each`, those of each run, named after it.
 
-    Calls `tell` with the number of figures that are done, out of `count_figures`. Returns the files; raises
-    AnalysisError for an unknown format and for values that cannot be drawn.
+    Of both, only those in `only` are drawn. Calls `tell` with the number of figures that are done, out of
+    `count_figures`. Returns the files; raises AnalysisError for an unknown format and for values that cannot be drawn.
     """
     runs = as_runs(runs)
     for unknown in set(formats) - set(FORMATS):
@@ -47,7 +51,7 @@ def save_all(
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
     drawn: list[tuple[Callable[[Any], Figure], Run | Sequence[Run], str]] = [
-        (draw, runs, draw.__name__) for draw in _OF_ALL
+        (draw, runs, draw.__name__) for draw in _OF_ALL if draw.__name__ in only
     ]
     taken: Counter[str] = Counter()
     for run, name in zip(runs, run_names(runs), strict=True) if each else ():
@@ -55,17 +59,18 @@ def save_all(
         taken[slug] += 1  # cutting and replacing may make two names equal
         slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
         more = [draw for table, draw in _WITH_ROWS.items() if len(getattr(run, table))]
-        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in (*_OF_EACH, *more)]
-    written, counted = [], count_figures(len(runs), each)
+        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in (*_OF_EACH, *more) if draw.__name__ in only]
+    written, counted = [], count_figures(len(runs), each, only)
     for done, (draw, what, stem) in enumerate(drawn, 1):
         written += _saved(draw, what, folder / stem, formats)
         tell(min(done, counted))
     return written
 
 
-def count_figures(runs: int, each: bool = True) -> int:
+def count_figures(runs: int, each: bool = True, only: Collection[str] = FIGURES) -> int:
     """The number of figures that `save_all` draws of so many runs at least."""
-    return len(_OF_ALL) + (runs * len(_OF_EACH) if each else 0)
+    of_all, of_each = (sum(draw.__name__ in only for draw in draws) for draws in (_OF_ALL, _OF_EACH))
+    return of_all + (runs * of_each if each else 0)
 
 
 def _saved(draw: Callable[[Any], Figure], what: Run | Sequence[Run], stem: Path, formats: Sequence[str]) -> list[Path]:

@@ -50,6 +50,7 @@ class Exact:
     """The cheapest placement of a class for the coming interval; `last` has what was proved of the last decision."""
 
     name = "exact"
+    remembers = False
 
     def __init__(self, class_: PlacementClass = "any", limit: object = None) -> None:
         if class_ not in get_args(PlacementClass):

@@ -50,6 +50,9 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("runs", "prune", "runs"), "--keep 5"),
     (("explain", "runs"), "is no run folder: it holds 2, such as runs/"),
     (("export", "runs/none"), "there is no such run"),
+    (("plot", "runs", "--figure", "token-latency"), "did you mean 'token_latency'?"),
+    (("report", "runs", "--out", "report.pdf"), ".html, .htm, .md, .tex"),
+    (("watch", "non", "--once"), "there is no such run"),
 ]
 
 

@@ -25,6 +25,20 @@ def test_a_prefill_that_was_interrupted_begins_anew() -> None:
     assert numbers(passes, 8) == [None, None, None, 0, 1, 2, 3, 4]
 
 
+def test_the_passes_of_a_run_that_is_resumed_begin_after_caches_and_the_last_token() -> None:
+    passes = PassNumbers(2)
+    passes.restart(4, next_pass=0, rebuilding=3)  # so many chunks rebuild, and the next pass repeats token 4
+    passes.repeat(5)
+    assert numbers(passes, 6) == [None, None, None, None, 6, 7]
+
+
+def test_a_run_that_is_resumed_with_one_token_repeats_its_prefill() -> None:
+    passes = PassNumbers(2)
+    passes.restart(0, next_pass=0, rebuilding=0)
+    passes.repeat(1)
+    assert numbers(passes, 4) == [None, None, 2, 3]
+
+
 def test_a_loss_while_caches_are_rebuilt_voids_what_was_rebuilt() -> None:
     passes = PassNumbers(1)
     passes.restart(1, next_pass=2, rebuilding=2)  # pass 1 is interrupted, and 2 and 3 rebuild

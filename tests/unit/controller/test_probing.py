@@ -35,6 +35,20 @@ def test_probes_stay_within_their_share_of_every_links_time(
         assert all(budget.spent_s[hop] <= share * passed_s * (1 + 1e-9) for hop in HOPS)
 
 
+@given(st.lists(st.tuples(st.floats(0.5, 5), st.floats(0, 3)), min_size=1, max_size=40))
+def test_what_a_probe_takes_longer_than_it_should_is_charged_before_the_next_one(
+    intervals: list[tuple[float, float]],
+) -> None:
+    budget, seen, passed_s = ProbeBudget(0.01), star(), 0.0
+    for interval_s, late_s in intervals:
+        passed_s += interval_s
+        budget.earn(interval_s, HOPS)
+        for probe in budget.choose(seen, HOPS):
+            hops = {leg.hop for leg in seen.path(probe.sender, probe.receiver)}
+            assert all(budget.spent_s[hop] <= 0.01 * passed_s * (1 + 1e-9) for hop in hops)
+            budget.late(hops, late_s)
+
+
 def test_no_probe_is_sent_where_every_link_has_been_seen() -> None:
     budget = ProbeBudget(0.01)
     budget.earn(100.0, HOPS)

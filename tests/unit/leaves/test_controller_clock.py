@@ -29,6 +29,17 @@ def test_time_is_zero_before_the_start(wall: Wall) -> None:
 
 
 @pytest.mark.parametrize("dilation", [1.0, 4.0])
+def test_a_clock_goes_on_from_where_an_earlier_one_was_left(wall: Wall, dilation: float) -> None:
+    clock = EmulatedClock(dilation, wall)
+    clock.go_on_from(20.0, 15.0)
+    wall.now += 7
+    assert (clock.now(), clock.trace_now()) == (20.0, 15.0)
+    clock.start()
+    wall.now += dilation * 3
+    assert (clock.now(), clock.trace_now()) == pytest.approx((23.0, 18.0))
+
+
+@pytest.mark.parametrize("dilation", [1.0, 4.0])
 def test_an_emulated_second_takes_dilation_wall_seconds(wall: Wall, dilation: float) -> None:
     clock = EmulatedClock(dilation, wall)
     clock.start()

@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "experiments" / "small-scale.yaml"
 QUICKSTART = ROOT / "experiments" / "gpt2-star4.yaml"
 OFFERED = [
-    "Experiment", "Observation", "Placement", "Policy", "Topology", "Trace", "compare", "load_run", "replay", "sweep",
+    "Experiment", "Observation", "Placement", "Policy", "Topology", "Trace", "compare", "load_run", "replay",
+    "resume", "sweep",
 ]  # fmt: skip
 NOTEBOOK = f"""
 import testbed

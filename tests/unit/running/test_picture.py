@@ -8,6 +8,7 @@ import pytest
 from synthetic_run import SQUEEZE_AT, SQUEEZED, first_placement, make_run
 
 import testbed
+from testbed.runlog.folder import RunLog, read_rows
 from testbed.runlog.following import Follower
 from testbed.running.picture import Picture, Text, picture
 
@@ -78,3 +79,18 @@ def test_a_folder_with_only_a_first_manifest_has_a_picture(tmp_path: Path) -> No
     (tmp_path / "manifest.json").write_text('{"format": 1, "run": "x"}')
     shown = picture(followed(tmp_path))
     assert (shown.done, shown.devices, shown.verdict) == (0, [], "so far: nothing to judge")
+
+
+def test_losses_and_recoveries_are_told_and_the_lost_device_is_marked(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, finished=False)
+    log = RunLog(folder)
+    end_s = max(row["start_s"] + row["latency_s"] for row in read_rows(folder, "tokens"))
+    log.row("faults", t_s=end_s, device="c", step=96, cause="hung", recovering=True)
+    times = dict.fromkeys(("noticed_s", "decided_s", "committed_s", "rebuilt_s"), end_s + 1)
+    log.row("recoveries", epoch=9, step=96, devices="c", **times, predicted_s=0.5, blocks=7, loaded_bytes=1, rows=96)
+    log.close()
+    shown = picture(followed(folder))
+    lost, recovered = shown.events[-2:]
+    assert (lost.text, lost.fault) == ("device lost c it stood still", True)
+    assert (recovered.text, recovered.fault) == ("recovered 7 blocks without c", False)
+    assert [device.name for device in shown.devices if not device.alive] == ["c"]

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from simulated import drive, experiment, simulated
 
+from testbed.placement.blocks import Placement
+from testbed.placement.observation import Observation
+from testbed.placement.patterns import expand_patterns
 from testbed.traces import Change
 
 TOKENS, INTERVAL = 24, 8
@@ -15,7 +18,12 @@ TOKENS, INTERVAL = 24, 8
 
 def dying(*kills: tuple[float, str], **keys: Any) -> Any:
     """The quick start with the tiny model, whose devices die at these tokens."""
-    changes = tuple(Change(token, f"device/{name}", "kill", 1.0) for token, name in kills)
+    return struck(*((token, name, "kill") for token, name in kills), **keys)
+
+
+def struck(*strikes: tuple[float, str, str], **keys: Any) -> Any:
+    """The same with devices that die or are started anew at these tokens."""
+    changes = tuple(Change(token, f"device/{name}", what, 1.0) for token, name, what in strikes)
     keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0} | keys
     return experiment("model.preset=tiny", changes=changes, tokens=TOKENS, interval=INTERVAL, **keys)
 
@@ -108,3 +116,56 @@ def test_the_summary_counts_what_was_lost(tmp_path: Path) -> None:
     assert summary["downtime_s"] > summary["recovery_s"] > 0
     summary, _ = simulated(tmp_path / "calm", dying())
     assert (summary["lost_devices"], summary["downtime_s"], summary["recovery_s"]) == ([], 0.0, 0.0)
+
+
+class Spread:
+    """Places the FFNs on all devices that have room, in turn."""
+
+    name = "spread"
+
+    def reset(self, seed: int) -> None:
+        """Nothing."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The same for the same devices."""
+        names = [view.name for view in observation.devices if view.available_bytes > 2**20]
+        ffns = {f"ffn({layer})": names[layer % len(names)] for layer in range(observation.shape.layers)}
+        ends = {f"head(0,{n})": name for n, name in enumerate(names)}
+        return Placement(expand_patterns(observation, {"*": "a"} | ffns | ends))
+
+
+def used(kept: dict[str, Any], epoch: int) -> set[str]:
+    """The devices that hold something in an epoch."""
+    return {row["device"] for row in kept["placements"] if row["epoch"] == epoch}
+
+
+def test_a_device_that_is_started_anew_is_offered_to_the_policy_at_the_next_decision(tmp_path: Path) -> None:
+    of = struck((3, "b", "kill"), (10, "b", "restart"))
+    _, outcome, kept = drive(tmp_path, of, Spread())
+    assert outcome.status == "done" and [row["step"] for row in kept["tokens"]] == list(range(TOKENS))
+    epochs = {row["epoch"]: row["step"] for row in kept["decisions"]}
+    assert all("b" not in used(kept, epoch) for epoch, step in epochs.items() if 3 <= step < 16)
+    assert "b" in used(kept, max(epoch for epoch, step in epochs.items() if step >= 16))
+
+
+def test_a_device_may_die_again_after_it_has_returned(tmp_path: Path) -> None:
+    of = struck(
+        (3, "b", "kill"), (3, "b", "restart"), (13, "b", "kill"), (14, "b", "restart"), (20, "b", "kill"),
+    )  # fmt: skip
+    _, outcome, kept = drive(tmp_path, of, Spread())
+    assert outcome.status == "done", outcome.error
+    assert [(row["device"], row["step"]) for row in kept["faults"]] == [("b", 3), ("b", 13), ("b", 20)]
+
+
+def test_a_restart_of_a_device_that_lives_does_nothing(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, struck((3, "b", "restart")))
+    assert outcome.status == "done" and not kept["faults"] and not kept["recoveries"]
+
+
+def test_on_the_time_clock_a_device_dies_and_returns_at_its_time(tmp_path: Path) -> None:
+    of = struck((0.02, "b", "kill"), (0.05, "b", "restart"), trace_clock="time")
+    _, outcome, kept = drive(tmp_path, of, Spread())
+    assert outcome.status == "done", outcome.error
+    assert [row["device"] for row in kept["faults"]] == ["b"] and len(kept["tokens"]) == TOKENS
+    last = kept["placements"][-1]["epoch"]
+    assert "b" in used(kept, last)

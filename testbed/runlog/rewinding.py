@@ -1,0 +1,35 @@
+"""Makes a run folder as it was at the end of its journal, so that a run can go on in it."""
+
+from __future__ import annotations
+
+import os
+
+from testbed.runlog.folder import TABLES, RunLog, read_rows
+from testbed.runlog.journal import JOURNAL, Past
+from testbed.runlog.writing import encode
+
+
+def rewind(log: RunLog, past: Past) -> None:
+    """Remove what the tables hold of the time after the last checkpoint, and write the tokens and losses since it.
+
+    Events stay, because they tell what happened. The journal loses what is not whole. A run that died while its tables
+    became Parquet files had come to its end, so those stay whole.
+    """
+    if (log.folder / JOURNAL).exists():
+        os.truncate(log.folder / JOURNAL, past.whole_bytes)
+    sizes = past.checkpoint.files if past.checkpoint is not None else {}
+    for table in TABLES:
+        lines, columns = log.folder / f"{table}.jsonl", log.folder / f"{table}.parquet"
+        if lines.exists():
+            os.truncate(lines, min(lines.stat().st_size, sizes.get(table, 0)))
+        elif columns.exists():
+            found = (
+                {name: value for name, value in row.items() if value is not None}
+                for row in read_rows(log.folder, table)
+            )
+            lines.write_bytes(b"".join(encode(row) + b"\n" for row in found))
+        columns.unlink(missing_ok=True)
+    known = len(read_rows(log.folder, "tokens"))
+    log.rows("tokens", (line.row for line in past.tokens[known:]))
+    log.rows("faults", (line.row for line in past.losses))
+    log.flush()

@@ -1,0 +1,151 @@
+"""The estimator over sequences of intervals: links that change, messages that wait, samples that make no sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from testbed.controller.estimator import Estimator, Operation, Train
+from testbed.controller.path_estimates import Message
+from testbed.models.presets import PRESETS
+from testbed.placement.blocks import WHOLE
+from testbed.placement.observation import DeviceView, LinkView, Observation
+
+NAMES = "abc"
+PAIRS = [(sender, receiver) for sender in NAMES for receiver in NAMES if sender != receiver]
+WAYS = ("up", "down")
+SIZES = (2e4, 2e5, 6e5)  # bits
+wild = st.floats() | st.sampled_from([0.0, -1.0, 1e-300, 1e300, math.inf, -math.inf, math.nan])
+
+
+def star(links: Mapping[str, LinkView]) -> Observation:
+    devices = tuple(DeviceView(name, 2**28, 1e9, 1e10, 1e8) for name in NAMES)
+    return Observation(PRESETS["tiny"], WHOLE, "a", devices, links, 4, 0, 64, 8)
+
+
+class Network:
+    """A star whose links change, whose messages wait for one another, and whose devices' clocks differ."""
+
+    def __init__(self, seed: int, noise_s: float) -> None:
+        self.drawn, self.noise_s = Random(seed), noise_s
+        self.truth = star({name: self._link() for name in NAMES})
+        self._offsets = {name: self.drawn.uniform(-5, 5) for name in NAMES}
+
+    def _link(self) -> LinkView:
+        return LinkView(10 ** self.drawn.uniform(6, 9), 10 ** self.drawn.uniform(6, 9), 1e-3, 1e-3)
+
+    def change(self) -> None:
+        """Let a link have other rates."""
+        self.truth = star({**self.truth.links, self.drawn.choice(NAMES): self._link()})
+
+    def carry(self, count: int, within_s: float, sizes: Sequence[float] = SIZES) -> list[Message]:
+        """Random messages; each takes its turn on its sender's link and on its receiver's."""
+        sends = [
+            (self.drawn.uniform(0, within_s), *self.drawn.choice(PAIRS), self.drawn.choice(sizes)) for _ in range(count)
+        ]
+        free: dict[tuple[str, str], float] = {}
+        found = []
+        for at_s, sender, receiver, bits in sorted(sends):
+            up, down = self.truth.path(sender, receiver)
+            begun_s = max(at_s, free.get(up.hop, 0.0))
+            free[up.hop] = begun_s + bits / up.rate_bps
+            arrives_s = max(begun_s + up.delay_s + down.delay_s, free.get(down.hop, 0.0))
+            free[down.hop] = arrives_s + bits / min(up.rate_bps, down.rate_bps)
+            found.append(
+                Message(sender, receiver, bits, self._stamp(sender, at_s), self._stamp(receiver, free[down.hop]))
+            )
+        return found
+
+    def _stamp(self, device: str, time_s: float) -> float:
+        return time_s + self._offsets[device] + self.drawn.uniform(-self.noise_s, self.noise_s)
+
+
+@pytest.mark.parametrize("within_s", [0.3, 3.0, 300.0])
+@pytest.mark.parametrize("noise_s", [0.0, 1e-4])
+@given(st.integers(0, 10**6), st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.booleans()), max_size=10))
+def test_no_link_is_estimated_to_be_faster_than_it_was_told_or_has_ever_been(
+    within_s: float, noise_s: float, seed: int, intervals: list[tuple[bool, int, bool]]
+) -> None:
+    network = Network(seed, noise_s)
+    found = Estimator(network.truth, lambda rate: 0.0, noise_s)
+    most = {(name, way): 0.0 for name in NAMES for way in WAYS}
+    for now, (changes, count, alike) in enumerate([(False, 0, False), *intervals], 1):
+        if changes:
+            network.change()
+        for name, way in most:
+            most[name, way] = max(most[name, way], getattr(network.truth.links[name], f"{way}_bps"))
+        found.messages(network.carry(count, within_s, SIZES[:1] if alike else SIZES))
+        found.end_interval(float(now))
+        links = found.observation(network.truth, float(now), {}).links
+        for name, way in most:  # stamps that are off by their noise tell a rate that is off by a fifth at most
+            assert getattr(links[name], f"{way}_bps") <= 1.25 * most[name, way]
+
+
+@given(st.integers(0, 10**6))
+def test_links_that_stay_as_they_are_are_found_among_messages_that_wait(seed: int) -> None:
+    network = Network(seed, 0.0)
+    told = star({name: LinkView(1e9, 1e9, 1e-3, 1e-3) for name in NAMES})  # messages alone show no more than that
+    found = Estimator(told, lambda rate: 0.0, 0.0)
+    for now in range(1, 5):
+        found.messages(network.carry(200, 1000.0))
+        found.end_interval(float(now))
+    seen = found.observation(network.truth, 5.0, {})
+    for pair in PAIRS:
+        expected = min(leg.rate_bps for leg in network.truth.path(*pair))
+        assert min(leg.rate_bps for leg in seen.path(*pair)) == pytest.approx(expected, rel=0.12)
+
+
+samples = st.one_of(
+    st.builds(Operation, st.sampled_from(NAMES), wild, wild, wild),
+    st.builds(lambda pair, *rest: Message(*pair, *rest), st.sampled_from(PAIRS), wild, wild, wild),
+    st.builds(lambda pair, *rest: Train(*pair, *rest), st.sampled_from(PAIRS), wild, wild, st.none() | wild),
+    st.tuples(st.sampled_from(NAMES), st.integers(-(2**70), 2**70)),
+)
+
+
+@given(
+    st.lists(st.lists(samples, max_size=6), max_size=8), st.sampled_from([0.0, 1e-4]), st.sampled_from([0.0, 12800.0])
+)
+def test_samples_that_make_no_sense_leave_estimates_that_a_policy_can_use(
+    intervals: list[list[Operation | Message | Train | tuple[str, int]]], noise_s: float, burst: float
+) -> None:
+    told = star({name: LinkView(1e8, 1e8, 1e-3, 1e-3) for name in NAMES})
+    found = Estimator(told, lambda rate: burst, noise_s)
+    for now, heard in enumerate(intervals, 1):
+        for sample in heard:
+            match sample:
+                case Operation():
+                    found.operations([sample])
+                case Message():
+                    found.messages([sample])
+                case Train():
+                    found.train(sample)
+                case device, available_bytes:
+                    found.memory(device, available_bytes, float(now))
+        found.end_interval(float(now))
+        seen = found.observation(told, float(now), {})
+        for key, (value, age_s, spread) in (seen.estimates or {}).items():
+            assert math.isfinite(value) and value >= 0 and 0 <= spread <= 1 and 0 <= age_s <= now, key
+        for link in seen.links.values():
+            assert link.up_bps > 0 and link.down_bps > 0
+        for view in seen.devices:
+            assert view.streaming_Bps > 0 and view.compute_flops > 0 and view.available_bytes >= 0
+
+
+@given(st.permutations(range(12)), st.lists(st.sampled_from(SIZES), min_size=12, max_size=12))
+def test_the_order_in_which_samples_arrive_makes_no_difference(order: list[int], sizes: list[float]) -> None:
+    network = Network(1, 0.0)
+    network.change()
+    messages = [message for size in sizes for message in network.carry(1, 10.0, [size])]
+    found = []
+    for one in (messages, [messages[number] for number in order]):
+        estimator = Estimator(star({name: LinkView(1e8, 1e8, 1e-3, 1e-3) for name in NAMES}), lambda rate: 0.0, 0.0)
+        estimator.messages(one)
+        estimator.end_interval(1.0)
+        found.append(estimator.estimates(1.0, {}))
+    assert found[0] == found[1]

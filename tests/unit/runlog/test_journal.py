@@ -1,0 +1,113 @@
+"""The journal: whole lines only, and a folder that is made as it was at the journal's end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testbed.runlog.folder import RunLog, read_rows
+from testbed.runlog.journal import JOURNAL, Checkpoint, Crossing, Generated, Lost, Resumed, read_past
+from testbed.runlog.rewinding import rewind
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> RunLog:
+    made = RunLog.create(tmp_path, "quickstart", "static")
+    made.journaled = True
+    return made
+
+
+def token(step: int) -> Generated:
+    row = {"step": step, "token_id": 7, "epoch": 0, "prefill": step == 0, "start_s": 0.5 * step, "latency_s": 0.5}
+    return Generated(row, 0.5 * step)
+
+
+def generate(log: RunLog, step: int) -> None:
+    log.journal(token(step))
+    log.row("tokens", **token(step).row)
+
+
+def checkpoint(log: RunLog, tokens: int, lost: tuple[str, ...] = ()) -> None:
+    crossings = [Crossing(float(tokens), tokens // 2, True)]
+    log.journal(
+        Checkpoint(tokens // 2, tokens, 0, {"a": ["ffn(0)"]}, 0, 0.5 * tokens, 0.0, lost, [], crossings, log.sizes())
+    )
+
+
+def begun(log: RunLog) -> None:
+    """A run of three tokens with a checkpoint after two, and a loss since."""
+    generate(log, 0)
+    generate(log, 1)
+    log.row("placements", epoch=0, step=0, block="ffn(0)", device="a")
+    checkpoint(log, 2)
+    generate(log, 2)
+    log.row("placements", epoch=1, step=3, block="ffn(0)", device="b")
+    log.journal(Lost({"t_s": 1.4, "device": "b", "step": 3, "cause": "exit", "recovering": True}))
+
+
+def test_without_a_journal_nothing_has_been_generated(tmp_path: Path) -> None:
+    past = read_past(tmp_path)
+    assert past.checkpoint is None and past.tokens == [] and past.lost == []
+
+
+def test_a_journal_tells_what_was_written(log: RunLog) -> None:
+    begun(log)
+    checkpoint(log, 3, ("b",))
+    log.journal(Resumed(5.0))
+    log.journal(Lost({"device": "c"}))
+    past = read_past(log.folder)
+    assert past.checkpoint is not None and past.checkpoint.tokens == 3
+    assert [line.row["step"] for line in past.tokens] == [0, 1, 2]
+    assert past.lost == ["b", "c"] and past.resumed == 1
+    assert [crossing.until for crossing in past.crossings] == [2.0, 3.0]
+
+
+def test_wherever_a_journal_is_cut_the_whole_lines_before_count_and_no_more(log: RunLog) -> None:
+    begun(log)
+    content = (log.folder / JOURNAL).read_bytes()
+    for size in range(len(content) + 1):
+        (log.folder / JOURNAL).write_bytes(content[:size])
+        past = read_past(log.folder)
+        assert past.whole_bytes == content[:size].rfind(b"\n") + 1
+        assert len(past.tokens) == content[: past.whole_bytes].count(b'"token"')
+
+
+def test_what_a_disk_lost_in_the_middle_ends_the_journal(log: RunLog) -> None:
+    begun(log)
+    lines = (log.folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    (log.folder / JOURNAL).write_bytes(lines[0] + b"\0" * 40 + b"\n" + b"".join(lines[2:]))
+    assert [line.row["step"] for line in read_past(log.folder).tokens] == [0]
+
+
+def test_tables_become_what_they_were_at_the_journals_end(log: RunLog) -> None:
+    begun(log)
+    log.close()
+    with (log.folder / JOURNAL).open("a") as journal:
+        journal.write('{"type":"tok')
+    again, past = RunLog(log.folder), read_past(log.folder)
+    again.journaled = True
+    rewind(again, past)
+    assert [row["step"] for row in read_rows(log.folder, "tokens")] == [0, 1, 2]
+    assert [row["device"] for row in read_rows(log.folder, "placements")] == ["a"]
+    assert [row["device"] for row in read_rows(log.folder, "faults")] == ["b"]
+    again.journal(token(3))
+    assert [line.row["step"] for line in read_past(log.folder).tokens] == [0, 1, 2, 3]
+
+
+def test_tables_that_have_become_parquet_files_stay_whole(log: RunLog) -> None:
+    begun(log)
+    checkpoint(log, 3, ("b",))
+    past = read_past(log.folder)
+    log.finish({"status": "done"})
+    assert not (log.folder / JOURNAL).exists(), "a run that has ended needs none"
+    (log.folder / "summary.json").unlink()
+    rewind(RunLog(log.folder), past)
+    assert [row["step"] for row in read_rows(log.folder, "tokens")] == [0, 1, 2]
+    assert len(read_rows(log.folder, "placements")) == 2 and not (log.folder / "tokens.parquet").exists()
+
+
+def test_a_log_that_keeps_no_journal_writes_none(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "quickstart", "static")
+    begun(log)
+    assert not (log.folder / JOURNAL).exists()
