@@ -168,7 +168,7 @@ class Controller:
     def _resume(self, resumption: Resumption) -> None:
         """Come to where the journal ends, under conditions without pauses and outages; raises what prevents it."""
         resumption.set_conditions(self._conditions)
-        self.recorder.links(self._fleet.apply(bearable(self._conditions.target(), self._experiment)))
+        self._loop.traces.apply(bearable(self._conditions.target(), self._experiment))
         self._calibrate()
         resumption.restore()
         self._strikes.take(self._state.tokens_done - 1)

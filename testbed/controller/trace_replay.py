@@ -40,10 +40,11 @@ class TraceReplay:
         self._conditions.begin()
         self.apply()
 
-    def apply(self) -> None:
-        """Make the fleet what it should be now."""
-        self._recorder.links(self._fleet.apply(self._conditions.target()))
-        self._delays.asked(self._conditions.target(), self._clock.wall())
+    def apply(self, target: TargetState | None = None) -> None:
+        """Make the fleet what it should be now, or as this target says."""
+        target = target or self._conditions.target()
+        self._recorder.links(self._fleet.apply(target))
+        self._delays.asked(target, self._clock.wall())
 
     def changes(self) -> int:
         """How often the conditions have changed so far."""

@@ -29,6 +29,7 @@ _QUANTITIES = {
 _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 MOST_COURSES = 3  # estimates whose course is shown
 MOST_HEIGHT = 9.0  # inches; a page
+ALWAYS_ALLOWED_MS = 0.5  # by which the delay of a link may be off in any run
 MS = 1e3
 
 
@@ -130,14 +131,14 @@ def _draw_courses(part: SubFigure, rows: pd.DataFrame, chosen: Sequence[tuple[st
 def link_delays(run: Run) -> Figure:
     """How far the own delay of each direction of a link was from the asked one: the middle 80 % of its messages.
 
-    A triangle is the median message. The cross is the quarter of the run in which the link was farthest off.
+    A triangle is the median message. The cross is the quarter of the run in which the link was farthest off. In the
+    band no run is called unfaithful.
     """
     with style.paper():
         rows = run.delays[run.delays["p50_s"].notna()]
-        links = sorted(
-            {(row.device, row.asked_s) for row in rows.itertuples()}, key=lambda each: (str(each[0]), each[1])
-        )
-        drawing = style.figure(style.COLUMN_WIDTH, min(MOST_HEIGHT, 0.8 + 0.22 * max(3, len(links))))
+        links = sorted(_links(rows), key=lambda each: (style.natural(each[0]), each[1]))
+        links = list(dict.fromkeys(links))
+        drawing = style.figure(style.COLUMN_WIDTH, min(MOST_HEIGHT, 0.8 + 0.17 * max(4, len(links))))
         axes = drawing.subplots()
         if rows.empty:
             style.say_empty(axes, "no link carried enough messages")
@@ -146,15 +147,23 @@ def link_delays(run: Run) -> Figure:
             ("up", "down"), (-0.2, 0.2), "^v", style.palette("ud").values(), strict=True
         ):
             own = rows[rows["direction"] == direction]
-            places = np.array([links.index((row.device, row.asked_s)) + lane for row in own.itertuples()])
+            places = np.array([links.index(each) + lane for each in _links(own)])
             off = {name: (own[f"{name}_s"] - own["asked_s"]) * MS for name in ("p10", "p50", "p90", "farthest")}
             axes.hlines(places, off["p10"], off["p90"], color=colour, linewidth=1.2, gid="spread")
             axes.scatter(off["p50"], places, s=12, marker=marker, color=colour, zorder=3, label=direction, linewidths=0)
             axes.scatter(off["farthest"], places, s=14, marker="x", color=style.ALARM, linewidths=0.8, zorder=4,
                          label="farthest quarter" if direction == "down" else None, gid="farthest")  # fmt: skip
+        axes.axvspan(-ALWAYS_ALLOWED_MS, ALWAYS_ALLOWED_MS, color=style.GREY, alpha=0.2, linewidth=0)
         axes.axvline(0, color=style.GREY, linewidth=0.6, zorder=0, gid="asked")
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, -1.2 * ALWAYS_ALLOWED_MS), max(high, 1.2 * ALWAYS_ALLOWED_MS))
         axes.set_yticks(range(len(links)), [f"{device} ({1e3 * asked_s:g} ms)" for device, asked_s in links])
         axes.set_ylim(len(links) - 0.5, -0.5)
-        axes.set_xlabel("One-way delay of the link itself, beyond what was asked (ms)")
+        axes.set_xlabel("Own one-way delay, beyond what was asked (ms)")
         drawing.legend(loc="outside upper center", ncols=3)
         return drawing
+
+
+def _links(rows: pd.DataFrame) -> list[tuple[str, float]]:
+    """For each row its link and the delay that was asked."""
+    return list(zip(rows["device"].astype(str), rows["asked_s"].astype(float), strict=True))
