@@ -24,13 +24,13 @@ from rich.text import Text
 from testbed.cli.watch_app import Watch
 from testbed.runlog.following import Follower
 
-COLUMNS = 100  # of a terminal
+COLUMNS, WIDE = 100, 124  # of a terminal, and of one in which a table of runs fits
 WATCHED_AT = 66  # token: the link has fallen, board b has lost memory, and blocks have moved
-WIDTH, COLOURS = 1100, 96  # pixels and colours of a picture at most
+WIDTH = 1100  # pixels of a picture at most
 FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured", "memory", "placement_map", "link_rates")
 SEEN = ("estimates", "link_delays")  # figures of a run that sees only what it has measured
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # that rich and Textual would fetch from elsewhere
-ASKED = ("http:", "https:", "ws:", "wss:", "ftp:")
+NO_ORIGIN = "not an origin"  # the initiator of requests that no page makes
 
 
 def testbed(*arguments: str | Path) -> None:
@@ -39,18 +39,21 @@ def testbed(*arguments: str | Path) -> None:
 
 
 def make_runs(folder: Path) -> None:
-    """The runs of the demonstration."""
+    """The runs of the demonstration, and one that sees only what it has measured."""
     policies = ("--policy", "static", "--policy", "paper-search")
-    testbed("compare", "quickstart", "--backend", "mininet", "--verify", *policies, "--out", folder)
+    testbed("compare", "quickstart", "--backend", "mininet", "--verify", *policies, "--out", folder / "demo")
+    measured = ("--set", "observation=measured", "--accept-unfaithful")
+    testbed("replay", "quickstart", "--backend", "mininet", *measured, "--out", folder / "measured")
 
 
-def compress(picture: Path) -> None:
-    """Make a picture small: as wide as a page at most, with few colours."""
+def compress(picture: Path, colours: int | None = None) -> None:
+    """Make a picture small: as wide as a page at most, perhaps of few colours."""
     with Image.open(picture) as opened:
         image = opened.convert("RGB")
     if image.width > WIDTH:
         image = image.resize((WIDTH, round(image.height * WIDTH / image.width)), Image.Resampling.LANCZOS)
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(picture, optimize=True)
+    shown = image if colours is None else image.quantize(colours, dither=Image.Dither.NONE)
+    shown.save(picture, optimize=True)
 
 
 def draw_figures(runs: Path, out: Path, names: tuple[str, ...], work: Path) -> None:
@@ -62,10 +65,10 @@ def draw_figures(runs: Path, out: Path, names: tuple[str, ...], work: Path) -> N
         compress(picture.rename(out / f"figure-{name.replace('_', '-')}.png"))
 
 
-def shown_in_terminal(command: list[str]) -> str:
-    """What a command writes to a terminal."""
+def shown_in_terminal(command: list[str], columns: int) -> str:
+    """What a command writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, COLUMNS, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color"}
     with subprocess.Popen(
         [sys.executable, "-m", "testbed", *command[1:]], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
@@ -81,10 +84,10 @@ def shown_in_terminal(command: list[str]) -> str:
     return written.decode().replace("\r\n", "\n")
 
 
-def draw_terminal(out: Path, command: list[str], told: str = "") -> None:
+def draw_terminal(out: Path, command: list[str], told: str = "", columns: int = COLUMNS) -> None:
     """A command and what it writes, as an SVG picture; `told` stands for the command line where that is long."""
-    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(shown_in_terminal(command)), soft_wrap=True)
+    console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
+    console.print(Text.from_ansi(shown_in_terminal(command, columns)))
     out.write_text(FONT.sub("", console.export_svg(title=told or " ".join(command))))
 
 
@@ -111,14 +114,24 @@ def browse(page: Path, theme: str, work: Path, *options: str) -> tuple[str, list
         "--virtual-time-budget=20000", *options, f"file://{page}?theme={theme}",
     ]  # fmt: skip
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
-    wrong = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return done.stdout, wrong + [f"it asked for {url}" for url in _asked(json.loads(log.read_text()))]
+    wrong = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "source: chrome://" not in line]
+    return done.stdout, wrong + [f"it asked for {url}" for url in sorted(_asked(json.loads(log.read_text())))]
 
 
 def _asked(log: dict[str, Any]) -> set[str]:
-    """The addresses on other hosts that the browser asked for."""
-    urls = {str(event.get("params", {}).get("url", "")) for event in log["events"]}
-    return {url for url in urls if url.startswith(ASKED)}
+    """The addresses that the page asked for; what Chromium asks for by itself has no origin."""
+    told = [event.get("params", {}) for event in log["events"]]
+    asked = {str(one.get("url", "")) for one in told if one.get("initiator", NO_ORIGIN) != NO_ORIGIN}
+    return {url for url in asked if not url.startswith(("file:", "data:", "blob:"))}
+
+
+def check_the_check(work: Path) -> None:
+    """Open a page that does all that a report must not; raises SystemExit if that goes unseen."""
+    page = work / "wrong.html"
+    page.write_text('<img src="http://example.invalid/x.png"><script>noSuchFunction()</script>')
+    _, wrong = browse(page, "light", work, "--dump-dom")
+    if not ("noSuchFunction" in str(wrong) and "it asked for http://example.invalid/x.png" in wrong):
+        raise SystemExit(f"Error: what a wrong page does is not seen, only {wrong}")
 
 
 def draw_report(runs: Path, out: Path, work: Path) -> None:
@@ -135,7 +148,7 @@ def draw_report(runs: Path, out: Path, work: Path) -> None:
         if wrong or not drawn or f'data-theme="{theme}"' not in document:
             raise SystemExit(f"Error: the report ({theme}): {'; '.join(wrong) or 'has no figures'}")
         print(f"report, {theme}: {len(drawn)} figures drawn, nothing on the console, nothing asked for")
-        compress(shot)
+        compress(shot, 128)
 
 
 def main() -> None:
@@ -147,17 +160,19 @@ def main() -> None:
         runs = Path(sys.argv[2]).absolute() if len(sys.argv) > 2 else work / "runs"
         if not runs.exists():
             make_runs(runs)
-        draw_report(runs, out, work)
-        draw_figures(runs, out, FIGURES, work)
-        seen = work / "seen"
-        testbed("replay", "quickstart", "--backend", "sim", "--set", "observation=measured", "--out", seen)
-        draw_figures(seen, out, SEEN, work)
-        moved = next(path for path in runs.iterdir() if path.name.endswith("-paper-search"))
+        demo = runs / "demo"
+        check_the_check(work)
+        draw_report(demo, out, work)
+        draw_figures(demo, out, FIGURES, work)
+        draw_figures(runs / "measured", out, SEEN, work)
+        moved = next(path for path in demo.iterdir() if path.name.endswith("-paper-search"))
         asyncio.run(draw_watch(out / "watch.svg", moved))
         draw_terminal(out / "explain.svg", ["testbed", "explain", str(moved)], f"testbed explain {moved.name}")
-        draw_terminal(out / "runs.svg", ["testbed", "runs", "list", str(runs)], "testbed runs list")
+        draw_terminal(out / "runs.svg", ["testbed", "runs", "list", str(demo)], "testbed runs list", WIDE)
         draw_terminal(out / "doctor.svg", ["testbed", "doctor"])
-        draw_terminal(out / "plan.svg", ["testbed", "plan", "llama-3-8b", "4 x raspberry-pi-5 8GB"])
+        draw_terminal(
+            out / "plan.svg", ["testbed", "plan", "llama-3-8b", "4 x raspberry-pi-5 8GB", "--target", "5 tok/s"]
+        )
         testbed("topologies", "graph", "two-tier6", "--out", out / "topology.png")
         compress(out / "topology.png")
     print("\n".join(f"{path.stat().st_size:8} {path}" for path in sorted(out.iterdir())))

@@ -192,8 +192,10 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
 
 
 def suggest(word: object, known: Iterable[str]) -> str:
-    """The end of an error about an unknown word: the nearest known word, or all of them."""
+    """The end of an error about an unknown word: the nearest known word, or all of them if there are any."""
     choices = list(known)
+    if not choices:
+        return ""
     near = nearest(word, choices)
     if near is not None:
         return f"; did you mean {near!r}?"

@@ -18,7 +18,7 @@ from benchmarks.results import claims, prediction, store, validation
 
 NAMES = (
     "small", "medium", "worth", "migration", "gaps", "scale", "regimes", "sensitivity", "prediction", "emulated",
-    "observed",
+    "observed", "observed_emulated",
 )  # fmt: skip
 PAGE = store.ROOT / "docs" / "results.md"
 

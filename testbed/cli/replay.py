@@ -21,6 +21,7 @@ from testbed.errors import FidelityError
               shell_complete=complete_policy, help="Placement policy; `testbed policies` lists them.")  # fmt: skip
 @TOKENS
 @click.option("--seed", type=int, help="The run's seed.")
+@click.option("--chaos", type=int, metavar="SEED", help="Draw deaths, restarts and pauses of devices from this seed.")
 @SETTINGS
 @OUT
 @VERIFY
@@ -36,6 +37,7 @@ def command(
     policy: str | None,
     tokens: int | None,
     seed: int | None,
+    chaos: int | None,
     overrides: tuple[str, ...],
     out: Path,
     dry_run: bool,
@@ -52,10 +54,12 @@ def command(
         _show_plan(experiment, backend, overrides, asked, as_json)
         return
     from testbed.running.carry_out import failure
+    from testbed.running.chaos import with_faults
     from testbed.running.replay import replay_once
     from testbed.running.request import load_experiment
 
     loaded = load_experiment(experiment, overrides, **asked)
+    loaded = loaded if chaos is None else with_faults(loaded, chaos)
     summary = replay_once(loaded, backend, out, say, progress=not as_json, stream=not as_json, **options)
     failed = failure(summary, accept_unfaithful)
     if as_json:

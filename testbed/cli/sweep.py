@@ -14,10 +14,11 @@ from testbed.cli.show import echo, print_json, print_table, say
 @click.command()
 @click.argument("file", type=FileOrName("sweep"))
 @click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: worker processes here].")
+@click.option("--dashboard", is_flag=True, help="Say where the scheduler's dashboard is.")
 @SHARE
 @OUT
 @click.option("--json", "as_json", is_flag=True, help="Print rows and table as JSON.")
-def command(file: Path, scheduler: str | None, share_host: bool, out: Path, as_json: bool) -> None:
+def command(file: Path, scheduler: str | None, dashboard: bool, share_host: bool, out: Path, as_json: bool) -> None:
     """Carry out every run of the sweep FILE that has not been yet, and show a table.
 
     FILE has the keys experiment, policies, seeds (how many, or a list), backend (default: sim) and over, a mapping of
@@ -29,7 +30,9 @@ def command(file: Path, scheduler: str | None, share_host: bool, out: Path, as_j
     """
     from testbed.running.sweep import sweep
 
-    found = sweep(file, scheduler=scheduler, share_host=share_host, out=out, progress=not as_json, tell=say)
+    found = sweep(
+        file, scheduler=scheduler, dashboard=dashboard, share_host=share_host, out=out, progress=not as_json, tell=say
+    )
     if as_json:
         print_json(found.document())
         return

@@ -52,17 +52,23 @@ def lay_out(columns: Sequence[Column], width: int | None) -> list[Block]:
     least = [column.width for column in columns]
     if _total(least) <= width:
         return [_block(columns, least)]
-    rest = width - _total([0 if column.sentences else size for column, size in zip(columns, least, strict=True)])
-    prose = [column for column in columns if column.sentences]
-    if prose and rest // len(prose) >= LEAST_SENTENCE:
-        sizes = [
-            min(size, rest // len(prose)) if column.sentences else size
-            for column, size in zip(columns, least, strict=True)
-        ]
+    sizes = _with_sentences_wrapped(columns, width)
+    if sizes is not None:
         return [_block(columns, sizes)]
     if len(columns[0].cells) <= FEW_ROWS:
         return _turned(columns, width)
-    return [_block(part, [column.width for column in part]) for part in _divided(columns, width)]
+    parts = _divided(columns, width)
+    return [_block(part, _with_sentences_wrapped(part, width) or [column.width for column in part]) for part in parts]
+
+
+def _with_sentences_wrapped(columns: Sequence[Column], width: int) -> list[int] | None:
+    """The sizes of columns of which those with sentences share what the others leave; None if that is too little."""
+    least = [column.width for column in columns]
+    rest = width - _total([0 if column.sentences else size for column, size in zip(columns, least, strict=True)])
+    prose = sum(column.sentences for column in columns)
+    if not prose or rest // prose < LEAST_SENTENCE:
+        return None
+    return [min(size, rest // prose) if column.sentences else size for column, size in zip(columns, least, strict=True)]
 
 
 def width_of(text: str) -> int:

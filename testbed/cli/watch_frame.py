@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -12,7 +13,8 @@ from testbed.units import format_bytes, format_rate
 
 BARS = "▁▂▃▄▅▆▇█"
 LEAST_EVENTS, MOST_TEXT = 3, 5  # lines
-NAME, BLOCKS, MEMORY, LINKS = 10, 12, 22, 24  # columns of the table of devices; the bar of memory takes the rest
+LEAST_NAME = 12  # columns of the heading; what follows it is cut off only then
+NAME, BLOCKS, MEMORY, LINKS = 10, 12, 24, 24  # columns of the table of devices; the bar of memory takes the rest
 FULL, NEARLY = 1.0, 0.9  # of a budget, for colours
 
 
@@ -35,10 +37,12 @@ def frame(picture: Picture, width: int, height: int) -> list[Text]:
 
 def _heading(picture: Picture, width: int) -> Text:
     style = {"running": "bold green", "done": "bold green"}.get(picture.status, "bold red")
-    left = f"{picture.experiment}: {picture.policy} on {picture.backend}  token {picture.done} of {picture.asked}  "
+    token = f"  token {picture.done} of {picture.asked}  "
     moves = f"  {picture.moved} moved, {picture.stall_s:.2f} s stalled"
     moves = f"  {picture.moving} blocks are moving" if picture.moving else moves
-    return Text.assemble((readable(left), "bold"), (picture.status, style), moves)
+    name = Text(readable(f"{picture.experiment}: {picture.policy} on {picture.backend}"), style="bold")
+    name.truncate(max(LEAST_NAME, width - len(f"{token}{picture.status}{moves}")), overflow="ellipsis")
+    return Text.assemble(name, (token, "bold"), (picture.status, style), moves)
 
 
 def _devices(devices: Sequence[DeviceNow], width: int, rows: int) -> list[Text]:
@@ -94,9 +98,9 @@ def _latency(picture: Picture, width: int) -> list[Text]:
 
 
 def _wrapped(text: str, width: int) -> list[Text]:
-    """The text in lines of the terminal."""
+    """The text in lines of the terminal, broken between words where that can be."""
     whole = readable(text).expandtabs(4)
-    return [Text(line[at : at + width]) for line in whole.splitlines() for at in range(0, max(1, len(line)), width)]
+    return [Text(part) for line in whole.splitlines() for part in textwrap.wrap(line, width) or [""]]
 
 
 def _event(told: Told) -> Text:

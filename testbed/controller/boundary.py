@@ -10,6 +10,7 @@ from testbed.controller.deciding import Decider
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.live_migration import LiveMigrations
+from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult, drive_migration
 from testbed.controller.recorder import Recorder
@@ -59,10 +60,12 @@ class Boundary:
         truth, observation = self.loop.observation(), self.loop.seen(self.decider.needs_links)
         old, plan = state.placed()
         self.clock.pause()
-        decision = self.decider.ask(observation, old)
-        wanted, reason = decision.placement, decision.reason
-        gain = self._gain_s(truth, old, wanted)
-        self.clock.resume()
+        try:
+            decision = self.decider.ask(observation, old)
+            wanted, reason = decision.placement, decision.reason
+            gain = self._gain_s(truth, old, wanted)
+        finally:
+            self.clock.resume()
         moves = old.moves_to(wanted) if wanted is not None else []
         committed = wanted is not None
         before = token_latency(truth, plan, truth.length)
@@ -157,7 +160,10 @@ class Boundary:
                 self.fleet, migration, plan,
                 length=cached_length(observation), shipped=self.experiment.weights == "shipped",
                 storage_Bps=storage, timeout_s=patience_s, wait=self.loop.migration_events,
+                held_up=self.loop.traces.hold_up,
             )  # fmt: skip
+        except DeviceGone:
+            raise
         except RunFailed:
             self.loop.raise_losses()
             raise

@@ -18,6 +18,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.topologies.finer import with_software
 from testbed.traces.model import SeriesKey, TraceSet
+from testbed.traces.quantities import RATES
 from testbed.traces.recording import Change
 
 RAMP_STEP_S = 0.25  # on the traces' clock, between two steps of a decrease with `ramp`
@@ -148,6 +149,15 @@ class Conditions:
     def enforced_memory(self, device: str) -> int:
         """The budget that is enforced now."""
         return self._memory[device]
+
+    def hold_up(self) -> bool:
+        """Whether traces hold up a link or a device now that they will let go again."""
+        held = [
+            key
+            for key, value in self._values.items()
+            if (not value if key[1] in RATES else value and key[1] == "pause")
+        ]
+        return any(self._traces.changes_again(key, self.time) for key in held)
 
     def target(self) -> TargetState:
         """What the fleet should be now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from testbed.clock import EmulatedClock
@@ -26,6 +27,7 @@ class Decider:
     recorder: Recorder
     log: RunLog
     journal: Journal
+    listen: Callable[[], None]  # reacts to what happens meanwhile
 
     @property
     def needs_links(self) -> bool:
@@ -37,7 +39,7 @@ class Decider:
         try:
             if placement is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
-            decision = call_policy(self.policy, observation, placement, self.experiment.decision_limit)
+            decision = call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
             self.journal.asked(observation, placement)
             return decision
         except PolicyMisbehaved as error:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from testbed.controller.conditions import Conditions, observe
@@ -23,6 +24,7 @@ from testbed.controller.probing import Probe as LinkProbe
 from testbed.controller.reconciling import without
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.suspects import LOOK_S
 from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
@@ -92,6 +94,7 @@ class EventLoop:
         self._host: tuple[int, HostUsage] | None = None
         self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
         self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
+        self.replicating: Callable[[str, FleetEvent], None] | None = None  # hears all events
         self._disturbed = False  # whether copies have been on the links in the present interval
         self.probed = False  # whether the last observation needed a probe
         self._requests, self._sampled_s = 0, 0.0
@@ -108,7 +111,8 @@ class EventLoop:
         """What a policy may see now. The software's time per hop is the calibrated one, so that decisions repeat."""
         self.traces.catch_up()
         progress = self._prompt_tokens, self._state.tokens_done, self._hop_overhead_s
-        return without(observe(self._experiment, self._conditions, *progress), self._state.lost)
+        seen = without(observe(self._experiment, self._conditions, *progress), self._state.lost)
+        return replace(seen, replicas=self._state.replicas) if self._state.replicas else seen
 
     def seen(self, needs_links: bool) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
@@ -151,10 +155,10 @@ class EventLoop:
 
     def _pump(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Events that come within so many seconds; replays traces on the time clock and measures memory meanwhile."""
-        self.faults.proceed()
         timeout_s = min(timeout_s, self.traces.apply_due(), self._fleet.sample_interval_s)
-        heard = self._fleet.events(timeout_s)
+        heard = self._fleet.events(min(timeout_s, LOOK_S) if self._fleet.beating else timeout_s)
         events = [(device, event) for device, event in heard if not self.faults.takes(device, event)]
+        events += self.faults.suspect(self.traces.target())
         self.traces.note_replayed()
         if self._clock.wall() - self._sampled_s > self._fleet.sample_interval_s and self._state.placement is not None:
             self.sample()
@@ -163,9 +167,10 @@ class EventLoop:
     def answer(self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float) -> Any:
         """Wait for a device's next event of a kind, or of one of several.
 
-        Raises RunFailed or OutOfMemory for what ends the run meanwhile.
+        The time in which traces hold up a link or a device does not count, if they let it go again. Raises RunFailed or
+        OutOfMemory for what ends the run meanwhile.
         """
-        found = self._answer_within(kind, device, patience_s)
+        found = self._answer_within(kind, device, patience_s, self.traces.hold_up)
         if found is None:
             first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
@@ -175,7 +180,12 @@ class EventLoop:
         return found
 
     def _answer_within(
-        self, kind: type[Any] | tuple[type[Any], ...], device: str, patience_s: float, **wanted: object
+        self,
+        kind: type[Any] | tuple[type[Any], ...],
+        device: str,
+        patience_s: float,
+        held_up: Callable[[], bool] = lambda: False,
+        **wanted: object,
     ) -> Any | None:
         deadline = self._clock.wall() + patience_s
         while True:
@@ -186,6 +196,8 @@ class EventLoop:
                 if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
+            if held_up():
+                deadline = self._clock.wall() + patience_s
             if self._clock.wall() >= deadline:
                 return None
             self.hear(self._pump(max(0.0, deadline - self._clock.wall())))
@@ -198,6 +210,11 @@ class EventLoop:
             if isinstance(event, _ANSWERS):
                 self._answers.append((sender, event))
             self._react(sender, event)
+        self.faults.proceed()
+
+    def listen(self) -> None:
+        """React to what has happened, without waiting."""
+        self.hear(self._pump(0.0))
 
     def offer_returned(self) -> None:
         """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
@@ -237,6 +254,8 @@ class EventLoop:
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
+        if self.replicating is not None:
+            self.replicating(device, event)
         if self.copying is not None:
             self._disturbed = True
             self.copying.hear(device, event)
@@ -249,6 +268,7 @@ class EventLoop:
             case OutOfBudget():
                 self._log.event("out_of_budget", self._clock.now(), step=self._state.tokens_done, device=device,
                                 need_bytes=event.need_bytes, budget_bytes=event.budget_bytes)  # fmt: skip
+                self.faults.give_up_where_survivable(device, event)
                 raise OutOfMemory(
                     f"device {device} ran out of memory at token {self._state.tokens_done}: its blocks need "
                     f"{format_bytes(event.need_bytes)}, its budget is {format_bytes(event.budget_bytes)}"
@@ -264,6 +284,7 @@ class EventLoop:
                 if self._measured is not None:
                     self._measured.spans(spans)
                 self._waits[device] = self._clock.duration(event.runqueue_wait_s)
+                self.faults.heard_late(device, dict(event.late))
                 if not event.request:
                     return  # the startup calibration asked for it
                 begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
@@ -311,6 +332,7 @@ class EventLoop:
             self.answer(Collected, device, COLLECT_PATIENCE_S)
         disturbed, self._disturbed = self._disturbed, self.copying is not None
         self.delays.end_interval(disturbed)
+        self.faults.record_late()
         used = self.sample().host
         if used is not None:
             if self._host is not None and self._state.tokens_done > self._host[0]:

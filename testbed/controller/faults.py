@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 from testbed.controller.device_state import Fence, Introduce, Offer
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, TargetState
 from testbed.controller.losses import DeviceGone, loss_error, survivable
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
+from testbed.controller.suspects import Suspects, Suspicion
+from testbed.errors import EnvironmentLacks
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces.quantities import KILL
-from testbed.transport.messages import Connected, Hello, Load, Loaded
+from testbed.transport.messages import Connected, Hello, Load, Loaded, OutOfBudget
 
 RETURN_PATIENCE_S = 45.0  # wall seconds for a new worker to be up and known to all
 
@@ -29,30 +32,39 @@ class Return:
 
 @dataclass
 class Faults:
-    """The faults of one run. `late` counts what lost devices still said, by device."""
+    """The faults of one run."""
 
     experiment: Experiment
     fleet: Fleet
     state: RunState
     recorder: Recorder
     log: RunLog
-    late: Counter[str] = field(default_factory=Counter)
+    suspects: Suspects = field(init=False)
+    _late: Counter[str] = field(default_factory=Counter)  # not written down yet
+    _heard_late: dict[tuple[str, str], int] = field(default_factory=dict)  # (receiver, lost device) -> messages so far
+    _lost_once: set[str] = field(default_factory=set)
     _killed_s: dict[str, float] = field(default_factory=dict)  # by a trace and not lost yet: at which emulated time
     _to_return: list[str] = field(default_factory=list)
     _returns: dict[str, Return] = field(default_factory=dict)
     _told: dict[str, deque[str]] = field(default_factory=dict)  # device -> those whose addresses it has been told
 
+    def __post_init__(self) -> None:
+        self.suspects = Suspects(self.experiment, self.state)
+
     def strike(self, device: str, quantity: str) -> None:
         """End a device's worker, or start it anew, as a trace asks. A loss is noticed like any other."""
-        living = self.state.devices[device].living
+        living, on_its_way = self.state.devices[device].living, device in (*self._to_return, *self._returns)
         if quantity == KILL:
-            if living:
-                self._killed_s[device] = self.fleet.clock.now()
+            if device in self._to_return:  # it dies before it stands
+                self._to_return.remove(device)
+            elif living or on_its_way:
+                if living:
+                    self._killed_s[device] = self.fleet.clock.now()
                 self.fleet.kill(device)
-        elif not living or device in self._killed_s:
-            self._to_return.append(device)
+        elif on_its_way or (living and device not in self._killed_s):
+            self._note("restart_ignored", device, "it starts already" if on_its_way else "it lives")
         else:
-            self._note("restart_ignored", device, "it lives")
+            self._to_return.append(device)
 
     # --- losses ------------------------------------------------------------------------------------------
 
@@ -71,20 +83,64 @@ class Faults:
             return
         self._lose_living(device, event, need_bytes, budget_bytes)
 
+    def give_up_where_survivable(self, device: str, event: OutOfBudget) -> None:
+        """End a worker that holds more than its budget, where the run can go on without it; raises DeviceGone then."""
+        loss = DeviceLost(True, None)
+        if self.state.begun and survivable(self.experiment, device, loss):
+            self.lose(device, loss, event.need_bytes, event.budget_bytes)
+
     def _lose_living(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> NoReturn:
         step = self.state.tokens_done
-        if event.oom_killed:
+        if event.oom_killed and event.exit_code is not None:
             self.log.event("oom_kill", self.fleet.clock.now(), step=step, device=device)
         told = loss_error(device, event, step, need_bytes, budget_bytes)
         survived = self.state.begun and survivable(self.experiment, device, event)
         self.recorder.fault(device, step, event, self._killed_s.pop(device, None), survived)
         if not survived:
-            raise told
+            raise told if self.state.begun or event.oom_killed else EnvironmentLacks(f"{told}, before it was ready")
         known = self.state.devices[device]
-        for instruction in [*known.silent(), *known.expired()] if event.hung else known.ended():
+        self._lost_once.add(device)
+        if event.hung and known.state == "up":
+            known.silent()
+        for instruction in known.expired() if event.hung else known.ended():
             if isinstance(instruction, Fence):
                 self.fleet.kill(device)
         raise DeviceGone(device, str(told))
+
+    # --- suspicion ---------------------------------------------------------------------------------------
+
+    def suspect(self, target: TargetState) -> list[tuple[str, FleetEvent]]:
+        """Look for devices that hang, once tokens are generated; returns the losses."""
+        if not self.fleet.beating:
+            return []
+        beats = self.fleet.beats()
+        if not self.state.begun:
+            return []
+        losses: list[tuple[str, FleetEvent]] = []
+        paused = [name for name, device in target.devices.items() if device.paused]
+        for news in self.suspects.look(self.fleet.clock.wall(), beats, paused):
+            if not isinstance(news, Suspicion):
+                losses.append(news)
+            elif news.reason:
+                self._note("device_suspected", news.device, news.reason)
+            else:
+                self._note("device_heard", news.device)
+        return losses
+
+    # --- late words --------------------------------------------------------------------------------------
+
+    def heard_late(self, receiver: str, late: Mapping[str, int]) -> None:
+        """Count the messages of interrupted epochs that a device has received from lost ones, and dropped."""
+        for sender in self._lost_once & late.keys():
+            before = self._heard_late.get((receiver, sender), 0)
+            self._late[sender] += max(0, late[sender] - before)
+            self._heard_late[receiver, sender] = late[sender]
+
+    def record_late(self) -> None:
+        """Write down what lost devices still said since the last time."""
+        for device, messages in self._late.items():
+            self.recorder.late(device, self.state.tokens_done, messages)
+        self._late.clear()
 
     # --- returns -----------------------------------------------------------------------------------------
 
@@ -109,8 +165,10 @@ class Faults:
         """Whether an event is about a return, or comes late from a lost device. It is handled here then."""
         returning = self._returns.get(device)
         match event:
-            case DeviceLost():
+            case DeviceLost() if self.state.devices[device].living:
                 return False
+            case DeviceLost():  # what a fence ended, which must not end a migration on the living
+                self.lose(device, event, 0, 0)
             case Hello() if returning is not None:
                 for instruction in self.state.devices[device].started():
                     if isinstance(instruction, Introduce):
@@ -128,7 +186,7 @@ class Faults:
                     if met is not None and met.awaited:
                         met.awaited.discard(device)
             case _ if not self.state.devices[device].living:
-                self.late[device] += 1
+                self._late[device] += 1
             case _:
                 return False
         return True

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from testbed.clock import EmulatedClock
 from testbed.topologies.links import UP, Hop, Link
 from testbed.traces.model import SeriesKey
+from testbed.transport.beats import Heartbeat
 from testbed.transport.messages import Command, Event, Span
 
 LinkTarget = Link  # what a link should be, in emulated units; a rate of 0 is an outage
@@ -112,6 +113,7 @@ class Fleet(Protocol):
     """The running devices behind one interface."""
 
     clock: EmulatedClock
+    beating: bool  # whether workers send heartbeats
     sample_interval_s: float  # wall seconds between measurements in a run; inf: only where something changes
     stamp_noise_s: float  # wall seconds by which the time stamp of a message may be off
     replayed: frozenset[SeriesKey]  # series that the fleet replays by itself on `clock`, and `apply` leaves alone
@@ -145,6 +147,9 @@ class Fleet(Protocol):
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The events so far, waiting at most `timeout_s` wall seconds for the first one."""
+
+    def beats(self) -> Mapping[str, Heartbeat]:
+        """The last heartbeat of each device since the last call."""
 
     def observe(self) -> Samples:
         """Memory and queues as they are now."""

@@ -26,6 +26,7 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
 from testbed.controller.recovery import Recovery
+from testbed.controller.replication import Replication
 from testbed.controller.resuming import Resumption, bearable
 from testbed.controller.run_state import RunState
 from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
@@ -39,6 +40,7 @@ from testbed.placement.observation import Policy
 from testbed.placement.plan import make_plan
 from testbed.runlog.folder import RunLog
 from testbed.runlog.journal import Past
+from testbed.traces.quantities import RESTART
 from testbed.transport.copying import Halted
 from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
 
@@ -96,10 +98,14 @@ class Controller:
         self._ends = tuple(ends)
         self.outcome = Outcome()
         self._journal = Journal(log, self._clock, self._state)
-        self._decider = Decider(policy, experiment, self._clock, self._state, self.recorder, log, self._journal)
-        self._live = LiveMigrations(
-            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, policy.name
+        self._decider = Decider(
+            policy, experiment, self._clock, self._state, self.recorder, log, self._journal, self._loop.listen
         )
+        self._live = LiveMigrations(
+            experiment, fleet, self._conditions, self._state, self._loop, self.recorder, log, self._journal, policy.name
+        )
+        self._replication = Replication(experiment, self._loop, self._state)
+        self._loop.replicating = self._replication.hear
         self._boundary = Boundary(
             experiment, fleet, self._conditions, self._state, self._loop, self._decider, self.recorder, log, self._live
         )
@@ -167,11 +173,14 @@ class Controller:
 
     def _resume(self, resumption: Resumption) -> None:
         """Come to where the journal ends, under conditions without pauses and outages; raises what prevents it."""
+        self._conditions.begin()
         resumption.set_conditions(self._conditions)
         self._loop.traces.apply(bearable(self._conditions.target(), self._experiment))
         self._calibrate()
         resumption.restore()
-        self._strikes.take(self._state.tokens_done - 1)
+        for device, quantity in dict(self._strikes.take(self._state.tokens_done - 1)).items():
+            if quantity == RESTART and device in self._state.lost:
+                self._loop.faults.strike(device, quantity)
         for done, token in enumerate(self.outcome.tokens, 1):
             self._progress(done, token)
         self._log.event("resumed", self._clock.now(), step=self._state.tokens_done)
@@ -183,6 +192,7 @@ class Controller:
                 return part()
             except DeviceGone:
                 self._live.drop()
+                self._replication.drop()
                 self._recovery.run()
                 self._journal.checkpoint()
 
@@ -267,11 +277,13 @@ class Controller:
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
             predicted = self._forecast.seconds()
+            self._loop.faults.suspects.pass_s = predicted * experiment.dilation
             patience_s = TOKEN_PATIENCE_S + 10 * predicted * experiment.dilation
             news = self._loop.answer((Token, Halted), source, patience_s)
             if isinstance(news, Token):
                 self._take(news, predicted)
                 self._live.look_at_the_time()
+                self._replication.look()
             else:
                 self._live.halted()
                 self._loop.send(source, Decode(until))

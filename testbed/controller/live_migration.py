@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from testbed.controller.conditions import Conditions
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
+from testbed.controller.journal import Journal
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import CopyOrders, MigrationDriver
 from testbed.controller.recorder import Recorder
@@ -54,6 +55,7 @@ class LiveMigrations:
     loop: EventLoop
     recorder: Recorder
     log: RunLog
+    journal: Journal
     policy: str
     halts: int = 0  # answers of the source that are still to come
     _copying: _Copying | None = None
@@ -98,7 +100,7 @@ class LiveMigrations:
             self._send, wall, Migration(state.epoch, self.loop.living(), moves, live=True),
             make_plan(observation, wanted), length, shipped,
             {device.name: device.storage_Bps for device in observation.devices}, patience_s,
-            CopyOrders(self._orders(moves, paces), truth.final_length),
+            CopyOrders(self._orders(moves, paces), truth.final_length), self.loop.traces.hold_up,
         )  # fmt: skip
         self._copying = _Copying(driver, wanted, state.tokens_done, predicted_s, copy_stall_s(truth, moved))
         state.moving, state.copying = moves, paces
@@ -131,6 +133,8 @@ class LiveMigrations:
             self.abort("the policy decided otherwise")
         elif self.conditions.announced_memory() or not copies_fit(truth, old, wanted):
             self.abort("the memory for both placements is no longer there")
+        elif set(self.loop.living()) != set(self._copying.driver.migration.devices):
+            self.abort("a device has returned")
 
     def look_at_the_time(self) -> None:
         """After a token: abort what takes too long, and let go of what has been aborted meanwhile."""
@@ -183,6 +187,8 @@ class LiveMigrations:
         self._end(predicted_stall_s=copying.predicted_stall_s, stall_s=stall_s)
         self.loop.hear(losses)
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, done))
+        self.journal.crossed(self.conditions.time, done)
+        self.journal.checkpoint()
 
     def _run(self) -> None:
         """Drive what is under way to its end, while no token is generated or the last ones are on their way."""

@@ -147,7 +147,7 @@ class Migration:
 
     def halted(self) -> list[Instruction]:
         """No token is under way, and none will begin before the commit or the abort."""
-        if self.phase == "aborting":
+        if self.phase in ("aborting", "aborted"):
             return []
         self._expect("halted", "halting")
         self.phase = "transferring"

@@ -16,12 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from testbed.controller.losses import DeviceGone
 from testbed.errors import RunFailed, TestbedError
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible, check_complete, shortages
 from testbed.placement.local.improve import warm_up
 from testbed.placement.observation import Observation, Policy, Proof
 
+LOOK_S = 0.1  # wall seconds between two looks at what happens while a policy decides
 SHOWN_BLOCKS = 400  # entries of a refused placement that the run folder keeps
 
 
@@ -44,8 +46,17 @@ class Decision:
     proof: Proof | None = None  # from a policy that proves bounds
 
 
-def call_policy(policy: Policy, observation: Observation, placement: Placement | None, limit_s: float) -> Decision:
+def call_policy(
+    policy: Policy,
+    observation: Observation,
+    placement: Placement | None,
+    limit_s: float,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Decision:
     """The policy's decision, checked: it is complete, on known devices, and what moves fits.
+
+    `meanwhile` is called again and again while the policy decides. If it raises DeviceGone, that is raised once the
+    policy has returned, since it must not be asked again before; its decision is dropped.
 
     The call runs in a thread of its own, so `limit_s` (seconds of the host) also holds for code that never returns.
     Such a thread is left behind and ends with the process. The policy gets a copy of the placement and its answer is
@@ -53,7 +64,7 @@ def call_policy(policy: Policy, observation: Observation, placement: Placement |
     """
     who, when = f"policy {policy.name}", f"at token {observation.tokens_done}"
     given = placement and _copy(placement)
-    returned, raised, seconds = _within(limit_s, lambda: policy.decide(observation, given))
+    returned, raised, seconds = _within(limit_s, lambda: policy.decide(observation, given), meanwhile)
     if seconds > limit_s:
         text = f"{who} took longer {when} than decision_limit, {limit_s:g} s: make it quicker, or raise the limit"
         raise PolicyMisbehaved(text, None if returned is _NOTHING else show(returned), seconds)
@@ -113,25 +124,39 @@ def show(returned: object) -> str:
 _NOTHING = object()
 
 
-def _within(limit_s: float, call: Callable[[], object]) -> tuple[object, BaseException | None, float]:
+def _within(
+    limit_s: float, call: Callable[[], object], meanwhile: Callable[[], None]
+) -> tuple[object, BaseException | None, float]:
     """(what the call returned, what it raised, seconds). Returns when the limit has passed, even in mid-call."""
     returned: list[object] = []
     raised: list[BaseException] = []
+    ended: list[float] = []
 
     def run() -> None:
         try:
             returned.append(call())
         except BaseException as error:
             raised.append(error)
+        ended.append(time.monotonic())
 
     thread = threading.Thread(target=run, name="policy", daemon=True)
     started = time.monotonic()
     thread.start()
-    thread.join(limit_s)
-    seconds = time.monotonic() - started
-    if thread.is_alive():
-        return _NOTHING, None, max(seconds, math.nextafter(limit_s, math.inf))
-    return (returned[0] if returned else _NOTHING), (raised[0] if raised else None), seconds
+    gone: DeviceGone | None = None
+    while True:
+        thread.join(min(LOOK_S, max(0.0, started + limit_s - time.monotonic())))
+        if not thread.is_alive() or time.monotonic() >= started + limit_s:
+            break
+        try:
+            if gone is None:
+                meanwhile()
+        except DeviceGone as error:
+            gone = error
+    if not ended:
+        return _NOTHING, None, max(time.monotonic() - started, math.nextafter(limit_s, math.inf))
+    if gone is not None:
+        raise gone
+    return (returned[0] if returned else _NOTHING), (raised[0] if raised else None), ended[0] - started
 
 
 def _copy(placement: Placement) -> Placement:

@@ -11,7 +11,10 @@ from dataclasses import replace
 
 from testbed.controller.migration import Move
 from testbed.placement.blocks import Block, Placement, copied_bytes, resident_bytes
+from testbed.placement.cost.memory import device_needs, kinds_at
+from testbed.placement.cost.packing import pack
 from testbed.placement.observation import Observation
+from testbed.units import format_bytes
 
 Held = Mapping[str, Collection[Block]]  # living device -> the blocks that it holds
 
@@ -50,6 +53,56 @@ def left_behind(wanted: Placement, lost: Collection[str], observation: Observati
     ]
 
 
+def overfull(observation: Observation, held: Held, wanted: Placement) -> str | None:
+    """A sentence on a living device that cannot hold what it has beside what it must load, or in the end; or None."""
+    for device, blocks in held.items():
+        after = wanted.on(device)
+        for length, together in ((observation.length, {*blocks, *after}), (observation.final_length, {*after})):
+            need, budget = (
+                _held_bytes(observation, device, together, length),
+                observation.device(device).available_bytes,
+            )
+            if need > budget:
+                return f"device {device} would need {format_bytes(need)}, its budget is {format_bytes(budget)}"
+    return None
+
+
+def filled_in(observation: Observation, now: Placement, held: Held) -> Placement | None:
+    """The placement in which the living keep what they have, and take what nobody has wherever it fits; or None."""
+    missing = [block for block, device in now.devices.items() if block not in held.get(device, ())]
+    kinds = [(kind, size) for kind, size, _ in kinds_at(observation, observation.final_length)]
+    of_kind = [[block for block in missing if block.kind == kind] for kind, _ in kinds]
+    rooms = [_room(observation, now, device, blocks) for device, blocks in held.items()]
+    sizes = [(size, len(blocks)) for (_, size), blocks in zip(kinds, of_kind, strict=True)]
+    packed = pack(rooms, sizes) if min(rooms) >= 0 else None
+    if packed is None:
+        return None
+    taken = [
+        (block, device)
+        for number, blocks in enumerate(of_kind)
+        for block, device in zip(
+            blocks,
+            (device for device, counts in zip(held, packed, strict=True) for _ in range(counts[number])),
+            strict=True,
+        )
+    ]
+    return now.with_moves(taken)
+
+
+def _room(observation: Observation, now: Placement, device: str, blocks: Collection[Block]) -> int:
+    """Bytes that a device has left until the commit, and at the interval's end."""
+    present_bytes = _held_bytes(observation, device, blocks, observation.length)
+    final_bytes = _held_bytes(
+        observation, device, [block for block in now.on(device) if block in blocks], observation.final_length
+    )
+    return observation.device(device).available_bytes - max(present_bytes, final_bytes)
+
+
+def _held_bytes(observation: Observation, device: str, blocks: Collection[Block], length: int) -> int:
+    sizes = {kind: size for kind, size, _ in kinds_at(observation, length)}
+    return device_needs(observation, None, length)[device] + sum(sizes[block.kind] for block in blocks)
+
+
 def loads(now: Placement, wanted: Placement, held: Held) -> list[Move]:
     """The blocks that devices must load because they do not hold them. Nothing of them travels."""
     return [
@@ -65,3 +118,27 @@ def drops(wanted: Placement, held: Held) -> dict[str, tuple[Block, ...]]:
         device: tuple(sorted(block for block in blocks if wanted.devices.get(block) != device))
         for device, blocks in held.items()
     }
+
+
+Rows = Mapping[str, Mapping[Block, int]]  # living device -> the replicas that it has, each with its rows
+
+
+def adopted(now: Placement, held: Held, replicas: Rows) -> Placement:
+    """`now` with each head that nobody holds at the device that has the most rows of its cache, if any has."""
+    moves = []
+    for block, owner in now.devices.items():
+        if block in held.get(owner, ()):
+            continue
+        homes = [device for device, rows in replicas.items() if rows.get(block)]
+        if homes:
+            moves.append((block, max(homes, key=lambda device: replicas[device][block])))
+    return now.with_moves(moves) if moves else now
+
+
+def whole_rows(wanted: Placement, held: Held, replicas: Rows, length: int) -> int:
+    """How many rows every cache will have under a placement without being recomputed, at most `length`."""
+    least = length
+    for block, device in wanted.devices.items():
+        if block.kind == "head" and block not in held[device]:
+            least = min(least, replicas.get(device, {}).get(block, 0))
+    return least

@@ -87,6 +87,12 @@ class Recorder:
             self.log.journal(Lost(row))
         self.log.row("faults", **row)
 
+    def late(self, device: str, step: int, messages: int) -> None:
+        """Messages that a lost device had sent, or still sent, and that were dropped."""
+        self.log.row(
+            "faults", t_s=self._clock.now(), device=device, step=step, cause="late", recovering=False, messages=messages
+        )
+
     def recovery(self, **values: Any) -> None:
         """A recovery from the loss of devices, from its notice to the first token after it."""
         self.log.row("recoveries", **values)

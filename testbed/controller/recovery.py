@@ -18,14 +18,25 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.policy_call import Decision
-from testbed.controller.reconciling import Held, drops, left_behind, loads, present
+from testbed.controller.reconciling import (
+    Held,
+    Rows,
+    adopted,
+    drops,
+    filled_in,
+    left_behind,
+    loads,
+    overfull,
+    present,
+    whole_rows,
+)
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, parse_block, payload_bytes
 from testbed.placement.cost.memory import shortages
-from testbed.placement.cost.model import chunk_rows, prefill_latency, token_latency
+from testbed.placement.cost.model import cached_length, chunk_rows, prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 from testbed.transport.messages import Interrupt, Interrupted, Rebuild, Rebuilt, Token
@@ -84,20 +95,21 @@ class Recovery:
         loop, state = self.loop, self.state
         state.moving = ()
         state.epoch += 1
-        held, next_pass = self.interrupt(state.epoch)
+        held, replicas, next_pass = self.interrupt(state.epoch)
         if self.ended():
             return
         truth, observation = loop.observation(), loop.seen(needs_links=False)
         now = present(state.placed()[0], held)
         self.clock.pause()
         try:
-            decision, wanted = self._decide(observation, now)
+            decision, wanted = self._decide(observation, adopted(now, held, replicas), held)
         finally:
             self.clock.resume()
         decided_s = self.clock.now()
         plan = make_plan(observation, wanted)
         moves = loads(now, wanted, held)
         state.moving = moves
+        start = self._whole(whole_rows(wanted, held, replicas, cached_length(truth)))
         shape, partition = self.experiment.shape, self.experiment.partition
         loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
         slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
@@ -111,7 +123,7 @@ class Recovery:
         state.placement, state.plan = wanted, plan
         self.recorder.placement(wanted, state.tokens_done)
         committed_s = self.clock.now()
-        rows, predicted_s = self.rebuild(truth, plan, next_pass)
+        rows, predicted_s = self.rebuild(truth, plan, next_pass, start)
         stall_s = self.clock.trace_now() - state.last_token_s
         found = shortages(truth, None, wanted)
         self.recorder.decision(
@@ -124,11 +136,19 @@ class Recovery:
             "epoch": state.epoch, "step": state.tokens_done, "devices": ",".join(sorted(state.lost)),
             "noticed_s": noticed_s, "decided_s": decided_s, "committed_s": committed_s,
             "rebuilt_s": self.clock.now(), "predicted_s": predicted_s, "blocks": len(moves),
-            "loaded_bytes": loaded, "rows": rows,
+            "loaded_bytes": loaded, "rows": rows, "kept_rows": start,
         }  # fmt: skip
 
-    def interrupt(self, epoch: int) -> tuple[Held, int]:
-        """Have the living drop what is under way; returns what each holds, and the source's next pass."""
+    def _whole(self, rows: int) -> int:
+        """The rows that need not be recomputed: none without replicas, and none that an earlier recovery still owes."""
+        state = self.state
+        if self.experiment.recovery.method == "recompute":
+            rows = 0
+        state.whole_rows = rows if state.whole_rows is None else min(rows, state.whole_rows)
+        return state.whole_rows
+
+    def interrupt(self, epoch: int) -> tuple[Held, Rows, int]:
+        """Have the living drop what is under way; returns what each holds, its replicas, and the source's next pass."""
         loop, state, reports = self.loop, self.state, dict[str, Interrupted]()
         living, lost = loop.living(), state.without_worker
         for device in living:
@@ -147,42 +167,62 @@ class Recovery:
                 f"{state.tokens_done} have been reported"
             )
         held = {device: frozenset(map(parse_block, report.blocks)) for device, report in reports.items()}
-        return held, source.next_pass
+        replicas = {
+            device: {parse_block(name): rows for name, rows in report.replicas} for device, report in reports.items()
+        }
+        return held, replicas, source.next_pass
 
-    def _decide(self, observation: Observation, now: Placement) -> tuple[Decision, Placement]:
+    def _decide(self, observation: Observation, now: Placement, held: Held) -> tuple[Decision, Placement]:
         """The policy's decision, and the placement on the living that it means.
 
         A policy that leaves blocks where they are is asked for a first placement, in which lost devices have no room.
+        Where that does not fit beside what the living hold, they keep it, and take what is lost wherever it fits.
         """
-        lost = self.state.lost
         decision = self.ask(observation, now)
-        if decision.placement is None or left_behind(decision.placement, lost, observation):
+        refusal = self._refusal(observation, decision)
+        if refusal or overfull(observation, held, self._on_the_living(observation, decision)):
             decision = self.ask(observation, None)
-        if decision.placement is None:
-            raise RunFailed(f"the loss of {self._told()} cannot be survived: {decision.reason}")
-        left = left_behind(decision.placement, lost, observation)
-        if left:
-            raise RunFailed(
-                f"the loss of {self._told()} cannot be survived: policy {self.experiment.policy} leaves {left[0]} on a "
-                "lost device"
-            )
-        nothing = [block for block, device in decision.placement.devices.items() if device in lost]
-        to_source = ((block, observation.source) for block in nothing)  # they have no size
-        return decision, replace(decision.placement.with_moves(to_source), epoch=self.state.epoch)
+            refusal = self._refusal(observation, decision)
+        if refusal:
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {refusal}")
+        wanted = self._on_the_living(observation, decision)
+        unfit = overfull(observation, held, wanted)
+        fitting = filled_in(observation, now, held) if unfit else wanted
+        if fitting is None:
+            raise RunFailed(f"the loss of {self._told()} cannot be survived: {unfit}")
+        return decision, replace(fitting, epoch=self.state.epoch)
 
-    def rebuild(self, truth: Observation, plan: Plan, next_pass: int) -> tuple[int, float]:
-        """Have all KV caches recomputed; returns their rows and the predicted time. A prefill begins anew instead."""
+    def _refusal(self, observation: Observation, decision: Decision) -> str | None:
+        """Why a decision says nothing of where lost blocks go, or None."""
+        if decision.placement is None:
+            return decision.reason
+        left = left_behind(decision.placement, self.state.lost, observation)
+        return f"policy {self.experiment.policy} leaves {left[0]} on a lost device" if left else None
+
+    def _on_the_living(self, observation: Observation, decision: Decision) -> Placement:
+        """The placement that was decided, with blocks of no size on the source rather than on lost devices."""
+        assert decision.placement is not None
+        lost, placed = self.state.lost, decision.placement
+        nothing = [block for block, device in placed.devices.items() if device in lost]
+        return placed.with_moves((block, observation.source) for block in nothing)
+
+    def rebuild(self, truth: Observation, plan: Plan, next_pass: int, start: int = 0) -> tuple[int, float]:
+        """Have all KV caches recomputed from row `start` on; returns the rows and the predicted time.
+
+        A prefill begins anew instead.
+        """
         experiment, done = self.experiment, self.state.tokens_done
         ids = [*self.prompt, *(token or 0 for token in self.generated()[:-1])] if done else []
-        rows = chunk_rows(len(ids), experiment.prefill_chunk)
+        rows = chunk_rows(len(ids) - start, experiment.prefill_chunk)
         self.loop.passes.restart(done, next_pass, len(rows))
-        if not ids:
-            return 0, 0.0
-        predicted_s = prefill_latency(truth, plan, rows)
-        source = experiment.topology.source
-        self.loop.send(source, Rebuild(ids, experiment.prefill_chunk))
-        self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
-        return len(ids), predicted_s
+        predicted_s = prefill_latency(truth, plan, rows, start=start, lm_head=False) if rows else 0.0
+        if rows:
+            source = experiment.topology.source
+            self.loop.faults.suspects.pass_s = predicted_s * experiment.dilation
+            self.loop.send(source, Rebuild(ids, experiment.prefill_chunk, start))
+            self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
+        self.state.whole_rows = None
+        return len(ids) - start, predicted_s
 
     def _told(self) -> str:
         return ", ".join(sorted(self.state.lost))

@@ -111,11 +111,12 @@ class Resumption:
     def _rebuild(self, placement: Placement) -> None:
         """Commit the placement and fill the caches; where a lost device has blocks, recover from the loss."""
         truth, observation = self.loop.observation(), self.loop.seen(needs_links=False)
+        self.state.whole_rows = 0  # new workers hold blocks without their rows
         if left_behind(placement, self.state.lost, truth):
             self.state.plan = make_plan(observation, placement)
             self.recovery.run()
             return
-        _, next_pass = self.recovery.interrupt(self.state.epoch)
+        _, _, next_pass = self.recovery.interrupt(self.state.epoch)
         self.state.plan = make_plan(observation, placement)
         migration = Migration(placement.epoch, self.loop.living(), ())
         self.loop.hear(self.drive(migration, self.state.plan, observation, START_PATIENCE_S).losses)

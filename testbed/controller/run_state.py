@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from testbed.controller.device_state import DeviceState
 from testbed.controller.migration import Move
-from testbed.placement.blocks import Placement
+from testbed.placement.blocks import Block, Placement
 from testbed.placement.cost.copying import Paces
 from testbed.placement.plan import Plan
 
@@ -29,6 +29,9 @@ class RunState:
     last_token_s: float = 0.0  # time on the trace clock at which the last token was reported
     moving: Sequence[Move] = ()  # blocks on their way, which both of their devices hold
     copying: Paces = field(default_factory=dict)  # of those that are copied while tokens go on
+    replicas: Mapping[Block, str] = field(default_factory=dict)  # head -> the device that keeps a replica of its cache
+    # After a recovery that did not come to its end, the rows that all caches have for certain; None: all rows.
+    whole_rows: int | None = None
 
     @property
     def lost(self) -> frozenset[str]:

@@ -41,8 +41,8 @@ class TraceReplay:
         self.apply()
 
     def apply(self, target: TargetState | None = None) -> None:
-        """Make the fleet what it should be now, or as this target says."""
-        target = target or self._conditions.target()
+        """Make the fleet what the target says, or what it should be now."""
+        target = self._conditions.target() if target is None else target
         self._recorder.links(self._fleet.apply(target))
         self._delays.asked(target, self._clock.wall())
 
@@ -55,6 +55,11 @@ class TraceReplay:
         """What the fleet should be now."""
         self.catch_up()
         return self._conditions.target()
+
+    def hold_up(self) -> bool:
+        """Whether traces on the time clock hold up a link or a device now that they will let go again."""
+        self.catch_up()
+        return not self._on_tokens and self._conditions.hold_up()
 
     def catch_up(self) -> None:
         """Take note of what the fleet has replayed by itself meanwhile; stop before a change that we must apply."""

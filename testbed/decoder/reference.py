@@ -25,9 +25,9 @@ class ReferenceToken:
     logits_digest: str
 
 
-def chunk_bounds(prompt_tokens: int, chunk: int) -> list[tuple[int, int]]:
-    """The (start, end) of each prefill chunk."""
-    return list(pairwise([*range(0, prompt_tokens, chunk), prompt_tokens]))
+def chunk_bounds(prompt_tokens: int, chunk: int, begin: int = 0) -> list[tuple[int, int]]:
+    """The (start, end) of each chunk of the rows from `begin` on."""
+    return list(pairwise([*range(begin, prompt_tokens, chunk), prompt_tokens]))
 
 
 class Reference:

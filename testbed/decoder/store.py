@@ -9,7 +9,7 @@ calls the same functions with all blocks in one store.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from testbed.placement.blocks import (
     WHOLE,
     Block,
     Partition,
+    replica_bytes,
     resident_bytes,
     rows_and_columns,
     tensors_of,
@@ -65,6 +66,7 @@ class BlockStore:
         self._source = weights
         self._weights: dict[Block, Weights] = {}
         self._caches: dict[Block, KvCache] = {}
+        self._replicas: dict[Block, KvCache] = {}  # of heads that other devices have
         self._attention: dict[Block, Attention] = {}
         self._embed: Weights | None = None
         self._rope: Tables | None = None
@@ -79,13 +81,16 @@ class BlockStore:
         return sorted(self._weights)
 
     def reserve(self, block: Block) -> None:
-        """Map memory for a block; none of it is resident until it is filled."""
+        """Map memory for a block; none is resident until it is filled. A replica of its cache becomes its cache."""
         if block in self._weights:
             raise ValueError(f"{block} is already here")
         self._weights[block] = Weights(self.shape, block.kind, self.partition)
         if block.kind == "head":
-            self._caches[block] = KvCache(self.positions, self.shape.head_dim, self.shape.kv_format)
+            self._caches[block] = self._replicas.pop(block, None) or self._new_cache()
             self._attention[block] = self._attention_of(block)
+
+    def _new_cache(self) -> KvCache:
+        return KvCache(self.positions, self.shape.head_dim, self.shape.kv_format)
 
     def fill(self, block: Block) -> None:
         """Load the weights of a reserved block from the device's own storage."""
@@ -110,7 +115,27 @@ class BlockStore:
     def held_bytes(self, length: int) -> int:
         """The bytes of everything in this store at sequence length `length`, in whole pages."""
         pinned = weight_bytes(self.shape, "embed", self.partition) if self._embed else 0
-        return pinned + sum(resident_bytes(self.shape, block, length, self.partition) for block in self._weights)
+        own = sum(resident_bytes(self.shape, block, length, self.partition) for block in self._weights)
+        return pinned + own + len(self._replicas) * replica_bytes(self.shape, length)
+
+    # --- replicas --------------------------------------------------------------------------------------
+
+    @property
+    def replicas(self) -> Collection[Block]:
+        """The heads of other devices whose caches have replicas here."""
+        return self._replicas.keys()
+
+    def keep(self, block: Block) -> None:
+        """Map memory for a replica of a head's cache; rows become resident as they are written."""
+        self._replicas[block] = self._new_cache()
+
+    def replica(self, block: Block) -> KvCache:
+        """The replica of a head's cache."""
+        return self._replicas[block]
+
+    def drop_replica(self, block: Block) -> None:
+        """Drop a replica; its pages return to the kernel."""
+        del self._replicas[block]
 
     # --- moving ----------------------------------------------------------------------------------------
 

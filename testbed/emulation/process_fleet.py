@@ -23,17 +23,20 @@ from testbed.controller.fleet import (
     Samples,
     TargetState,
 )
+from testbed.controller.suspects import given_up_after_s
 from testbed.emulation.host_usage import host_usage
 from testbed.emulation.open_files import allow_open_files
 from testbed.emulation.process_memory import private_bytes
 from testbed.emulation.processes import has_ended, is_stopped
 from testbed.emulation.refusals import Refusals
+from testbed.emulation.runtime_folder import socket_path
 from testbed.emulation.spawn import FORKSERVER, end_processes, exit_code, forkserver, forkserver_pid, start_worker
 from testbed.emulation.stall_detector import StallDetector, Stalled
 from testbed.emulation.worker_configs import worker_configs
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.traces.model import SeriesKey
+from testbed.transport.beats import BeatHub, Heartbeat
 from testbed.transport.control import ControlHub
 from testbed.transport.messages import (
     Command,
@@ -51,8 +54,8 @@ from testbed.worker.config import WorkerConfig
 
 START_PATIENCE_S = 60.0
 STOP_PATIENCE_S = 2.0
+WORKER_PATIENCE = 1.5  # times what it takes until a silent device is lost
 DEATH_PATIENCE_S = 1.0  # for a process to have ended whose sockets are closed
-KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of a worker that someone has ended
 STAMP_NOISE_S = 1e-4  # a message is stamped when a worker sends it, and wakes and sockets take about that long
 SAMPLE_INTERVAL_S = 0.5  # wall seconds between looks at memory and queues while tokens are generated
 
@@ -65,6 +68,7 @@ class ProcessFleet(ABC):
 
     backend: str
     replayed: frozenset[SeriesKey] = frozenset()
+    beating = True
     sample_interval_s = SAMPLE_INTERVAL_S
     stamp_noise_s = STAMP_NOISE_S
 
@@ -75,6 +79,7 @@ class ProcessFleet(ABC):
         self._sockets = sockets
         self._positions = positions
         self._hub: ControlHub | None = None
+        self._beats: BeatHub | None = None
         allow_open_files(len(self.names))
         self._context = forkserver()
         self._processes: dict[str, ForkServerProcess] = {}
@@ -83,6 +88,8 @@ class ProcessFleet(ABC):
         self._configs: dict[str, WorkerConfig] = {}
         self._addresses: dict[str, str] = {}  # of the data sockets of all workers that are up
         self._stalls = StallDetector()
+        # A worker's silence tells of it sooner, but only while tokens are generated.
+        self._worker_stalls = StallDetector(WORKER_PATIENCE * given_up_after_s(experiment))
         self._refusals = Refusals()
         self._dropped = 0  # control frames that no device sent
         self.idle_private_bytes: list[int] = []  # of each worker once it is up and holds nothing
@@ -149,8 +156,10 @@ class ProcessFleet(ABC):
         """Bring up every device, connected; raises EnvironmentLacks with the remedy."""
         self._sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._hub = ControlHub(self._sockets, self.names)
+        beats = {name: str(socket_path(self._sockets, f"beats-{n}")) for n, name in enumerate(self.names)}
+        self._beats = BeatHub(beats)
         self._prepare()
-        self._configs = worker_configs(self.experiment, self._sockets, self._positions, self._place)
+        self._configs = worker_configs(self.experiment, self._sockets, beats, self._positions, self._place)
         for name in self.names:
             self._processes[name] = start_worker(self._context, self._configs[name])
         self._gather(Hello)
@@ -175,8 +184,6 @@ class ProcessFleet(ABC):
                 elif isinstance(event, Failed):
                     raise ConfigError(event.reason) if event.configuration else RunFailed(event.reason)
                 elif isinstance(event, DeviceLost):
-                    if event.exit_code in KILLED:
-                        raise RunFailed(f"device {name}: its worker ended with code {event.exit_code} while starting")
                     raise EnvironmentLacks(
                         f"the worker of device {name} ended with code {event.exit_code} while starting; "
                         "`testbed doctor` tells what this machine lacks"
@@ -208,9 +215,7 @@ class ProcessFleet(ABC):
         """See `Fleet.replay_reports`; nothing by default."""
         return []
 
-    def end_replay(self) -> list[LinkSample]:
-        """See `Fleet.end_replay`; nothing by default."""
-        return []
+    end_replay = replay_reports
 
     def send(self, device: str, command: Command) -> None:
         """See `Fleet.send`."""
@@ -273,6 +278,7 @@ class ProcessFleet(ABC):
         """
         try:
             self._stalls.check(self._going_on())
+            self._worker_stalls.check(self._workers())
         except Stalled as error:
             hung = [name for name, pid in self._pids.items() if error.name == _worker(name) and is_stopped(pid)]
             for name in hung:
@@ -295,12 +301,15 @@ class ProcessFleet(ABC):
 
     def _going_on(self) -> dict[str, int]:
         """The processes that must make progress now, by their names in a sentence."""
-        found = {FORKSERVER: forkserver_pid()}
-        for name, process in self._processes.items():
-            paused = self._target is not None and self._target.devices[name].paused
-            if name not in self._lost and not paused:
-                found[_worker(name)] = process.pid
-        return {name: pid for name, pid in found.items() if pid is not None}
+        pid = forkserver_pid()
+        return {} if pid is None else {FORKSERVER: pid}
+
+    def _workers(self) -> dict[str, int]:
+        """The workers that must make progress now, by their names in a sentence."""
+        target = self._target
+        idle = self._lost | {name for name in self.names if target is not None and target.devices[name].paused}
+        pids = {name: process.pid for name, process in self._processes.items() if name not in idle}
+        return {_worker(name): pid for name, pid in pids.items() if pid is not None}
 
     def burst_bits(self, rate_bps: float) -> float:
         """The bits that an idle link of this rate passes at once; none where a worker imposes it."""
@@ -309,6 +318,10 @@ class ProcessFleet(ABC):
     def _told_budget(self, device: str) -> int | None:
         """The budget that the device's own ledger holds, where no kernel does."""
         return None if self._target is None else self._target.devices[device].memory_bytes
+
+    def beats(self) -> Mapping[str, Heartbeat]:
+        """See `Fleet.beats`."""
+        return self._beats.take() if self._beats is not None else {}
 
     def observe(self) -> Samples:
         """Memory, queues and the host's cores as they are now."""
@@ -329,6 +342,9 @@ class ProcessFleet(ABC):
             self._dropped = self._hub.dropped
             self._hub.close()
             self._hub = None
+        if self._beats is not None:
+            self._beats.close()
+            self._beats = None
 
     def network_pids(self) -> dict[str, int]:
         """A process in each device's network namespace, for `testbed exec`."""

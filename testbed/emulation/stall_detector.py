@@ -24,7 +24,8 @@ class Stalled(RunFailed):
 class StallDetector:
     """Remembers since when each process has been stopped or has ended."""
 
-    def __init__(self) -> None:
+    def __init__(self, stopped_s: float = STOPPED_PATIENCE_S) -> None:
+        self._stopped_s = stopped_s
         self._since: dict[tuple[str, str], float] = {}
         self._looked_s = 0.0
 
@@ -42,7 +43,7 @@ class StallDetector:
             if has_ended(pid):
                 what, patience_s = "has ended in the middle of the run", ENDED_PATIENCE_S
             elif is_stopped(pid):
-                what, patience_s = f"has been stopped by a signal for {STOPPED_PATIENCE_S:.0f} s", STOPPED_PATIENCE_S
+                what, patience_s = f"has been stopped by a signal for {self._stopped_s:.0f} s", self._stopped_s
             else:
                 continue
             found[name, what] = self._since.get((name, what), now)

@@ -14,9 +14,16 @@ from testbed.worker.config import WorkerConfig
 
 
 def worker_configs(
-    experiment: Experiment, sockets: Path, positions: int, place: Callable[[str], Mapping[str, Any]]
+    experiment: Experiment,
+    sockets: Path,
+    beats: Mapping[str, str],
+    positions: int,
+    place: Callable[[str], Mapping[str, Any]],
 ) -> dict[str, WorkerConfig]:
-    """The configuration of every device's worker; `place` gives the fields that say where it lives."""
+    """The configuration of every device's worker; `place` gives the fields that say where it lives.
+
+    `sockets` is the folder of the control sockets, `beats` each device's socket for heartbeats.
+    """
     model = experiment.model
     files = model.required_files()
     stored = require_model(files) if files is not None else None
@@ -35,6 +42,7 @@ def worker_configs(
             dilation=experiment.dilation,
             switch_interval_s=switch_interval_s(),
             tight_heap=not in_user_mode_linux(),  # there it would cost a tenth of a fast link's rate
+            beats=beats[device.name],
             model=device.model,
             **place(device.name),
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from testbed.units import parse_duration
 from testbed.words.chat import Message
 from testbed.words.sampling import Sampling
 
@@ -63,8 +64,15 @@ class SamplingSpec(Strict):
         return Sampling(seed, self.temperature, self.top_k, self.top_p)
 
 
+def _seconds(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
 class RecoverySpec(Strict):
     """What a run does when a device is lost: it fails, or goes on without it and recomputes the lost KV caches."""
 
     on_exit: Literal["recompute", "fail"] = "recompute"  # the worker has ended for whatever reason but memory
     on_oom: Literal["recompute", "fail"] = "fail"  # the kernel has killed it because its memory ran out
+    method: Literal["recompute", "replicate", "auto"] = "recompute"  # whether replicas of KV caches are kept
+    # Seconds without a sign of life until a device is lost. None: 10 s of the host, but never for a trace's pause.
+    suspect_after: Annotated[float | None, BeforeValidator(_seconds)] = Field(default=None, ge=1.0, le=1e6)

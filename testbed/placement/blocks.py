@@ -263,8 +263,13 @@ def resident_bytes(shape: ModelShape, block: Block, length: int, partition: Part
     """Bytes a device's ledger shows for this block at sequence length `length`: weights and KV, in whole pages."""
     pages = 0
     if block.kind == "head":
-        pages = 2 * _round_up(shape.head_dim * length * shape.kv_bytes, PAGE_BYTES)
+        pages = replica_bytes(shape, length)
     return weight_bytes(shape, block.kind, partition) + pages
+
+
+def replica_bytes(shape: ModelShape, length: int) -> int:
+    """Bytes of a replica of one head's KV cache at sequence length `length`, in whole pages."""
+    return 2 * _round_up(shape.head_dim * length * shape.kv_bytes, PAGE_BYTES)
 
 
 def copied_bytes(shape: ModelShape, partition: Partition) -> int:

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 from testbed.device_model import PLAIN, DeviceModel
-from testbed.placement.blocks import Partition, Placement
+from testbed.placement.blocks import Block, Partition, Placement
 from testbed.shape import ModelShape
 
 
@@ -86,6 +86,8 @@ class Observation:
     cost: Literal["schedule", "paper"] = "schedule"  # what times are: the event schedule, or `cost.paper`
     # With `observation: measured`: by (target, quantity) in the words of traces, such as (`link/b`, `up`).
     estimates: Mapping[tuple[str, str], Estimate] | None = field(default=None, compare=False)
+    # With `recovery: {method: replicate}`: head -> the device that keeps a replica of its KV cache.
+    replicas: Mapping[Block, str] = field(default_factory=dict, compare=False)
 
     @property
     def length(self) -> int:

@@ -22,6 +22,7 @@ FOLLOWED = ("tokens", "placements", "devices", "links", "decisions", "migrations
 
 FAULTS = (
     "out_of_budget", "oom_kill", "worker_failed", "migration_aborted", "policy_misbehaved", "status", "device_lost",
+    "device_suspected", "device_lost_again",
 )  # fmt: skip
 """The kinds of events that mean that something went wrong."""
 
@@ -90,7 +91,7 @@ def loss_events(faults: Iterable[Row], recoveries: Iterable[Row]) -> list[Row]:
     lost = [
         {"kind": "device_lost", "t_s": row["t_s"], "device": row["device"], "reason": CAUSES[row["cause"]]}
         for row in faults
-        if row["cause"] != "oom"
+        if row["cause"] in CAUSES and row["cause"] != "oom"
     ]
     whole = [
         {"kind": "recovered", "t_s": row["rebuilt_s"], "blocks": row["blocks"], "reason": f"without {row['devices']}"}

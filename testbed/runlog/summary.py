@@ -77,7 +77,7 @@ def losses(faults: Iterable[Row], recoveries: Iterable[Row]) -> dict[str, Any]:
     """
     rows = list(recoveries)
     return {
-        "lost_devices": [row["device"] for row in faults],
+        "lost_devices": [row["device"] for row in faults if row["cause"] != "late"],
         "downtime_s": math.fsum((row.get("token_s") or row["rebuilt_s"]) - row["noticed_s"] for row in rows),
         "recovery_s": math.fsum(row["rebuilt_s"] - row["noticed_s"] for row in rows),
     }

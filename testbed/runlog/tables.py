@@ -246,12 +246,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("step", "number of tokens generated before"),
         _text(
             "cause",
-            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory",
-            choices=("exit", "hung", "oom"),
+            "exit: its worker ended; hung: it stood still; oom: the kernel killed it for want of memory; "
+            "late: no loss, but messages of a lost device that were dropped",
+            choices=("exit", "hung", "oom", "late"),
         ),
         _integer("exit_code", "exit code of the worker; the number of a signal is negative", required=False),
         _seconds("killed_s", "time at which a trace killed it", required=False),
         _flag("recovering", "true if the run tried to go on without it"),
+        _integer("messages", "late messages that were dropped", required=False),
         _WALL,
     ),
     "recoveries": (
@@ -267,6 +269,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("blocks", "blocks that devices loaded from their storage"),
         _bytes("loaded_bytes", "weights of those blocks"),
         _integer("rows", "positions whose keys and values were recomputed", "rows"),
+        _integer("kept_rows", "positions that all KV caches had already, replicas among them", "rows"),
         _WALL,
     ),
 }

@@ -147,7 +147,8 @@ def _devices(run: Follower, step: int, now: float) -> list[DeviceNow]:
         device = found.setdefault(name, DeviceNow(name))
         device.ledger_bytes, device.budget_bytes = row["ledger_bytes"], row["budget_bytes"]
         device.ballast_bytes, device.alive = row["ballast_bytes"] or 0, row["alive"] is not False
-    for (name,), row in _latest(run.rows["faults"], ("device",), now).items():
+    losses = [row for row in run.rows["faults"] if row["cause"] != "late"]
+    for (name,), row in _latest(losses, ("device",), now).items():
         seen = _latest(run.rows["devices"], ("device",), now).get((name,))
         if seen is None or seen["t_s"] <= row["t_s"]:
             found.setdefault(name, DeviceNow(name)).alive = False

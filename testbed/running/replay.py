@@ -9,6 +9,7 @@ from testbed.controller.startup_calibration import Effort
 from testbed.experiment.schema import Experiment
 from testbed.running.backends import choose_backend, find_backend
 from testbed.running.carry_out import carry_out, failure
+from testbed.running.chaos import with_faults
 from testbed.running.check import check_experiment
 from testbed.running.late_rows import rows_that_wait
 from testbed.running.memory_over_time import shortage_ahead
@@ -26,6 +27,7 @@ def replay(
     policy: str | None = None,
     tokens: int | None = None,
     seed: int | None = None,
+    chaos: int | None = None,
     overrides: Overrides = (),
     out: str | Path = "runs",
     verify: bool = False,
@@ -47,6 +49,7 @@ def replay(
         policy: A placement policy, in place of the experiment's: a name, or `file.py:Class`.
         tokens: How many tokens to generate, in place of the experiment's number.
         seed: The run's seed, in place of the experiment's.
+        chaos: Draw deaths, restarts and pauses of devices from this seed. They stand in the manifest, as a trace.
         overrides: Other keys of the experiment: `key=value` texts, or a mapping from dotted keys to values.
         out: The folder in which the run's folder is made.
         verify: Compare every token's logits with those of the single-process reference, bit for bit.
@@ -69,6 +72,7 @@ def replay(
         >>> run.tokens["latency_s"].mean(), run.summary["mean_token_ms"], run.folder
     """
     loaded = load_experiment(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
+    loaded = loaded if chaos is None else with_faults(loaded, chaos)
     summary = replay_once(
         loaded, backend, Path(out), tell, verify=verify, hold=hold, share_host=share_host, calibrate=calibrate,
         progress=progress,

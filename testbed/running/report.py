@@ -109,6 +109,7 @@ def _facts(runs: Sequence[Run], experiment: Mapping[str, Any]) -> dict[str, Any]
         "partition": _told(experiment.get("partition")),
         "traces": ", ".join(named) or "none",
         "seed" if len(seeds) <= 1 else "seeds": ", ".join(map(str, seeds)) + first,
+        "lost devices": _lost(run.summary or {}),
         "verified": run.fact("verified"),
         "machine": _told(run.manifest.get("host") or run.manifest.get("machine")),
         "calibration": _told(run.manifest.get("calibration")),
@@ -117,11 +118,19 @@ def _facts(runs: Sequence[Run], experiment: Mapping[str, Any]) -> dict[str, Any]
     }
 
 
+def _lost(summary: Mapping[str, Any]) -> str:
+    """The devices that were lost, and for how long no token came because of it."""
+    lost = summary.get("lost_devices") or []
+    return f"{', '.join(map(str, lost))}; no token for {summary.get('downtime_s') or 0:.3g} s" if lost else ""
+
+
 def _told(value: Any) -> str:
     """Return a mapping of the manifest in a line, without what is empty."""
     if not isinstance(value, Mapping):
         return "" if value is None else str(value)
-    return ", ".join(f"{key} {inner}" for key, inner in value.items() if inner not in (None, "", {}, []))
+    given = {key: inner for key, inner in value.items() if inner not in (None, "", {}, [])}
+    words = {True: "yes", False: "no"}
+    return ", ".join(f"{key} {words[inner] if isinstance(inner, bool) else inner}" for key, inner in given.items())
 
 
 def _prompt(prompt: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from testbed.errors import ConfigError
 from testbed.progress import progress_bar
 from testbed.runlog.comparison import infeasible_row, per_policy, tidy, write_tidy
 from testbed.running.backends import find_backend
@@ -16,7 +17,7 @@ from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
 from testbed.running.sweep_file import Sweep, SweptRun
 from testbed.running.sweep_folder import SweepFolder
-from testbed.running.sweep_workers import carry_out_runs
+from testbed.running.sweep_workers import Cluster, carry_out_runs
 from testbed.strict_yaml import shown
 
 Rows = dict[str, dict[str, Any]]  # key of a run -> its row
@@ -26,6 +27,7 @@ def sweep(
     file: str | Path,
     *,
     scheduler: str | None = None,
+    dashboard: bool = False,
     share_host: bool = False,
     out: str | Path = "runs",
     progress: bool = False,
@@ -40,6 +42,7 @@ def sweep(
     Args:
         file: A YAML file with the keys `experiment`, `policies`, `seeds`, `backend` and `over`.
         scheduler: The address of a Dask scheduler, like `tcp://10.0.0.1:8786`; by default processes of this host.
+        dashboard: Tell the address of the scheduler's dashboard.
         share_host: Do not wait until other emulated runs on this host have ended.
         out: The folder in which the sweep's folder is made.
         progress: Say how many runs are there from before, and draw a bar on standard error if that is a terminal.
@@ -53,6 +56,9 @@ def sweep(
     Example:
         >>> testbed.sweep("experiments/sweep-delay.yaml").table
     """
+    if dashboard and scheduler is None:
+        raise ConfigError("--dashboard is that of a Dask cluster, so it needs --scheduler")
+    cluster = None if scheduler is None else Cluster(scheduler, dashboard)
     planned = Sweep.load(Path(file))
     runs = planned.runs()
     folder = SweepFolder(Path(out) / planned.name)
@@ -76,7 +82,7 @@ def sweep(
             missing = list({run.key: run for run in runs if run.key not in rows}.values())
             try:
                 if missing:
-                    carry_out_runs(missing, folder, scheduler, share_host, done)
+                    carry_out_runs(missing, folder, cluster, share_host, done, tell)
             except KeyboardInterrupt:
                 tell(f"{len(rows)} of {len(runs)} runs are kept; the same command goes on from there.")
                 raise

@@ -15,7 +15,7 @@ from testbed.wire import OUTAGE_BPS
 
 
 @dataclass
-class _Stream:
+class Stream:
     """What one device copies to another."""
 
     sender: str
@@ -25,10 +25,17 @@ class _Stream:
     since_s: float
     rate_Bps: float = 0.0  # of payload
 
-    def proceed(self, now_s: float, rate_Bps: float) -> None:
-        """Go on at this rate from now on."""
+    def proceed(self, now_s: float, observation: Observation) -> None:
+        """Go on under these conditions."""
         self.left_bytes = max(0.0, self.left_bytes - (now_s - self.since_s) * self.rate_Bps)
-        self.since_s, self.rate_Bps = now_s, rate_Bps
+        pace_Bps = min(self.order.rate_Bps, path_rate_bps(observation.path(self.sender, self.order.receiver)) / 8)
+        share = self.order.chunk_bytes / wire_bytes(self.order.chunk_bytes)
+        self.since_s, self.rate_Bps = now_s, max(pace_Bps, OUTAGE_BPS / 8) * share
+
+    @property
+    def pace(self) -> CopyPace:
+        """Its pace, for what tokens wait for it."""
+        return CopyPace(8 * self.order.rate_Bps, self.order.chunk_bytes, self.order.window_bytes)
 
     @property
     def end_s(self) -> float:
@@ -44,7 +51,7 @@ class Copying:
     begun_s: float
     incoming: dict[str, Sequence[Incoming]] = field(default_factory=dict)
     loads: dict[str, float] = field(default_factory=dict)  # receiver -> when its weights are loaded
-    streams: list[_Stream] = field(default_factory=list)
+    streams: list[Stream] = field(default_factory=list)
     length: int | None = None  # at which it finishes
     finish_s: float = 0.0
     _behind: set[str] = field(default_factory=set)  # senders that have not caught up yet
@@ -52,12 +59,7 @@ class Copying:
     @property
     def paces(self) -> Paces:
         """The pace of each stream, for what tokens wait for it."""
-        return {
-            (s.sender, s.order.receiver): CopyPace(
-                8 * s.order.rate_Bps, s.order.chunk_bytes, s.order.window_bytes
-            )
-            for s in self.streams
-        }  # fmt: skip
+        return {(stream.sender, stream.order.receiver): stream.pace for stream in self.streams}
 
     def prepare(self, device: str, command: Prepare, observation: Observation, now_s: float) -> None:
         """A receiver has set memory aside and begins to load weights."""
@@ -75,7 +77,7 @@ class Copying:
             blocks = [parse_block(name) for name in order.blocks]
             size = sum(payload_bytes(shape, block, length, command.shipped, partition) for block in blocks)
             self.streams.append(
-                _Stream(sender, order, size, sum(state_bytes(shape, block, 1) for block in blocks), now_s)
+                Stream(sender, order, size, sum(state_bytes(shape, block, 1) for block in blocks), now_s)
             )
         self._behind.add(sender)
         self.proceed(now_s, observation)
@@ -83,9 +85,7 @@ class Copying:
     def proceed(self, now_s: float, observation: Observation) -> None:
         """Go on under these conditions."""
         for stream in self.streams:
-            pace_Bps = min(stream.order.rate_Bps, path_rate_bps(observation.path(stream.sender, stream.order.receiver)))
-            share = stream.order.chunk_bytes / wire_bytes(stream.order.chunk_bytes)
-            stream.proceed(now_s, max(pace_Bps, OUTAGE_BPS / 8) * share)
+            stream.proceed(now_s, observation)
 
     def add_row(self, now_s: float, observation: Observation) -> None:
         """A token has added a row to every head."""

@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from math import ceil
 from random import Random
 
+from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import wire_bytes
 from testbed.placement.cost.model import CostModel
 from testbed.placement.latency import Work, half_layer_latency, transfer_seconds
@@ -101,3 +102,12 @@ class DrawnDelays(CostModel):
 def packets_of(payload_bytes: float) -> int:
     """How many packets a message takes."""
     return ceil(wire_bytes(payload_bytes) / FRAME_BYTES)
+
+
+def drawn_delays(
+    experiment: Experiment, observation: Observation, links: Mapping[str, Link], token: int
+) -> DrawnDelays | None:
+    """The cost model of a token, whose draws depend on the seed and the token's number alone; None: none are drawn."""
+    if not experiment.needs_netem:
+        return None
+    return DrawnDelays(observation, links, experiment.dilation, Random(f"{experiment.seed}/{token}"))

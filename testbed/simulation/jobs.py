@@ -38,5 +38,6 @@ class Generation:
     until: int  # tokens of the whole run
     started_s: float
     chunk: int = 0  # rows of a prefill chunk; 0 after the prefill
-    rebuilt: int = 0  # rows that only fill KV caches, in such chunks and without a token
+    rebuilt: int = 0  # up to which row KV caches are only filled, in such chunks and without a token
+    kept: int = 0  # the row from which on they are filled
     job: Job | None = None  # the token under way; None between tokens

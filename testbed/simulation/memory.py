@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from testbed.placement.blocks import Block, Partition, copied_bytes, pinned_bytes, resident_bytes
+from testbed.placement.blocks import Block, Partition, copied_bytes, pinned_bytes, replica_bytes, resident_bytes
 from testbed.shape import ModelShape
 
 
@@ -17,6 +17,7 @@ class Memory:
         self._held: dict[str, set[Block]] = {name: set() for name in names}
         self._kinds: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._pinned: set[str] = set()
+        self.replicas: Counter[str] = Counter()  # of caches of other devices' heads
         self._copied_bytes, self._pinned_bytes = copied_bytes(shape, partition), pinned_bytes(shape, partition)
         self._sizes: tuple[int, dict[str, int]] = (-1, {})  # (length, kind -> bytes of a block), as last asked for
 
@@ -51,6 +52,7 @@ class Memory:
     def held_bytes(self, device: str, length: int) -> int:
         """Bytes of everything on the device with `length` positions cached."""
         kept = self._copied_bytes + (self._pinned_bytes if device in self._pinned else 0)
+        kept += self.replicas[device] * replica_bytes(self._shape, length)
         return kept + sum(self._size(kind, length) * count for kind, count in self._kinds[device].items())
 
     def _size(self, kind: str, length: int) -> int:

@@ -11,8 +11,9 @@ from testbed.placement.cost.copying import Paces
 from testbed.placement.observation import Observation
 from testbed.simulation.copying import Copying
 from testbed.simulation.memory import Memory
+from testbed.simulation.replicas import Replicas
 from testbed.simulation.transfers import Transfers
-from testbed.transport.copying import CaughtUp, Copy, Finish, WeightsLoaded
+from testbed.transport.copying import CaughtUp, Copy, Finish, Replicate, WeightsLoaded
 from testbed.transport.messages import Arrived, Prepare, Prepared, Refused, Sent
 from testbed.units import format_bytes
 
@@ -20,22 +21,25 @@ from testbed.units import format_bytes
 class Moving:
     """What is on its way, if anything. `tell` reports an event of a device."""
 
-    def __init__(self, memory: Memory, tell: Callable[[str, FleetEvent], None]) -> None:
-        self._memory, self._tell = memory, tell
+    def __init__(self, memory: Memory, replicas: Replicas, tell: Callable[[str, FleetEvent], None]) -> None:
+        self._memory, self._replicas, self._tell = memory, replicas, tell
         self._transfers: Transfers | None = None
         self._copying: Copying | None = None
 
     @property
     def paces(self) -> Paces:
         """The paces at which blocks are copied while tokens go on."""
-        return self._copying.paces if self._copying is not None else {}
+        return {**self._replicas.paces, **(self._copying.paces if self._copying is not None else {})}
 
     def prepare(self, device: str, command: Prepare, budget_bytes: int, observation: Observation, now_s: float) -> None:
         """Have blocks arrive, if the budget holds them beside those that are here."""
         most = command.length if command.until is None else command.until
         blocks = [parse_block(item.block) for item in command.incoming]
+        self._replicas.adopt(device, blocks)
         self._memory.take(device, blocks)
         need = self._memory.held_bytes(device, most)
+        if need > budget_bytes and self._replicas.make_room(device):
+            need = self._memory.held_bytes(device, most)
         if need > budget_bytes:
             self._memory.drop(device, blocks)
             reason = (
@@ -59,20 +63,26 @@ class Moving:
         assert self._transfers is not None
         self._transfers.senders.append(sender)
 
-    def copy(self, sender: str, command: Copy, length: int, observation: Observation, now_s: float) -> None:
-        """Begin to copy blocks with so many rows."""
-        assert self._copying is not None
-        self._copying.begin(sender, command, length, observation, now_s)
+    def copy(
+        self, sender: str, command: Copy | Replicate, length: int, observation: Observation, now_s: float
+    ) -> None:  # fmt: skip
+        """Begin to copy blocks, or replicas of caches, with so many rows."""
+        if isinstance(command, Replicate):
+            self._replicas.replicate(sender, command, length, observation, now_s)
+        else:
+            assert self._copying is not None
+            self._copying.begin(sender, command, length, observation, now_s)
 
     def finish(self, command: Finish, observation: Observation, now_s: float) -> None:
         """Copy the last rows."""
         assert self._copying is not None
         self._copying.finish(command.length, observation, now_s)
 
-    def add_row(self, observation: Observation, now_s: float) -> None:
-        """A token has ended."""
+    def add_row(self, observation: Observation, now_s: float) -> bool:
+        """A token has ended; returns whether tokens will wait for more or for less than before."""
         if self._copying is not None:
             self._copying.add_row(now_s, observation)
+        return self._replicas.add_row(observation, now_s)
 
     def begin_what_is_due(self, observation: Observation, now_s: float) -> None:
         """Begin to move blocks whose receivers have all prepared."""
@@ -85,6 +95,7 @@ class Moving:
             self._transfers.proceed(now_s, observation)
         if self._copying is not None:
             self._copying.proceed(now_s, observation)
+        self._replicas.proceed(observation, now_s)
 
     @property
     def next_s(self) -> float:
@@ -114,9 +125,10 @@ class Moving:
                 self._tell(receiver, Arrived(copying.epoch, copying.arrivals(receiver, observation)))
             self._copying = None
 
-    def commit(self) -> None:
-        """Keep what has arrived."""
+    def commit(self, device: str) -> None:
+        """Keep what has arrived. The device copies no more."""
         self._transfers = self._copying = None
+        self._replicas.commit(device)
 
     def forget(self, device: str) -> None:
         """Drop what was on its way to a device."""

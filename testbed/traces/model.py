@@ -208,6 +208,10 @@ class TraceSet:
         times = (series.next_change_after(time) for series in self._series.values())
         return min((moment for moment in times if moment is not None), default=None)
 
+    def changes_again(self, key: SeriesKey, time: float) -> bool:
+        """Whether the value of one quantity changes after `time`."""
+        return key in self._series and self._series[key].next_change_after(time) is not None
+
     def targets(self) -> tuple[str, ...]:
         """The links and devices that the traces drive, sorted."""
         return tuple(sorted({target for target, _ in self._series}))

@@ -15,6 +15,7 @@ class StreamOrder(msgspec.Struct, frozen=True):
     rate_Bps: float  # wire bytes per wall second at most
     chunk_bytes: int  # of a message's payload
     window_bytes: int  # at most so many are unacknowledged
+    rows: list[int] = []  # of each block that the receiver has already; empty: none
 
 
 class Copy(Message, frozen=True):
@@ -52,3 +53,32 @@ class Halted(Message, frozen=True):
     """The source has generated so many tokens, and begins no further one."""
 
     tokens: int
+
+
+class Keep(Message, frozen=True):
+    """Keep replicas of these blocks' caches, (block, owner) in order, and no others; answered by Kept.
+
+    Those for which there is no memory at `until` positions are left out. Rows that are here already stay.
+    """
+
+    generation: int
+    incoming: list[tuple[str, str]]
+    until: int
+
+
+class Kept(Message, frozen=True):
+    """The replicas that are kept, in order, each with the rows that are here."""
+
+    generation: int
+    replicas: list[tuple[str, int]]
+
+
+class Replicate(Message, frozen=True):
+    """Copy these blocks' caches in the background, and go on with the rows of every token, until the next commit."""
+
+    generation: int
+    streams: list[StreamOrder]
+
+
+class ReplicasDropped(Message, frozen=True):
+    """The device had no more memory for its replicas, and has dropped all."""

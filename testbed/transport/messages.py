@@ -8,7 +8,18 @@ from __future__ import annotations
 import msgspec
 
 from testbed.placement.plan import Plan
-from testbed.transport.copying import CaughtUp, Copy, Finish, Halt, Halted, WeightsLoaded
+from testbed.transport.copying import (
+    CaughtUp,
+    Copy,
+    Finish,
+    Halt,
+    Halted,
+    Keep,
+    Kept,
+    ReplicasDropped,
+    Replicate,
+    WeightsLoaded,
+)
 from testbed.transport.message import Message
 from testbed.words.sampling import Sampling
 
@@ -137,13 +148,14 @@ class Interrupt(Message, frozen=True):
 
 
 class Rebuild(Message, frozen=True):
-    """To the source: run these ids through from position 0 on, so that every KV cache has their rows.
+    """To the source: run these ids through from position `start` on, so that every KV cache has their rows.
 
     It generates no token, and is answered by Rebuilt.
     """
 
     ids: list[int]
     chunk: int
+    start: int = 0
 
 
 class Probe(Message, frozen=True):
@@ -260,6 +272,7 @@ class Interrupted(Message, frozen=True):
     blocks: list[str]
     tokens: int  # generated so far; 0 but on the source
     next_pass: int
+    replicas: list[tuple[str, int]] = []  # of other devices' caches, each with its rows
 
 
 class Rebuilt(Message, frozen=True):
@@ -339,6 +352,7 @@ class Collected(Message, frozen=True):
     held_bytes: int
     runqueue_wait_s: float
     strangers: int = 0  # connections so far that did not show the run's secret
+    late: tuple[tuple[str, int], ...] = ()  # (sender, its activations of interrupted epochs that were dropped so far)
 
 
 class Failed(Message, frozen=True):
@@ -351,11 +365,12 @@ class Failed(Message, frozen=True):
 
 Command = (
     Connect | SetDevice | SetBudget | SetPaths | Load | Prepare | Transfer | Commit | Abort | Prefill | Decode
-    | Continue | Copy | Halt | Finish | Interrupt | Rebuild | Probe | Ping | Pace | Collect | Stop
+    | Continue | Copy | Halt | Finish | Keep | Replicate | Interrupt | Rebuild | Probe | Ping | Pace | Collect | Stop
 )  # fmt: skip
 Event = (
     Hello | Loaded | Prepared | Refused | Arrived | Sent | Committed | Aborted | Token | OutOfBudget | Probed | Pinged
-    | Paced | Connected | CaughtUp | WeightsLoaded | Halted | Interrupted | Rebuilt | Collected | Failed
+    | Paced | Connected | CaughtUp | WeightsLoaded | Halted | Kept | ReplicasDropped | Interrupted | Rebuilt | Collected
+    | Failed
 )  # fmt: skip
 
 encode = msgspec.msgpack.Encoder().encode

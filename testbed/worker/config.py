@@ -31,4 +31,5 @@ class WorkerConfig:
     dilation: float
     switch_interval_s: float  # how soon another thread gets the interpreter from a main thread that spins
     tight_heap: bool  # give freed memory back to the kernel at once, at the price of more mappings
+    beats: str | None = None  # the path of the socket for heartbeats; None: it sends none
     model: DeviceModel = PLAIN  # with which the pacing counts FLOPs and bytes

@@ -20,9 +20,10 @@ from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import weight_source
 from testbed.errors import ConfigError, RunFailed
 from testbed.placement.blocks import copies_of, parse_block
+from testbed.transport.beats import BeatLine
 from testbed.transport.control import ControlLine
-from testbed.transport.copying import Copy, Finish, Halt, Halted
-from testbed.transport.data import Activation, DataHeader, DataPlane, PingFrame, ProbeFrame
+from testbed.transport.copying import Copy, Finish, Halt, Halted, Keep, Replicate
+from testbed.transport.data import Activation, DataHeader, DataPlane, PingFrame, ProbeFrame, Rows, RowsAck
 from testbed.transport.messages import (
     Abort,
     Collect,
@@ -57,6 +58,7 @@ from testbed.transport.messages import (
 )
 from testbed.worker.config import WorkerConfig
 from testbed.worker.core_waits import ProcessWaits
+from testbed.worker.heartbeat import Pulse, begin_heartbeats
 from testbed.worker.inbox import Delivery, Inbox
 from testbed.worker.libc import enter_network, use_precise_timers
 from testbed.worker.loading import WeightsReady
@@ -67,6 +69,7 @@ from testbed.worker.parent_death import end_with_parent
 from testbed.worker.probing import Probing
 from testbed.worker.proc_settings import keep_idle_connections_fast, write_setting
 from testbed.worker.program import Pass, PassResult, Program
+from testbed.worker.replicas import Replicas
 from testbed.worker.row_streams import StreamNews
 from testbed.worker.scheduling import Precedence, put_first, transport_threads
 from testbed.worker.startup import return_large_allocations, warm_up
@@ -120,8 +123,9 @@ class Worker:
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
         self._migrating = Migrating(
-            self._store, self._outbox, self._plane, line.send, self._inbox.post, config.dilation
+            self._store, self._outbox, self._plane, line.send, self._inbox.post, config.dilation, self._make_room
         )
+        self._replicas = Replicas(self._store, self._outbox, self._plane, line.send, self._inbox.post)
         self._budget_bytes: int | None = None
         self._length = 0  # positions in the KV caches here
         self._checked = -1  # the last pass whose memory was checked
@@ -137,14 +141,20 @@ class Worker:
         self._generating = self._halting = False  # whether a token is under way, and whether none is to follow
         self._probing = Probing(self._outbox, line.send)
         self._waits = ProcessWaits()
+        self._pulse = Pulse(self._pacer)
 
     def serve(self, refused: tuple[str, ...]) -> None:
         """Report that the worker is up, and which settings the kernel refused; then handle deliveries until Stop."""
         self._line.send(Hello(os.getpid(), self._plane.address, refused))
         self._inbox.start()
+        if self.config.beats is not None:
+            begin_heartbeats(BeatLine(self.config.beats), self._pulse)
         while True:
             self._pacer.stand_back()
+            self._pulse.waiting = True
             delivery = self._inbox.get()
+            self._pulse.waiting = False
+            self._pulse.deliveries += 1
             if isinstance(delivery.content, Exception):
                 raise delivery.content
             if isinstance(delivery.content, Stop):
@@ -168,6 +178,8 @@ class Worker:
             self._probing.take(header, len(payload), due_s)
         elif isinstance(header, PingFrame):
             self._probing.bounce(header)
+        elif isinstance(header, Rows | RowsAck) and header.stream < 0:
+            self._replicas.take(header, payload, due_s)
         else:
             self._migrating.take(header, payload, due_s)
 
@@ -177,14 +189,20 @@ class Worker:
             return
         self._checked, self._length = step, position + rows
         self._migrating.rows_came(position)  # a pass begins when all before it have ended
+        self._replicas.rows_came(position)
         self._check_budget(self._length)
 
     def _check_budget(self, length: int) -> None:
         if self._budget_bytes is None:
             return
         need = self._store.held_bytes(length)
+        if need > self._budget_bytes and self._make_room():
+            need = self._store.held_bytes(length)
         if need > self._budget_bytes:
             self._line.send(OutOfBudget(length, need, self._budget_bytes))
+
+    def _make_room(self) -> bool:
+        return self._replicas.make_room()
 
     def _advance(self) -> None:
         result = self._program.advance()
@@ -200,12 +218,12 @@ class Worker:
         self._token_started_s = time.monotonic()
         self._begin_chunks(command.prompt, command.chunk, with_token=True)
 
-    def _begin_chunks(self, ids: list[int], chunk: int, with_token: bool) -> None:
-        """Begin to run ids through from position 0 on; with a token the last chunk ends with the LM head."""
+    def _begin_chunks(self, ids: list[int], chunk: int, with_token: bool, begin: int = 0) -> None:
+        """Begin to run ids through from position `begin` on; with a token the last chunk ends with the LM head."""
         first = self._step
         self._passes = [
             Pass(first + number, start, tuple(ids[start:end]), with_token and end == len(ids))
-            for number, (start, end) in enumerate(chunk_bounds(len(ids), chunk))
+            for number, (start, end) in enumerate(chunk_bounds(len(ids), chunk, begin))
         ]
         self._step += len(self._passes)
         self._begin(self._passes.pop(0), time.monotonic())
@@ -264,7 +282,7 @@ class Worker:
             case WeightsReady():
                 self._migrating.weights_ready(command)
             case StreamNews():
-                self._migrating.streamed(command)
+                (self._migrating if command.epoch >= 0 else self._replicas).streamed(command)
             case Decode():
                 self._until, self._generating = command.until, True
                 self._token_started_s = time.monotonic()
@@ -279,7 +297,7 @@ class Worker:
                 self._interrupt(command)
             case Rebuild():
                 self._rebuilding = True
-                self._begin_chunks(command.ids, command.chunk, with_token=False)
+                self._begin_chunks(command.ids, command.chunk, with_token=False, begin=command.start)
             case SetDevice():
                 self._pacer.streaming_Bps, self._pacer.compute_flops = command.streaming_Bps, command.compute_flops
             case SetBudget():
@@ -292,6 +310,7 @@ class Worker:
                 self._load(command)
             case Prepare():
                 self._length = max(self._length, command.length)
+                self._replicas.give_way(item.block for item in command.incoming)
                 self._migrating.prepare(command, self._budget_bytes)
             case Transfer():
                 self._migrating.transfer(command)
@@ -305,6 +324,10 @@ class Worker:
                 self._migrating.abort(command)
             case Halt():
                 self._halt()
+            case Keep():
+                self._replicas.keep(command, self._budget_bytes)
+            case Replicate():
+                self._replicas.replicate(command)
             case Probe():
                 self._probing.probe(command)
             case Ping():
@@ -322,12 +345,13 @@ class Worker:
     def _interrupt(self, command: Interrupt) -> None:
         """Drop what is under way, and tell what is here. Caches stay: a pass writes its rows by their positions."""
         self._migrating.forget()
+        self._replicas.stop()
         self._passes, self._rebuilding, self._generating, self._halting = [], False, False, False
         self._program.interrupt()
         self._plane.forget(command.lost)
         copies = copies_of(self.config.shape, self.config.partition)
         blocks = [str(block) for block in self._store.blocks if block not in copies]
-        self._line.send(Interrupted(command.epoch, blocks, self._tokens, self._step))
+        self._line.send(Interrupted(command.epoch, blocks, self._tokens, self._step, self._replicas.held()))
 
     def _load(self, command: Load) -> None:
         if command.pinned:
@@ -338,6 +362,7 @@ class Worker:
 
     def _commit(self, command: Commit) -> None:
         self._migrating.commit()
+        self._replicas.stop_sending()  # whose caches they are may change
         for name in command.drop:
             self._store.drop(parse_block(name))
         self._program.switch(command.plan)
@@ -348,4 +373,5 @@ class Worker:
         spans, self._program.spans = self._program.spans, []
         held = self._store.held_bytes(self._length)
         waited_s = max(0.0, self._waits.seconds() - self._pacer.made_up_s)
-        self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers()))
+        late = tuple(self._program.late.items())
+        self._line.send(Collected(command.request, spans, held, waited_s, self._plane.strangers(), late))

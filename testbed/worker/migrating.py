@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
-from testbed.placement.blocks import parse_block, resident_bytes
+from testbed.placement.blocks import parse_block, replica_bytes, resident_bytes
 from testbed.transport.copying import CaughtUp, Copy, Finish
 from testbed.transport.data import Chunk, ChunkAck, DataPlane, Rows, RowsAck
 from testbed.transport.messages import Abort, Aborted, Event, Prepare, Prepared, Refused, Sent, Transfer
@@ -31,7 +31,9 @@ class Migrating:
         report: Callable[[Event], None],
         post: Callable[[WeightsReady | StreamNews], None],
         dilation: float,
+        make_room: Callable[[], bool],
     ) -> None:
+        self._make_room = make_room  # by what can be spared
         self._store, self._outbox, self._plane = store, outbox, plane
         self._report, self._post, self._dilation = report, post, dilation
         self._sender: Sender | None = None
@@ -44,12 +46,18 @@ class Migrating:
         incoming = [parse_block(item.block) for item in command.incoming]
         length = command.length if command.until is None else command.until
         shape, partition = self._store.shape, self._store.partition
-        need = self._store.held_bytes(length)
-        need += sum(resident_bytes(shape, block, length, partition) for block in incoming)
-        if budget_bytes is not None and need > budget_bytes:
+
+        def need() -> int:
+            adopted = sum(block in self._store.replicas for block in incoming) * replica_bytes(shape, length)
+            coming = sum(resident_bytes(shape, block, length, partition) for block in incoming)
+            return self._store.held_bytes(length) + coming - adopted
+
+        if budget_bytes is not None and need() > budget_bytes:
+            self._make_room()
+        if budget_bytes is not None and need() > budget_bytes:
             reason = (
-                f"device {self._outbox.device} would need {need} bytes for its blocks and the {len(incoming)} incoming "
-                f"ones together, its budget is {budget_bytes}"
+                f"device {self._outbox.device} would need {need()} bytes for its blocks and the {len(incoming)} "
+                f"incoming ones together, its budget is {budget_bytes}"
             )
             self._report(Refused(command.epoch, reason))
             return

@@ -49,6 +49,7 @@ class Pacer:
         self._waits = CoreWaits() if paced else None
         self._waited_s = self._waits.seconds() if self._waits else 0.0
         self.made_up_s = 0.0
+        self.operations = 0  # so far
         self.streaming_Bps = 1e12
         self.compute_flops = 1e15
 
@@ -65,6 +66,7 @@ class Pacer:
         up for its lateness too.
         """
         queued_s = self._queued_s()
+        self.operations += 1
         began = time.monotonic()
         rates = self.compute_flops, self.streaming_Bps, self.model.barrier_s
         due = sum(operation_seconds(flops, size, *rates) for flops, size in costs) * self._dilation

@@ -90,7 +90,7 @@ class Program:
         self._result: PassResult | None = None
         self._void = -1  # activations of epochs up to this one are dropped, because they were interrupted
         self.interrupted = False  # until the next switch of plans no pass begins
-        self.late = 0  # activations that were dropped
+        self.late: dict[str, int] = {}  # sender -> activations that were dropped
 
     # --- plan ------------------------------------------------------------------------------------------
 
@@ -138,7 +138,7 @@ class Program:
         """Store an activation. Its transfer ends when it is due here, however late this device takes it."""
         plan = self._plan()
         if header.epoch <= self._void:
-            self.late += 1
+            self.late[header.sender] = self.late.get(header.sender, 0) + 1
             return
         if header.epoch != plan.epoch:
             raise RunFailed(

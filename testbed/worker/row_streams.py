@@ -44,7 +44,7 @@ class RowStream:
         self.order = order
         blocks = [parse_block(name) for name in order.blocks]
         self._caches = {number: store.cache(block) for number, block in enumerate(blocks) if block.kind == "head"}
-        self._rows = dict.fromkeys(self._caches, 0)  # sent so far
+        self._rows = {number: order.rows[number] if order.rows else 0 for number in self._caches}  # sent so far
         self._weights = self._cut([store.weight_parts(block) for block in blocks] if shipped else [])
         self._weights_sent = False
         self._unacknowledged: deque[tuple[int, int]] = deque()  # (sequence, bytes)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 from killing import children, kind, target
 from running import UNJUDGED, Going, Place, events, rows, topology, write_experiment
+
+from testbed.runlog.folder import read_json
 
 BACKENDS = pytest.mark.parametrize("backend", ["local", "mininet"])
 KILLS = "time,target,quantity,value\n"
@@ -29,6 +32,9 @@ class Restless:
         one, two = (names[(self.turn + more) % len(names)] for more in (0, 1))
         return Placement(expand_patterns(observation, {"*": "a", "head(0,*)": one, "ffn(0)": two}))
 """
+
+
+SLOW = RESTLESS.replace("self.turn += 1\n", "self.turn += 1\n        time.sleep(4.0 if self.turn == 3 else 0.0)\n")
 
 
 def workers(going: Going, backend: str) -> list[int]:
@@ -116,6 +122,27 @@ def test_a_worker_that_is_killed_while_blocks_move_costs_no_token_and_no_bit(
     assert place.left_behind() == []
 
 
+@pytest.mark.quiet
+def test_a_loss_is_noticed_while_a_slow_policy_decides_and_its_decision_is_dropped(place: Place) -> None:
+    place.base.mkdir(exist_ok=True)
+    experiment = restless(place.base, 12)
+    (place.base / "policy.py").write_text("import time\n" + SLOW)
+    with place.started(experiment, "--backend", "local", "--verify", *UNJUDGED) as going:
+        victim = workers(going, "local")[1]
+        folder = going.until_token(4)
+        time.sleep(1.0)  # into the third decision
+        os.kill(victim, signal.SIGKILL)
+        killed = time.time()
+        ended = going.end()
+    assert ended.code == 0, ended.err
+    assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["b"]
+    (fault,) = rows(folder, "faults")
+    assert fault["wall_s"] - killed < 1.0
+    decisions = [row for row in rows(folder, "decisions") if row["step"] == 4]
+    assert decisions[0]["reason"] == "device b is lost", "the decision under way was not committed"
+    assert all(row["decision_s"] < 1.0 for row in decisions)
+
+
 @BACKENDS
 def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backend: str) -> None:
     place.base.mkdir(exist_ok=True)
@@ -126,13 +153,46 @@ def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backe
     assert len(ended.summary["tokens"]) == 5 and place.left_behind() == []
 
 
-def test_a_worker_that_a_signal_stops_for_good_is_lost(place: Place) -> None:
+@pytest.mark.quiet
+@BACKENDS
+def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when_its_time_is_up(
+    place: Place, backend: str
+) -> None:
     place.base.mkdir(exist_ok=True)
-    with place.started(restless(place.base, 20), "--backend", "local", "--verify", *UNJUDGED) as going:
-        victim = workers(going, "local")[2]
-        going.until_token(4)
+    options = ("--backend", backend, "--verify", *UNJUDGED, "--set", "recovery.suspect_after=2 s")
+    with place.started(restless(place.base, 20), *options) as going:
+        victim = workers(going, backend)[2]
+        folder = going.until_token(4)
         os.kill(victim, signal.SIGSTOP)
+        stopped = time.time()
+        going.wait(lambda: events(folder, "device_suspected") or None, "a suspicion")
         ended = going.end()
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["c"]
-    assert [row["cause"] for row in rows(ended.folder, "faults")] == ["hung"]
+    (suspected,), (fault,) = events(folder, "device_suspected"), rows(folder, "faults")
+    assert suspected["device"] == "c" and suspected["wall_s"] - stopped < 1.0
+    assert fault["cause"] == "hung" and 1.7 < fault["wall_s"] - stopped < 3.5
+
+
+def test_a_worker_that_goes_on_before_its_time_is_up_is_not_lost(place: Place) -> None:
+    place.base.mkdir(exist_ok=True)
+    with place.started(restless(place.base, 20), "--backend", "local", "--verify", *UNJUDGED) as going:
+        victim = workers(going, "local")[2]
+        folder = going.until_token(4)
+        os.kill(victim, signal.SIGSTOP)
+        going.wait(lambda: events(folder, "device_suspected") or None, "a suspicion")
+        os.kill(victim, signal.SIGCONT)
+        ended = going.end()
+    assert ended.code == 0, ended.err
+    assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == []
+    assert [row["device"] for row in events(folder, "device_heard")] == ["c"]
+
+
+@BACKENDS
+def test_drawn_faults_cost_no_token_and_no_bit_and_stand_in_the_manifest(place: Place, backend: str) -> None:
+    place.base.mkdir(exist_ok=True)
+    experiment = write_experiment(place.base, tokens=16, interval=2)
+    ended = place.done(experiment, "--backend", backend, "--chaos", "4")
+    (trace,) = read_json(ended.folder / "manifest.json")["experiment"]["traces"]
+    struck = sorted(row[1].removeprefix("device/") for row in trace["changes"] if row[2] == "kill")
+    assert trace["name"] == "chaos-4" and struck and sorted(ended.summary["lost_devices"]) == struck

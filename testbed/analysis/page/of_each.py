@@ -20,6 +20,7 @@ PANEL, COLUMNS = (210, 110), 4  # width and height in pixels, and panels beside 
 ROW_PIXELS, MAP_PIXELS = 9.0, 420.0  # of a block, and of all blocks at most
 MEMORY = {"ledger": "#0173b2", "budget": "#333333", "ballast": "#949494"}
 RATES = {"up": "#0173b2", "down": "#de8f05"}
+BELOW = {"domain": list(RATES), "range": [[1, 0], [5, 5]]}  # dashes, so that a line is seen below one of the same rate
 SECONDS = "Emulated time (s)"
 
 
@@ -97,13 +98,16 @@ def _links(run: Run, name: str, slug: str) -> Chart | None:
                 }
             )
         )
+    colour = coloured("direction", RATES)
+    dash = {"field": "direction", "type": "nominal", "title": None, "scale": BELOW, "legend": colour["legend"]}
     inner = {
         "params": [ZOOM],
         "mark": {"type": "line", "interpolate": "step-after", "size": 1.5, "clip": True, "point": "transparent"},
         "encoding": {
             "x": quantity("t_s", SECONDS),
             "y": quantity("asked_mbps", "Mbit/s", scale={"zero": True}),
-            "color": coloured("direction", RATES),
+            "color": colour,
+            "strokeDash": dash,
             "tooltip": told(
                 link="link", direction="direction", t_s="s#", asked_mbps="asked Mbit/s#",
                 read_back_mbps="kernel says Mbit/s#", delay_ms="delay ms#",

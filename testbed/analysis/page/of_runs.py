@@ -145,12 +145,13 @@ def _stalls(runs: Sequence[Run]) -> Chart:
         mean = every.groupby("step")["stall_s"].sum() / len(group.runs)
         rows.append(pd.DataFrame({"series": group.name, "token": mean.index, "stall_s": mean.to_numpy()}))
     colour, _ = _series(groups, runs)
+    last = max(run.tokens["step"].max() for run in runs if len(run.tokens))
     spec = WIDE | {
         "title": title_of("Stalls", runs), "height": HEIGHT // 3,
         "params": [ZOOM],
         "mark": {"type": "bar", "width": 4, "opacity": 0.75, "clip": True},
         "encoding": {
-            "x": quantity("token", "Token", axis={"tickMinStep": 1}),
+            "x": quantity("token", "Token", axis={"tickMinStep": 1}, scale={"domain": [0, int(last)]}),
             "y": quantity("stall_s", "Stall (s)", stack=None),
             "color": colour,
             "tooltip": told(series="runs", token="before token", stall_s="s#"),

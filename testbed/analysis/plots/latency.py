@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,6 +14,7 @@ from testbed.analysis.load import Run
 from testbed.analysis.metrics import MS, committed
 from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_handle, trace_marks
 from testbed.analysis.plots.style import (
+    ALARM,
     COLUMN_WIDTH,
     DARK,
     FULL_WIDTH,
@@ -120,7 +120,10 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
 
 
 def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
-    """The empirical distribution of decode latency, with a line for the runs that differ in their seeds at most."""
+    """The distribution of decode latency over the tokens asked for, with a line for runs that differ in seeds at most.
+
+    Tokens that a killed run still owes count as never done, so its line ends below 1, in a cross.
+    """
     runs = as_runs(runs)
     with paper():
         drawing = figure(COLUMN_WIDTH, 2.6)
@@ -130,15 +133,22 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
         handles: list[Line2D] = []
         for index, group in enumerate(alike(runs)):
             colour, dash = colours[group.policy], dash_of(group.earlier)
-            latency = np.concatenate([(run.decoded["latency_s"] * MS).to_numpy() for run in group.runs])
+            latency = np.sort(np.concatenate([(run.decoded["latency_s"] * MS).to_numpy() for run in group.runs]))
             if not len(latency):
                 continue
-            low, high = min(low, latency.min()), max(high, latency.max())
+            low, high = min(low, latency[0]), max(high, latency[-1])
             label = f"{group.name} ({_tokens_text(group.runs)})"
-            sns.ecdfplot(x=latency, ax=axes, color=colour, linewidth=1.3, linestyle=dash)
+            asked = max(_tokens_asked(group.runs), len(latency))
+            share = np.arange(len(latency) + 1) / asked
             axes.plot(
-                np.percentile(latency, PERCENTS),
-                [percent / 100 for percent in PERCENTS],
+                [latency[0], *latency], share, color=colour, linewidth=1.3, linestyle=dash, drawstyle="steps-post"
+            )
+            if share[-1] < 1:
+                axes.plot(latency[-1], share[-1], "x", color=ALARM, markersize=5, zorder=5, gid="unfinished")
+            reached = [percent / 100 for percent in PERCENTS if percent / 100 <= share[-1]]
+            axes.plot(
+                latency[np.searchsorted(share[1:], reached)],
+                reached,
                 marker=marker_of(index),
                 markersize=4.5,
                 markeredgecolor="white",
@@ -170,7 +180,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
             axes.set_xscale("log")
             plain_log_ticks(axes.xaxis)
         axes.set_xlabel("Token latency (ms)")
-        axes.set_ylabel("Share of decode tokens")
+        axes.set_ylabel("Share of the tokens asked for")
         axes.set_ylim(0, 1.02)
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
         return drawing
@@ -238,6 +248,9 @@ def _stalls(run: Run) -> dict[int, float]:
 
 
 def _tokens_text(runs: Sequence[Run]) -> str:
-    made = sum(len(run.decoded) for run in runs)
-    asked = sum((run.tokens_asked or len(run.tokens)) - 1 for run in runs)
+    made, asked = sum(len(run.decoded) for run in runs), _tokens_asked(runs)
     return f"{made} tokens" if made >= asked else f"{made} of {asked} tokens"
+
+
+def _tokens_asked(runs: Sequence[Run]) -> int:
+    return sum((run.tokens_asked or len(run.tokens)) - 1 for run in runs)

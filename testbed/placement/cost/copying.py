@@ -21,6 +21,8 @@ PIECE_S = 1.5e-3  # of the slowest link's time for one piece
 PIECE_BYTES = (1352, 65536)  # at least one segment less our header; at most what a worker sets memory aside for
 PIECES_PER_S = 200.0  # that a worker takes in or sends, at about 0.1 ms of its main thread each
 
+BULK_ROWS_RATIO = 1.09  # bytes on a link for a byte of rows in pieces of a few kB
+
 Moved = tuple[Block, str, str]  # what moves, from which device, and to which
 
 

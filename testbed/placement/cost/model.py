@@ -53,7 +53,6 @@ MIGRATION_HANDSHAKE_S = 0.004
 # A migration's chunks fill their segments, so only the segments' headers come on top.
 BULK_WIRE_RATIO = (SEGMENT_PAYLOAD_BYTES + SEGMENT_HEADER_BYTES) / SEGMENT_PAYLOAD_BYTES
 
-
 Counts = tuple[int, ...]  # by device index
 _HalfKey = tuple[int, int, Counts, Counts | None]  # holder, target, heads or shards, roots
 
@@ -306,19 +305,20 @@ def chunk_rows(prompt_tokens: int, chunk: int) -> tuple[int, ...]:
 
 
 def prefill_latency(
-    observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int], model: CostModel | None = None
-) -> float:
+    observation: Observation, placement: Placement | Plan, chunks: int | Sequence[int], model: CostModel | None = None,
+    start: int = 0, lm_head: bool = True,
+) -> float:  # fmt: skip
     """Seconds from the prompt to the first token: the chunks pass through all layers one after another.
 
-    `chunks` is the chunk size in tokens, or the rows of each chunk. A chunk ends when its last row is back at
-    the source. Only the last chunk runs the LM head. `model` is another cost model of this observation.
+    `chunks` is the chunk size in tokens, or the rows of each chunk. A chunk ends when its last row is at the source.
+    Only the last one runs the LM head, if any. `model` is another cost model. Caches have the rows up to `start`.
     """
     model, plan = model or cost_model(observation), as_plan(observation, placement)
     rows = chunk_rows(observation.prompt_tokens, chunks) if isinstance(chunks, int) else tuple(chunks)
-    total, length = 0.0, 0
+    total, length = 0.0, start
     for number, count in enumerate(rows):
         length += count
-        total += model.step_seconds(plan, length, count, number == len(rows) - 1, True)
+        total += model.step_seconds(plan, length, count, lm_head and number == len(rows) - 1, True)
     return total
 
 

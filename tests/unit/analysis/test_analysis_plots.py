@@ -130,15 +130,17 @@ def test_twelve_runs_that_nothing_tells_apart_are_numbered_so_that_they_sort(tmp
     assert run_names(runs[:2]) == ["greedy #1", "greedy #2"]
 
 
-def test_the_ecdf_has_a_line_per_policy_that_climbs_from_zero_to_one(runs: list[Run]) -> None:
+def test_the_ecdf_has_a_line_per_policy_that_a_killed_run_ends_below_one(runs: list[Run]) -> None:
     figure = plots.latency_ecdf(runs)
     (axes,) = figure.axes
     curves = [line for line in axes.lines if line.get_gid() is None]
     assert [len(curve.get_xdata()) for curve in curves] == [47 + 1, 95 + 1]
-    for curve in curves:
-        assert (curve.get_ydata()[0], curve.get_ydata()[-1]) == (0, 1)
+    for curve, end in zip(curves, (47 / 95, 1), strict=True):
+        assert (curve.get_ydata()[0], curve.get_ydata()[-1]) == (0, end)
         assert np.all(np.diff(curve.get_ydata()) > 0)
-    assert len(drawn(figure, "percentiles")) == 2
+    assert [len(marks.get_xdata()) for marks in drawn(figure, "percentiles")] == [0, 2]
+    (cross,) = drawn(figure, "unfinished")
+    assert cross.get_ydata() == [47 / 95]
     assert "static (47 of 95 tokens)" in texts(figure)
 
 

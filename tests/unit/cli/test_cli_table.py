@@ -90,6 +90,13 @@ def test_many_rows_are_divided_and_each_part_has_the_names() -> None:
         assert len(block.lines) == 9 and all(line.startswith("device-") for line in block.lines)
 
 
+def test_sentences_of_a_divided_table_wrap_in_its_part() -> None:
+    columns = [Column("name", ["link-collapse"] * 4), Column("what happens", ["a link falls and comes back " * 4] * 4)]
+    columns.append(Column("file", ["/a/path/that/nobody/may/break/anywhere.csv"] * 4))
+    blocks = lay_out(columns, 60)
+    assert len(blocks) > 1 and max(len(line) for block in blocks for line in block.lines) <= 60
+
+
 WORDS = st.text("abc xyz", min_size=0, max_size=40)
 
 

@@ -54,6 +54,12 @@ def test_a_picture_shows_devices_latency_text_events_and_the_verdict(tmp_path: P
         assert part in told, part
 
 
+def test_a_long_name_of_an_experiment_leaves_room_for_the_token_and_the_status(tmp_path: Path) -> None:
+    shown = replace(picture(followed(make_run(tmp_path, "static"))), experiment="a-long-name-of-an-experiment" * 4)
+    (heading, *_) = frame(shown, 80, 24)
+    assert "…  token 48 of 96  oom  0 moved" in heading.plain and heading.cell_len <= 80
+
+
 def test_more_devices_than_lines_are_counted(tmp_path: Path) -> None:
     shown = picture(followed(make_run(tmp_path)))
     many = replace(shown, devices=[replace(shown.devices[0], name=f"d{number}") for number in range(25)])

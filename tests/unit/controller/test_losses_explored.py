@@ -1,6 +1,7 @@
-"""All courses of a small run with two losses are explored, breadth first.
+"""All courses of a small run with two losses and a return are explored, breadth first.
 
-Three devices generate two tokens and move a block between them; b and c may die at any moment. Workers are modelled:
+Three devices generate two tokens and move a block between them; b and c may die at any moment, and one that has died
+may be started anew, and die again. Workers are modelled:
 they answer in order, and messages of different devices come in any order. The controller is the real pure code:
 `DeviceState`, `Migration` and `reconciling`, in the order in which `recovery` calls it.
 """
@@ -24,6 +25,7 @@ FIRST = dict(zip(BLOCKS, NAMES, strict=True))
 MOVING = BLOCKS[1]  # from b to c, after the first token
 TOKENS = 2
 FAULTS = 2
+RETURNS = 1
 
 Words = tuple[Any, ...]
 
@@ -56,6 +58,7 @@ class World:
     told: dict[str, tuple[Words, ...]] = field(default_factory=lambda: dict.fromkeys(NAMES, ()))
     said: dict[str, tuple[Words, ...]] = field(default_factory=lambda: dict.fromkeys(NAMES, ()))
     faults: int = FAULTS
+    returns: int = RETURNS
     generated: int = 0  # at the source
     goal: int = 0  # at the source
     rebuilding: bool = False  # at the source
@@ -97,8 +100,8 @@ class World:
         reports = [(name, shown(held)) for name, held in sorted(self.reports.items())]
         where = [placement and shown(placement.devices.items()) for placement in (self.placement, self.wanted)]
         return repr(
-            (workers, known, self.told, self.said, self.faults, self.generated, self.goal, self.rebuilding, self.done,
-             self.epoch, self.phase, self.moved, moving, reports, where)
+            (workers, known, self.told, self.said, self.faults, self.returns, self.generated, self.goal,
+             self.rebuilding, self.done, self.epoch, self.phase, self.moved, moving, reports, where)
         )  # fmt: skip
 
     # --- workers -----------------------------------------------------------------------------------------
@@ -177,6 +180,11 @@ class World:
         self.told[device] = ()
         self.say(device, "lost")
 
+    def start_anew(self, device: str) -> None:
+        self.returns -= 1
+        self.workers[device] = Worker(frozenset(), Placement({}, -1))
+        self.say(device, "hello")
+
     # --- the controller ------------------------------------------------------------------------------------
 
     def living(self) -> list[str]:
@@ -189,6 +197,8 @@ class World:
         if kind == "lost":
             if any(isinstance(instruction, Recover) for instruction in self.states[device].ended()):
                 self.interrupt()
+        elif kind == "hello":
+            self.states[device].started()
         elif not self.states[device].living:
             self.states[device].heard()
         elif kind == "token":
@@ -211,6 +221,9 @@ class World:
             self.carry_out(getattr(self.migration, kind)(device))
 
     def go_on(self) -> None:
+        for known in self.states.values():  # at a boundary, all devices know those that have returned
+            if known.state == "returning":
+                known.introduced()
         where = self.placement.devices
         if self.done == TOKENS:
             self.phase = "over"
@@ -283,13 +296,17 @@ def steps(world: World) -> Iterator[World]:
             after = world.copy()
             after.die(name)
             yield after
+        if world.returns and world.states[name].state == "lost" and not world.workers[name].alive:
+            after = world.copy()
+            after.start_anew(name)
+            yield after
     if (world.rebuilding or world.generated < world.goal) and world.can_pass():
         after = world.copy()
         after.make_pass()
         yield after
 
 
-def test_no_course_of_a_run_with_two_losses_ends_early_or_loses_or_doubles_a_token_or_a_block() -> None:
+def test_no_course_of_a_run_with_two_losses_and_a_return_ends_early_or_loses_or_doubles_a_token_or_a_block() -> None:
     placement = Placement(FIRST)
     workers = {name: Worker(frozenset({block}), placement) for block, name in FIRST.items()}
     first = World(workers, placement, {name: DeviceState(name) for name in NAMES})

@@ -15,6 +15,7 @@ import yaml
 from placement_cases import quickstart
 
 from testbed.cli import run
+from testbed.controller.losses import DeviceGone
 from testbed.controller.policy_call import SHOWN_BLOCKS, PolicyMisbehaved, call_policy, reset_policy, show
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
@@ -243,3 +244,16 @@ def test_the_limit_is_a_duration_and_survives_a_manifest(tmp_path: Path) -> None
     assert Experiment.from_dict(experiment.to_dict()).decision_limit == 0.5
     with pytest.raises(ConfigError, match="decision_limit is 0"):
         Experiment.load(tmp_path / "own.yaml", ["decision_limit=0"])
+
+
+def test_what_happens_meanwhile_is_heard_and_a_loss_drops_the_decision() -> None:
+    looks: list[float] = []
+
+    def meanwhile() -> None:
+        looks.append(time.monotonic())
+        if len(looks) == 2:
+            raise DeviceGone("b", "device b is lost")
+
+    with pytest.raises(DeviceGone, match="device b is lost"):
+        call_policy(Own(lambda: time.sleep(0.6)), quickstart(), None, 5.0, meanwhile)
+    assert len(looks) == 2, "nobody looks on after a loss"

@@ -9,20 +9,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from distributed import Client, LocalCluster
 from trespassing import let_in, listening
 
 from testbed.cli import run
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
+from testbed.running.sweep import sweep
 from testbed.running.sweep_file import Sweep, run_key
 from testbed.running.sweep_folder import SweepFolder
+from testbed.running.sweep_workers import Cluster, _of_cluster
 
 EXPERIMENT = {
     "model": {"preset": "tiny"}, "prompt": {"ids": [1, 2, 3]}, "tokens": 24,
@@ -241,3 +245,58 @@ def test_a_file_where_the_run_folders_should_go_is_one_sentence(folder: Path, ve
     said = capsys.readouterr().err
     assert f"Error: {folder / 'taken'}" in said and "Traceback" not in said
     assert (folder / "taken").read_text() == "mine"
+
+
+# --- a cluster ---
+
+
+@pytest.fixture
+def cluster() -> Iterator[LocalCluster]:
+    """A Dask cluster in this process, without workers."""
+    with LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0"
+    ) as made:
+        yield made
+
+
+def test_a_cluster_carries_out_a_sweep_and_each_end_is_counted(
+    folder: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.scale(2)
+    cluster.wait_for_workers(2)
+    counted: list[int] = []
+
+    @contextmanager
+    def bar(wanted: bool, total: int, label: str) -> Iterator[Callable[[int], None]]:
+        assert (total, label) == (6, "many")
+        yield counted.append if wanted else lambda done: None
+
+    monkeypatch.setattr("testbed.running.sweep.progress_bar", bar)
+    said: list[str] = []
+    found = sweep(
+        sweep_file(folder, seeds=3), scheduler=cluster.scheduler_address, dashboard=True, out=folder / "out",
+        progress=True, tell=said.append,
+    )  # fmt: skip
+    assert counted == list(range(7))
+    assert [row["status"] for row in found.summaries] == ["done"] * 6
+    here = sweep(sweep_file(folder, seeds=3), out=folder / "here", tell=said.append)
+    times = [[row["mean_token_ms"] for row in made.summaries] for made in (found, here)]
+    assert times[0] == times[1]
+    assert said == [f"Dashboard: {cluster.dashboard_link}"]
+
+
+def test_it_is_said_that_no_worker_of_a_cluster_may_emulate(folder: Path, cluster: LocalCluster) -> None:
+    cluster.scale(1)
+    cluster.wait_for_workers(1)
+    with Client(cluster) as client:
+        told = list(_of_cluster(client, Cluster("tcp://x:1"), emulated=True))
+        assert told == [
+            "No worker at tcp://x:1 may emulate; the emulated runs wait for one that is started with "
+            "`--resources emulation=1`, once on each machine."
+        ]
+        assert list(_of_cluster(client, Cluster("tcp://x:1"), emulated=False)) == []
+
+
+def test_a_dashboard_without_a_cluster_is_refused(folder: Path, capsys: Captured) -> None:
+    assert run(["sweep", str(sweep_file(folder)), "--out", str(folder / "out"), "--dashboard"]) == 2
+    assert "so it needs --scheduler" in capsys.readouterr().err and not (folder / "out").exists()

@@ -169,3 +169,22 @@ def test_on_the_time_clock_a_device_dies_and_returns_at_its_time(tmp_path: Path)
     assert [row["device"] for row in kept["faults"]] == ["b"] and len(kept["tokens"]) == TOKENS
     last = kept["placements"][-1]["epoch"]
     assert "b" in used(kept, last)
+
+
+def paused(off: float, **recovery: Any) -> Any:
+    """The quick start, whose device b is paused from 0.05 s on."""
+    changes = (Change(0.05, "device/b", "pause", 1.0), Change(off, "device/b", "pause", 0.0))
+    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0, "recovery": recovery}
+    return experiment(
+        "model.preset=tiny", changes=changes, tokens=TOKENS, interval=INTERVAL, trace_clock="time", **keys
+    )  # fmt: skip
+
+
+def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_path: Path) -> None:
+    for of in (paused(30.0), paused(2.9, suspect_after="3 s")):
+        _, outcome, kept = drive(tmp_path, of)
+        assert outcome.status == "done" and not kept["faults"]
+    _, outcome, kept = drive(tmp_path, paused(30.0, suspect_after="3 s"))
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
+    (fault,) = kept["faults"]
+    assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)

@@ -315,6 +315,17 @@ def test_an_outage_that_never_ends_fails_the_run_in_one_sentence(tmp_path: Path)
     assert math.isfinite(summary["total_s"])
 
 
+@pytest.mark.parametrize("held", [("link/b", "up", 0.0, 50e6), ("device/b", "pause", 1.0, 0.0)])
+def test_what_traces_hold_up_for_long_and_let_go_ends_no_run(
+    tmp_path: Path, held: tuple[str, str, float, float]
+) -> None:
+    target, quantity, begin, end = held
+    changes = Change(0.01, target, quantity, begin), Change(400.0, target, quantity, end)
+    summary, rows = simulated(tmp_path, timed(*changes))
+    assert summary["status"] == "done", summary["error"]
+    assert sum(row["latency_s"] > 390 for row in rows["tokens"]) == 1
+
+
 def test_changes_are_applied_at_their_time(tmp_path: Path) -> None:
     _, rows = simulated(tmp_path, timed(Change(0.05, "link/b", "up", 30e6), Change(0.125, "link/b", "up", 40e6)))
     ups = [row for row in rows["links"] if row["direction"] == "up" and row["t_s"] > 0]

@@ -1,0 +1,29 @@
+"""Ten kernel OOM kills by squeezes that nobody announces: survived where the rest has room, else one sentence."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from losing import assert_whole, squeezed
+from running import Place
+
+MEMORY = ("64 MiB", "44 MiB", "38 MiB", "36 MiB", "32 MiB")
+"""Of each board. The model takes 97 MiB, so three boards of 32 MiB cannot hold it."""
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("number", range(10))
+def test_a_squeeze_that_nobody_announces_is_survived_where_the_rest_has_room(place: Place, number: int) -> None:
+    drawn, memory = random.Random(number), MEMORY[number % len(MEMORY)]
+    victim = drawn.choice("bcd")
+    squeeze = (drawn.choice([4, 8]), victim, drawn.choice(["1 MiB", "4 MiB"]))
+    policy = drawn.choice(["round-robin", "greedy", "paper-search", "headroom"])
+    if policy != "round-robin":  # they use no device that they do not need
+        memory = MEMORY[2 + number % 3]
+    ended = squeezed(place, squeeze, memory, policy, "recompute")
+    print(f"\n{number}: {policy}, {memory} each, {squeeze}: code {ended.code} {ended.err.strip()}")
+    if memory == MEMORY[-1] and ended.code:
+        assert ended.code == 5 and "cannot be survived" in ended.sentence
+        return
+    assert_whole(ended)

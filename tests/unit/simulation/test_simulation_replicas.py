@@ -1,0 +1,121 @@
+"""Simulated runs whose devices keep replicas of one another's caches, and lose a device."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from simulated import drive, experiment
+
+from testbed.controller.conditions import Conditions, observe
+from testbed.placement.blocks import Placement, blocks_of, replica_bytes
+from testbed.placement.cost.memory import device_needs
+from testbed.placement.cost.replicas import affordable, replica_homes
+from testbed.placement.observation import Observation
+from testbed.traces import Change
+
+TOKENS, INTERVAL, DIES_AT = 60, 8, 50
+PROMPT = [7 * i % 1000 for i in range(450)]
+
+
+class Thirds:
+    """Spreads heads over b, c and d, and afterwards leaves all where it is as far as devices live."""
+
+    name = "thirds"
+
+    def reset(self, seed: int) -> None:
+        pass
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        if placement is not None:
+            return placement
+        poor = {view.name for view in observation.devices if not view.available_bytes}
+        homes = [name for name in "bcd" if name not in poor]
+        blocks = dict.fromkeys(blocks_of(observation.shape), "a")
+        heads = {block: homes[block.index % len(homes)] for block in blocks if block.kind == "head"}
+        return Placement(blocks | heads)
+
+
+def losing(method: str, *kills: tuple[float, str], budget: str = "1 GiB", **keys: Any) -> Any:
+    """gpt2 with 500 tokens of context at the loss."""
+    device = {"streaming": "1.5 GB/s", "compute": "12 GFLOP/s", "memory": "1 GiB", "storage": "90 MB/s"}
+    device |= {"link": {"rate": "100 Mbit/s", "delay": "0.3 ms"}}
+    devices = {"a": device} | {name: device | {"memory": budget} for name in "bcd"}
+    keys = {
+        "policy": "static", "policy_options": {}, "placement": None, "dilation": 1.0, "prompt": {"ids": PROMPT},
+        "tokens": TOKENS, "interval": INTERVAL, "prefill_chunk": 150, "recovery": {"method": method},
+        "topology": {"shape": "star", "source": "a", "devices": devices},
+    } | keys  # fmt: skip
+    changes = tuple(Change(token, f"device/{name}", "kill", 1.0) for token, name in kills)
+    return experiment("model.preset=gpt2", changes=changes, **keys)
+
+
+def recovery(out: Path, of: Any) -> dict[str, Any]:
+    _, outcome, kept = drive(out, of, Thirds())
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS, outcome.error
+    (row,) = kept["recoveries"]
+    return dict(row)
+
+
+@pytest.mark.parametrize("method", ["replicate", "auto"])
+def test_where_lost_heads_go_to_their_replicas_only_the_newest_rows_are_recomputed(tmp_path: Path, method: str) -> None:
+    slow, fast = (recovery(tmp_path / name, losing(name, (DIES_AT, "b"))) for name in ("recompute", method))
+    assert (slow["rows"], slow["kept_rows"]) == (len(PROMPT) + DIES_AT - 1, 0)
+    assert fast["rows"] + fast["kept_rows"] == slow["rows"] and fast["rows"] <= 2
+    for row in (slow, fast):
+        assert row["rebuilt_s"] - row["committed_s"] == pytest.approx(row["predicted_s"])
+    took = [row["rebuilt_s"] - row["noticed_s"] for row in (slow, fast)]
+    assert took[1] < 0.3 * took[0]
+
+
+def test_replicas_count_in_ledgers_and_no_budget_is_exceeded(tmp_path: Path) -> None:
+    of = losing("replicate")
+    fleet, outcome, _ = drive(tmp_path, of, Thirds())
+    assert outcome.status == "done"
+    plain, _, _ = drive(tmp_path / "plain", losing("recompute"), Thirds())
+    length = len(PROMPT) + TOKENS - 1
+    more = sum(fleet.at_tokens[-1][2][name] - plain.at_tokens[-1][2][name] for name in "abcd")
+    assert more == 144 * replica_bytes(of.shape, length)
+    assert all(ledger <= 2**30 for _, _, ledgers in fleet.at_tokens for ledger in ledgers.values())
+
+
+def test_a_replica_has_a_home_only_where_there_is_memory_until_the_runs_end() -> None:
+    of = losing("replicate")
+    truth = observe(of, Conditions(of), len(PROMPT), 9)
+    placement = Thirds().decide(truth, None)
+    size = replica_bytes(of.shape, len(PROMPT) + TOKENS - 1)
+    needs = device_needs(truth, placement, len(PROMPT) + TOKENS - 1)
+    rooms = {"a": 0, "b": 5 * size, "c": 50 * size, "d": 7 * size - 1}
+    views = [replace(view, available_bytes=needs[view.name] + rooms[view.name]) for view in truth.devices]
+    tight = replace(truth, devices=tuple(views))
+    homes = replica_homes(tight, placement, {})
+    assert {name: list(homes.values()).count(name) for name in "abcd"} == {"a": 0, "b": 5, "c": 50, "d": 6}
+    assert all(placement.devices[block] not in (home, "a") for block, home in homes.items())
+    assert replica_homes(tight, placement, homes) == homes, "what is there stays"
+    without_c = replica_homes(tight, placement, homes, gone=["c"])
+    assert set(without_c.values()) == {"b", "d"}
+
+
+def test_a_second_loss_is_survived_with_the_replicas_that_were_made_since(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, losing("replicate", (20, "b"), (DIES_AT, "c")), Thirds())
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS, outcome.error
+    first, second = kept["recoveries"]
+    assert first["kept_rows"] > 0 and second["kept_rows"] > 0
+
+
+def test_a_loss_before_replicas_are_whole_recomputes_what_is_missing(tmp_path: Path) -> None:
+    row = recovery(tmp_path, losing("replicate", (3, "b")))
+    assert row["rows"] > 0 and row["rows"] + row["kept_rows"] == len(PROMPT) + 2
+    assert row["rows"] > 10
+
+
+def test_auto_keeps_no_replicas_whose_new_rows_are_too_much_for_a_link() -> None:
+    of = losing("auto")
+    truth = observe(of, Conditions(of), len(PROMPT), 9)
+    placement = Thirds().decide(truth, None)
+    homes = {block: "c" for block, owner in placement.devices.items() if owner in "bd"}
+    assert affordable(truth, placement, homes) == homes
+    links = {name: replace(link, up_bps=2e6, down_bps=2e6) for name, link in truth.links.items() if name != "a"}
+    assert not affordable(replace(truth, links=links | {"a": truth.links["a"]}), placement, homes)
