@@ -86,7 +86,8 @@ class BlockStore:
             raise ValueError(f"{block} is already here")
         self._weights[block] = Weights(self.shape, block.kind, self.partition)
         if block.kind == "head":
-            self._caches[block] = self._replicas.pop(block, None) or self._new_cache()
+            replica = self._replicas.pop(block, None)
+            self._caches[block] = replica if replica is not None else self._new_cache()
             self._attention[block] = self._attention_of(block)
 
     def _new_cache(self) -> KvCache:
