@@ -47,7 +47,8 @@ LOG_LEGEND_ROOM = 0.25  # of the range of a logarithmic axis, kept free above it
 def token_latency(runs: Run | Sequence[Run]) -> Figure:
     """The decode latency of each token, with a line for each run, and below it the mean stall of like runs.
 
-    A triangle marks a token before which blocks were migrated, a dashed line a trace step, and a cross an OOM kill.
+    A triangle marks a token before which blocks were migrated, a dashed line a trace step, a cross an OOM kill, and a
+    falling triangle a token that was repeated because a device was lost.
     """
     runs = as_runs(runs)
     with paper():
@@ -61,7 +62,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         )[:, 0]
         colours = policy_colours(policies(runs))
         handles: list[Line2D] = []
-        kills = 0
+        kills = losses = 0
         many = len(runs) > MOST_NAMED  # then groups are named, not runs, and a kill once for each
         for index, (run, name) in enumerate(zip(runs, names, strict=True)):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
@@ -72,6 +73,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
             line.set_linestyle(dash_of(earlier))
             kills += _kill(main, run, name, kills)
+            losses += _losses(main, run, label=not losses)
             if not many or name:
                 handles.append(line)
         decoded = [latency for run in runs for latency in run.decoded["latency_s"] * MS]
@@ -94,6 +96,8 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         draw_trace_marks(main, marks)
         if any(len(committed(run)) for run in runs):
             handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
+        if losses:
+            handles.append(Line2D([], [], marker="v", color="white", markerfacecolor=ALARM, label="device lost"))
         if marks:
             handles.append(trace_handle())
         main.legend(
@@ -226,6 +230,25 @@ def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
     text = f"{name}: {killed.text}" if name else ""
     draw_oom(axes, float(last["step"]), float(last["latency_s"] * MS), text, drop_points=KILL_LABEL_POINTS * earlier)
     return bool(text)
+
+
+def _losses(axes: Axes, run: Run, label: bool) -> int:
+    """Mark the tokens that were repeated after losses, with the devices' names if asked; returns their number."""
+    by_step = dict(zip(run.decoded["step"], run.decoded["latency_s"] * MS, strict=True))
+    steps = [step for step in run.recoveries["step"] if step in by_step]
+    axes.plot(
+        steps, [by_step[step] for step in steps], marker="v", markersize=6, color=ALARM, markeredgecolor="white",
+        markeredgewidth=0.6, linestyle="none", zorder=6, gid="losses",
+    )  # fmt: skip
+    lost = dict(zip(run.faults["device"], run.faults["step"], strict=True)) if label else {}
+    for step in steps:
+        names = ", ".join(device for device, at in lost.items() if at == step)
+        if names:
+            axes.annotate(
+                f"{names} lost", (step, by_step[step]), xytext=(0, 6), textcoords="offset points", ha="center",
+                fontsize=6.5, color=ALARM,
+            )  # fmt: skip
+    return len(steps)
 
 
 def _migration_steps(run: Run) -> list[int]:

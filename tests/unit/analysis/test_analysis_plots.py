@@ -296,6 +296,35 @@ def test_a_run_that_saw_its_network_gives_two_figures_more(tmp_path: Path) -> No
     assert len(drawn(plots.link_delays(run), "asked")) == 1
 
 
+def lossy(folder: Path, method: str, seconds: float) -> Run:
+    log = RunLog.create(folder, "e", "p")
+    log.write_manifest({"policy": "p", "experiment": {"recovery": {"method": method}}})
+    for step in range(6):
+        log.row("tokens", step=step, epoch=0, prefill=step == 0, start_s=0.2 * step, latency_s=0.2)
+    for step in (2, 4):
+        log.row("faults", t_s=0.2 * step, device="bcdef"[step], step=step, cause="exit", recovering=True)
+        log.row(
+            "recoveries", epoch=step, step=step, devices="d", noticed_s=1.0, decided_s=1.5, committed_s=2.0,
+            rebuilt_s=2.0 + seconds, token_s=None if step == 4 else 2.5 + seconds, predicted_s=seconds, blocks=1,
+            loaded_bytes=9, rows=4, kept_rows=0,
+        )  # fmt: skip
+    log.close()
+    return analysis.load(log.folder)
+
+
+def test_losses_are_marked_and_recoveries_drawn_phase_by_phase(tmp_path: Path) -> None:
+    runs = [lossy(tmp_path / "runs", method, seconds) for method, seconds in (("recompute", 4.0), ("replicate", 1.0))]
+    (marks, _) = drawn(plots.token_latency(runs), "losses")
+    assert list(marks.get_xdata()) == [2, 4]
+    bars = drawn(plots.recoveries(runs[0]), "phase")
+    assert [round(bar.get_width(), 3) for bar in bars] == [0.5, 0.5, 4.0, 0.5, 0.5, 0.5, 4.0, 0.0]
+    compared = drawn(plots.downtime(runs), "phase")
+    assert [round(bar.get_width(), 3) for bar in compared] == [0.5, 0.5, 4.0, 0.25, 0.5, 0.5, 1.0, 0.25]
+    assert len(drawn(plots.downtime(runs), "recovery")) == 2
+    names = [path.stem for path in plots.save_all(runs, tmp_path / "figures")]
+    assert "downtime" in names and sum(name.startswith("recoveries-") for name in names) == 2
+
+
 def test_an_unknown_format_and_no_runs_are_refused(aware: Run, tmp_path: Path) -> None:
     with pytest.raises(analysis.AnalysisError, match="'bmp' is not a format"):
         plots.save_all([aware], tmp_path, formats=("bmp",))
