@@ -184,6 +184,12 @@ class DeviceCgroup:
         name = "memory.events" if self.version == "v2" else "memory.oom_control"
         return _keyed(self.memory_path / name, "oom_kill")
 
+    def limit_hits(self) -> int:
+        """How often the group has wanted more than its limit; without a hit, nothing in it was killed for memory."""
+        if self.version == "v2":
+            return _keyed(self.memory_path / "memory.events", "max")
+        return int(_read(self.memory_path / "memory.failcnt"))
+
     def set_quota(self, share: float, period_s: float = CPU_PERIOD_S) -> None:
         """Let the group use `share` of one CPU in every period; the share may exceed 1."""
         if self.cpu_path is None:
