@@ -327,7 +327,8 @@ def test_a_run_that_saw_its_network_gives_two_figures_more(tmp_path: Path) -> No
             used=used,
         )  # fmt: skip
     log.row(
-        "delays", device="b", direction="up", asked_s=1e-3, p10_s=1e-3, p50_s=1.1e-3, p90_s=1.2e-3, messages=40
+        "delays", device="b", direction="up", asked_s=1e-3, asked_jitter_s=0.0, p10_s=1e-3, p50_s=1.1e-3,
+        p90_s=1.2e-3, messages=40, asked_loss=0.0,
     )  # fmt: skip
     log.close()
     run = analysis.load(log.folder)
