@@ -41,7 +41,7 @@ def estimates(run: Run) -> Figure:
             axes.axhspan(1 - allowed, 1 + allowed, color=style.GREY, alpha=0.2, linewidth=0)
             for target, own in rows.groupby("target"):
                 device = str(target).partition("/")[2]
-                shifted = own.assign(step=own["step"] + SPREAD * (places.get(device, 0) / len(places) - 0.5))
+                shifted = own.assign(step=own["step"] + SPREAD * (places.get(device, 0) / max(1, len(places)) - 0.5))
                 _points(axes, shifted, colours.get(device, style.DARK))
             axes.set_title(title, loc="left", pad=3)
         panels[0].set_ylabel("Estimate / truth")
