@@ -30,6 +30,7 @@ EXPERIMENTS = ROOT / "experiments"
 KEPT = (
     "status", "error_kind", "error", "mean_token_ms", "mean_token_with_stall_ms", "p95_token_ms", "ttft_ms", "stall_s",
     "total_s", "decision_ms", "migrations", "migrated_bytes", "prediction_error",
+    "downtime_s", "recovery_s",
 )  # fmt: skip
 
 # A policy with options: its name in the data, and the policy and overrides that it stands for.

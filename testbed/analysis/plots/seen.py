@@ -22,6 +22,7 @@ MS = 1e3
 SPREAD = 5.0  # tokens over which the points of one decision are spread, so that each device is seen
 
 
+@style.says_simulated
 def estimates(run: Run) -> Figure:
     """Estimates over the truth at each decision: filled where the interval before showed the quantity, else hollow.
 
@@ -59,6 +60,7 @@ def _points(axes: Axes, rows: pd.DataFrame, colour: Any) -> None:
         )  # fmt: skip
 
 
+@style.says_simulated
 def link_delays(run: Run) -> Figure:
     """Each direction of a link: the delay that was asked for (line), and the middle eighty per cent of its own."""
     with style.paper():
