@@ -129,7 +129,9 @@ class LiveMigrations:
         if self._copying is None:
             return
         old, _ = self.state.placed()
-        if wanted is None or wanted.devices != self._copying.wanted.devices:
+        if not self._copying.driver.migration.can_be_aborted:
+            self.abort("")  # it has been, and not all have forgotten it
+        elif wanted is None or wanted.devices != self._copying.wanted.devices:
             self.abort("the policy decided otherwise")
         elif self.conditions.announced_memory() or not copies_fit(truth, old, wanted):
             self.abort("the memory for both placements is no longer there")

@@ -159,8 +159,10 @@ class DataPlane:
         return self._links.to(address)
 
     def connect_apart(self, peer: str) -> None:
-        """Connect to a peer once more, for `send_apart`."""
-        self._apart[peer] = self._links.to(self._addresses[peer], apart=True)
+        """Connect to a peer once more, for `send_apart`. A peer without an address is lost, and gets nothing."""
+        address = self._addresses.get(peer)
+        if address is not None:
+            self._apart[peer] = self._links.to(address, apart=True)
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"") -> None:
         """Send one message without waiting; raises RunFailed for a peer without an address."""

@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 from simulated import drive, experiment
 
+from testbed.controller.calibration import NOMINAL
+from testbed.controller.generation import Controller
 from testbed.placement.blocks import Block, Placement, blocks_of, resident_bytes
 from testbed.placement.observation import Observation
+from testbed.runlog.folder import RunLog
+from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change
+from testbed.transport.copying import CaughtUp, Halt
+from testbed.transport.messages import Collect, Commit, Decode
 
 TOKENS, INTERVAL, HEADS = 40, 4, 12
 PROMPT = [7 * i % 1000 for i in range(900)]
@@ -132,3 +138,40 @@ def test_the_return_of_a_device_ends_the_copy_and_it_begins_anew(tmp_path: Path)
 def test_a_run_that_ends_while_blocks_are_copied_says_so(tmp_path: Path) -> None:
     _, outcome, kept = drive(tmp_path, moving("live", tokens=10), Mover())
     assert outcome.status == "done" and {row["outcome"] for row in kept["migrations"]} == {"aborted"}
+
+
+class LateNews(SimFleet):
+    """A fleet whose copies are heard to have caught up only while tokens stand still, as may happen on a real one."""
+
+    def __init__(self, of: Any) -> None:
+        super().__init__(of, len(of.prompt.ids), NOMINAL.hop_overhead_s)
+        self._held_back: list[tuple[str, Any]] = []
+        self.halts = 0
+
+    def send(self, device: str, command: Any) -> None:
+        generating = self._generation is not None
+        assert not (generating and isinstance(command, Decode)), "a token is asked for twice"
+        assert not (generating and isinstance(command, Commit)), "a placement is switched in the middle of a token"
+        self.halts += isinstance(command, Halt)
+        super().send(device, command)
+        if isinstance(command, Collect):
+            self._pending, self._held_back = [*self._held_back, *self._pending], []
+
+    def events(self, timeout_s: float) -> list[tuple[str, Any]]:
+        found = super().events(timeout_s)
+        if self._generation is None:
+            return found
+        self._held_back += [one for one in found if isinstance(one[1], CaughtUp)]
+        return [one for one in found if not isinstance(one[1], CaughtUp)]
+
+
+@pytest.mark.parametrize("after", [{}, {4: "a"}, {3: "b"}])
+def test_a_source_that_halts_between_intervals_is_heard_before_the_next_token(
+    tmp_path: Path, after: dict[int, str]
+) -> None:
+    of = moving("live", prompt={"ids": PROMPT[:60]}, tokens=32)
+    fleet, log = LateNews(of), RunLog.create(tmp_path, of.name, of.policy)
+    outcome = Controller(of, PROMPT[:60], fleet, Mover(after), log, effort="off").run()
+    log.close()
+    assert outcome.status == "done" and len(outcome.tokens) == 32, outcome.error
+    assert fleet.halts

@@ -223,6 +223,21 @@ def test_messages_of_one_sender_keep_their_order_and_their_bytes() -> None:
     assert [receive(there) for _ in sent] == sent
 
 
+def test_what_is_sent_apart_comes_by_a_connection_of_its_own_until_the_peer_is_forgotten() -> None:
+    sender, receiver = DataPlane("tcp://127.0.0.1:*"), DataPlane("tcp://127.0.0.1:*")
+    sender.know({"b": receiver.address})
+    sender.connect_apart("b")
+    sender.send_apart("b", activation(), b"apart")
+    sender.send("b", activation(), b"usual")
+    assert sorted(bytes(receive(receiver)[1]) for _ in range(2)) == [b"apart", b"usual"]
+    sender.forget(["b"])
+    sender.connect_apart("b")
+    sender.send_apart("b", activation(), b"nothing")
+    assert not has_message(receiver, 0.2)
+    sender.close()
+    receiver.close()
+
+
 def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it() -> None:
     plane = DataPlane("tcp://127.0.0.1:*")
     with pytest.raises(RunFailed, match="'c' has no connection"):
