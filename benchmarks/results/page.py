@@ -18,7 +18,7 @@ from benchmarks.results import claims, prediction, store, validation
 
 NAMES = (
     "small", "medium", "worth", "migration", "gaps", "scale", "regimes", "sensitivity", "prediction", "emulated",
-    "observed", "observed_emulated",
+    "observed", "observed_emulated", "recovery",
 )  # fmt: skip
 PAGE = store.ROOT / "docs" / "results.md"
 

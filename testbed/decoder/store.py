@@ -87,7 +87,7 @@ class BlockStore:
         self._weights[block] = Weights(self.shape, block.kind, self.partition)
         if block.kind == "head":
             replica = self._replicas.pop(block, None)
-            self._caches[block] = replica if replica is not None else self._new_cache()
+            self._caches[block] = self._new_cache() if replica is None else replica
             self._attention[block] = self._attention_of(block)
 
     def _new_cache(self) -> KvCache:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from testbed.controller.fleet import DeviceSample, DeviceTarget, LinkSample, TargetState
-from testbed.emulation.ballast import Ballast, run_ballast
+from testbed.emulation.ballasts import Ballasts
 from testbed.emulation.cgroups import DeviceCgroup, detect
 from testbed.emulation.host import streaming_Bps
 from testbed.emulation.medium import MEDIUM_RATES, share_medium
@@ -24,7 +24,7 @@ from testbed.emulation.process_fleet import ProcessFleet
 from testbed.emulation.process_memory import process_rss_bytes
 from testbed.emulation.replayer import Replayed, ReplayedLink, Replayer, rate_series
 from testbed.emulation.shaping import LACKS_NETEM, Netem, Shaper, ShapingFailed, burst_bits
-from testbed.emulation.spawn import start_process
+from testbed.emulation.spawn import end_processes
 from testbed.emulation.state_files import StateFile
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.placement.blocks import PAGE_BYTES
@@ -42,7 +42,6 @@ QUOTA_NOTE = (
 LEAST_QUOTA_S = 1.05e-3  # the kernel takes no quota under a millisecond
 SECRET_BYTES = 16
 SAMPLED_LATE_S = 1.0  # a measurement may find the rate that a trace had so long ago: on a busy host, changes wait
-BALLAST_PATIENCE_S = 2.0  # for all ballasts to end by themselves
 OOM_PATIENCE_S = 1.0  # for a worker's death after a squeeze, and for the kernel's count to appear after it
 
 
@@ -56,7 +55,7 @@ class MininetFleet(ProcessFleet):
         self._state_file = state_file
         self._mode = detect()
         self._cgroups: dict[str, DeviceCgroup] = {}
-        self._ballasts: dict[str, Ballast] = {}
+        self._ballasts = Ballasts(self._context, {})
         self._baselines: dict[str, tuple[int, int]] = {}  # (anon, usage) bytes of the warm worker
         self._limits: dict[str, tuple[int, int]] = {}  # (as planned, as read back)
         self._shapers: dict[Hop, tuple[Shaper, str]] = {}  # the queue of each direction of a link
@@ -152,15 +151,8 @@ class MininetFleet(ProcessFleet):
         }
 
     def _all_started(self) -> None:
-        pipes = {}
-        for device, group in self._cgroups.items():
-            if memory_changes(self.experiment, device):
-                ours, theirs = self._context.Pipe()
-                process = self._context.Process(target=run_ballast, args=(theirs, group), name=f"ballast-{device}")
-                start_process(process)
-                theirs.close()
-                pipes[device] = (process, ours)
-        self._ballasts = {device: Ballast(process, ours) for device, (process, ours) in pipes.items()}
+        changing = {name: group for name, group in self._cgroups.items() if memory_changes(self.experiment, name)}
+        self._ballasts = Ballasts(self._context, changing)
         self._baselines = {device: (process_rss_bytes(pid) or 0, 0) for device, pid in self._pids.items()}
         self._baselines |= _settled(self._cgroups)
         for device, group in self._cgroups.items():
@@ -168,11 +160,16 @@ class MininetFleet(ProcessFleet):
             planned -= planned % PAGE_BYTES
             self._limits[device] = (planned, group.set_limit(planned))
 
+    def restart(self, device: str) -> None:
+        """See `Fleet.restart`. The kernel may have killed the device's ballast, too."""
+        end_processes([self._processes[device]])
+        self._ballasts.renew(device)
+        super().restart(device)
+
     def _warm_again(self, device: str) -> None:
-        ballast, group = self._ballasts.get(device), self._cgroups.get(device)
-        warm = process_rss_bytes(self._pids[device]) or 0
+        group, warm = self._cgroups.get(device), process_rss_bytes(self._pids[device]) or 0
         if group is not None:
-            warm = group.anon() - (ballast.held_bytes if ballast is not None else 0)
+            warm = group.anon() - self._ballasts.held_bytes(device)
             self._oom_killed_before[device] = group.oom_kills()
         self._baselines[device] = (max(0, warm), 0)
 
@@ -263,21 +260,20 @@ class MininetFleet(ProcessFleet):
             self._cgroups[device].set_quota(share, max(QUOTA_PERIOD_S, LEAST_QUOTA_S / share))
 
     def _apply_memory(self, device: str, budget_bytes: int) -> None:
-        ballast = self._ballasts.get(device)
-        if ballast is not None:
-            try:
-                ballast.resize(peak_memory_bytes(self.experiment, device) - budget_bytes)
-            except RunFailed:
-                # While the worker that it squeezed out is still dying, the kernel may kill the ballast as well.
-                self._processes[device].join(OOM_PATIENCE_S)
-                if self._alive(device) or not self._cgroups[device].oom_kills():
-                    raise
+        try:
+            self._ballasts.resize(device, peak_memory_bytes(self.experiment, device) - budget_bytes)
+        except RunFailed:
+            # While the worker that it squeezed out is still dying, the kernel may kill the ballast as well.
+            self._processes[device].join(OOM_PATIENCE_S)
+            if self._alive(device) or not self._cgroups[device].oom_kills():
+                raise
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
         return PathView(0.0, 0.0) if self._netem else super()._path(target, sender, receiver)
 
     def _going_on(self) -> dict[str, int]:
-        helpers = {f"the ballast of device {name}": each.process.pid for name, each in self._ballasts.items()}
+        ballasts = self._ballasts.pids().items()
+        helpers = {f"the ballast of device {name}": pid for name, pid in ballasts if name not in self._lost}
         if self._replayer is not None and self._replayer.going_on:
             helpers["the replayer, which changes the links' rates,"] = self._replayer.process.pid
         return super()._going_on() | {name: pid for name, pid in helpers.items() if pid is not None}
@@ -293,7 +289,7 @@ class MininetFleet(ProcessFleet):
         if group is None:
             ledger = None if rss is None else max(0, rss - self._baselines.get(device, (0, 0))[0])
             return DeviceSample(device, ledger, None, 0, rss, alive, self._told_budget(device))
-        ballast = self._ballasts[device].held_bytes if device in self._ballasts else 0
+        ballast = self._ballasts.held_bytes(device)
         ledger = max(0, group.anon() - self._baselines[device][0] - ballast) if alive else None
         left = peak_memory_bytes(self.experiment, device) - ballast
         return DeviceSample(device, ledger, group.limit(), ballast, rss, alive, left)
@@ -327,7 +323,7 @@ class MininetFleet(ProcessFleet):
 
     def _was_oom_killed(self, device: str) -> bool:
         group = self._cgroups.get(device)
-        if group is None:
+        if group is None or not group.reached_limit():
             return False
         before, deadline = self._oom_killed_before.get(device, 0), time.monotonic() + OOM_PATIENCE_S
         while not (killed := group.oom_kills() - before) and time.monotonic() < deadline:
@@ -362,12 +358,7 @@ class MininetFleet(ProcessFleet):
     def _release(self) -> None:
         if self._replayer is not None:
             self._replayer.stop()
-        for ballast in self._ballasts.values():
-            ballast.let_go()
-        deadline = time.monotonic() + BALLAST_PATIENCE_S
-        for ballast in self._ballasts.values():
-            ballast.stop(max(0.0, deadline - time.monotonic()))
-        self._ballasts = {}
+        self._ballasts.stop()
         for group in self._cgroups.values():
             group.kill_and_remove()
         self._cgroups = {}

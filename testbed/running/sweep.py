@@ -12,12 +12,13 @@ from testbed.runlog.comparison import infeasible_row, per_policy, tidy, write_ti
 from testbed.running.backends import find_backend
 from testbed.running.check import NothingFits, check_experiment
 from testbed.running.comparison import Comparison, plain
+from testbed.running.dask_cluster import remarks_on
 from testbed.running.memory_over_time import shortage_ahead, told_of_many
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
 from testbed.running.sweep_file import Sweep, SweptRun
 from testbed.running.sweep_folder import SweepFolder
-from testbed.running.sweep_workers import Cluster, carry_out_runs
+from testbed.running.sweep_workers import carry_out_runs
 from testbed.strict_yaml import shown
 
 Rows = dict[str, dict[str, Any]]  # key of a run -> its row
@@ -58,7 +59,6 @@ def sweep(
     """
     if dashboard and scheduler is None:
         raise ConfigError("--dashboard is that of a Dask cluster, so it needs --scheduler")
-    cluster = None if scheduler is None else Cluster(scheduler, dashboard)
     planned = Sweep.load(Path(file))
     runs = planned.runs()
     folder = SweepFolder(Path(out) / planned.name)
@@ -71,6 +71,11 @@ def sweep(
         if rows and progress:
             tell(f"{len(rows)} of {len(runs)} runs are there already, from before.")
         rows = impossible | rows
+        missing = list({run.key: run for run in runs if run.key not in rows}.values())
+        if missing and scheduler is not None:
+            emulated = any(find_backend(run.backend).emulated for run in missing)
+            for remark in remarks_on(scheduler, emulated, dashboard):
+                tell(remark)
         with progress_bar(progress, len(runs), planned.name) as told:
 
             def done(run: SweptRun, row: dict[str, Any]) -> None:
@@ -79,10 +84,9 @@ def sweep(
                 told(len(rows))
 
             told(len(rows))
-            missing = list({run.key: run for run in runs if run.key not in rows}.values())
             try:
                 if missing:
-                    carry_out_runs(missing, folder, cluster, share_host, done, tell)
+                    carry_out_runs(missing, folder, scheduler, share_host, done)
             except KeyboardInterrupt:
                 tell(f"{len(rows)} of {len(runs)} runs are kept; the same command goes on from there.")
                 raise

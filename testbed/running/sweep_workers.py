@@ -7,16 +7,13 @@ a cluster, the resource `emulation` stands for that. If a worker dies, another o
 from __future__ import annotations
 
 import json
-import logging
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from testbed.emulation.host_lock import WAITING
 from testbed.errors import ConfigError, EnvironmentLacks, RunFailed, TestbedError
@@ -24,47 +21,34 @@ from testbed.experiment.schema import Experiment
 from testbed.runlog.comparison import infeasible_row
 from testbed.running.backends import find_backend
 from testbed.running.carry_out import carry_out
+from testbed.running.dask_cluster import call_on_cluster
 from testbed.running.many_runs import compile_policies
-from testbed.running.remarks import Tell, tell_log, tell_nobody
+from testbed.running.remarks import tell_log, tell_nobody
 from testbed.running.request import RunRequest
 from testbed.running.sweep_file import SweptRun
 from testbed.running.sweep_folder import SweepFolder, finished_in
 from testbed.running.worker_pool import ATTEMPTS, WorkersDied, call_in_pool
 
-if TYPE_CHECKING:
-    from distributed import Client
-
-EMULATION = "emulation"  # the Dask resource: a machine has one
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A Dask cluster that the user has started."""
-
-    scheduler: str  # like tcp://10.0.0.1:8786
-    dashboard: bool = False  # whether the address of its dashboard is to be told
-
 
 def carry_out_runs(
     runs: Sequence[SweptRun],
     kept: SweepFolder,
-    cluster: Cluster | None,
+    scheduler: str | None,
     share_host: bool,
     done: Callable[[SweptRun, dict[str, Any]], None],
-    tell: Tell,
 ) -> None:
     """Carry out every run, in any order; `done` is called as each ends. Raises if one could not be carried out."""
     calls = [
         (run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve()), share_host) for run in runs
     ]
+    emulated = {number for number, run in enumerate(runs) if find_backend(run.backend).emulated}
     try:
-        if cluster is not None:
-            for run, row in _on_cluster(runs, calls, cluster, tell):
-                done(run, row)
-            return
-        compile_policies(run.experiment for run in runs if not find_backend(run.backend).emulated)
-        emulated = {number for number, run in enumerate(runs) if find_backend(run.backend).emulated}
-        with closing(call_in_pool(carry_out_one, calls, emulated)) as ended:
+        if scheduler is None:
+            compile_policies(run.experiment for number, run in enumerate(runs) if number not in emulated)
+            ends = call_in_pool(carry_out_one, calls, emulated)
+        else:
+            ends = call_on_cluster(carry_out_one, calls, [f"run-{run.key}" for run in runs], emulated, scheduler)
+        with closing(ends) as ended:
             for number, row in ended:
                 done(runs[number], row)
     except WorkersDied as error:
@@ -131,57 +115,3 @@ def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: boo
         raise RunFailed(said or f"the run ended with code {code}")
     row: dict[str, Any] = json.loads(told)
     return row
-
-
-def _on_cluster(
-    runs: Sequence[SweptRun], calls: Sequence[tuple[Any, ...]], cluster: Cluster, tell: Tell
-) -> Iterator[tuple[SweptRun, dict[str, Any]]]:
-    """Let the workers of a cluster carry out the runs; yield each run and its row as it ends."""
-    from distributed import Client, KilledWorker, as_completed
-
-    _quiet_dask()
-    scheduler = cluster.scheduler
-    if re.fullmatch(r"(tcp|tls)://.+:\d+", scheduler) is None:
-        raise ConfigError(f"--scheduler {scheduler}: no address of a scheduler, which is like tcp://10.0.0.1:8786")
-    try:
-        found = Client(scheduler, timeout="10s", set_as_default=False)
-    except OSError as error:
-        raise EnvironmentLacks(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from error
-    with found as client:
-        for remark in _of_cluster(client, cluster, any(find_backend(run.backend).emulated for run in runs)):
-            tell(remark)
-        futures = {}
-        for number, run in enumerate(runs):
-            resources = {EMULATION: 1} if find_backend(run.backend).emulated else None
-            key = f"run-{run.key}"
-            future = client.submit(carry_out_one, *calls[number], key=key, pure=False, resources=resources)
-            futures[future] = number
-        for future in as_completed(list(futures), loop=client.loop):
-            number = futures.pop(future)
-            try:
-                yield runs[number], future.result()
-            except KilledWorker as error:
-                raise WorkersDied(number) from error
-            future.release()
-
-
-def _of_cluster(client: Client, cluster: Cluster, emulated: bool) -> Iterator[str]:
-    """What is to be said of a cluster before the first run."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    slots = sum(worker["resources"].get(EMULATION, 0) >= 1 for worker in workers)
-    if not workers:
-        yield f"No worker has joined {cluster.scheduler} yet; the runs wait for one."
-    elif emulated and not slots:
-        yield (
-            f"No worker at {cluster.scheduler} may emulate; the emulated runs wait for one that is started with "
-            f"`--resources {EMULATION}=1`, once on each machine."
-        )
-    if cluster.dashboard:
-        served = "dashboard" in client.scheduler_info(n_workers=0)["services"]
-        yield f"Dashboard: {client.dashboard_link}" if served else f"{cluster.scheduler} serves no dashboard."
-
-
-def _quiet_dask() -> None:
-    """Keep Dask's log from the user: what matters comes as an exception."""
-    for name in ("distributed", "tornado.application", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

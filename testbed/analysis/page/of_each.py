@@ -10,12 +10,11 @@ from matplotlib.colors import to_hex
 
 from testbed.analysis.load import Run
 from testbed.analysis.page.chart import WIDE, ZOOM, Chart, Spec, coloured, quantity, title_of, told
-from testbed.analysis.plots.heads import held_blocks
+from testbed.analysis.plots.heads import MOST_BLOCKS, held_blocks
 from testbed.analysis.plots.style import devices_of, palette
 
 MIB = 2**20
 MOST_SAMPLES = 300  # of a device; between them, only changes of its budget are kept
-MOST_BLOCKS = 400  # more are counted by device and not drawn one by one
 PANEL, COLUMNS = (210, 110), 4  # width and height in pixels, and panels beside each other
 ROW_PIXELS, MAP_PIXELS = 9.0, 420.0  # of a block, and of all blocks at most
 MEMORY = {"ledger": "#0173b2", "budget": "#333333", "ballast": "#949494"}

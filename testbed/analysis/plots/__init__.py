@@ -1,8 +1,9 @@
 """Figures in the quality of a paper: each function takes runs and returns a matplotlib `Figure`.
 
-`token_latency`, `latency_ecdf` and `predicted_vs_measured` compare runs. `memory`, `placement_map`, `link_rates`,
-`estimates` and `link_delays` show one run. They do not touch the global state of matplotlib: they use no pyplot and
-choose no backend. To add a figure, write such a function and add it to the lists in `save` and here.
+`token_latency`, `latency_ecdf`, `predicted_vs_measured` and `downtime` compare runs. `memory`, `placement_map`,
+`link_rates`, `estimates`, `link_delays` and `recoveries` show one run. They do not touch the global state of
+matplotlib: they use no pyplot and choose no backend. To add a figure, write such a function and add it to the lists in
+`save` and here.
 """
 
 from testbed.analysis.plots.heads import placement_map
@@ -10,6 +11,7 @@ from testbed.analysis.plots.latency import latency_ecdf, token_latency
 from testbed.analysis.plots.ledger import memory
 from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
+from testbed.analysis.plots.recovering import downtime, recoveries
 from testbed.analysis.plots.save import FIGURES, TABLES_OF_ALL, count_figures, save_all, save_figure
 from testbed.analysis.plots.seen import estimates, link_delays
 from testbed.analysis.plots.style import run_names
@@ -18,6 +20,7 @@ __all__ = [
     "FIGURES",
     "TABLES_OF_ALL",
     "count_figures",
+    "downtime",
     "estimates",
     "latency_ecdf",
     "link_delays",
@@ -25,6 +28,7 @@ __all__ = [
     "memory",
     "placement_map",
     "predicted_vs_measured",
+    "recoveries",
     "run_names",
     "save_all",
     "save_figure",

@@ -13,8 +13,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from testbed.analysis.load import Run
-from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_marks
-from testbed.analysis.plots.style import FULL_WIDTH, devices_of, figure, palette, paper, say_empty, whole_numbers
+from testbed.analysis.plots.marks import MOST_LINES, draw_oom, draw_trace_marks, oom_mark, trace_marks
+from testbed.analysis.plots.style import (
+    FULL_WIDTH,
+    devices_of,
+    figure,
+    palette,
+    paper,
+    say_empty,
+    says_simulated,
+    whole_numbers,
+)
 
 _BLOCK = re.compile(r"(\w+)\((\d+)(?:,(\w+))?\)")
 _KIND_ORDER = {"head": 0, "proj": 1, "ffn": 2, "sum": 3, "vocab": 4}
@@ -23,12 +32,17 @@ _MOST_TICKS = 12
 _LAYER_GAP = 0.9  # points; the white line between layers
 _FULL_GAP_ROWS = 150  # with more rows, the line is thinner, so that it does not hide them
 _MOST_LONG_NAMES = 8
+MOST_BLOCKS, MOST_DEVICES = 400, 12  # more are counted by device and not drawn one by one
+MOST_NAMES = 30  # of devices beside an axis
+COUNT_COLOURS = "cividis"  # also for readers who are colour-blind
 
 
+@says_simulated
 def placement_map(run: Run) -> Figure:
     """The blocks (rows, layer by layer) over tokens, in the colour of the device that owns them.
 
-    Each kind of block has a panel. White lines separate the layers.
+    Each kind of block has a panel. White lines separate the layers. If blocks or devices are many, a row is a device,
+    and its colour says how many blocks it holds.
     """
     with paper():
         drawing = figure(FULL_WIDTH, 4.4)
@@ -36,6 +50,9 @@ def placement_map(run: Run) -> Figure:
             say_empty(drawing.subplots(), "the run has no placement")
             return drawing
         blocks = _blocks(run.placements)
+        if len(blocks) > MOST_BLOCKS or len(devices_of(run)) > MOST_DEVICES:
+            _count_map(drawing, run)
+            return drawing
         kinds = list(dict.fromkeys(blocks["kind"]))
         heights = [4.0 if kind == "head" else 1.0 for kind in kinds]
         panels = drawing.subplots(len(kinds), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
@@ -61,6 +78,30 @@ def placement_map(run: Run) -> Figure:
             handlelength=1.4,
         )
         return drawing
+
+
+def _count_map(drawing: Figure, run: Run) -> None:
+    """How many blocks each device (rows) holds over tokens."""
+    axes, devices = drawing.subplots(), devices_of(run)
+    edges, owners = _over_tokens(run, devices)
+    counts = np.array([(owners == place).sum() for place in range(len(devices))])
+    mesh = axes.pcolormesh(
+        edges, np.arange(len(devices) + 1), counts, cmap=COUNT_COLOURS, vmin=0, antialiased=False, gid="counts"
+    )
+    marks = trace_marks(run)
+    if len(marks) <= MOST_LINES:  # a rug would hide a device
+        draw_trace_marks(axes, marks, colour="white", zorder=3)
+    killed = oom_mark(run)
+    if killed:
+        draw_oom(axes, edges[-1], text=killed.text)
+    axes.set_xlim(0, max(run.tokens_asked or 0, edges[-1]))
+    axes.xaxis.set_major_locator(whole_numbers())
+    axes.set_xlabel("Token")
+    axes.set_ylim(len(devices), 0)
+    every = -(-len(devices) // MOST_NAMES)
+    axes.set_yticks(np.arange(len(devices))[::every] + 0.5, devices[::every])
+    axes.tick_params(axis="y", length=0)
+    drawing.colorbar(mesh, ax=axes, label="Blocks on the device", pad=0.01)
 
 
 def _blocks(placements: pd.DataFrame) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -19,11 +20,15 @@ from testbed.analysis.plots.style import (
     DARK,
     FULL_WIDTH,
     GREY,
+    LETTERS_PER_INCH,
     LOG_SPREAD,
+    Alike,
     alike,
     as_runs,
     dash_of,
     figure,
+    folded,
+    make_room,
     marker_of,
     paper,
     plain_log_ticks,
@@ -31,23 +36,31 @@ from testbed.analysis.plots.style import (
     policy_colours,
     run_names,
     say_empty,
+    says_simulated,
     whole_numbers,
 )
 
 FADED = 0.5  # of the stalls of each further group of a policy
 BAR_TOKENS = 0.8  # tokens; the width of a stall's bar
+LONGEST_NAME = 45  # letters, in a legend inside the axes
+MARKER_LETTERS = 6  # for which a marker in a legend takes the room
+MARKERS = 12  # on the mean of many runs
 MARK_EVERY = 8  # tokens between two markers, which tell lines apart without colour
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # of legends that lie over lines
 PERCENTS = (50, 95)  # marked on the distributions
 KILL_LABEL_POINTS = 9  # points between the labels of two kills, so that they do not overlap
-MOST_NAMED = 8  # more runs are named only by their policy
+MOST_LINES = 8  # runs; of more, like runs are drawn as their mean and range
+MOST_BARS = 250  # of stalls beside each other; a narrower one could not be seen
 LOG_LEGEND_ROOM = 0.25  # of the range of a logarithmic axis, kept free above it for the legend
 
 
+@says_simulated
 def token_latency(runs: Run | Sequence[Run]) -> Figure:
     """The decode latency of each token, with a line for each run, and below it the mean stall of like runs.
 
-    A triangle marks a token before which blocks were migrated, a dashed line a trace step, and a cross an OOM kill.
+    A triangle marks a token before which blocks were migrated, a dashed line a trace step, a cross an OOM kill, and a
+    falling triangle a token that was repeated because a device was lost. Of many runs, those that differ in their seeds
+    at most are one line, the mean, in a band from the least to the most.
     """
     runs = as_runs(runs)
     with paper():
@@ -61,19 +74,18 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         )[:, 0]
         colours = policy_colours(policies(runs))
         handles: list[Line2D] = []
-        kills = 0
-        many = len(runs) > MOST_NAMED  # then groups are named, not runs, and a kill once for each
-        for index, (run, name) in enumerate(zip(runs, names, strict=True)):
+        kills = losses = 0
+        many = len(runs) > MOST_LINES
+        if many:
+            handles += [_band(main, group, colours[group.policy], place) for place, group in enumerate(groups)]
+        for index, (run, name) in enumerate(zip(runs, names, strict=True) if not many else ()):
             colour, order = colours[run.policy], policies(runs).index(run.policy)
             earlier = [other.policy for other in runs[:index]].count(run.policy)
-            group = next(group for group in groups if run in group.runs)
-            if many:
-                name, earlier = "" if run is not group.runs[0] else group.name, group.earlier
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
             line.set_linestyle(dash_of(earlier))
             kills += _kill(main, run, name, kills)
-            if not many or name:
-                handles.append(line)
+            losses += _losses(main, run, label=not losses)
+            handles.append(line)
         decoded = [latency for run in runs for latency in run.decoded["latency_s"] * MS]
         if not decoded:
             say_empty(main, "no token was decoded")
@@ -92,25 +104,32 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         # The runs of a comparison share their traces, and the longest run met all changes.
         marks = max((trace_marks(run) for run in runs), key=len)
         draw_trace_marks(main, marks)
-        if any(len(committed(run)) for run in runs):
+        if not many and any(len(committed(run)) for run in runs):
             handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
+        if losses:
+            handles.append(Line2D([], [], marker="v", color="white", markerfacecolor=ALARM, label="device lost"))
         if marks:
-            handles.append(trace_handle())
-        main.legend(
-            handles=handles,
-            loc="upper left" if main.get_yscale() == "log" else "lower left",
-            ncols=min(len(handles), 4),
-            **BEHIND,
-        )
+            handles.append(trace_handle(marks))
+        longest_name = max(len(str(handle.get_label())) for handle in handles)
+        if longest_name > LONGEST_NAME:  # such names would hide the lines
+            for handle in handles:
+                handle.set_label(folded(str(handle.get_label()), FULL_WIDTH))
+            drawing.legend(handles=handles, loc="outside upper left", ncols=1)
+            make_room(drawing, [handle.get_label() for handle in handles])
+        else:
+            loc = "upper left" if main.get_yscale() == "log" else "lower left"
+            fitting = int(LETTERS_PER_INCH * FULL_WIDTH) // (longest_name + MARKER_LETTERS)
+            main.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), 4, fitting)), **BEHIND)
         bottom = main
         if strip:
             bottom = strip[0]
+            width = max(BAR_TOKENS, longest / MOST_BARS)
             for number, (group, stall) in enumerate(stalled.values()):  # the bars of one token stand side by side
-                middle = (number - (len(stalled) - 1) / 2) * BAR_TOKENS
+                middle = (number - (len(stalled) - 1) / 2) * width
                 places = [step + middle for step in stall]
                 bottom.bar(
-                    places, list(stall.values()), width=BAR_TOKENS, color=colours[group.policy],
-                    alpha=FADED**group.earlier, gid="stall",
+                    places, list(stall.values()), width=width, color=colours[group.policy],
+                    alpha=FADED**group.earlier, linewidth=0, gid="stall",
                 )  # fmt: skip
             draw_trace_marks(bottom, marks, labels=False)
             bottom.set_ylabel("Stall (s)")
@@ -119,6 +138,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         return drawing
 
 
+@says_simulated
 def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
     """The distribution of decode latency over the tokens asked for, with a line for runs that differ in seeds at most.
 
@@ -137,7 +157,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
             if not len(latency):
                 continue
             low, high = min(low, latency[0]), max(high, latency[-1])
-            label = f"{group.name} ({_tokens_text(group.runs)})"
+            label = folded(f"{group.name} ({_tokens_text(group.runs)})", COLUMN_WIDTH)
             asked = max(_tokens_asked(group.runs), len(latency))
             share = np.arange(len(latency) + 1) / asked
             axes.plot(
@@ -183,6 +203,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
         axes.set_ylabel("Share of the tokens asked for")
         axes.set_ylim(0, 1.02)
         axes.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1)
+        make_room(drawing, [handle.get_label() for handle in handles])
         return drawing
 
 
@@ -217,6 +238,20 @@ def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zor
     return line
 
 
+def _band(axes: Axes, group: Alike, colour: Any, place: int) -> Line2D:
+    """The mean and the range of like runs, of those that came as far as a token; returns the legend's entry."""
+    every = pd.concat([run.decoded[["step", "latency_s"]] for run in group.runs])
+    found = every.groupby("step")["latency_s"].agg(["mean", "min", "max"]) * MS
+    early = sum(run.status != "done" for run in group.runs)
+    ended = f", {early} of {len(group.runs)} ended early" if early else ""
+    axes.fill_between(found.index, found["min"], found["max"], color=colour, alpha=0.18, linewidth=0, gid="range")
+    (line,) = axes.plot(
+        found.index, found["mean"], color=colour, linestyle=dash_of(group.earlier), marker=marker_of(place),
+        markersize=3, markevery=max(1, len(found) // MARKERS), label=f"{group.name}{ended}", zorder=3, gid="latency",
+    )  # fmt: skip
+    return line
+
+
 def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
     """Mark the OOM kill of a run, if any, with a label below those of `earlier` kills; returns whether it has one."""
     killed, decoded = oom_mark(run), run.decoded
@@ -226,6 +261,25 @@ def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
     text = f"{name}: {killed.text}" if name else ""
     draw_oom(axes, float(last["step"]), float(last["latency_s"] * MS), text, drop_points=KILL_LABEL_POINTS * earlier)
     return bool(text)
+
+
+def _losses(axes: Axes, run: Run, label: bool) -> int:
+    """Mark the tokens that were repeated after losses, with the devices' names if asked; returns their number."""
+    by_step = dict(zip(run.decoded["step"], run.decoded["latency_s"] * MS, strict=True))
+    steps = [step for step in run.recoveries["step"] if step in by_step]
+    axes.plot(
+        steps, [by_step[step] for step in steps], marker="v", markersize=6, color=ALARM, markeredgecolor="white",
+        markeredgewidth=0.6, linestyle="none", zorder=6, gid="losses",
+    )  # fmt: skip
+    lost = dict(zip(run.faults["device"], run.faults["step"], strict=True)) if label else {}
+    for step in steps:
+        names = ", ".join(device for device, at in lost.items() if at == step)
+        if names:
+            axes.annotate(
+                f"{names} lost", (step, by_step[step]), xytext=(0, 6), textcoords="offset points", ha="center",
+                fontsize=6.5, color=ALARM,
+            )  # fmt: skip
+    return len(steps)
 
 
 def _migration_steps(run: Run) -> list[int]:

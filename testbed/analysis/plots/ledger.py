@@ -15,17 +15,19 @@ from testbed.analysis.plots.marks import Mark, draw_oom, oom_mark, trace_handle,
 MIB = 2**20
 
 
+@style.says_simulated
 def memory(run: Run) -> Figure:
     """A panel for each device: the ledger (filled), the budget (line), and the ballast (hatched, from the top).
 
     The ballast hangs from the largest budget that the device ever had, so a device is full where the ballast meets the
-    ledger. A dashed vertical line marks a trace step of memory, and a red one the OOM kill.
+    ledger. A dashed vertical line marks a trace step of memory, and a red one the OOM kill. Up to four devices share a
+    scale.
     """
     with style.paper():
         devices = [device for device in style.devices_of(run) if (run.devices["device"] == device).any()]
         rows, columns = style.grid_of(len(devices))
         drawing = style.figure(style.FULL_WIDTH, 1.75 * rows + 0.35)
-        panels = drawing.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+        panels = drawing.subplots(rows, columns, sharex=True, sharey=rows == 1, squeeze=False).ravel()
         if not devices:
             style.say_empty(panels[0], "the run has no memory samples")
             return drawing
@@ -38,10 +40,11 @@ def memory(run: Run) -> Figure:
             axes.set_title(f"Device {device}", loc="left", pad=3)
             _mark(axes, device, changes, killed)
             axes.tick_params(labelbottom=index + columns >= len(devices))
+            shown = samples if rows > 1 else run.devices  # many devices have scales of their own
+            axes.set_ylim(0, 1.08 * shown[["budget_bytes", "ledger_bytes"]].max().max() / MIB)
         for axes in panels[len(devices) :]:
             axes.set_axis_off()
         panels[0].set_xlim(min(0.0, run.devices["t_s"].min()), run.devices["t_s"].max() * 1.06 or 1.0)
-        panels[0].set_ylim(0, 1.08 * run.devices[["budget_bytes", "ledger_bytes"]].max().max() / MIB)
         drawing.supxlabel("Emulated time since token 0 (s)", fontsize=8)
         drawing.supylabel("Memory (MiB)", fontsize=8)
         ballast = Patch(facecolor="white", edgecolor=style.GREY, hatch="////", label="ballast (co-located app)")
@@ -51,7 +54,7 @@ def memory(run: Run) -> Figure:
                 Line2D([], [], color=style.DARK, linewidth=1.1, label="budget"),
                 Line2D([], [], color=style.DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
                 *([ballast] if (run.devices["ballast_bytes"].fillna(0) > 0).any() else []),
-                *([trace_handle()] if changes else []),
+                *([trace_handle(changes)] if changes else []),
                 *([Line2D([], [], color=style.ALARM, label=killed.text)] if killed else []),
             ],
             loc="outside upper center",

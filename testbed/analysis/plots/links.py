@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from testbed.analysis.plots.style import (
     paper,
     plain_log_ticks,
     say_empty,
+    says_simulated,
 )
 from testbed.wire import TCP_SHARE
 
@@ -36,13 +38,17 @@ _DASHES: dict[str, Any] = {"up": "-", "down": (0, (3, 2)), "path": "none"}
 _MARKERS = {"up": "^", "down": "v", "path": "o"}
 
 
+@says_simulated
 def link_rates(run: Run) -> Figure:
     """The rates of each link, and what transfers achieved.
 
     Left, a panel for each device shows the requested rate (wide line), the rate that was read back (thin line), and the
     rates of transfers (markers). A transfer over a path stands at the link that limits it. Right, each timed transfer
-    is drawn as achieved / requested over the requested rate, with TCP's ceiling.
+    is drawn as achieved / requested over the requested rate, with TCP's ceiling. A simulated run has achieved nothing,
+    so only its requested rates are drawn.
     """
+    if run.simulated:
+        run = replace(run, rates=run.rates.iloc[:0])
     with paper():
         devices = [
             name
@@ -51,7 +57,7 @@ def link_rates(run: Run) -> Figure:
         ]
         rows, columns = grid_of(len(devices), most_columns=2 if len(devices) <= 6 else 4)
         drawing = figure(FULL_WIDTH, max(3.0, 1.3 * rows + 0.5))
-        left, right = drawing.subfigures(1, 2, width_ratios=[1.6, 1], squeeze=False)[0]
+        left, *right = [drawing] if run.simulated else drawing.subfigures(1, 2, width_ratios=[1.6, 1], squeeze=False)[0]
         panels = left.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
         colours, limits = palette(_DIRECTIONS), _limiting_device(run)
         for index, (axes, device) in enumerate(zip(panels, devices, strict=False)):
@@ -75,7 +81,8 @@ def link_rates(run: Run) -> Figure:
             left.legend(handles=_handles(run, colours), loc="outside upper center", ncols=3, columnspacing=1.0)
         else:
             left.text(0.5, 0.5, "the run has no shaped links", ha="center", color=GREY)
-        _scatter(right.subplots(), run, colours)
+        for part in right:
+            _scatter(part.subplots(), run, colours)
         return drawing
 
 

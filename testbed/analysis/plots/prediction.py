@@ -15,6 +15,7 @@ from testbed.analysis.plots import style
 BAND = 0.10  # the grey band: the measurement is within 10 % of the prediction
 
 
+@style.says_simulated
 def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
     """The measured over the predicted latency of each decode token; the legend has the median errors.
 
@@ -45,7 +46,7 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
                 alpha=0.6,
                 linewidths=0.3,
                 edgecolors="white",
-                label=f"{group.name} (median error {error:.1%})",
+                label=style.folded(f"{group.name} (median error {error:.1%})", style.COLUMN_WIDTH),
                 gid=group.policy,
             )
             reached += [x.min(), x.max(), y.min(), y.max()]
@@ -75,5 +76,6 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         axes.set_aspect("equal")
         axes.set_xlabel("Predicted token latency (ms)")
         axes.set_ylabel(f"{'Simulated' if simulated else 'Measured'} token latency (ms)")
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.4)
+        legend = axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), handletextpad=0.4)
+        style.make_room(drawing, [text.get_text() for text in legend.get_texts()])
         return drawing

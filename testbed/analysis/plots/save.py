@@ -16,19 +16,28 @@ from testbed.analysis.plots.latency import latency_ecdf, token_latency
 from testbed.analysis.plots.ledger import memory
 from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
+from testbed.analysis.plots.recovering import downtime, recoveries
 from testbed.analysis.plots.seen import estimates, link_delays
 from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
 
 MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
 FORMATS = ("png", "pdf", "svg")
 
-TABLES_OF_ALL = ("tokens", "decisions", "migrations")  # the tables that the figures of several runs show
+TABLES_OF_ALL = (
+    "tokens",
+    "decisions",
+    "migrations",
+    "faults",
+    "recoveries",
+)  # the tables that the figures of several runs show
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
 _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
-_WITH_ROWS: dict[str, Callable[[Run], Figure]] = {"estimates": estimates, "delays": link_delays}
+_WITH_ROWS: dict[str, Callable[[Run], Figure]] = {
+    "estimates": estimates, "delays": link_delays, "recoveries": recoveries,
+}  # fmt: skip
 """Figures of a table that not every run fills."""
 
-FIGURES = tuple(draw.__name__ for draw in (*_OF_ALL, *_OF_EACH, *_WITH_ROWS.values()))
+FIGURES = tuple(draw.__name__ for draw in (*_OF_ALL, downtime, *_OF_EACH, *_WITH_ROWS.values()))
 """The names of all figures."""
 
 
@@ -53,6 +62,8 @@ def save_all(
     drawn: list[tuple[Callable[[Any], Figure], Run | Sequence[Run], str]] = [
         (draw, runs, draw.__name__) for draw in _OF_ALL if draw.__name__ in only
     ]
+    if downtime.__name__ in only and any(len(run.recoveries) for run in runs):
+        drawn.append((downtime, runs, downtime.__name__))
     taken: Counter[str] = Counter()
     for run, name in zip(runs, run_names(runs), strict=True) if each else ():
         slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]

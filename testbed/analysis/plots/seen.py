@@ -33,6 +33,7 @@ ALWAYS_ALLOWED_MS = 0.5  # by which the delay of a link may be off in any run
 MS = 1e3
 
 
+@style.says_simulated
 def estimates(run: Run) -> Figure:
     """How near estimates were: each as a point at estimate / truth, and the courses of those that were farthest off.
 
@@ -128,6 +129,7 @@ def _draw_courses(part: SubFigure, rows: pd.DataFrame, chosen: Sequence[tuple[st
     part.legend(handles=[truth, estimate], loc="outside upper center", ncols=2)
 
 
+@style.says_simulated
 def link_delays(run: Run) -> Figure:
     """How far the own delay of each direction of a link was from the asked one: the middle 80 % of its messages.
 

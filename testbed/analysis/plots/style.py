@@ -7,11 +7,13 @@ so figures can be read in black and white.
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import seaborn as sns
 from matplotlib import rc_context
@@ -22,9 +24,15 @@ from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, N
 
 from testbed.analysis.load import AnalysisError, Run
 
+Draw = TypeVar("Draw", bound=Callable[..., Figure])
+
 FULL_WIDTH = 7.0  # inches; the text width of a paper with two columns
 COLUMN_WIDTH = 3.5  # inches; one column of it
 DPI = 300
+LETTERS_PER_INCH = 14  # of a legend, beside its markers
+LEGEND_ROW, FEW_ROWS = 0.15, 3  # inches of a row of a legend, and rows for which figures have room
+USUAL = (("kv_format", "float32"), ("wire_format", "float32"))  # of a model: not worth a word in its name
+SIMULATED = "simulated"  # in a corner of figures of which nothing was measured
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
 
@@ -76,6 +84,20 @@ _MARKERS = "osDvPp*h"  # without the triangle and the cross, which mean migratio
 def paper() -> AbstractContextManager[None]:
     """Use the style while a figure is drawn or saved; afterwards the caller's settings hold again."""
     return rc_context(PAPER)
+
+
+def says_simulated(draw: Draw) -> Draw:
+    """Let a function that draws runs write into the figure's corner that all of them were simulated."""
+
+    @wraps(draw)
+    def drawn(runs: Run | Sequence[Run]) -> Figure:
+        drawing = draw(runs)
+        if all(run.simulated for run in as_runs(runs)):
+            with paper():
+                drawing.text(0.995, 0.006, SIMULATED, ha="right", va="bottom", fontsize=6.5, color=DARK, gid=SIMULATED)
+        return drawing
+
+    return cast(Draw, drawn)
 
 
 def figure(width: float, height: float) -> Figure:
@@ -173,7 +195,9 @@ def _model_of(run: Run) -> str | None:
     if not isinstance(model, Mapping):
         return None
     said = [
-        f"{value}" if key in ("preset", "path") else f"{key} {value}" for key, value in model.items() if key != "seed"
+        f"{value}" if key in ("preset", "path") else key if value is True else f"{key} {value}"
+        for key, value in model.items()
+        if key != "seed" and value not in (None, False) and (key, value) not in USUAL
     ]
     return " ".join(said)
 
@@ -236,6 +260,17 @@ def say_empty(axes: Axes, what: str) -> None:
     axes.text(0.5, 0.5, what, transform=axes.transAxes, ha="center", va="center", color=GREY)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def folded(label: str, width: float) -> str:
+    """A label of a legend, in lines that a figure of so many inches has room for."""
+    return textwrap.fill(label, int(LETTERS_PER_INCH * width), break_on_hyphens=False, break_long_words=False)
+
+
+def make_room(drawing: Figure, labels: Iterable[object]) -> None:
+    """Make a figure higher by a legend above its axes that has more than a few lines."""
+    lines = sum(str(label).count("\n") + 1 for label in labels)
+    drawing.set_figheight(drawing.get_figheight() + LEGEND_ROW * max(0, lines - FEW_ROWS))
 
 
 def grid_of(count: int, most_columns: int = 4) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from synthetic_run import first_placement, make_run
 
 from testbed import analysis
 from testbed.analysis import Run, plots
-from testbed.analysis.plots import run_names
+from testbed.analysis.plots import heads, run_names
 from testbed.runlog.folder import RunLog
 
 RUNS_FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured")
@@ -88,6 +88,46 @@ def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
     figure = plots.token_latency(analysis.load(folder))
     assert len(drawn(figure, "trace-step")) == 10
     assert not any("Mbit/s" in text for text in texts(figure))
+
+
+def test_trace_steps_become_a_rug_when_they_are_very_many(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, "static", tokens=40, finished=False)
+    log = RunLog(folder)
+    for step in range(1, 36):
+        log.event("trace_applied", step / 10, step=step, target="link/a", quantity="up", value=step * 1e6)
+    log.close()
+    steps = drawn(plots.token_latency(analysis.load(folder)), "trace-step")
+    assert len(steps) == 35 and all(min(line.get_ydata()) > 0.9 for line in steps)
+
+
+def test_of_many_runs_like_ones_are_a_mean_in_a_band_and_stalls_can_be_seen(tmp_path: Path) -> None:
+    policies = ("resource-aware", "static")
+    runs = [analysis.load(make_run(tmp_path, policy, seed=seed)) for seed in range(5) for policy in policies]
+    figure = plots.token_latency(runs)
+    aware, static = drawn(figure, "latency")
+    own = [run.decoded["latency_s"] for run in runs if run.policy == "resource-aware"]
+    assert aware.get_ydata()[0] == pytest.approx(1e3 * np.mean([latency.iloc[0] for latency in own]))
+    assert (len(aware.get_xdata()), len(static.get_xdata())) == (95, 47)
+    assert static.get_label() == "static, 5 of 5 ended early"
+    assert len(drawn(figure, "range")) == 2 and not drawn(figure, "migrations")
+    assert all(bar.get_linewidth() == 0 and bar.get_width() >= 0.38 for bar in figure.axes[1].patches)
+
+
+def test_figures_of_simulated_runs_say_so_and_draw_no_achieved_rates(aware: Run) -> None:
+    simulated = replace(aware, manifest={**aware.manifest, "provenance": "simulated"})
+    assert simulated.simulated and not aware.simulated
+    for name in RUNS_FIGURES + RUN_FIGURES:
+        assert len(drawn(getattr(plots, name)(simulated), "simulated")) == 1, name
+        assert not drawn(getattr(plots, name)(aware), "simulated")
+    rates = plots.link_rates(simulated)
+    assert drawn(rates, "requested") and not drawn(rates, "achieved") and not drawn(rates, "ceiling")
+
+
+def test_blocks_are_counted_by_device_where_devices_are_many(aware: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "MOST_DEVICES", 3)
+    (mesh,) = drawn(plots.placement_map(aware), "counts")
+    counts = mesh.get_array()
+    assert counts.shape[0] == 4 and set(counts.sum(axis=0)) == {12 * 14}
 
 
 def test_runs_of_one_policy_are_told_apart_by_seed_and_share_a_colour(tmp_path: Path) -> None:
@@ -312,6 +352,35 @@ def test_the_course_of_an_estimate_is_drawn_only_where_it_was_off(tmp_path: Path
     figure = plots.estimates(analysis.load(log.folder))
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["", "c up (Mbit/s)"]
     assert "seen: 7 of 10 within 10 %" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def lossy(folder: Path, method: str, seconds: float) -> Run:
+    log = RunLog.create(folder, "e", "p")
+    log.write_manifest({"policy": "p", "experiment": {"recovery": {"method": method}}})
+    for step in range(6):
+        log.row("tokens", step=step, epoch=0, prefill=step == 0, start_s=0.2 * step, latency_s=0.2)
+    for step in (2, 4):
+        log.row("faults", t_s=0.2 * step, device="bcdef"[step], step=step, cause="exit", recovering=True)
+        log.row(
+            "recoveries", epoch=step, step=step, devices="d", noticed_s=1.0, decided_s=1.5, committed_s=2.0,
+            rebuilt_s=2.0 + seconds, token_s=None if step == 4 else 2.5 + seconds, predicted_s=seconds, blocks=1,
+            loaded_bytes=9, rows=4, kept_rows=0,
+        )  # fmt: skip
+    log.close()
+    return analysis.load(log.folder)
+
+
+def test_losses_are_marked_and_recoveries_drawn_phase_by_phase(tmp_path: Path) -> None:
+    runs = [lossy(tmp_path / "runs", method, seconds) for method, seconds in (("recompute", 4.0), ("replicate", 1.0))]
+    (marks, _) = drawn(plots.token_latency(runs), "losses")
+    assert list(marks.get_xdata()) == [2, 4]
+    bars = drawn(plots.recoveries(runs[0]), "phase")
+    assert [round(bar.get_width(), 3) for bar in bars] == [0.5, 0.5, 4.0, 0.5, 0.5, 0.5, 4.0, 0.0]
+    compared = drawn(plots.downtime(runs), "phase")
+    assert [round(bar.get_width(), 3) for bar in compared] == [0.5, 0.5, 4.0, 0.25, 0.5, 0.5, 1.0, 0.25]
+    assert len(drawn(plots.downtime(runs), "recovery")) == 2
+    names = [path.stem for path in plots.save_all(runs, tmp_path / "figures")]
+    assert "downtime" in names and sum(name.startswith("recoveries-") for name in names) == 2
 
 
 def test_an_unknown_format_and_no_runs_are_refused(aware: Run, tmp_path: Path) -> None:
