@@ -90,7 +90,7 @@ class ProcessFleet(ABC):
         self._stalls = StallDetector()
         # A worker's silence tells of it sooner, but only while tokens are generated.
         self._worker_stalls = StallDetector(WORKER_PATIENCE * given_up_after_s(experiment))
-        self._refusals = Refusals()
+        self._refusals = Refusals(self.names)
         self._dropped = 0  # control frames that no device sent
         self.idle_private_bytes: list[int] = []  # of each worker once it is up and holds nothing
         self._target: TargetState | None = None

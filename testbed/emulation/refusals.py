@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from testbed.controller.fleet import FleetEvent
 from testbed.transport.messages import Collected, Hello
 
@@ -11,8 +13,10 @@ REFUSED_MEANS = "figures may differ from another machine's: run where /proc/sys 
 class Refusals:
     """Hears of refusals from the workers, and tells them in the notes of a run."""
 
-    def __init__(self) -> None:
-        self._refused: dict[str, tuple[str, ...]] = {}  # kernel settings that devices could not write
+    def __init__(self, devices: Iterable[str]) -> None:
+        self._refused: dict[str, tuple[str, ...]] = dict.fromkeys(
+            devices, ()
+        )  # kernel settings that devices could not write
         self._strangers: dict[str, int] = {}  # connections that each device refused
 
     def hear(self, device: str, event: FleetEvent) -> None:

@@ -24,6 +24,7 @@ from testbed.emulation.plain_main import plain_main
 from testbed.emulation.processes import children_of, cpu_ticks, has_ended, is_stopped
 from testbed.emulation.stall_detector import StallDetector
 from testbed.errors import RunFailed
+from testbed.signals import held_signals
 from testbed.worker.config import WorkerConfig
 from testbed.worker.entry import run_worker
 from testbed.worker.parent_death import end_with_parent
@@ -69,7 +70,8 @@ def start_process(process: ForkServerProcess) -> None:
     before = forkserver_pid()
     # In place of one that has ended, multiprocessing starts another without a word.
     _refuse_dead_forkserver()
-    with plain_main(), _answering():
+    # An interrupt in the middle of it would leave the forkserver with half a request, of which it dies with a traceback.
+    with held_signals(), plain_main(), _answering():
         process.start()
     if before not in (None, forkserver_pid()):
         raise RunFailed(FORKSERVER_ENDED)

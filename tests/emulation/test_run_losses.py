@@ -37,12 +37,18 @@ class Restless:
 SLOW = RESTLESS.replace("self.turn += 1\n", "self.turn += 1\n        time.sleep(4.0 if self.turn == 3 else 0.0)\n")
 
 
+def started(pid: int) -> tuple[int, int]:
+    """The clock tick at which a process started, and its number."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]), pid
+
+
 def workers(going: Going, backend: str) -> list[int]:
     """The pids of the workers of devices a, b, c and d, in this order."""
     server = target(going, "forkserver", backend)
 
     def all_of_them() -> list[int] | None:
-        pids = sorted(pid for pid in children(server) if backend == "local" or kind(pid) == "worker")
+        # By their start, because the numbers of processes begin anew.
+        pids = sorted((pid for pid in children(server) if backend == "local" or kind(pid) == "worker"), key=started)
         return pids if len(pids) == 4 else None
 
     found: list[int] = going.wait(all_of_them, "four workers")
