@@ -70,7 +70,7 @@ def start_process(process: ForkServerProcess) -> None:
     before = forkserver_pid()
     # In place of one that has ended, multiprocessing starts another without a word.
     _refuse_dead_forkserver()
-    # An interrupt in the middle of it would leave the forkserver with half a request, of which it dies with a traceback.
+    # An interrupt in the middle would leave the forkserver half a request, of which it dies with a traceback.
     with held_signals(), plain_main(), _answering():
         process.start()
     if before not in (None, forkserver_pid()):
