@@ -30,7 +30,6 @@ EXPERIMENTS = ROOT / "experiments"
 KEPT = (
     "status", "error_kind", "error", "mean_token_ms", "mean_token_with_stall_ms", "p95_token_ms", "ttft_ms", "stall_s",
     "total_s", "decision_ms", "migrations", "migrated_bytes", "prediction_error",
-    "downtime_s", "recovery_s",
 )  # fmt: skip
 
 # A policy with options: its name in the data, and the policy and overrides that it stands for.
@@ -102,6 +101,8 @@ def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dic
         request = RunRequest(experiment, backend, folder, calibrate="quick" if emulated else "off")
         summary = carry_out(request, tell_nobody, host)
         row |= {key: tidy(summary).get(key) for key in KEPT}
+        row |= {key: summary[key] for key in ("downtime_s", "recovery_s") if key in summary}
+        row["kept_rows"] = int(analysis.load(summary["path"]).recoveries["kept_rows"].sum())
         row["tokens_done"] = len(summary["tokens"])
         row["most_memory_share"] = _memory_share(Path(summary["path"]))
         row["wrong_moves"] = _wrong_moves(Path(summary["path"]))

@@ -90,9 +90,12 @@ class DelayRecord:
             for message, target in self._alone(messages):
                 route = self._topology.route(message.device, message.peer)
                 held_s = self._held_s(message, route, target)
-                if held_s <= HELD_MOST_S:
+                path = tuple(self._asked_of(target, hop) for hop in route)
+                shaken = [(hop, asked.jitter_s) for hop, asked in zip(route, path, strict=True) if asked.jitter_s]
+                pieces = max((self._pieces(message, hop, target) for hop, _ in shaken), default=1)
+                if held_s <= HELD_MOST_S and (pieces == 1 or len(shaken) == 1):
                     off_s = self._clock.duration(message.end_s - message.start_s) - held_s - target.delay_s(route)
-                    self._off[tuple(self._asked_of(target, hop) for hop in route)].append(off_s)
+                    self._off[path].append(off_s if pieces == 1 else of_one_piece(off_s, pieces, shaken[0][1]))
 
     def rows(self, least_s: float) -> list[dict[str, Any]]:
         """A row for each direction of a link and each delay, jitter and loss that was asked of it, for the run's log.
@@ -144,6 +147,12 @@ class DelayRecord:
             longest_s = max(longest_s, held_s)
         return longest_s
 
+    def _pieces(self, message: Span, hop: Hop, target: TargetState) -> int:
+        """The pieces in which a message passes a link: one if the bucket holds it, else frames."""
+        bits = message_bits(message.bytes)
+        at_once = bits <= self._burst_bits(self._rate_bps(target, hop))
+        return 1 if at_once else math.ceil(bits / 8 / FRAME_BYTES)
+
     @staticmethod
     def _asked_of(target: TargetState, hop: Hop) -> Asked:
         link = target.links[hop[0]]
@@ -155,6 +164,15 @@ class DelayRecord:
     def _rate_bps(target: TargetState, hop: Hop) -> float:
         link = target.links[hop[0]]
         return max(OUTAGE_BPS, link.up_bps if hop[1] == UP else link.down_bps)
+
+
+def of_one_piece(off_s: float, pieces: int, jitter_s: float) -> float:
+    """How late one piece would have been instead of the last of several, each delayed evenly over ± `jitter_s`.
+
+    The largest of n even draws stays below a share s with the probability sⁿ.
+    """
+    share = (off_s + jitter_s) / (2 * jitter_s)
+    return jitter_s * (2 * share**pieces - 1) if 0 < share < 1 else off_s
 
 
 def counted(before: LinkSample, now: LinkSample, burst_bits: float) -> Counted:

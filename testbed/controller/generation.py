@@ -273,6 +273,7 @@ class Controller:
             sampling = experiment.seeded_sampling
             self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
+            self._await_halts()
             self._loop.send(source, Decode(until))
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
@@ -287,8 +288,12 @@ class Controller:
             else:
                 self._live.halted()
                 self._loop.send(source, Decode(until))
-        while self._live.halts:  # it was asked to halt while it ended the interval
-            self._loop.answer(Halted, source, TOKEN_PATIENCE_S)
+        self._await_halts()
+
+    def _await_halts(self) -> None:
+        """Hear that the source has halted, where it was asked to while it had nothing to generate any more."""
+        while self._live.halts:
+            self._loop.answer(Halted, self._experiment.topology.source, TOKEN_PATIENCE_S)
             self._live.halted()
 
     def _take(self, token: Token, predicted: float) -> None:

@@ -76,7 +76,7 @@ class Replication:
             mine = [(name, rows) for name, rows in self._kept[home] if placement.devices[parse_block(name)] == owner]
             order = StreamOrder(
                 home, [name for name, _ in mine], pace.rate_bps / 8 / self.experiment.dilation, pace.piece_bytes,
-                pace.window_bytes, [rows for _, rows in mine],
+                pace.window_bytes, tuple(rows for _, rows in mine),
             )  # fmt: skip
             orders.setdefault(owner, []).append(order)
         for owner, streams in orders.items():

@@ -25,6 +25,7 @@ Row = Mapping[str, Any]
 READBACK_TOLERANCE = 1e-3
 SHAPED_AT_MOST = 1.03  # times TCP_SHARE; above it the link was not shaped
 JUDGED_FROM_S = 0.1  # of the rate; in shorter transfers the bucket's first burst weighs too much
+AT_ONCE_BYTES = 4 * FRAME_BYTES  # a slow link's bucket passes up to three frames at once; times begin after the first
 PROBED_AT_LEAST = 0.75  # times TCP_SHARE; a probe is short, so this catches only a link that is badly off
 DELAY_TOLERANCE_S = 1e-3  # between the measured and the wanted delay,
 LAG_S = 0.05  # how late a change on the time clock may be; measured: 99 % within 4 ms, the latest 24 ms
@@ -47,6 +48,7 @@ class Asked:
     time_clock: bool = False
     shared_host: bool = False
     lossy: Collection[str] = ()  # links that are to lose packets, by the topology or a trace
+    shaken: bool = False  # whether delays are to vary, so that single round trips say little
 
 
 def verdict(
@@ -56,7 +58,8 @@ def verdict(
     floor_s = max(PACED_FROM_S, FLOORS_PER_OPERATION * calibrated.pacing_floor_s)
     taking, noticed = contention(kept["host"], kept["waits"])
     dropping, dropped = _drops(kept["links"], asked.lossy)
-    reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"], asked.lossy), *_delays(calibrated), *dropping]
+    reasons = [*taking, *_shaping(kept["links"]), *_rates(kept["rates"], asked.lossy), *dropping]
+    reasons += [] if asked.shaken else _delays(calibrated)
     reasons += wrong_links(list(kept.get("delays", ())), DELAY_FLOORS * calibrated.pacing_floor_s)
     if asked.time_clock:
         reasons += _lags(kept["links"])
@@ -92,7 +95,7 @@ def _rates(rates: Iterable[Row], lossy: Collection[str]) -> list[str]:
             continue
         share = row["achieved_bps"] / (row["requested_bps"] * TCP_SHARE)
         path = f"path {row['device']} to {row['peer']}"
-        if share > SHAPED_AT_MOST:
+        if share * (1 - AT_ONCE_BYTES / row["bytes"]) > SHAPED_AT_MOST:
             reasons.append(
                 f"{path}: a {row['how']} reached {format_rate(row['achieved_bps'])} on a link of "
                 f"{format_rate(row['requested_bps'])}: it was not shaped"

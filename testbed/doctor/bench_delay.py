@@ -1,7 +1,8 @@
 """What an idle link and netem really add: delay, jitter, and the share of datagrams that are lost, in each direction.
 
 Both ends share the host's clock. A datagram carries its sending time, and the receiver's kernel stamps its arrival, so
-no round trip has to be halved. It knows two network namespaces and a queue between them, like `bench_link`.
+no round trip has to be halved. It knows two network namespaces and a queue between them, like `bench_link`. Delays are
+judged by the rule of a run's verdict.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from testbed.controller.link_errors import DELAY_FLOORS, tolerance_s
 from testbed.doctor.bench_link import ATTEMPTS, Path
 from testbed.doctor.capture import SO_TIMESTAMPNS
 from testbed.emulation.shaping import Netem, in_netns
+from testbed.worker.pacing import Pacer
 
 DELAYS_S = (1e-3, 5e-3, 20e-3, 100e-3)
 JITTERS_S = (1e-3, 3e-3)
 LOSSES = (0.01, 0.05, 0.2)
 RATE_BPS = 100e6
-DELAY_TOLERANCE_S = 0.5e-3
+PACE_COUNT, PACE_S = 50, 1e-3  # as before a run
 LOSS_DEVIATIONS = 4.0  # standard deviations of a binomial count; by chance 1 measurement in 16 000 is further off
 DELAY_COUNT = 40
 JITTER_SHARES = 0.5, 1.25  # of an asked jitter: netem shows less than it is asked for
@@ -47,11 +50,17 @@ class DelayMeasured:
     asked_s: float
     added_s: float  # the difference of the medians
     p95_s: float  # the 95th percentile with the delay, less the median without
+    late_s: float  # by which this host may deliver a message late
+
+    @property
+    def allowed_s(self) -> float:
+        """How far it may be off, as in a run."""
+        return tolerance_s(self.asked_s, self.late_s)
 
     @property
     def ok(self) -> bool:
         """Whether it is within the tolerance."""
-        return abs(self.added_s - self.asked_s) <= DELAY_TOLERANCE_S
+        return abs(self.added_s - self.asked_s) <= self.allowed_s
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,17 @@ class LossMeasured:
         return abs(self.lost - self.sent * self.asked) <= self.allowed
 
 
+def host_late_s() -> float:
+    """By how much this host may deliver a message late: some pacing floors, each how late an empty operation ends."""
+    late = sorted(Pacer(True, 1.0).lateness(PACE_COUNT, PACE_S))
+    return DELAY_FLOORS * late[int(0.95 * (len(late) - 1))]
+
+
 def measure_idle(path: Path) -> DelayMeasured:
     """What a link adds that is asked for no delay: single datagrams, sent over it while nothing else uses it."""
     path.shaper.install(path.interface, RATE_BPS)
     took = _delays(path, DELAY_COUNT)
-    return DelayMeasured(0.0, statistics.median(took), took[int(0.95 * (len(took) - 1))])
+    return DelayMeasured(0.0, statistics.median(took), took[int(0.95 * (len(took) - 1))], host_late_s())
 
 
 def measure_delay(path: Path, asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
@@ -111,7 +126,7 @@ def _measure_delay(path: Path, asked_s: float) -> DelayMeasured:
         took.append(_delays(path, DELAY_COUNT))
     without, delayed = statistics.median(took[0]), took[1]
     p95 = delayed[int(0.95 * (len(delayed) - 1))]
-    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without)
+    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without, host_late_s())
 
 
 def measure_jitter(path: Path, asked_s: float, count: int = JITTER_COUNT) -> JitterMeasured:

@@ -10,7 +10,7 @@ import statistics
 import time
 from contextlib import ExitStack
 
-from testbed.doctor.bench_delay import DELAY_COUNT, DelayMeasured
+from testbed.doctor.bench_delay import DELAY_COUNT, DelayMeasured, host_late_s
 from testbed.doctor.bench_link import ATTEMPTS
 
 _SPACING_S = 2e-3
@@ -30,7 +30,7 @@ def measure_held(asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
 def _measure_held(asked_s: float) -> DelayMeasured:
     without, delayed = statistics.median(_times(0.0)), _times(asked_s)
     p95 = delayed[int(0.95 * (len(delayed) - 1))]
-    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without)
+    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without, host_late_s())
 
 
 def _times(delay_s: float) -> list[float]:
@@ -38,8 +38,10 @@ def _times(delay_s: float) -> list[float]:
     from testbed.transport.data import DataPlane, PingFrame
     from testbed.transport.messages import PathView
     from testbed.worker.inbox import Inbox
+    from testbed.worker.libc import use_precise_timers
     from testbed.worker.outbox import Outbox
 
+    use_precise_timers()
     with ExitStack() as ends:
         planes = {name: DataPlane(_HOST) for name in ("x", "y")}
         for plane in planes.values():

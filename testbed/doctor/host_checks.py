@@ -166,7 +166,7 @@ def judge_speed(speed: HostSpeed, others: float = 0.0) -> Finding:
 def _held_finding(found: DelayMeasured) -> Finding:
     detail = (
         f"a receiver held messages for {1e3 * found.added_s:.3f} ms (median; 95 % at most {1e3 * found.p95_s:.3f} ms) "
-        f"where {1e3 * found.asked_s:g} ms are asked for"
+        f"where {1e3 * found.asked_s:g} ms are asked for; it may be {1e3 * found.allowed_s:.2g} ms off"
     )
     name = f"held delay {format_duration(found.asked_s)}"
     return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))

@@ -137,7 +137,7 @@ def _step_finding(direction: str, found: StepMeasured) -> Finding:
 def _delay_finding(direction: str, found: DelayMeasured) -> Finding:
     detail = (
         f"netem added {1e3 * found.added_s:.3f} ms one way (median; 95 % at most {1e3 * found.p95_s:.3f} ms) where "
-        f"{1e3 * found.asked_s:g} ms are asked for"
+        f"{1e3 * found.asked_s:g} ms are asked for; it may be {1e3 * found.allowed_s:.2g} ms off"
     )
     name = f"delay {direction} {format_duration(found.asked_s)}"
     return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))

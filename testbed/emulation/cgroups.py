@@ -184,6 +184,13 @@ class DeviceCgroup:
         name = "memory.events" if self.version == "v2" else "memory.oom_control"
         return _keyed(self.memory_path / name, "oom_kill")
 
+    def reached_limit(self) -> bool:
+        """Whether the group's use has come to its limit so far; if not, nothing in it was killed for memory."""
+        if self.version == "v2":
+            return _keyed(self.memory_path / "memory.events", "max") > 0
+        peak = int(_read(self.memory_path / "memory.max_usage_in_bytes"))  # Linux 6.18 no longer counts in failcnt
+        return peak + anon_slack_bytes() >= self.limit() > UNLIMITED
+
     def set_quota(self, share: float, period_s: float = CPU_PERIOD_S) -> None:
         """Let the group use `share` of one CPU in every period; the share may exceed 1."""
         if self.cpu_path is None:

@@ -323,7 +323,7 @@ class MininetFleet(ProcessFleet):
 
     def _was_oom_killed(self, device: str) -> bool:
         group = self._cgroups.get(device)
-        if group is None:
+        if group is None or not group.reached_limit():
             return False
         before, deadline = self._oom_killed_before.get(device, 0), time.monotonic() + OOM_PATIENCE_S
         while not (killed := group.oom_kills() - before) and time.monotonic() < deadline:

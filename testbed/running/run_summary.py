@@ -80,4 +80,5 @@ def _asked(experiment: Experiment, shared_host: bool) -> Asked:
     lossy = {cable.name for cable in experiment.topology.links if cable.link.up_loss or cable.link.down_loss}
     for trace in experiment.traces.traces:
         lossy |= {target.removeprefix("link/") for target, quantity in trace.series if quantity == "loss"}
-    return Asked(experiment.compute == "paced", experiment.trace_clock == "time", shared_host, lossy)
+    shaken = any(cable.link.up_jitter_s or cable.link.down_jitter_s for cable in experiment.topology.links)
+    return Asked(experiment.compute == "paced", experiment.trace_clock == "time", shared_host, lossy, shaken)

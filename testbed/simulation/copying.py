@@ -98,7 +98,11 @@ class Copying:
         """When something next happens by itself; infinite if nothing will."""
         if self.length is not None:
             return self.finish_s
-        ends = [stream.end_s for stream in self.streams if stream.sender in self._behind]
+        # A sender catches up with its last stream; the end of an earlier one changes nothing.
+        ends = [
+            max((stream.end_s for stream in self.streams if stream.sender == sender), default=self.begun_s)
+            for sender in self._behind
+        ]
         return min([*ends, *self.loads.values()], default=float("inf"))
 
     def take_loaded(self, now_s: float) -> list[str]:

@@ -388,7 +388,7 @@ class SimFleet:
         blocks = [str(block) for block in self._memory.blocks(device)]
         tokens = self._tokens if device == self.experiment.topology.source else 0
         self._replicas.interrupt(self._observed(), self._wall())
-        self._tell(device, Interrupted(command.epoch, blocks, tokens, 0, self._replicas.held(device)))
+        self._tell(device, Interrupted(command.epoch, blocks, tokens, 0, tuple(self._replicas.held(device))))
 
     def _observed(self) -> Observation:
         assert self._observation is not None

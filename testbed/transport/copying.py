@@ -15,7 +15,7 @@ class StreamOrder(msgspec.Struct, frozen=True):
     rate_Bps: float  # wire bytes per wall second at most
     chunk_bytes: int  # of a message's payload
     window_bytes: int  # at most so many are unacknowledged
-    rows: list[int] = []  # of each block that the receiver has already; empty: none
+    rows: tuple[int, ...] = ()  # of each block that the receiver has already; empty: none
 
 
 class Copy(Message, frozen=True):

@@ -272,7 +272,7 @@ class Interrupted(Message, frozen=True):
     blocks: list[str]
     tokens: int  # generated so far; 0 but on the source
     next_pass: int
-    replicas: list[tuple[str, int]] = []  # of other devices' caches, each with its rows
+    replicas: tuple[tuple[str, int], ...] = ()  # of other devices' caches, each with its rows
 
 
 class Rebuilt(Message, frozen=True):

@@ -351,7 +351,7 @@ class Worker:
         self._plane.forget(command.lost)
         copies = copies_of(self.config.shape, self.config.partition)
         blocks = [str(block) for block in self._store.blocks if block not in copies]
-        self._line.send(Interrupted(command.epoch, blocks, self._tokens, self._step, self._replicas.held()))
+        self._line.send(Interrupted(command.epoch, blocks, self._tokens, self._step, tuple(self._replicas.held())))
 
     def _load(self, command: Load) -> None:
         if command.pinned:

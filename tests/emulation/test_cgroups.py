@@ -126,7 +126,7 @@ def test_a_process_over_the_limit_is_killed_and_counted(group: DeviceCgroup) -> 
     program = f"open({str(group.memory_path / 'cgroup.procs')!r}, 'w').write('0'); b'x' * 2**26"
     hog = subprocess.run([sys.executable, "-c", program], check=False)
     assert hog.returncode == -signal.SIGKILL
-    assert group.oom_kills() == 1
+    assert group.oom_kills() == 1 and group.reached_limit()
 
 
 def test_lowering_a_limit_below_the_use_is_refused_in_one_sentence_on_v1(group: DeviceCgroup, victim: Callable) -> None:
@@ -174,7 +174,7 @@ def test_a_squeeze_kills_the_worker_and_spares_the_ballast(
     process, _ = victim(64 * MIB)
     group.set_limit(96 * MIB)
     ballast.resize(8 * MIB)
-    assert process.is_alive() and group.oom_kills() == 0
+    assert process.is_alive() and group.oom_kills() == 0 and not group.reached_limit()
     ballast.resize(64 * MIB)
     process.join(5)
     assert process.exitcode == -signal.SIGKILL

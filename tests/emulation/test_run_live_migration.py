@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 import pytest
+from dying import asked_for, kill_controller, resume, wandering
 from live_runs import HEADS, MOVES_AT, ROW_BYTES, digests, experiment, latencies, stall
 from running import Place, events, rows
 
@@ -33,3 +34,13 @@ def test_heads_move_while_tokens_go_on_with_the_same_bits_and_a_tenth_of_the_sta
     assert meanwhile == pytest.approx(median(latencies(twin, at, step)), rel=0.1)
     assert step == pytest.approx(twin_step, rel=0.25) and short < twin_short + 0.1
     assert [row["live"] for row in events(live.folder, "migration_done")] == [True]
+
+
+@pytest.mark.parametrize("moment", ["decode", "migration", "recovery"])
+def test_copies_and_replicas_survive_the_deaths_of_a_device_and_of_the_controller(place: Place, moment: str) -> None:
+    experiment = wandering(place.base, migration="live", recovery={"method": "replicate"})
+    with place.started(experiment, *asked_for("local")) as going:
+        folder = kill_controller(going, moment)
+    ended = resume(place, folder)
+    assert ended.summary["lost_devices"] == ["c"]
+    assert any(row["live"] for row in rows(folder, "migrations"))

@@ -33,8 +33,8 @@ def test_a_device_that_the_kernel_killed_returns_when_its_memory_does(place: Pla
     trace = "4,device/b,memory,1 MiB\n8,device/b,memory,44 MiB\n9,device/b,restart,1\n"
     (place.base / "trace.csv").write_text("time,target,quantity,value\n" + trace)
     experiment = short_quickstart(
-        place.base, "44 MiB", tokens=14, policy=POLICY, policy_options={"phase": "none"}, traces=["trace.csv"], grace=0,
-        recovery={"on_oom": "recompute"},
+        place.base, "44 MiB", "44 MiB", tokens=14, policy=POLICY, policy_options={"phase": "none"},
+        traces=["trace.csv"], grace=0, recovery={"on_oom": "recompute"},
     )  # fmt: skip
     ended = place.done(experiment, "--backend", "mininet")
     assert ended.summary["lost_devices"] == ["b"]

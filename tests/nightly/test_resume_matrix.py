@@ -22,3 +22,15 @@ def test_a_run_goes_on_whenever_its_controller_is_killed(place: Place, moment: s
         folder = kill_controller(going, moment)
     resume(place, folder)
     assert [step for step, _ in decided(folder)] == [0, 4, 8, 9, 12, 16, 20]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("moment", ["decode", "migration", "recovery", *BYTES[:4]])
+def test_a_run_that_keeps_replicas_and_copies_while_tokens_go_on_is_resumed_too(
+    place: Place, moment: str, backend: str
+) -> None:
+    experiment = wandering(place.base, migration="live", recovery={"method": "replicate"})
+    with place.started(experiment, *asked_for(backend)) as going:
+        folder = kill_controller(going, moment)
+    resume(place, folder)

@@ -50,11 +50,12 @@ def aim(number: int) -> Aim:
     return Aim(phase, victim, first, round(drawn.uniform(0.0, LASTS[phase]), 3), drawn.randint(1, TURNS.get(phase, 1)))
 
 
-def short_quickstart(folder: Path, memory: str = "140 MiB", **changes: Any) -> Path:
+def short_quickstart(folder: Path, memory: str = "140 MiB", source: str = "140 MiB", **changes: Any) -> Path:
     """The quick start with a short prompt, few tokens and no trace; with this memory two of the boards may die."""
     topology: Any = parse_yaml((QUICKSTART.parents[1] / "topologies" / "four-boards.yaml").read_text(), "four-boards")
     for device in topology["devices"].values():
         device["memory"] = memory
+    topology["devices"]["a"]["memory"] = source
     mapping = {
         "model": {"preset": "smollm2-135m"}, "prompt": "Why is the sky blue?", "tokens": TOKENS, "interval": 4,
         "topology": topology, "seed": 1, "ignore_eos": True,
@@ -114,6 +115,6 @@ def squeezed(place: Place, squeeze: tuple[int, str, str], memory: str, policy: s
     token, device, left = squeeze
     (place.base / "squeeze.csv").write_text(f"time,target,quantity,value\n{token},device/{device},memory,{left}\n")
     experiment = short_quickstart(
-        place.base, memory, policy=policy, traces=["squeeze.csv"], grace=0, recovery={"on_oom": on_oom}
+        place.base, memory, "44 MiB", policy=policy, traces=["squeeze.csv"], grace=0, recovery={"on_oom": on_oom}
     )
     return place.replay(experiment, *UNJUDGED, "--backend", "mininet")

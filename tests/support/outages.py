@@ -10,6 +10,7 @@ LINK_DELAY_S = 0.02  # of the link with the outage; all others have a millisecon
 ROUND_TRIP_S = 2 * (LINK_DELAY_S + 0.001)
 HOST_S = 0.05  # that a busy host may add to a message
 BEGIN_S = {"decode": 0.6, "migration": 1.3}
+SLOW_BPS = 1e6  # of the link while blocks move
 TOKENS = {"decode": 32, "migration": 6}
 
 TO_AND_FRO = """
@@ -57,15 +58,16 @@ def goes_on(place: Place, backend: str, moment: str, seconds: float) -> float:
     assert (ended.summary["status"], ended.summary["verified"]) == ("done", "bitwise")
     assert [row["step"] for row in rows(ended.folder, "tokens")] == list(range(TOKENS[moment]))
     begin_s, end_s = BEGIN_S[moment], BEGIN_S[moment] + seconds
+    came = [row["end_s"] for row in rows(ended.folder, "spans") if "b" in (row["device"], row["peer"])]
+    first_s = min((time_s for time_s in came if time_s >= end_s), default=end_s) - end_s
     if moment == "decode":
-        came = [row["end_s"] for row in rows(ended.folder, "spans") if "b" in (row["device"], row["peer"])]
-        after_s = min(time_s for time_s in came if time_s >= end_s) - end_s
         assert seconds < 0.5 or not any(begin_s + 0.3 < time_s < end_s for time_s in came), "it was no outage"
-        return after_s
-    held = [
-        row for row in rows(ended.folder, "decisions")
-        if row["moved"] and row["t_s"] - row["stall_s"] < begin_s < row["t_s"]
-    ]  # fmt: skip
-    assert held, "no migration was hit"
-    usual_s = min(row["stall_s"] for row in rows(ended.folder, "decisions") if row["moved"] and row not in held)
-    return max(0.0, held[0]["stall_s"] - usual_s - seconds)
+        return first_s
+    moves = [row for row in rows(ended.folder, "decisions") if row["moved"]]
+    held = next((row for row in moves if row["t_s"] - row["stall_s"] < begin_s < row["t_s"]), None)
+    assert held is not None, "no migration was hit"
+    aborted = [row["bytes"] for row in rows(ended.folder, "migrations") if row["outcome"] == "aborted"]
+    if aborted:  # what it had sent is on the link before any message of a token
+        return max(0.0, first_s - sum(aborted) * 8 / SLOW_BPS)
+    usual_s = min(row["stall_s"] for row in moves if row is not held)
+    return max(0.0, held["stall_s"] - usual_s - seconds)

@@ -226,10 +226,10 @@ def _seed_of(run: Run) -> str | None:
 def devices_of(run: Run) -> list[str]:
     """The devices of a run in natural order (d2 before d10)."""
     names = {*run.devices["device"], *run.placements["device"], *run.links["device"], *run.rates["device"]}
-    return sorted(names, key=_natural)
+    return sorted(names, key=natural)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def natural(name: str) -> list[tuple[int, str]]:
     """A sort key in which digits count as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 

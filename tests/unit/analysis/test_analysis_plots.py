@@ -326,14 +326,32 @@ def test_a_run_that_saw_its_network_gives_two_figures_more(tmp_path: Path) -> No
             "estimates", step=8, t_s=1.0, target="link/b", quantity="up", estimate=9e6, truth=1e7, age_s=0, spread=0.1,
             used=used,
         )  # fmt: skip
-    log.row(
-        "delays", device="b", direction="up", asked_s=1e-3, p10_s=1e-3, p50_s=1.1e-3, p90_s=1.2e-3, messages=40
-    )  # fmt: skip
+    for direction, off_s in (("up", 1e-4), ("down", 2e-3)):
+        log.row(
+            "delays", device="b", direction=direction, asked_s=1e-3, farthest_s=1e-3 + off_s, p10_s=1e-3 + off_s,
+            p50_s=1.1e-3 + off_s, p90_s=1.2e-3 + off_s, messages=40, asked_jitter_s=0.0, asked_loss=0.0,
+        )  # fmt: skip
+    log.row("delays", device="c", direction="up", asked_s=1e-3, messages=0, asked_jitter_s=0.0, asked_loss=0.02)
     log.close()
     run = analysis.load(log.folder)
     assert len(plots.save_all(run, tmp_path / "figures")) == 8
     assert len(drawn(plots.estimates(run), "seen")) == len(drawn(plots.estimates(run), "stale")) == 1
     assert len(drawn(plots.link_delays(run), "asked")) == 1
+    assert len(drawn(plots.link_delays(run), "spread")) == len(drawn(plots.link_delays(run), "farthest")) == 2
+
+
+def test_the_course_of_an_estimate_is_drawn_only_where_it_was_off(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path / "runs", "e", "p")
+    for step in range(0, 40, 8):
+        for target, estimate in (("link/b", 1e7), ("link/c", 1e7 if step < 16 else 4e7)):
+            log.row(
+                "estimates", step=step, t_s=1.0, target=target, quantity="up", estimate=estimate, truth=1e7, age_s=0,
+                spread=0.1, used=True,
+            )  # fmt: skip
+    log.close()
+    figure = plots.estimates(analysis.load(log.folder))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["", "c up (Mbit/s)"]
+    assert "seen: 7 of 10 within 10 %" in [text.get_text() for text in figure.axes[0].texts]
 
 
 def lossy(folder: Path, method: str, seconds: float) -> Run:

@@ -125,6 +125,13 @@ def test_many_runs_are_drawn_as_means_and_ranges_and_not_one_by_one(tmp_path: Pa
     )
 
 
+def test_the_table_of_many_runs_is_folded_and_names_each_of_them(tmp_path: Path) -> None:
+    runs = [load(make_run(tmp_path, "greedy", seed, tokens=4)) for seed in range(9)]
+    many, one = html_page(runs, []), html_page(runs[:1], [])
+    assert "<summary>Each of the 9 runs</summary>" in many and "Each of the" not in one
+    assert all(f">greedy, seed {seed}</td>" in many for seed in range(9)) and ">greedy</td>" in one
+
+
 def test_texts_of_a_run_folder_are_only_text_on_the_page(tmp_path: Path) -> None:
     hostile = "</script><script>alert(1)</script><!--"
     run = load(make_run(tmp_path, tokens=9))

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from simulated import experiment
 
 from testbed.clock import EmulatedClock
 from testbed.controller.conditions import Conditions
-from testbed.controller.delays import UNSETTLED_S, DelayRecord, counted
+from testbed.controller.delays import UNSETTLED_S, DelayRecord, counted, of_one_piece
 from testbed.controller.fleet import LinkSample, TargetState
 from testbed.controller.link_errors import LEAST_MESSAGES, Counted, poisson_tail
 from testbed.controller.startup_calibration import Calibrated
@@ -49,11 +50,11 @@ def messages(
     for number in range(count):
         for place, (sender, receiver) in enumerate(pairs):
             route = of.topology.route(sender, receiver)
-            took_s = asked.delay_s(route) + message_bits(3000) / asked.rate_bps(route) + drawn.uniform(0, 1e-4)
+            took_s = asked.delay_s(route) + message_bits(1000) / asked.rate_bps(route) + drawn.uniform(0, 1e-4)
             took_s += drawn.uniform(-jitter_s, jitter_s) if receiver == "b" else 0.0
             sent_s = since + number + place / 20
             end_s = sent_s + took_s + sum(extra.get(hop, 0.0) for hop in route)
-            found.append(Span(number, 0, "transfer", "x(0)", sender, receiver, sent_s, end_s, 3000, 0.0, False, 0.0))
+            found.append(Span(number, 0, "transfer", "x(0)", sender, receiver, sent_s, end_s, 1000, 0.0, False, 0.0))
     return found
 
 
@@ -150,6 +151,16 @@ def test_a_jitter_around_another_delay_than_asked_is_named() -> None:
     assert reason.startswith("link b down: messages met a delay of")
 
 
+@pytest.mark.parametrize("pieces", [3, 8])
+def test_a_message_in_pieces_tells_of_its_links_jitter_what_one_piece_would(pieces: int) -> None:
+    drawn = random.Random(2)
+    last = [max(drawn.uniform(-3 * MS, 3 * MS) for _ in range(pieces)) for _ in range(4000)]
+    alike = sorted(of_one_piece(off_s, pieces, 3 * MS) for off_s in last)
+    for share in (0.1, 0.5, 0.9):
+        assert alike[int(share * 4000)] == pytest.approx(3 * MS * (2 * share - 1), abs=0.2 * MS)
+    assert of_one_piece(4 * MS, pieces, 3 * MS) == 4 * MS  # the host's doing
+
+
 def queue(frames: int, lost: int, size: int = 300) -> LinkSample:
     return LinkSample("b", "down", 1e8, 1e8, 1e8, 0.0, sent_bytes=size * frames, sent_frames=frames, dropped=lost)
 
@@ -185,12 +196,7 @@ def test_too_few_messages_are_not_judged() -> None:
 
 def test_messages_that_wait_for_others_are_not_taken_for_delayed() -> None:
     spans = messages({})
-    late = [
-        Span(
-            each.step, 0, "transfer", "x(1)", each.device, each.peer, each.start_s, each.end_s + 2e-3, 3000, 0, False, 0
-        )
-        for each in spans
-    ]
+    late = [msgspec.structs.replace(each, block="x(1)", end_s=each.end_s + 2 * MS) for each in spans]
     assert named(recorded(), [each for pair in zip(spans, late, strict=True) for each in pair]) == []
 
 
@@ -205,9 +211,8 @@ def test_messages_that_wait_on_a_link_between_switches_are_not_taken_for_delayed
     assert named(recorded(of=of), apart) == []
     sooner_s = 0.0499  # those of b then come to the backhaul just after those of a, and wait
     together = [
-        each if each.device == "a" else Span(
-            each.step, 0, "transfer", "x(0)", "b", "d", each.start_s - sooner_s, each.end_s - sooner_s + MS, 3000, 0,
-            False, 0,
+        each if each.device == "a" else msgspec.structs.replace(
+            each, start_s=each.start_s - sooner_s, end_s=each.end_s - sooner_s + MS
         )
         for each in apart
     ]  # fmt: skip

@@ -72,6 +72,11 @@ def test_a_transfer_faster_than_its_link_was_not_shaped(how: str) -> None:
     assert "path a to b" in reason and "it was not shaped" in reason and "100 Mbit/s" in reason
 
 
+def test_what_a_slow_link_passes_at_once_does_not_make_it_unshaped() -> None:
+    assert judged(rates=[rate(1.06, size=32_768, requested=2e6)])["ok"]
+    assert not judged(rates=[rate(1.4, size=32_768, requested=2e6)])["ok"]
+
+
 def test_a_slow_probe_is_a_reason_and_a_slow_migration_is_not() -> None:
     assert judged(rates=[rate(0.80)])["ok"]
     [reason] = judged(rates=[rate(0.5)])["reasons"]
@@ -168,6 +173,9 @@ def test_a_delay_that_is_not_kept_is_a_reason(expected: float, measured: float, 
     found = judged(calibrated=Calibrated(delays=[DelayResult("a", "b", expected, measured)]))
     assert found["ok"] == ok
     assert ok or "path a to b: a delay of" in found["reasons"][0]
+    assert judged(calibrated=Calibrated(delays=[DelayResult("a", "b", expected, measured)]), asked=Asked(shaken=True))[
+        "ok"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_losses_and_recoveries_are_told_and_the_lost_device_is_marked(tmp_path: 
     end_s = max(row["start_s"] + row["latency_s"] for row in read_rows(folder, "tokens"))
     log.row("faults", t_s=end_s, device="c", step=96, cause="hung", recovering=True)
     times = dict.fromkeys(("noticed_s", "decided_s", "committed_s", "rebuilt_s"), end_s + 1)
-    log.row("recoveries", epoch=9, step=96, devices="c", **times, predicted_s=0.5, blocks=7, loaded_bytes=1, rows=96)
+    log.row("recoveries", epoch=9, step=96, devices="c", **times, predicted_s=0.5, blocks=7, loaded_bytes=1, rows=96,
+            kept_rows=0)  # fmt: skip
     log.close()
     shown = picture(followed(folder))
     lost, recovered = shown.events[-2:]

@@ -188,3 +188,17 @@ def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_pat
     assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
     (fault,) = kept["faults"]
     assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)
+
+
+@pytest.mark.parametrize("on_oom", ["recompute", "fail"])
+def test_a_device_over_its_budget_is_a_loss_where_the_experiment_survives_that(tmp_path: Path, on_oom: str) -> None:
+    squeeze = (Change(8.0, "device/b", "memory", 65536.0),)
+    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0, "grace": 0}
+    of = experiment(
+        "model.preset=tiny", changes=squeeze, tokens=TOKENS, interval=INTERVAL, recovery={"on_oom": on_oom}, **keys
+    )  # fmt: skip
+    _, outcome, kept = drive(tmp_path, of)
+    assert (outcome.status, len(outcome.tokens)) == (("done", TOKENS) if on_oom == "recompute" else ("oom", 8))
+    assert [(row["device"], row["cause"]) for row in kept["faults"]] == (
+        [("b", "oom")] if on_oom == "recompute" else []
+    )

@@ -63,7 +63,7 @@ def keep(holder: Side, generation: int = 1, budget: int | None = None, names: li
 
 def replicate(owner: Side, kept: Kept) -> None:
     order = StreamOrder(
-        "b", [name for name, _ in kept.replicas], 1e9, 700, 1 << 20, [rows for _, rows in kept.replicas]
+        "b", [name for name, _ in kept.replicas], 1e9, 700, 1 << 20, tuple(rows for _, rows in kept.replicas)
     )
     owner.replicas.replicate(Replicate(kept.generation, [order]))
 
