@@ -59,7 +59,8 @@ def test_a_link_with_another_delay_than_asked_makes_the_run_unfaithful_by_name(p
 
 
 def test_a_run_that_sees_only_itself_keeps_its_bits_and_sees_what_is_there(place: Place, tmp_path: Path) -> None:
-    experiment = write_experiment(tmp_path, compute="paced", observation="measured", tokens=24)
+    slow = topology(**{name: {"streaming": "20 MB/s"} for name in "abcd"})  # so that operations last long enough
+    experiment = write_experiment(tmp_path, compute="paced", observation="measured", tokens=24, topology=slow)
     ended = place.replay(experiment, "--backend", "mininet", "--verify", *UNJUDGED)
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise"
@@ -69,9 +70,9 @@ def test_a_run_that_sees_only_itself_keeps_its_bits_and_sees_what_is_there(place
             boundaries[row["step"]][row["quantity"]].append(abs(row["estimate"] / row["truth"] - 1))
     assert sorted(boundaries) == [4, 8, 12, 16, 20]
     for off in boundaries.values():
-        assert set(off) >= {"memory", "up", "down"}
+        assert set(off) >= {"memory", "up", "down", "streaming"}
         assert max(off["memory"]) <= 0.02
-        assert max(off["streaming"] + off["compute"], default=0.0) <= 0.05  # so small operations tell little
+        assert max(off["streaming"] + off["compute"]) <= 0.05
         assert statistics.median(off["up"] + off["down"]) <= 0.10
 
 
@@ -117,8 +118,7 @@ def test_what_an_emulated_run_has_seen_gives_the_same_placements_outside_of_it(
     experiment, asked, placement = Experiment.load(path), make_policy(policy, {}), None
     asked.reset(experiment.seed)
     decisions = rows(ended.folder, "decisions")
-    assert len(decisions) == 6
-    assert policy == "headroom" or any(row["moved"] for row in decisions)  # headroom has little on b from the start
+    assert len(decisions) == 6 and (policy == "headroom" or any(row["moved"] for row in decisions))
     for row in decisions:
         placement = asked.decide(as_recorded(ended.folder, experiment, row["step"]), placement)
         assert {str(block): device for block, device in placement.devices.items()} == placed[row["epoch"]]
