@@ -178,9 +178,8 @@ class Controller:
         self._loop.traces.apply(bearable(self._conditions.target(), self._experiment))
         self._calibrate()
         resumption.restore()
-        for device, quantity in dict(self._strikes.take(self._state.tokens_done - 1)).items():
-            if quantity == RESTART and device in self._state.lost:
-                self._loop.faults.strike(device, quantity)
+        for device in self._strikes.resume(self._state.tokens_done, self._state.lost):
+            self._loop.faults.strike(device, RESTART)
         for done, token in enumerate(self.outcome.tokens, 1):
             self._progress(done, token)
         self._log.event("resumed", self._clock.now(), step=self._state.tokens_done)
