@@ -28,10 +28,8 @@ def test_a_run_goes_on_whenever_its_controller_is_killed(place: Place, moment: s
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("moment", ["decode", "migration", "recovery", *BYTES[:4]])
-def test_a_run_that_keeps_replicas_and_copies_while_tokens_go_on_is_resumed_too(
-    place: Place, moment: str, backend: str
-) -> None:
-    experiment = wandering(place.base, migration="live", recovery={"method": "replicate"})
+def test_a_run_that_keeps_replicas_is_resumed_too(place: Place, moment: str, backend: str) -> None:
+    experiment = wandering(place.base, recovery={"method": "replicate"})
     with place.started(experiment, *asked_for(backend)) as going:
         folder = kill_controller(going, moment)
     resume(place, folder)
