@@ -249,6 +249,8 @@ class EventLoop:
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
         for sender, event in events:
+            if isinstance(event, Halted):  # asked for before the migration was given up
+                self._answers.append((sender, event))
             if not isinstance(event, DeviceLost):
                 self._react(sender, event)
         return events
