@@ -249,7 +249,7 @@ class EventLoop:
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
         for sender, event in events:
-            if isinstance(event, Halted):  # the source was asked to before
+            if isinstance(event, Halted):  # asked for before the migration was given up
                 self._answers.append((sender, event))
             if not isinstance(event, DeviceLost):
                 self._react(sender, event)

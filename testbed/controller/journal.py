@@ -80,6 +80,7 @@ def asked_of(observation: Observation, placement: Placement | None) -> Asked:
             for name, link in observation.links.items()
         },
         None if estimates is None else [(*key, *found) for key, found in estimates.items()],
+        {str(block): device for block, device in observation.replicas.items()},
         None if placement is None else blocks_of(placement),
         0 if placement is None else placement.epoch,
     )
@@ -102,6 +103,7 @@ def observation_of(asked: Asked, present: Observation) -> Observation:
         hop_overhead_s=asked.hop_overhead_s,
         devices=tuple(devices),
         links=links,
+        replicas={parse_block(name): device for name, device in asked.replicas.items()},
         estimates=None if found is None else {(target, what): Estimate(*rest) for target, what, *rest in found},
     )
 

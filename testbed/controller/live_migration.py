@@ -25,7 +25,7 @@ from testbed.placement.cost.model import cached_length, migration_delay, token_l
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
 from testbed.runlog.folder import RunLog
-from testbed.transport.copying import Halt, StreamOrder
+from testbed.transport.copying import Halt, Halted, StreamOrder
 from testbed.transport.messages import Command
 
 # Wall seconds.
@@ -146,12 +146,15 @@ class LiveMigrations:
                 self._end()
 
     def abort(self, reason: str) -> None:
-        """Give up what is under way, and wait until all have forgotten it."""
+        """Between two intervals: give up what is under way, and wait until all have forgotten it."""
         if self._copying is None:
             return
         self._copying.driver.abort(reason)
         self._run()
         self._end()
+        while self.halts:  # an answer that came later would be taken for that of the next migration
+            self.loop.answer(Halted, self.experiment.topology.source, COPY_PATIENCE_S)
+            self.halts -= 1
 
     def drop(self) -> None:
         """Let go of what is under way, because a loss has interrupted it everywhere."""

@@ -36,6 +36,7 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     devices: Mapping[str, tuple[int, float, float]]  # available_bytes, streaming and compute
     links: Mapping[str, tuple[float | None, float | None, float, float]]  # up, down (None: endless), and their delays
     estimates: Sequence[tuple[str, str, float, float, float]] | None = None  # target, quantity, value, age, spread
+    replicas: Mapping[str, str] = {}  # head -> the device that keeps a replica of its cache
     given: Blocks | None = None  # None: it was asked for a first placement
     given_epoch: int = 0
 

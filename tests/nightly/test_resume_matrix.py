@@ -6,7 +6,8 @@ import random
 
 import pytest
 from dying import MOMENTS, asked_for, decided, kill_controller, resume, wandering
-from running import Place
+from outages import BEGIN_S, TOKENS, with_outage
+from running import Place, rows
 
 BACKENDS = ("local", "mininet")
 DRAWN = random.Random(17)
@@ -27,10 +28,20 @@ def test_a_run_goes_on_whenever_its_controller_is_killed(place: Place, moment: s
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("moment", ["decode", "migration", "recovery", *BYTES[:4]])
-def test_a_run_that_keeps_replicas_and_copies_while_tokens_go_on_is_resumed_too(
-    place: Place, moment: str, backend: str
-) -> None:
-    experiment = wandering(place.base, migration="live", recovery={"method": "replicate"})
+def test_a_run_that_keeps_replicas_is_resumed_too(place: Place, moment: str, backend: str) -> None:
+    experiment = wandering(place.base, recovery={"method": "replicate"})
     with place.started(experiment, *asked_for(backend)) as going:
         folder = kill_controller(going, moment)
     resume(place, folder)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_run_on_the_time_clock_goes_on_in_the_middle_of_an_outage(place: Place, backend: str) -> None:
+    experiment = with_outage(place.base, "decode", 3.0)
+    with place.started(experiment, *asked_for(backend)) as going:
+        folder = kill_controller(going, "outage")
+    resume(place, folder, TOKENS["decode"])
+    back_s = BEGIN_S["decode"] + 3.0
+    held = [row for row in rows(folder, "tokens") if row["start_s"] < back_s <= row["start_s"] + row["latency_s"]]
+    assert len(held) == 1 and held[0]["start_s"] + held[0]["latency_s"] < back_s + 1.0

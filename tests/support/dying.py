@@ -74,6 +74,7 @@ def kill_controller(going: Going, moment: str) -> Path:
             "decision": marker.exists() and int(marker.read_text() or 0) >= 3 + 2,
             "migration": _events(folder).count("migration_begin") > _events(folder).count("migration_done") > 0,
             "recovery": '"lost"' in text,
+            "outage": '"quantity":"up","value":0.0' in _events(folder),
             "end": (folder / "tokens.parquet").exists() or text.count('"type":"token"') >= TOKENS,
         }[moment]
         return found or None
@@ -88,12 +89,12 @@ def kill_controller(going: Going, moment: str) -> Path:
     return folder
 
 
-def resume(place: Place, folder: Path) -> Ended:
+def resume(place: Place, folder: Path, tokens: int = TOKENS) -> Ended:
     """`testbed resume` to the end of the run, which must be that of a run that nothing has happened to."""
     ended = place.testbed("resume", folder, "--accept-unfaithful", "--json", timeout=WITHIN_S)
     assert ended.code == 0, ended.err
     assert (ended.summary["status"], ended.summary["verified"]) == ("done", "bitwise")
-    assert [row["step"] for row in rows(folder, "tokens")] == list(range(TOKENS))
+    assert [row["step"] for row in rows(folder, "tokens")] == list(range(tokens))
     assert not (folder / JOURNAL).exists() and place.left_behind() == []
     return ended
 

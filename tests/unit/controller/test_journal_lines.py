@@ -34,14 +34,16 @@ def test_a_placement_reads_back(case: tuple[Observation, Placement]) -> None:
 @given(networked())
 def test_an_observation_reads_back_with_what_changes_in_a_run(case: tuple[Observation, Placement]) -> None:
     seen, placement = case
-    seen = replace(seen, estimates={("link/b", "up"): Estimate(2e6, 0.5, 0.1)})
+    kept = {block: seen.source for block in placement.devices if block.kind == "head"}
+    seen = replace(seen, estimates={("link/b", "up"): Estimate(2e6, 0.5, 0.1)}, replicas=kept)
     present = replace(
-        seen, tokens_done=seen.tokens_done + 1, hop_overhead_s=1.0, estimates=None,
+        seen, tokens_done=seen.tokens_done + 1, hop_overhead_s=1.0, estimates=None, replicas={},
         devices=tuple(replace(view, available_bytes=1, streaming_Bps=1.0) for view in seen.devices),
         links={name: LinkView(1.0, math.inf, 0.0, 0.0) for name in seen.links},
     )  # fmt: skip
     asked = through_the_journal(asked_of(seen, placement))
-    assert observation_of(asked, present) == seen and observation_of(asked, present).estimates == seen.estimates
+    found = observation_of(asked, present)
+    assert found == seen and (found.estimates, found.replicas) == (seen.estimates, seen.replicas)
     assert asked.given == {device: list(names) for device, names in blocks_of(placement).items()}
 
 
