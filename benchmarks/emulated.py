@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.watch import PATIENCE_S, T_975, interval
+from benchmarks.watch import PATIENCE_S, T_975, summed_up
 from testbed.progress import progress_bar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,21 +61,8 @@ def main() -> None:
             text = f"pair {number + 1}: {p50[True]:.2f} ms, the other {p50[False]:.2f} ms, ratio {ratios[-1]:.4f}"
             print(text, flush=True)
             done(number + 1)
-    mean, low, high = interval(ratios)
-    print(f"this over the other: {mean:.4f}, 95 % interval {low:.4f} to {high:.4f}; not faithful: {reasons or 'none'}")
-    line = {
-        "benchmark": "emulated",
-        "peer": "another checkout",
-        "ratio": mean,
-        "unit": "times the median token's time",
-        "ci95_low": low,
-        "ci95_high": high,
-        "pairs": given.rounds,
-        "least": min(ratios),
-        "most": max(ratios),
-        "unfaithful": reasons,
-    }
-    print(json.dumps(line))
+    line = summed_up("emulated", "another checkout", ratios)
+    print(json.dumps(line | {"unfaithful": reasons}))
 
 
 if __name__ == "__main__":

@@ -123,6 +123,23 @@ def interval(ratios: list[float]) -> tuple[float, float, float]:
     return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
 
 
+def summed_up(benchmark: str, peer: str, ratios: list[float]) -> dict[str, Any]:
+    """Print the mean of the pairs with its interval; returns the line of JSON."""
+    mean, low, high = interval(ratios)
+    print(f"ratio {mean:.4f}, 95 % interval {low:.4f} to {high:.4f}")
+    return {
+        "benchmark": benchmark,
+        "peer": peer,
+        "ratio": mean,
+        "unit": "times the median token's time",
+        "ci95_low": low,
+        "ci95_high": high,
+        "pairs": len(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+    }
+
+
 def main() -> None:
     """Print each pair, the mean with its interval, and one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -154,22 +171,8 @@ def main() -> None:
                 flush=True,
             )
             done(number + 1)
-    mean, low, high = interval(ratios)
-    print(f"watched over not: {mean:.4f}, 95 % interval {low:.4f} to {high:.4f}")
-    line = {
-        "benchmark": "watch",
-        "peer": "the same run, not watched",
-        "ratio": mean,
-        "unit": "times the median token's time",
-        "ci95_low": low,
-        "ci95_high": high,
-        "pairs": given.rounds,
-        "least": min(ratios),
-        "most": max(ratios),
-        "watch_cpu_s": statistics.median(cpu),
-        "pictures": statistics.median(pictures),
-        "faithful_runs": faithful,
-    }
+    line = summed_up("watch", "the same run, not watched", ratios)
+    line |= {"watch_cpu_s": statistics.median(cpu), "pictures": statistics.median(pictures), "faithful_runs": faithful}
     print(json.dumps(line))
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from testbed.errors import ConfigError
 from testbed.units import parse_duration
 from testbed.words.chat import Message
 from testbed.words.sampling import Sampling
@@ -65,7 +66,10 @@ class SamplingSpec(Strict):
 
 
 def _seconds(value: object) -> object:
-    return parse_duration(value) if isinstance(value, str) else value
+    try:
+        return parse_duration(value) if isinstance(value, str) else value
+    except ConfigError as error:
+        raise ValueError(error) from error  # so that the key and the file are named
 
 
 class RecoverySpec(Strict):
