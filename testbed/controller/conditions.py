@@ -18,7 +18,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.observation import DeviceView, LinkView, Observation
 from testbed.topologies.finer import with_software
 from testbed.traces.model import SeriesKey, TraceSet
-from testbed.traces.quantities import RATES
+from testbed.traces.quantities import RATES, STRIKES
 from testbed.traces.recording import Change
 
 RAMP_STEP_S = 0.25  # on the traces' clock, between two steps of a decrease with `ramp`
@@ -149,6 +149,10 @@ class Conditions:
     def enforced_memory(self, device: str) -> int:
         """The budget that is enforced now."""
         return self._memory[device]
+
+    def strikes(self) -> list[SeriesKey]:
+        """The devices that the traces have killed or started anew, each with the quantity."""
+        return [key for key in self._values if key[1] in STRIKES]
 
     def hold_up(self) -> bool:
         """Whether traces hold up a link or a device now that they will let go again."""

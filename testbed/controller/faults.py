@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from testbed.controller.losses import DeviceGone, loss_error, survivable
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.controller.suspects import Suspects, Suspicion
-from testbed.errors import EnvironmentLacks
+from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces.quantities import KILL
@@ -28,6 +29,12 @@ class Return:
 
     until_s: float  # wall; when it is given up
     awaited: set[str] | None = None  # who has yet to know it, and itself to be ready; None: it is not up
+    killed: bool = False  # by a trace, and its end has not been noticed yet
+
+    @property
+    def ready(self) -> bool:
+        """Whether the policy may be shown the device."""
+        return self.awaited == set() and not self.killed
 
 
 @dataclass
@@ -53,16 +60,20 @@ class Faults:
 
     def strike(self, device: str, quantity: str) -> None:
         """End a device's worker, or start it anew, as a trace asks. A loss is noticed like any other."""
-        living, on_its_way = self.state.devices[device].living, device in (*self._to_return, *self._returns)
+        living, returning = self.state.devices[device].living, self._returns.get(device)
         if quantity == KILL:
             if device in self._to_return:  # it dies before it stands
                 self._to_return.remove(device)
-            elif living or on_its_way:
-                if living:
+            elif living or returning is not None:
+                if returning is not None:
+                    returning.killed = True
+                else:
                     self._killed_s[device] = self.fleet.clock.now()
                 self.fleet.kill(device)
-        elif on_its_way or (living and device not in self._killed_s):
-            self._note("restart_ignored", device, "it starts already" if on_its_way else "it lives")
+        elif device in self._to_return or (returning is not None and not returning.killed):
+            self._note("restart_ignored", device, "it starts already")
+        elif living and device not in self._killed_s:
+            self._note("restart_ignored", device, "it lives")
         else:
             self._to_return.append(device)
 
@@ -147,17 +158,18 @@ class Faults:
     @property
     def returning(self) -> bool:
         """Whether a device is on its way back."""
-        return bool(self._to_return) or any(each.awaited != set() for each in self._returns.values())
+        return bool(self._to_return) or not all(each.ready for each in self._returns.values())
 
     def proceed(self) -> None:
         """Start the workers that are due, and give up those that take too long."""
         now_s = self.fleet.clock.wall()
-        for device in [name for name in self._to_return if self.state.devices[name].state == "lost"]:
+        ended = {name for name, known in self.state.devices.items() if known.state == "lost"} - set(self._returns)
+        for device in [name for name in self._to_return if name in ended]:
             self._to_return.remove(device)
             self._returns[device] = Return(now_s + RETURN_PATIENCE_S)
             self.fleet.restart(device)
             self._note("device_restarted", device)
-        for device in [name for name, each in self._returns.items() if each.until_s < now_s and each.awaited != set()]:
+        for device in [name for name, each in self._returns.items() if each.until_s < now_s and not each.ready]:
             self.fleet.kill(device)
             self.lose(device, DeviceLost(False, None), 0, 0)
 
@@ -169,11 +181,14 @@ class Faults:
                 return False
             case DeviceLost():  # what a fence ended, which must not end a migration on the living
                 self.lose(device, event, 0, 0)
+            case Hello() if returning is None or returning.killed:
+                pass  # its end is reported next
             case Hello() if returning is not None:
                 for instruction in self.state.devices[device].started():
                     if isinstance(instruction, Introduce):
                         told = self.fleet.introduce(device)
-                        self.fleet.send(device, Load([], pinned=False))
+                        with suppress(RunFailed):  # it has ended again, as is reported next
+                            self.fleet.send(device, Load([], pinned=False))
                         returning.awaited = {*told, ""}  # the empty name stands for the answer to Load
                         for name in told:
                             self._told.setdefault(name, deque()).append(device)
@@ -193,7 +208,7 @@ class Faults:
 
     def offer(self) -> None:
         """Show the policy, from now on, the devices that have returned."""
-        for device in [name for name, each in self._returns.items() if each.awaited == set()]:
+        for device in [name for name, each in self._returns.items() if each.ready]:
             del self._returns[device]
             for instruction in self.state.devices[device].introduced():
                 if isinstance(instruction, Offer):

@@ -153,6 +153,7 @@ class Controller:
             if self._resumption is not None:
                 self._loop.traces.apply()
             state.begun = True
+            self._loop.traces.strike_first()
             while not self._over():
                 self._next_interval()
             self._surviving(lambda: self._live.abort("the run has ended"))

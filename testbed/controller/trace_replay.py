@@ -40,6 +40,12 @@ class TraceReplay:
         self._conditions.begin()
         self.apply()
 
+    def strike_first(self) -> None:
+        """On the time clock, kill and start anew at time 0 what the traces say, once the clock has started."""
+        if not self._on_tokens and not self._conditions.time:
+            for target, quantity in sorted(self._conditions.strikes()):
+                self._strike(target.removeprefix("device/"), quantity)
+
     def apply(self, target: TargetState | None = None) -> None:
         """Make the fleet what the target says, or what it should be now."""
         target = self._conditions.target() if target is None else target

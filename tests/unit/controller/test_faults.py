@@ -15,7 +15,7 @@ from testbed.controller.fleet import DeviceLost
 from testbed.controller.losses import DeviceGone
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.errors import EnvironmentLacks, OutOfMemory
+from testbed.errors import EnvironmentLacks, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog, read_rows
 from testbed.transport.messages import Committed, Connected, Hello, Load, Loaded, Token
@@ -50,6 +50,8 @@ class Workers:
         return sorted(self.up)
 
     def send(self, device: str, command: Any) -> None:
+        if device not in self.up:
+            raise RunFailed(f"device {device} cannot be reached")
         self.asked.append((device, command))
 
 
@@ -181,6 +183,43 @@ def test_a_device_may_be_killed_while_it_returns_and_is_started_once(faults: Fau
     assert asked(faults) == [("restart", "b")]
     faults.strike("b", "kill")
     assert asked(faults) == [("kill", "b")] and faults.takes("b", ENDED) and not returning(faults)
+
+
+def test_a_device_that_is_killed_while_it_returns_may_be_started_anew_before_that_is_noticed(faults: Faults) -> None:
+    lose(faults, "b")
+    faults.strike("b", "restart")
+    faults.proceed()
+    faults.takes("b", Hello(7, "ipc://b"))
+    for device, event in (("a", Connected()), ("b", Connected()), ("c", Connected()), ("b", Loaded(0))):
+        faults.takes(device, event)
+    assert not returning(faults)
+    faults.strike("b", "kill")
+    assert returning(faults)
+    faults.offer()
+    assert faults.state.lost == {"b"}, "it is dying, and must not be offered"
+    asked(faults)
+    faults.strike("b", "restart")
+    faults.proceed()
+    assert not asked(faults)
+    assert faults.takes("b", ENDED)
+    faults.proceed()
+    assert asked(faults)[-1] == ("restart", "b")
+
+
+def test_a_new_worker_that_ends_before_its_first_word_is_heard_ends_no_run(faults: Faults) -> None:
+    lose(faults, "b")
+    faults.strike("b", "restart")
+    faults.proceed()
+    fleet: Any = faults.fleet
+    fleet.up.discard("b")
+    assert faults.takes("b", Hello(7, "ipc://b")) and faults.takes("b", ENDED)
+    assert faults.state.lost == {"b"} and not returning(faults)
+    faults.strike("b", "restart")
+    faults.proceed()
+    faults.strike("b", "kill")
+    asked(faults)
+    assert faults.takes("b", Hello(8, "ipc://b"))
+    assert not asked(faults) and faults.state.devices["b"].state == "lost"
 
 
 def test_a_restart_of_a_device_that_lives_does_nothing(faults: Faults) -> None:

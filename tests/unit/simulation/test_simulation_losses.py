@@ -171,6 +171,19 @@ def test_on_the_time_clock_a_device_dies_and_returns_at_its_time(tmp_path: Path)
     assert "b" in used(kept, last)
 
 
+def test_on_the_time_clock_a_device_may_die_at_the_very_beginning(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, struck((0.0, "b", "kill"), trace_clock="time"))
+    assert outcome.status == "done", outcome.error
+    assert [(row["device"], row["step"]) for row in kept["faults"]] == [("b", 0)]
+    assert [row["rows"] for row in kept["recoveries"]] == [0], "the prefill begins anew"
+
+
+def test_a_device_that_dies_while_it_returns_is_started_anew_by_a_later_row(tmp_path: Path) -> None:
+    of = struck((1, "b", "kill"), (2, "b", "restart"), (5, "b", "kill"), (5, "b", "restart"))
+    _, outcome, kept = drive(tmp_path, of, Spread())
+    assert outcome.status == "done" and "b" in used(kept, kept["placements"][-1]["epoch"])
+
+
 def paused(off: float, **recovery: Any) -> Any:
     """The quick start, whose device b is paused from 0.05 s on."""
     changes = (Change(0.05, "device/b", "pause", 1.0), Change(off, "device/b", "pause", 0.0))
