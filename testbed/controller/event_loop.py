@@ -244,11 +244,12 @@ class EventLoop:
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """Like `_pump`, for a migration, which handles lost devices itself."""
         events = [*self._unheard, *self._pump(0.0 if self._unheard else timeout_s)]
-        self._unheard.clear()
         # A fleet without regular measurements is measured when memory is fullest.
         if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
-        for sender, event in events:
+        self._unheard = deque(events)  # those after one that ends the interval or the run are kept for later
+        while self._unheard:
+            sender, event = self._unheard.popleft()
             if isinstance(event, Halted):  # asked for before the migration was given up
                 self._answers.append((sender, event))
             if not isinstance(event, DeviceLost):

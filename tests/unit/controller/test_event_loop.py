@@ -8,14 +8,17 @@ import pytest
 
 from testbed.clock import EmulatedClock
 from testbed.controller.conditions import Conditions
+from testbed.controller.device_state import DeviceState
 from testbed.controller.event_loop import EventLoop
+from testbed.controller.fleet import DeviceLost
+from testbed.controller.losses import DeviceGone
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces import Change, Trace, TraceSet
-from testbed.transport.messages import Token
+from testbed.transport.messages import OutOfBudget, Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
 BASE: dict[str, Any] = {
@@ -25,12 +28,22 @@ BASE: dict[str, Any] = {
 
 
 class Silent:
-    """A fleet whose workers say nothing."""
+    """A fleet whose workers say nothing, or only `said`."""
 
     clock = EmulatedClock()
     replayed: frozenset[Any] = frozenset()
+    beating = False
+    sample_interval_s = 100.0
+
+    def __init__(self, *said: tuple[str, Any]) -> None:
+        self.said = list(said)
 
     def events(self, timeout_s: float) -> list[Any]:
+        """What is said, once."""
+        found, self.said = self.said, []
+        return found
+
+    def replay_reports(self) -> list[Any]:
         """Nothing."""
         return []
 
@@ -51,6 +64,23 @@ def sentence(tmp_path: Any, *changes: Change) -> str:
     with pytest.raises(RunFailed) as failed:
         loop.answer(Token, "a", 0.0)
     return str(failed.value)
+
+
+def test_a_loss_is_heard_that_comes_together_with_one_that_ends_the_migration(tmp_path: Any) -> None:
+    experiment = Experiment.from_dict(BASE | {"recovery": {"on_oom": "recompute"}})
+    conditions = Conditions(experiment)
+    conditions.begin()
+    state = RunState({name: DeviceState(name) for name in "abc"}, begun=True)
+    log = RunLog.create(tmp_path, "losses", "static")
+    fleet: Any = Silent(("b", OutOfBudget(4, 9, 8)), ("c", DeviceLost(False, -9)))
+    fleet.kill = lambda device: None
+    recorder = Recorder(log, fleet.clock, 1)
+    loop = EventLoop(experiment, 2, fleet, conditions, state, recorder, log, 1e-4)
+    with pytest.raises(DeviceGone, match="device b"):
+        loop.migration_events(0.0)
+    with pytest.raises(DeviceGone, match="device c"):
+        loop.hear(())
+    assert state.lost == {"b", "c"}
 
 
 def test_a_device_that_says_nothing_is_named_with_the_token(tmp_path: Any) -> None:
