@@ -46,7 +46,7 @@ class LocalFleet(ProcessFleet):
         self._baselines = {device: process_rss_bytes(pid) or 0 for device, pid in self._pids.items()}
 
     def _warm_again(self, device: str) -> None:
-        self._baselines[device] = process_rss_bytes(self._pids[device]) or 0
+        self._baselines[device] = process_rss_bytes(self._pids.get(device, 0)) or 0
 
     def _apply_links(self, target: TargetState) -> list[LinkSample]:
         self._links = target.links

@@ -167,7 +167,7 @@ class MininetFleet(ProcessFleet):
         super().restart(device)
 
     def _warm_again(self, device: str) -> None:
-        group, warm = self._cgroups.get(device), process_rss_bytes(self._pids[device]) or 0
+        group, warm = self._cgroups.get(device), process_rss_bytes(self._pids.get(device, 0)) or 0
         if group is not None:
             warm = group.anon() - self._ballasts.held_bytes(device)
             self._oom_killed_before[device] = group.oom_kills()

@@ -243,9 +243,10 @@ class ProcessFleet(ABC):
         self._tell(device, SetDevice(target.streaming_Bps, target.compute_flops))
         self._tell(device, SetBudget(target.memory_bytes))
         self._tell(device, self._paths_to(self._target, device))
-        told = sorted(self._addresses)
-        for name in told:
+        for name in (told := sorted(self._addresses)):
             self._tell(name, self._peers_of(name))
+        if target.paused:
+            self._signal(device, signal.SIGSTOP)
         return told
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
@@ -325,8 +326,7 @@ class ProcessFleet(ABC):
 
     def observe(self) -> Samples:
         """Memory, queues and the host's cores as they are now."""
-        devices = [self._sample_device(name, self._alive(name)) for name in self.names]
-        return Samples(devices, self._sample_links(), host_usage())
+        return Samples([self._sample_device(n, self._alive(n)) for n in self.names], self._sample_links(), host_usage())
 
     def stop(self) -> None:
         """End every worker, then what was brought up for them."""
@@ -356,8 +356,8 @@ class ProcessFleet(ABC):
         return self._refusals.notes(self._hub.dropped if self._hub is not None else self._dropped)
 
     def _signal(self, device: str, number: signal.Signals) -> None:
-        """Stop or continue a worker. One that has died is left alone; an event reports its loss."""
-        if self._alive(device):
+        """Stop or continue a worker. One that is not up, or has died, is left alone."""
+        if device in self._pids and self._alive(device):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pids[device], number)
 
