@@ -242,17 +242,23 @@ class EventLoop:
             self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself."""
-        events = [*self._unheard, *self._pump(0.0 if self._unheard else timeout_s)]
-        self._unheard.clear()
+        """Like `_pump`, for a migration, which handles lost devices itself.
+
+        What comes after a loss, or after an event that ends the run, is kept for later.
+        """
+        self._unheard += self._pump(0.0 if self._unheard else timeout_s)
         # A fleet without regular measurements is measured when memory is fullest.
-        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in self._unheard):
             self.sample()
-        for sender, event in events:
+        events = []
+        while self._unheard:
+            sender, event = self._unheard.popleft()
+            events.append((sender, event))
+            if isinstance(event, DeviceLost):
+                break
             if isinstance(event, Halted):  # asked for before the migration was given up
                 self._answers.append((sender, event))
-            if not isinstance(event, DeviceLost):
-                self._react(sender, event)
+            self._react(sender, event)
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:

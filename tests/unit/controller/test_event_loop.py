@@ -1,21 +1,25 @@
-"""What ends a wait that is too long, in a sentence that says what the traces hold up at that time."""
+"""Waits: what ends one that is too long, in a sentence, and that no loss is forgotten over another."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from testbed.clock import EmulatedClock
 from testbed.controller.conditions import Conditions
+from testbed.controller.device_state import DeviceState
 from testbed.controller.event_loop import EventLoop
+from testbed.controller.fleet import DeviceLost, FleetEvent
+from testbed.controller.losses import DeviceGone
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
 from testbed.traces import Change, Trace, TraceSet
-from testbed.transport.messages import Token
+from testbed.transport.messages import Committed, OutOfBudget, Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
 BASE: dict[str, Any] = {
@@ -24,13 +28,22 @@ BASE: dict[str, Any] = {
 }  # fmt: skip
 
 
-class Silent:
-    """A fleet whose workers say nothing."""
+class Scripted:
+    """A fleet whose workers say what they are told to, at once."""
 
     clock = EmulatedClock()
     replayed: frozenset[Any] = frozenset()
+    beating, sample_interval_s = False, 60.0
 
-    def events(self, timeout_s: float) -> list[Any]:
+    def __init__(self, *said: tuple[str, FleetEvent]) -> None:
+        self.said = list(said)
+
+    def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """All of it, once."""
+        found, self.said = self.said, []
+        return found
+
+    def replay_reports(self) -> list[Any]:
         """Nothing."""
         return []
 
@@ -38,28 +51,55 @@ class Silent:
         """Nothing."""
         return 0.0
 
+    def kill(self, device: str) -> None:
+        """Nothing."""
 
-def sentence(tmp_path: Any, *changes: Change) -> str:
+
+def loop_over(tmp_path: Path, fleet: Scripted, experiment: Experiment) -> EventLoop:
+    conditions = Conditions(experiment)
+    conditions.begin()
+    log = RunLog.create(tmp_path, "scripted", "static")
+    state = RunState({name: DeviceState(name) for name in "abc"}, begun=True)
+    recorder = Recorder(log, fleet.clock, 1)
+    return EventLoop(experiment, 2, fleet, conditions, state, recorder, log, 1e-4)  # type: ignore[arg-type]
+
+
+def sentence(tmp_path: Path, *changes: Change) -> str:
     """What a wait of no time for a token of a's ends with."""
     traces = TraceSet((Trace(changes, "hold", None),)) if changes else TraceSet()
     experiment = Experiment.from_dict(BASE).model_copy(update={"traces": traces})
-    conditions = Conditions(experiment)
-    conditions.begin()
-    log = RunLog.create(tmp_path, "silent", "static")
-    recorder, fleet = Recorder(log, Silent.clock, 1), Silent()
-    loop = EventLoop(experiment, 2, fleet, conditions, RunState(), recorder, log, 1e-4)  # type: ignore[arg-type]
     with pytest.raises(RunFailed) as failed:
-        loop.answer(Token, "a", 0.0)
+        loop_over(tmp_path, Scripted(), experiment).answer(Token, "a", 0.0)
     return str(failed.value)
 
 
-def test_a_device_that_says_nothing_is_named_with_the_token(tmp_path: Any) -> None:
+def test_a_device_that_says_nothing_is_named_with_the_token(tmp_path: Path) -> None:
     assert sentence(tmp_path) == "device a sent no Token for 0 s at token 0"
 
 
-def test_links_that_are_down_and_devices_that_are_paused_are_named_as_what_holds_it_up(tmp_path: Any) -> None:
+def test_links_that_are_down_and_devices_that_are_paused_are_named_as_what_holds_it_up(tmp_path: Path) -> None:
     paused = sentence(tmp_path, Change(0, "device/b", "pause", 1.0))
     assert paused.endswith("at token 0; device b is paused")
     pauses = [Change(0, f"device/{name}", "pause", 1.0) for name in "bc"]
     more = sentence(tmp_path, Change(0, "link/c", "up", 0.0), *pauses)
     assert more.endswith("; the link of c is at 0 bit/s; devices b, c are paused")
+
+
+OUT = OutOfBudget(3, 2, 1)
+ENDED = DeviceLost(False, -9)
+
+
+@pytest.mark.parametrize("first", [("b", OUT), ("b", ENDED)])
+@pytest.mark.parametrize("second", [("c", OUT), ("c", ENDED)])
+def test_a_loss_that_is_told_together_with_another_is_kept_for_after_it(
+    tmp_path: Path, first: tuple[str, FleetEvent], second: tuple[str, FleetEvent]
+) -> None:
+    """Out of the waits of a migration, too, where the driver is handed what has ended a worker."""
+    experiment = Experiment.from_dict(BASE | {"recovery": {"on_oom": "recompute"}})
+    loop = loop_over(tmp_path, Scripted(("a", Committed(1, 0)), first, second), experiment)
+    lost = []
+    for _ in range(2):
+        with pytest.raises(DeviceGone) as gone:
+            loop.hear([event for event in loop.migration_events(0.0) if isinstance(event[1], DeviceLost)])
+        lost.append(gone.value.device)
+    assert sorted(lost) == ["b", "c"] and not loop.migration_events(0.0)
