@@ -17,9 +17,9 @@ from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
-from testbed.runlog.folder import RunLog
+from testbed.runlog.folder import RunLog, read_rows
 from testbed.traces import Change, Trace, TraceSet
-from testbed.transport.messages import Committed, OutOfBudget, Token
+from testbed.transport.messages import Collected, Committed, Connected, Hello, Loaded, OutOfBudget, Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
 BASE: dict[str, Any] = {
@@ -52,6 +52,18 @@ class Scripted:
         return 0.0
 
     def kill(self, device: str) -> None:
+        """Nothing."""
+
+    def restart(self, device: str) -> None:
+        """The new worker is up at once."""
+        self.said.append((device, Hello(0, "")))
+
+    def introduce(self, device: str) -> list[str]:
+        """All get to know it at once."""
+        self.said += [(device, Loaded(0)), *((name, Connected()) for name in "abc")]
+        return ["a", "b", "c"]
+
+    def send(self, device: str, command: Any) -> None:
         """Nothing."""
 
 
@@ -103,3 +115,27 @@ def test_a_loss_that_is_told_together_with_another_is_kept_for_after_it(
             loop.hear([event for event in loop.migration_events(0.0) if isinstance(event[1], DeviceLost)])
         lost.append(gone.value.device)
     assert sorted(lost) == ["b", "c"] and not loop.migration_events(0.0)
+
+
+def test_a_new_worker_is_not_thought_to_have_waited_for_a_core_before_it_was_there(tmp_path: Path) -> None:
+    """Workers count their waits from their start on, so a new one has waited for less than the old one had."""
+    loop = loop_over(tmp_path, fleet := Scripted(), Experiment.from_dict(BASE | {"recovery": {"on_exit": "recompute"}}))
+
+    def collected(tokens: int, waited_s: float) -> None:
+        loop._state.tokens_done = tokens
+        fleet.said.append(("b", Collected(1, [], 0, waited_s)))
+        loop.listen()
+
+    for tokens, waited_s in ((0, 0.5), (2, 3.0), (4, 3.5)):
+        collected(tokens, waited_s)
+    fleet.said.append(("b", ENDED))
+    with pytest.raises(DeviceGone):
+        loop.listen()
+    loop.faults.strike("b", "restart")
+    loop.offer_returned()
+    assert not loop.faults.returning and not loop._state.lost
+    for tokens, waited_s in ((6, 0.25), (8, 0.5)):
+        collected(tokens, waited_s)
+    loop._log.flush()
+    waits = [(row["first"], row["last"], row["wait_s"]) for row in read_rows(loop._log.folder, "waits")]
+    assert waits == [(0, 1, 2.5), (2, 3, 0.5), (6, 7, 0.25)]
