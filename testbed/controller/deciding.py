@@ -39,9 +39,8 @@ class Decider:
         try:
             if placement is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
-            decision = call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
-            self.journal.asked(observation, placement)
-            return decision
+            self.journal.asked(observation, placement)  # it may remember what it decides in vain, too
+            return call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
         except PolicyMisbehaved as error:
             step = self.state.tokens_done
             self.log.event("policy_misbehaved", self.clock.now(), step=step, reason=str(error), returned=error.returned)

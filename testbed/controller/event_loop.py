@@ -92,7 +92,6 @@ class EventLoop:
         # At the last collection: device -> (emulated time, tokens done, seconds waited), and (tokens done, usage).
         self._collected: dict[str, tuple[float, int, float]] = {}
         self._host: tuple[int, HostUsage] | None = None
-        self._begun = (0.0, 0)  # emulated time and tokens at which this controller began
         self.copying: MigrationDriver | None = None  # copies blocks while tokens go on, and hears all events
         self.replicating: Callable[[str, FleetEvent], None] | None = None  # hears all events
         self._disturbed = False  # whether copies have been on the links in the present interval
@@ -220,7 +219,8 @@ class EventLoop:
         """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
         while self._experiment.trace_clock == "token" and self.faults.returning:
             self.hear(self._pump(RETURN_LOOK_S))
-        self.faults.offer()
+        for device in self.faults.offer():
+            self._collected.pop(device, None)  # the new worker's waits are counted from the next collection on
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
@@ -242,18 +242,23 @@ class EventLoop:
             self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself."""
-        events = [*self._unheard, *self._pump(0.0 if self._unheard else timeout_s)]
+        """Like `_pump`, for a migration, which handles lost devices itself.
+
+        What comes after a loss, or after an event that ends the run, is kept for later.
+        """
+        self._unheard += self._pump(0.0 if self._unheard else timeout_s)
         # A fleet without regular measurements is measured when memory is fullest.
-        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in self._unheard):
             self.sample()
-        self._unheard = deque(events)  # those after one that ends the interval or the run are kept for later
+        events = []
         while self._unheard:
             sender, event = self._unheard.popleft()
+            events.append((sender, event))
+            if isinstance(event, DeviceLost):
+                break
             if isinstance(event, Halted):  # asked for before the migration was given up
                 self._answers.append((sender, event))
-            if not isinstance(event, DeviceLost):
-                self._react(sender, event)
+            self._react(sender, event)
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:
@@ -290,8 +295,8 @@ class EventLoop:
                 self.faults.heard_late(device, dict(event.late))
                 if not event.request:
                     return  # the startup calibration asked for it
-                begun_s, step, waited_s = self._collected.get(device, (*self._begun, 0.0))
                 now_s = self._clock.now()
+                begun_s, step, waited_s = self._collected.get(device, (now_s, self._state.tokens_done, 0.0))
                 if self._state.tokens_done > step:
                     last = self._state.tokens_done - 1
                     self._recorder.wait(device, step, last, self._waits[device] - waited_s, now_s - begun_s)
@@ -320,11 +325,6 @@ class EventLoop:
         self._recorder.samples(samples, budgets, self._predicted_bytes(), self._waits)
         self.delays.count(samples.links)
         return samples
-
-    def begin_at(self, tokens_done: int) -> None:
-        """Measure from here on, in a run that goes on after so many tokens."""
-        self._begun = self._clock.now(), tokens_done
-        self.collect()
 
     def collect(self) -> None:
         """Have every worker hand over its spans, and record memory, queues and the host's use."""

@@ -90,7 +90,8 @@ class Faults:
         self._told.pop(device, None)
         if not known.living:
             known.ended()
-            self._note("device_lost_again", device, f"its worker ended with code {event.exit_code} while starting")
+            why = event.hung or f"its worker ended with code {event.exit_code} while starting"
+            self._note("device_lost_again", device, why)
             return
         self._lose_living(device, event, need_bytes, budget_bytes)
 
@@ -171,7 +172,8 @@ class Faults:
             self._note("device_restarted", device)
         for device in [name for name, each in self._returns.items() if each.until_s < now_s and not each.ready]:
             self.fleet.kill(device)
-            self.lose(device, DeviceLost(False, None), 0, 0)
+            late = f"its new worker was not known to all within {RETURN_PATIENCE_S:.0f} s"
+            self.lose(device, DeviceLost(False, None, hung=late), 0, 0)
 
     def takes(self, device: str, event: FleetEvent) -> bool:
         """Whether an event is about a return, or comes late from a lost device. It is handled here then."""
@@ -206,13 +208,17 @@ class Faults:
                 return False
         return True
 
-    def offer(self) -> None:
-        """Show the policy, from now on, the devices that have returned."""
-        for device in [name for name, each in self._returns.items() if each.ready]:
+    def offer(self) -> list[str]:
+        """Show the policy, from now on, the devices that have returned; returns them."""
+        ready = [name for name, each in self._returns.items() if each.ready]
+        for device in ready:
             del self._returns[device]
+            # Its new worker counts anew what it drops.
+            self._heard_late = {pair: count for pair, count in self._heard_late.items() if pair[0] != device}
             for instruction in self.state.devices[device].introduced():
                 if isinstance(instruction, Offer):
                     self._note("device_returned", device)
+        return ready
 
     def _note(self, kind: str, device: str, reason: str | None = None) -> None:
         told = {} if reason is None else {"reason": reason}

@@ -30,13 +30,14 @@ class Journal:
     _crossings: list[Crossing] = field(default_factory=list)
 
     def asked(self, observation: Observation, placement: Placement | None) -> None:
-        """The policy has been asked, so it may remember this."""
+        """The policy is asked, so it may remember this."""
         if self.log.journaled:
             self._asked.append(asked_of(observation, placement))
 
     def crossed(self, until: float, committed: bool) -> None:
         """A boundary has been crossed, with the traces at time `until`."""
-        self._crossings.append(Crossing(until, self.state.boundary, committed))
+        if self.log.journaled:
+            self._crossings.append(Crossing(until, self.state.boundary, committed))
 
     def checkpoint(self) -> None:
         """Write down where the run stands."""

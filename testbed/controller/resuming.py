@@ -72,7 +72,7 @@ class Resumption:
         self._rebuild(state.placement)
         if tokens:
             self._repeat_last()
-        self.loop.begin_at(state.tokens_done)
+        self.loop.collect()  # waits for a core are counted from here on
 
     def _checkpoint(self) -> Checkpoint:
         assert self.past.checkpoint is not None

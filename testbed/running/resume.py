@@ -18,6 +18,7 @@ from testbed.runlog.folder import RunLog, read_manifest, read_summary
 from testbed.runlog.journal import read_past
 from testbed.running.backends import choose_backend, find_backend
 from testbed.running.carry_out import failure, run_apart
+from testbed.running.going_on import is_up
 from testbed.running.ownership import given_to_sudo_user
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.run_names import find_run
@@ -77,12 +78,10 @@ def resume_once(
 
 def _resumable(folder: Path) -> dict[str, Any]:
     """The manifest of a run that can go on; raises ConfigError for any other."""
-    from testbed.emulation.state_files import find_live
-
     manifest, summary = read_manifest(folder), read_summary(folder)
     if summary is not None:
         raise ConfigError(f"{folder} has ended ({summary.get('status')}): only a run without a summary can be resumed")
-    if find_live(folder.resolve()) is not None:
+    if is_up(folder):
         raise ConfigError(f"{folder} is going on: only a run that has died can be resumed")
     if "experiment" not in manifest or "options" not in manifest:
         raise ConfigError(f"{folder} died before its experiment was written down: replay the experiment instead")
@@ -101,9 +100,10 @@ def _alone(folder: Path) -> Iterator[None]:
     """Refuse what somebody else is resuming."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{folder} is going on: somebody else is resuming it") from error
         yield
-    except BlockingIOError as error:
-        raise ConfigError(f"{folder} is going on: somebody else is resuming it") from error
     finally:
         os.close(descriptor)

@@ -30,7 +30,7 @@ class Link:
         self._lock = threading.Lock()
         self._waiting: deque[Buffer] = deque()
         self._socket: socket.socket | None = None
-        self._connected = False
+        self._connected = self._closed = False
 
     def send(self, parts: Sequence[Buffer]) -> bool:
         """Send the parts one after another; returns whether the kernel has all of them."""
@@ -61,6 +61,9 @@ class Link:
             return None if self._socket is None else self._socket.fileno()
 
     def _go_on(self) -> bool:
+        if self._closed:  # another thread may still have something for it
+            self._waiting.clear()
+            return True
         if not self._connected and not self._connect():
             return False
         while self._waiting:
@@ -99,8 +102,9 @@ class Link:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Close the connection. The kernel still sends what it has taken."""
+        """Close the connection for good. The kernel still sends what it has taken."""
         with self._lock:
+            self._closed = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):  # unread answers would make the kernel throw away what it has
                     self._socket.recv(4096)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 
 import msgspec
 
@@ -11,6 +12,8 @@ from testbed.placement.blocks import wire_bytes
 from testbed.transport.data import DataHeader, DataPlane
 from testbed.wire import OUTAGE_BPS
 from testbed.worker.inbox import LinkClock
+
+_AT_ONCE = nullcontext()
 
 
 class Outbox:
@@ -20,32 +23,34 @@ class Outbox:
         self.device = device
         self._plane = plane
         self._uplink = LinkClock()
-        self._stamping = threading.Lock()  # what is copied in the background takes the same uplink
+        # On an imposed uplink, what is copied in the background and what an outage held must keep their order.
+        self._turn = threading.RLock()
         self._up_bps = 0.0  # 0: the link itself limits the rate
         self._stranded: list[tuple[str, DataHeader, bytes, bool]] = []  # messages that an outage holds
 
     def set_rate(self, up_bps: float) -> None:
         """Impose this rate from now on (0: the link itself does). Messages held by an outage leave when it is over."""
-        self._up_bps = up_bps
-        if not 0 < up_bps <= OUTAGE_BPS:
-            stranded, self._stranded = self._stranded, []
-            for peer, header, payload, apart in stranded:
-                self.send(peer, header, payload, apart)
+        with self._turn:
+            self._up_bps = up_bps
+            if not 0 < up_bps <= OUTAGE_BPS:
+                stranded, self._stranded = self._stranded, []
+                for peer, header, payload, apart in stranded:
+                    self.send(peer, header, payload, apart)
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"", apart: bool = False) -> float:
         """Send one message now, by the connection `apart` if it is copied; returns its time (monotonic seconds)."""
-        now = time.monotonic()
-        if 0 < self._up_bps <= OUTAGE_BPS:
-            self._stranded.append((peer, header, bytes(payload), apart))
-            return now
-        departs = departed = now
-        if self._up_bps:
-            with self._stamping:
+        with self._turn if self._up_bps else _AT_ONCE:
+            now = time.monotonic()
+            if 0 < self._up_bps <= OUTAGE_BPS:
+                self._stranded.append((peer, header, bytes(payload), apart))
+                return now
+            departs = departed = now
+            if self._up_bps:
                 departs = max(now, self._uplink.free_s)
                 departed = self._uplink.pass_through(now, now, wire_bytes(len(payload)), self._up_bps)
-        stamped = msgspec.structs.replace(
-            header, sender=self.device, sent_s=now, departs_s=departs, departed_s=departed
-        )
-        send = self._plane.send_apart if apart else self._plane.send
-        send(peer, stamped, payload)
-        return now
+            stamped = msgspec.structs.replace(
+                header, sender=self.device, sent_s=now, departs_s=departs, departed_s=departed
+            )
+            send = self._plane.send_apart if apart else self._plane.send
+            send(peer, stamped, payload)
+            return now

@@ -108,8 +108,23 @@ def test_a_new_worker_is_offered_once_it_is_ready_and_all_know_it(faults: Faults
         faults.offer()
         assert faults.state.lost == {"b"}
     assert faults.takes("c", Connected()) and not returning(faults)
+    assert faults.offer() == ["b"] and not faults.state.lost
+
+
+def test_a_new_worker_counts_late_words_anew(faults: Faults) -> None:
+    for device in "bc":
+        lose(faults, device)
+    faults.heard_late("b", {"c": 2})
+    faults.strike("b", "restart")
+    faults.proceed()
+    faults.takes("b", Hello(7, "ipc://b"))
+    for event, device in ((Connected(), "a"), (Connected(), "b"), (Loaded(0), "b")):
+        faults.takes(device, event)
     faults.offer()
-    assert not faults.state.lost
+    faults.heard_late("b", {"c": 1})
+    faults.record_late()
+    faults.log.flush()
+    assert [row["messages"] for row in read_rows(faults.log.folder, "faults") if row["cause"] == "late"] == [3]
 
 
 def test_who_dies_while_a_device_returns_is_not_waited_for(faults: Faults) -> None:

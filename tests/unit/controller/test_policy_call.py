@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,15 +16,22 @@ import yaml
 from placement_cases import quickstart
 
 from testbed.cli import run
+from testbed.clock import EmulatedClock
+from testbed.controller.deciding import Decider
+from testbed.controller.journal import Journal
 from testbed.controller.losses import DeviceGone
 from testbed.controller.policy_call import SHOWN_BLOCKS, PolicyMisbehaved, call_policy, reset_policy, show
+from testbed.controller.recorder import Recorder
+from testbed.controller.run_state import RunState
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Block, Placement
 from testbed.placement.cost.memory import Infeasible
 from testbed.placement.observation import Observation
+from testbed.placement.plan import Plan
 from testbed.placement.policies import make_policy
-from testbed.runlog.folder import read_lines, read_rows
+from testbed.runlog.folder import RunLog, read_lines, read_rows
+from testbed.runlog.journal import read_past
 
 ROOT = Path(__file__).parents[3]
 
@@ -257,3 +265,24 @@ def test_what_happens_meanwhile_is_heard_and_a_loss_drops_the_decision() -> None
     with pytest.raises(DeviceGone, match="device b is lost"):
         call_policy(Own(lambda: time.sleep(0.6)), quickstart(), None, 5.0, meanwhile)
     assert len(looks) == 2, "nobody looks on after a loss"
+
+
+def test_a_call_whose_decision_a_loss_made_vain_stands_in_the_journal(tmp_path: Path) -> None:
+    """The policy may remember it, so it must be reminded of it when the run is resumed."""
+    experiment, clock = Experiment.load(ROOT / "experiments" / "quickstart.yaml"), EmulatedClock()
+    log = RunLog.create(tmp_path, "quickstart", "own")
+    log.journaled = True
+    state, asked = RunState(), threading.Event()
+    journal = Journal(log, clock, state)
+
+    def lose() -> None:
+        asked.set()
+        raise DeviceGone("b", "device b is lost")
+
+    decider = Decider(Own(asked.wait), experiment, clock, state, Recorder(log, clock, 1), log, journal, lose)
+    with pytest.raises(DeviceGone):
+        decider.ask(quickstart(), placed())
+    state.placement, state.plan = placed(), Plan(0, "a", ())
+    journal.checkpoint()
+    (call,) = read_past(log.folder).asked
+    assert call.given is not None

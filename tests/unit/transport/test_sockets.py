@@ -23,6 +23,8 @@ from testbed.transport.addresses import MAX_SOCKET_PATH
 from testbed.transport.control import ControlHub, ControlLine
 from testbed.transport.data import Chunk, DataPlane, _encode
 from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_command, encode
+from testbed.transport.sending import Links
+from testbed.transport.zmtp import opening
 
 DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
 # Never ended: libzmq sometimes waits for ever for a socket that has been refused.
@@ -236,6 +238,16 @@ def test_what_is_sent_apart_comes_by_a_connection_of_its_own_until_the_peer_is_f
     assert not has_message(receiver, 0.2)
     sender.close()
     receiver.close()
+
+
+def test_what_a_thread_still_has_for_a_forgotten_peer_is_dropped_and_not_waited_for() -> None:
+    links, gone = Links(opening(None)), "tcp://127.0.0.1:9"
+    link = links.to(gone)
+    links.forget(gone)
+    links.send(link, [b"late"])
+    began_s = time.monotonic()
+    links.close(linger_s=5.0)
+    assert time.monotonic() - began_s < 2.0
 
 
 def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it() -> None:

@@ -249,6 +249,29 @@ def test_messages_sent_at_once_leave_one_after_another_at_the_uplinks_rate() -> 
         assert after.departs_s == before.departed_s
 
 
+def test_what_another_thread_sends_as_an_outage_ends_leaves_after_what_it_held() -> None:
+    outbox: Outbox
+    later = threading.Thread(target=lambda: outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, 9, False), apart=True))
+
+    class Slow(Nowhere):
+        def send(self, peer: str, header: PingFrame, payload: memoryview | bytes) -> None:
+            super().send(peer, header, payload)
+            if not later.ident:
+                later.start()
+                later.join(0.05)
+
+        send_apart = Nowhere.send
+
+    plane = Slow()
+    outbox = Outbox("b", plane)  # type: ignore[arg-type]
+    outbox.set_rate(OUTAGE_BPS)
+    for count in range(3):
+        outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, count, False))
+    outbox.set_rate(1e6)
+    later.join()
+    assert [header.count for _, header in plane.sent] == [0, 1, 2, 9]
+
+
 def test_what_an_uplinks_outage_holds_leaves_in_order_when_it_is_over() -> None:
     plane = Nowhere()
     outbox = Outbox("b", plane)  # type: ignore[arg-type]
