@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from testbed.analysis.load import Run
 from testbed.runlog.folder import COMMITTED
 
 MS = 1e3  # milliseconds per second
+MIB = 2**20
 
 
 def token_latency_ms(run: Run) -> pd.Series:
@@ -50,6 +53,23 @@ def prediction_error(run: Run) -> float:
 def committed(run: Run) -> pd.DataFrame:
     """The committed migrations."""
     return run.migrations[run.migrations["outcome"] == COMMITTED]
+
+
+def migrated_before(run: Run) -> set[int]:
+    """The tokens before which blocks were migrated."""
+    epochs = set(committed(run)["epoch"])
+    return set(run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"])
+
+
+def mean_stalls(runs: Sequence[Run]) -> pd.Series:
+    """The stall in seconds before each token that waited in any of these runs, as the mean over all of them."""
+    every = pd.concat([run.decisions[["step", "stall_s"]] for run in runs])
+    return every[every["stall_s"] > 0].groupby("step")["stall_s"].sum().astype(float) / len(runs)
+
+
+def tokens_to_decode(runs: Sequence[Run]) -> int:
+    """How many tokens after the first were asked of these runs; of a run that does not say so, those that it made."""
+    return sum(max((run.tokens_asked or 0) - 1, len(run.decoded)) for run in runs)
 
 
 def migrated_bytes(run: Run) -> int:

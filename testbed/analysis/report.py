@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from testbed.analysis.load import AnalysisError, Run
-from testbed.analysis.metrics import metrics
+from testbed.analysis.metrics import MIB, metrics
 
-MIB = 2**20
 MB = 1e6
 HEADERS = (
     "policy",

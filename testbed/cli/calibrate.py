@@ -18,10 +18,8 @@ from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 def command(backend: str | None, share_host: bool, show: bool, as_json: bool) -> None:
     """Measure this host's time per network hop, per block and with several devices at once; takes about a minute.
 
-    The values are kept in a file.
-
-    Decisions and predictions then use these values on every backend. Without the file nominal ones hold: delete it to
-    go back. $TESTBED_CALIBRATION names another file. Measure when nothing else runs.
+    The values are kept in a file; decisions and predictions then use them on every backend. Without the file nominal
+    ones hold: delete it to go back. $TESTBED_CALIBRATION names another file. Measure when nothing else runs.
 
     Example: testbed calibrate --json
     """

@@ -17,14 +17,16 @@ WIDTH = 80
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Also measure rates, steps, netem and paced compute; takes about a minute.")
+@click.option("--full", is_flag=True, help="Also measure rates, steps, delays and paced compute; takes about a minute.")
 @click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host before measuring.")
 @json_option
 def command(full: bool, share_host: bool, as_json: bool) -> None:
     """Try what a run needs (capsule, shaped link, netem, memory limit, devices at once), each line with its remedy.
 
     Exit code 3 when something is missing that every emulated run needs, 4 when --full finds that this machine does
-    not keep rates, delays or paces (docs/fidelity.md says how well it must). Example: testbed doctor --full --json
+    not keep rates, delays or paces (docs/fidelity.md says how well it must).
+
+    Example: testbed doctor --full --json
     """
     from dataclasses import asdict
 

@@ -29,8 +29,10 @@ class TokenRange(click.ParamType):  # type: ignore[type-arg]  # generic only in 
 @click.command()
 @RUN
 @click.option("--perfetto", is_flag=True, default=True, help="Write Chrome's trace event format [the only one so far].")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [RUN.perfetto.json].")
-@click.option("--token", "tokens", metavar="FIRST-LAST", type=TokenRange(), help="Only these tokens [all].")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [default: RUN.perfetto.json]."
+)
+@click.option("--token", "tokens", metavar="FIRST-LAST", type=TokenRange(), help="Only these tokens [default: all].")
 @json_option
 def command(run: Path, perfetto: bool, out: Path | None, tokens: tuple[int, int] | None, as_json: bool) -> None:
     """Write RUN as a trace: what each device computed and sent, migrations, decisions, trace steps and faults.

@@ -38,7 +38,9 @@ def list_models(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("model", metavar="NAME|FOLDER|FILE")
-@click.option("--length", type=int, help="Prompt and tokens in all [512, or the model's context if that is shorter].")
+@click.option(
+    "--length", type=int, help="Prompt and tokens in all [default: 512, or the model's context if that is shorter]."
+)
 @click.option(
     "--kv-format",
     type=click.Choice(["float32", "bfloat16", "float16"]),
@@ -63,7 +65,9 @@ def show_model(model: str, length: int | None, kv_format: str, as_json: bool) ->
 
 @command.command("fetch")
 @click.argument("repository", metavar="REPO")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files [REPO's name].")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files [default: REPO's name]."
+)
 @click.option("--only", multiple=True, metavar="PATTERN", help="Of files with weights, only these: '*q8_0.gguf'.")
 @json_option
 def fetch_model(repository: str, out: Path | None, only: tuple[str, ...], as_json: bool) -> None:

@@ -15,6 +15,9 @@ from testbed.units import parse_duration
 SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
 OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder for run folders.")  # fmt: skip
+FILE_OUT = click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [default: standard output]."
+)
 BACKEND = click.option(
     "--backend",
     type=click.Choice(list(BACKENDS)),
@@ -29,6 +32,11 @@ CALIBRATE = click.option(
     help="How thoroughly links and host are measured before token 0.",
 )
 VERIFY = click.option("--verify", is_flag=True, help="Compare every token's logits with the single-process reference.")
+ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
+SUMMARY_AS_JSON = click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as JSON, last and alone on standard output."
+)
+ROWS_AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print rows and table as JSON.")
 TOKENS = click.option("--tokens", type=int, help="Tokens to generate.")
 
 

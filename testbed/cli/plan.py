@@ -13,20 +13,23 @@ PLAIN = ["float32", "bfloat16", "float16"]
 
 
 @click.command()
-@click.argument("model", metavar="NAME|FOLDER|FILE")
-@click.argument("topology", metavar="TOPOLOGY|BOARDS")
+@click.argument("model", metavar="MODEL")
+@click.argument("topology", metavar="DEVICES")
 @click.option("--target", metavar="SPEED", help="Tokens per second to reach, like '5 tok/s'.")
 @click.option(
-    "--format", "weights", type=click.Choice(FORMATS), help="The format of all weights [the fastest that fits]."
+    "--format",
+    "weights",
+    type=click.Choice(FORMATS),
+    help="The format of all weights [default: the fastest that fits].",
 )
 @click.option("--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of the KV caches.")
 @click.option("--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of messages.")
 @click.option(
-    "--context", type=int, help="Positions for which caches are set aside [all of the model's, at most 8192]."
+    "--context", type=int, help="Positions for which caches are set aside [default: all of the model's, at most 8192]."
 )
-@click.option("--prompt", type=int, help="Tokens of the prompt [128].")
-@click.option("--reserve", metavar="SIZE", help="Memory that the system of each board keeps [102.4 MiB].")
-@click.option("--link", metavar="RATE", help="Of each board's link, where boards are given [1 Gbit/s].")
+@click.option("--prompt", type=int, help="Tokens of the prompt [default: 128].")
+@click.option("--reserve", metavar="SIZE", help="Memory that the system of each board keeps [default: 102.4 MiB].")
+@click.option("--link", metavar="RATE", help="Of each board's link, where boards are given [default: 1 Gbit/s].")
 @json_option
 def command(
     model: str, topology: str, target: str | None, weights: str | None, kv_format: str, wire_format: str,

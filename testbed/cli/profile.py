@@ -25,8 +25,13 @@ ENGINES = ("headroom", "llama.cpp")
     show_default=True,
     help="A preset or a checkpoint, whose layers are imitated.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp; by default, one for each core.")
-@click.option("--storage", type=click.Path(path_type=Path), default=Path(), help="A folder of the storage to measure.")
+@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp [default: one for each core].")
+@click.option(
+    "--storage",
+    type=click.Path(path_type=Path),
+    default=Path(),
+    help="A folder of the storage to measure [default: this one].",
+)
 @click.option("--peer", metavar="ADDRESS", help="Also measure the link to a machine that runs --serve.")
 @click.option("--serve", metavar="ADDRESS", help="Only answer the messages of --peer, at this address, until Ctrl-C.")
 @json_option
@@ -35,8 +40,10 @@ def command(
 ) -> None:
     """Measure this machine with an engine and print its entry for the device catalogue; takes a minute or two.
 
-    Rates belong to a machine and an engine. It needs neither root nor Mininet, 1 GB of memory and a machine that does
-    nothing else. Each value has its spread over the rounds. Example: testbed profile --engine llama.cpp >> my.yaml
+    Rates belong to a machine and an engine. It needs 1 GB of memory and a machine that does nothing else, but neither
+    root nor Mininet. Each value has its spread over the rounds.
+
+    Example: testbed profile --engine llama.cpp >> my.yaml
     """
     from testbed.profiling.messages import Echo, parse_address
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from testbed.cli.names import EXPERIMENT, complete_policy
-from testbed.cli.options import BACKEND, CALIBRATE, OUT, SETTINGS, SHARE, TOKENS, VERIFY, Once
+from testbed.cli.options import (
+    ACCEPT,
+    BACKEND,
+    CALIBRATE,
+    OUT,
+    SETTINGS,
+    SHARE,
+    SUMMARY_AS_JSON,
+    TOKENS,
+    VERIFY,
+    Once,
+)
 from testbed.cli.show import print_json, say
-from testbed.errors import FidelityError
+
+if TYPE_CHECKING:
+    from testbed.experiment.schema import Experiment
 
 
 @click.command()
@@ -29,8 +41,8 @@ from testbed.errors import FidelityError
 @click.option("--dry-run", is_flag=True, help="Show the plan; start nothing. Needs neither root nor Mininet.")
 @SHARE
 @CALIBRATE
-@click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, last and alone on standard output.")
+@ACCEPT
+@SUMMARY_AS_JSON
 def command(
     experiment: Path,
     backend: str | None,
@@ -49,36 +61,25 @@ def command(
 
     Example: testbed replay quickstart --policy paper-search --verify --set tokens=32
     """
-    asked = {"policy": policy, "tokens": tokens, "seed": seed}
-    if dry_run:
-        _show_plan(experiment, backend, overrides, asked, as_json)
-        return
-    from testbed.running.carry_out import failure
     from testbed.running.chaos import with_faults
-    from testbed.running.replay import replay_once
     from testbed.running.request import load_experiment
 
-    loaded = load_experiment(experiment, overrides, **asked)
+    loaded = load_experiment(experiment, overrides, policy=policy, tokens=tokens, seed=seed)
     loaded = loaded if chaos is None else with_faults(loaded, chaos)
+    if dry_run:
+        _show_plan(loaded, backend, as_json)
+        return
+    from testbed.cli.summary import show_end
+    from testbed.running.replay import replay_once
+
     summary = replay_once(loaded, backend, out, say, progress=not as_json, stream=not as_json, **options)
-    failed = failure(summary, accept_unfaithful)
-    if as_json:
-        print_json(summary)
-    else:
-        from testbed.cli.summary import show_summary
-
-        streamed = sys.stdout.isatty()
-        show_summary(summary, reasons=not isinstance(failed, FidelityError), text=not streamed)
-    if failed is not None:
-        raise failed
+    show_end(summary, accept_unfaithful, as_json)
 
 
-def _show_plan(
-    experiment: Path, backend: str | None, overrides: tuple[str, ...], asked: dict[str, Any], as_json: bool
-) -> None:
+def _show_plan(experiment: Experiment, backend: str | None, as_json: bool) -> None:
     from testbed.running.dry_run import dry_run
 
-    plan = dry_run(experiment, backend=backend, overrides=overrides, **asked)
+    plan = dry_run(experiment, backend=backend)
     if as_json:
         print_json(plan)
     else:

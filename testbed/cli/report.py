@@ -14,9 +14,9 @@ from testbed.files import write_text
 @click.command()
 @ALL_RUNS
 @click.option("--format", "form", type=click.Choice(["html", "md", "latex"]),
-              help="What to write [as the suffix of --out says, else md].")  # fmt: skip
+              help="What to write [default: as the suffix of --out says, else md].")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
-              help="File to write: .html, .md or .tex [standard output].")  # fmt: skip
+              help="File to write: .html, .md or .tex [default: standard output].")  # fmt: skip
 @json_option
 def command(runs: tuple[Path, ...], form: str | None, out: Path | None, as_json: bool) -> None:
     """Sum up one or more runs: the results, and how they were obtained.

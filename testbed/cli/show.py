@@ -21,7 +21,7 @@ from testbed.units import format_number
 
 __all__ = ["echo", "json_option", "print_json", "print_table", "say"]
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
 
 def say(remark: str) -> None:

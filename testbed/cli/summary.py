@@ -1,12 +1,14 @@
-"""How `replay` and `compare` show the summaries of runs to a person."""
+"""How `replay`, `resume` and `compare` show the summaries of runs to a person."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from testbed.cli.show import echo, print_table
+from testbed.cli.show import echo, print_json, print_table
 from testbed.cli.terminal import write
+from testbed.errors import FidelityError
 from testbed.progress import readable
 
 TABLE = {
@@ -73,6 +75,20 @@ def told_energy(summary: Mapping[str, Any]) -> str:
     return f"Energy: {told}; {', '.join(parts)}."
 
 
+def show_end(summary: Mapping[str, Any], accept_unfaithful: bool, as_json: bool) -> None:
+    """Print the summary of a run that has ended, and raise the error that it amounts to."""
+    from testbed.running.carry_out import failure
+
+    failed = failure(summary, accept_unfaithful)
+    if as_json:
+        print_json(summary)
+    else:
+        # On a terminal the text was shown while it came.
+        show_summary(summary, reasons=not isinstance(failed, FidelityError), text=not sys.stdout.isatty())
+    if failed is not None:
+        raise failed
+
+
 def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -> None:
     """Print the summary of one run; without `reasons`, the error that follows says why it was not faithful.
 
@@ -92,6 +108,8 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
             f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}; "
             f"{summary['tokens_per_s']:.1f} tokens a second."
         )
+    if summary.get("lost_devices"):
+        echo(f"Lost: {', '.join(summary['lost_devices'])}; no token came for {summary['downtime_s']:.2f} s.")
     if summary.get("energy"):
         echo(told_energy(summary))
     if summary.get("verified"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.names import FileOrName
-from testbed.cli.options import OUT, SHARE
+from testbed.cli.options import OUT, ROWS_AS_JSON, SHARE
 from testbed.cli.show import echo, print_json, print_table, say
 
 
@@ -17,7 +17,7 @@ from testbed.cli.show import echo, print_json, print_table, say
 @click.option("--dashboard", is_flag=True, help="Say where the scheduler's dashboard is.")
 @SHARE
 @OUT
-@click.option("--json", "as_json", is_flag=True, help="Print rows and table as JSON.")
+@ROWS_AS_JSON
 def command(file: Path, scheduler: str | None, dashboard: bool, share_host: bool, out: Path, as_json: bool) -> None:
     """Carry out every run of the sweep FILE that has not been yet, and show a table.
 

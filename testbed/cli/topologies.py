@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from testbed.cli.names import FileOrName
+from testbed.cli.options import FILE_OUT
 from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.cli.topology_table import show_description
 from testbed.errors import ConfigError
@@ -66,8 +67,8 @@ def show_topology(topology: Path, as_json: bool) -> None:
 @command.command("graph")
 @click.argument("topology", metavar="NAME|FILE", type=FileOrName("topology"))
 @click.option("--format", "form", type=click.Choice(["mermaid", "graphviz", "png", "svg", "pdf"]),
-              help="What to write [as the suffix of --out says, else mermaid].")  # fmt: skip
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [standard output].")
+              help="What to write [default: as the suffix of --out says, else mermaid].")  # fmt: skip
+@FILE_OUT
 def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
     """Draw a bundled topology or a file: as Mermaid or Graphviz text, or as a picture.
 
@@ -105,7 +106,7 @@ def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
 @click.option("--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and tokens in all.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another network.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of the generator, e.g. memory.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [standard output].")
+@FILE_OUT
 def generate_one(
     kind: str, devices: int, model: str, length: int, seed: int, settings: tuple[str, ...], out: Path | None
 ) -> None:

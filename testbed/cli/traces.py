@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.names import FileOrName
+from testbed.cli.options import FILE_OUT
 from testbed.cli.show import echo, json_option, print_json, print_table
 from testbed.cli.trace_files import read_trace, reading_options
 from testbed.errors import ConfigError
@@ -75,9 +76,7 @@ def show_trace(trace: Path, as_json: bool, **reading: Any) -> None:
 
 @command.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Native CSV file to write [standard output]."
-)
+@FILE_OUT
 @reading_options
 @json_option
 def import_trace(file: Path, out: Path | None, as_json: bool, **reading: Any) -> None:
@@ -96,7 +95,7 @@ def import_trace(file: Path, out: Path | None, as_json: bool, **reading: Any) ->
 @click.option("--target", required=True, help="What it drives: link/DEVICE or device/DEVICE.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same trace.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="An option of the generator.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write [standard output].")
+@FILE_OUT
 @json_option
 def generate_trace(
     kind: str, target: str, seed: int, settings: tuple[str, ...], out: Path | None, as_json: bool

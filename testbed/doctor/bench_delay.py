@@ -12,7 +12,7 @@ import socket
 import statistics
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,6 +53,11 @@ class DelayMeasured:
     late_s: float  # by which this host may deliver a message late
 
     @property
+    def off_s(self) -> float:
+        """How far it is off."""
+        return abs(self.added_s - self.asked_s)
+
+    @property
     def allowed_s(self) -> float:
         """How far it may be off, as in a run."""
         return tolerance_s(self.asked_s, self.late_s)
@@ -60,7 +65,7 @@ class DelayMeasured:
     @property
     def ok(self) -> bool:
         """Whether it is within the tolerance."""
-        return abs(self.added_s - self.asked_s) <= self.allowed_s
+        return self.off_s <= self.allowed_s
 
 
 @dataclass(frozen=True)
@@ -98,35 +103,48 @@ class LossMeasured:
 
 def host_late_s() -> float:
     """By how much this host may deliver a message late: some pacing floors, each how late an empty operation ends."""
-    late = sorted(Pacer(True, 1.0).lateness(PACE_COUNT, PACE_S))
-    return DELAY_FLOORS * late[int(0.95 * (len(late) - 1))]
+    return DELAY_FLOORS * _p95(sorted(Pacer(True, 1.0).lateness(PACE_COUNT, PACE_S)))
+
+
+def _p95(ascending: Sequence[float]) -> float:
+    return ascending[int(0.95 * (len(ascending) - 1))]
+
+
+def delay_measured(asked_s: float, without_s: float, times_s: Sequence[float]) -> DelayMeasured:
+    """From the median time without a delay and the ascending times with it; it also asks how late this host is now."""
+    added_s = statistics.median(times_s) - without_s
+    return DelayMeasured(asked_s, added_s, _p95(times_s) - without_s, host_late_s())
+
+
+def nearest(measure: Callable[[], DelayMeasured]) -> DelayMeasured:
+    """The first of several measurements that is within its tolerance, else the one that is nearest to what is asked."""
+    found = measure()
+    for _ in range(ATTEMPTS - 1):
+        if found.ok:
+            break
+        found = min(found, measure(), key=lambda each: each.off_s)
+    return found
 
 
 def measure_idle(path: Path) -> DelayMeasured:
     """What a link adds that is asked for no delay: single datagrams, sent over it while nothing else uses it."""
     path.shaper.install(path.interface, RATE_BPS)
-    took = _delays(path, DELAY_COUNT)
-    return DelayMeasured(0.0, statistics.median(took), took[int(0.95 * (len(took) - 1))], host_late_s())
+    return delay_measured(0.0, 0.0, _delays(path, DELAY_COUNT))
 
 
-def measure_delay(path: Path, asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
+def measure_delay(path: Path, asked_s: float) -> DelayMeasured:
     """Send single datagrams over an idle link, with the delay and without; the nearest of several attempts."""
-    found = _measure_delay(path, asked_s)
-    for _ in range(attempts - 1):
-        if found.ok:
-            break
-        found = min(found, _measure_delay(path, asked_s), key=lambda each: abs(each.added_s - asked_s))
-    return found
+    return nearest(lambda: _measure_delay(path, asked_s))
 
 
 def _measure_delay(path: Path, asked_s: float) -> DelayMeasured:
-    took: list[list[float]] = []
-    for delay_s in (0.0, asked_s):
-        path.shaper.install(path.interface, RATE_BPS, netem=Netem(delay_s))
-        took.append(_delays(path, DELAY_COUNT))
-    without, delayed = statistics.median(took[0]), took[1]
-    p95 = delayed[int(0.95 * (len(delayed) - 1))]
-    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without, host_late_s())
+    without, delayed = (_delays_with(path, delay_s) for delay_s in (0.0, asked_s))
+    return delay_measured(asked_s, statistics.median(without), delayed)
+
+
+def _delays_with(path: Path, delay_s: float) -> list[float]:
+    path.shaper.install(path.interface, RATE_BPS, netem=Netem(delay_s))
+    return _delays(path, DELAY_COUNT)
 
 
 def measure_jitter(path: Path, asked_s: float, count: int = JITTER_COUNT) -> JitterMeasured:

@@ -10,27 +10,15 @@ import statistics
 import time
 from contextlib import ExitStack
 
-from testbed.doctor.bench_delay import DELAY_COUNT, DelayMeasured, host_late_s
-from testbed.doctor.bench_link import ATTEMPTS
+from testbed.doctor.bench_delay import DELAY_COUNT, DelayMeasured, delay_measured, nearest
 
 _SPACING_S = 2e-3
 _HOST = "tcp://127.0.0.1:*"
 
 
-def measure_held(asked_s: float, attempts: int = ATTEMPTS) -> DelayMeasured:
+def measure_held(asked_s: float) -> DelayMeasured:
     """Send single messages to a receiver that holds them, and to one that does not; the nearest of several attempts."""
-    found = _measure_held(asked_s)
-    for _ in range(attempts - 1):
-        if found.ok:
-            break
-        found = min(found, _measure_held(asked_s), key=lambda each: abs(each.added_s - asked_s))
-    return found
-
-
-def _measure_held(asked_s: float) -> DelayMeasured:
-    without, delayed = statistics.median(_times(0.0)), _times(asked_s)
-    p95 = delayed[int(0.95 * (len(delayed) - 1))]
-    return DelayMeasured(asked_s, statistics.median(delayed) - without, p95 - without, host_late_s())
+    return nearest(lambda: delay_measured(asked_s, statistics.median(_times(0.0)), _times(asked_s)))
 
 
 def _times(delay_s: float) -> list[float]:

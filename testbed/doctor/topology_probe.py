@@ -12,6 +12,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
 from types import FrameType
@@ -20,6 +21,7 @@ from typing import Any
 from testbed.doctor.transfer import goodput_bps
 from testbed.emulation.bare_network import BareNetwork, bare_network
 from testbed.errors import EnvironmentLacks, TestbedError
+from testbed.topologies.links import UP
 from testbed.topologies.model import Topology
 from testbed.wire import TCP_SHARE
 
@@ -33,9 +35,10 @@ _LOSS = re.compile(r"([\d.]+)% packet loss")
 
 def ping(topology: Topology, network: BareNetwork, names: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     """The round trip of each pair, beside the sum of its delays, in ms."""
-    rows = []
+    links, rows = {cable.name: cable.link for cable in topology.links}, []
     for one, other in combinations(names, 2):
-        delays = [_delay(topology, hop) for pair in ((one, other), (other, one)) for hop in topology.route(*pair)]
+        hops = (*topology.route(one, other), *topology.route(other, one))
+        delays = [links[name].up_delay_s if way == UP else links[name].down_delay_s for name, way in hops]
         measured, loss = _pinged(network, one, other)
         asked = {"from": one, "to": other, "asked_ms": 1e3 * sum(delays)}
         rows.append(asked | {"measured_ms": measured, "lost": loss})
@@ -44,11 +47,12 @@ def ping(topology: Topology, network: BareNetwork, names: Sequence[str], seconds
 
 def iperf(topology: Topology, network: BareNetwork, names: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     """What one TCP connection gets from each device to each other, beside what headers leave of the slowest link."""
-    rows = []
+    links, rows = {cable.name: cable.link for cable in topology.links}, []
     for one, other in permutations(names, 2):
         hops = topology.route(one, other)
-        slowest = min(_rate(topology, hop) / len([each for each in hops if each[0] == hop[0]]) for hop in hops)
-        asked = TCP_SHARE * slowest
+        passes = Counter(name for name, _ in hops)  # both ways of a wifi share its medium
+        rates = [(links[name].up_bps if way == UP else links[name].down_bps) / passes[name] for name, way in hops]
+        asked = TCP_SHARE * min(rates)
         sender, receiver = network.mininet.get(one), network.mininet.get(other)
         size = max(LEAST_BYTES, int(asked / 8 * seconds))
         measured = goodput_bps(sender.pid, receiver.pid, receiver.IP(), size)
@@ -74,16 +78,6 @@ MEASURES: dict[str, Callable[[Topology, BareNetwork, Sequence[str], float], list
     "ping": ping,
     "iperf": iperf,
 }
-
-
-def _delay(topology: Topology, hop: tuple[str, str]) -> float:
-    link = next(cable.link for cable in topology.links if cable.name == hop[0])
-    return link.up_delay_s if hop[1] == "up" else link.down_delay_s
-
-
-def _rate(topology: Topology, hop: tuple[str, str]) -> float:
-    link = next(cable.link for cable in topology.links if cable.name == hop[0])
-    return link.up_bps if hop[1] == "up" else link.down_bps
 
 
 def _pinged(network: BareNetwork, one: str, other: str) -> tuple[float | None, float]:

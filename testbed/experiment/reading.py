@@ -123,10 +123,10 @@ def read_partition(entry: object, origin: str) -> Partition:
     return Partition(shards, rows, vocab, exchange)
 
 
-def read_quantity(text: str, parse: Callable[[object], float], where: str) -> float:
-    """The SI value in a text like `500 ms`; raises ConfigError naming `where`."""
+def read_duration(text: str, where: str) -> float:
+    """The seconds in a text like `500 ms`; raises ConfigError naming `where`."""
     try:
-        return parse(text)
+        return parse_duration(text)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -195,7 +195,7 @@ def _trace(entry: object, where: str) -> Trace:
             raise ConfigError(f"{where}.{key} is {shown(options.get(key))}, but it must be text")
     for key in _TRACE_DURATIONS:
         if isinstance(options.get(key), str):
-            options[key] = read_quantity(options[key], parse_duration, f"{where}.{key}")
+            options[key] = read_duration(options[key], f"{where}.{key}")
     if options.get("path") is not None:
         options["path"] = str(find_file("trace", options["path"], where=where))
     window = options.pop("bin", None)

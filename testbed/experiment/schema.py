@@ -28,11 +28,10 @@ from testbed.experiment.reading import (
     drop_alternatives,
     inline_files,
     read_partition,
-    read_quantity,
     read_traces,
     refuse_other_kinds,
 )
-from testbed.experiment.sections import MessageSpec, PromptSpec, RecoverySpec, SamplingSpec, Strict
+from testbed.experiment.sections import MessageSpec, PromptSpec, RecoverySpec, SamplingSpec, Strict, typed
 from testbed.placement.blocks import (
     MOST_BLOCKS,
     WHOLE,
@@ -118,7 +117,8 @@ class Experiment(Strict):
     dilation: float = Field(default=1.0, ge=1, le=1e6, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     grace: int = Field(default=2, ge=0, le=MOST_TOKENS)  # intervals until an announced memory decrease is enforced
-    ramp: float | None = Field(default=None, gt=0, allow_inf_nan=False)  # byte/s by which memory shrinks; None: at once
+    # By how many byte/s memory shrinks; None: at once.
+    ramp: Annotated[float | None, typed(parse_bandwidth)] = Field(default=None, gt=0, allow_inf_nan=False)
     prefill_chunk: int = Field(default=32, ge=1, le=MOST_TOKENS)  # tokens
     observation: Literal["oracle", "measured"] = "oracle"  # policies see the traces' values, or what runs show of them
     probe_share: float = Field(default=0.01, ge=0, le=0.5, allow_inf_nan=False)  # of a link's time, if `measured`
@@ -126,7 +126,8 @@ class Experiment(Strict):
     switch: Literal["linuxbridge", "openvswitch"] = "linuxbridge"
     charge_decision: bool = False
     cost: Literal["schedule", "paper"] = "schedule"  # what a simulated run takes: `paper` is the paper's formula
-    decision_limit: float = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)  # host seconds for one decision
+    # Host seconds for one decision.
+    decision_limit: Annotated[float, typed(parse_duration)] = Field(default=60.0, gt=0, le=1e6, allow_inf_nan=False)
     recovery: RecoverySpec = Field(default_factory=RecoverySpec)  # what becomes of a run that loses a device
 
     @classmethod
@@ -166,9 +167,6 @@ class Experiment(Strict):
             if key not in raw:
                 raise ConfigError(f"{names.origin}: the key {key!r} is missing")
         values = raw | {"partition": read_partition(raw.get("partition", {}), names.of("partition"))}
-        for key, parse in (("decision_limit", parse_duration), ("ramp", parse_bandwidth)):
-            if isinstance(values.get(key), str):
-                values[key] = read_quantity(values[key], parse, f"{names.of(key)}: {key}")
         draft = cls._validated(values | {"topology": _NOWHERE, "traces": TraceSet()}, names)
         where = names.of("topology", base=names.topology)
         topology = Topology.from_dict(draft._drawn(raw["topology"], where, names), where)

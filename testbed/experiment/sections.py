@@ -1,7 +1,8 @@
-"""The sections of an experiment about text: the prompt, and how tokens are drawn."""
+"""The sections of an experiment: the prompt, how tokens are drawn, and what becomes of a run that loses a device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -16,6 +17,18 @@ class Strict(BaseModel):
     """A section that never changes and refuses unknown keys and values of another type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
+
+
+def typed(parse: Callable[[object], float]) -> BeforeValidator:
+    """Lets a number also be written as a text with a unit, like `500 ms`, which `parse` turns into SI units."""
+
+    def read(value: object) -> object:
+        try:
+            return parse(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            raise ValueError(error) from error  # so that the key and the file are named
+
+    return BeforeValidator(read)
 
 
 class MessageSpec(Strict):
@@ -65,13 +78,6 @@ class SamplingSpec(Strict):
         return Sampling(seed, self.temperature, self.top_k, self.top_p)
 
 
-def _seconds(value: object) -> object:
-    try:
-        return parse_duration(value) if isinstance(value, str) else value
-    except ConfigError as error:
-        raise ValueError(error) from error  # so that the key and the file are named
-
-
 class RecoverySpec(Strict):
     """What a run does when a device is lost: it fails, or goes on without it and recomputes the lost KV caches."""
 
@@ -79,4 +85,4 @@ class RecoverySpec(Strict):
     on_oom: Literal["recompute", "fail"] = "fail"  # the kernel has killed it because its memory ran out
     method: Literal["recompute", "replicate", "auto"] = "recompute"  # whether replicas of KV caches are kept
     # Seconds without a sign of life until a device is lost. None: 10 s of the host, but never for a trace's pause.
-    suspect_after: Annotated[float | None, BeforeValidator(_seconds)] = Field(default=None, ge=1.0, le=1e6)
+    suspect_after: Annotated[float | None, typed(parse_duration)] = Field(default=None, ge=1.0, le=1e6)

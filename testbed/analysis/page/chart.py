@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from testbed.analysis.load import Run
+from testbed.analysis.plots.style import GREY
 
 Spec = dict[str, Any]
 
@@ -32,7 +32,7 @@ def mark_rule(axis: str) -> Spec:
     x = {"field": "at", "type": "quantitative", "title": axis}  # of the other layers' title, so that the axis keeps one
     return {
         "data": {"name": MARKS},
-        "mark": {"type": "rule", "strokeDash": [3, 3], "size": 1, "color": "#9a9a9a"},
+        "mark": {"type": "rule", "strokeDash": [3, 3], "size": 1, "color": GREY},
         "encoding": {"x": x, "tooltip": [{"field": "change", "type": "nominal", "title": "change"}]},
     }
 
@@ -45,25 +45,21 @@ class Chart:
     title: str
     told: str  # how to read it
     rows: pd.DataFrame
-    spec: Spec  # without data
+    spec: Spec  # without title and data
+    simulated: bool  # whether all that it shows was
     marks: Sequence[Mapping[str, Any]] = field(default_factory=list)
 
     def document(self) -> Spec:
         """What the page's script needs to draw it; numbers that are not finite are null."""
+        title = {"text": self.title, "anchor": "start"} | ({"subtitle": SIMULATED} if self.simulated else {})
         values = [[_plain(value) for value in row] for row in self.rows.itertuples(index=False)]
         return {
             "name": self.name,
-            "spec": self.spec,
+            "spec": {"title": title} | self.spec,
             "columns": [str(column) for column in self.rows.columns],
             "values": values,
             "marks": [{key: _plain(value) for key, value in mark.items()} for mark in self.marks],
         }
-
-
-def title_of(text: str, runs: Sequence[Run]) -> Spec:
-    """A figure's title, which says so if all that it shows was simulated."""
-    subtitle = {"subtitle": SIMULATED} if all(run.simulated for run in runs) else {}
-    return {"text": text, "anchor": "start"} | subtitle
 
 
 def quantity(name: str, title: str, **more: Any) -> Spec:
@@ -71,14 +67,10 @@ def quantity(name: str, title: str, **more: Any) -> Spec:
     return {"field": name, "type": "quantitative", "title": title} | more
 
 
-def told(**columns: str) -> list[Spec]:
-    """What hovering shows: a column and its heading; numbers with four digits."""
-    return [
-        {"field": column, "title": heading.rstrip("#"), "type": "quantitative", "format": ".4~g"}
-        if heading.endswith("#")
-        else {"field": column, "title": heading, "type": "nominal"}
-        for column, heading in columns.items()
-    ]
+def tips(words: Mapping[str, str], numbers: Mapping[str, str]) -> list[Spec]:
+    """What hovering shows: columns and their headings, first those shown as they are, then numbers in four digits."""
+    shown: list[Spec] = [{"field": column, "title": heading, "type": "nominal"} for column, heading in words.items()]
+    return shown + [quantity(column, heading, format=".4~g") for column, heading in numbers.items()]
 
 
 def coloured(column: str, colours: Mapping[str, str], title: str | None = None) -> Spec:

@@ -9,15 +9,15 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from testbed.analysis.load import Run
-from testbed.analysis.page.chart import WIDE, ZOOM, Chart, Spec, coloured, quantity, title_of, told
+from testbed.analysis.metrics import MIB
+from testbed.analysis.page.chart import WIDE, ZOOM, Chart, Spec, coloured, quantity, tips
 from testbed.analysis.plots.heads import MOST_BLOCKS, held_blocks
-from testbed.analysis.plots.style import devices_of, palette
+from testbed.analysis.plots.style import DARK, devices_of, palette
 
-MIB = 2**20
 MOST_SAMPLES = 300  # of a device; between them, only changes of its budget are kept
 PANEL, COLUMNS = (210, 110), 4  # width and height in pixels, and panels beside each other
 ROW_PIXELS, MAP_PIXELS = 9.0, 420.0  # of a block, and of all blocks at most
-MEMORY = {"ledger": "#0173b2", "budget": "#333333", "ballast": "#949494"}
+MEMORY = {"ledger": "#0173b2", "budget": DARK, "ballast": "#949494"}
 RATES = {"up": "#0173b2", "down": "#de8f05"}
 BELOW = {"domain": list(RATES), "range": [[1, 0], [5, 5]]}  # dashes, so that a line is seen below one of the same rate
 SECONDS = "Emulated time (s)"
@@ -65,13 +65,13 @@ def _memory(run: Run, name: str, slug: str) -> Chart | None:
             "x": quantity("t_s", SECONDS),
             "y": quantity("MiB", "Memory (MiB)"),
             "color": coloured("what", MEMORY),
-            "tooltip": told(device="device", what="what", t_s="s#", MiB="MiB#"),
+            "tooltip": tips({"device": "device", "what": "what"}, {"t_s": "s", "MiB": "MiB"}),
         },
     }
     order = devices_of(run)
-    spec = {"title": title_of(f"Memory: {name}", [run])} | _panels("device", order, inner, len(order) <= COLUMNS)
+    spec = _panels("device", order, inner, len(order) <= COLUMNS)
     shown = "What weights and KV caches take of each device (ledger), and the budget, which a ballast lowers."
-    return Chart(f"memory-{slug}", f"Memory: {name}", shown, pd.concat(rows), spec)
+    return Chart(f"memory-{slug}", f"Memory: {name}", shown, pd.concat(rows), spec, run.simulated)
 
 
 def _links(run: Run, name: str, slug: str) -> Chart | None:
@@ -107,16 +107,17 @@ def _links(run: Run, name: str, slug: str) -> Chart | None:
             "y": quantity("asked_mbps", "Mbit/s", scale={"zero": True}),
             "color": colour,
             "strokeDash": dash,
-            "tooltip": told(
-                link="link", direction="direction", t_s="s#", asked_mbps="asked Mbit/s#",
-                read_back_mbps="kernel says Mbit/s#", delay_ms="delay ms#",
+            "tooltip": tips(
+                {"link": "link", "direction": "direction"},
+                {"t_s": "s", "asked_mbps": "asked Mbit/s", "read_back_mbps": "kernel says Mbit/s",
+                 "delay_ms": "delay ms"},
             ),
         },
     }  # fmt: skip
     order = list(dict.fromkeys([*devices_of(run), *links["device"]]))
-    spec = {"title": title_of(f"Links: {name}", [run])} | _panels("link", order, inner, True)
+    spec = _panels("link", order, inner, True)
     shown = "The rate that each direction of a link is asked for; hovering shows what the kernel says, and the delay."
-    return Chart(f"links-{slug}", f"Links: {name}", shown, pd.concat(rows), spec)
+    return Chart(f"links-{slug}", f"Links: {name}", shown, pd.concat(rows), spec, run.simulated)
 
 
 def _placement(run: Run, name: str, slug: str) -> Chart | None:
@@ -133,20 +134,18 @@ def _placement(run: Run, name: str, slug: str) -> Chart | None:
             "field": "block", "type": "nominal", "sort": order, "title": "Blocks, in the order of the layers",
             "axis": {"labels": len(order) * ROW_PIXELS <= MAP_PIXELS, "ticks": False},
         }  # fmt: skip
-        tooltip = told(block="block", device="on", **{"from": "from token", "until": "until token"})
+        shown_first = {"block": "block", "device": "on"}
         mark, rows, size = {"type": "rect", "clip": True}, held, height
         shown = "Each block's device; a colour is a device, and a row that changes colour is a block that moved."
     else:
         rows = _counted(held)
         y = quantity("blocks", "Blocks", stack="zero")
-        tooltip = told(device="device", blocks="blocks", **{"from": "from token", "until": "until token"})
+        shown_first = {"device": "device", "blocks": "blocks"}
         mark, size = {"type": "bar", "clip": True}, 220.0
         shown = "How many blocks each device holds."
-    spec = WIDE | {
-        "title": title_of(f"Placement: {name}", [run]), "height": size,
-        "mark": mark, "encoding": x | {"y": y, "tooltip": tooltip},
-    }  # fmt: skip
-    return Chart(f"placement-{slug}", f"Placement: {name}", shown, rows, spec)
+    tooltip = tips(shown_first | {"from": "from token", "until": "until token"}, {})
+    spec = WIDE | {"height": size, "mark": mark, "encoding": x | {"y": y, "tooltip": tooltip}}
+    return Chart(f"placement-{slug}", f"Placement: {name}", shown, rows, spec, run.simulated)
 
 
 def _counted(held: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from testbed.analysis.load import Run
-from testbed.analysis.metrics import MS, committed
+from testbed.analysis.metrics import MS, mean_stalls, migrated_before, tokens_to_decode
 from testbed.analysis.page.chart import (
     HEIGHT,
     WIDE,
@@ -20,13 +20,11 @@ from testbed.analysis.page.chart import (
     coloured,
     mark_rule,
     quantity,
-    title_of,
-    told,
+    tips,
 )
 from testbed.analysis.plots.marks import oom_mark, trace_marks
-from testbed.analysis.plots.style import LOG_SPREAD, Alike, alike, policies, policy_colours, run_names
+from testbed.analysis.plots.style import GREY, LOG_SPREAD, MOST_LINES, Alike, alike, policies, policy_colours, run_names
 
-MOST_LINES = 8  # runs; of more, like runs are drawn as their mean and range
 MOST_POINTS = 2_000  # of one group in a scatter plot
 STEPS = 400  # of a distribution
 DASHES = ([1, 0], [6, 3], [2, 2], [8, 2, 2, 2], [10, 4], [4, 2, 1, 2, 1, 2])
@@ -45,6 +43,10 @@ def charts_of_runs(runs: Sequence[Run]) -> list[Chart]:
         *([_parts(runs)] if len(runs) <= MOST_LINES and any(map(_has_parts, runs)) else []),
         *([_prediction(measured)] if (measured := [run for run in runs if _is_predicted(run)]) else []),
     ]
+
+
+def _simulated(runs: Sequence[Run]) -> bool:
+    return all(run.simulated for run in runs)
 
 
 def _series(groups: Sequence[Alike] | None, runs: Sequence[Run]) -> tuple[Spec, Spec]:
@@ -75,8 +77,8 @@ def _latency(runs: Sequence[Run]) -> Chart:
     colour, dash = _series(None if few else groups, runs)
     token = quantity("token", "Token", axis={"tickMinStep": 1})
     latency = quantity("latency_ms", "Token latency (ms)", scale=_scale(rows["latency_ms"]))
-    tooltip = told(series="run", token="token", latency_ms="ms#")
-    tooltip += told(predicted_ms="predicted ms#") if few else told(low_ms="least ms#", high_ms="most ms#")
+    also = {"predicted_ms": "predicted ms"} if few else {"low_ms": "least ms", "high_ms": "most ms"}
+    tooltip = tips({"series": "run", "token": "token"}, {"latency_ms": "ms"} | also)
     line: Spec = {
         "params": [ZOOM],
         "mark": {"type": "line", "size": 1.5, "clip": True},
@@ -102,25 +104,20 @@ def _latency(runs: Sequence[Run]) -> Chart:
     if few:
         kills = ((run, oom_mark(run)) for run in runs)
         marks += [{"at": mark.step, "change": f"{run.policy}: {mark.text}"} for run, mark in kills if mark is not None]
-    spec = WIDE | {
-        "title": title_of("Token latency", runs), "height": HEIGHT,
-        "layer": layers,
-    }  # fmt: skip
+    spec = WIDE | {"height": HEIGHT, "layer": layers}
     shown = f"{how}; a dashed line, a change of the trace or an OOM kill."
-    return Chart("token-latency", "Token latency", shown, rows, spec, marks)
+    return Chart("token-latency", "Token latency", shown, rows, spec, _simulated(runs), marks)
 
 
 def _tokens(run: Run, name: str) -> pd.DataFrame:
     decoded = run.decoded
-    epochs = set(committed(run)["epoch"])
-    moved = run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"]
     return pd.DataFrame(
         {
             "series": name,
             "token": decoded["step"],
             "latency_ms": decoded["latency_s"] * MS,
             "predicted_ms": decoded["predicted_s"] * MS,
-            "migrated": decoded["step"].isin(moved),
+            "migrated": decoded["step"].isin(migrated_before(run)),
         }
     )
 
@@ -141,24 +138,23 @@ def _stalls(runs: Sequence[Run]) -> Chart:
     groups = alike(runs)
     rows = []
     for group in groups:
-        every = pd.concat([run.decisions.loc[run.decisions["stall_s"] > 0, ["step", "stall_s"]] for run in group.runs])
-        mean = every.groupby("step")["stall_s"].sum() / len(group.runs)
+        mean = mean_stalls(group.runs)
         rows.append(pd.DataFrame({"series": group.name, "token": mean.index, "stall_s": mean.to_numpy()}))
     colour, _ = _series(groups, runs)
     last = max(run.tokens["step"].max() for run in runs if len(run.tokens))
     spec = WIDE | {
-        "title": title_of("Stalls", runs), "height": HEIGHT // 3,
+        "height": HEIGHT // 3,
         "params": [ZOOM],
         "mark": {"type": "bar", "width": 4, "opacity": 0.75, "clip": True},
         "encoding": {
             "x": quantity("token", "Token", axis={"tickMinStep": 1}, scale={"domain": [0, int(last)]}),
             "y": quantity("stall_s", "Stall (s)", stack=None),
             "color": colour,
-            "tooltip": told(series="runs", token="before token", stall_s="s#"),
+            "tooltip": tips({"series": "runs", "token": "before token"}, {"stall_s": "s"}),
         },
-    }  # fmt: skip
+    }
     shown = "Decode time lost to migrations before a token, as the mean of runs that differ in their seed at most."
-    return Chart("stalls", "Stalls", shown, pd.concat(rows), spec)
+    return Chart("stalls", "Stalls", shown, pd.concat(rows), spec, _simulated(runs))
 
 
 def _distribution(runs: Sequence[Run]) -> Chart:
@@ -169,16 +165,15 @@ def _distribution(runs: Sequence[Run]) -> Chart:
         if not len(latency):
             continue
         at = np.unique(np.linspace(0, len(latency) - 1, min(STEPS, len(latency))).round().astype(int))
-        asked = sum(max(run.tokens_asked or 0, len(run.tokens)) - 1 for run in group.runs)
-        share = (at + 1) / max(asked, len(latency))
+        share = (at + 1) / tokens_to_decode(group.runs)
         rows.append(pd.DataFrame({"series": group.name, "latency_ms": latency[at], "share": share}))
     every = pd.concat(rows)
     colour, dash = _series(groups, runs)
     x = quantity("latency_ms", "Token latency (ms)", scale=_scale(every["latency_ms"]) | {"zero": False})
     y = quantity("share", "Share of the tokens asked for", axis={"format": "%"}, scale={"domain": [0, 1]})
-    tooltip = [*told(series="runs", latency_ms="at most ms#"), quantity("share", "share", format=".1%")]
+    tooltip = [*tips({"series": "runs"}, {"latency_ms": "at most ms"}), quantity("share", "share", format=".1%")]
     spec = WIDE | {
-        "title": title_of("Distribution of latency", runs), "height": HEIGHT,
+        "height": HEIGHT,
         "layer": [
             {
                 "params": [ZOOM],
@@ -190,12 +185,12 @@ def _distribution(runs: Sequence[Run]) -> Chart:
                 "encoding": {"x": x, "y": y, "color": colour, "tooltip": tooltip},
             },
         ],
-    }  # fmt: skip
+    }
     shown = (
         "The share of decode tokens that took at most so long. A run that was killed or cut short does not reach "
         "100 %: the tokens that it still owes count as never done."
     )
-    return Chart("latency-distribution", "Distribution of latency", shown, every, spec)
+    return Chart("latency-distribution", "Distribution of latency", shown, every, spec, _simulated(runs))
 
 
 def _has_parts(run: Run) -> bool:
@@ -212,16 +207,16 @@ def _parts(runs: Sequence[Run]) -> Chart:
     frame["order"] = frame["part"].map({part: number for number, part in enumerate(PART_COLOURS)})
     colour = coloured("part", PART_COLOURS) | {"legend": {"orient": "top"}}
     spec = WIDE | {
-        "title": title_of("Parts of the mean token", runs), "height": 26 * len(runs),
+        "height": 26 * len(runs),
         "mark": "bar",
         "encoding": {
             "y": {"field": "series", "type": "nominal", "title": None, "sort": None, "axis": {"labelLimit": 260}},
             "x": quantity("ms", "Mean token latency (ms)"), "color": colour, "order": order,
-            "tooltip": told(series="run", part="part", ms="ms#"),
+            "tooltip": tips({"series": "run", "part": "part"}, {"ms": "ms"}),
         },
     }  # fmt: skip
     shown = "What the mean decode token consists of, on its critical path; testbed explain says more."
-    return Chart("parts", "Parts of the mean token", shown, frame, spec)
+    return Chart("parts", "Parts of the mean token", shown, frame, spec, _simulated(runs))
 
 
 def _is_predicted(run: Run) -> bool:
@@ -252,7 +247,7 @@ def _prediction(runs: Sequence[Run]) -> Chart:
     colour, _ = _series(groups, runs)
     equal: Spec = {
         "data": {"name": "marks"},
-        "mark": {"type": "line", "strokeDash": [3, 3], "color": "#9a9a9a"},
+        "mark": {"type": "line", "strokeDash": [3, 3], "color": GREY},
         "encoding": {"x": quantity("at", "Predicted (ms)"), "y": quantity("at", "Measured (ms)")},
     }
     points: Spec = {
@@ -262,12 +257,11 @@ def _prediction(runs: Sequence[Run]) -> Chart:
             "x": quantity("predicted_ms", "Predicted (ms)", scale=scale),
             "y": quantity("latency_ms", "Measured (ms)", scale=scale),
             "color": colour,
-            "tooltip": told(series="runs", token="token", predicted_ms="predicted ms#", latency_ms="measured ms#"),
+            "tooltip": tips(
+                {"series": "runs", "token": "token"}, {"predicted_ms": "predicted ms", "latency_ms": "measured ms"}
+            ),
         },
     }
-    spec = WIDE | {
-        "title": title_of("Predicted and measured", runs), "height": HEIGHT,
-        "layer": [equal, points],
-    }  # fmt: skip
+    spec = WIDE | {"height": HEIGHT, "layer": [equal, points]}
     shown = "Each decode token's latency beside the cost model's prediction; on the dashed line both are equal."
-    return Chart("prediction", "Predicted and measured", shown, frame, spec, ends)
+    return Chart("prediction", "Predicted and measured", shown, frame, spec, False, ends)

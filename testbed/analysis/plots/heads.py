@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from testbed.analysis.load import Run
-from testbed.analysis.plots.marks import MOST_LINES, draw_oom, draw_trace_marks, oom_mark, trace_marks
+from testbed.analysis.plots.marks import MOST_DASHED, draw_oom, draw_trace_marks, oom_mark, trace_marks
 from testbed.analysis.plots.style import (
     FULL_WIDTH,
     devices_of,
@@ -89,7 +89,7 @@ def _count_map(drawing: Figure, run: Run) -> None:
         edges, np.arange(len(devices) + 1), counts, cmap=COUNT_COLOURS, vmin=0, antialiased=False, gid="counts"
     )
     marks = trace_marks(run)
-    if len(marks) <= MOST_LINES:  # a rug would hide a device
+    if len(marks) <= MOST_DASHED:  # a rug would hide a device
         draw_trace_marks(axes, marks, colour="white", zorder=3)
     killed = oom_mark(run)
     if killed:

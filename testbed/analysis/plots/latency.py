@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from testbed.analysis.load import Run
-from testbed.analysis.metrics import MS, committed
+from testbed.analysis.metrics import MS, committed, mean_stalls, migrated_before, tokens_to_decode
 from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_handle, trace_marks
 from testbed.analysis.plots.style import (
     ALARM,
@@ -22,6 +22,7 @@ from testbed.analysis.plots.style import (
     GREY,
     LETTERS_PER_INCH,
     LOG_SPREAD,
+    MOST_LINES,
     Alike,
     alike,
     as_runs,
@@ -49,7 +50,6 @@ MARK_EVERY = 8  # tokens between two markers, which tell lines apart without col
 BEHIND: Any = {"frameon": True, "framealpha": 0.9, "edgecolor": "none"}  # of legends that lie over lines
 PERCENTS = (50, 95)  # marked on the distributions
 KILL_LABEL_POINTS = 9  # points between the labels of two kills, so that they do not overlap
-MOST_LINES = 8  # runs; of more, like runs are drawn as their mean and range
 MOST_BARS = 250  # of stalls beside each other; a narrower one could not be seen
 LOG_LEGEND_ROOM = 0.25  # of the range of a logarithmic axis, kept free above it for the legend
 
@@ -66,7 +66,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
     with paper():
         names = run_names(runs)
         groups = alike(runs)
-        stalled = {group.name: (group, stall) for group in groups if (stall := _mean_stalls(group.runs))}
+        stalled = {group.name: (group, stall) for group in groups if len(stall := mean_stalls(group.runs))}
         stalls = bool(stalled)
         drawing = figure(FULL_WIDTH, 3.1 if stalls else 2.5)
         main, *strip = drawing.subplots(
@@ -126,9 +126,8 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             width = max(BAR_TOKENS, longest / MOST_BARS)
             for number, (group, stall) in enumerate(stalled.values()):  # the bars of one token stand side by side
                 middle = (number - (len(stalled) - 1) / 2) * width
-                places = [step + middle for step in stall]
                 bottom.bar(
-                    places, list(stall.values()), width=width, color=colours[group.policy],
+                    stall.index + middle, stall, width=width, color=colours[group.policy],
                     alpha=FADED**group.earlier, linewidth=0, gid="stall",
                 )  # fmt: skip
             draw_trace_marks(bottom, marks, labels=False)
@@ -158,8 +157,7 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
                 continue
             low, high = min(low, latency[0]), max(high, latency[-1])
             label = folded(f"{group.name} ({_tokens_text(group.runs)})", COLUMN_WIDTH)
-            asked = max(_tokens_asked(group.runs), len(latency))
-            share = np.arange(len(latency) + 1) / asked
+            share = np.arange(len(latency) + 1) / tokens_to_decode(group.runs)
             axes.plot(
                 [latency[0], *latency], share, color=colour, linewidth=1.3, linestyle=dash, drawstyle="steps-post"
             )
@@ -222,7 +220,7 @@ def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zor
         gid="latency",
     )
     by_step = dict(zip(steps, latency, strict=True))
-    moved = [step for step in _migration_steps(run) if step in by_step]
+    moved = [step for step in sorted(migrated_before(run)) if step in by_step]
     axes.plot(
         moved,
         [by_step[step] for step in moved],
@@ -266,14 +264,14 @@ def _kill(axes: Axes, run: Run, name: str, earlier: int) -> bool:
 def _losses(axes: Axes, run: Run, label: bool) -> int:
     """Mark the tokens that were repeated after losses, with the devices' names if asked; returns their number."""
     by_step = dict(zip(run.decoded["step"], run.decoded["latency_s"] * MS, strict=True))
-    steps = [step for step in run.recoveries["step"] if step in by_step]
+    steps = [step for step in dict.fromkeys(run.recoveries["step"]) if step in by_step]
     axes.plot(
         steps, [by_step[step] for step in steps], marker="v", markersize=6, color=ALARM, markeredgecolor="white",
         markeredgewidth=0.6, linestyle="none", zorder=6, gid="losses",
     )  # fmt: skip
-    lost = dict(zip(run.faults["device"], run.faults["step"], strict=True)) if label else {}
-    for step in steps:
-        names = ", ".join(device for device, at in lost.items() if at == step)
+    lost = run.faults[run.faults["cause"] != "late"]
+    for step in steps if label else ():
+        names = ", ".join(lost.loc[lost["step"] == step, "device"])
         if names:
             axes.annotate(
                 f"{names} lost", (step, by_step[step]), xytext=(0, 6), textcoords="offset points", ha="center",
@@ -282,29 +280,6 @@ def _losses(axes: Axes, run: Run, label: bool) -> int:
     return len(steps)
 
 
-def _migration_steps(run: Run) -> list[int]:
-    """The tokens before which blocks were migrated."""
-    epochs = set(committed(run)["epoch"])
-    return sorted(run.decisions.loc[run.decisions["epoch"].isin(epochs) & (run.decisions["moved"] > 0), "step"])
-
-
-def _mean_stalls(runs: Sequence[Run]) -> dict[int, float]:
-    """The stall by token, as the mean over these runs, in seconds."""
-    own = [_stalls(run) for run in runs]
-    steps = sorted({step for stalls in own for step in stalls})
-    return {step: sum(stalls.get(step, 0.0) for stalls in own) / len(own) for step in steps}
-
-
-def _stalls(run: Run) -> dict[int, float]:
-    """The stalls in seconds, by the token that follows them."""
-    stalled = run.decisions[run.decisions["stall_s"].fillna(0.0) > 0]
-    return dict(zip(stalled["step"], stalled["stall_s"], strict=True))
-
-
 def _tokens_text(runs: Sequence[Run]) -> str:
-    made, asked = sum(len(run.decoded) for run in runs), _tokens_asked(runs)
+    made, asked = sum(len(run.decoded) for run in runs), tokens_to_decode(runs)
     return f"{made} tokens" if made >= asked else f"{made} of {asked} tokens"
-
-
-def _tokens_asked(runs: Sequence[Run]) -> int:
-    return sum((run.tokens_asked or len(run.tokens)) - 1 for run in runs)

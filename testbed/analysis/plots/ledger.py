@@ -9,10 +9,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from testbed.analysis.load import Run
+from testbed.analysis.metrics import MIB
 from testbed.analysis.plots import style
 from testbed.analysis.plots.marks import Mark, draw_oom, oom_mark, trace_handle, trace_marks
-
-MIB = 2**20
 
 
 @style.says_simulated

@@ -14,7 +14,7 @@ from testbed.analysis.load import Run
 from testbed.analysis.plots.style import ALARM, DARK, GREY, si
 
 MOST_LABELS = 6  # more trace steps have lines without labels
-MOST_LINES = 20  # more are ticks along the upper edge
+MOST_DASHED = 20  # more are ticks along the upper edge
 RUG_FROM = 0.96  # of the height of the axes
 _UNITS = {
     "up": "bit/s",
@@ -78,7 +78,7 @@ def draw_trace_marks(
     axes: Axes, marks: Sequence[Mark], labels: bool = True, colour: str = GREY, zorder: float = 0.5
 ) -> None:
     """Vertical lines at the marks' tokens, labelled above the axes if they are few; a rug if they are many."""
-    dash, begin = ((0, (2, 2)), 0.0) if len(marks) <= MOST_LINES else ("-", RUG_FROM)
+    dash, begin = ((0, (2, 2)), 0.0) if len(marks) <= MOST_DASHED else ("-", RUG_FROM)
     for index, mark in enumerate(marks):
         axes.axvline(mark.step, begin, color=colour, linewidth=0.7, linestyle=dash, zorder=zorder, gid="trace-step")
         if labels and len(marks) <= MOST_LABELS:
@@ -99,7 +99,7 @@ def draw_trace_marks(
 
 def trace_handle(marks: Sequence[Mark]) -> Line2D:
     """The legend entry for what `draw_trace_marks` draws."""
-    if len(marks) > MOST_LINES:
+    if len(marks) > MOST_DASHED:
         return Line2D([], [], color=GREY, linestyle="none", marker="|", markersize=5, label="trace steps")
     return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label="trace step")
 

@@ -24,6 +24,7 @@ PHASES: Mapping[str, tuple[str, str]] = {  # phase -> the columns at which it be
 HATCHES = ("", "////", "", "....")
 
 
+@style.says_simulated
 def recoveries(run: Run) -> Figure:
     """The phases of each recovery of a run, from the notice of a loss to the first token after it."""
     rows = run.recoveries.sort_values("noticed_s")
@@ -31,6 +32,7 @@ def recoveries(run: Run) -> Figure:
     return _bars(labels, [[_phases(row)] for _, row in rows.iterrows()], "no device was lost")
 
 
+@style.says_simulated
 def downtime(runs: Run | Sequence[Run]) -> Figure:
     """Mean time from the notice of a loss to the first token after it, by method of recovery; dots are recoveries."""
     found: dict[str, list[dict[str, float]]] = {}

@@ -23,13 +23,9 @@ from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
 MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
 FORMATS = ("png", "pdf", "svg")
 
-TABLES_OF_ALL = (
-    "tokens",
-    "decisions",
-    "migrations",
-    "faults",
-    "recoveries",
-)  # the tables that the figures of several runs show
+TABLES_OF_ALL = ("tokens", "decisions", "migrations", "faults", "recoveries")
+"""The tables that the figures of several runs show."""
+
 _OF_ALL: tuple[Callable[[Sequence[Run]], Figure], ...] = (token_latency, latency_ecdf, predicted_vs_measured)
 _OF_EACH: tuple[Callable[[Run], Figure], ...] = (memory, placement_map, link_rates)
 _WITH_ROWS: dict[str, Callable[[Run], Figure]] = {

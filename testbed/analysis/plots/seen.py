@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from testbed.analysis.load import Run
+from testbed.analysis.metrics import MIB, MS
 from testbed.analysis.plots import style
 
 # A strip's title -> the quantities in it, and the error that is allowed in the interval after a sample.
@@ -24,13 +25,12 @@ _STRIPS = {
 _QUANTITIES = {
     "up": ("up", "Mbit/s", 1e6), "down": ("down", "Mbit/s", 1e6), "up_delay": ("delay up", "ms", 1e-3),
     "down_delay": ("delay down", "ms", 1e-3), "streaming": ("streaming", "GB/s", 1e9),
-    "compute": ("compute", "GFLOP/s", 1e9), "memory": ("memory", "MiB", 2.0**20),
+    "compute": ("compute", "GFLOP/s", 1e9), "memory": ("memory", "MiB", MIB),
 }  # fmt: skip
 _RATIOS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 1.0, 1.1, 1.25, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
 MOST_COURSES = 3  # estimates whose course is shown
 MOST_HEIGHT = 9.0  # inches; a page
 ALWAYS_ALLOWED_MS = 0.5  # by which the delay of a link may be off in any run
-MS = 1e3
 
 
 @style.says_simulated

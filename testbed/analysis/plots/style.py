@@ -33,6 +33,7 @@ LETTERS_PER_INCH = 14  # of a legend, beside its markers
 LEGEND_ROW, FEW_ROWS = 0.15, 3  # inches of a row of a legend, and rows for which figures have room
 USUAL = (("kv_format", "float32"), ("wire_format", "float32"))  # of a model: not worth a word in its name
 SIMULATED = "simulated"  # in a corner of figures of which nothing was measured
+MOST_LINES = 8  # runs; of more, like runs are drawn as their mean and range
 LOG_SPREAD = 8  # values that differ by more than this factor are drawn on a logarithmic axis
 GREY, DARK, ALARM = "#9a9a9a", "#333333", "#b2182b"
 

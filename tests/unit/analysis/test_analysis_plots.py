@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
@@ -116,11 +117,18 @@ def test_of_many_runs_like_ones_are_a_mean_in_a_band_and_stalls_can_be_seen(tmp_
 def test_figures_of_simulated_runs_say_so_and_draw_no_achieved_rates(aware: Run) -> None:
     simulated = replace(aware, manifest={**aware.manifest, "provenance": "simulated"})
     assert simulated.simulated and not aware.simulated
-    for name in RUNS_FIGURES + RUN_FIGURES:
+    for name in plots.FIGURES:
         assert len(drawn(getattr(plots, name)(simulated), "simulated")) == 1, name
         assert not drawn(getattr(plots, name)(aware), "simulated")
     rates = plots.link_rates(simulated)
     assert drawn(rates, "requested") and not drawn(rates, "achieved") and not drawn(rates, "ceiling")
+
+
+def test_two_stalls_before_one_token_add_up(aware: Run) -> None:
+    (stalled,) = aware.decisions.index[aware.decisions["stall_s"] > 0][:1]
+    twice = replace(aware, decisions=pd.concat([aware.decisions, aware.decisions.loc[[stalled]]]))
+    alone, both = ([bar.get_height() for bar in drawn(plots.token_latency(run), "stall")] for run in (aware, twice))
+    assert both[0] == pytest.approx(2 * alone[0]) and both[1:] == alone[1:]
 
 
 def test_blocks_are_counted_by_device_where_devices_are_many(aware: Run, monkeypatch: pytest.MonkeyPatch) -> None:

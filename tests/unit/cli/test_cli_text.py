@@ -29,6 +29,11 @@ def test_text_that_was_shown_while_it_came_is_not_repeated(capsys: Captured) -> 
     assert capsys.readouterr().out.startswith("\npolicy")
 
 
+def test_losses_are_told_with_the_time_that_they_took(capsys: Captured) -> None:
+    show_summary(SUMMARY | {"lost_devices": ["b", "c"], "downtime_s": 1.234}, reasons=True)
+    assert "Lost: b, c; no token came for 1.23 s.\n" in capsys.readouterr().out
+
+
 def test_a_simulation_has_no_text_and_asks_for_no_end(capsys: Captured, tmp_path: Path) -> None:
     arguments = ["--backend", "sim", "--policy", "round-robin", "--tokens", "4", "--out", str(tmp_path), "--json"]
     talk = ["--set", "prompt.chat=Why?", "--set", "sampling.top_k=3"]
