@@ -22,6 +22,7 @@ IDLE_LEAST = 0.10  # this share of the cores' time must be left,
 OTHERS_MOST = 0.25  # or else others may use no more than this share; above it they are noted in any case
 JUDGED_SPAN_S = 1.0  # shorter intervals are judged together with the next ones: CPU time is counted in steps of 10 ms
 SHORTEST_SPAN_S = 0.3  # a run that is shorter than this is not judged
+NAMED_FROM = 0.01  # a device that waited for a smaller share of the time is not named
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _joined(one: Window, other: Window) -> Window:
 
 
 def _waited(window: Window, waits: Iterable[Row]) -> str:
-    """Which devices waited for a core during these tokens, and for which share of the time."""
+    """Which devices waited noticeably for a core during these tokens, and for which share of the time."""
     wait_s: dict[str, float] = defaultdict(float)
     for row in waits:
         if window.first <= row["first"] and row["last"] <= window.last and row["wait_s"] > 0:
@@ -94,8 +95,11 @@ def _waited(window: Window, waits: Iterable[Row]) -> str:
     if not wait_s:
         return "the kernel does not say which devices waited"
     shares = {device: seconds / window.span_s for device, seconds in wait_s.items()}
-    told = worst_first("device", {device: (share, f"{100 * share:.1f} %") for device, share in shares.items()})
-    return f"waited for a core meanwhile: {told}"
+    # Equal figures are told in the order of the devices, so it is the figure as it is told that is compared.
+    named = {device: (round(share, 2), _percent(share)) for device, share in shares.items() if share >= NAMED_FROM}
+    if not named:
+        return f"no device waited for a core for {_percent(NAMED_FROM)} of that time"
+    return f"waited for a core meanwhile: {worst_first('device', named)}"
 
 
 def _percent(share: float) -> str:

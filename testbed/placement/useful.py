@@ -11,12 +11,11 @@ observation returned is the same object.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from functools import lru_cache
 
+from testbed.natural import natural
 from testbed.placement.blocks import Placement
 from testbed.placement.cost.memory import Infeasible, kinds_at, refuse_shortages, rooms_for
 from testbed.placement.observation import Observation
@@ -59,14 +58,8 @@ def with_room(observation: Observation, placement: Placement | None, for_work: b
 
 def in_order(observation: Observation) -> Observation:
     """The observation with its devices in the order of their names, d2 before d10."""
-    views = tuple(sorted(observation.devices, key=lambda view: _natural(view.name)))
+    views = tuple(sorted(observation.devices, key=lambda view: natural(view.name)))
     return observation if views == observation.devices else replace(observation, devices=views)
-
-
-@lru_cache(maxsize=4096)
-def _natural(name: str) -> tuple[tuple[bool, int, str], ...]:
-    parts = re.split(r"([0-9]+)", name)
-    return tuple((part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts)
 
 
 def reachable(observation: Observation, placement: Placement | None) -> Observation:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -11,11 +10,11 @@ from statistics import median
 from typing import Any
 
 from testbed.errors import TestbedError
+from testbed.natural import natural
 from testbed.runlog.following import FAULTS, Follower, Row, loss_events
 
 MS = 1e3
 SILENT = ("calibrated", "fleet_started", "migration_done")  # events that say nothing to a watcher
-_DIGITS = re.compile(r"(\d+)")
 
 
 @dataclass
@@ -155,11 +154,7 @@ def _devices(run: Follower, step: int, now: float) -> list[DeviceNow]:
     for (name, direction), row in _latest(run.rows["links"], ("device", "direction"), now).items():
         device = found.setdefault(name, DeviceNow(name))
         device.asked_bps[direction], device.readback_bps[direction] = row["requested_bps"], row["readback_bps"]
-    return sorted(found.values(), key=lambda device: _natural(device.name))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in _DIGITS.split(name)]
+    return sorted(found.values(), key=lambda device: natural(device.name))
 
 
 def _latest(rows: Sequence[Row], key: tuple[str, ...], now: float) -> dict[tuple[str, ...], Row]:

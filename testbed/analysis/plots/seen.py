@@ -13,6 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 from testbed.analysis.load import Run
 from testbed.analysis.metrics import MIB, MS
 from testbed.analysis.plots import style
+from testbed.natural import natural
 
 # A strip's title -> the quantities in it, and the error that is allowed in the interval after a sample.
 _STRIPS = {
@@ -138,7 +139,7 @@ def link_delays(run: Run) -> Figure:
     """
     with style.paper():
         rows = run.delays[run.delays["p50_s"].notna()]
-        links = sorted(_links(rows), key=lambda each: (style.natural(each[0]), each[1]))
+        links = sorted(_links(rows), key=lambda each: (natural(each[0]), each[1]))
         links = list(dict.fromkeys(links))
         drawing = style.figure(style.COLUMN_WIDTH, min(MOST_HEIGHT, 0.8 + 0.17 * max(4, len(links))))
         axes = drawing.subplots()

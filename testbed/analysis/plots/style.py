@@ -6,7 +6,6 @@ so figures can be read in black and white.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from testbed.analysis.load import AnalysisError, Run
+from testbed.natural import natural
 
 Draw = TypeVar("Draw", bound=Callable[..., Figure])
 
@@ -228,11 +228,6 @@ def devices_of(run: Run) -> list[str]:
     """The devices of a run in natural order (d2 before d10)."""
     names = {*run.devices["device"], *run.placements["device"], *run.links["device"], *run.rates["device"]}
     return sorted(names, key=natural)
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key in which digits count as numbers."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def si(value: float, unit: str) -> str:

@@ -40,7 +40,15 @@ def test_the_reason_names_the_devices_that_waited_in_the_worst_interval_most_fir
     assert notes == []
     assert reason.startswith("other processes took 86 % of this host's 2 cores in tokens 16-23 and left less than 10 %")
     assert "in 2 of 3 intervals" in reason
-    assert "waited for a core meanwhile: device b 6.0 %, device a 3.0 %:" in reason and "device c" not in reason
+    assert "waited for a core meanwhile: device b 6 %, device a 3 %:" in reason and "device c" not in reason
+
+
+def test_equal_waits_are_told_in_the_order_of_devices_and_negligible_ones_not_at_all() -> None:
+    waits = [wait("d10", 0, 0.0601), wait("d3", 0, 0.0003), wait("d2", 0, 0.0599), wait("d1", 0, 0.0199)]
+    [reason], _ = contention([host(0, 0.9, 0.0)], waits)
+    assert "waited for a core meanwhile: device d2 3 %, device d10 3 %:" in reason
+    [reason], _ = contention([host(0, 0.9, 0.0)], waits[1:2])
+    assert "; no device waited for a core for 1 % of that time: stop" in reason
 
 
 def test_where_the_kernel_does_not_count_waits_the_reason_says_so() -> None:
@@ -70,4 +78,4 @@ def test_a_run_of_less_than_a_moment_is_not_judged() -> None:
 def test_waits_of_joined_intervals_are_added() -> None:
     rows = [host(0, 0.9, 0.0, span_s=0.5), host(8, 0.9, 0.0, span_s=0.5)]
     [reason], _ = contention(rows, [wait("b", 0, 0.01), wait("b", 8, 0.04), wait("b", 16, 5.0)])
-    assert "device b 5.0 %" in reason
+    assert "device b 5 %" in reason
