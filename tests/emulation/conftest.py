@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from host_pace import excuse_on_a_slow_host
+from host_pace import excuse_on_a_slow_host, try_again
 from running import IN_GUEST, QUICKSTART, Ended, Place, has_netem, interfaces, short_place
 
 QUICKSTART_TRIES = 3  # again only where this host was too busy to emulate truly, as the verdict says
@@ -29,6 +29,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if item.get_closest_marker("quiet"):
+            try_again(item)
 
 
 @pytest.fixture(autouse=True)
@@ -68,8 +71,7 @@ def pytest_runtest_makereport(
     report = yield
     if report.skipped and not hasattr(report, "wasxfail"):
         _fail(report)
-    if report.failed and (item.get_closest_marker("quiet") or "quickstart" in getattr(item, "fixturenames", ())):
-        excuse_on_a_slow_host(report)
+    excuse_on_a_slow_host(item, call, report)
     return report
 
 

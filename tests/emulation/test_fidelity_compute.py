@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from host_pace import judging_time
 from running import QUICKSTART, Ended, Place, rows, topology, write_experiment
 
 from testbed.doctor import bench_concurrency
@@ -21,25 +22,24 @@ from testbed.shape import WeightFormats, reshaped
 from testbed.topologies.model import Topology
 
 pytestmark = pytest.mark.quiet
-TRIES = 2  # more, where others used the host
 FROM_S = 1e-3
 
 
 @pytest.mark.parametrize("due_s", DUE_S)
 def test_a_paced_operation_takes_as_long_as_the_device_model_says(due_s: float) -> None:
-    measured = measure_compute(due_s, attempts=8)
+    measured = measure_compute(due_s)
     assert measured.due_s == pytest.approx(due_s, rel=1e-3)
-    assert abs(measured.mean_error) < 0.02 and measured.p95_error < 0.05
+    with judging_time():
+        assert abs(measured.mean_error) < 0.02 and measured.p95_error < 0.05
 
 
 @pytest.mark.timeout(600)
 def test_the_blocks_of_a_run_take_as_long_as_the_device_model_says(quickstart: Ended, place: Place) -> None:
     found = _of_run(quickstart.folder)
-    for _ in range(TRIES):
-        if found.ok:
-            break
+    if not found.ok:  # others used the host
         found = _of_run(place.done(QUICKSTART, "--tokens", "40", "--set", "traces=[]", "--policy", "static").folder)
-    assert abs(found.mean_error) < 0.02 and found.p95_error < 0.05
+    with judging_time():
+        assert abs(found.mean_error) < 0.02 and found.p95_error < 0.05
 
 
 FINER = {  # so slow that the host is done long before
@@ -57,17 +57,14 @@ def test_the_blocks_of_a_run_follow_the_finer_numbers(name: str, place: Place, t
         tmp_path, model=model, topology=topology(a=FINER, b=FINER, c=FINER, d=FINER), compute="paced", tokens=30,
         placement={"*": "a", "ffn(*)": "b"},
     )  # fmt: skip
-    for _ in range(TRIES + 1):
-        folder = place.done(experiment).folder
-        found = _of_run(folder)
-        if abs(found.mean_error) < 0.02:
-            break
-    assert abs(found.mean_error) < 0.02
+    folder = place.done(experiment).folder
     shape = replace(reshaped(PRESETS["smollm2-135m"], 6, None, 1024), weights=WeightFormats.all_in(name))
     device = Topology.from_dict(topology(b=FINER)).device("b")
     view = DeviceView("b", device.memory_bytes, device.streaming_Bps, device.compute_flops, 1e9, device.model)
     due_s = [row["due_s"] for row in rows(folder, "spans") if row["block"] == "ffn(0)" and row["step"]]
     assert due_s and due_s == pytest.approx([block_time(shape, Block("ffn", 0), view, 1)] * len(due_s))
+    with judging_time():
+        assert abs(_of_run(folder).mean_error) < 0.02
 
 
 def _of_run(folder: Path) -> ComputeMeasured:
@@ -86,9 +83,11 @@ def test_blocks_that_are_late_now_and_then_or_all_a_little_are_found_out() -> No
 
 def test_operations_of_devices_that_compute_at_once_are_timed() -> None:
     speed, others = measure_speed((1, 4))
-    assert [each.count for each in speed.together] == [1, 4] and speed.streaming_Bps > 1e8 and 0 <= others <= 1
+    assert [each.count for each in speed.together] == [1, 4] and 0 <= others <= 1
     for each in speed.together:
-        assert list(each.finished_s) == sorted(each.finished_s) and 0 < each.finished_s[0] < each.finished_s[-1] < 5
+        assert list(each.finished_s) == sorted(each.finished_s) and 0 < each.finished_s[0] < each.finished_s[-1]
+    with judging_time():
+        assert speed.streaming_Bps > 1e8 and all(each.finished_s[-1] < 5 for each in speed.together)
 
 
 def test_a_measuring_process_that_fails_is_told_and_ends_the_others() -> None:

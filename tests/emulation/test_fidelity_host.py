@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
+from host_pace import judging_time
 from running import QUICKSTART, Place, rows
 
 pytestmark = pytest.mark.quiet
@@ -38,8 +39,9 @@ def test_a_run_that_is_let_alone_is_faithful_and_says_how_idle_the_host_was(plac
         found = rows(ended.folder, "host")
         most = max(row["others_share"] for row in found)
         if most < LET_ALONE:
-            assert ended.code == 0, ended.err
-            assert ended.summary["verdict"]["reasons"] == []
+            with judging_time():
+                assert ended.code == 0, ended.err
+                assert ended.summary["verdict"]["reasons"] == []
             break
         # This host is not ours alone just now, and the run must have noticed.
         assert most < 0.3 or "other processes" in str(ended.summary["verdict"])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import IN_GUEST, short_place
 
 from testbed.controller.link_errors import tolerance_s
@@ -22,79 +23,83 @@ pytestmark = pytest.mark.quiet
 FAR = "10.78.0.2"
 GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
 DIRECTIONS = ("up", "down")
-LINKS = ("rate ", "step ", "delay ", "held ")
 TRIES = 3
+
+Report = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, dict[str, Any]]:
-    """What `testbed doctor --full --json` found, by name; again where a link was off (a busy host)."""
-    found: dict[str, dict[str, Any]] = {}
-    before = _interfaces()
-    for _ in range(TRIES):
+def findings() -> Report:
+    """What `testbed doctor --full --json` found so far, by name."""
+    return {}
+
+
+@pytest.fixture
+def report(findings: Report, request: pytest.FixtureRequest) -> Report:
+    """The same once the doctor has run, and again where a test is repeated, in which case the better finding counts."""
+    if not findings or getattr(request.node, "execution_count", 1) > 1:
+        before = _interfaces()
         with short_place() as place:
             ended = place.testbed("doctor", "--full", "--share-host", "--json", timeout=280)
         assert ended.code in (0, 4), ended.err
+        assert _interfaces() == before, "the doctor left an interface behind"
         for finding in json.loads(ended.out):
-            if not found.get(finding["name"], {}).get("ok"):
-                found[finding["name"]] = finding
-        if all(finding["ok"] for name, finding in found.items() if name.startswith(LINKS)):
-            break
-    assert _interfaces() == before, "the doctor left an interface behind"
-    return found
+            if not findings.get(finding["name"], {}).get("ok"):
+                findings[finding["name"]] = finding
+    return findings
 
 
 def _interfaces() -> str:
     return subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_an_idle_link_that_is_asked_for_no_delay_adds_hardly_any(
-    direction: str, report: dict[str, dict[str, Any]]
-) -> None:
+def test_an_idle_link_that_is_asked_for_no_delay_adds_hardly_any(direction: str, report: Report) -> None:
     finding = report[f"delay {direction} none"]
-    assert finding["fidelity"] and finding["measured"]["asked_s"] == 0 < finding["measured"]["added_s"] < 0.5e-3
+    assert finding["fidelity"] and finding["measured"]["asked_s"] == 0 < finding["measured"]["added_s"]
+    with judging_time():
+        assert finding["measured"]["added_s"] < 0.5e-3
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("delay_s", DELAYS_S)
-def test_a_receiver_holds_messages_for_as_long_as_it_is_told(delay_s: float, report: dict[str, dict[str, Any]]) -> None:
+def test_a_receiver_holds_messages_for_as_long_as_it_is_told(delay_s: float, report: Report) -> None:
     finding = report[f"held delay {1e3 * delay_s:g} ms"]
     allowed_s = tolerance_s(delay_s, finding["measured"]["late_s"])
-    assert finding["fidelity"] and abs(finding["measured"]["added_s"] - delay_s) <= allowed_s, finding["detail"]
-    assert finding["ok"]
+    assert finding["fidelity"]
+    with judging_time():
+        assert abs(finding["measured"]["added_s"] - delay_s) <= allowed_s, finding["detail"]
+        assert finding["ok"]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("rate", [rate for rate in RATES_BPS if not IN_GUEST or rate <= GUEST_FASTEST_BPS])
 def test_a_link_lets_through_its_rate_and_in_no_tenth_of_a_second_more(
-    rate: float, direction: str, report: dict[str, dict[str, Any]]
+    rate: float, direction: str, report: Report
 ) -> None:
     finding = report[f"rate {direction} {format_rate(rate)}"]
     measured = finding["measured"]
     assert measured["rate_bps"] == rate
-    assert 0.97 * 0.956 * rate < measured["goodput_bps"] < 1.03 * 0.956 * rate, finding["detail"]
     allowed = rate / 8 * 0.1005 + tbf_parameters(round(rate))[2] + 1500  # a frame may be stamped 0.5 ms late
-    assert rate / 8 * 0.09 < measured["window_bytes"] <= allowed, finding["detail"]
-    assert finding["ok"]
+    with judging_time():
+        assert 0.97 * 0.956 * rate < measured["goodput_bps"] < 1.03 * 0.956 * rate, finding["detail"]
+        assert rate / 8 * 0.09 < measured["window_bytes"] <= allowed, finding["detail"]
+        assert finding["ok"]
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("before, after", STEPS_BPS)
 def test_after_a_step_the_link_has_its_new_rate_at_once(
-    before: float, after: float, direction: str, report: dict[str, dict[str, Any]]
+    before: float, after: float, direction: str, report: Report
 ) -> None:
     name = f"step {direction} from {format_rate(before) if before else 'an outage'} to {format_rate(after)}"
     measured = report[name]["measured"]
     allowed = max(3 * 1514, after / 8 * 0.05)
-    assert measured["ahead_bytes"] <= allowed and measured["behind_bytes"] <= allowed, report[name]["detail"]
-    assert report[name]["ok"]
+    with judging_time():
+        assert measured["ahead_bytes"] <= allowed and measured["behind_bytes"] <= allowed, report[name]["detail"]
+        assert report[name]["ok"]
 
 
-def test_what_is_off_is_named_with_exit_code_4(report: dict[str, dict[str, Any]]) -> None:
+def test_what_is_off_is_named_with_exit_code_4(report: Report) -> None:
     fidelity = [finding for finding in report.values() if finding["fidelity"]]
     own = [finding for finding in fidelity if "netem" not in finding["detail"]]
     # In both directions rates, steps and an idle link; and held delays, and three lengths of blocks.
@@ -157,7 +162,8 @@ def test_a_link_that_is_five_per_cent_too_fast_is_found_out(namespaces: tuple[in
         tries = [measure_rate(path, 20e6, attempts=1) for _ in range(TRIES)]
     measured = max(tries, key=lambda each: each.share)  # a busy host takes from the goodput
     assert not measured.ok
-    assert 1.03 < measured.share < 1.06 and measured.window_bytes > measured.window_allowed_bytes
+    with judging_time():
+        assert 1.03 < measured.share < 1.06 and measured.window_bytes > measured.window_allowed_bytes
 
 
 def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(namespaces: tuple[int, int]) -> None:

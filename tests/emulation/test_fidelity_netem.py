@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import Place, rows, topology, write_experiment
 
 from testbed.doctor.bench_delay import DELAYS_S, JITTERS_S, LOSSES, JitterMeasured, LossMeasured
@@ -16,13 +17,20 @@ pytestmark = [pytest.mark.quiet, pytest.mark.needs_netem, pytest.mark.timeout(30
 DIRECTIONS = ("up", "down")
 DELAY_MS = {"a": 20, "b": 5, "c": 12, "d": 30}  # of their links
 AGREE = 0.05
-TRIES = 3  # others may be using the host
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, Finding]:
-    """What `testbed doctor --full` says of netem, by name."""
-    return {finding.name: finding for finding in measure_netem()}
+def findings() -> dict[str, Finding]:
+    """What `testbed doctor --full` said of netem so far, by name."""
+    return {}
+
+
+@pytest.fixture
+def report(findings: dict[str, Finding], request: pytest.FixtureRequest) -> dict[str, Finding]:
+    """The same once it was measured, and measured again where a test is repeated."""
+    if not findings or getattr(request.node, "execution_count", 1) > 1:
+        findings |= {finding.name: finding for finding in measure_netem()}
+    return findings
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -32,8 +40,9 @@ def test_each_direction_is_delayed_by_what_was_asked_within_half_a_millisecond(
 ) -> None:
     finding = report[f"delay {direction} {1e3 * delay_s:g} ms"]
     assert finding.measured["asked_s"] == delay_s
-    assert finding.measured["added_s"] == pytest.approx(delay_s, abs=0.5e-3), finding.detail
-    assert finding.ok and finding.fidelity
+    assert finding.fidelity
+    with judging_time():
+        assert finding.measured["added_s"] == pytest.approx(delay_s, abs=0.5e-3) and finding.ok, finding.detail
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -42,8 +51,9 @@ def test_delays_of_each_direction_vary_as_was_asked_or_somewhat_less(
     jitter_s: float, direction: str, report: dict[str, Finding]
 ) -> None:
     finding = report[f"jitter {direction} {1e3 * jitter_s:g} ms"]
-    assert 0.5 * jitter_s <= finding.measured["shown_s"] <= 1.25 * jitter_s, finding.detail
-    assert finding.ok and finding.fidelity
+    assert finding.fidelity
+    with judging_time():
+        assert 0.5 * jitter_s <= finding.measured["shown_s"] <= 1.25 * jitter_s and finding.ok, finding.detail
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -70,15 +80,11 @@ def test_held_messages_agree_with_netem_token_by_token(place: Place, tmp_path: P
     links = {name: {"rate": "200 Mbit/s", "delay": f"{delay} ms"} for name, delay in DELAY_MS.items()}
     slow = {name: {"link": link} for name, link in links.items()}
     experiment = write_experiment(tmp_path, topology=topology(**slow), policy="round-robin", interval=12)
-    worst = 1.0
-    for _ in range(TRIES):
-        by_netem, held = (_latencies(place, experiment, delay) for delay in ("netem", "transport"))
-        assert len(by_netem) == len(held) >= 11
-        assert min(by_netem) > 0.1  # seconds: the delays are most of it
-        worst = max(abs(one / other - 1) for one, other in zip(held, by_netem, strict=True))
-        if worst < AGREE:
-            break
-    assert worst < AGREE
+    by_netem, held = (_latencies(place, experiment, delay) for delay in ("netem", "transport"))
+    assert len(by_netem) == len(held) >= 11
+    assert min(by_netem) > 0.1  # seconds: the delays are most of it
+    with judging_time():
+        assert max(abs(one / other - 1) for one, other in zip(held, by_netem, strict=True)) < AGREE
 
 
 def _latencies(place: Place, experiment: Path, delay: str) -> list[float]:

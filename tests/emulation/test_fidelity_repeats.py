@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import QUICKSTART, Ended, Place, rows
 
 pytestmark = pytest.mark.quiet
@@ -12,9 +13,7 @@ RUNS = 3
 SPREAD = 0.03
 DILATED = 0.03  # measured on an idle host: 1.4 %, because dilation makes this testbed's own time per hop weigh less
 SOFTWARE = 0.05  # of the decode time, at most; measured: 1.0 %
-# Others may be using this host now and then: RUNS of so many runs must agree, or one pair of TRIES.
-MOST_RUNS = 7
-TRIES = 4
+MOST_RUNS = 7  # of which RUNS must agree: others may be using this host now and then
 
 SQUEEZE = "time,target,quantity,value\n0,device/b,memory,40 MiB\n4,device/b,memory,16 MiB\n"
 SHORT = ("--tokens", "16", "--set", "interval=4", "--backend", "mininet")
@@ -52,18 +51,14 @@ def test_the_same_experiment_again_gives_the_same_tokens_and_placements_as_fast(
         assert again.summary["tokens"] == first.summary["tokens"]
         assert _placements(again) == _placements(first)
         medians.append(_median_ms(again))
-    assert _spread(medians) < SPREAD, medians
+    with judging_time():
+        assert _spread(medians) < SPREAD, medians
 
 
 @pytest.mark.timeout(300)
 def test_a_run_twice_as_slow_as_life_reports_the_same_latencies_where_software_takes_little(place: Place) -> None:
     plain = ("--tokens", "8", "--set", "traces=[]", "--policy", "static", "--backend", "mininet")
-    tried = []
-    for _ in range(TRIES):
-        once, twice = (place.done(QUICKSTART, *plain, "--set", f"dilation={factor}") for factor in (1, 2))
-        assert once.summary["tokens"] == twice.summary["tokens"]
-        tried.append((abs(_median_ms(twice) / _median_ms(once) - 1), _software(once)))
-        if tried[-1][0] < DILATED and tried[-1][1] < SOFTWARE:
-            break
-    off, software = tried[-1]
-    assert off < DILATED and software < SOFTWARE, tried
+    once, twice = (place.done(QUICKSTART, *plain, "--set", f"dilation={factor}") for factor in (1, 2))
+    assert once.summary["tokens"] == twice.summary["tokens"]
+    with judging_time():
+        assert abs(_median_ms(twice) / _median_ms(once) - 1) < DILATED and _software(once) < SOFTWARE

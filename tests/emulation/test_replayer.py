@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import ROOT, Place, events, rows, topology, write_experiment
 
 from testbed.clock import EmulatedClock
@@ -32,7 +33,6 @@ PERIOD_S = 2.0
 MEASURED_S = 6.0
 BUSY_LATE_S, IDLE_LATE_S = 15e-3, 5e-3
 CORE_SHARE = 0.10
-ATTEMPTS = 3  # other work on this host may disturb a measurement; three in a row are no accident
 BEGIN_BPS = 20e6
 
 
@@ -151,31 +151,26 @@ def many(cables: Cables) -> list[ReplayedLink]:
 
 @pytest.mark.parametrize(("load", "bound_s"), [(Idle, IDLE_LATE_S), (Busy, BUSY_LATE_S)], ids=["idle", "busy"])
 def test_fifty_links_change_in_time_ten_times_a_second_in_both_directions(
-    load: type[Busy], bound_s: float, cables: Cables
+    load: type[Busy], bound_s: float, cables: Cables, clock: EmulatedClock
 ) -> None:
     links = many(cables)
-    missed = []
-    for _ in range(ATTEMPTS):
-        clock = EmulatedClock()
-        replayer = replay(links, clock)
-        with load():
-            clock.start()
-            before = cpu_s(replayer.process.pid)
-            found = gather(replayer, MEASURED_S)
-            share = (cpu_s(replayer.process.pid) - before) / MEASURED_S
-            found += replayer.end()
+    replayer = replay(links, clock)
+    with load():
+        clock.start()
+        before = cpu_s(replayer.process.pid)
+        found = gather(replayer, MEASURED_S)
+        share = (cpu_s(replayer.process.pid) - before) / MEASURED_S
+        found += replayer.end()
+    assert all(change.applied_bps == change.requested_bps == change.readback_bps for change in found)
+    last = {change.hop: change.requested_bps for change in found}
+    assert all(cables.rate_bps(link) == last[link.hop] for link in links[::9])
+    late = sorted(change.late_s for change in found)
+    p99 = late[int(0.99 * len(late))]
+    assert late[0] >= 0, "a change came before it was due"
+    print(f"p99 {1e3 * p99:.2f} ms, most {1e3 * late[-1]:.2f} ms, {100 * share:.1f} % of a core")
+    with judging_time():
         assert len(found) > 0.95 * 2 * LINKS * CHANGES_PER_S * MEASURED_S
-        assert all(change.applied_bps == change.requested_bps == change.readback_bps for change in found)
-        last = {change.hop: change.requested_bps for change in found}
-        assert all(cables.rate_bps(link) == last[link.hop] for link in links[::9])
-        late = sorted(change.late_s for change in found)
-        p99 = late[int(0.99 * len(late))]
-        assert late[0] >= 0, "a change came before it was due"
-        print(f"p99 {1e3 * p99:.2f} ms, most {1e3 * late[-1]:.2f} ms, {100 * share:.1f} % of a core")
-        if p99 < bound_s and share < CORE_SHARE:
-            return
-        missed.append(f"p99 {1e3 * p99:.1f} ms, {100 * share:.1f} % of a core, {replayer.priority}")
-    pytest.fail(f"wanted p99 under {1e3 * bound_s:.0f} ms and under {100 * CORE_SHARE:.0f} % of a core: {missed}")
+        assert p99 < bound_s and share < CORE_SHARE, replayer.priority
 
 
 def test_changes_are_made_in_the_traces_order_and_lap_after_lap(cables: Cables, clock: EmulatedClock) -> None:
@@ -207,8 +202,10 @@ def test_nothing_changes_before_the_clock_starts_nor_while_it_is_paused(cables: 
     clock.resume()
     second = gather(replayer, 0.5) + replayer.end()
     assert [change.requested_bps for change in second] == [2e6, 3e6]
-    assert all(change.due_s > resumed_s and change.late_s < 0.05 for change in second)
+    assert all(change.due_s > resumed_s for change in second)
     assert second[1].due_s - second[0].due_s == pytest.approx(0.2, abs=1e-6)
+    with judging_time():
+        assert all(change.late_s < 0.05 for change in second)
 
 
 def test_a_run_that_goes_on_gets_the_last_rate_before_and_the_changes_after(
@@ -221,7 +218,9 @@ def test_a_run_that_goes_on_gets_the_last_rate_before_and_the_changes_after(
     time.sleep(0.1)
     assert cables.rate_bps(link) == 2e6
     found = gather(replayer, 0.3) + replayer.end()
-    assert [change.requested_bps for change in found] == [3e6] and found[0].late_s < 0.05
+    assert [change.requested_bps for change in found] == [3e6]
+    with judging_time():
+        assert found[0].late_s < 0.05
 
 
 def test_a_dilated_clock_makes_times_longer_and_rates_smaller_on_the_host_only(cables: Cables) -> None:
@@ -242,9 +241,10 @@ def test_reports_wait_for_a_controller_that_is_long_busy(cables: Cables, clock: 
     clock.start()
     time.sleep(4)  # some 800 KB of reports, several times what a socket holds
     found = replayer.end()
-    assert len(found) > 8 * 500 * 3.5
     assert [change.due_s for change in found] == sorted(change.due_s for change in found)
     assert replayer.facts()["changes"] == len(found) and 0 < replayer.facts()["core_share"] < 1
+    with judging_time():
+        assert len(found) > 8 * 500 * 3.5
 
 
 def test_a_queue_that_is_gone_ends_the_replay_with_the_kernels_answer(cables: Cables, clock: EmulatedClock) -> None:
@@ -292,9 +292,7 @@ def test_a_run_on_the_time_clock_has_its_rates_replayed_and_sees_them(place: Pla
     made = [row for row in rows(ended.folder, "links") if row["device"] == "b" and row["direction"] == "up"]
     assert all(row["readback_bps"] == row["requested_bps"] for row in made)
     changes = [row for row in made if row["sent_bytes"] is None][1:]  # the first is the one before token 0
-    assert len(changes) > 10
     assert [row["requested_bps"] for row in changes] == [(40e6, 80e6)[n % 2] for n in range(len(changes))]
-    assert sorted(row["lag_s"] for row in changes)[len(changes) // 2] < 0.01
     replayed = [row for row in events(ended.folder, "trace_applied") if row["target"] == "link/b"]
     assert [(row["t_s"], row["value"]) for row in replayed] == [(row["t_s"], row["requested_bps"]) for row in changes]
     kinds = {(row["target"], row["quantity"]) for row in events(ended.folder, "trace_applied")}
@@ -302,3 +300,5 @@ def test_a_run_on_the_time_clock_has_its_rates_replayed_and_sees_them(place: Pla
     facts: dict[str, Any] = json.loads((ended.folder / "manifest.json").read_text())["facts"]["replay"]
     assert facts["changes"] == len(changes) and facts["priority"].startswith("real-time")
     assert not [reason for reason in ended.summary["verdict"]["reasons"] if "the kernel says" in reason]
+    with judging_time():
+        assert len(changes) > 10 and sorted(row["lag_s"] for row in changes)[len(changes) // 2] < 0.01

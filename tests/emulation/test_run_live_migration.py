@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from dying import asked_for, kill_controller, resume, wandering
+from host_pace import judging_time
 from live_runs import HEADS, MOVES_AT, ROW_BYTES, digests, experiment, latencies, stall
 from running import Place, events, rows
 
@@ -23,17 +24,18 @@ def test_heads_move_while_tokens_go_on_with_the_same_bits_and_a_tenth_of_the_sta
     assert digests(live) == digests(stopped)
     (at, long), (step, short), (twin_step, twin_short) = stall(stopped), stall(live), stall(twin)
     assert at == MOVES_AT < step
-    assert 1.1 < long < 1.6 and short < 0.1 * long
     moved: list[dict[str, Any]] = rows(live.folder, "migrations")
     assert [(row["block"], row["live"], row["outcome"]) for row in moved] == [
         (f"head(0,{group})", True, "committed") for group in range(HEADS)
     ]
     assert sum(row["bytes"] for row in moved) == HEADS * ROW_BYTES * (sizes["prompt"] + step - 1)
-    meanwhile = median(latencies(live, at, step))
-    assert meanwhile < 1.1 * median(latencies(stopped, 1, at, "predicted_s"))
-    assert meanwhile == pytest.approx(median(latencies(twin, at, step)), rel=0.1)
-    assert step == pytest.approx(twin_step, rel=0.25) and short < twin_short + 0.1
     assert [row["live"] for row in events(live.folder, "migration_done")] == [True]
+    meanwhile = median(latencies(live, at, step))
+    with judging_time():
+        assert 1.1 < long < 1.6 and short < 0.1 * long
+        assert meanwhile < 1.1 * median(latencies(stopped, 1, at, "predicted_s"))
+        assert meanwhile == pytest.approx(median(latencies(twin, at, step)), rel=0.1)
+        assert step == pytest.approx(twin_step, rel=0.25) and short < twin_short + 0.1
 
 
 @pytest.mark.parametrize("moment", ["decode", "migration", "recovery"])

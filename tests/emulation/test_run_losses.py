@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from host_pace import judging_time
 from killing import children, kind, target
 from running import UNJUDGED, Going, Place, events, rows, topology, write_experiment
 
@@ -143,10 +144,10 @@ def test_a_loss_is_noticed_while_a_slow_policy_decides_and_its_decision_is_dropp
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["b"]
     (fault,) = rows(folder, "faults")
-    assert fault["wall_s"] - killed < 1.0
     decisions = [row for row in rows(folder, "decisions") if row["step"] == 4]
     assert decisions[0]["reason"] == "device b is lost", "the decision under way was not committed"
-    assert all(row["decision_s"] < 1.0 for row in decisions)
+    with judging_time():
+        assert fault["wall_s"] - killed < 1.0 and all(row["decision_s"] < 1.0 for row in decisions)
 
 
 @BACKENDS
@@ -176,8 +177,9 @@ def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["c"]
     (suspected,), (fault,) = events(folder, "device_suspected"), rows(folder, "faults")
-    assert suspected["device"] == "c" and suspected["wall_s"] - stopped < 1.0
-    assert fault["cause"] == "hung" and 1.7 < fault["wall_s"] - stopped < 3.5
+    assert suspected["device"] == "c" and fault["cause"] == "hung"
+    with judging_time():
+        assert suspected["wall_s"] - stopped < 1.0 and 1.7 < fault["wall_s"] - stopped < 3.5
 
 
 def test_a_worker_that_goes_on_before_its_time_is_up_is_not_lost(place: Place) -> None:

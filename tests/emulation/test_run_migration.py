@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import Place, events, rows, save_checkpoint, topology, two_placements, write_experiment
 
 RATE_BPS = 20e6
@@ -53,10 +54,10 @@ def test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving(
     assert size >= 4 * 2**20 and steady.summary["migrated_bytes"] == size
 
     first, last = first_and_last_byte(moved)
-    assert 0.90 < 8 * size / (last - first) / RATE_BPS < 0.97
+    steady_bps = 8 * size / (last - first)
     (rate,) = [row for row in rows(steady.folder, "rates") if row["how"] == "migration"]
     assert (rate["device"], rate["peer"], rate["bytes"], rate["requested_bps"]) == ("b", "c", size, RATE_BPS)
-    assert rate["achieved_bps"] == pytest.approx(8 * size / (last - first))
+    assert rate["achieved_bps"] == pytest.approx(steady_bps)
 
     # The same again, the rate halved when a good third has arrived.
     halved_s = first + 0.4 * (last - first)
@@ -71,9 +72,9 @@ def test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving(
     assert len(moved) == HEADS and {row["outcome"] for row in moved} == {"committed"}
     first, last = first_and_last_byte(moved)
     (step,) = events(changed.folder, "trace_applied")
-    assert first < step["t_s"] < last, "the halving missed the transfer: this host's prefill took another time"
+    with judging_time():
+        assert first < step["t_s"] < last, "the halving missed the transfer: this host's prefill took another time"
     mean_bps = (RATE_BPS * (step["t_s"] - first) + RATE_BPS / 2 * (last - step["t_s"])) / (last - first)
-    assert 0.90 < 8 * size / (last - first) / mean_bps < 0.97
 
     uplink = [row for row in rows(changed.folder, "links") if (row["device"], row["direction"]) == ("b", "up")]
     before = {row["readback_bps"] for row in uplink if row["t_s"] < step["t_s"] - 0.1}
@@ -86,6 +87,9 @@ def test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving(
     assert sent == sorted(sent)
     during = [row for row in uplink if first < row["t_s"] < last and row["backlog"]]
     assert during, "nothing was queued at the link that limits the transfer"
+    with judging_time():
+        assert 0.90 < steady_bps / RATE_BPS < 0.97
+        assert 0.90 < 8 * size / (last - first) / mean_bps < 0.97
 
 
 FAILING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from host_pace import judging_time
 from live_runs import digests
 from lossy_runs import losing, recovered_s, recovery
 from running import Place
@@ -19,11 +20,13 @@ def test_both_ways_of_recovery_take_what_the_twin_predicts_and_change_no_bit(pla
         run = place.done(losing(tmp_path, method, **SIZES), "--backend", "mininet")
         row = recovery(run)
         twin = recovery(place.replay(losing(tmp_path, method, **SIZES), "--backend", "sim"))
-        assert row["rebuilt_s"] - row["committed_s"] == pytest.approx(row["predicted_s"], rel=0.2, abs=0.02)
-        assert recovered_s(row) == pytest.approx(recovered_s(twin), rel=0.2, abs=0.05)
         assert row["rows"] + row["kept_rows"] == SIZES["prompt"] + SIZES["dies_at"] - 1
-        found[method] = row, digests(run)
-    (slow, bits), (fast, same) = found["recompute"], found["replicate"]
+        found[method] = row, twin, digests(run)
+    (slow, _, bits), (fast, _, same) = found["recompute"], found["replicate"]
     assert same == bits
     assert slow["kept_rows"] == 0 and fast["rows"] <= 3
-    assert recovered_s(fast) < 0.5 * recovered_s(slow)
+    with judging_time():
+        for row, twin, _ in found.values():
+            assert row["rebuilt_s"] - row["committed_s"] == pytest.approx(row["predicted_s"], rel=0.2, abs=0.02)
+            assert recovered_s(row) == pytest.approx(recovered_s(twin), rel=0.2, abs=0.05)
+        assert recovered_s(fast) < 0.5 * recovered_s(slow)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import IN_GUEST, Place, events, has_netem, rows, topology, two_placements, write_experiment
 
 from testbed.wire import TCP_SHARE
 
 BACKHAUL_BPS = 4e6
-# Two senders fill the backhaul's queue, which drops a hundred frames and more. If one that is sent again is dropped as
-# well, TCP waits 0.2 s for nothing: that happens, but not every time. Measured on a busy host: 8 times within 1.02.
-TRIES = 3
 BARE = {"streaming": "2 GB/s", "compute": "10 GFLOP/s", "memory": "64 MiB", "storage": "2 GB/s"}
 FAST = {"rate": "200 Mbit/s", "delay": "0.2 ms"}
 
@@ -76,24 +73,22 @@ def test_what_crosses_between_two_clusters_shares_the_backhaul(place: Place, tmp
         tmp_path, topology=two_tier(HALVES, up="4 Mbit/s", down="40 Mbit/s", delay="1 ms"), weights="shipped",
         policy=two_placements(tmp_path, {"*": "a", "ffn(2)": "b", "ffn(3)": "b"}, across),
     )  # fmt: skip
-    share = math.inf
-    for _ in range(TRIES):
-        folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
-        moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
-        assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
-        seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
-        ideal = sum(row["bytes"] for row in moved) * 8 / (BACKHAUL_BPS * TCP_SHARE)
-        assert seconds > ideal * 0.97
-        share = min(share, seconds / ideal)
-        if share < 1.05:
-            break
-    assert share < 1.05
+    folder = place.done(experiment, "--backend", "mininet", "--calibrate", "quick").folder
+    moved = [row for row in rows(folder, "migrations") if row["outcome"] == "committed"]
+    assert {(row["src"], row["dst"]) for row in moved} == {("a", "c"), ("b", "d")} and len(moved) == 4
+    seconds = max(row["last_byte_s"] for row in moved) - min(row["start_s"] for row in moved)
+    ideal = sum(row["bytes"] for row in moved) * 8 / (BACKHAUL_BPS * TCP_SHARE)
+    assert seconds > ideal * 0.97
     assert moved[0]["predicted_s"] == pytest.approx(ideal, rel=0.02)
     probes = {(row["device"], row["peer"]): row for row in rows(folder, "rates") if row["how"] == "probe"}
     assert probes["b", "c"]["requested_bps"] == BACKHAUL_BPS
-    assert probes["b", "c"]["achieved_bps"] == pytest.approx(BACKHAUL_BPS * TCP_SHARE, rel=0.15)
     assert probes["d", "a"]["requested_bps"] == 10 * BACKHAUL_BPS
     assert probes["a", "b"]["requested_bps"] == 200e6
+    with judging_time():
+        # Two senders fill the backhaul's queue, which drops a hundred frames and more. If one that is sent again is
+        # dropped as well, TCP waits 0.2 s for nothing: that happens, but not every time.
+        assert seconds / ideal < 1.05
+        assert probes["b", "c"]["achieved_bps"] == pytest.approx(BACKHAUL_BPS * TCP_SHARE, rel=0.15)
 
 
 @pytest.mark.quiet
@@ -107,12 +102,13 @@ def test_a_message_through_other_devices_takes_their_links_delays_and_least_rate
     experiment = write_experiment(tmp_path, topology=chain, placement=placement, delay="transport")
     ended = place.done(experiment, "--backend", "mininet", "--calibrate", "quick")
     tokens = [row for row in rows(ended.folder, "tokens") if not row["prefill"]]
-    # Four layers, each to c and back: eight ways of 12 ms.
-    assert all(0.096 < row["latency_s"] < 0.125 for row in tokens)
-    assert ended.summary["prediction_error"] < (0.15 if IN_GUEST else 0.1)  # a guest takes long to wake up and unpack
+    assert all(row["latency_s"] > 0.096 for row in tokens)  # four layers, each to c and back: eight ways of 12 ms
     probes = {(row["device"], row["peer"]): row for row in rows(ended.folder, "rates") if row["how"] == "probe"}
     assert probes["c", "a"]["requested_bps"] == 20e6
-    assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)
+    with judging_time():
+        assert all(row["latency_s"] < 0.125 for row in tokens)
+        assert ended.summary["prediction_error"] < (0.15 if IN_GUEST else 0.1)  # guests take long to wake up and unpack
+        assert probes["c", "a"]["achieved_bps"] == pytest.approx(20e6 * TCP_SHARE, rel=0.15)
 
 
 @pytest.mark.quiet
@@ -126,8 +122,9 @@ def test_tokens_wait_while_a_backhaul_is_down_and_go_on_after_it(place: Place, t
     folder = place.done(experiment, "--backend", "mininet").folder
     tokens = [row for row in rows(folder, "tokens") if not row["prefill"]]
     slow = [row for row in tokens if row["latency_s"] > 1]
-    assert len(slow) == 1
-    assert 0.3 < slow[0]["start_s"] < 0.6 and 2 < slow[0]["start_s"] + slow[0]["latency_s"] < 2.8
+    with judging_time():
+        assert len(slow) == 1
+        assert 0.3 < slow[0]["start_s"] < 0.6 and 2 < slow[0]["start_s"] + slow[0]["latency_s"] < 2.8
     applied = [(row["target"], row["value"]) for row in events(folder, "trace_applied")]
     assert ("link/backhaul", 0.0) in applied
 
@@ -143,8 +140,9 @@ def test_a_paused_device_holds_the_token_up_until_it_goes_on(backend: str, place
     )
     folder = place.done(experiment, "--backend", backend).folder
     held = [row for row in rows(folder, "tokens") if row["latency_s"] > 1]
-    assert len(held) == 1
-    assert 1.9 < held[0]["start_s"] + held[0]["latency_s"] < 2.3
+    with judging_time():
+        assert len(held) == 1
+        assert 1.9 < held[0]["start_s"] + held[0]["latency_s"] < 2.3
 
 
 def test_a_run_that_ends_while_a_device_is_paused_leaves_nothing(place: Place, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import Going, Place, rows, topology, write_experiment
 
 pytestmark = [pytest.mark.quiet, pytest.mark.needs_netem, pytest.mark.timeout(300)]
@@ -28,7 +29,6 @@ NAMED = {
     "link d up": ("frames were lost", "a loss of 2 % is asked"),
 }
 UNCALIBRATED = ("--share-host", "--calibrate", "off")
-TRIES = 3  # others may be using the host
 
 
 def experiment(folder: Path) -> Path:
@@ -68,14 +68,13 @@ def test_netem_that_does_something_else_than_asked_is_found_out_by_the_links_nam
 
 
 def test_netem_that_does_as_asked_is_faithful(place: Place, tmp_path: Path) -> None:
-    for _ in range(TRIES):
-        ended = place.replay(experiment(tmp_path), *UNCALIBRATED)
-        if ended.code != 4:
-            break
-    assert ended.code == 0, ended.err
+    ended = place.replay(experiment(tmp_path), *UNCALIBRATED)
+    assert ended.code in (0, 4), ended.err
     found = {(row["device"], row["direction"]): row for row in rows(ended.folder, "delays")}
     assert set(found) == {(name, way) for name in "abcd" for way in ("up", "down")}
-    for way in ("up", "down"):
-        assert found["b", way]["farthest_s"] == pytest.approx(1e-3, abs=0.5e-3)
-        assert found["c", way]["jitter_s"] == pytest.approx(3e-3, rel=0.5)
-        assert found["d", way]["lost"] == pytest.approx(0.02 * found["d", way]["frames"], rel=0.9)
+    with judging_time():
+        assert ended.code == 0, ended.err
+        for way in ("up", "down"):
+            assert found["b", way]["farthest_s"] == pytest.approx(1e-3, abs=0.5e-3)
+            assert found["c", way]["jitter_s"] == pytest.approx(3e-3, rel=0.5)
+            assert found["d", way]["lost"] == pytest.approx(0.02 * found["d", way]["frames"], rel=0.9)

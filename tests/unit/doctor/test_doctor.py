@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from testbed.cli.doctor import WIDTH, command
 from testbed.controller.calibration import NOMINAL_SPEED
 from testbed.decoder import compiled
-from testbed.doctor import host_checks
+from testbed.doctor import bench_compute, host_checks
 from testbed.doctor.finding import Finding, failure, tried
 from testbed.doctor.network_checks import judge_link
 from testbed.errors import EnvironmentLacks
@@ -108,3 +108,16 @@ def test_kernels_that_cannot_be_compiled_are_missing_and_the_remedy_names_the_co
     found, *others = host_checks.examine()
     assert found.required and not found.ok and "no C compiler" in found.detail and "gcc" in found.remedy
     assert all(one.ok for one in others)
+
+
+@pytest.mark.parametrize(("busy", "pauses"), [(0, []), (2, [0.5, 1.0]), (9, [0.5, 1.0, 2.0, 4.0])])
+def test_blocks_that_others_made_late_are_measured_again_after_pauses_that_grow(
+    busy: int, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [bench_compute.ComputeMeasured(1e-3, 100, 0.0, error) for error in (0.3, 0.2, 0.4, 0.5, 0.6)]
+    attempts = iter([*late[:busy], bench_compute.ComputeMeasured(1e-3, 100, 0.0, 0.01)])
+    slept: list[float] = []
+    monkeypatch.setattr(bench_compute, "_measure_compute", lambda due_s, count: next(attempts))
+    monkeypatch.setattr(bench_compute.time, "sleep", slept.append)
+    assert bench_compute.measure_compute(1e-3).p95_error == (0.01 if busy < 5 else 0.2)
+    assert slept == pauses

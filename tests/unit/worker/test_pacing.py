@@ -12,6 +12,7 @@ from itertools import pairwise
 from statistics import median
 
 import pytest
+from host_pace import AGAIN, judging_time
 
 from testbed.device_model import DeviceModel
 from testbed.models.presets import PRESETS
@@ -24,6 +25,8 @@ from testbed.worker import core_waits, pacing
 from testbed.worker.core_waits import CoreWaits, ProcessWaits
 from testbed.worker.libc import use_precise_timers
 from testbed.worker.pacing import Pacer, Timing
+
+pytestmark = AGAIN
 
 
 def pacer(paced: bool = True, dilation: float = 1.0, flops: float = 1e15, streaming: float = 1e12) -> Pacer:
@@ -70,15 +73,18 @@ def timed(device: Pacer, costs: list[tuple[float, float]], due_s: float) -> list
             told.append(timing)
         assert min(took) >= due_s - 1e-5
         if median(took) <= 1.02 * due_s:
-            return told
-    pytest.fail(f"operations of {due_s} s took {median(took)} s")
+            break
+    with judging_time():
+        assert median(took) <= 1.02 * due_s
+    return told
 
 
 def test_an_operation_of_two_milliseconds_takes_two_milliseconds() -> None:
     use_precise_timers()
     told = timed(pacer(streaming=1e9), [(0.0, 2e6)], 2e-3)
     assert [timing.due_s for timing in told] == pytest.approx([2e-3] * len(told))
-    assert median(timing.end_s - timing.start_s for timing in told) == pytest.approx(2e-3, rel=0.02)
+    with judging_time():
+        assert median(timing.end_s - timing.start_s for timing in told) == pytest.approx(2e-3, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -109,9 +115,10 @@ def test_a_device_that_is_never_idle_is_not_slowed_by_our_own_work_between_block
         while time.monotonic() < until:
             continue
     chained = [after.start_s == before.end_s for before, after in pairwise(timings)]
-    assert sum(chained) > 40
     gaps = [after.end_s - before.end_s for before, after in pairwise(timings)]
-    assert median(gaps) == pytest.approx(1e-3, rel=0.02)
+    with judging_time():
+        assert sum(chained) > 40
+        assert median(gaps) == pytest.approx(1e-3, rel=0.02)
 
 
 def test_an_operation_whose_input_came_later_counts_from_that_input() -> None:
@@ -138,7 +145,8 @@ def test_an_operation_too_short_to_make_up_for_our_lateness_is_as_long_as_ever_a
         _, timing = device.run(nothing, [(0.0, 1e5)], ready)
         assert timing.start_s >= ready + 0.0004
         took.append((timing.end_s - timing.start_s, timing.overrun))
-    assert min(took) == (pytest.approx(1e-4, abs=2e-5), False)
+    with judging_time():
+        assert min(took) == (pytest.approx(1e-4, abs=2e-5), False)
 
 
 def test_after_a_pause_a_busy_chain_does_not_go_on() -> None:
@@ -155,7 +163,8 @@ def test_an_operation_the_host_cannot_finish_in_time_is_an_overrun_and_others_ar
     assert late.overrun and late.end_s - late.start_s >= 0.004
     assert late.due_s == pytest.approx(1e-3)
     flags = [device.run(lambda: time.sleep(0.001), [(0.0, 2e7)], time.monotonic())[1].overrun for _ in range(5)]
-    assert not any(flags)
+    with judging_time():
+        assert not any(flags)
 
 
 def test_waiting_for_a_core_counts_as_made_up_for_only_where_the_operation_ends_in_time(
