@@ -70,15 +70,15 @@ def _device(device: DeviceNow, bar: int) -> Text:
 
 
 def _memory(device: DeviceNow, bar: int) -> Text:
-    """A bar of the largest budget so far, in parts: what is used, what is free, and the ballast."""
-    if device.ledger_bytes is None or not device.budget_bytes:
+    """A bar of the largest budget so far, in parts: what blocks need, what is free, and the ballast."""
+    if device.needed_bytes is None or not device.budget_bytes:
         return Text(" " * (bar + MEMORY - 2))
-    whole = max(device.budget_bytes + device.ballast_bytes, device.ledger_bytes)
-    used = round(bar * device.ledger_bytes / whole)
+    whole = max(device.budget_bytes + device.ballast_bytes, device.needed_bytes)
+    used = round(bar * device.needed_bytes / whole)
     ballast = min(bar - used, round(bar * device.ballast_bytes / whole))
-    share = device.ledger_bytes / device.budget_bytes
+    share = device.needed_bytes / device.budget_bytes
     style = "red" if share > FULL else "yellow" if share > NEARLY else "green"
-    told = f" {format_bytes(device.ledger_bytes)} of {format_bytes(device.budget_bytes)}"
+    told = f" {format_bytes(device.needed_bytes)} of {format_bytes(device.budget_bytes)}"
     return Text.assemble(
         ("█" * used, style), ("·" * (bar - used - ballast), "dim"), ("▒" * ballast, "dim"), f"{told:<{MEMORY - 2}}"
     )
