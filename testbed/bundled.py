@@ -68,6 +68,9 @@ def _hint(kind: Kind, name: str, path: Path, known: dict[str, Path]) -> str:
             return f"; {name} is a bundled {other}: `testbed {verb} {name}`"
     if kind == "experiment" and name in bundled("topology"):
         return f"; {name} is a bundled topology: `testbed replay quickstart --set topology={name}`"
+    for other in PLACES:
+        if kind != other and name in bundled(other):
+            return f"; {name} is a bundled {other}, but a {kind} is wanted: choose from {', '.join(known)}"
     if Path(name).stem in known:
         return f"; did you mean {Path(name).stem!r}, which is bundled?"
     beside = []

@@ -89,7 +89,7 @@ def stall_s(run: Run) -> float:
 
 
 def peak_memory_bytes(run: Run) -> pd.Series:
-    """The largest ledger of each device, in bytes."""
+    """The most that was in use on each device, in bytes, beside what a worker without blocks takes."""
     return run.devices.dropna(subset=["ledger_bytes"]).groupby("device")["ledger_bytes"].max()
 
 

@@ -27,8 +27,9 @@ HEADERS = (
 )
 WORDS = {"policy", "status", "verdict"}  # left-aligned
 HOW_TO_READ = (
-    "Latencies are over decode tokens, the prefill excluded, in emulated time. Memory is the largest ledger "
-    "(weights and KV caches) of any device. The prediction error is the median of |predicted − measured| / measured."
+    "Latencies are over decode tokens, the prefill excluded, in emulated time. Memory is the most in use on any "
+    "device: weights, KV caches and, where it was measured, the worker's own, which is not in the budget. The "
+    "prediction error is the median of |predicted − measured| / measured."
 )
 MISSING = "–"  # a figure that a run does not have
 _IN_LATEX = {MISSING: "--", "−": "$-$", "…": r"\ldots{}"}

@@ -31,6 +31,9 @@ FIRST_TRACK = 1  # of a device
 KINDS = ("computes", "sends (up)", "receives (down)", "migrates out", "migrates in")
 """The kinds of tracks of a device, in the order in which they are shown."""
 
+MEMORY = {"ledger_bytes": "in use", "predicted_bytes": "blocks need", "budget_bytes": "budget"}
+"""Column of the table `devices` -> its name in the graph of a device's memory."""
+
 MOST_LANES = 10_000  # of one kind, for the order of tracks
 NS_PER_S = 1e9
 encode = msgspec.json.Encoder().encode
@@ -221,8 +224,8 @@ class _Trace:
             process = self._processes.get(row["device"], RUN)
             name = f"link {row['device']} {row['direction']} (Mbit/s)"
             yield _counter(name, process, row["t_s"], {"asked": row["requested_bps"] / 1e6})
-        for row in self._changed("devices", ("device",), ("ledger_bytes", "budget_bytes")):
-            values = {key: row[f"{key}_bytes"] for key in ("ledger", "budget") if row[f"{key}_bytes"] is not None}
+        for row in self._changed("devices", ("device",), tuple(MEMORY)):
+            values = {told: row[key] for key, told in MEMORY.items() if row[key] is not None}
             if values:
                 process = self._processes.get(row["device"], RUN)
                 name = f"memory of {row['device']} (MiB)"

@@ -79,6 +79,8 @@ class VerbGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Refuse an unknown verb, and name the known one that is most like it."""
         name = args[0]
+        if name in ("help", "version") and not ctx.resilient_parsing:
+            raise click.UsageError(f"{name!r} is no verb but an option: `testbed --{name}`", ctx)
         if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
             raise click.UsageError(f"{name!r} is no verb of testbed{nearest(name, VERBS)}", ctx)
         return super().resolve_command(ctx, args)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from testbed.cli.names import EXPERIMENT, complete_policy
-from testbed.cli.options import CALIBRATE, OUT, ROWS_AS_JSON, SETTINGS, SHARE, TOKENS, VERIFY
+from testbed.cli.options import CALIBRATE, DASHBOARD, OUT, ROWS_AS_JSON, SCHEDULER, SETTINGS, SHARE, TOKENS, VERIFY
 from testbed.cli.show import echo, print_json, print_table, say
 from testbed.cli.summary import headings_of, table_row
 from testbed.progress import readable
@@ -41,6 +41,8 @@ MANY = 12  # from so many runs on, people see the table of policies and not ever
 @VERIFY
 @SHARE
 @CALIBRATE
+@SCHEDULER
+@DASHBOARD
 @ROWS_AS_JSON
 def command(experiment: Path, policies: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Run EXPERIMENT with each policy, seed and backend, and show them in one table.

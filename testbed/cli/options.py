@@ -24,6 +24,10 @@ BACKEND = click.option(
     help=" ".join([DEFAULT_TOLD, *(f"{row.name}: {row.note}." for row in BACKENDS.values() if row.note)]),
 )
 SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind other emulated runs on this host.")
+SCHEDULER = click.option(
+    "--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: processes of this host]."
+)
+DASHBOARD = click.option("--dashboard", is_flag=True, help="Say where the scheduler's dashboard is.")
 CALIBRATE = click.option(
     "--calibrate",
     type=click.Choice(["off", "quick", "full"]),

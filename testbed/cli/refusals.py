@@ -9,11 +9,18 @@ import errno
 import os
 
 import click
+from click.core import ParameterSource
 
 from testbed.cli.terminal import echo
 from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
 from testbed.progress import printable
 
+PLAINLY = {
+    "a valid integer range": "a whole number",
+    "a valid float range": "a number",
+    "a valid float": "a number",
+    "a valid integer": "a whole number",
+}
 LONGEST_NAME = 200  # characters of a path in a sentence
 LONGEST_MESSAGE = 4000  # characters of a sentence; some name many devices
 
@@ -47,7 +54,13 @@ def _explained(error: Exception) -> tuple[str, int]:
     match error:
         case click.ClickException():
             message = error.format_message().removesuffix(".")
+            for theirs, ours in PLAINLY.items():
+                message = message.replace(theirs, ours)
             if isinstance(error, click.UsageError) and error.ctx is not None:
+                if isinstance(error, click.NoSuchOption) and not error.possibilities:
+                    message += _options_that_begin_so(error.option_name, error.ctx)
+                if message.startswith("Got unexpected extra argument"):
+                    message += _what_extra_arguments_mean(message, error.ctx)
                 message += f"; see `{error.ctx.command_path} --help`"
             return message, ConfigError.exit_code
         case TestbedError():
@@ -63,6 +76,24 @@ def _explained(error: Exception) -> tuple[str, int]:
         case UnicodeEncodeError() if not encodable(error.object):
             return f"'{error.object[-80:]}' is not UTF-8 text", ConfigError.exit_code
     raise error
+
+
+def _options_that_begin_so(name: str, ctx: click.Context) -> str:
+    """What was probably meant by a letter: our options are words."""
+    known = [option for each in ctx.command.get_params(ctx) for option in each.opts if option.startswith(f"-{name}")]
+    return f": options are written in full, as {' or '.join(known)}" if len(name) == len("-x") and known else ""
+
+
+def _what_extra_arguments_mean(message: str, ctx: click.Context) -> str:
+    """What was probably meant by arguments that nothing takes."""
+    if "(= " in message:
+        return ": write KEY=VALUE without spaces"
+    again = [
+        f"`{option.opts[0]}`" for option in ctx.command.params
+        if isinstance(option, click.Option) and option.multiple and option.name is not None
+        and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]  # fmt: skip
+    return f": to give several values, write {' or '.join(again)} before each" if again else ""
 
 
 def _named(filename: object) -> str:

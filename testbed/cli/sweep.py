@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from testbed.cli.names import FileOrName
-from testbed.cli.options import OUT, ROWS_AS_JSON, SHARE
+from testbed.cli.options import DASHBOARD, OUT, ROWS_AS_JSON, SCHEDULER, SHARE
 from testbed.cli.show import echo, print_json, print_table, say
 
 
 @click.command()
 @click.argument("file", type=FileOrName("sweep"))
-@click.option("--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: worker processes here].")
-@click.option("--dashboard", is_flag=True, help="Say where the scheduler's dashboard is.")
+@SCHEDULER
+@DASHBOARD
 @SHARE
 @OUT
 @ROWS_AS_JSON

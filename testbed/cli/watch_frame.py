@@ -12,22 +12,24 @@ from testbed.running.picture import DeviceNow, Picture, Told
 from testbed.units import format_bytes, format_rate
 
 BARS = "▁▂▃▄▅▆▇█"
-LEAST_EVENTS, MOST_TEXT = 3, 5  # lines
+LEAST_EVENTS, LEAST_TEXT, MOST_VERDICT = 3, 5, 3  # lines; what the verdict takes more than one, the text gives
 LEAST_NAME = 12  # columns of the heading; what follows it is cut off only then
 NAME, BLOCKS, MEMORY, LINKS = 10, 12, 24, 24  # columns of the table of devices; the bar of memory takes the rest
+MOST_BAR = 64
 FULL, NEARLY = 1.0, 0.9  # of a budget, for colours
 
 
 def frame(picture: Picture, width: int, height: int) -> list[Text]:
     """At most `height` lines of at most `width` columns: the run's state, devices, latency, text, verdict, events."""
     lines = [_heading(picture, width), Text()]
-    text = _wrapped(picture.text, width)
-    rest = height - len(lines) - 6 - min(MOST_TEXT, len(text)) - LEAST_EVENTS
+    verdict = _verdict(picture.verdict, width)
+    text = _wrapped(picture.text, width)[-(max(LEAST_TEXT, height // 4) - len(verdict) + 1) :]
+    rest = height - len(lines) - 5 - len(verdict) - len(text) - LEAST_EVENTS
     lines += _devices(picture.devices, width, max(2, rest))
     lines += [Text(), *_latency(picture, width)]
     if text:
-        lines += [Text(), *text[-MOST_TEXT:]]
-    lines += [Text(), Text(picture.verdict, style="red" if picture.verdict.startswith("not") else "bold")]
+        lines += [Text(), *text]
+    lines += [Text(), *verdict]
     events = [_event(told) for told in picture.events[-max(LEAST_EVENTS, height - len(lines)) :]]
     lines += events[::-1]
     for line in lines:
@@ -45,8 +47,13 @@ def _heading(picture: Picture, width: int) -> Text:
     return Text.assemble(name, (token, "bold"), (picture.status, style), moves)
 
 
+def _verdict(verdict: str, width: int) -> list[Text]:
+    told = textwrap.wrap(readable(verdict), width, max_lines=MOST_VERDICT, placeholder=" …")
+    return [Text(line, style="red" if verdict.startswith("not") else "bold") for line in told]
+
+
 def _devices(devices: Sequence[DeviceNow], width: int, rows: int) -> list[Text]:
-    bar = max(8, width - NAME - BLOCKS - MEMORY - LINKS)
+    bar = min(MOST_BAR, max(8, width - NAME - BLOCKS - MEMORY - LINKS))
     head = f"{'device':{NAME}}{'blocks':>{BLOCKS - 2}}  {'memory':{bar + MEMORY}}{'link up / down':{LINKS}}"
     shown = devices if len(devices) <= rows - 1 else devices[: rows - 2]
     lines = [Text(head, style="dim"), *(_device(device, bar) for device in shown)]
@@ -70,15 +77,15 @@ def _device(device: DeviceNow, bar: int) -> Text:
 
 
 def _memory(device: DeviceNow, bar: int) -> Text:
-    """A bar of the largest budget so far, in parts: what is used, what is free, and the ballast."""
-    if device.ledger_bytes is None or not device.budget_bytes:
+    """A bar of the largest budget so far, in parts: what blocks need, what is free, and the ballast."""
+    if device.needed_bytes is None or not device.budget_bytes:
         return Text(" " * (bar + MEMORY - 2))
-    whole = max(device.budget_bytes + device.ballast_bytes, device.ledger_bytes)
-    used = round(bar * device.ledger_bytes / whole)
+    whole = max(device.budget_bytes + device.ballast_bytes, device.needed_bytes)
+    used = round(bar * device.needed_bytes / whole)
     ballast = min(bar - used, round(bar * device.ballast_bytes / whole))
-    share = device.ledger_bytes / device.budget_bytes
+    share = device.needed_bytes / device.budget_bytes
     style = "red" if share > FULL else "yellow" if share > NEARLY else "green"
-    told = f" {format_bytes(device.ledger_bytes)} of {format_bytes(device.budget_bytes)}"
+    told = f" {format_bytes(device.needed_bytes)} of {format_bytes(device.budget_bytes)}"
     return Text.assemble(
         ("█" * used, style), ("·" * (bar - used - ballast), "dim"), ("▒" * ballast, "dim"), f"{told:<{MEMORY - 2}}"
     )

@@ -36,6 +36,11 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
         raw["prompt"] = {"text": raw["prompt"]}
     for section, what in (("model", "model"), ("prompt", "prompt, if it is not text,")):
         if section in raw:
+            if section == "model" and isinstance(raw[section], str):
+                raise ConfigError(
+                    f"{origin}: model is {shown(raw[section])}, but it has keys: for a preset set "
+                    f"`model.preset={raw[section]}`, for a folder or a GGUF file `model.path`"
+                )
             raw[section] = require_mapping(raw[section], origin, what)
     if isinstance(raw.get("model", {}).get("path"), str):
         raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
@@ -140,7 +145,9 @@ def read_traces(
     `generate`, from the entry, its index and its name in errors.
     """
     if not isinstance(entries, list):
-        raise ConfigError(f"{origin}: traces must be a list of files, not {shown(entries)}")
+        raise ConfigError(
+            f"{origin}: traces must be a list of files or names, like [link-collapse], not {shown(entries)}"
+        )
     traces = []
     for index, entry in enumerate(entries):
         where = f"{origin}: traces.{index}"

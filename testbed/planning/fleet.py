@@ -33,6 +33,10 @@ def read_fleet(text: str, link: str | None = None) -> Topology:
     if os.path.lexists(text) or not _COUNTED.match(text):
         if link is not None:
             raise ConfigError(f"--link {link} is for boards like '4 x raspberry-pi-5': {text} has links of its own")
+        if any(
+            one is not None and one.family.replace(" ", "-") in boards() for one in read_boards(text.replace("-", " "))
+        ):
+            raise ConfigError(f"{shown(text)}: write how many boards first, like '4 x raspberry-pi-5 8GB'")
         return Topology.load(find_file("topology", text))
     parse_rate(link or DEFAULT_LINK)
     found = read_boards(text.replace("-", " "))

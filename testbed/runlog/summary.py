@@ -139,7 +139,7 @@ def waits_by_step(decisions: Iterable[Row], charge_decision: bool) -> dict[int, 
 
 
 def peak_memory_bytes(devices: Iterable[Row]) -> dict[str, int]:
-    """The largest ledger of each device."""
+    """The most that was in use on each device beside what a worker without blocks takes."""
     peak: dict[str, int] = {}
     for row in devices:
         if row.get("ledger_bytes") is not None:

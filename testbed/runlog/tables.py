@@ -137,8 +137,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _seconds("t_s", "time of the measurement"),
         _text("device", "device"),
         _bytes("budget_bytes", "present budget of weights and KV caches", required=False),
-        _bytes("ledger_bytes", "ledger: anonymous memory minus the warm baseline", required=False),
-        _bytes("predicted_bytes", "bytes that the blocks on the device should use", required=False),
+        _bytes(
+            "ledger_bytes",
+            "measured: anonymous memory minus the warm baseline; beside blocks and replicas it holds the worker's own",
+            required=False,
+        ),
+        _bytes("predicted_bytes", "bytes that the blocks on the device need, which the budget is for", required=False),
         _bytes("limit_bytes", "memory limit of the device's cgroup", required=False),
         _bytes("ballast_bytes", "memory of the ballast, the emulated co-located process", required=False),
         _seconds(

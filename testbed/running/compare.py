@@ -19,10 +19,13 @@ from testbed.running.carry_out import failure
 from testbed.running.check import NothingFits, check_experiment
 from testbed.running.comparison import Comparison
 from testbed.running.late_rows import rows_that_wait
-from testbed.running.many_runs import carry_out_all
+from testbed.running.many_runs import Done, carry_out_all
 from testbed.running.memory_over_time import shortage_ahead, told_of_many
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import Overrides, RunRequest, load_experiment
+from testbed.running.sweep_file import SweptRun, run_key
+from testbed.running.sweep_folder import SweepFolder
+from testbed.running.sweep_workers import carry_out_runs, refuse_dashboard_alone, tell_of_cluster
 
 
 def compare(
@@ -37,6 +40,8 @@ def compare(
     verify: bool = False,
     share_host: bool = False,
     calibrate: Effort = "quick",
+    scheduler: str | None = None,
+    dashboard: bool = False,
     progress: bool = False,
     tell: Tell = tell_log,
 ) -> Comparison:
@@ -56,6 +61,8 @@ def compare(
         verify: Compare every token's logits with those of the single-process reference, bit for bit.
         share_host: Do not wait until other emulated runs on this host have ended.
         calibrate: How thoroughly links and host are measured before token 0: `off`, `quick` or `full`.
+        scheduler: The address of a Dask scheduler, like `tcp://10.0.0.1:8786`; by default the runs take place here.
+        dashboard: Tell the address of the scheduler's dashboard.
         progress: Announce emulated runs, and draw bars on standard error if that is a terminal.
         tell: Is called with each remark, a sentence; by default they go to the log `testbed`.
 
@@ -72,7 +79,8 @@ def compare(
     """
     found = compare_all(
         experiment, policies, seeds=seeds, backend=backend, tokens=tokens, overrides=overrides, out=out, verify=verify,
-        share_host=share_host, calibrate=calibrate, progress=progress, tell=tell,
+        share_host=share_host, calibrate=calibrate, scheduler=scheduler, dashboard=dashboard, progress=progress,
+        tell=tell,
     )  # fmt: skip
     refuse_different_logits(found)
     return found
@@ -87,6 +95,8 @@ def compare_all(
     tokens: int | None,
     overrides: Overrides,
     out: str | Path,
+    scheduler: str | None,
+    dashboard: bool,
     progress: bool,
     tell: Tell,
     **options: Any,
@@ -95,6 +105,7 @@ def compare_all(
     policies = [policies] if isinstance(policies, str) else list(policies)
     if not policies or seeds < 1:
         raise ConfigError(f"{len(policies)} policies with {seeds} seeds each: a comparison needs at least one of both")
+    refuse_dashboard_alone(dashboard, scheduler)
     wanted = [backend] if backend is None or isinstance(backend, str) else list(backend)
     chosen = list(dict.fromkeys(choose_backend(one, tell) for one in wanted or [None]))
     first = load_experiment(experiment, overrides, tokens=tokens)
@@ -121,15 +132,21 @@ def compare_all(
     if waiting:
         tell(f"Note: {waiting}.")
     requests = [wish for wish in wishes.values() if wish.experiment.seed not in impossible]
+    file = Path(out) / f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{file_part(first.name)}-compare.parquet"
+    if scheduler is not None:
+        tell_of_cluster(scheduler, dashboard, emulated, tell)
     ended: list[int] = []
-    # Emulated runs are announced one by one and draw a bar each.
-    with progress_bar(progress and not emulated, len(requests), "runs") as told:
+    # Emulated runs are announced one by one here and draw a bar each.
+    with progress_bar(progress and not (emulated and scheduler is None), len(requests), "runs") as told:
 
         def done(number: int, summary: dict[str, Any]) -> None:
             ended.append(number)
             told(len(ended))
 
-        carried = carry_out_all(requests, tell, done, announce=progress)
+        if scheduler is None:
+            carried = carry_out_all(requests, tell, done, announce=progress)
+        else:
+            carried = _carry_out_on(scheduler, requests, file.with_suffix(""), done, options)
     by_run = {
         (request.backend, request.experiment.policy, request.experiment.seed): row
         for request, row in zip(requests, carried, strict=True)
@@ -140,10 +157,24 @@ def compare_all(
         for name in chosen
         for one in planned
     ]
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    file = Path(out) / f"{stamp}-{file_part(first.name)}-compare.parquet"
     write_tidy([tidy(row) for row in rows], file)
     return Comparison(rows, per_policy(rows, _least_costs(planned, rows)), file, seeds)
+
+
+def _carry_out_on(
+    scheduler: str, requests: Sequence[RunRequest], folder: Path, done: Done, options: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Carry out every run on a Dask cluster, as those of a sweep, and return the summaries in this order."""
+    keys = {run_key(one.experiment, one.backend): number for number, one in enumerate(requests)}
+    runs = [SweptRun(key, {}, requests[number].experiment, requests[number].backend) for key, number in keys.items()]
+    rows: dict[str, dict[str, Any]] = {}
+
+    def ended(run: SweptRun, row: dict[str, Any]) -> None:
+        rows[run.key] = row
+        done(keys[run.key], row)
+
+    carry_out_runs(runs, SweepFolder(folder), scheduler, ended, **options)
+    return [rows[key] for key in keys]
 
 
 def _least_costs(planned: Sequence[Experiment], rows: Sequence[dict[str, Any]]) -> dict[str, dict[int, Least]]:

@@ -25,7 +25,7 @@ class DeviceNow:
     blocks: int = 0
     came: int = 0  # blocks that came with the last migration
     left: int = 0
-    ledger_bytes: int | None = None
+    needed_bytes: int | None = None  # by its blocks; the budget is for nothing else
     budget_bytes: int | None = None
     ballast_bytes: int = 0
     alive: bool = True
@@ -144,7 +144,7 @@ def _devices(run: Follower, step: int, now: float) -> list[DeviceNow]:
             found.setdefault(before[block], DeviceNow(before[block])).left += 1
     for (name,), row in _latest(run.rows["devices"], ("device",), now).items():
         device = found.setdefault(name, DeviceNow(name))
-        device.ledger_bytes, device.budget_bytes = row["ledger_bytes"], row["budget_bytes"]
+        device.needed_bytes, device.budget_bytes = row["predicted_bytes"], row["budget_bytes"]
         device.ballast_bytes, device.alive = row["ballast_bytes"] or 0, row["alive"] is not False
     losses = [row for row in run.rows["faults"] if row["cause"] != "late"]
     for (name,), row in _latest(losses, ("device",), now).items():

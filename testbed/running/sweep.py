@@ -6,19 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import ConfigError
 from testbed.progress import progress_bar
 from testbed.runlog.comparison import infeasible_row, per_policy, tidy, write_tidy
 from testbed.running.backends import find_backend
 from testbed.running.check import NothingFits, check_experiment
 from testbed.running.comparison import Comparison, plain
-from testbed.running.dask_cluster import remarks_on
 from testbed.running.memory_over_time import shortage_ahead, told_of_many
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
 from testbed.running.sweep_file import Sweep, SweptRun
 from testbed.running.sweep_folder import SweepFolder
-from testbed.running.sweep_workers import carry_out_runs
+from testbed.running.sweep_workers import carry_out_runs, refuse_dashboard_alone, tell_of_cluster
 from testbed.strict_yaml import shown
 
 Rows = dict[str, dict[str, Any]]  # key of a run -> its row
@@ -57,8 +55,7 @@ def sweep(
     Example:
         >>> testbed.sweep("experiments/sweep-delay.yaml").table
     """
-    if dashboard and scheduler is None:
-        raise ConfigError("--dashboard is that of a Dask cluster, so it needs --scheduler")
+    refuse_dashboard_alone(dashboard, scheduler)
     planned = Sweep.load(Path(file))
     runs = planned.runs()
     folder = SweepFolder(Path(out) / planned.name)
@@ -73,9 +70,7 @@ def sweep(
         rows = impossible | rows
         missing = list({run.key: run for run in runs if run.key not in rows}.values())
         if missing and scheduler is not None:
-            emulated = any(find_backend(run.backend).emulated for run in missing)
-            for remark in remarks_on(scheduler, emulated, dashboard):
-                tell(remark)
+            tell_of_cluster(scheduler, dashboard, any(find_backend(run.backend).emulated for run in missing), tell)
         with progress_bar(progress, len(runs), planned.name) as told:
 
             def done(run: SweptRun, row: dict[str, Any]) -> None:
@@ -86,7 +81,7 @@ def sweep(
             told(len(rows))
             try:
                 if missing:
-                    carry_out_runs(missing, folder, scheduler, share_host, done)
+                    carry_out_runs(missing, folder, scheduler, done, share_host=share_host)
             except KeyboardInterrupt:
                 tell(f"{len(rows)} of {len(runs)} runs are kept; the same command goes on from there.")
                 raise

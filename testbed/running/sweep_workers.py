@@ -1,4 +1,4 @@
-"""Carrying out the runs of a sweep: in worker processes of this host, or on a Dask cluster that the user names.
+"""Carrying out the runs of a sweep or a comparison: in processes of this host, or on a Dask cluster of the user.
 
 A worker carries out one run at a time and returns the run's row. A machine takes one emulated run at a time; on
 a cluster, the resource `emulation` stands for that. If a worker dies, another one takes over its run.
@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,26 +21,39 @@ from testbed.experiment.schema import Experiment
 from testbed.runlog.comparison import infeasible_row
 from testbed.running.backends import find_backend
 from testbed.running.carry_out import carry_out
-from testbed.running.dask_cluster import call_on_cluster
+from testbed.running.dask_cluster import call_on_cluster, remarks_on
 from testbed.running.many_runs import compile_policies
-from testbed.running.remarks import tell_log, tell_nobody
+from testbed.running.remarks import Tell, tell_log, tell_nobody
 from testbed.running.request import RunRequest
 from testbed.running.sweep_file import SweptRun
 from testbed.running.sweep_folder import SweepFolder, finished_in
 from testbed.running.worker_pool import ATTEMPTS, WorkersDied, call_in_pool
 
 
+def refuse_dashboard_alone(dashboard: bool, scheduler: str | None) -> None:
+    """Raise ConfigError for a dashboard that nobody has."""
+    if dashboard and scheduler is None:
+        raise ConfigError("--dashboard is that of a Dask cluster, so it needs --scheduler")
+
+
+def tell_of_cluster(scheduler: str, dashboard: bool, emulated: bool, tell: Tell) -> None:
+    """Say what is to be said of a cluster before the first run; `emulated`: some are. Raises as `call_on_cluster`."""
+    for remark in remarks_on(scheduler, emulated, dashboard):
+        tell(remark)
+
+
 def carry_out_runs(
     runs: Sequence[SweptRun],
     kept: SweepFolder,
     scheduler: str | None,
-    share_host: bool,
     done: Callable[[SweptRun, dict[str, Any]], None],
+    **options: Any,
 ) -> None:
-    """Carry out every run, in any order; `done` is called as each ends. Raises if one could not be carried out."""
-    calls = [
-        (run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve()), share_host) for run in runs
-    ]
+    """Carry out every run, in any order; `done` is called as each ends. Raises if one could not be carried out.
+
+    The options are those of `RunRequest` beside `experiment`, `backend` and `out`.
+    """
+    calls = [(run.experiment.to_dict(), run.backend, str(kept.runs_folder(run.key).resolve()), options) for run in runs]
     emulated = {number for number, run in enumerate(runs) if find_backend(run.backend).emulated}
     try:
         if scheduler is None:
@@ -59,7 +72,7 @@ def carry_out_runs(
         ) from error
 
 
-def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_host: bool = False) -> dict[str, Any]:
+def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Carry out one run, on a worker, and return its row. An error of this run alone is a row with that error.
 
     If a worker dies before its row was fetched, another one is asked again; it finds the finished run and returns it.
@@ -70,8 +83,8 @@ def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_h
     loaded = Experiment.from_dict(experiment, experiment["name"])
     try:
         if not find_backend(backend).emulated:
-            return carry_out(RunRequest(loaded, backend, Path(folder)), tell_nobody)
-        return _emulate(loaded, backend, Path(folder), share_host)
+            return carry_out(RunRequest(loaded, backend, Path(folder), **options), tell_nobody)
+        return _emulate(RunRequest(loaded, backend, Path(folder), **options))
     except EnvironmentLacks:
         raise
     except TestbedError as error:
@@ -79,17 +92,18 @@ def carry_out_one(experiment: dict[str, Any], backend: str, folder: str, share_h
         return row | {"error_kind": type(error).__name__}
 
 
-def _emulate(experiment: Experiment, backend: str, folder: Path, share_host: bool) -> dict[str, Any]:
+def _emulate(request: RunRequest) -> dict[str, Any]:
     """Carry out an emulated run as a process of its own, which dies with this worker.
 
     A worker of Dask calls this in a thread, and only the main thread of a process can start a capsule.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "experiment.yaml"
-    file.write_text(json.dumps(experiment.to_dict()), encoding="utf-8")  # JSON is YAML
+    request.out.mkdir(parents=True, exist_ok=True)
+    file = request.out / "experiment.yaml"
+    file.write_text(json.dumps(request.experiment.to_dict()), encoding="utf-8")  # JSON is YAML
     command = ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "testbed", "replay", str(file)]
-    command += ["--backend", backend, "--out", str(folder), "--accept-unfaithful", "--json"]
-    command += ["--share-host"] if share_host else []
+    command += ["--backend", request.backend, "--out", str(request.out), "--accept-unfaithful", "--json"]
+    command += ["--calibrate", request.calibrate, *(["--share-host"] if request.share_host else [])]
+    command += ["--verify"] if request.verify else []
     said = ""
     with (
         tempfile.TemporaryFile("w+") as out,

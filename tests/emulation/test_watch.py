@@ -78,7 +78,7 @@ def test_the_screen_is_right_within_a_second_throughout_a_run(place: Place) -> N
                     known = in_force([{"wall_s": 0.0, "blocks": Counter()}, *epochs], at)
                     assert int(blocks) in {epoch["blocks"][name] for epoch in known}, (size, at, lines)
                     assert memory in {
-                        f"{format_bytes(row['ledger_bytes'])} of {format_bytes(row['budget_bytes'])}"
+                        f"{format_bytes(row['predicted_bytes'])} of {format_bytes(row['budget_bytes'])}"
                         for row in in_force(devices, at, device=name)
                     }, (size, at, lines)
                     up, down = (in_force(links, at, device=name, direction=way) for way in ("up", "down"))

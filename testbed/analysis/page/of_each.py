@@ -17,7 +17,11 @@ from testbed.analysis.plots.style import DARK, devices_of, palette
 MOST_SAMPLES = 300  # of a device; between them, only changes of its budget are kept
 PANEL, COLUMNS = (210, 110), 4  # width and height in pixels, and panels beside each other
 ROW_PIXELS, MAP_PIXELS = 9.0, 420.0  # of a block, and of all blocks at most
-MEMORY = {"ledger": "#0173b2", "budget": DARK, "ballast": "#949494"}
+# Column of the table `devices` -> what it is called, and its colour.
+MEMORY = {
+    "ledger_bytes": ("in use", "#0173b2"), "predicted_bytes": ("blocks need", "#de8f05"),
+    "budget_bytes": ("budget", DARK), "ballast_bytes": ("ballast", "#949494"),
+}  # fmt: skip
 RATES = {"up": "#0173b2", "down": "#de8f05"}
 BELOW = {"domain": list(RATES), "range": [[1, 0], [5, 5]]}  # dashes, so that a line is seen below one of the same rate
 SECONDS = "Emulated time (s)"
@@ -50,8 +54,8 @@ def _memory(run: Run, name: str, slug: str) -> Chart | None:
             own["ballast_bytes"].shift()
         )
         kept = own[(pd.Series(range(len(own)), index=own.index) % every == 0) | changed.fillna(False)]
-        for what in MEMORY:
-            sizes = kept[f"{what}_bytes"]
+        for column, (what, _) in MEMORY.items():
+            sizes = kept[column]
             if sizes.notna().any() and (what != "ballast" or (sizes.fillna(0) > 0).any()):
                 size = sizes.astype("Float64") / MIB
                 rows.append(pd.DataFrame({"device": device, "what": what, "t_s": kept["t_s"], "MiB": size}))
@@ -64,13 +68,17 @@ def _memory(run: Run, name: str, slug: str) -> Chart | None:
         "encoding": {
             "x": quantity("t_s", SECONDS),
             "y": quantity("MiB", "Memory (MiB)"),
-            "color": coloured("what", MEMORY),
+            "color": coloured("what", dict(MEMORY.values())),
             "tooltip": tips({"device": "device", "what": "what"}, {"t_s": "s", "MiB": "MiB"}),
         },
     }
     order = devices_of(run)
     spec = _panels("device", order, inner, len(order) <= COLUMNS)
-    shown = "What weights and KV caches take of each device (ledger), and the budget, which a ballast lowers."
+    shown = "The budget is for what blocks need, weights and KV caches; a ballast lowers it."
+    if not run.simulated:
+        shown += (
+            " In use was measured, and is more by what the worker itself needs, for which each device has a reserve."
+        )
     return Chart(f"memory-{slug}", f"Memory: {name}", shown, pd.concat(rows), spec, run.simulated)
 
 

@@ -1,4 +1,4 @@
-"""The figure of each device's memory: its ledger, its budget, and the ballast of the co-located process."""
+"""The figure of each device's memory: what is in use, what blocks need, their budget, and a co-located process."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from testbed.analysis.metrics import MIB
 from testbed.analysis.plots import style
 from testbed.analysis.plots.marks import Mark, draw_oom, oom_mark, trace_handle, trace_marks
 
+OWN = "In use above the budget is the worker's own memory, for which each device has a reserve."
+
 
 @style.says_simulated
 def memory(run: Run) -> Figure:
-    """A panel for each device: the ledger (filled), the budget (line), and the ballast (hatched, from the top).
+    """A panel for each device: memory in use (filled), the budget (line), and the ballast (hatched, from the top).
 
-    The ballast hangs from the largest budget that the device ever had, so a device is full where the ballast meets the
-    ledger. A dashed vertical line marks a trace step of memory, and a red one the OOM kill. Up to four devices share a
-    scale.
+    The budget is for what blocks need (dotted). What was measured to be in use is more by what the worker itself needs.
+    The ballast hangs from the largest budget that the device ever had, so a device is full where the two meet. A dashed
+    vertical line marks a trace step of memory, and a red one the OOM kill. Up to four devices share a scale.
     """
     with style.paper():
         devices = [device for device in style.devices_of(run) if (run.devices["device"] == device).any()]
@@ -44,14 +46,18 @@ def memory(run: Run) -> Figure:
         for axes in panels[len(devices) :]:
             axes.set_axis_off()
         panels[0].set_xlim(min(0.0, run.devices["t_s"].min()), run.devices["t_s"].max() * 1.06 or 1.0)
-        drawing.supxlabel("Emulated time since token 0 (s)", fontsize=8)
+        drawing.supxlabel(
+            "Emulated time since token 0 (s)" + (f"\n{OWN}" if _more_than_budget(run) else ""), fontsize=8
+        )
         drawing.supylabel("Memory (MiB)", fontsize=8)
-        ballast = Patch(facecolor="white", edgecolor=style.GREY, hatch="////", label="ballast (co-located app)")
+        ballast = Patch(facecolor="white", edgecolor=style.GREY, hatch="////", label="ballast")
         drawing.legend(
             handles=[
-                Patch(facecolor="#777777", alpha=0.55, label="ledger (weights, KV)"),
+                Patch(facecolor="#777777", alpha=0.55, label="in use" if run.simulated else "in use, measured"),
                 Line2D([], [], color=style.DARK, linewidth=1.1, label="budget"),
-                Line2D([], [], color=style.DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="predicted"),
+                Line2D(
+                    [], [], color=style.DARK, linewidth=0.8, linestyle=(0, (1, 1)), label="blocks need (weights, KV)"
+                ),
                 *([ballast] if (run.devices["ballast_bytes"].fillna(0) > 0).any() else []),
                 *([trace_handle(changes)] if changes else []),
                 *([Line2D([], [], color=style.ALARM, label=killed.text)] if killed else []),
@@ -62,6 +68,13 @@ def memory(run: Run) -> Figure:
             handlelength=1.6,
         )
         return drawing
+
+
+def _more_than_budget(run: Run) -> bool:
+    """Whether more is in use somewhere than the budget of blocks that themselves keep to it."""
+    sizes = run.devices[["ledger_bytes", "budget_bytes", "predicted_bytes"]].dropna()
+    kept = sizes["predicted_bytes"] <= sizes["budget_bytes"]
+    return bool((kept & (sizes["ledger_bytes"] > sizes["budget_bytes"])).any())
 
 
 def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:

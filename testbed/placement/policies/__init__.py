@@ -170,6 +170,10 @@ def _known_policy(name: str) -> Callable[..., Policy]:
     if name not in POLICIES:
         near = difflib.get_close_matches(name, POLICIES, 1)
         hint = f"did you mean {near[0]!r}? " if near else ""
+        if all(part.strip() in POLICIES for part in name.split(",")):
+            hint = "name one at a time, as in `testbed compare … --policy static --policy greedy`; "
+        if name.endswith(".py"):
+            hint = f"say which class of the file is meant, as in '{name}:Mine'; "
         known = f"known are {', '.join(POLICIES)}, or your own path.py:Class"
         raise ConfigError(f"there is no policy {name!r}: {hint}{known}")
     return POLICIES[name].factory

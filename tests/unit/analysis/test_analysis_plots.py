@@ -15,6 +15,7 @@ from synthetic_run import first_placement, make_run
 from testbed import analysis
 from testbed.analysis import Run, plots
 from testbed.analysis.plots import heads, run_names
+from testbed.analysis.plots.ledger import OWN
 from testbed.runlog.folder import RunLog
 
 RUNS_FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured")
@@ -192,7 +193,7 @@ def test_the_ecdf_has_a_line_per_policy_that_a_killed_run_ends_below_one(runs: l
     assert "static (47 of 95 tokens)" in texts(figure)
 
 
-def test_memory_has_a_panel_per_device_with_ledger_under_budget(aware: Run) -> None:
+def test_memory_has_a_panel_per_device_and_says_what_is_above_a_budget(aware: Run) -> None:
     figure = plots.memory(aware)
     assert [axes.get_title(loc="left") for axes in figure.axes] == [f"Device {name}" for name in "abcd"]
     samples = (aware.devices["device"] == "a").sum()
@@ -202,6 +203,11 @@ def test_memory_has_a_panel_per_device_with_ledger_under_budget(aware: Run) -> N
     assert [line.get_ydata()[-1] for line in budgets] == [200, 128, 72, 176]
     assert len(drawn(figure, "ballast")) == 1  # only c is squeezed
     assert not drawn(figure, "oom")
+    assert OWN not in figure.get_supxlabel()
+    devices = aware.devices.assign(
+        predicted_bytes=aware.devices["budget_bytes"], ledger_bytes=aware.devices["budget_bytes"] + 1
+    )
+    assert OWN in plots.memory(replace(aware, devices=devices)).get_supxlabel()
 
 
 def test_memory_marks_the_kill_on_the_device_that_died(static: Run) -> None:

@@ -60,6 +60,15 @@ def test_a_long_name_of_an_experiment_leaves_room_for_the_token_and_the_status(t
     assert "…  token 48 of 96  oom  0 moved" in heading.plain and heading.cell_len <= 80
 
 
+def test_a_long_verdict_takes_lines_of_the_text(tmp_path: Path) -> None:
+    long = replace(
+        picture(followed(make_run(tmp_path))), text="So the sky is blue. " * 40, verdict="not faithful: " + "but " * 49
+    )
+    lines = [line.plain for line in frame(long, 80, 22)]
+    assert sum("blue" in line for line in lines) == 3 and sum("but" in line for line in lines) == 3
+    assert sum("blue" in line.plain for line in frame(replace(long, verdict="faithful"), 80, 22)) == 5
+
+
 def test_more_devices_than_lines_are_counted(tmp_path: Path) -> None:
     shown = picture(followed(make_run(tmp_path)))
     many = replace(shown, devices=[replace(shown.devices[0], name=f"d{number}") for number in range(25)])

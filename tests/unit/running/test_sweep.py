@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from distributed import LocalCluster
 from trespassing import let_in, listening
 
+import testbed
 from testbed.cli import run
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
@@ -259,7 +261,7 @@ def cluster() -> Iterator[LocalCluster]:
         yield made
 
 
-def test_a_cluster_carries_out_a_sweep_and_each_end_is_counted(
+def test_a_cluster_carries_out_a_sweep_counts_each_end_and_carries_out_a_comparison(
     folder: Path, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.scale(2)
@@ -283,6 +285,13 @@ def test_a_cluster_carries_out_a_sweep_and_each_end_is_counted(
     times = [[row["mean_token_ms"] for row in made.summaries] for made in (found, here)]
     assert times[0] == pytest.approx(times[1])
     assert said == [f"Dashboard: {cluster.dashboard_link}"]
+    there, here = (
+        testbed.compare(folder / "base.yaml", ["static", "greedy"], seeds=2, backend="sim", out=folder, scheduler=one)
+        for one in (cluster.scheduler_address, None)
+    )
+    columns = ["policy", "seed", "status", "mean_token_ms"]
+    pd.testing.assert_frame_equal(there.runs[columns], here.runs[columns])
+    assert all(Path(path).is_dir() for path in there.runs["path"])
 
 
 def test_it_is_said_that_no_worker_of_a_cluster_may_emulate(cluster: LocalCluster) -> None:
@@ -298,5 +307,6 @@ def test_it_is_said_that_no_worker_of_a_cluster_may_emulate(cluster: LocalCluste
 
 
 def test_a_dashboard_without_a_cluster_is_refused(folder: Path, capsys: Captured) -> None:
-    assert run(["sweep", str(sweep_file(folder)), "--out", str(folder / "out"), "--dashboard"]) == 2
-    assert "so it needs --scheduler" in capsys.readouterr().err and not (folder / "out").exists()
+    for command in (["sweep", str(sweep_file(folder))], ["compare", str(folder / "base.yaml"), "--policy", "static"]):
+        assert run([*command, "--out", str(folder / "out"), "--dashboard"]) == 2
+        assert "so it needs --scheduler" in capsys.readouterr().err and not (folder / "out").exists()
