@@ -242,23 +242,13 @@ class EventLoop:
             self.hear(self._pump(left))
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself.
-
-        What comes after a loss, or after an event that ends the run, is kept for later.
-        """
-        self._unheard += self._pump(0.0 if self._unheard else timeout_s)
+        """React to the events that come within so many seconds, and return them for a migration to take its steps."""
+        heard = self._pump(0.0 if self._unheard else timeout_s)
+        events = [*self._unheard, *heard]
         # A fleet without regular measurements is measured when memory is fullest.
-        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in self._unheard):
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
-        events = []
-        while self._unheard:
-            sender, event = self._unheard.popleft()
-            events.append((sender, event))
-            if isinstance(event, DeviceLost):
-                break
-            if isinstance(event, Halted):  # asked for before the migration was given up
-                self._answers.append((sender, event))
-            self._react(sender, event)
+        self.hear(heard)
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:

@@ -238,7 +238,7 @@ class Controller:
         for device in self._names:
             self._loop.answer(Loaded, device, START_PATIENCE_S)
         migration = Migration(0, self._names, ())
-        self._loop.hear(self._boundary.drive(migration, state.plan, observation, START_PATIENCE_S).losses)
+        self._boundary.drive(migration, state.plan, observation, START_PATIENCE_S)
         self.recorder.placement(state.placement, 0)
         self._loop.collect()
 

@@ -106,7 +106,7 @@ class Recorder:
     ) -> None:
         """Every block's migration, and the rate that each path reached (None: it was not to use its links' rates)."""
         migration = result.migration
-        outcome = COMMITTED if migration.phase == "done" else ABORTED
+        outcome = COMMITTED if migration.outcome == "done" else ABORTED
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
         for move in migration.moves:
             arrival = result.arrivals.get(str(move.block))

@@ -11,6 +11,7 @@ from simulated import drive, experiment, simulated
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
+from testbed.runlog.folder import read_lines
 from testbed.traces import Change
 
 TOKENS, INTERVAL = 24, 8
@@ -202,3 +203,29 @@ def test_a_device_over_its_budget_is_a_loss_where_the_experiment_survives_that(t
     assert [(row["device"], row["cause"]) for row in kept["faults"]] == (
         [("b", "oom")] if on_oom == "recompute" else []
     )
+
+
+class Moves:
+    """Has all on `a` at first, and half of the heads on `c` from the second decision on; `b` has an FFN."""
+
+    name = "moves"
+
+    def reset(self, seed: int) -> None:
+        """Nothing."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The same for the same tokens and devices."""
+        ffn = {"ffn(0)": "b"} if observation.device("b").available_bytes > 2**20 else {}
+        heads = {"head(*,0)": "c"} if observation.tokens_done >= INTERVAL else {}
+        return Placement(expand_patterns(observation, {"*": "a"} | ffn | heads))
+
+
+def test_a_migration_that_a_loss_cuts_short_is_told_as_aborted(tmp_path: Path) -> None:
+    _, _, calm = drive(tmp_path / "calm", dying(trace_clock="time"), Moves())
+    middle = (calm["migrations"][0]["start_s"] + calm["migrations"][0]["last_byte_s"]) / 2
+    _, outcome, kept = drive(tmp_path / "dying", dying((middle, "b"), trace_clock="time"), Moves())
+    assert outcome.status == "done" and kept["faults"][0]["t_s"] == pytest.approx(middle)
+    (log,) = (tmp_path / "dying").glob("*/events.jsonl")
+    told = [row["kind"] for row in read_lines(log) if row["kind"].startswith("migration_")]
+    assert told == ["migration_begin", "migration_aborted"], "the recovery moves what was to move"
+    assert next(row["outcome"] for row in kept["migrations"]) == "aborted"
