@@ -28,7 +28,7 @@ from testbed.controller.suspects import LOOK_S
 from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
-from testbed.placement.blocks import resident_bytes
+from testbed.placement.blocks import Placement, resident_bytes
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
@@ -41,6 +41,7 @@ from testbed.transport.messages import (
     Command,
     Failed,
     Interrupted,
+    Load,
     Loaded,
     OutOfBudget,
     Paced,
@@ -53,6 +54,7 @@ from testbed.transport.messages import (
 from testbed.units import format_bytes
 
 # Wall seconds.
+START_PATIENCE_S = 300.0  # for loading all blocks
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
 RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
@@ -240,6 +242,14 @@ class EventLoop:
         deadline = self._clock.wall() + LOSS_PATIENCE_S
         while (left := deadline - self._clock.wall()) > 0:
             self.hear(self._pump(left))
+
+    def load(self, placement: Placement) -> None:
+        """Have every living device load its blocks of a placement, and the source what is pinned to it."""
+        for device in self.living():
+            blocks = [str(block) for block in placement.on(device)]
+            self.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
+        for device in self.living():
+            self.answer(Loaded, device, START_PATIENCE_S)
 
     def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """React to the events that come within so many seconds, and return them for a migration to take its steps."""

@@ -30,6 +30,7 @@ from testbed.transport.messages import Command
 # Wall seconds.
 COPY_PATIENCE_S = 30.0  # at least; a longer copy may take COPY_PATIENCE times its predicted time
 COPY_PATIENCE = 5.0
+HALT_PATIENCE_S = 60.0  # for a source that generates nothing to say so
 
 
 @dataclass
@@ -151,9 +152,13 @@ class LiveMigrations:
         self._copying.driver.abort(reason)
         self._run()
         self._end()
-        while self.halts:  # an answer that came later would be taken for that of the next migration
-            self.loop.answer(Halted, self.experiment.topology.source, COPY_PATIENCE_S)
-            self.halts -= 1
+        self.await_halts()  # an answer that came later would be taken for that of the next migration
+
+    def await_halts(self) -> None:
+        """Hear that the source has halted, where it was asked to while it had nothing to generate any more."""
+        while self.halts:
+            self.loop.answer(Halted, self.experiment.topology.source, HALT_PATIENCE_S)
+            self.halted()
 
     def drop(self) -> None:
         """Let go of what is under way, because a loss has interrupted it everywhere."""

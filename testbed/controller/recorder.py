@@ -70,9 +70,7 @@ class Recorder:
                 due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
             )
 
-    def fault(
-        self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool
-    ) -> None:  # fmt: skip
+    def fault(self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool) -> None:
         """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
         row = {
             "t_s": self._clock.now(),
