@@ -357,9 +357,9 @@ class ProcessFleet(ABC):
 
     def _signal(self, device: str, number: signal.Signals) -> None:
         """Stop or continue a worker. One that has died is left alone; an event reports its loss."""
-        if self._alive(device):
+        if self._alive(device) and (pid := self._processes[device].pid) is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._pids[device], number)
+                os.kill(pid, number)
 
     def _alive(self, device: str) -> bool:
         return device in self._processes and device not in self._lost and self._processes[device].is_alive()
