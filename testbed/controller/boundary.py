@@ -10,12 +10,10 @@ from testbed.controller.deciding import Decider
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.live_migration import LiveMigrations
-from testbed.controller.losses import DeviceGone
 from testbed.controller.migration import Migration, Move
-from testbed.controller.migration_driver import MigrationResult, drive_migration
+from testbed.controller.migration_driver import MigrationDriver, MigrationResult
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.cost.memory import shortages
@@ -113,7 +111,7 @@ class Boundary:
         state.plan = replace(plan, epoch=state.epoch)
         state.placement = replace(old, epoch=state.epoch)
         migration = Migration(state.epoch, self.loop.living(), ())
-        self.loop.hear(self.drive(migration, state.plan, observation, MIGRATION_PATIENCE_S).losses)
+        self.drive(migration, state.plan, observation, MIGRATION_PATIENCE_S)
         self.recorder.placement(state.placement, state.tokens_done)
 
     def _migrate(self, truth: Observation, observation: Observation, wanted: Placement) -> Migration:
@@ -132,38 +130,41 @@ class Boundary:
         step = state.tokens_done
         self.log.event("migration_begin", self.clock.now(), step=step, epoch=state.epoch, blocks=len(moves))
         patience = max(MIGRATION_PATIENCE_S, MIGRATION_PATIENCE * predicted * experiment.dilation)
-        requested = {(m.source, m.destination): self._path_bps(m.source, m.destination) for m in moves}
+        migration = Migration(state.epoch, self.loop.living(), moves)
         state.moving = moves
-        result = self.drive(Migration(state.epoch, self.loop.living(), moves), plan, observation, patience)
-        state.moving = ()
-        for path, before in requested.items():  # on the time clock a rate may have risen meanwhile
-            requested[path] = max(before, self._path_bps(*path))
-        self.recorder.migration(result, predicted, requested)
-        self.loop.migrated(result)
-        migration = result.migration
-        self.log.event(f"migration_{migration.phase}", self.clock.now(), step=step, epoch=state.epoch,
-                        reason=migration.reason or None)  # fmt: skip
+        try:
+            self.loop.migrated(self.drive(migration, plan, observation, patience, predicted))
+        finally:
+            state.moving = ()
+            self.log.event(f"migration_{migration.outcome}", self.clock.now(), step=step, epoch=state.epoch,
+                           reason=migration.reason or None)  # fmt: skip
         if migration.phase == "done":
             state.placement, state.plan = wanted, plan
             self.recorder.placement(wanted, step)
-        self.loop.hear(result.losses)
         return migration
 
     def _path_bps(self, device: str, peer: str) -> float:
         return self.loop.traces.target().rate_bps(self.experiment.topology.route(device, peer))
 
-    def drive(self, migration: Migration, plan: Plan, observation: Observation, patience_s: float) -> MigrationResult:
-        """Carry out a migration on the fleet; raises RunFailed when a device cannot be reached."""
-        storage = {device.name: device.storage_Bps for device in observation.devices}
+    def drive(
+        self,
+        migration: Migration,
+        plan: Plan,
+        observation: Observation,
+        patience_s: float,
+        predicted_s: float | None = None,
+    ) -> MigrationResult:
+        """Carry out a migration while no token is generated, and write down how it ended, also if a loss ends it."""
+        paths = {(move.source, move.destination) for move in migration.moves if move.payload_bytes}
+        requested = {path: self._path_bps(*path) for path in paths}
+        driver = MigrationDriver(
+            self.loop.send, self.clock.wall, migration, plan, cached_length(observation),
+            self.experiment.weights == "shipped", {device.name: device.storage_Bps for device in observation.devices},
+            patience_s, held_up=self.loop.traces.hold_up,
+        )  # fmt: skip
         try:
-            return drive_migration(
-                self.fleet, migration, plan,
-                length=cached_length(observation), shipped=self.experiment.weights == "shipped",
-                storage_Bps=storage, timeout_s=patience_s, wait=self.loop.migration_events,
-                held_up=self.loop.traces.hold_up,
-            )  # fmt: skip
-        except DeviceGone:
-            raise
-        except RunFailed:
-            self.loop.raise_losses()
-            raise
+            driver.begin()
+            return driver.run(self.loop.migration_events)
+        finally:  # on the time clock a rate may have risen meanwhile
+            requested = {path: max(before, self._path_bps(*path)) for path, before in requested.items()}
+            self.recorder.migration(driver.result, predicted_s, requested)

@@ -28,7 +28,7 @@ from testbed.controller.suspects import LOOK_S
 from testbed.controller.trace_replay import TraceReplay
 from testbed.errors import ConfigError, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
-from testbed.placement.blocks import resident_bytes
+from testbed.placement.blocks import Placement, resident_bytes
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.model import cached_length
 from testbed.placement.observation import Observation
@@ -41,6 +41,7 @@ from testbed.transport.messages import (
     Command,
     Failed,
     Interrupted,
+    Load,
     Loaded,
     OutOfBudget,
     Paced,
@@ -53,6 +54,7 @@ from testbed.transport.messages import (
 from testbed.units import format_bytes
 
 # Wall seconds.
+START_PATIENCE_S = 300.0  # for loading all blocks
 COLLECT_PATIENCE_S = 60.0  # for a worker to hand over its spans
 RETURN_LOOK_S = 1.0  # between two looks at a device that is to return
 LOSS_PATIENCE_S = 1.0  # for the fleet to report the loss of a device that cannot be reached
@@ -241,24 +243,22 @@ class EventLoop:
         while (left := deadline - self._clock.wall()) > 0:
             self.hear(self._pump(left))
 
-    def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
-        """Like `_pump`, for a migration, which handles lost devices itself.
+    def load(self, placement: Placement) -> None:
+        """Have every living device load its blocks of a placement, and the source what is pinned to it."""
+        for device in self.living():
+            blocks = [str(block) for block in placement.on(device)]
+            self.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
+        for device in self.living():
+            self.answer(Loaded, device, START_PATIENCE_S)
 
-        What comes after a loss, or after an event that ends the run, is kept for later.
-        """
-        self._unheard += self._pump(0.0 if self._unheard else timeout_s)
+    def migration_events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
+        """React to the events that come within so many seconds, and return them for a migration to take its steps."""
+        heard = self._pump(0.0 if self._unheard else timeout_s)
+        events = [*self._unheard, *heard]
         # A fleet without regular measurements is measured when memory is fullest.
-        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in self._unheard):
+        if math.isinf(self._fleet.sample_interval_s) and any(isinstance(event, Arrived) for _, event in events):
             self.sample()
-        events = []
-        while self._unheard:
-            sender, event = self._unheard.popleft()
-            events.append((sender, event))
-            if isinstance(event, DeviceLost):
-                break
-            if isinstance(event, Halted):  # asked for before the migration was given up
-                self._answers.append((sender, event))
-            self._react(sender, event)
+        self.hear(heard)
         return events
 
     def _react(self, device: str, event: FleetEvent) -> None:

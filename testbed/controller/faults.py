@@ -6,9 +6,8 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NoReturn
 
-from testbed.controller.device_state import Fence, Introduce, Offer
+from testbed.controller.device_state import Fence, Introduce, Offer, Recover
 from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, TargetState
 from testbed.controller.losses import DeviceGone, loss_error, survivable
 from testbed.controller.recorder import Recorder
@@ -81,43 +80,45 @@ class Faults:
 
     def lose(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> None:
         """Take in the end of a device's worker. Raises DeviceGone where the run can go on, else what ends it."""
-        known = self.state.devices[device]
-        returning = self._returns.pop(device, None)
+        known, returning = self.state.devices[device], self._returns.pop(device, None)
         if known.state == "lost" and returning is None:
             return
         for each in self._returns.values():
             (each.awaited or set()).discard(device)
         self._told.pop(device, None)
-        if not known.living:
-            known.ended()
+        told = loss_error(device, event, self.state.tokens_done, need_bytes, budget_bytes)
+        if known.living:
+            self._note_loss(device, event, told)
+            self._lost_once.add(device)
+            if event.hung and known.state == "up":
+                known.silent()
+            instructions = known.expired() if event.hung else known.ended()
+        else:
+            instructions = known.ended()
             why = event.hung or f"its worker ended with code {event.exit_code} while starting"
             self._note("device_lost_again", device, why)
-            return
-        self._lose_living(device, event, need_bytes, budget_bytes)
+        for instruction in instructions:
+            match instruction:
+                case Fence():
+                    self.fleet.kill(device)
+                case Recover():
+                    raise DeviceGone(device, str(told))
+
+    def _note_loss(self, device: str, event: DeviceLost, told: RunFailed) -> None:
+        """Write down the loss of a living device; raises what ends the run where it cannot go on."""
+        step = self.state.tokens_done
+        if event.oom_killed and event.exit_code is not None:
+            self.log.event("oom_kill", self.fleet.clock.now(), step=step, device=device)
+        survived = self.state.begun and survivable(self.experiment, device, event)
+        self.recorder.fault(device, step, event, self._killed_s.pop(device, None), survived)
+        if not survived:
+            raise told if self.state.begun or event.oom_killed else EnvironmentLacks(f"{told}, before it was ready")
 
     def give_up_where_survivable(self, device: str, event: OutOfBudget) -> None:
         """End a worker that holds more than its budget, where the run can go on without it; raises DeviceGone then."""
         loss = DeviceLost(True, None)
         if self.state.begun and survivable(self.experiment, device, loss):
             self.lose(device, loss, event.need_bytes, event.budget_bytes)
-
-    def _lose_living(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> NoReturn:
-        step = self.state.tokens_done
-        if event.oom_killed and event.exit_code is not None:
-            self.log.event("oom_kill", self.fleet.clock.now(), step=step, device=device)
-        told = loss_error(device, event, step, need_bytes, budget_bytes)
-        survived = self.state.begun and survivable(self.experiment, device, event)
-        self.recorder.fault(device, step, event, self._killed_s.pop(device, None), survived)
-        if not survived:
-            raise told if self.state.begun or event.oom_killed else EnvironmentLacks(f"{told}, before it was ready")
-        known = self.state.devices[device]
-        self._lost_once.add(device)
-        if event.hung and known.state == "up":
-            known.silent()
-        for instruction in known.expired() if event.hung else known.ended():
-            if isinstance(instruction, Fence):
-                self.fleet.kill(device)
-        raise DeviceGone(device, str(told))
 
     # --- suspicion ---------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from testbed.controller.calibration import NOMINAL, HostCalibration
 from testbed.controller.conditions import Conditions
 from testbed.controller.deciding import Decider
 from testbed.controller.device_state import DeviceState
-from testbed.controller.event_loop import EventLoop
+from testbed.controller.event_loop import START_PATIENCE_S, EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.journal import Journal
 from testbed.controller.link_errors import DELAY_FLOORS
@@ -42,11 +42,10 @@ from testbed.runlog.folder import RunLog
 from testbed.runlog.journal import Past
 from testbed.traces.quantities import RESTART
 from testbed.transport.copying import Halted
-from testbed.transport.messages import Decode, Load, Loaded, Prefill, Token
+from testbed.transport.messages import Decode, Prefill, Token
 
 # Wall seconds. A run fails when no token comes for TOKEN_PATIENCE_S and ten times the predicted latency.
 TOKEN_PATIENCE_S = 60.0
-START_PATIENCE_S = 300.0  # for loading the first placement
 
 Status = Literal["done", "oom", "failed"]
 
@@ -233,13 +232,9 @@ class Controller:
             predicted_after_s=token_latency(truth, state.plan, truth.final_length),
             feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=decision.proof,
         )  # fmt: skip
-        for device in self._names:
-            blocks = [str(block) for block in state.placement.on(device)]
-            self._loop.send(device, Load(blocks, pinned=device == self._experiment.topology.source))
-        for device in self._names:
-            self._loop.answer(Loaded, device, START_PATIENCE_S)
+        self._loop.load(state.placement)
         migration = Migration(0, self._names, ())
-        self._loop.hear(self._boundary.drive(migration, state.plan, observation, START_PATIENCE_S).losses)
+        self._boundary.drive(migration, state.plan, observation, START_PATIENCE_S)
         self.recorder.placement(state.placement, 0)
         self._loop.collect()
 
@@ -273,7 +268,7 @@ class Controller:
             sampling = experiment.seeded_sampling
             self._loop.send(source, Prefill(self._prompt, experiment.prefill_chunk, until, self._ends, sampling))
         else:
-            self._await_halts()
+            self._live.await_halts()
             self._loop.send(source, Decode(until))
         self._loop.delays.look()
         while state.tokens_done < until and not self._over():
@@ -288,13 +283,7 @@ class Controller:
             else:
                 self._live.halted()
                 self._loop.send(source, Decode(until))
-        self._await_halts()
-
-    def _await_halts(self) -> None:
-        """Hear that the source has halted, where it was asked to while it had nothing to generate any more."""
-        while self._live.halts:
-            self._loop.answer(Halted, self._experiment.topology.source, TOKEN_PATIENCE_S)
-            self._live.halted()
+        self._live.await_halts()
 
     def _take(self, token: Token, predicted: float) -> None:
         """Note a token that the source has reported."""

@@ -16,7 +16,6 @@ from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import CopyOrders, MigrationDriver
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
-from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement, payload_bytes
 from testbed.placement.cost.copying import Paces, copies_fit, copy_paces, copy_seconds, copy_stall_s
@@ -31,6 +30,7 @@ from testbed.transport.messages import Command
 # Wall seconds.
 COPY_PATIENCE_S = 30.0  # at least; a longer copy may take COPY_PATIENCE times its predicted time
 COPY_PATIENCE = 5.0
+HALT_PATIENCE_S = 60.0  # for a source that generates nothing to say so
 
 
 @dataclass
@@ -152,9 +152,13 @@ class LiveMigrations:
         self._copying.driver.abort(reason)
         self._run()
         self._end()
-        while self.halts:  # an answer that came later would be taken for that of the next migration
-            self.loop.answer(Halted, self.experiment.topology.source, COPY_PATIENCE_S)
-            self.halts -= 1
+        self.await_halts()  # an answer that came later would be taken for that of the next migration
+
+    def await_halts(self) -> None:
+        """Hear that the source has halted, where it was asked to while it had nothing to generate any more."""
+        while self.halts:
+            self.loop.answer(Halted, self.experiment.topology.source, HALT_PATIENCE_S)
+            self.halted()
 
     def drop(self) -> None:
         """Let go of what is under way, because a loss has interrupted it everywhere."""
@@ -176,7 +180,6 @@ class LiveMigrations:
         migration = copying.driver.migration
         done = migration.phase == "done"
         stall_s = clock.trace_now() - state.last_token_s
-        losses = copying.driver.result.losses
         if done:
             state.placement, state.plan = copying.wanted, copying.driver.plan
             self.recorder.placement(copying.wanted, state.tokens_done)
@@ -190,7 +193,6 @@ class LiveMigrations:
             reason=migration.reason or f"copied since token {copying.since_step}", stall_s=stall_s,
         )  # fmt: skip
         self._end(predicted_stall_s=copying.predicted_stall_s, stall_s=stall_s)
-        self.loop.hear(losses)
         self.loop.traces.enforce(self.conditions.enforce(state.boundary, done))
         self.journal.crossed(self.conditions.time, done)
         self.journal.checkpoint()
@@ -199,11 +201,7 @@ class LiveMigrations:
         """Drive what is under way to its end, while no token is generated or the last ones are on their way."""
         assert self._copying is not None
         self.loop.copying = None
-        try:
-            self._copying.driver.run(self.loop.migration_events)
-        except RunFailed:
-            self.loop.raise_losses()
-            raise
+        self._copying.driver.run(self.loop.migration_events)
 
     def _end(self, **told: float) -> None:
         """Write down how it ended."""
@@ -219,6 +217,5 @@ class LiveMigrations:
             for move in migration.moves
         ]
         self.recorder.migration(result, copying.predicted_s, None)
-        phase = migration.phase if migration.over else "aborted"
-        self.log.event(f"migration_{phase}", self.fleet.clock.now(), step=state.tokens_done, epoch=migration.epoch,
-                       reason=migration.reason or None, live=True, **told)  # fmt: skip
+        self.log.event(f"migration_{migration.outcome}", self.fleet.clock.now(), step=state.tokens_done,
+                       epoch=migration.epoch, reason=migration.reason or None, live=True, **told)  # fmt: skip

@@ -198,6 +198,11 @@ class Migration:
         return self.phase in ("done", "aborted")
 
     @property
+    def outcome(self) -> Literal["done", "aborted"]:
+        """How it ended. What a loss has cut short counts as aborted."""
+        return "done" if self.phase == "done" else "aborted"
+
+    @property
     def can_be_aborted(self) -> bool:
         """Whether the old epoch can still go on."""
         return self.phase in _OPEN

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent
+from testbed.controller.fleet import FleetEvent
 from testbed.controller.migration import (
     AbortOn,
     CommitOn,
@@ -39,7 +39,8 @@ from testbed.transport.messages import (
     Transfer,
 )
 
-Wait = Callable[[float], list[tuple[str, FleetEvent]]]  # gives the events that come within so many wall seconds
+# Gives the events that come within so many wall seconds; raises what a loss among them means.
+Wait = Callable[[float], list[tuple[str, FleetEvent]]]
 
 
 @dataclass
@@ -49,8 +50,6 @@ class MigrationResult:
     migration: Migration
     arrivals: dict[str, Arrival] = field(default_factory=dict)  # by the block's name
     started_s: float = 0.0  # wall seconds
-    finished_s: float = 0.0
-    losses: list[tuple[str, DeviceLost]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -90,19 +89,14 @@ class MigrationDriver:
         self._phase = self.migration.phase
 
     def run(self, wait: Wait) -> MigrationResult:
-        """Go on until the migration is done or aborted, or until a device is lost.
+        """Go on until the migration is done or aborted.
 
         Raises RunFailed when a worker does not answer the abort, or the commit, within the timeout.
         """
         while not self.migration.over:
-            events = wait(max(0.0, self._deadline - self.wall()))
-            self.result.losses = [(device, event) for device, event in events if isinstance(event, DeviceLost)]
-            if self.result.losses:
-                break
-            for device, event in events:
+            for device, event in wait(max(0.0, self._deadline - self.wall())):
                 self.hear(device, event)
             self.look_at_the_time()
-        self.result.finished_s = self.wall()
         return self.result
 
     def hear(self, device: str, event: FleetEvent) -> None:
@@ -184,23 +178,3 @@ class MigrationDriver:
                     self.send(device, Commit(self.plan, [str(block) for block in drop]))
                 case AbortOn(device):
                     self.send(device, Abort(epoch))
-
-
-def drive_migration(
-    fleet: Fleet,
-    migration: Migration,
-    plan: Plan,
-    *,
-    length: int,
-    shipped: bool,
-    storage_Bps: Mapping[str, float],
-    timeout_s: float,
-    wait: Wait,
-    held_up: Callable[[], bool] = lambda: False,
-) -> MigrationResult:
-    """Run a migration from its begin to its end while no token is generated; see `MigrationDriver`."""
-    driver = MigrationDriver(
-        fleet.send, fleet.clock.wall, migration, plan, length, shipped, storage_Bps, timeout_s, held_up=held_up
-    )  # fmt: skip
-    driver.begin()
-    return driver.run(wait)

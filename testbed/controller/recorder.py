@@ -70,9 +70,7 @@ class Recorder:
                 due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
             )
 
-    def fault(
-        self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool
-    ) -> None:  # fmt: skip
+    def fault(self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool) -> None:
         """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
         row = {
             "t_s": self._clock.now(),
@@ -106,7 +104,7 @@ class Recorder:
     ) -> None:
         """Every block's migration, and the rate that each path reached (None: it was not to use its links' rates)."""
         migration = result.migration
-        outcome = COMMITTED if migration.phase == "done" else ABORTED
+        outcome = COMMITTED if migration.outcome == "done" else ABORTED
         paths: dict[tuple[str, str], list[tuple[float, float, int]]] = {}
         for move in migration.moves:
             arrival = result.arrivals.get(str(move.block))

@@ -113,10 +113,8 @@ class Recovery:
         loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
         slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
         migration = Migration(state.epoch, loop.living(), moves, drops(wanted, held))
-        result = self.drive(migration, plan, observation, RECOVERY_PATIENCE_S + slowest_s)
+        self.drive(migration, plan, observation, RECOVERY_PATIENCE_S + slowest_s)
         state.moving = ()
-        self.recorder.migration(result, None, {})
-        loop.hear(result.losses)
         if migration.phase != "done":
             raise RunFailed(f"the loss of {self._told()} cannot be survived: {migration.reason}")
         state.placement, state.plan = wanted, plan

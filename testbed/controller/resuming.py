@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from testbed.controller.conditions import Conditions
-from testbed.controller.event_loop import EventLoop
+from testbed.controller.event_loop import START_PATIENCE_S, EventLoop
 from testbed.controller.fleet import Fleet, TargetState
 from testbed.controller.journal import observation_of, placement_of, replay_crossings
 from testbed.controller.migration import Migration
@@ -24,9 +24,7 @@ from testbed.placement.blocks import Placement
 from testbed.placement.observation import Policy
 from testbed.placement.plan import make_plan
 from testbed.runlog.journal import Asked, Checkpoint, Past
-from testbed.transport.messages import Continue, Decode, Load, Loaded, Prefill, Token
-
-START_PATIENCE_S = 300.0  # wall seconds, for loading all blocks
+from testbed.transport.messages import Continue, Decode, Prefill, Token
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Resumption:
             state.devices[device].ended()
             self.fleet.kill(device)
         self._remind()
-        self._load(state.placement)
+        self.loop.load(state.placement)
         self._take(len(tokens) - 1)
         self._rebuild(state.placement)
         if tokens:
@@ -89,13 +87,6 @@ class Resumption:
             if given is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
             call_policy(self.policy, observation, given, self.experiment.decision_limit)
-
-    def _load(self, placement: Placement) -> None:
-        source = self.experiment.topology.source
-        for device in self.loop.living():
-            self.loop.send(device, Load([str(block) for block in placement.on(device)], pinned=device == source))
-        for device in self.loop.living():
-            self.loop.answer(Loaded, device, START_PATIENCE_S)
 
     def _take(self, count: int) -> None:
         """Take the first `count` tokens as generated, and tell the source of them."""
@@ -122,7 +113,7 @@ class Resumption:
         _, _, next_pass = self.recovery.interrupt(self.state.epoch)
         self.state.plan = make_plan(observation, placement)
         migration = Migration(placement.epoch, self.loop.living(), ())
-        self.loop.hear(self.drive(migration, self.state.plan, observation, START_PATIENCE_S).losses)
+        self.drive(migration, self.state.plan, observation, START_PATIENCE_S)
         self.recovery.rebuild(truth, self.state.plan, next_pass)
 
     def _repeat_last(self) -> None:

@@ -14,9 +14,7 @@ class Refusals:
     """Hears of refusals from the workers, and tells them in the notes of a run."""
 
     def __init__(self, devices: Iterable[str]) -> None:
-        self._refused: dict[str, tuple[str, ...]] = dict.fromkeys(
-            devices, ()
-        )  # kernel settings that devices could not write
+        self._refused: dict[str, tuple[str, ...]] = dict.fromkeys(devices, ())  # settings that could not be written
         self._strangers: dict[str, int] = {}  # connections that each device refused
 
     def hear(self, device: str, event: FleetEvent) -> None:

@@ -13,7 +13,7 @@ def rewind(log: RunLog, past: Past) -> None:
     """Remove what the tables hold of the time after the last checkpoint, and write the tokens and losses since it.
 
     Events stay, because they tell what happened. The journal loses what is not whole. A run that died while its tables
-    became Parquet files had come to its end, so those stay whole.
+    became Parquet files had come to its end, so those stay whole, but for tables that are only written then.
     """
     if (log.folder / JOURNAL).exists():
         os.truncate(log.folder / JOURNAL, past.whole_bytes)
@@ -22,7 +22,7 @@ def rewind(log: RunLog, past: Past) -> None:
         lines, columns = log.folder / f"{table}.jsonl", log.folder / f"{table}.parquet"
         if lines.exists():
             os.truncate(lines, min(lines.stat().st_size, sizes.get(table, 0)))
-        elif columns.exists():
+        elif columns.exists() and table in sizes:
             found = (
                 {name: value for name, value in row.items() if value is not None}
                 for row in read_rows(log.folder, table)

@@ -12,7 +12,7 @@ SIMULATED_NOTE = "simulated: no token was computed and no byte sent; every time 
 
 def simulated_facts(
     experiment: Experiment, hop_overhead_s: float, busy_s: Mapping[str, float] | None
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """What a simulated fleet tells of itself; `busy_s` are the devices' busy seconds where they were counted."""
     lossy = experiment.needs_netem
     notes = [SIMULATED_NOTE]

@@ -97,9 +97,8 @@ class SimFleet:
         self._halting = False  # whether no token is to follow the present one
         self._probe: tuple[float, str, Probed] | None = None  # on its way: (when its last byte comes, to whom, what)
         self._busy = BusyTime(experiment.topology)
-        measured = experiment.observation == "measured"
         rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
-        self._notes = SpanNotes(rows, hop_overhead_s) if measured else None
+        self._notes = SpanNotes(rows, hop_overhead_s) if experiment.observation == "measured" else None
         self._lives = Lives(experiment.recovery.suspect_after)
 
     # --- Fleet -------------------------------------------------------------------------------------------
@@ -150,9 +149,11 @@ class SimFleet:
                 self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
                 self._moving.transfer(device)
-            case Copy() | Replicate():
-                rows = self._prompt_tokens + self._tokens - 1
-                self._moving.copy(device, command, rows, self._observed(), self._wall())
+            case Copy():
+                self._moving.copy(device, command, self._rows(), self._observed(), self._wall())
+                self._change_pace()
+            case Replicate():
+                self._replicas.replicate(device, command, self._rows(), self._observed(), self._wall())
                 self._change_pace()
             case Finish():
                 self._moving.finish(command, self._observed(), self._wall())
@@ -207,7 +208,7 @@ class SimFleet:
 
     def restart(self, device: str) -> None:
         """See `Fleet.restart`. Starting takes no time here."""
-        self._lives.dead.discard(device)
+        self._lives.start(device, self._targeted())
         self._tell(device, Hello(0, ""))
 
     def introduce(self, device: str) -> list[str]:
@@ -308,20 +309,20 @@ class SimFleet:
 
     def _token_seconds(self) -> float:
         """How long the present token takes in all under these conditions; infinite while a device in use is paused."""
-        assert self._plan is not None and self._target is not None and self._observation is not None
-        assert self._generation is not None
-        if any(self._lives.halts(name, self._target) for name in self._plan.devices()):
+        assert self._plan is not None and self._generation is not None
+        target, observation = self._targeted(), while_copying(self._observed(), self._moving.paces)
+        if any(self._lives.halts(name, target) for name in self._plan.devices()):
             return math.inf
-        drawn = drawn_delays(self.experiment, self._while_copying(), self._target.links, self._tokens)
+        drawn = drawn_delays(self.experiment, observation, target.links, self._tokens)
         if self._generation.chunk:
             rebuilt, kept = self._generation.rebuilt, self._generation.kept
             rows = chunk_rows((rebuilt or self._prompt_tokens) - kept, self._generation.chunk)
-            return prefill_latency(self._observation, self._plan, rows, drawn, kept, not rebuilt)
+            return prefill_latency(self._observed(), self._plan, rows, drawn, kept, not rebuilt)
         if drawn is not None:
             return drawn.step_seconds(self._plan, self._length, 1, True, True)
         if self._forecast is None:
             last = self._length + self._generation.until - self._tokens - 1
-            self._forecast = forecast_of(self._while_copying(), self._plan, last)
+            self._forecast = forecast_of(observation, self._plan, last)
         return self._forecast.seconds(self._length)
 
     def _finish_token(self) -> None:
@@ -377,13 +378,13 @@ class SimFleet:
         if self._generation is not None and self._generation.job is not None:
             self._generation.job.change(self._wall(), self._token_seconds())
 
-    def _while_copying(self) -> Observation:
-        return while_copying(self._observed(), self._moving.paces)
+    def _rows(self) -> int:
+        return self._prompt_tokens + self._tokens - 1 if self._tokens else 0
 
     def _interrupt(self, device: str, command: Interrupt) -> None:
         """Drop the token under way and what was on its way to the device, and tell what the device holds."""
         self._generation, self._halting = None, False
-        self._length = self._prompt_tokens + self._tokens - 1 if self._tokens else 0
+        self._length = self._rows()
         self._moving.forget(device)
         blocks = [str(block) for block in self._memory.blocks(device)]
         tokens = self._tokens if device == self.experiment.topology.source else 0

@@ -13,7 +13,7 @@ from testbed.simulation.copying import Copying
 from testbed.simulation.memory import Memory
 from testbed.simulation.replicas import Replicas
 from testbed.simulation.transfers import Transfers
-from testbed.transport.copying import CaughtUp, Copy, Finish, Replicate, WeightsLoaded
+from testbed.transport.copying import CaughtUp, Copy, Finish, WeightsLoaded
 from testbed.transport.messages import Arrived, Prepare, Prepared, Refused, Sent
 from testbed.units import format_bytes
 
@@ -63,15 +63,10 @@ class Moving:
         assert self._transfers is not None
         self._transfers.senders.append(sender)
 
-    def copy(
-        self, sender: str, command: Copy | Replicate, length: int, observation: Observation, now_s: float
-    ) -> None:  # fmt: skip
-        """Begin to copy blocks, or replicas of caches, with so many rows."""
-        if isinstance(command, Replicate):
-            self._replicas.replicate(sender, command, length, observation, now_s)
-        else:
-            assert self._copying is not None
-            self._copying.begin(sender, command, length, observation, now_s)
+    def copy(self, sender: str, command: Copy, length: int, observation: Observation, now_s: float) -> None:
+        """Begin to copy blocks with so many rows."""
+        assert self._copying is not None
+        self._copying.begin(sender, command, length, observation, now_s)
 
     def finish(self, command: Finish, observation: Observation, now_s: float) -> None:
         """Copy the last rows."""

@@ -282,7 +282,7 @@ class Worker:
             case WeightsReady():
                 self._migrating.weights_ready(command)
             case StreamNews():
-                (self._migrating if command.epoch >= 0 else self._replicas).streamed(command)
+                (self._migrating if command.stream >= 0 else self._replicas).streamed(command)
             case Decode():
                 self._until, self._generating = command.until, True
                 self._token_started_s = time.monotonic()

@@ -88,7 +88,7 @@ class Migrating:
 
     def finish(self, command: Finish) -> None:
         """Copy the last rows, or take them in."""
-        if self._streams is not None and self._streams.epoch == command.epoch:
+        if self._streams is not None and self._streams.stream == command.epoch:
             self._streams.finish(command.length)
         if isinstance(self._receiver, RowReceiver) and self._receiver.epoch == command.epoch:
             self._receiver.finish(command.length)
@@ -119,11 +119,11 @@ class Migrating:
 
     def streamed(self, news: StreamNews) -> None:
         """Report what the streams have reached."""
-        if self._streams is None or news.epoch != self._streams.epoch:
+        if self._streams is None or news.stream != self._streams.stream:
             return
         if news.what == "failed":
             raise RunFailed(f"device {self._outbox.device} cannot copy its blocks: {news.error}")
-        self._report(CaughtUp(news.epoch) if news.what == "caught up" else Sent(news.epoch))
+        self._report(CaughtUp(news.stream) if news.what == "caught up" else Sent(news.stream))
 
     def _refusing(self, epoch: int, accept: Callable[[], None]) -> None:
         try:

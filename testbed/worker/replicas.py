@@ -87,7 +87,7 @@ class Replicas:
 
     def streamed(self, news: StreamNews) -> None:
         """Raise RunFailed when the streams cannot go on."""
-        if news.what == "failed" and self._streams is not None and news.epoch == self._streams.epoch:
+        if news.what == "failed" and self._streams is not None and news.stream == self._streams.stream:
             raise RunFailed(f"device {self._outbox.device} cannot copy its caches: {news.error}")
 
     def held(self) -> list[tuple[str, int]]:
@@ -102,7 +102,7 @@ class Replicas:
     def give_way(self, names: Iterable[str]) -> None:
         """Take in no more if blocks arrive whose replicas are here, because these become their caches."""
         if any(parse_block(name) in self._store.replicas for name in names):
-            self._rows, self._intake = dict(self.held()), None
+            self._stop_taking_in()
 
     def make_room(self) -> bool:
         """Drop all replicas, because their memory is needed; returns whether there were any."""
@@ -117,9 +117,11 @@ class Replicas:
 
     def stop(self) -> None:
         """Stop to send and to take in. What is here stays."""
-        self._rows = dict(self.held())
-        self._intake = None
+        self._stop_taking_in()
         self.stop_sending()
+
+    def _stop_taking_in(self) -> None:
+        self._rows, self._intake = dict(self.held()), None
 
     def stop_sending(self) -> None:
         """Stop to send."""

@@ -109,23 +109,23 @@ class RowStream:
 class StreamNews:
     """What the thread posts: all streams have caught up with the tokens, or have ended, or cannot go on."""
 
-    epoch: int
+    stream: int
     what: Literal["caught up", "sent", "failed"]
     error: str = ""
 
 
 class RowStreams:
-    """The streams of one epoch. Methods are for the main thread, and none of them waits."""
+    """The streams of one number. Methods are for the main thread, and none of them waits."""
 
     def __init__(
         self,
-        epoch: int,
+        stream: int,
         streams: Sequence[RowStream],
         outbox: Outbox,
         whole_rows: Callable[[], int],
         post: Callable[[StreamNews], None],
     ) -> None:
-        self.epoch = epoch
+        self.stream = stream
         self._streams = {stream.order.receiver: stream for stream in streams}
         self._outbox, self._whole_rows, self._post = outbox, whole_rows, post
         self._told: queue.SimpleQueue[RowsAck | int | str | None] = queue.SimpleQueue()
@@ -139,7 +139,7 @@ class RowStreams:
 
     def acknowledge(self, ack: RowsAck) -> None:
         """A receiver has stored pieces."""
-        if ack.stream == self.epoch:
+        if ack.stream == self.stream:
             self._told.put(ack)
 
     def rows_came(self) -> None:
@@ -159,7 +159,7 @@ class RowStreams:
             while self._take(self._send_what_is_due()) and self._report():
                 continue
         except Exception as error:
-            self._post(StreamNews(self.epoch, "failed", str(error)))
+            self._post(StreamNews(self.stream, "failed", str(error)))
 
     def _take(self, timeout_s: float) -> bool:
         """Hear what the main thread tells within the timeout; returns whether to go on."""
@@ -180,11 +180,11 @@ class RowStreams:
         whole = self._whole_rows() if self._length is None else self._length
         behind = [stream.behind(whole) for stream in self._streams.values()]
         if self._length is not None and not any(rows is None or rows for rows in behind):
-            self._post(StreamNews(self.epoch, "sent"))
+            self._post(StreamNews(self.stream, "sent"))
             return False
         if not self._caught_up and all(rows is not None and rows <= 1 for rows in behind):
             self._caught_up = True
-            self._post(StreamNews(self.epoch, "caught up"))
+            self._post(StreamNews(self.stream, "caught up"))
         return True
 
     def _send_what_is_due(self) -> float:
@@ -205,12 +205,11 @@ class RowStreams:
                 number = stream.sent(piece)
                 last = stream.in_flight >= window or not stream.has_more(whole)
                 header = Rows(
-                    "", 0.0, 0.0, 0.0, self.epoch, number, piece.first, piece.blocks, piece.start, piece.rows,
+                    "", 0.0, 0.0, 0.0, self.stream, number, piece.first, piece.blocks, piece.start, piece.rows,
                     checksum(piece.payload), last or number % ANSWERED_EACH == 0,
                 )  # fmt: skip
                 self._outbox.send(receiver, header, piece.payload, apart=True)
                 takes_s = wire_bytes(len(piece.payload)) / stream.order.rate_Bps
-                stream.free_s = (
-                    max(now - takes_s / 2, stream.free_s) + takes_s
-                )  # half a piece makes up for late wake-ups
+                # Half a piece makes up for late wake-ups.
+                stream.free_s = max(now - takes_s / 2, stream.free_s) + takes_s
         return wait_s

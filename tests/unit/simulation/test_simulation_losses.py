@@ -11,7 +11,8 @@ from simulated import drive, experiment, simulated
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
-from testbed.traces import Change
+from testbed.runlog.folder import read_lines
+from testbed.traces import Change, Trace, TraceSet
 
 TOKENS, INTERVAL = 24, 8
 
@@ -203,6 +204,18 @@ def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_pat
     assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)
 
 
+def test_a_pause_stops_the_worker_that_is_there_and_not_one_that_is_started_during_it(tmp_path: Path) -> None:
+    """As in an emulation, where the signal is sent when the pause begins."""
+    pause, kill, restart = ((0.05, "pause", 1.0), (2.0, "pause", 0.0)), (0.06, "kill", 1.0), (0.07, "restart", 1.0)
+    before = ((0.01, "kill", 1.0), (0.02, "restart", 1.0))
+    for rows, after, stops in (((kill, restart), None, False), ((kill, restart), "1 s", False), (before, None, True)):
+        changes = tuple(Change(time, "device/b", what, value) for time, what, value in sorted((*pause, *rows)))
+        of = paused(30.0, suspect_after=after).model_copy(update={"traces": TraceSet((Trace(changes),))})
+        _, outcome, kept = drive(tmp_path, of, Spread())
+        assert outcome.status == "done" and [row["cause"] for row in kept["faults"]] == ["exit"]
+        assert (kept["tokens"][-1]["start_s"] > 2) == stops
+
+
 @pytest.mark.parametrize("on_oom", ["recompute", "fail"])
 def test_a_device_over_its_budget_is_a_loss_where_the_experiment_survives_that(tmp_path: Path, on_oom: str) -> None:
     squeeze = (Change(8.0, "device/b", "memory", 65536.0),)
@@ -215,3 +228,29 @@ def test_a_device_over_its_budget_is_a_loss_where_the_experiment_survives_that(t
     assert [(row["device"], row["cause"]) for row in kept["faults"]] == (
         [("b", "oom")] if on_oom == "recompute" else []
     )
+
+
+class Moves:
+    """Has all on `a` at first, and half of the heads on `c` from the second decision on; `b` has an FFN."""
+
+    name = "moves"
+
+    def reset(self, seed: int) -> None:
+        """Nothing."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """The same for the same tokens and devices."""
+        ffn = {"ffn(0)": "b"} if observation.device("b").available_bytes > 2**20 else {}
+        heads = {"head(*,0)": "c"} if observation.tokens_done >= INTERVAL else {}
+        return Placement(expand_patterns(observation, {"*": "a"} | ffn | heads))
+
+
+def test_a_migration_that_a_loss_cuts_short_is_told_as_aborted(tmp_path: Path) -> None:
+    _, _, calm = drive(tmp_path / "calm", dying(trace_clock="time"), Moves())
+    middle = (calm["migrations"][0]["start_s"] + calm["migrations"][0]["last_byte_s"]) / 2
+    _, outcome, kept = drive(tmp_path / "dying", dying((middle, "b"), trace_clock="time"), Moves())
+    assert outcome.status == "done" and kept["faults"][0]["t_s"] == pytest.approx(middle)
+    (log,) = (tmp_path / "dying").glob("*/events.jsonl")
+    told = [row["kind"] for row in read_lines(log) if row["kind"].startswith("migration_")]
+    assert told == ["migration_begin", "migration_aborted"], "the recovery moves what was to move"
+    assert next(row["outcome"] for row in kept["migrations"]) == "aborted"
