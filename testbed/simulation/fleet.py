@@ -208,7 +208,7 @@ class SimFleet:
 
     def restart(self, device: str) -> None:
         """See `Fleet.restart`. Starting takes no time here."""
-        self._lives.start(device, self._targeted())
+        self._lives.dead.discard(device)
         self._tell(device, Hello(0, ""))
 
     def introduce(self, device: str) -> list[str]:

@@ -8,22 +8,17 @@ from testbed.controller.fleet import TargetState
 
 
 class Lives:
-    """The workers of a simulated fleet. A paused device is given up `suspect_after` seconds later; None: never.
-
-    A pause stops the worker that is there when it begins, and not one that is started later.
-    """
+    """The workers of a simulated fleet. A paused device is given up `suspect_after` seconds later; None: never."""
 
     def __init__(self, suspect_after: float | None) -> None:
         self._after_s = math.inf if suspect_after is None else suspect_after
         self.dead: set[str] = set()
-        self._started: set[str] = set()  # during a pause
         self._given_up_s: dict[str, float] = {}
 
     def note_pauses(self, target: TargetState, now_s: float) -> None:
         """Take in which devices are paused from now on."""
-        self._started -= {name for name, device in target.devices.items() if not device.paused}
-        for name in target.devices:
-            if name in self.dead or not self.halts(name, target):
+        for name, device in target.devices.items():
+            if not device.paused or name in self.dead:
                 self._given_up_s.pop(name, None)
             else:
                 self._given_up_s.setdefault(name, now_s + self._after_s)
@@ -41,10 +36,4 @@ class Lives:
 
     def halts(self, name: str, target: TargetState) -> bool:
         """Whether what needs the device stands still."""
-        return name in self.dead or (target.devices[name].paused and name not in self._started)
-
-    def start(self, name: str, target: TargetState) -> None:
-        """A new worker stands in the place of a dead one."""
-        self.dead.discard(name)
-        if target.devices[name].paused:
-            self._started.add(name)
+        return name in self.dead or target.devices[name].paused

@@ -1,4 +1,4 @@
-"""Workers that say nothing: one that the kernel has killed and nobody reports yet, and one that is just starting."""
+"""A worker that the kernel has killed, and whose exit code nobody reports yet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ import pytest
 
 from testbed.controller.fleet import DeviceLost, FleetEvent
 from testbed.emulation.local_fleet import LocalFleet
-from testbed.emulation.processes import is_stopped
 from testbed.emulation.stall_detector import ENDED_PATIENCE_S
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
@@ -66,16 +65,3 @@ def test_a_worker_that_ended_otherwise_and_untold_fails_the_run(
     fleet.killed_by_kernel = False
     with pytest.raises(RunFailed, match="device a: its worker has ended in the middle of the run"):
         fleet.look()
-
-
-def test_a_worker_that_has_not_said_hello_yet_is_paused_like_any_other(tmp_path: Path) -> None:
-    with subprocess.Popen(["sleep", "60"]) as starting:
-        fleet = Untold(tmp_path, starting)
-        fleet._pids = {}
-        for number, stopped in ((signal.SIGSTOP, True), (signal.SIGCONT, False)):
-            fleet._signal("a", number)
-            deadline = time.monotonic() + 5
-            while is_stopped(starting.pid) != stopped:
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-        starting.kill()

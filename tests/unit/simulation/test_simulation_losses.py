@@ -12,7 +12,7 @@ from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
-from testbed.traces import Change, Trace, TraceSet
+from testbed.traces import Change
 
 TOKENS, INTERVAL = 24, 8
 
@@ -202,18 +202,6 @@ def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_pat
     assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
     (fault,) = kept["faults"]
     assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)
-
-
-def test_a_pause_stops_the_worker_that_is_there_and_not_one_that_is_started_during_it(tmp_path: Path) -> None:
-    """As in an emulation, where the signal is sent when the pause begins."""
-    pause, kill, restart = ((0.05, "pause", 1.0), (2.0, "pause", 0.0)), (0.06, "kill", 1.0), (0.07, "restart", 1.0)
-    before = ((0.01, "kill", 1.0), (0.02, "restart", 1.0))
-    for rows, after, stops in (((kill, restart), None, False), ((kill, restart), "1 s", False), (before, None, True)):
-        changes = tuple(Change(time, "device/b", what, value) for time, what, value in sorted((*pause, *rows)))
-        of = paused(30.0, suspect_after=after).model_copy(update={"traces": TraceSet((Trace(changes),))})
-        _, outcome, kept = drive(tmp_path, of, Spread())
-        assert outcome.status == "done" and [row["cause"] for row in kept["faults"]] == ["exit"]
-        assert (kept["tokens"][-1]["start_s"] > 2) == stops
 
 
 @pytest.mark.parametrize("on_oom", ["recompute", "fail"])
