@@ -72,6 +72,12 @@ def tokens_to_decode(runs: Sequence[Run]) -> int:
     return sum(max((run.tokens_asked or 0) - 1, len(run.decoded)) for run in runs)
 
 
+def losses(run: Run) -> dict[int, str]:
+    """The tokens at which devices were lost, with their names."""
+    lost = run.faults[run.faults["cause"] != "late"]
+    return {int(step): ", ".join(own["device"]) for step, own in lost.groupby("step")}
+
+
 def migrated_bytes(run: Run) -> int:
     """The payload bytes of all committed migrations."""
     return int(committed(run)["bytes"].sum())
