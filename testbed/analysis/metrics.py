@@ -75,7 +75,10 @@ def tokens_to_decode(runs: Sequence[Run]) -> int:
 def losses(run: Run) -> dict[int, str]:
     """The tokens at which devices were lost, with their names."""
     lost = run.faults[run.faults["cause"] != "late"]
-    return {int(step): ", ".join(own["device"]) for step, own in lost.groupby("step")}
+    at: dict[int, list[str]] = {}
+    for step, device in zip(lost["step"], lost["device"], strict=True):
+        at.setdefault(int(step), []).append(device)
+    return {step: ", ".join(names) for step, names in at.items()}
 
 
 def migrated_bytes(run: Run) -> int:
