@@ -30,6 +30,7 @@ WIDTH = 1100  # pixels of a picture at most
 FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured", "memory", "placement_map", "link_rates")
 SEEN = ("estimates", "link_delays")  # figures of a run that sees only what it has measured
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # that rich and Textual would fetch from elsewhere
+LOST = ("recoveries", "downtime")  # figures of runs that lose devices
 NO_ORIGIN = "not an origin"  # the initiator of requests that no page makes
 
 
@@ -39,11 +40,15 @@ def testbed(*arguments: str | Path) -> None:
 
 
 def make_runs(folder: Path) -> None:
-    """The runs of the demonstration, and one that sees only what it has measured."""
+    """The runs of the demonstration, one that sees only what it has measured, and two simulated ones with losses."""
     policies = ("--policy", "static", "--policy", "paper-search")
     testbed("compare", "quickstart", "--backend", "mininet", "--verify", *policies, "--out", folder / "demo")
     measured = ("--set", "observation=measured", "--accept-unfaithful")
     testbed("replay", "quickstart", "--backend", "mininet", *measured, "--out", folder / "measured")
+    losing = ["gpt2-star4", "--backend", "sim", "--policy", "round-robin", "--chaos", "1"]
+    losing += ["--set", "topology.devices.a.memory=400 MiB"]  # room for what two others lose
+    for method in ("recompute", "replicate"):
+        testbed("replay", *losing, "--set", f"recovery.method={method}", "--out", folder / "lost")
 
 
 def compress(picture: Path, colours: int | None = None) -> None:
@@ -165,6 +170,7 @@ def main() -> None:
         draw_report(demo, out, work)
         draw_figures(demo, out, FIGURES, work)
         draw_figures(runs / "measured", out, SEEN, work)
+        draw_figures(runs / "lost", out, LOST, work)
         moved = next(path for path in demo.iterdir() if path.name.endswith("-paper-search"))
         asyncio.run(draw_watch(out / "watch.svg", moved))
         draw_terminal(out / "explain.svg", ["testbed", "explain", str(moved)], f"testbed explain {moved.name}")

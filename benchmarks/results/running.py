@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.results.store import ROOT, Parts, bar
 from testbed import analysis
 from testbed.controller.calibration import NOMINAL_HOP_S, HostCalibration
@@ -102,10 +104,11 @@ def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dic
         summary = carry_out(request, tell_nobody, host)
         row |= {key: tidy(summary).get(key) for key in KEPT}
         row |= {key: summary[key] for key in ("downtime_s", "recovery_s") if key in summary}
-        row["kept_rows"] = int(analysis.load(summary["path"]).recoveries["kept_rows"].sum())
         row["tokens_done"] = len(summary["tokens"])
-        row["most_memory_share"] = _memory_share(Path(summary["path"]))
-        row["wrong_moves"] = _wrong_moves(Path(summary["path"]))
+        left = analysis.load(summary["path"], ("decisions", "devices", "recoveries"))
+        row["kept_rows"] = int(left.recoveries["kept_rows"].sum())
+        row["most_memory_share"] = _memory_share(left.devices)
+        row["wrong_moves"] = _wrong_moves(left.decisions)
         if keep is not None:
             row["run"] = summary["run"]
             row["verdict_ok"] = summary["verdict"]["ok"]
@@ -118,16 +121,16 @@ def run(planned: Planned, backend: str = "sim", keep: Path | None = None) -> dic
     return row
 
 
-def _memory_share(folder: Path) -> float | None:
+def _memory_share(devices: pd.DataFrame) -> float | None:
     """The largest share of its budget that any device used at any time; None if nothing was placed."""
-    devices = analysis.load(folder).devices.dropna(subset=["ledger_bytes", "budget_bytes"])
+    devices = devices.dropna(subset=["ledger_bytes", "budget_bytes"])
     devices = devices[devices["budget_bytes"] > 0]
     return float((devices["ledger_bytes"] / devices["budget_bytes"]).max()) if len(devices) else None
 
 
-def _wrong_moves(folder: Path) -> int:
+def _wrong_moves(decisions: pd.DataFrame) -> int:
     """Decisions that moved blocks although staying was possible and, by what was true, better for the rest of a run."""
-    return int((analysis.load(folder).decisions["gain_s"].astype(float) < 0).sum())
+    return int((decisions["gain_s"].astype(float) < 0).sum())
 
 
 def collect_runs(parts: Parts, planned: Sequence[Planned], label: str, stop_after_s: float | None) -> None:

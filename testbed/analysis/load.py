@@ -134,13 +134,13 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """`ok`, `not faithful`, `simulated`, or `none` for a run that did not come to a verdict."""
+        """`faithful`, `not faithful`, `simulated`, or `no verdict` for a run that did not come to one."""
         if self.simulated:
             return "simulated"
         verdict = self.fact("verdict")
         if not isinstance(verdict, Mapping):
-            return "none"
-        return "ok" if verdict.get("ok") else "not faithful"
+            return "no verdict"
+        return "faithful" if verdict.get("ok") else "not faithful"
 
     def _repr_html_(self) -> str:
         """The table that a notebook shows; a figure that the summary does not have is a dash."""

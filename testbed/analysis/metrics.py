@@ -72,6 +72,15 @@ def tokens_to_decode(runs: Sequence[Run]) -> int:
     return sum(max((run.tokens_asked or 0) - 1, len(run.decoded)) for run in runs)
 
 
+def losses(run: Run) -> dict[int, str]:
+    """The tokens at which devices were lost, with their names."""
+    lost = run.faults[run.faults["cause"] != "late"]
+    at: dict[int, list[str]] = {}
+    for step, device in zip(lost["step"], lost["device"], strict=True):
+        at.setdefault(int(step), []).append(device)
+    return {step: ", ".join(names) for step, names in at.items()}
+
+
 def migrated_bytes(run: Run) -> int:
     """The payload bytes of all committed migrations."""
     return int(committed(run)["bytes"].sum())

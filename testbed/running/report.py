@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMS = {".html": "html", ".htm": "html", ".md": "md", ".tex": "latex"}
 """Suffix of a file -> the form of the report in it."""
 
-TABLES_OF_ALL = ("tokens", "decisions", "migrations", "devices", "rates")
+TABLES_OF_ALL = ("tokens", "decisions", "migrations", "devices", "rates", "faults")
 TABLES_OF_EACH = (*TABLES_OF_ALL, "links", "placements")
 LONGEST_PROMPT = 300  # characters of it that are shown
 

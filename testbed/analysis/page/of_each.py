@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 
 import pandas as pd
 from matplotlib.colors import to_hex
@@ -12,7 +11,7 @@ from testbed.analysis.load import Run
 from testbed.analysis.metrics import MIB
 from testbed.analysis.page.chart import WIDE, ZOOM, Chart, Spec, coloured, quantity, tips
 from testbed.analysis.plots.heads import MOST_BLOCKS, held_blocks
-from testbed.analysis.plots.style import DARK, devices_of, palette
+from testbed.analysis.plots.style import DARK, devices_of, palette, slug
 
 MOST_SAMPLES = 300  # of a device; between them, only changes of its budget are kept
 PANEL, COLUMNS = (210, 110), 4  # width and height in pixels, and panels beside each other
@@ -29,8 +28,7 @@ SECONDS = "Emulated time (s)"
 
 def charts_of_run(run: Run, name: str) -> list[Chart]:
     """All figures of one run for which it has data; `name` tells it from other runs."""
-    slug = re.sub(r"[^\w.-]+", "-", name).strip("-")
-    found = (_placement(run, name, slug), _memory(run, name, slug), _links(run, name, slug))
+    found = (_placement(run, name), _memory(run, name), _links(run, name))
     return [chart for chart in found if chart is not None]
 
 
@@ -46,7 +44,7 @@ def _panels(field: str, order: list[str], inner: Spec, shared: bool) -> Spec:
     }
 
 
-def _memory(run: Run, name: str, slug: str) -> Chart | None:
+def _memory(run: Run, name: str) -> Chart | None:
     rows = []
     for device, own in run.devices.sort_values("t_s", kind="stable").groupby("device", sort=False):
         every = max(1, -(-len(own) // MOST_SAMPLES))
@@ -79,10 +77,10 @@ def _memory(run: Run, name: str, slug: str) -> Chart | None:
         shown += (
             " In use was measured, and is more by what the worker itself needs, for which each device has a reserve."
         )
-    return Chart(f"memory-{slug}", f"Memory: {name}", shown, pd.concat(rows), spec, run.simulated)
+    return Chart(f"memory-{slug(name)}", f"Memory: {name}", shown, pd.concat(rows), spec, run.simulated)
 
 
-def _links(run: Run, name: str, slug: str) -> Chart | None:
+def _links(run: Run, name: str) -> Chart | None:
     if run.links.empty:
         return None
     end = max(float(run.links["t_s"].max()), float((run.tokens["start_s"] + run.tokens["latency_s"]).max()))
@@ -125,10 +123,10 @@ def _links(run: Run, name: str, slug: str) -> Chart | None:
     order = list(dict.fromkeys([*devices_of(run), *links["device"]]))
     spec = _panels("link", order, inner, True)
     shown = "The rate that each direction of a link is asked for; hovering shows what the kernel says, and the delay."
-    return Chart(f"links-{slug}", f"Links: {name}", shown, pd.concat(rows), spec, run.simulated)
+    return Chart(f"links-{slug(name)}", f"Links: {name}", shown, pd.concat(rows), spec, run.simulated)
 
 
-def _placement(run: Run, name: str, slug: str) -> Chart | None:
+def _placement(run: Run, name: str) -> Chart | None:
     held = held_blocks(run)
     if held.empty:
         return None
@@ -153,7 +151,7 @@ def _placement(run: Run, name: str, slug: str) -> Chart | None:
         shown = "How many blocks each device holds."
     tooltip = tips(shown_first | {"from": "from token", "until": "until token"}, {})
     spec = WIDE | {"height": size, "mark": mark, "encoding": x | {"y": y, "tooltip": tooltip}}
-    return Chart(f"placement-{slug}", f"Placement: {name}", shown, rows, spec, run.simulated)
+    return Chart(f"placement-{slug(name)}", f"Placement: {name}", shown, rows, spec, run.simulated)
 
 
 def _counted(held: pd.DataFrame) -> pd.DataFrame:

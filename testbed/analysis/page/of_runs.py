@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from testbed.analysis.load import Run
-from testbed.analysis.metrics import MS, mean_stalls, migrated_before, tokens_to_decode
+from testbed.analysis.metrics import MS, losses, mean_stalls, migrated_before, tokens_to_decode
 from testbed.analysis.page.chart import (
     HEIGHT,
     WIDE,
@@ -104,8 +104,10 @@ def _latency(runs: Sequence[Run]) -> Chart:
     if few:
         kills = ((run, oom_mark(run)) for run in runs)
         marks += [{"at": mark.step, "change": f"{run.policy}: {mark.text}"} for run, mark in kills if mark is not None]
+        lost = [(run.policy, step, names) for run in runs for step, names in losses(run).items()]
+        marks += [{"at": step, "change": f"{policy}: {names} lost"} for policy, step, names in lost]
     spec = WIDE | {"height": HEIGHT, "layer": layers}
-    shown = f"{how}; a dashed line, a change of the trace or an OOM kill."
+    shown = f"{how}; a dashed line, a change of the trace, a lost device or an OOM kill."
     return Chart("token-latency", "Token latency", shown, rows, spec, _simulated(runs), marks)
 
 

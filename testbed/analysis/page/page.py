@@ -26,7 +26,6 @@ from testbed.version import __version__
 HERE = Path(__file__).parent
 SCRIPTS = ("vega.min.js", "vega-lite.min.js", "page.js")  # in the order in which they need each other
 MOST_EACH = 8  # runs; of more, only figures that compare them are drawn, and only doubtful verdicts are listed
-_CLASSES = {"ok": "good", "not faithful": "bad"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 {
                     "name": name,
                     "verdict": _ended(run),
-                    "class": "bad" if bad else _CLASSES.get(run.verdict, "none"),
+                    "class": "bad" if bad else "good" if run.verdict == "faithful" else "none",
                     "error": str((run.summary or {}).get("error") or ""),
                     "reasons": [str(reason) for reason in verdict.get("reasons") or ()],
                     "notes": [str(note) for note in verdict.get("notes") or ()],
@@ -138,5 +137,4 @@ def _verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _ended(run: Run) -> str:
-    told = {"ok": "faithful", "none": "no verdict"}.get(run.verdict, run.verdict)
-    return told if run.status == "done" else f"{run.status}, {told}"
+    return run.verdict if run.status == "done" else f"{run.status}, {run.verdict}"

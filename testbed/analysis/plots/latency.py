@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from testbed.analysis.load import Run
-from testbed.analysis.metrics import MS, committed, mean_stalls, migrated_before, tokens_to_decode
+from testbed.analysis.metrics import MS, committed, losses, mean_stalls, migrated_before, tokens_to_decode
 from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_handle, trace_marks
 from testbed.analysis.plots.style import (
     ALARM,
@@ -74,7 +74,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         )[:, 0]
         colours = policy_colours(policies(runs))
         handles: list[Line2D] = []
-        kills = losses = 0
+        kills = repeated = 0
         many = len(runs) > MOST_LINES
         if many:
             handles += [_band(main, group, colours[group.policy], place) for place, group in enumerate(groups)]
@@ -84,7 +84,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             line = _latency_line(main, run, name, colour, marker_of(order), 3 - 0.01 * index)
             line.set_linestyle(dash_of(earlier))
             kills += _kill(main, run, name, kills)
-            losses += _losses(main, run, label=not losses)
+            repeated += _losses(main, run, label=not repeated)
             handles.append(line)
         decoded = [latency for run in runs for latency in run.decoded["latency_s"] * MS]
         if not decoded:
@@ -106,7 +106,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         draw_trace_marks(main, marks)
         if not many and any(len(committed(run)) for run in runs):
             handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
-        if losses:
+        if repeated:
             handles.append(Line2D([], [], marker="v", color="white", markerfacecolor=ALARM, label="device lost"))
         if marks:
             handles.append(trace_handle(marks))
@@ -269,12 +269,11 @@ def _losses(axes: Axes, run: Run, label: bool) -> int:
         steps, [by_step[step] for step in steps], marker="v", markersize=6, color=ALARM, markeredgecolor="white",
         markeredgewidth=0.6, linestyle="none", zorder=6, gid="losses",
     )  # fmt: skip
-    lost = run.faults[run.faults["cause"] != "late"]
-    for step in steps if label else ():
-        names = ", ".join(lost.loc[lost["step"] == step, "device"])
-        if names:
+    lost = losses(run) if label else {}
+    for step in steps:
+        if step in lost:
             axes.annotate(
-                f"{names} lost", (step, by_step[step]), xytext=(0, 6), textcoords="offset points", ha="center",
+                f"{lost[step]} lost", (step, by_step[step]), xytext=(0, 6), textcoords="offset points", ha="center",
                 fontsize=6.5, color=ALARM,
             )  # fmt: skip
     return len(steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from testbed.analysis.plots.links import link_rates
 from testbed.analysis.plots.prediction import predicted_vs_measured
 from testbed.analysis.plots.recovering import downtime, recoveries
 from testbed.analysis.plots.seen import estimates, link_delays
-from testbed.analysis.plots.style import DPI, as_runs, paper, run_names
+from testbed.analysis.plots.style import DPI, as_runs, paper, run_names, slug
 
 MOST_NAME_CHARACTERS = 50  # of a run's name in a file name; 63 of the longest UTF-8 characters fit
 FORMATS = ("png", "pdf", "svg")
@@ -62,11 +61,11 @@ def save_all(
         drawn.append((downtime, runs, downtime.__name__))
     taken: Counter[str] = Counter()
     for run, name in zip(runs, run_names(runs), strict=True) if each else ():
-        slug = re.sub(r"[^\w.-]+", "-", name).strip("-")[:MOST_NAME_CHARACTERS]
-        taken[slug] += 1  # cutting and replacing may make two names equal
-        slug += f"-{taken[slug]}" if taken[slug] > 1 else ""
+        part = slug(name)[:MOST_NAME_CHARACTERS]
+        taken[part] += 1  # cutting and replacing may make two names equal
+        part += f"-{taken[part]}" if taken[part] > 1 else ""
         more = [draw for table, draw in _WITH_ROWS.items() if len(getattr(run, table))]
-        drawn += [(draw, run, f"{draw.__name__}-{slug}") for draw in (*_OF_EACH, *more) if draw.__name__ in only]
+        drawn += [(draw, run, f"{draw.__name__}-{part}") for draw in (*_OF_EACH, *more) if draw.__name__ in only]
     written, counted = [], count_figures(len(runs), each, only)
     for done, (draw, what, stem) in enumerate(drawn, 1):
         written += _saved(draw, what, folder / stem, formats)

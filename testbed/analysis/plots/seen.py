@@ -146,6 +146,7 @@ def link_delays(run: Run) -> Figure:
         if rows.empty:
             style.say_empty(axes, "no link carried enough messages")
             return drawing
+        quarters = {"down": "farthest quarter"} if rows["farthest_s"].notna().any() else {}
         for direction, lane, marker, colour in zip(
             ("up", "down"), (-0.2, 0.2), "^v", style.palette("ud").values(), strict=True
         ):
@@ -155,7 +156,7 @@ def link_delays(run: Run) -> Figure:
             axes.hlines(places, off["p10"], off["p90"], color=colour, linewidth=1.2, gid="spread")
             axes.scatter(off["p50"], places, s=12, marker=marker, color=colour, zorder=3, label=direction, linewidths=0)
             axes.scatter(off["farthest"], places, s=14, marker="x", color=style.ALARM, linewidths=0.8, zorder=4,
-                         label="farthest quarter" if direction == "down" else None, gid="farthest")  # fmt: skip
+                         label=quarters.get(direction), gid="farthest")  # fmt: skip
         axes.axvspan(-ALWAYS_ALLOWED_MS, ALWAYS_ALLOWED_MS, color=style.GREY, alpha=0.2, linewidth=0)
         axes.axvline(0, color=style.GREY, linewidth=0.6, zorder=0, gid="asked")
         low, high = axes.get_xlim()

@@ -164,6 +164,11 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
+def slug(name: str) -> str:
+    """A run's name as a part of file names."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-")
+
+
 @dataclass(frozen=True)
 class Alike:
     """Runs whose tokens may be pooled: of one policy, experiment, model, topology and backend; only seeds differ."""

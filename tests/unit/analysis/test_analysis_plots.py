@@ -14,6 +14,7 @@ from synthetic_run import first_placement, make_run
 
 from testbed import analysis
 from testbed.analysis import Run, plots
+from testbed.analysis.page.of_runs import charts_of_runs
 from testbed.analysis.plots import heads, run_names
 from testbed.analysis.plots.ledger import OWN
 from testbed.runlog.folder import RunLog
@@ -380,6 +381,7 @@ def lossy(folder: Path, method: str, seconds: float) -> Run:
             rebuilt_s=2.0 + seconds, token_s=None if step == 4 else 2.5 + seconds, predicted_s=seconds, blocks=1,
             loaded_bytes=9, rows=4, kept_rows=0,
         )  # fmt: skip
+    log.row("faults", t_s=1.0, device="d", step=5, cause="late", recovering=False, messages=3)  # is no loss
     log.close()
     return analysis.load(log.folder)
 
@@ -388,6 +390,10 @@ def test_losses_are_marked_and_recoveries_drawn_phase_by_phase(tmp_path: Path) -
     runs = [lossy(tmp_path / "runs", method, seconds) for method, seconds in (("recompute", 4.0), ("replicate", 1.0))]
     (marks, _) = drawn(plots.token_latency(runs), "losses")
     assert list(marks.get_xdata()) == [2, 4]
+    assert {"d lost", "f lost"} <= set(texts(plots.token_latency(runs)))
+    assert [(mark["at"], mark["change"]) for mark in charts_of_runs(runs[:1])[0].marks] == [
+        (2, "p: d lost"), (4, "p: f lost")
+    ]  # fmt: skip
     bars = drawn(plots.recoveries(runs[0]), "phase")
     assert [round(bar.get_width(), 3) for bar in bars] == [0.5, 0.5, 4.0, 0.5, 0.5, 0.5, 4.0, 0.0]
     compared = drawn(plots.downtime(runs), "phase")
