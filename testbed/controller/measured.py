@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from testbed.controller.conditions import Conditions, observation_of
-from testbed.controller.estimator import Estimator, Operation, Train
+from testbed.controller.estimator import Estimator, Operation
 from testbed.controller.fleet import Fleet, Samples
+from testbed.controller.link_samples import Message, Train
 from testbed.controller.migration_driver import MigrationResult
-from testbed.controller.path_estimates import Message
 from testbed.controller.probing import STALE_INTERVALS, Probe, ProbeBudget
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import WHOLE, Block
