@@ -191,13 +191,15 @@ class Faults:
                 return False
         return True
 
-    def offer(self) -> None:
-        """Show the policy, from now on, the devices that have returned."""
-        for device in [name for name, each in self._returns.items() if each.awaited == set()]:
+    def offer(self) -> list[str]:
+        """Show the policy, from now on, the devices that have returned, and return their names."""
+        found = [name for name, each in self._returns.items() if each.awaited == set()]
+        for device in found:
             del self._returns[device]
             for instruction in self.state.devices[device].introduced():
                 if isinstance(instruction, Offer):
                     self._note("device_returned", device)
+        return found
 
     def _note(self, kind: str, device: str, reason: str | None = None) -> None:
         told = {} if reason is None else {"reason": reason}
