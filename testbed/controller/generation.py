@@ -221,7 +221,7 @@ class Controller:
     def _place_first(self) -> None:
         """Ask for the first placement, have every device load its blocks, and commit epoch 0."""
         state, started_s = self._state, self._clock.wall()
-        truth, observation = self._loop.observation(), self._loop.seen(self._decider.needs_links)
+        truth, observation = self._loop.observation(), self._loop.seen(self._decider.needs_links(first=True))
         stall_s = self._clock.duration(self._clock.wall() - started_s) if self._loop.probed else 0.0
         decision = self._decider.ask(observation, None)
         if decision.placement is None:

@@ -175,7 +175,7 @@ def test_no_policy_causes_more_probes_than_the_budget_of_any_link(tmp_path: Path
     )
     _, kept = ran(tmp_path, f"probe_share={share}", policy=policy, changes=changes)
     found = probes_of(kept)
-    assert bool(found) == getattr(make_policy(policy, {}), "needs_links", True)
+    assert bool(found) == bool(getattr(make_policy(policy, {}), "needs_links", True))
     spent_s: dict[tuple[str, str], float] = defaultdict(float)
     for probe in found:
         step = min(row["step"] for row in kept["decisions"] if row["t_s"] >= probe["t_s"])
@@ -232,6 +232,14 @@ def test_the_first_placement_knows_which_links_are_slow_and_waits_for_that(tmp_p
     assert not any(row["device"] == "c" for row in kept["placements"])
     before = [took_s(probe) for probe in probes_of(kept) if probe["t_s"] == 0]
     assert len(before) == 6 and kept["decisions"][0]["stall_s"] >= sum(before)
+
+
+@pytest.mark.parametrize("placement", [None, {"*": "a"}])
+def test_static_looks_at_links_at_most_before_its_only_placement(
+    tmp_path: Path, placement: dict[str, str] | None
+) -> None:
+    _, kept = ran(tmp_path, "model={preset: tiny}", "tokens=48", policy=make_policy("static", {}, placement))
+    assert [probe["t_s"] for probe in probes_of(kept)] == ([] if placement else 6 * [0.0])
 
 
 def test_links_of_the_living_are_probed_although_one_device_is_lost(tmp_path: Path) -> None:
