@@ -55,7 +55,7 @@ class Boundary:
         if self.experiment.trace_clock == "token":
             self.loop.traces.advance(float(state.tokens_done))
         self.loop.collect()
-        truth, observation = self.loop.observation(), self.loop.seen(self.decider.needs_links)
+        truth, observation = self.loop.observation(), self.loop.seen(self.decider.needs_links())
         old, plan = state.placed()
         self.clock.pause()
         try:

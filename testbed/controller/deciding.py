@@ -29,10 +29,10 @@ class Decider:
     journal: Journal
     listen: Callable[[], None]  # reacts to what happens meanwhile
 
-    @property
-    def needs_links(self) -> bool:
-        """Whether the policy looks at links, so that it is worth probing them."""
-        return bool(getattr(self.policy, "needs_links", True))
+    def needs_links(self, first: bool = False) -> bool:
+        """Whether the policy looks at links now, so that probing them is worth it; some do at `first` alone."""
+        needs = getattr(self.policy, "needs_links", True)
+        return first if needs == "first" else bool(needs)
 
     def ask(self, observation: Observation, placement: Placement | None) -> Decision:
         """The policy's checked decision. Where it misbehaves, the log says what it returned before the run fails."""

@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from testbed.controller.path_estimates import Message, PathEstimates, Transit
-from testbed.placement.observation import DeviceView, Estimate, LinkView, Observation
+from testbed.controller.link_samples import Message, Train, Transit
+from testbed.controller.path_estimates import PathEstimates
+from testbed.placement.observation import DeviceView, Estimate, Hop, LinkView, Observation
 
 RATE_TOLERANCE = 0.02  # by which samples may contradict a device's rate
 LINK_TOLERANCE = 0.1  # and a link's rate
@@ -36,16 +37,6 @@ class Operation(NamedTuple):
     flops: float
     read_bytes: float
     seconds: float  # without barriers
-
-
-class Train(NamedTuple):
-    """A burst of bits over one path and the time that its bits took, by the receiver's clock alone."""
-
-    sender: str
-    receiver: str
-    bits: float
-    seconds: float
-    apparent_s: float | None = None  # of an empty message before it: the receiver's stamp less the sender's
 
 
 @dataclass
@@ -159,9 +150,12 @@ class Estimator:
 
     def hear_trains(self, now_s: float) -> None:
         """Turn bursts into estimates at once."""
-        for train in self._trains:
-            self._paths.hear_train(*train, now_s)
+        self._paths.hear_trains(self._trains, now_s)
         self._trains = []
+
+    def restarted(self, device: str) -> None:
+        """A device has started anew, with another clock perhaps."""
+        self._paths.forget_clock(device)
 
     def _rates(self, device: str, operations: list[Operation], now_s: float) -> None:
         """A device's rates: an operation takes what its bytes take, or what its FLOPs take, whichever is longer."""
@@ -189,15 +183,24 @@ class Estimator:
 
     # --- estimates ---------------------------------------------------------------------------------------
 
+    @property
+    def doubted_links(self) -> set[Hop]:
+        """The directions of links whose rate is in doubt."""
+        return self._paths.doubted
+
     def stale_links(self, now_s: float, older_than_s: float) -> list[tuple[str, str]]:
-        """The directions of links whose rate has not been seen for so long, or is in doubt: (link, up or down)."""
-        doubted = self._paths.doubted
-        return [
-            (target.removeprefix("link/"), quantity)
-            for (target, quantity), belief in self._beliefs.items()
-            if quantity in ("up", "down")
-            and (now_s - (belief.heard_s or 0.0) > older_than_s or (target.removeprefix("link/"), quantity) in doubted)
-        ]
+        """The directions of links that have shown nothing for so long, or whose rate is in doubt: (link, up or down).
+
+        A link that kept up with a path whose rate was seen has shown enough.
+        """
+        doubted, kept_up_s = self._paths.doubted, self._paths.kept_up_s
+        found = []
+        for (target, quantity), belief in self._beliefs.items():
+            hop = target.removeprefix("link/"), quantity
+            last_s = max(belief.heard_s or 0.0, kept_up_s.get(hop, 0.0))
+            if quantity in ("up", "down") and (now_s - last_s > older_than_s or hop in doubted):
+                found.append(hop)
+        return found
 
     def estimates(self, now_s: float, announced: Mapping[str, int]) -> dict[tuple[str, str], Estimate]:
         """Every estimate by (target, quantity), with the words of traces: (`link/b`, `up`)."""

@@ -118,34 +118,42 @@ class EventLoop:
     def seen(self, needs_links: bool) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
 
-        Links of which nothing has been seen lately are probed before, if the policy needs them.
+        Links of which nothing has been seen lately are probed before, if the policy needs them. While blocks are copied
+        a burst would have only a share of its links.
         """
         truth, self.probed = self.observation(), False
         if self._measured is None:
             return truth
         if self._state.placement is None:
             self._measured.samples(self._fleet.observe())
-        for probe in self._measured.end_interval(needs_links and self._state.placement is not None):
-            if not self._state.lost & {*probe[:2]}:
-                self._probe(probe)
+        for probe in self._measured.end_interval(needs_links and self.copying is None, self._state.lost):
+            longer: LinkProbe | None = probe
+            while longer is not None:
+                longer = self._probe(longer)
+        self._measured.end_probes()
         seen = without(self._measured.observation(truth, self._conditions.announced_memory()), self._state.lost)
         self._recorder.estimates(self._measured.rows(truth, seen))
         return seen
 
-    def _probe(self, probe: LinkProbe) -> None:
-        """Carry out a probe. One that nobody receives in time tells at most the rate at which it would have come."""
+    def _probe(self, probe: LinkProbe) -> LinkProbe | None:
+        """Carry out a probe. One that nobody receives in time tells at most the rate at which it would have come.
+
+        Returns the longer one that is to follow.
+        """
         assert self._measured is not None
         self.probed = True
         sender, receiver, size, _ = probe
+        self._answers = [each for each in self._answers if not isinstance(each[1], Probed)]  # those that came too late
         patience_s = self._measured.patience_s(probe) * self._clock.dilation
         started_s = self._clock.wall()
         self.send(sender, Probe(receiver, size))
         found: Probed | None = self._answer_within(Probed, receiver, patience_s, source=sender, size=size)
         seconds = patience_s if found is None else found.seconds
         since_sent_s = None if found is None else self._clock.duration(found.since_sent_s)
-        self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
+        longer = self._measured.probed(probe, self._clock.duration(seconds), since_sent_s)
         requested_bps = self.traces.target().rate_bps(self._experiment.topology.route(sender, receiver))
         self._recorder.rate(started_s, seconds, sender, receiver, size, requested_bps, "probe")
+        return longer
 
     def migrated(self, result: MigrationResult) -> None:
         """Take note of a migration that has ended."""
@@ -223,6 +231,8 @@ class EventLoop:
             self.hear(self._pump(RETURN_LOOK_S))
         for device in self.faults.offer():
             self._collected.pop(device, None)  # the new worker's waits are counted from the next collection on
+            if self._measured is not None:
+                self._measured.restarted(device)
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""

@@ -220,7 +220,9 @@ class Controller:
 
     def _place_first(self) -> None:
         """Ask for the first placement, have every device load its blocks, and commit epoch 0."""
-        truth, observation, state = self._loop.observation(), self._loop.seen(self._decider.needs_links), self._state
+        state, started_s = self._state, self._clock.wall()
+        truth, observation = self._loop.observation(), self._loop.seen(self._decider.needs_links(first=True))
+        stall_s = self._clock.duration(self._clock.wall() - started_s) if self._loop.probed else 0.0
         decision = self._decider.ask(observation, None)
         if decision.placement is None:
             raise Infeasible(f"policy {self._policy.name} has no first placement: {decision.reason}")
@@ -230,7 +232,7 @@ class Controller:
         self.recorder.decision(
             epoch=0, step=0, policy=self._policy.name, decision_s=decision.decision_s, moved=0,
             predicted_after_s=token_latency(truth, state.plan, truth.final_length),
-            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=0.0, proof=decision.proof,
+            feasible=not found, reason="; ".join(map(str, found)) or None, stall_s=stall_s, proof=decision.proof,
         )  # fmt: skip
         self._loop.load(state.placement)
         migration = Migration(0, self._names, ())

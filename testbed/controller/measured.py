@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from testbed.controller.conditions import Conditions, observation_of
-from testbed.controller.estimator import Estimator, Operation, Train
+from testbed.controller.estimator import Estimator, Operation
 from testbed.controller.fleet import Fleet, Samples
+from testbed.controller.link_samples import ROUGH_NOISES, Message, Train
 from testbed.controller.migration_driver import MigrationResult
-from testbed.controller.path_estimates import Message
-from testbed.controller.probing import STALE_INTERVALS, Probe, ProbeBudget
+from testbed.controller.path_estimates import TRAIN_REACHES
+from testbed.controller.probing import MOST_S, SHORT_BYTES, STALE_INTERVALS, Probe, ProbeBudget
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import WHOLE, Block
 from testbed.placement.cost.model import BULK_WIRE_RATIO, chunk_rows
@@ -25,7 +26,7 @@ from testbed.placement.operation import Cost, block_cost, lm_head_cost
 from testbed.transport.messages import Span
 
 TRAIN_LEAST_S = 0.02  # a shorter migration tells no rate, because its first chunk weighs too much
-PROBE_PATIENCE_S, PROBE_PATIENCE = 0.2, 10  # emulated seconds, and times as long as a probe should take
+PROBE_PATIENCE_S, PROBE_PATIENCE = 0.2, 3  # emulated seconds, and times as long as a probe should take
 TRAIN_DELAYS = 20  # and it must last so many times the path's delay
 _LABEL = re.compile(r"(head|proj|ffn|sum|vocab|lm_head)(?:\(([\d,]+)\))?$")
 
@@ -43,13 +44,15 @@ class Measured:
         memory = {device.name: device.memory_bytes for device in experiment.topology.devices}
         told = Conditions(experiment).target()  # before any trace: what the devices said when they joined
         self._told = observation_of(experiment, told, memory, prompt_tokens, 0, hop_overhead_s)
-        self._estimator = Estimator(self._told, fleet.burst_bits, fleet.stamp_noise_s / fleet.clock.dilation)
+        noise_s = fleet.stamp_noise_s / fleet.clock.dilation
+        self._estimator, self._rough_s = Estimator(self._told, fleet.burst_bits, noise_s), ROUGH_NOISES * noise_s
         rows = chunk_rows(prompt_tokens, experiment.prefill_chunk)
         self._chunks = list(zip(itertools.accumulate(rows), rows, strict=True))  # (length, rows) of each prefill pass
         self._prompt_tokens = prompt_tokens
         self._models = {device.name: device.model for device in experiment.topology.devices}
         self._budget, self._boundary_s = ProbeBudget(experiment.probe_share), 0.0
         self._probed: set[tuple[str, str]] = set()  # directions of links that probes crossed at this boundary
+        self._begun: bool | None = None  # whether anything has been seen; None: nobody has asked yet
         self._held: Observation | None = None  # what was true in the interval that has just ended
 
     # --- samples -----------------------------------------------------------------------------------------
@@ -111,35 +114,62 @@ class Measured:
             bits = 8 * BULK_WIRE_RATIO * sum(arrival.payload_bytes for arrival in arrivals)
             self._estimator.train(Train(*pair, bits, seconds))
 
+    def restarted(self, device: str) -> None:
+        """A lost device has returned."""
+        self._estimator.restarted(device)
+
     # --- estimates ---------------------------------------------------------------------------------------
 
-    def end_interval(self, probing: bool) -> list[Probe]:
-        """Turn the samples of the interval before a boundary into estimates; returns the probes that are due."""
+    def end_interval(self, probing: bool, lost: Collection[str] = ()) -> list[Probe]:
+        """Turn the samples of the interval before a boundary into estimates; returns the probes that are due.
+
+        Before the first placement, whatever is probed is probed on credit.
+        """
         now_s = self._clock.now()
         self._estimator.end_interval(now_s)
         self._probed.clear()
         interval_s, self._boundary_s = now_s - self._boundary_s, now_s
-        self._budget.earn(interval_s, [(name, way) for name in self._told.links for way in ("up", "down")])
+        self._begun = self._begun is not None
+        if not self._begun:
+            return self._budget.first(self._told) if probing else []
+        seen = self._estimator.observation(self._told, now_s, {})
+        for name, link in seen.links.items():
+            self._budget.earn(interval_s, {(name, "up"): link.up_bps, (name, "down"): link.down_bps})
         if not probing or interval_s <= 0:
             return []
         stale = self._estimator.stale_links(now_s, STALE_INTERVALS * interval_s)
-        return self._budget.choose(self._estimator.observation(self._told, now_s, {}), stale)
+        return self._budget.choose(seen, stale, self._estimator.doubted_links, lost)
 
     def patience_s(self, probe: Probe) -> float:
         """The emulated seconds to wait for a probe."""
         path = self._estimator.observation(self._told, self._clock.now(), {}).path(probe.sender, probe.receiver)
         return PROBE_PATIENCE_S + PROBE_PATIENCE * transfer_seconds(path, probe.size)
 
-    def probed(self, probe: Probe, seconds: float, since_sent_s: float | None) -> None:
-        """Take in how long a probe's bits took, and how long it seems to have been since the first was sent."""
-        now_s = self._clock.now()
-        apparent_s = None if since_sent_s is None else since_sent_s - seconds
-        path = self._estimator.observation(self._told, now_s, {}).path(probe.sender, probe.receiver)
+    def probed(self, probe: Probe, seconds: float, since_sent_s: float | None) -> Probe | None:
+        """Take in how long a probe's bits took, and how long it seems to have been since the first was sent.
+
+        Returns the longer burst that is to follow a short one. Before the first placement one follows only if the short
+        one has contradicted what was told. What the last burst over a path took counts from `end_probes` on.
+        """
+        seen = self._estimator.observation(self._told, self._clock.now(), {})
+        path = seen.path(probe.sender, probe.receiver)
+        believed_bps = path_rate_bps(path)
         self._probed |= {(f"link/{leg.hop[0]}", leg.hop[1]) for leg in path}
-        expected_s = probe.bits / path_rate_bps(path)
-        self._budget.late({leg.hop for leg in path}, max(0.0, seconds - expected_s))
+        self._budget.late({leg.hop for leg in path}, max(0.0, seconds - probe.bits / believed_bps))
+        contradicts = seconds > max(self._rough_s, probe.bits / believed_bps / TRAIN_REACHES)
+        if since_sent_s is not None and probe.size == SHORT_BYTES and (self._begun or contradicts):
+            shown_bps = probe.bits / max(seconds, self._rough_s)
+            rate_bps = shown_bps if seconds > self._rough_s else max(shown_bps, believed_bps)
+            longer = self._budget.longer(seen, probe, rate_bps, 0.0 if self._begun else MOST_S)
+            if longer is not None:
+                return longer
+        apparent_s = None if since_sent_s is None else since_sent_s - seconds
         self._estimator.train(Train(probe.sender, probe.receiver, probe.bits, seconds, apparent_s))
-        self._estimator.hear_trains(now_s)
+        return None
+
+    def end_probes(self) -> None:
+        """Turn what the probes of a boundary took into estimates."""
+        self._estimator.hear_trains(self._clock.now())
 
     def observation(self, truth: Observation, announced: Mapping[str, int]) -> Observation:
         """What a policy sees at a boundary."""

@@ -12,79 +12,16 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
 
+from testbed.controller.link_samples import SLOWEST_BPS, LinkBelief, Message, PathRate, Train, Transit
 from testbed.placement.observation import Hop, Observation
 
-FASTEST_BPS, SLOWEST_BPS = 1e13, 1.0
-HALVINGS = 60
 LOW = 0.1  # the share of a path's messages that are taken to have met nothing on their way
 TRAIN_REACHES = 0.75  # of a link's rate at least; a busy host lets a short burst of TCP reach no more
 WIFI_DELAYS = 20  # a burst that passes a medium twice tells its rate if it lasts so many delays
 DELAY_NOISES = 4  # a delay must be off by so many times the noise of a time stamp to be another one
-ROUGH_NOISES = 10  # a rate that was found from a shorter time is rough
 
 Pair = tuple[str, str]
-
-
-class Message(NamedTuple):
-    """One message; each end has its own clock."""
-
-    sender: str
-    receiver: str
-    bits: float  # on the wire
-    sent_s: float  # by the sender's clock
-    received_s: float  # by the receiver's
-
-
-class Transit(NamedTuple):
-    """How a link carries a message, and how well that can be seen."""
-
-    burst_bits: Callable[[float], float]  # what an idle link of a rate passes at once
-    noise_s: float  # of a time stamp
-    tolerance: float
-
-    def seconds(self, bits: float, rate_bps: float) -> float:
-        """How long an idle path of this rate holds a message, beside its delay."""
-        return max(0.0, bits - self.burst_bits(rate_bps)) / max(rate_bps, SLOWEST_BPS)
-
-    def agree(self, seen_s: float, expected_s: float) -> bool:
-        """Whether what was seen is what was expected, as far as can be told."""
-        return abs(seen_s - expected_s) <= max(2 * self.noise_s, self.tolerance * abs(expected_s), 1e-12)
-
-    def rough(self, seen_s: float) -> bool:
-        """Whether a rate that is found from so long a time may be far off."""
-        return seen_s < ROUGH_NOISES * self.noise_s
-
-    def rate(self, holding_s: Callable[[float], float], seen_s: float) -> float:
-        """The rate at which a path would hold for so long, where `holding_s` of a rate falls with the rate."""
-        low, high = SLOWEST_BPS, FASTEST_BPS
-        for _ in range(HALVINGS):
-            middle = (low * high) ** 0.5
-            low, high = (middle, high) if holding_s(middle) > seen_s else (low, middle)
-        return high
-
-
-class PathRate(NamedTuple):
-    """What messages tell of a path's rate."""
-
-    rate_bps: float
-    news: bool = True  # whether it is another one than was believed
-    at_least: bool = False  # the path may be faster, so no link is slower because of it
-    rough: bool = False  # found from so short a time that a probe should look again
-
-
-class LinkBelief(Protocol):
-    """What is believed of one quantity of a link."""
-
-    value: float
-    state: tuple[float, float | None, float]
-
-    def hear(self, sample: float, now_s: float) -> None:
-        """Take in a sample."""
-
-    def confirm(self, now_s: float) -> None:
-        """Take note that what was seen agrees."""
 
 
 class PathEstimates:
@@ -97,6 +34,8 @@ class PathEstimates:
         self._sure: set[Pair] = set()  # paths on which sizes have told rate and delay apart
         self.doubted: set[Hop] = set()  # directions of links on which a probe should look again
         self._shown: dict[Hop, float] = {}  # the highest rates that were told or reached
+        self._lately: dict[Hop, float] = {}  # and those that were reached since the last interval began
+        self.kept_up_s: dict[Hop, float] = {}  # when a link was last on a path whose rate was seen
         for name, link in told.links.items():
             self._shown |= {(name, "up"): link.up_bps, (name, "down"): link.down_bps}
 
@@ -108,12 +47,17 @@ class PathEstimates:
         """
         hops = frozenset(hop for message in messages for hop in self._hops((message.sender, message.receiver)))
         before = {hop: self._belief(*hop).state for hop in hops}
-        offsets, sure, doubted = dict(self._offsets), set(self._sure), set(self.doubted)
+        offsets, sure, doubted, kept_up_s = (
+            dict(self._offsets),
+            set(self._sure),
+            set(self.doubted),
+            dict(self.kept_up_s),
+        )
         self._look(messages, {hop: self._belief(*hop).value for hop in hops}, now_s)
         found = {hop: self._belief(*hop).value for hop in hops}
         for hop, state in before.items():
             self._belief(*hop).state = state
-        self._offsets, self._sure, self.doubted = dict(offsets), sure, doubted
+        self._offsets, self._sure, self.doubted, self.kept_up_s = dict(offsets), sure, doubted, kept_up_s
         seen = self._look(messages, found, now_s)
         self._doubt({pair for pair in seen - self._sure if pair in self._offsets and pair not in offsets}, offsets)
         self._delays({pair: self._offsets[pair] for pair in seen & self._sure}, now_s)
@@ -124,6 +68,7 @@ class PathEstimates:
 
         Messages that waited behind others of their sender are looked at last, and only where a path has no others.
         """
+        self._lately.clear()
         joined, floors = self._arrivals(messages, rates)
         for pair, floor in floors.items():
             self._reached(pair, floor)
@@ -141,35 +86,43 @@ class PathEstimates:
         self._lay({pair: PathRate(floor, at_least=True) for pair, floor in raised.items()}, now_s)
         return seen
 
-    def hear_train(
-        self, sender: str, receiver: str, bits: float, seconds: float, apparent_s: float | None, now_s: float
-    ) -> None:
-        """Take in how long a burst over a path took, by the receiver's clock alone.
+    def hear_trains(self, trains: Sequence[Train], now_s: float) -> None:
+        """Take in how long bursts over idle paths took, by their receivers' clocks alone.
 
-        `apparent_s` is the apparent time of an empty message before it. Its bits take no time, so it tells the path's
-        delay apart from its rate.
+        The empty message before a burst takes no time for its bits, so it tells the path's delay apart from its rate.
         """
-        pair, transit = (sender, receiver), self._transit
+        rates = {train[:2]: found for train in trains if (found := self._of_train(train)) is not None}
+        before = {hop: self._belief(*hop).value for pair in rates for hop in self._hops(pair)}
+        self.doubted -= {*before}
+        self._lay(rates, now_s, bursts=True)
+        changed = {hop for hop, value in before.items() if self._belief(*hop).value != value}
+        self._sure -= {pair for pair, found in rates.items() if found.news}
+        for other in [each for each in self._offsets if each not in self._sure]:
+            if changed & {*self._hops(other)}:  # what looked like a delay was perhaps this rate
+                del self._offsets[other]
+        for train in trains:
+            if train[:2] in rates and train.apparent_s is not None and math.isfinite(train.apparent_s):
+                self._offsets.setdefault(train[:2], train.apparent_s)
+
+    def _of_train(self, train: Train) -> PathRate | None:
+        """What a burst tells of its path's rate; None for one that was too short to tell a medium's."""
+        pair, transit, seconds = train[:2], self._transit, train.seconds
         believed, hops = self._slowest(pair), self._hops(pair)
         if len(set(hops)) < len(hops) and seconds < WIFI_DELAYS * self._told.path(*pair)[0].delay_s:
-            return
-        expected_s = transit.seconds(bits, believed)
+            return None
+        expected_s = transit.seconds(train.bits, believed)
         reaches = 1.0 if self.doubted & set(hops) else TRAIN_REACHES
-        self.doubted -= set(hops)
         if transit.agree(seconds, expected_s) or expected_s < seconds <= expected_s / reaches:
-            self._lay({pair: PathRate(believed, news=False)}, now_s)
-        else:
-            rate = transit.rate(lambda rate: transit.seconds(bits, rate), seconds)
-            self._reached(pair, rate)
-            before = {hop: self._belief(*hop).value for hop in hops}
-            self._lay({pair: PathRate(rate)}, now_s)
-            self._sure.discard(pair)
-            changed = {hop for hop, value in before.items() if self._belief(*hop).value != value}
-            for other in [each for each in self._offsets if each not in self._sure]:
-                if changed & {*self._hops(other)}:  # what looked like a delay was perhaps this rate
-                    del self._offsets[other]
-        if apparent_s is not None and math.isfinite(apparent_s):
-            self._offsets.setdefault(pair, apparent_s)
+            return PathRate(believed, news=False)
+        rate = transit.rate(lambda rate: transit.seconds(train.bits, rate), seconds)
+        self._reached(pair, rate)
+        return PathRate(rate)
+
+    def forget_clock(self, device: str) -> None:
+        """The device has another clock from now on: what messages to and from it seemed to take tells nothing more."""
+        for pair in [pair for pair in self._offsets if device in pair]:
+            del self._offsets[pair]
+        self._sure = {pair for pair in self._sure if device not in pair}
 
     # --- a path --------------------------------------------------------------------------------------------
 
@@ -299,15 +252,17 @@ class PathEstimates:
 
     # --- links ----------------------------------------------------------------------------------------------
 
-    def _lay(self, rates: dict[Pair, PathRate], now_s: float) -> None:
-        """Lay the paths' rates on their links."""
+    def _lay(self, rates: dict[Pair, PathRate], now_s: float, bursts: bool = False) -> None:
+        """Lay the paths' rates on their links; what slows a burst is no link that has shown more lately."""
         needed: dict[Pair, dict[Hop, float]] = {}  # the rate of each link that its path's rate takes
-        reached: dict[Hop, float] = defaultdict(float)  # what a link has shown that it can do
+        reached: dict[Hop, float] = defaultdict(float, self._lately if bursts else {})  # what it has shown it can do
         for pair, found in rates.items():
             hops = self._hops(pair)
             needed[pair] = {hop: found.rate_bps * hops.count(hop) for hop in hops}
             for hop, rate_bps in needed[pair].items():
                 reached[hop] = max(reached[hop], rate_bps)
+                self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
+                self.kept_up_s[hop] = now_s
         margin = 1 + self._transit.tolerance
         for pair, found in sorted(rates.items(), key=lambda item: -item[1].rate_bps):
             beliefs = {hop: self._belief(*hop) for hop in needed[pair]}
@@ -322,9 +277,12 @@ class PathEstimates:
                     self._hear(hop, needed[pair][hop], found, now_s)
                 continue
             suspects = [hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin]
+            suspects = suspects or (list(beliefs) if bursts else [])
             if suspects:  # else all links of the path have shown more, and its messages waited for something
                 slowest = min(suspects, key=lambda hop: beliefs[hop].value)
                 self._hear(slowest, needed[pair][slowest], found, now_s)
+                if bursts and len(suspects) > 1:  # others may be as slow
+                    self.doubted |= {*suspects}
 
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
         """Take in a link's rate, and doubt it where it may be far off."""

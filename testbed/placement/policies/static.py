@@ -27,7 +27,6 @@ class Static:
     """
 
     name = "static"
-    needs_links = False
 
     def __init__(
         self,
@@ -42,6 +41,7 @@ class Static:
         self._patterns = dict(placement) if placement is not None else None
         self._candidates = candidates
         self.improves_drafts = placement is None  # some candidates do
+        self.needs_links = "first" if placement is None else False  # candidates look at links for their first placement
         for pattern in self._patterns or ():
             check_pattern(pattern)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.controller.estimator import LINK_TOLERANCE, Belief, Estimator, Operation, Train
-from testbed.controller.path_estimates import Message
+from testbed.controller.estimator import LINK_TOLERANCE, Belief, Estimator, Operation
+from testbed.controller.link_samples import Message, Train
 from testbed.models.presets import PRESETS
 from testbed.placement.blocks import WHOLE
 from testbed.placement.observation import DeviceView, LinkView, Observation

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from testbed.controller.estimator import Estimator, Operation, Train
-from testbed.controller.path_estimates import Message
+from testbed.controller.estimator import Estimator, Operation
+from testbed.controller.link_samples import Message, Train
 from testbed.models.presets import PRESETS
 from testbed.placement.blocks import WHOLE
 from testbed.placement.observation import DeviceView, LinkView, Observation
@@ -60,6 +60,10 @@ class Network:
                 Message(sender, receiver, bits, self._stamp(sender, at_s), self._stamp(receiver, free[down.hop]))
             )
         return found
+
+    def restart(self, device: str, jump_s: float) -> None:
+        """Let a device have another clock."""
+        self._offsets[device] += jump_s
 
     def _stamp(self, device: str, time_s: float) -> float:
         return time_s + self._offsets[device] + self.drawn.uniform(-self.noise_s, self.noise_s)
@@ -149,3 +153,63 @@ def test_the_order_in_which_samples_arrive_makes_no_difference(order: list[int],
         estimator.end_interval(1.0)
         found.append(estimator.estimates(1.0, {}))
     assert found[0] == found[1]
+
+
+def told_fast(**rates: float) -> Observation:
+    """A star of which only the named links are not as fast as that of a."""
+    return star({name: LinkView(rates.get(name, 2e8), rates.get(name, 2e8), 1e-3, 1e-3) for name in NAMES})
+
+
+def over(truth: Observation, pair: str, bits: float, at_s: float) -> Message:
+    """A message over an idle path."""
+    path = truth.path(*pair)
+    took_s = bits / min(leg.rate_bps for leg in path) + sum(leg.delay_s for leg in path)
+    return Message(*pair, bits, at_s, at_s + took_s)
+
+
+def test_what_slows_a_probe_is_not_a_link_that_messages_have_shown_to_be_faster() -> None:
+    told = told_fast(b=5e7, c=1e8)
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    found.messages(over(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ba", 2e4), ("ba", 6e5)]))
+    found.end_interval(1.0)
+    found.train(Train("b", "c", 1e6, 0.1))
+    found.hear_trains(1.0)
+    links = found.observation(told, 1.0, {}).links
+    assert links["b"].up_bps == 5e7 and links["c"].down_bps == pytest.approx(1e7, rel=0.01)
+
+
+def test_of_probes_over_several_paths_what_is_slow_is_laid_on_the_links_that_all_slow_ones_need() -> None:
+    told = told_fast(b=2e8, c=2e8)
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    for pair, rate in (("ab", 2e7), ("ac", 2e8), ("ba", 2e8), ("ca", 2e8)):
+        found.train(Train(*pair, 4e6, 4e6 / rate))
+    found.hear_trains(1.0)
+    links = found.observation(told, 1.0, {}).links
+    assert {name: (link.up_bps, round(link.down_bps, -5)) for name, link in links.items()} == {
+        "a": (2e8, 2e8), "b": (2e8, 2e7), "c": (2e8, 2e8),
+    }  # fmt: skip
+
+
+def test_a_link_that_is_faster_than_all_of_its_paths_needs_no_probe_while_it_keeps_up() -> None:
+    told = told_fast(b=5e7, c=5e7)
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    found.messages(over(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ab", 2e4), ("ab", 6e5)]))
+    found.end_interval(50.0)
+    assert ("a", "up") not in found.stale_links(51.0, 40.0) and ("a", "down") in found.stale_links(51.0, 40.0)
+    assert ("a", "up") in found.stale_links(99.0, 40.0)
+
+
+@pytest.mark.parametrize("jump_s", [1e4, -1e4])
+def test_a_device_that_starts_anew_with_another_clock_makes_no_link_slow_or_fast(jump_s: float) -> None:
+    network = Network(3, 0.0)
+    found = Estimator(network.truth, lambda rate: 0.0, 1e-4)
+    for now in (1.0, 2.0):
+        if now == 2.0:
+            network.restart("b", jump_s)
+            found.restarted("b")
+        found.messages(network.carry(200, 2000.0, SIZES[:1] if now == 2.0 else SIZES))
+        found.end_interval(now)
+    seen = found.observation(network.truth, 2.0, {})
+    for pair in PAIRS:
+        rates = [min(leg.rate_bps for leg in each.path(*pair)) for each in (seen, network.truth)]
+        assert rates[0] == pytest.approx(rates[1], rel=0.12)

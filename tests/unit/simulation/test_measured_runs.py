@@ -39,6 +39,24 @@ class ThreeDevices:
         return placement or Placement({block: "aaabbbbbcccc"[block.layer] for block in blocks})
 
 
+class TwoDevices(ThreeDevices):
+    """One that leaves out device c as well."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        blocks = blocks_of(observation.shape, observation.partition)
+        return placement or Placement({block: "ab"[block.layer % 2] for block in blocks})
+
+
+class Moving(ThreeDevices):
+    """One that moves what device b has to device d as soon as it can."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        if placement is None:
+            return super().decide(observation, None)
+        moves = [(block, "d") for block in placement.on("b") if block.kind == "head" and block.layer == 3]
+        return placement.with_moves(moves, placement.epoch + 1) if moves else placement
+
+
 class Watching:
     """A policy that asks another one, and remembers what it was shown."""
 
@@ -157,12 +175,13 @@ def test_no_policy_causes_more_probes_than_the_budget_of_any_link(tmp_path: Path
     )
     _, kept = ran(tmp_path, f"probe_share={share}", policy=policy, changes=changes)
     found = probes_of(kept)
-    assert bool(found) == getattr(make_policy(policy, {}), "needs_links", True)
+    assert bool(found) == bool(getattr(make_policy(policy, {}), "needs_links", True))
     spent_s: dict[tuple[str, str], float] = defaultdict(float)
     for probe in found:
         step = min(row["step"] for row in kept["decisions"] if row["t_s"] >= probe["t_s"])
         for name, way in ((probe["device"], "up"), (probe["peer"], "down")):
-            assert spent_s[name, way] <= share * probe["t_s"]  # it has earned the time of the probes before
+            if probe["t_s"]:  # before the run probes are on credit
+                assert spent_s[name, way] <= share * probe["t_s"]  # it has earned the time of the probes before
             since, bps = slow.get(name, (step + 1, 0.0))
             spent_s[name, way] += 8 * probe["bytes"] / (bps if step >= since else told[name])
     assert sum(row["stall_s"] for row in kept["decisions"]) >= sum(map(took_s, found))
@@ -188,3 +207,67 @@ def test_a_link_that_nothing_crosses_is_found_out_by_a_probe(tmp_path: Path) -> 
     last = [row for row in kept["estimates"] if row["step"] == 88 and row["target"] == "link/d"]
     found = {row["quantity"]: row["estimate"] for row in last}
     assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+
+
+def test_a_link_that_nothing_crosses_is_found_to_be_slow_and_to_be_fast_again(tmp_path: Path) -> None:
+    told_bps = 150e6
+    changes = tuple(
+        Change(at, "link/d", way, bps) for at, bps in ((8.0, 2e6), (40.0, told_bps)) for way in ("up", "down")
+    )
+    _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
+    for step, bps in ((32, 2e6), (88, told_bps)):
+        found = {
+            row["quantity"]: row["estimate"]
+            for row in kept["estimates"]
+            if row["step"] == step and row["target"] == "link/d"
+        }
+        assert found["up"] == pytest.approx(bps, rel=0.1) and found["down"] == pytest.approx(bps, rel=0.1)
+
+
+def test_the_first_placement_knows_which_links_are_slow_and_waits_for_that(tmp_path: Path) -> None:
+    changes = tuple(Change(0.0, "link/c", way, 2e6) for way in ("up", "down"))
+    watching, kept = ran(tmp_path, "trace_clock=time", policy="greedy", changes=changes)
+    links = watching.seen[0].links
+    assert (links["c"].up_bps, links["c"].down_bps) == pytest.approx((2e6, 2e6), rel=0.01)
+    assert not any(row["device"] == "c" for row in kept["placements"])
+    before = [took_s(probe) for probe in probes_of(kept) if probe["t_s"] == 0]
+    assert len(before) == 6 and kept["decisions"][0]["stall_s"] >= sum(before)
+
+
+@pytest.mark.parametrize("placement", [None, {"*": "a"}])
+def test_static_looks_at_links_at_most_before_its_only_placement(
+    tmp_path: Path, placement: dict[str, str] | None
+) -> None:
+    _, kept = ran(tmp_path, "model={preset: tiny}", "tokens=48", policy=make_policy("static", {}, placement))
+    assert [probe["t_s"] for probe in probes_of(kept)] == ([] if placement else 6 * [0.0])
+
+
+def test_links_of_the_living_are_probed_although_one_device_is_lost(tmp_path: Path) -> None:
+    changes = (Change(8.0, "device/d", "kill", 1.0), *(Change(16.0, "link/c", way, 10e6) for way in ("up", "down")))
+    of: dict[str, Any] = {"recovery": {"method": "recompute"}, "policy": TwoDevices(), "changes": changes}
+    _, kept = ran(tmp_path, "model={preset: tiny}", "tokens=160", "probe_share=0.1", **of)
+    found = {
+        row["quantity"]: row["estimate"]
+        for row in kept["estimates"]
+        if row["step"] == 152 and row["target"] == "link/c"
+    }
+    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+    assert not any("d" in (probe["device"], probe["peer"]) for probe in probes_of(kept) if probe["t_s"])
+
+
+@pytest.mark.parametrize("slow", [("c", "up"), ("d", "down")])
+def test_of_two_links_that_nothing_crosses_the_slow_one_is_found(tmp_path: Path, slow: tuple[str, str]) -> None:
+    changes = (Change(16.0, f"link/{slow[0]}", slow[1], 10e6),)
+    _, kept = ran(tmp_path, "model={preset: tiny}", "probe_share=0.1", policy=TwoDevices(), changes=changes)
+    for row in kept["estimates"]:
+        if row["step"] == 88 and row["quantity"] in ("up", "down"):
+            assert row["estimate"] == pytest.approx(row["truth"], rel=0.1), row
+
+
+def test_nothing_is_probed_while_blocks_are_copied(tmp_path: Path) -> None:
+    slow = tuple(Change(0.0, "link/d", way, 8e5) for way in ("up", "down"))
+    _, kept = ran(tmp_path, "migration=live", "probe_share=0.5", policy=Moving(), changes=slow)
+    copying = [row["t_s"] for row in kept["decisions"] if (row["reason"] or "").startswith("blocks are")]
+    assert len(copying) > 5
+    probed = [probe["t_s"] for probe in probes_of(kept) if probe["t_s"]]
+    assert not any(copying[0] <= at <= copying[-1] for at in probed)
