@@ -23,7 +23,6 @@ pytestmark = pytest.mark.quiet
 FAR = "10.78.0.2"
 GUEST_FASTEST_BPS = 20e6  # in User-Mode Linux, whose timers are late: faster links keep their rate less well there
 DIRECTIONS = ("up", "down")
-TRIES = 3
 
 Report = dict[str, dict[str, Any]]
 
@@ -37,7 +36,7 @@ def findings() -> Report:
 @pytest.fixture
 def report(findings: Report, request: pytest.FixtureRequest) -> Report:
     """The same once the doctor has run, and again where a test is repeated, in which case the better finding counts."""
-    if not findings or getattr(request.node, "execution_count", 1) > 1:
+    if not findings or request.node.execution_count > 1:
         before = _interfaces()
         with short_place() as place:
             ended = place.testbed("doctor", "--full", "--share-host", "--json", timeout=280)
@@ -159,10 +158,9 @@ def test_a_link_that_is_five_per_cent_too_fast_is_found_out(namespaces: tuple[in
     near, far = namespaces
     with TooFast(near) as shaper:
         path = Path(near, far, FAR, shaper, "v0", far, "v0")
-        tries = [measure_rate(path, 20e6, attempts=1) for _ in range(TRIES)]
-    measured = max(tries, key=lambda each: each.share)  # a busy host takes from the goodput
-    assert not measured.ok
+        measured = measure_rate(path, 20e6, attempts=1)
     with judging_time():
+        assert not measured.ok
         assert 1.03 < measured.share < 1.06 and measured.window_bytes > measured.window_allowed_bytes
 
 
@@ -170,10 +168,11 @@ def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(namespaces: tuple[int,
     near, far = namespaces
     with Sleeping(near) as shaper:
         path = Path(near, far, FAR, shaper, "v0", far, "v0")
-        tries = [measure_step(path, 0.0, 10e6, attempts=1) for _ in range(4)]
+        tries = [measure_step(path, 0.0, 10e6, attempts=1) for _ in range(2)]
     # A frame of the kernel's own (neighbour discovery) may wake the queue early, but not every time.
     worst = max(tries, key=lambda each: each.behind_bytes)
-    assert not worst.ok and worst.behind_bytes > 100_000
+    with judging_time():
+        assert not worst.ok and worst.behind_bytes > 100_000
 
 
 def test_a_capture_of_an_interface_that_is_not_there_is_one_sentence(namespaces: tuple[int, int]) -> None:

@@ -28,7 +28,7 @@ def findings() -> dict[str, Finding]:
 @pytest.fixture
 def report(findings: dict[str, Finding], request: pytest.FixtureRequest) -> dict[str, Finding]:
     """The same once it was measured, and measured again where a test is repeated."""
-    if not findings or getattr(request.node, "execution_count", 1) > 1:
+    if not findings or request.node.execution_count > 1:
         findings |= {finding.name: finding for finding in measure_netem()}
     return findings
 

@@ -21,7 +21,6 @@ from testbed.emulation.shaping import (
 )
 from testbed.errors import ConfigError
 
-pytestmark = pytest.mark.quiet
 PORT = 5201
 FAR = "10.77.0.2"
 CHUNK = bytes(65536)
@@ -126,6 +125,7 @@ def _datagrams(ends: tuple[int, int]) -> tuple[socket.socket, socket.socket]:
     return sender, receiver
 
 
+@pytest.mark.quiet
 def test_tcp_gets_what_headers_leave_of_the_rate(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 20e6)
     transfer = Transfer(ends, 4 << 20)
@@ -134,6 +134,7 @@ def test_tcp_gets_what_headers_leave_of_the_rate(ends: tuple[int, int], shaper: 
         assert LEAST_SHARE * 20e6 < transfer.goodput() < 0.97 * 20e6
 
 
+@pytest.mark.quiet
 def test_a_slow_links_queue_holds_the_messages_of_a_prompt_to_several_neighbours(
     ends: tuple[int, int], shaper: Shaper
 ) -> None:
@@ -143,9 +144,11 @@ def test_a_slow_links_queue_holds_the_messages_of_a_prompt_to_several_neighbours
     shaper.change("v0", 2.5e6)
     for transfer in transfers:
         transfer.finish()
-    assert shaper.stats("v0").dropped == 0
+    with judging_time():  # more is on its way where the change comes late
+        assert shaper.stats("v0").dropped == 0
 
 
+@pytest.mark.quiet
 def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
     ends: tuple[int, int], shaper: Shaper
 ) -> None:
@@ -168,6 +171,7 @@ def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
         assert LEAST_SHARE * 10e6 < (end - settled) * 8 / (end_s - settled_s) < 0.97 * 10e6
 
 
+@pytest.mark.quiet
 def test_every_packet_that_was_queued_arrives_after_a_change(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 20e6)
     sender, receiver = _datagrams(ends)
@@ -182,6 +186,7 @@ def test_every_packet_that_was_queued_arrives_after_a_change(ends: tuple[int, in
     assert arrived == list(range(40))
 
 
+@pytest.mark.quiet
 def test_a_queue_that_waits_for_a_slow_rate_wakes_up_when_the_rate_rises(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 10e6)
     sender, receiver = _datagrams(ends)
@@ -200,6 +205,7 @@ def test_a_queue_that_waits_for_a_slow_rate_wakes_up_when_the_rate_rises(ends: t
         assert took_s < 0.05
 
 
+@pytest.mark.quiet
 def test_an_outage_holds_everything_back_and_its_end_lets_it_through(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 10e6)
     sender, receiver = _datagrams(ends)
@@ -241,6 +247,7 @@ def test_the_kernel_holds_the_rate_that_was_asked_for(ends: tuple[int, int], sha
     assert shown.startswith("qdisc tbf 1: root")
 
 
+@pytest.mark.quiet
 def test_nothing_is_sent_when_the_rate_is_already_there(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 10e6)
     before = shaper.stats("v0").sent_packets
@@ -249,6 +256,7 @@ def test_nothing_is_sent_when_the_rate_is_already_there(ends: tuple[int, int], s
     assert shaper.stats("v0").sent_packets == before
 
 
+@pytest.mark.quiet
 def test_a_change_costs_microseconds(ends: tuple[int, int], shaper: Shaper) -> None:
     shaper.install("v0", 10e6)
     costs = sorted(
@@ -291,6 +299,7 @@ def test_a_namespace_that_is_gone_is_one_sentence() -> None:
         Shaper(4194304)
 
 
+@pytest.mark.quiet
 def test_a_delay_is_either_imposed_or_refused_with_the_way_out(ends: tuple[int, int], shaper: Shaper) -> None:
     try:
         shaper.install("v0", 10e6, netem=Netem(delay_s=0.03))
@@ -307,6 +316,7 @@ def test_a_delay_is_either_imposed_or_refused_with_the_way_out(ends: tuple[int, 
         assert 0.028 < took_s < 0.06
 
 
+@pytest.mark.quiet
 def test_the_callers_own_namespace_is_never_left(ends: tuple[int, int]) -> None:
     names = [name for _, name in socket.if_nameindex()]
     with Shaper(ends[0]) as shaper:

@@ -26,7 +26,6 @@ class Guest:
 
 
 MIGRATION, NETEM, END = "test_run_migration.py", "test_fidelity_netem.py", "test_run_end.py"
-ABORTED = f"{MIGRATION}::test_a_move_that_cannot_be_completed_is_aborted_and_no_token_is_lost"
 SHAPING = (
     "test_tcp_gets_what_headers_leave_of_the_rate",
     "test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer",
@@ -64,7 +63,7 @@ GUESTS = {
         "test_openvswitch.py::test_a_killed_run_takes_its_switch_daemons_along",
     )),
     "no netem, linuxbridge": Guest("linuxbridge", False, (
-        ABORTED, f"{SHAPES}[ring]",
+        f"{SHAPES}[ring]",
         "test_run_shapes.py::test_a_message_through_other_devices_takes_their_links_delays_and_least_rate",
         "test_run_shapes.py::test_loss_and_jitter_need_netem_and_are_never_left_out",
         f"{END}::test_killing_the_process_inside_ends_the_run_which_says_so_and_cleans_up[mininet]",
