@@ -80,7 +80,9 @@ class Suspects:
             elif known.state == "suspected" and not silent and not stuck:
                 known.heard()
                 yield Suspicion(name, "")
-            if name in paused and self._spares_paused:
+            if name in paused and self._spares_paused:  # once it goes on, it has nearly as long as any other
+                watched.silent_s = min(watched.silent_s, SUSPECT_S + LOOK_S)
+                watched.stuck_s = min(watched.stuck_s, stuck_from_s + LOOK_S)
                 continue
             if watched.silent_s > self._limit_s:
                 yield name, DeviceLost(False, None, hung=_told(name, "gave no sign of life", watched.silent_s))

@@ -71,6 +71,15 @@ def test_a_device_that_a_trace_pauses_is_lost_only_where_the_experiment_says_so(
     assert strict.losses
 
 
+def test_a_pause_does_not_count_once_the_device_goes_on() -> None:
+    watch = Watch()
+    watch.for_(100, paused="c")
+    watch.for_(LOOK_S)
+    assert not watch.losses
+    watch.for_(LOOK_S, beat=WAITING)
+    assert watch.state.devices["c"].state == "up"
+
+
 def test_a_main_thread_that_stands_still_is_noticed_although_heartbeats_come() -> None:
     watch = Watch()
     watch.for_(9, beat=Heartbeat(7, False))
