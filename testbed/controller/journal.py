@@ -51,6 +51,7 @@ class Journal:
                 boundary=state.boundary, tokens=state.tokens_done, epoch=state.epoch, placement=blocks_of(placement),
                 placement_epoch=placement.epoch, now_s=self.clock.now(), trace_s=self.clock.trace_now(),
                 lost=sorted(state.lost), asked=asked, crossings=crossings, files=self.log.sizes(),
+                recovery=state.recovery,
             )
         )  # fmt: skip
 

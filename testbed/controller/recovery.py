@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from testbed.clock import EmulatedClock
 from testbed.controller.event_loop import EventLoop
@@ -53,7 +52,7 @@ Drive = Callable[[Migration, Plan, Observation, float], MigrationResult]
 class Recovery:
     """The recoveries of one run. `ask` calls the policy, `drive` carries out a migration, `take` notes a token.
 
-    `last` is the row of the last recovery until its first token has come.
+    `again` is the number of known tokens that are generated once more, in a run that goes on.
     """
 
     experiment: Experiment
@@ -67,7 +66,7 @@ class Recovery:
     take: Callable[[Token], None]
     generated: Callable[[], Sequence[int | None]]  # the tokens so far
     ended: Callable[[], bool]  # whether no further token is to come
-    last: dict[str, Any] | None = None
+    again: int = 0
 
     def run(self) -> None:
         """Go on without the lost devices, however many more are lost meanwhile; raises RunFailed where that fails."""
@@ -80,15 +79,15 @@ class Recovery:
 
     def first_token(self, token: Token) -> None:
         """Note the first token after a recovery."""
-        if self.last is not None:
-            self.recorder.recovery(**self.last, token_s=self.clock.at(token.end_s))
-            self.last = None
+        if self.state.recovery is not None:
+            self.recorder.recovery(**self.state.recovery, token_s=self.clock.at(token.end_s))
+            self.state.recovery = None
 
     def close(self) -> None:
         """Write down a recovery after which no token came."""
-        if self.last is not None:
-            self.recorder.recovery(**self.last)
-            self.last = None
+        if self.state.recovery is not None:
+            self.recorder.recovery(**self.state.recovery)
+            self.state.recovery = None
 
     def _once(self, noticed_s: float) -> None:
         self.close()
@@ -121,19 +120,20 @@ class Recovery:
         if migration.phase != "done":
             raise RunFailed(f"the loss of {self._told()} cannot be survived: {migration.reason}")
         state.placement, state.plan = wanted, plan
-        self.recorder.placement(wanted, state.tokens_done)
+        step = state.tokens_done + self.again
+        self.recorder.placement(wanted, step)
         committed_s = self.clock.now()
         rows, predicted_s = self.rebuild(truth, plan, next_pass, start)
         stall_s = self.clock.trace_now() - state.last_token_s
         found = shortages(truth, None, wanted)
         self.recorder.decision(
-            epoch=state.epoch, step=state.tokens_done, policy=self.experiment.policy,
+            epoch=state.epoch, step=step, policy=self.experiment.policy,
             decision_s=decision.decision_s, moved=len(moves),
             predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
             reason=f"device {self._told()} is lost", stall_s=stall_s, proof=decision.proof,
         )  # fmt: skip
-        self.last = {
-            "epoch": state.epoch, "step": state.tokens_done, "devices": ",".join(sorted(state.lost)),
+        state.recovery = {
+            "epoch": state.epoch, "step": step, "devices": ",".join(sorted(state.lost)),
             "noticed_s": noticed_s, "decided_s": decided_s, "committed_s": committed_s,
             "rebuilt_s": self.clock.now(), "predicted_s": predicted_s, "blocks": len(moves),
             "loaded_bytes": loaded, "rows": rows, "kept_rows": start,

@@ -63,6 +63,7 @@ class Resumption:
         state.placement = placement_of(checkpoint.placement, checkpoint.placement_epoch)
         state.epoch, state.boundary = checkpoint.epoch, checkpoint.boundary
         state.last_token_s = self.fleet.clock.trace_now()
+        state.recovery = None if self.past.since else checkpoint.recovery
         for device in self.past.lost:
             state.devices[device].ended()
             self.fleet.kill(device)
@@ -114,7 +115,9 @@ class Resumption:
         self.state.whole_rows = 0  # new workers hold blocks without their rows
         if left_behind(placement, self.state.lost, truth):
             self.state.plan = make_plan(observation, placement)
+            self.recovery.again = len(self.past.tokens) - self.state.tokens_done
             self.recovery.run()
+            self.recovery.again = 0
             return
         _, _, next_pass = self.recovery.interrupt(self.state.epoch)
         self.state.plan = make_plan(observation, placement)

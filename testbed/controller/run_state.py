@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from testbed.controller.device_state import DeviceState
 from testbed.controller.migration import Move
@@ -32,6 +33,7 @@ class RunState:
     replicas: Mapping[Block, str] = field(default_factory=dict)  # head -> the device that keeps a replica of its cache
     # After a recovery that did not come to its end, the rows that all caches have for certain; None: all rows.
     whole_rows: int | None = None
+    recovery: Mapping[str, Any] | None = None  # the row of the last recovery until its first token has come
 
     @property
     def lost(self) -> frozenset[str]:

@@ -55,6 +55,7 @@ class Checkpoint(msgspec.Struct, frozen=True, tag="checkpoint"):
     asked: Sequence[Asked]  # since the last checkpoint
     crossings: Sequence[Crossing]  # since the last checkpoint
     files: Mapping[str, int]  # bytes of each table's lines
+    recovery: Mapping[str, Any] | None = None  # the row of a recovery whose first token had not come
 
 
 class Generated(msgspec.Struct, frozen=True, tag="token"):
@@ -98,6 +99,11 @@ class Past:
         """The devices that are lost, in order."""
         before = list(self.checkpoint.lost) if self.checkpoint is not None else []
         return list(dict.fromkeys([*before, *(line.row["device"] for line in self.losses)]))
+
+    @property
+    def since(self) -> list[Generated]:
+        """The tokens since the checkpoint."""
+        return self.tokens[self.checkpoint.tokens :] if self.checkpoint is not None else []
 
     def add(self, line: Line) -> None:
         """Take in the next line."""

@@ -32,4 +32,7 @@ def rewind(log: RunLog, past: Past) -> None:
     known = len(read_rows(log.folder, "tokens"))
     log.rows("tokens", (line.row for line in past.tokens[known:]))
     log.rows("faults", (line.row for line in past.losses))
+    if past.checkpoint is not None and past.checkpoint.recovery is not None and past.since:
+        first = past.since[0].row
+        log.row("recoveries", **past.checkpoint.recovery, token_s=first["start_s"] + first["latency_s"])
     log.flush()

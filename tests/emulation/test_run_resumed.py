@@ -31,6 +31,8 @@ def test_a_run_whose_controller_is_killed_goes_on_as_if_nothing_had_happened(
     ended = resume(place, folder)
     assert ended.summary["resumed"] == 1 and ended.summary["lost_devices"] == ["c"]
     assert [step for step, _ in decided(folder)] == [0, 4, 8, 9, 12, 16, 20]
+    (recovery,) = rows(folder, "recoveries")
+    assert recovery["step"] == 9 and recovery["token_s"] is not None, "whether it was carried out before or after"
     if moment != "set-up":
         assert [row["step"] for row in events(folder, "resumed")] != []
     latencies = [row["latency_s"] for row in rows(folder, "tokens")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,11 +29,10 @@ def generate(log: RunLog, step: int) -> None:
     log.row("tokens", **token(step).row)
 
 
-def checkpoint(log: RunLog, tokens: int, lost: tuple[str, ...] = ()) -> None:
-    crossings = [Crossing(float(tokens), tokens // 2, True)]
-    log.journal(
-        Checkpoint(tokens // 2, tokens, 0, {"a": ["ffn(0)"]}, 0, 0.5 * tokens, 0.0, lost, [], crossings, log.sizes())
-    )
+def checkpoint(log: RunLog, tokens: int, lost: tuple[str, ...] = (), **more: Any) -> None:
+    crossings, now_s = [Crossing(float(tokens), tokens // 2, True)], 0.5 * tokens
+    placement, files = {"a": ["ffn(0)"]}, log.sizes()
+    log.journal(Checkpoint(tokens // 2, tokens, 0, placement, 0, now_s, 0.0, lost, [], crossings, files, **more))
 
 
 def begun(log: RunLog) -> None:
@@ -111,3 +111,20 @@ def test_a_log_that_keeps_no_journal_writes_none(tmp_path: Path) -> None:
     log = RunLog.create(tmp_path, "quickstart", "static")
     begun(log)
     assert not (log.folder / JOURNAL).exists()
+
+
+def test_a_recovery_is_written_down_once_whenever_the_controller_dies_after_it(log: RunLog) -> None:
+    begun(log)
+    times = {"noticed_s": 1.4, "decided_s": 1.5, "committed_s": 1.6, "rebuilt_s": 1.7, "predicted_s": 0.1}
+    row = {"epoch": 1, "step": 3, "devices": "b", **times, "blocks": 1, "loaded_bytes": 9, "rows": 5, "kept_rows": 0}
+    checkpoint(log, 3, ("b",), recovery=row)
+    past = read_past(log.folder)
+    rewind(log, past)
+    assert past.since == [] and read_rows(log.folder, "recoveries") == [], "its first token is still to come"
+    generate(log, 3)
+    log.row("recoveries", **row, token_s=2.0)
+    log.flush()
+    rewind(log, read_past(log.folder))
+    log.close()
+    (found,) = read_rows(log.folder, "recoveries")
+    assert (found["step"], found["token_s"]) == (3, 2.0)
