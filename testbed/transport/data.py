@@ -144,8 +144,8 @@ class DataPlane:
         self.strangers = self._entrance.strangers
 
     def know(self, peers: Mapping[str, str]) -> None:
-        """Learn the peers' addresses. Each peer is connected when it is first needed."""
-        self._addresses = dict(peers)
+        """Learn the peers' addresses. Each peer is connected when it is first needed. Others stay known."""
+        self._addresses |= peers
 
     def connect(self, peers: Iterable[str]) -> None:
         """Connect to these peers now, so that their first message does not wait for it."""

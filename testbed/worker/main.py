@@ -348,6 +348,7 @@ class Worker:
         self._replicas.stop()
         self._passes, self._rebuilding, self._generating, self._halting = [], False, False, False
         self._program.interrupt()
+        self._outbox.forget(command.lost)
         self._plane.forget(command.lost)
         copies = copies_of(self.config.shape, self.config.partition)
         blocks = [str(block) for block in self._store.blocks if block not in copies]

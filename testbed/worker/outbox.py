@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 
 import msgspec
 
@@ -31,6 +32,10 @@ class Outbox:
             stranded, self._stranded = self._stranded, []
             for peer, header, payload, apart in stranded:
                 self.send(peer, header, payload, apart)
+
+    def forget(self, peers: Collection[str]) -> None:
+        """Drop what an outage holds for these peers. They are not to be sent to again."""
+        self._stranded = [message for message in self._stranded if message[0] not in peers]
 
     def send(self, peer: str, header: DataHeader, payload: memoryview | bytes = b"", apart: bool = False) -> float:
         """Send one message now, by the connection `apart` if it is copied; returns its time (monotonic seconds)."""

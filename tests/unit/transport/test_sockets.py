@@ -238,6 +238,19 @@ def test_what_is_sent_apart_comes_by_a_connection_of_its_own_until_the_peer_is_f
     receiver.close()
 
 
+def test_a_peer_that_is_lost_stays_known_until_it_is_forgotten() -> None:
+    """The addresses of the others may come before the word that a peer is lost, in the middle of a pass."""
+    sender, receiver = DataPlane("tcp://127.0.0.1:*"), DataPlane("tcp://127.0.0.1:*")
+    sender.know({"b": receiver.address, "c": receiver.address})
+    sender.know({"c": receiver.address})
+    sender.send("b", activation())
+    sender.forget(["b"])
+    with pytest.raises(RunFailed, match="'b' has no connection"):
+        sender.send("b", activation())
+    sender.close()
+    receiver.close()
+
+
 def test_a_message_for_a_peer_without_a_connection_is_an_error_that_names_it() -> None:
     plane = DataPlane("tcp://127.0.0.1:*")
     with pytest.raises(RunFailed, match="'c' has no connection"):

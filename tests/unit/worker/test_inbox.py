@@ -249,6 +249,17 @@ def test_messages_sent_at_once_leave_one_after_another_at_the_uplinks_rate() -> 
         assert after.departs_s == before.departed_s
 
 
+def test_what_an_outage_holds_for_a_peer_that_is_lost_meanwhile_never_leaves() -> None:
+    plane = Nowhere()
+    outbox = Outbox("b", plane)  # type: ignore[arg-type]
+    outbox.set_rate(OUTAGE_BPS)
+    for peer in "acad":
+        outbox.send(peer, PingFrame("", 0.0, 0.0, 0.0, 1, False))
+    outbox.forget(["a", "d"])
+    outbox.set_rate(1e6)
+    assert [peer for peer, _ in plane.sent] == ["c"]
+
+
 def test_what_an_uplinks_outage_holds_leaves_in_order_when_it_is_over() -> None:
     plane = Nowhere()
     outbox = Outbox("b", plane)  # type: ignore[arg-type]
