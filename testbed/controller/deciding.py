@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from testbed.clock import EmulatedClock
 from testbed.controller.journal import Journal
 from testbed.controller.policy_call import Decision, PolicyMisbehaved, call_policy, reset_policy
+from testbed.controller.reconciling import off_the_lost
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.experiment.schema import Experiment
@@ -35,12 +36,18 @@ class Decider:
         return first if needs == "first" else bool(needs)
 
     def ask(self, observation: Observation, placement: Placement | None) -> Decision:
-        """The policy's checked decision. Where it misbehaves, the log says what it returned before the run fails."""
+        """The policy's checked decision. Blocks of no size that it leaves on lost devices go to the source.
+
+        Where it misbehaves, the log says what it returned before the run fails.
+        """
         try:
             if placement is None:
                 reset_policy(self.policy, self.experiment.seed, observation)
             self.journal.asked(observation, placement)  # it may remember what it decides in vain, too
-            return call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
+            decision = call_policy(self.policy, observation, placement, self.experiment.decision_limit, self.listen)
+            if decision.placement is None:
+                return decision
+            return replace(decision, placement=off_the_lost(decision.placement, self.state.lost, observation))
         except PolicyMisbehaved as error:
             step = self.state.tokens_done
             self.log.event("policy_misbehaved", self.clock.now(), step=step, reason=str(error), returned=error.returned)

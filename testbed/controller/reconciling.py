@@ -53,6 +53,13 @@ def left_behind(wanted: Placement, lost: Collection[str], observation: Observati
     ]
 
 
+def off_the_lost(wanted: Placement, lost: Collection[str], observation: Observation) -> Placement:
+    """The placement with blocks of no size on the source rather than on lost devices, where they fit as anywhere."""
+    left = set(left_behind(wanted, lost, observation))
+    nothing = [block for block, device in wanted.devices.items() if device in lost and block not in left]
+    return wanted.with_moves((block, observation.source) for block in nothing) if nothing else wanted
+
+
 def overfull(observation: Observation, held: Held, wanted: Placement) -> str | None:
     """A sentence on a living device that cannot hold what it has beside what it must load, or in the end; or None."""
     for device, blocks in held.items():

@@ -178,12 +178,12 @@ class Recovery:
         """
         decision = self.ask(observation, now)
         refusal = self._refusal(observation, decision)
-        if refusal or overfull(observation, held, self._on_the_living(observation, decision)):
+        if refusal or (decision.placement and overfull(observation, held, decision.placement)):
             decision = self.ask(observation, None)
             refusal = self._refusal(observation, decision)
-        if refusal:
+        wanted = decision.placement
+        if refusal or wanted is None:
             raise RunFailed(f"the loss of {self._told()} cannot be survived: {refusal}")
-        wanted = self._on_the_living(observation, decision)
         unfit = overfull(observation, held, wanted)
         fitting = filled_in(observation, now, held) if unfit else wanted
         if fitting is None:
@@ -196,13 +196,6 @@ class Recovery:
             return decision.reason
         left = left_behind(decision.placement, self.state.lost, observation)
         return f"policy {self.experiment.policy} leaves {left[0]} on a lost device" if left else None
-
-    def _on_the_living(self, observation: Observation, decision: Decision) -> Placement:
-        """The placement that was decided, with blocks of no size on the source rather than on lost devices."""
-        assert decision.placement is not None
-        lost, placed = self.state.lost, decision.placement
-        nothing = [block for block, device in placed.devices.items() if device in lost]
-        return placed.with_moves((block, observation.source) for block in nothing)
 
     def rebuild(self, truth: Observation, plan: Plan, next_pass: int, start: int = 0) -> tuple[int, float]:
         """Have all KV caches recomputed from row `start` on; returns the rows and the predicted time.

@@ -199,7 +199,7 @@ class SimFleet:
             self._end(device, DeviceLost(False, -signal.SIGKILL))
 
     def _end(self, device: str, loss: DeviceLost) -> None:
-        self._lives.dead.add(device)
+        self._lives.end(device)
         self._memory.clear(device)
         self._replicas.clear(device)
         self._pending = [(name, event) for name, event in self._pending if name != device]
@@ -220,11 +220,11 @@ class SimFleet:
 
     def events(self, timeout_s: float) -> list[tuple[str, FleetEvent]]:
         """The answers so far. Without any, time passes until something ends, or for `timeout_s` virtual seconds."""
-        if not self._pending and self._generation is not None and self._generation.job is None:
+        if not self._lives.divided(self._pending)[0] and self._generation is not None and self._generation.job is None:
             self._begin_token()
-        if not self._pending and timeout_s > 0:
+        if not self._lives.divided(self._pending)[0] and timeout_s > 0:
             self._pass_time(self._wall() + timeout_s)
-        found, self._pending = self._pending, []
+        found, self._pending = self._lives.divided(self._pending)
         return found
 
     def beats(self) -> Mapping[str, Heartbeat]:

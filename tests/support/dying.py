@@ -73,7 +73,7 @@ def kill_controller(going: Going, moment: str) -> Path:
             "decode": text.count('"type":"token"') >= 6,
             "decision": marker.exists() and int(marker.read_text() or 0) >= 3 + 2,
             "migration": _events(folder).count("migration_begin") > _events(folder).count("migration_done") > 0,
-            "recovery": '"lost"' in text,
+            "recovery": '"type":"lost"' in text,  # a checkpoint has a key `lost`
             "outage": '"quantity":"up","value":0.0' in _events(folder),
             "end": (folder / "tokens.parquet").exists() or text.count('"type":"token"') >= TOKENS,
         }[moment]

@@ -12,7 +12,7 @@ from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
-from testbed.traces import Change
+from testbed.traces import Change, Trace, TraceSet
 
 TOKENS, INTERVAL = 24, 8
 
@@ -202,6 +202,56 @@ def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_pat
     assert outcome.status == "done" and len(kept["tokens"]) == TOKENS
     (fault,) = kept["faults"]
     assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)
+
+
+class AllAtTheSource:
+    """Leaves the other devices without blocks."""
+
+    name = "all-at-the-source"
+
+    def reset(self, seed: int) -> None:
+        """Nothing."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Always the same."""
+        return Placement(expand_patterns(observation, {"*": "a"}))
+
+
+def test_a_paused_device_says_nothing_so_the_next_boundary_waits_for_it(tmp_path: Path) -> None:
+    _, _, calm = drive(tmp_path / "calm", dying(trace_clock="time"), AllAtTheSource())
+    begin_s = calm["tokens"][4]["start_s"]
+    changes = tuple(Change(at, "device/b", "pause", on) for at, on in ((begin_s, 1.0), (1.0, 0.0)))
+    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
+    _, outcome, kept = drive(tmp_path, of, AllAtTheSource())
+    assert outcome.status == "done", outcome.error
+    starts = [row["start_s"] for row in kept["tokens"]]
+    assert starts[INTERVAL - 1] == calm["tokens"][INTERVAL - 1]["start_s"] < 1.0 <= starts[INTERVAL]
+
+
+class Careless(AllAtTheSource):
+    """Places blocks of no size on device d, whether it lives or not."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        """Device d adds up what the shards of the first FFN send, in every other decision."""
+        odd = observation.tokens_done // INTERVAL % 2
+        return Placement(expand_patterns(observation, {"*": "a"} | ({"sum(0,ffn)": "d"} if odd else {})))
+
+
+def test_a_block_of_no_size_that_a_policy_places_on_a_lost_device_ends_no_run(tmp_path: Path) -> None:
+    of = dying((3, "d"), model={"preset": "tiny-llama"}, partition={"ffn_shards": 2})
+    _, outcome, kept = drive(tmp_path, of, Careless())
+    assert outcome.status == "done", outcome.error
+    assert {row["device"] for row in kept["placements"]} == {"a"}
+
+
+def test_a_device_that_is_started_anew_while_it_is_paused_returns_when_it_goes_on(tmp_path: Path) -> None:
+    rows = ((0.001, "pause", 1.0), (0.002, "kill", 1.0), (0.003, "restart", 1.0), (5.0, "pause", 0.0))
+    of = dying(trace_clock="time", recovery={"suspect_after": "1 s"})
+    changes = tuple(Change(at, "device/b", what, value) for at, what, value in rows)
+    of = of.model_copy(update={"traces": TraceSet((Trace(changes),))})
+    _, outcome, kept = drive(tmp_path, of)
+    assert outcome.status == "done", outcome.error
+    assert [(row["device"], row["cause"]) for row in kept["faults"]] == [("b", "exit")]
 
 
 @pytest.mark.parametrize("on_oom", ["recompute", "fail"])
