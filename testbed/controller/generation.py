@@ -168,6 +168,7 @@ class Controller:
         except RunFailed as error:
             self.outcome.error = error
             self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=state.tokens_done)
+        self._live.drop()
         self._recovery.close()
         return self.outcome
 

@@ -161,7 +161,7 @@ class LiveMigrations:
             self.halted()
 
     def drop(self) -> None:
-        """Let go of what is under way, because a loss has interrupted it everywhere."""
+        """Let go of what is under way, because a loss has interrupted it everywhere, or the run has failed."""
         self.halts = 0
         if self._copying is not None:
             self._end()

@@ -17,7 +17,7 @@ from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import EnvironmentLacks, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
-from testbed.runlog.folder import RunLog, read_rows
+from testbed.runlog.folder import RunLog, read_lines, read_rows
 from testbed.transport.messages import Committed, Connected, Hello, Load, Loaded, Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
@@ -241,6 +241,8 @@ def test_a_restart_of_a_device_that_lives_does_nothing(faults: Faults) -> None:
     faults.strike("b", "restart")
     faults.proceed()
     assert not asked(faults) and not returning(faults)
+    (told,) = read_lines(faults.log.folder / "events.jsonl")
+    assert (told["kind"], told["device"], told["reason"]) == ("restart_ignored", "b", "it lives")
 
 
 def test_before_the_first_token_a_loss_is_what_the_machine_lacks_unless_memory_ran_out(faults: Faults) -> None:

@@ -89,22 +89,31 @@ def test_auto_copies_unless_the_new_placement_is_so_much_faster_that_waiting_for
 
 
 def test_a_copy_that_the_policy_no_longer_wants_is_aborted_and_begun_anew(tmp_path: Path) -> None:
-    fleet, outcome, kept = drive(tmp_path, moving("live"), Mover({3: "a", 4: "b"}))
+    _, outcome, kept = drive(tmp_path, moving("live"), Mover({3: "a", 4: "b"}))
     assert outcome.status == "done"
-    ended = {(row["dst"], row["outcome"]) for row in kept["migrations"]}
-    assert ("c", "aborted") in ended and ("a", "aborted") in ended
-    assert fleet.observe().devices[0].alive
+    ended = {(row["epoch"], row["dst"], row["outcome"]) for row in kept["migrations"]}
+    assert ended == {(1, "c", "aborted"), (2, "a", "aborted"), (3, "c", "aborted")}, "the run ends before the third"
 
 
-def test_both_placements_fit_or_tokens_stop(tmp_path: Path) -> None:
+class Swapper(Mover):
+    """Has half of the heads of layer 0 on b and half on c, and swaps them at the first decision."""
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        homes = ("b", "c") if placement is None else ("c", "b")
+        heads = {Block("head", 0, group): homes[group % 2] for group in range(HEADS)}
+        return Placement(dict.fromkeys(blocks_of(observation.shape), "a") | heads)
+
+
+def test_tokens_stop_where_both_placements_fit_now_and_not_until_the_intervals_end(tmp_path: Path) -> None:
+    prompt, page = 908, 912  # positions; at the interval's end another page has begun
     of = moving("live")
-    own = sum(resident_bytes(of.shape, Block("head", 0, group), len(PROMPT) + INTERVAL) for group in range(HEADS))
-    _, _, kept = drive(tmp_path / "tight", moving("live", budget=f"{own} B"), Mover())
-    assert {row["live"] for row in kept["migrations"]} <= {False}, "there is no room until the interval's end"
-    fleet, _, kept = drive(tmp_path / "roomy", moving("live"), Mover())
-    for _, _, ledgers in fleet.at_tokens:
-        assert all(ledgers[name] <= 2**30 for name in ledgers)
-    assert any(ledgers["b"] and ledgers["c"] for _, epoch, ledgers in fleet.at_tokens if epoch == 0)
+    both = sum(resident_bytes(of.shape, Block("head", 0, group), page) for group in range(HEADS))
+    for budget, live in ((both, False), (2 * both, True)):
+        keys = {"budget": f"{budget} B", "prompt": {"ids": (PROMPT * 2)[:prompt]}}
+        fleet, outcome, kept = drive(tmp_path, moving("live", **keys), Swapper())
+        assert outcome.status == "done", outcome.error
+        assert {(row["live"], row["outcome"]) for row in kept["migrations"]} == {(live, "committed")}
+        assert all(ledgers["c"] <= budget for _, _, ledgers in fleet.at_tokens)
 
 
 def test_an_announced_decrease_aborts_the_copy(tmp_path: Path) -> None:
@@ -135,9 +144,12 @@ def test_the_return_of_a_device_ends_the_copy_and_it_begins_anew(tmp_path: Path)
     }
 
 
-def test_a_run_that_ends_while_blocks_are_copied_says_so(tmp_path: Path) -> None:
-    _, outcome, kept = drive(tmp_path, moving("live", tokens=10), Mover())
-    assert outcome.status == "done" and {row["outcome"] for row in kept["migrations"]} == {"aborted"}
+@pytest.mark.parametrize("change", [None, Change(9.0, "device/a", "kill", 1.0)])
+def test_a_run_that_ends_while_blocks_are_copied_says_so(tmp_path: Path, change: Change | None) -> None:
+    of = moving("live", *([] if change is None else [change]), tokens=10)
+    _, outcome, kept = drive(tmp_path, of, Mover())
+    assert outcome.status == ("done" if change is None else "failed")
+    assert {row["outcome"] for row in kept["migrations"]} == {"aborted"}
 
 
 class LateNews(SimFleet):

@@ -158,11 +158,6 @@ def test_a_device_may_die_again_after_it_has_returned(tmp_path: Path) -> None:
     assert [(row["device"], row["step"]) for row in kept["faults"]] == [("b", 3), ("b", 13), ("b", 20)]
 
 
-def test_a_restart_of_a_device_that_lives_does_nothing(tmp_path: Path) -> None:
-    _, outcome, kept = drive(tmp_path, struck((3, "b", "restart")))
-    assert outcome.status == "done" and not kept["faults"] and not kept["recoveries"]
-
-
 def test_on_the_time_clock_a_device_dies_and_returns_at_its_time(tmp_path: Path) -> None:
     of = struck((0.02, "b", "kill"), (0.05, "b", "restart"), trace_clock="time")
     _, outcome, kept = drive(tmp_path, of, Spread())

@@ -16,7 +16,7 @@ from testbed.worker.program import PassResult
 
 @given(data=st.data(), chunk=st.integers(1, 8), again=st.integers(1, 12), seed=st.integers(0, 999),
        partition=st.sampled_from(CUTS))  # fmt: skip
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_caches_that_are_recomputed_after_losses_in_the_middle_of_passes_change_no_bit(
     data: st.DataObject, chunk: int, again: int, seed: int, partition: Partition
 ) -> None:
