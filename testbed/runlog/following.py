@@ -1,8 +1,8 @@
 """Follows a run folder while it is being written: reads what is new, whatever becomes of the folder meanwhile.
 
 A table is a file of lines that grows and at the end becomes a Parquet file, which holds the same rows. Only whole lines
-are read, from where the last look ended. `RunLog` writes rows at least five times a second, so a look is no more
-behind.
+are read, from where the last look ended. A run that is resumed cuts its tables, which are then read anew. `RunLog`
+writes rows at least five times a second, so a look is no more behind.
 """
 
 from __future__ import annotations
@@ -65,10 +65,18 @@ class Follower:
         return before != (len(self.events), *map(len, self.rows.values()), self.summary is None, self.trouble)
 
     def _look_at(self, table: str) -> None:
-        known = self.rows[table]
-        if (self.folder / f"{table}.jsonl").exists():
+        known, lines = self.rows[table], self.folder / f"{table}.jsonl"
+        try:
+            size: int | None = lines.stat().st_size
+        except FileNotFoundError:
+            size = None
+        if size is not None:
+            if table in self._whole or size < self._read.get(lines.name, 0):  # the run is resumed
+                known.clear()
+                self._whole.discard(table)
+                self._read[lines.name] = 0
             names = [column.name for column in TABLES[table]]
-            known += [{name: row.get(name) for name in names} for row in self._new_lines(f"{table}.jsonl")]
+            known += [{name: row.get(name) for name in names} for row in self._new_lines(lines.name)]
         elif table not in self._whole and (self.folder / f"{table}.parquet").exists():
             known += read_rows(self.folder, table)[len(known) :]
             self._whole.add(table)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 from synthetic_run import make_run
 
-from testbed.runlog.folder import RunLog, read_rows
+from testbed.runlog.folder import SUMMARY, RunLog, read_rows
 from testbed.runlog.following import FOLLOWED, Follower
+from testbed.runlog.journal import Checkpoint, Past
+from testbed.runlog.rewinding import rewind
 
 
 def token(log: RunLog, step: int) -> None:
@@ -55,6 +58,28 @@ def test_a_run_that_ends_between_two_looks_is_complete_at_the_second(tmp_path: P
     assert run.look() is True
     assert steps(run) == [0, 1] and run.summary is not None and run.summary["status"] == "done"
     assert [event["kind"] for event in run.events] == ["status"]
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_run_that_is_resumed_is_read_anew(tmp_path: Path, ending: bool) -> None:
+    log = RunLog.create(tmp_path, "small", "static")
+    log.journaled = True
+    token(log, 0)
+    past = Past(Checkpoint(0, 1, 0, {}, 0, 0.0, 0.0, [], [], [], log.sizes()))
+    token(log, 1)
+    if ending:  # it dies while its tables become Parquet files
+        log.finish({"status": "done"})
+        (log.folder / SUMMARY).unlink()
+    run = Follower(log.folder)
+    run.look()
+    assert steps(run) == [0, 1]
+    again = RunLog(log.folder)
+    rewind(again, past)
+    run.look()
+    assert steps(run) == ([0, 1] if ending else [0]) and run.trouble is None
+    token(again, 2)
+    run.look()
+    assert steps(run) == ([0, 1, 2] if ending else [0, 2])
 
 
 def test_a_finished_run_is_read_at_one_look(tmp_path: Path) -> None:
