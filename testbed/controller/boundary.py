@@ -160,7 +160,7 @@ class Boundary:
         driver = MigrationDriver(
             self.loop.send, self.clock.wall, migration, plan, cached_length(observation),
             self.experiment.weights == "shipped", {device.name: device.storage_Bps for device in observation.devices},
-            patience_s, held_up=self.loop.traces.hold_up,
+            patience_s, hold_up=self.loop.traces.hold_up,
         )  # fmt: skip
         try:
             driver.begin()

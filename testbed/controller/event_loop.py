@@ -15,8 +15,7 @@ from typing import Any
 from testbed.controller.conditions import Conditions, observe
 from testbed.controller.delays import DelayRecord
 from testbed.controller.faults import Faults
-from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples
-from testbed.controller.losses import held_up
+from testbed.controller.fleet import DeviceLost, Fleet, FleetEvent, HostUsage, Samples, TargetState
 from testbed.controller.measured import Measured
 from testbed.controller.migration_driver import MigrationDriver, MigrationResult
 from testbed.controller.pass_numbers import PassNumbers
@@ -184,7 +183,7 @@ class EventLoop:
             first = kind[0] if isinstance(kind, tuple) else kind
             raise RunFailed(
                 f"device {device} sent no {first.__name__} for {patience_s:.0f} s at token {self._state.tokens_done}"
-                f"{held_up(self.traces.target())}"
+                f"{_what_holds_up(self.traces.target())}"
             )
         return found
 
@@ -193,7 +192,7 @@ class EventLoop:
         kind: type[Any] | tuple[type[Any], ...],
         device: str,
         patience_s: float,
-        held_up: Callable[[], bool] = lambda: False,
+        hold_up: Callable[[], bool] = lambda: False,
         **wanted: object,
     ) -> Any | None:
         deadline = self._clock.wall() + patience_s
@@ -205,7 +204,7 @@ class EventLoop:
                 if all(getattr(event, k) == wanted[k] for k in wanted):
                     del self._answers[index]
                     return event
-            if held_up():
+            if hold_up():
                 deadline = self._clock.wall() + patience_s
             if self._clock.wall() >= deadline:
                 return None
@@ -351,3 +350,13 @@ class EventLoop:
             if self._host is not None and self._state.tokens_done > self._host[0]:
                 self._recorder.host(self._host[0], self._state.tokens_done - 1, self._host[1], used)
             self._host = (self._state.tokens_done, used)
+
+
+def _what_holds_up(target: TargetState) -> str:
+    """What the traces hold up now, as `; the link of b is at 0 bit/s; device c is paused`; else an empty text."""
+    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
+    paused = [name for name, device in target.devices.items() if device.paused]
+    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
+    if paused:
+        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
+    return told

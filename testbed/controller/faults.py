@@ -84,7 +84,8 @@ class Faults:
         if known.state == "lost" and returning is None:
             return
         for each in self._returns.values():
-            (each.awaited or set()).discard(device)
+            if each.awaited is not None:
+                each.awaited.discard(device)
         self._told.pop(device, None)
         told = loss_error(device, event, self.state.tokens_done, need_bytes, budget_bytes)
         if known.living:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from testbed.controller.fleet import DeviceLost, TargetState
+from testbed.controller.fleet import DeviceLost
 from testbed.errors import OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.units import format_bytes
@@ -35,13 +35,3 @@ def loss_error(device: str, event: DeviceLost, tokens_done: int, need_bytes: int
         f"device {device} ran out of memory at token {tokens_done}: its blocks need {format_bytes(need_bytes)}, its "
         f"budget is {format_bytes(budget_bytes)} (killed by the kernel)"
     )
-
-
-def held_up(target: TargetState) -> str:
-    """What the traces hold up now, as `; the link of b is at 0 bit/s; device c is paused`; else an empty text."""
-    outages = [name for name, link in target.links.items() if not link.up_bps * link.down_bps]
-    paused = [name for name, device in target.devices.items() if device.paused]
-    told = f"; the link of {', '.join(outages)} is at 0 bit/s" if outages else ""
-    if paused:
-        told += f"; device{'s' * (len(paused) > 1)} {', '.join(paused)} {'are' if len(paused) > 1 else 'is'} paused"
-    return told

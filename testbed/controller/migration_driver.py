@@ -76,7 +76,7 @@ class MigrationDriver:
     storage_Bps: Mapping[str, float]
     timeout_s: float
     copying: CopyOrders | None = None
-    held_up: Callable[[], bool] = lambda: False  # whether traces hold up a link or a device for a while
+    hold_up: Callable[[], bool] = lambda: False  # whether traces hold up a link or a device for a while
 
     def __post_init__(self) -> None:
         self.result = MigrationResult(self.migration, started_s=self.wall())
@@ -146,7 +146,7 @@ class MigrationDriver:
         if self.wall() < self._deadline or migration.over:
             return
         if not migration.can_be_aborted:
-            if self.held_up():
+            if self.hold_up():
                 self._deadline = self.wall() + self.timeout_s
                 return
             raise RunFailed(
