@@ -82,15 +82,22 @@ MEASURES: dict[str, Callable[[Topology, BareNetwork, Sequence[str], float], list
 
 def _pinged(network: BareNetwork, one: str, other: str) -> tuple[float | None, float]:
     """The mean round trip in ms, None if nothing came back, and the share that was lost."""
-    sender, receiver = network.mininet.get(one), network.mininet.get(other)
-    command = ["ping", "-n", "-q", "-c", str(PINGS + 1), "-i", str(PING_SPACING_S), "-W", str(PING_PATIENCE_S)]
-    process = sender.popen([*command, receiver.IP()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said, complaint = process.communicate()
+    _ping(network, one, other, 1)  # resolves addresses, which in a new network takes up to a second
+    said, complaint = _ping(network, one, other, PINGS)
     loss = _LOSS.search(said)
     if loss is None:
         raise EnvironmentLacks(f"ping from {one} to {other} did not work: {' '.join((complaint or said).split())}")
     times = _TIMES.search(said)
     return (float(times[1]) if times else None), float(loss[1]) / 100
+
+
+def _ping(network: BareNetwork, one: str, other: str, count: int) -> tuple[str, str]:
+    """What `ping` says, and what it complains of."""
+    sender, receiver = network.mininet.get(one), network.mininet.get(other)
+    command = ["ping", "-n", "-q", "-c", str(count), "-i", str(PING_SPACING_S), "-W", str(PING_PATIENCE_S)]
+    process = sender.popen([*command, receiver.IP()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said, complaint = process.communicate()
+    return said, complaint
 
 
 def main(what: str, request: dict[str, Any]) -> dict[str, Any]:
