@@ -281,8 +281,6 @@ class PathEstimates:
             if suspects:  # else all links of the path have shown more, and its messages waited for something
                 slowest = min(suspects, key=lambda hop: beliefs[hop].value)
                 self._hear(slowest, needed[pair][slowest], found, now_s)
-                if bursts and len(suspects) > 1:  # others may be as slow
-                    self.doubted |= {*suspects}
 
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
         """Take in a link's rate, and doubt it where it may be far off."""

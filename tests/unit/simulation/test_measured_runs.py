@@ -255,15 +255,6 @@ def test_links_of_the_living_are_probed_although_one_device_is_lost(tmp_path: Pa
     assert not any("d" in (probe["device"], probe["peer"]) for probe in probes_of(kept) if probe["t_s"])
 
 
-@pytest.mark.parametrize("slow", [("c", "up"), ("d", "down")])
-def test_of_two_links_that_nothing_crosses_the_slow_one_is_found(tmp_path: Path, slow: tuple[str, str]) -> None:
-    changes = (Change(16.0, f"link/{slow[0]}", slow[1], 10e6),)
-    _, kept = ran(tmp_path, "model={preset: tiny}", "probe_share=0.1", policy=TwoDevices(), changes=changes)
-    for row in kept["estimates"]:
-        if row["step"] == 88 and row["quantity"] in ("up", "down"):
-            assert row["estimate"] == pytest.approx(row["truth"], rel=0.1), row
-
-
 def test_nothing_is_probed_while_blocks_are_copied(tmp_path: Path) -> None:
     slow = tuple(Change(0.0, "link/d", way, 8e5) for way in ("up", "down"))
     _, kept = ran(tmp_path, "migration=live", "probe_share=0.5", policy=Moving(), changes=slow)
