@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from benchmarks.results.store import ROOT
 from testbed.analysis.plots.style import COLUMN_WIDTH, FULL_WIDTH, figure, paper, policy_colours
@@ -49,8 +51,18 @@ def drawn(
         axes = fig.subplots(rows, columns, squeeze=False)
         yield fig, list(axes.flat)
         IMAGES.mkdir(parents=True, exist_ok=True)
-        # The file has no version or date, so the same data give the same bytes.
-        fig.savefig(IMAGES / f"results-{name}.png", metadata={"Software": None})
+        save(fig, IMAGES / f"results-{name}.png")
+
+
+def save(fig: Figure, file: Path) -> None:
+    """Save a figure as a PNG of at most 256 colours, which takes a third of the space and looks the same.
+
+    The file has no version or date, so the same data give the same bytes.
+    """
+    whole = io.BytesIO()
+    fig.savefig(whole, format="png", metadata={"Software": None})
+    few = Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    few.save(file, format="PNG", optimize=True)
 
 
 def image(name: str, alt: str) -> str:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from benchmarks.results.drawing import save
 from testbed.analysis.plots.style import FULL_WIDTH, GREY, figure, paper
 from testbed.validation.comparison import BYTES, TIMES, Compared
 
@@ -51,8 +52,7 @@ def draw(rows: Sequence[Compared], file: Path) -> None:
         ]
         handles.append(Line2D([], [], marker="o", ls="", mfc="none", color="#333333", label="single board", ms=4))
         fig.legend(handles=handles, loc="outside lower center", ncols=4)
-        # The file has no version or date, so the same data give the same bytes.
-        fig.savefig(file, metadata={"Software": None})
+        save(fig, file)
 
 
 def _milliseconds(one: Compared, value: float) -> float:
