@@ -154,7 +154,7 @@ class Run:
         return f"<table><tbody>{body}</tbody></table>"
 
 
-def load(path: str | Path, tables: Collection[str] = tuple(TABLES)) -> Run:
+def load(path: str | Path, tables: Collection[str] = tuple(TABLES), events: bool = True) -> Run:
     """Load the run in a folder, finished or cut short; `testbed.load_run` is this function.
 
     Its tables are DataFrames in seconds, bytes and bit/s of emulated time (docs/run-folder.md has every column).
@@ -162,6 +162,7 @@ def load(path: str | Path, tables: Collection[str] = tuple(TABLES)) -> Run:
     Args:
         path: The folder that the run left, such as `runs/20260101T000000Z-quickstart-static`.
         tables: The tables that are read; the others stay empty. By default all are read.
+        events: Whether the events are read.
 
     Raises:
         AnalysisError: The folder is no run folder, damaged, or of a newer format. It is a `ConfigError`.
@@ -180,7 +181,7 @@ def load(path: str | Path, tables: Collection[str] = tuple(TABLES)) -> Run:
             folder=folder,
             manifest=manifest,
             summary=read_summary(folder),
-            events=_load_events(folder / EVENTS),
+            events=_load_events(folder / EVENTS, events),
             **{table: _load_table(folder, table, older) if table in tables else _empty(table) for table in TABLES},
         )
     except AnalysisError:
@@ -288,8 +289,8 @@ def _refuse_values(values: pa.ChunkedArray, column: Column, where: str) -> None:
                 raise AnalysisError(f"{where} holds {value}, which is out of all proportion")
 
 
-def _load_events(path: Path) -> pd.DataFrame:
-    rows = list(read_lines(path))
+def _load_events(path: Path, wanted: bool = True) -> pd.DataFrame:
+    rows = list(read_lines(path)) if wanted else []
     more = dict.fromkeys(name for name in dict.fromkeys(chain.from_iterable(rows)) if name not in EVENT_DTYPES)
     if len(more) > MOST_EVENT_FIELDS:
         raise AnalysisError(f"{path}: its events have {len(more)} fields, where ours have at most {MOST_EVENT_FIELDS}")

@@ -36,7 +36,7 @@ def show_plan(plan: dict[str, Any]) -> None:
         pace = f"{plan['dilation']:g} times slower than life"
         echo(f"Emulated {pace}: links and queues above are set so, times below are not.")
     echo(
-        f"Predicted: {plan['predicted_ttft_ms']:.0f} ms to the first token, then "
+        f"Predicted: {plan['predicted_ttft_ms']:,.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
     )
     takes = plan["takes_s"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -38,7 +40,8 @@ def show_plan(plan: Row) -> None:
 
 
 def _say(text: str) -> None:
-    for line in textwrap.wrap(text, WIDTH, break_on_hyphens=False):
+    wide = min(WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else WIDTH
+    for line in textwrap.wrap(text, wide, break_on_hyphens=False):
         echo(line)
 
 

@@ -65,7 +65,10 @@ def show_difference(found: dict[str, Any]) -> None:
         else:
             echo(f"They do not differ in {heading}.")
     echo()
-    rows = [{"figure": told} | values for told, values in found["figures"].items()]
+    rows = [
+        {"figure": told} | {key: None if value is None else float(value) for key, value in values.items()}
+        for told, values in found["figures"].items()
+    ]  # whole numbers are written as all others, with commas
     print_table({"figure": "figure", "one": "one", "other": "other", "ratio": "other / one"}, rows)
     if found["first_different_token"] is not None:
         echo(f"The text differs from token {found['first_different_token']} on.")

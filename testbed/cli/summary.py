@@ -104,7 +104,7 @@ def show_summary(summary: Mapping[str, Any], reasons: bool, text: bool = True) -
     echo()
     if latency.get("mean") is not None:
         echo(
-            f"Time to first token {summary['ttft_ms']:.0f} ms; then {latency['mean']:.1f} ms per token "
+            f"Time to first token {summary['ttft_ms']:,.0f} ms; then {latency['mean']:.1f} ms per token "
             f"(p99 {latency['p99']:.1f}), predicted {summary['predicted_ms']['mean']:.1f}; "
             f"{summary['tokens_per_s']:.1f} tokens a second."
         )

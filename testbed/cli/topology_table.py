@@ -30,6 +30,7 @@ def show_description(description: dict[str, Any]) -> None:
         headings |= _link_headings([*own.values()])
     print_table(headings, rows)
     if others:
+        echo()
         print_table({"name": "link", "ends": "from - to (up)"} | _link_headings(others), others)
     memory, streaming = format_bytes(description["memory_bytes"]), format_bandwidth(description["streaming_Bps"])
     kind = f"{description['name']}: shape {description['shape']}"

@@ -14,10 +14,11 @@ from testbed.analysis.plots.prediction import predicted_vs_measured
 from testbed.analysis.plots.recovering import downtime, recoveries
 from testbed.analysis.plots.save import FIGURES, TABLES_OF_ALL, count_figures, save_all, save_figure
 from testbed.analysis.plots.seen import estimates, link_delays
-from testbed.analysis.plots.style import run_names
+from testbed.analysis.plots.style import MOST_LINES, run_names
 
 __all__ = [
     "FIGURES",
+    "MOST_LINES",
     "TABLES_OF_ALL",
     "count_figures",
     "downtime",

@@ -101,7 +101,7 @@ def _count_map(drawing: Figure, run: Run) -> None:
     every = -(-len(devices) // MOST_NAMES)
     axes.set_yticks(np.arange(len(devices))[::every] + 0.5, devices[::every])
     axes.tick_params(axis="y", length=0)
-    drawing.colorbar(mesh, ax=axes, label="Blocks on the device", pad=0.01)
+    drawing.colorbar(mesh, ax=axes, label="Blocks on the device", pad=0.01, ticks=whole_numbers())
 
 
 def _blocks(placements: pd.DataFrame) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from testbed.analysis.load import Run
 from testbed.analysis.metrics import MS, committed, losses, mean_stalls, migrated_before, tokens_to_decode
-from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, oom_mark, trace_handle, trace_marks
+from testbed.analysis.plots.marks import draw_oom, draw_trace_marks, most_changed, oom_mark, trace_handle, trace_marks
 from testbed.analysis.plots.style import (
     ALARM,
     COLUMN_WIDTH,
@@ -101,15 +101,16 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         longest = max(run.tokens_asked or len(run.tokens) for run in runs)
         main.set_xlim(0, longest)
         main.xaxis.set_major_locator(whole_numbers())
-        # The runs of a comparison share their traces, and the longest run met all changes.
-        marks = max((trace_marks(run) for run in runs), key=len)
-        draw_trace_marks(main, marks)
+        changed = most_changed(runs)
+        marks = trace_marks(changed)
+        mixed = len({run.fact("experiment_name") for run in runs}) > 1
+        draw_trace_marks(main, marks, labels=not mixed)
         if not many and any(len(committed(run)) for run in runs):
             handles.append(Line2D([], [], marker="^", color="white", markerfacecolor=DARK, label="blocks migrated"))
         if repeated:
             handles.append(Line2D([], [], marker="v", color="white", markerfacecolor=ALARM, label="device lost"))
         if marks:
-            handles.append(trace_handle(marks))
+            handles.append(trace_handle(marks, f" of {changed.fact('experiment_name')}" if mixed else ""))
         longest_name = max(len(str(handle.get_label())) for handle in handles)
         if longest_name > LONGEST_NAME:  # such names would hide the lines
             for handle in handles:
@@ -281,4 +282,4 @@ def _losses(axes: Axes, run: Run, label: bool) -> int:
 
 def _tokens_text(runs: Sequence[Run]) -> str:
     made, asked = sum(len(run.decoded) for run in runs), tokens_to_decode(runs)
-    return f"{made} tokens" if made >= asked else f"{made} of {asked} tokens"
+    return f"{made:,} tokens" if made >= asked else f"{made:,} of {asked:,} tokens"

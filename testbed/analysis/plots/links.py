@@ -93,7 +93,7 @@ def _panel(axes: Axes, run: Run, device: str, limits: pd.Series, colours: dict[s
         own = own.sort_values("t_s", kind="stable")
         time = np.append(own["t_s"], max(end, own["t_s"].max()))  # the last value holds until the end
         asked, read = (np.append(own[name], own[name].iloc[-1]) / MBIT for name in ("requested_bps", "readback_bps"))
-        axes.plot(time, asked, drawstyle="steps-post", color=GREY, linewidth=3.5, alpha=0.45, gid="requested")
+        axes.plot(time, asked, drawstyle="steps-post", color=GREY, linewidth=_wide(run), alpha=0.6, gid="requested")
         axes.plot(
             time,
             read,
@@ -186,9 +186,14 @@ def _rate_at(run: Run, device: str, direction: str, t_s: float) -> float:
     return float(until["requested_bps"].iloc[-1]) if len(until) else float("inf")
 
 
+def _wide(run: Run) -> float:
+    """The width of the line of what was requested: wide where another one lies upon it."""
+    return 1.5 if run.simulated else 3.5
+
+
 def _handles(run: Run, colours: dict[str, Any]) -> list[Line2D]:
     """Legend entries for the lines and markers that the panels contain."""
-    handles = [Line2D([], [], color=GREY, linewidth=3.5, alpha=0.45, label="requested")]
+    handles = [Line2D([], [], color=GREY, linewidth=_wide(run), alpha=0.6, label="requested")]
     for name in _DIRECTIONS:
         read = run.links.loc[run.links["direction"] == name, "readback_bps"].notna().any()
         timed = (run.rates["direction"] == name).any()

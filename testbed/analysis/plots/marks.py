@@ -44,9 +44,23 @@ def steps_of(run: Run, events: pd.DataFrame) -> np.ndarray:
     return np.where(events["step"].isna(), begun, events["step"].to_numpy(float, na_value=np.nan))
 
 
+def _changes(run: Run) -> pd.DataFrame:
+    return run.events[run.events["kind"].isin(["trace_applied", "memory_announced", "memory_enforced"])]
+
+
+def most_changed(runs: Sequence[Run]) -> Run:
+    """The run that met the most changes by traces: it met all that a comparison's runs share."""
+
+    def met(run: Run) -> int:
+        steps = np.unique(steps_of(run, _changes(run)))
+        return int((steps > 0).sum())
+
+    return max(runs, key=met)
+
+
 def trace_marks(run: Run) -> list[Mark]:
     """The changes by traces after the start; the changes at one token boundary share a mark."""
-    events = run.events[run.events["kind"].isin(["trace_applied", "memory_announced", "memory_enforced"])]
+    events = _changes(run)
     by_step: dict[float, tuple[float, dict[str, None]]] = {}
     announced: set[tuple[float, str]] = set()
     columns = [events[name].tolist() for name in ("kind", "t_s", "target", "quantity", "value")]
@@ -97,11 +111,11 @@ def draw_trace_marks(
             )
 
 
-def trace_handle(marks: Sequence[Mark]) -> Line2D:
+def trace_handle(marks: Sequence[Mark], whose: str = "") -> Line2D:
     """The legend entry for what `draw_trace_marks` draws."""
     if len(marks) > MOST_DASHED:
-        return Line2D([], [], color=GREY, linestyle="none", marker="|", markersize=5, label="trace steps")
-    return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label="trace step")
+        return Line2D([], [], color=GREY, linestyle="none", marker="|", markersize=5, label=f"trace steps{whose}")
+    return Line2D([], [], color=GREY, linewidth=0.7, linestyle=(0, (2, 2)), label=f"trace step{whose}")
 
 
 def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_points: float = 0) -> None:

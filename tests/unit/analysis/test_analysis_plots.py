@@ -93,6 +93,13 @@ def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
     assert not any("Mbit/s" in text for text in texts(figure))
 
 
+def test_of_two_experiments_it_is_said_whose_trace_steps_are_drawn(aware: Run) -> None:
+    other = replace(aware, manifest={**aware.manifest, "experiment_name": "other"}, events=aware.events[:0])
+    figure = plots.token_latency([other, aware])
+    assert "trace step of quickstart" in texts(figure) and not any("Mbit/s" in text for text in texts(figure))
+    assert len(drawn(figure, "trace-step")) == len(drawn(plots.token_latency(aware), "trace-step"))
+
+
 def test_trace_steps_become_a_rug_when_they_are_very_many(tmp_path: Path) -> None:
     folder = make_run(tmp_path, "static", tokens=40, finished=False)
     log = RunLog(folder)
