@@ -90,7 +90,7 @@ def cables() -> Iterator[Cables]:
     made.remove()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def many_cables() -> Iterator[Cables]:
     made = Cables(LINKS)
     yield made

@@ -182,8 +182,9 @@ def test_every_packet_that_was_queued_arrives_after_a_change(ends: tuple[int, in
         queued = shaper.stats("v0").backlog_packets
         shaper.change("v0", 50e6)
         arrived = [int.from_bytes(receiver.recv(2000)[:2]) for _ in range(40)]
-    assert queued >= 35
     assert arrived == list(range(40))
+    with judging_time():
+        assert queued >= 35
 
 
 @pytest.mark.quiet
@@ -195,14 +196,13 @@ def test_a_queue_that_waits_for_a_slow_rate_wakes_up_when_the_rate_rises(ends: t
         for _ in range(4):
             sender.send(bytes(1400))
         receiver.recv(2000)  # the bucket's worth; the next frame would take 0.57 s
-        assert shaper.stats("v0").backlog_packets >= 2
-        raised = time.monotonic()
+        queued, raised = shaper.stats("v0").backlog_packets, time.monotonic()
         shaper.change("v0", 10e6)
         for _ in range(3):
             receiver.recv(2000)
         took_s = time.monotonic() - raised
     with judging_time():
-        assert took_s < 0.05
+        assert queued >= 2 and took_s < 0.05
 
 
 @pytest.mark.quiet

@@ -20,7 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
+from checkpoint_cases import tensors_of
+from safetensors.numpy import save_file
 
 from testbed.emulation.host import in_user_mode_linux
 from testbed.emulation.processes import ProcessId
@@ -337,19 +340,22 @@ def topology(**devices: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_checkpoint(folder: Path, *, layers: int, width: int, heads: int, positions: int, vocab: int) -> Any:
-    """A small random GPT-2 saved by transformers into `folder`; returns the model."""
-    import torch
-    import transformers
-
-    torch.manual_seed(3)
-    config = transformers.GPT2Config(
-        n_layer=layers, n_embd=width, n_head=heads, n_positions=positions, vocab_size=vocab, initializer_range=0.2,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
-    model = transformers.GPT2LMHeadModel(config).eval()
-    model.save_pretrained(folder)
-    return model
+def save_checkpoint(folder: Path, *, layers: int, width: int, heads: int, positions: int, vocab: int) -> None:
+    """A small random GPT-2 as transformers would save it into `folder`, without the seconds in which it is imported."""
+    config = {
+        "model_type": "gpt2", "n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": positions,
+        "vocab_size": vocab,
+    }  # fmt: skip
+    draw = np.random.default_rng(3)
+    tensors = {
+        name: draw.normal(scale=0.2, size=dims).astype(np.float32)
+        if len(dims) > 1
+        else np.full(dims, float(name.endswith("weight")), np.float32)
+        for name, (_, dims) in tensors_of(config).items()
+    }
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 @contextmanager
