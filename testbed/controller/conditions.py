@@ -169,6 +169,20 @@ class Conditions:
             self._target = (self.changes, self._make_target())
         return self._target[1]
 
+    def bearable(self) -> TargetState:
+        """The target without pauses and outages, which would hold up the workers while they are made ready.
+
+        They would never end, because the traces' clock has not started yet.
+        """
+        target, usual = self.target(), {cable.name: cable.link for cable in self._topology.links}
+        links = {
+            name: link
+            if link.up_bps * link.down_bps
+            else replace(link, up_bps=usual[name].up_bps, down_bps=usual[name].down_bps)
+            for name, link in target.links.items()
+        }
+        return TargetState(links, {name: replace(device, paused=False) for name, device in target.devices.items()})
+
     def _make_target(self) -> TargetState:
         links: dict[str, LinkTarget] = {}
         devices: dict[str, DeviceTarget] = {}

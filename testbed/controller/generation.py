@@ -27,7 +27,7 @@ from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
 from testbed.controller.recovery import Recovery
 from testbed.controller.replication import Replication
-from testbed.controller.resuming import Resumption, bearable
+from testbed.controller.resuming import Resumption
 from testbed.controller.run_state import RunState
 from testbed.controller.startup_calibration import Calibrated, Effort, calibrate
 from testbed.controller.strikes import Strikes
@@ -149,8 +149,7 @@ class Controller:
                 self._place_first()
                 self._journal.checkpoint()
             self._clock.start()
-            if self._resumption is not None:
-                self._loop.traces.apply()
+            self._loop.traces.apply()
             state.begun = True
             self._loop.traces.strike_first()
             while not self._over():
@@ -176,7 +175,7 @@ class Controller:
         """Come to where the journal ends, under conditions without pauses and outages; raises what prevents it."""
         self._conditions.begin()
         resumption.set_conditions(self._conditions)
-        self._loop.traces.apply(bearable(self._conditions.target(), self._experiment))
+        self._loop.traces.apply(self._conditions.bearable())
         self._calibrate()
         resumption.restore()
         for device in self._strikes.resume(self._state.tokens_done, self._state.lost):

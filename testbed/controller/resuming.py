@@ -7,11 +7,11 @@ Then the last token is generated again. It must have the bits that the journal t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from testbed.controller.conditions import Conditions
 from testbed.controller.event_loop import START_PATIENCE_S, EventLoop
-from testbed.controller.fleet import Fleet, TargetState
+from testbed.controller.fleet import Fleet
 from testbed.controller.journal import observation_of, placement_of, replay_crossings
 from testbed.controller.migration import Migration
 from testbed.controller.policy_call import call_policy, reset_policy
@@ -136,19 +136,6 @@ class Resumption:
         self.generated[0].append(token.token_id)
         self.generated[1].append(token.logits_digest)
         self.state.tokens_done = number
-
-
-def bearable(target: TargetState, experiment: Experiment) -> TargetState:
-    """The target without pauses and outages, which would hold up the workers while they are made ready."""
-    usual = {cable.name: cable.link for cable in experiment.topology.links}
-    links = {
-        name: link
-        if link.up_bps * link.down_bps
-        else replace(link, up_bps=usual[name].up_bps, down_bps=usual[name].down_bps)
-        for name, link in target.links.items()
-    }
-    devices = {name: replace(device, paused=False) for name, device in target.devices.items()}
-    return TargetState(links, devices)
 
 
 def _given(asked: Asked) -> Placement | None:

@@ -36,9 +36,9 @@ class TraceReplay:
         self._clock = fleet.clock
 
     def begin(self) -> None:
-        """Make the fleet what it should be at the start."""
+        """Make the fleet what it should be at the start, but for what would hold it up."""
         self._conditions.begin()
-        self.apply()
+        self.apply(self._conditions.bearable())
 
     def strike_first(self) -> None:
         """On the time clock, kill and start anew at time 0 what the traces say, once the clock has started."""

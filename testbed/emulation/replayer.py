@@ -243,9 +243,14 @@ def run_replayer(channel: socket.socket, links: Sequence[ReplayedLink], dilation
 
 
 def schedule(links: Sequence[ReplayedLink]) -> Iterator[tuple[float, int, float]]:
-    """Every change after time 0 as (trace time, index of the link, emulated bit/s), in order and found lazily."""
+    """Every change after time 0 as (trace time, index of the link, emulated bit/s), in order and found lazily.
+
+    An outage at time 0 is a change, too, because links work while a run is made ready.
+    """
 
     def of(index: int, link: ReplayedLink) -> Iterator[tuple[float, int, float]]:
+        if link.series.value_at(0.0) == 0:
+            yield 0.0, index, 0.0
         for due, value in link.series.changes(0.0, math.inf):
             yield due, index, link.otherwise_bps if value is None else value
 

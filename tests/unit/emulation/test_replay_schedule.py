@@ -42,6 +42,11 @@ def test_an_endless_schedule_is_made_only_as_far_as_it_is_needed() -> None:
     assert [due for due, _, _ in found] == [0.5] * 100 + [1.0] * 100 + [1.5] * 50
 
 
+def test_an_outage_at_the_beginning_is_a_change_because_links_work_before() -> None:
+    out, slow = link("a", Series(((0.0, 0.0), (0.5, 2e6)))), link("b", Series(((0.0, 1e6), (0.5, 2e6))))
+    assert list(schedule([out, slow])) == [(0.0, 0, 0.0), (0.5, 0, 2e6), (0.5, 1, 2e6)]
+
+
 def test_a_link_knows_what_it_should_have_been_in_a_while_and_at_most() -> None:
     made = link("a", Series(((1.0, 1e6), (2.0, 9e6), (3.0, None))))
     assert list(made.rates(0.0, 0.5)) == [OTHERWISE_BPS]

@@ -12,6 +12,7 @@ from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
+from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change, Trace, TraceSet
 
 TOKENS, INTERVAL = 24, 8
@@ -237,6 +238,26 @@ def test_a_block_of_no_size_that_a_policy_places_on_a_lost_device_ends_no_run(tm
     _, outcome, kept = drive(tmp_path, of, Careless())
     assert outcome.status == "done", outcome.error
     assert {row["device"] for row in kept["placements"]} == {"a"}
+
+
+@pytest.mark.parametrize(("target", "quantity", "value"), [("device/b", "pause", 1.0), ("link/b", "up", 0.0)])
+def test_what_would_hold_up_a_run_from_time_0_on_comes_once_all_is_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, quantity: str, value: float
+) -> None:
+    begun: list[tuple[bool, bool]] = []  # at each change: whether tokens are under way, whether something is held up
+
+    def apply(fleet: Any, state: Any) -> Any:
+        held = state.devices["b"].paused or not state.links["b"].up_bps
+        begun.append((fleet._plan is not None, held))
+        return applied(fleet, state)
+
+    applied = SimFleet.apply
+    monkeypatch.setattr(SimFleet, "apply", apply)
+    changes = (Change(0.0, target, quantity, value), Change(0.5, target, quantity, 1.0 - value))
+    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
+    _, outcome, _ = drive(tmp_path, of, AllAtTheSource())
+    assert outcome.status == "done", outcome.error
+    assert begun[:2] == [(False, False), (True, True)]
 
 
 def test_a_device_that_is_started_anew_while_it_is_paused_returns_when_it_goes_on(tmp_path: Path) -> None:
