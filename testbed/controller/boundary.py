@@ -152,15 +152,17 @@ class Boundary:
     def _path_bps(self, device: str, peer: str) -> float:
         return self.loop.traces.target().rate_bps(self.experiment.topology.route(device, peer))
 
-    def drive(self, migration: Migration, plan: Plan, observation: Observation, patience_s: float) -> MigrationResult:
-        """Carry out a migration on the fleet; raises RunFailed when a device cannot be reached."""
+    def drive(
+        self, migration: Migration, plan: Plan, observation: Observation, patience_s: float, rows: int | None = None
+    ) -> MigrationResult:
+        """Carry out a migration on the fleet, of so many rows of caches if not all; RunFailed for a silent device."""
         storage = {device.name: device.storage_Bps for device in observation.devices}
         try:
             return drive_migration(
                 self.fleet, migration, plan,
                 length=cached_length(observation), shipped=self.experiment.weights == "shipped",
                 storage_Bps=storage, timeout_s=patience_s, wait=self.loop.migration_events,
-                held_up=self.loop.traces.hold_up,
+                held_up=self.loop.traces.hold_up, rows=rows,
             )  # fmt: skip
         except DeviceGone:
             raise

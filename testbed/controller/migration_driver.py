@@ -78,6 +78,7 @@ class MigrationDriver:
     timeout_s: float
     copying: CopyOrders | None = None
     held_up: Callable[[], bool] = lambda: False  # whether traces hold up a link or a device for a while
+    rows: int | None = None  # of each cache that travels, if not all
 
     def __post_init__(self) -> None:
         self.result = MigrationResult(self.migration, started_s=self.wall())
@@ -169,10 +170,13 @@ class MigrationDriver:
                     incoming = [Incoming(str(m.block), m.source, m.payload_bytes) for m in moves]
                     until = self.copying.until if self.copying is not None else None
                     storage_Bps = self.storage_Bps[device]
-                    self.send(device, Prepare(epoch, self.length, incoming, self.shipped, storage_Bps, until))
+                    self.send(
+                        device, Prepare(epoch, self.length, incoming, self.shipped, storage_Bps, until, self.rows)
+                    )
                 case TransferFrom(device, moves):
                     outgoing = [(str(m.block), m.destination) for m in moves]
-                    self.send(device, Transfer(epoch, self.length, outgoing, self.shipped))
+                    rows = self.length if self.rows is None else self.rows
+                    self.send(device, Transfer(epoch, rows, outgoing, self.shipped))
                 case CopyFrom(device):
                     assert self.copying is not None
                     self.send(device, Copy(epoch, list(self.copying.streams[device]), self.shipped))
@@ -197,10 +201,12 @@ def drive_migration(
     timeout_s: float,
     wait: Wait,
     held_up: Callable[[], bool] = lambda: False,
+    rows: int | None = None,
 ) -> MigrationResult:
     """Run a migration from its begin to its end while no token is generated; see `MigrationDriver`."""
     driver = MigrationDriver(
-        fleet.send, fleet.clock.wall, migration, plan, length, shipped, storage_Bps, timeout_s, held_up=held_up
+        fleet.send, fleet.clock.wall, migration, plan, length, shipped, storage_Bps, timeout_s, held_up=held_up,
+        rows=rows,
     )  # fmt: skip
     driver.begin()
     return driver.run(wait)

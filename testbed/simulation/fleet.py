@@ -149,7 +149,7 @@ class SimFleet:
                 budget_bytes = self._targeted().devices[device].memory_bytes
                 self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
-                self._moving.transfer(device)
+                self._moving.transfer(device, command)
             case Copy() | Replicate():
                 rows = self._prompt_tokens + self._tokens - 1
                 self._moving.copy(device, command, rows, self._observed(), self._wall())
