@@ -21,7 +21,8 @@ from testbed.units import format_bytes, format_rate
 
 LATE_S = 1.0  # what is shown is right within it
 SIZES = [(80, 24), (200, 60)]
-TOKENS = 52  # by then a link has fallen, a board has lost memory, and blocks have moved
+TOKENS = 20
+CHANGES = "time,target,quantity,value\n4,link/c,rate,20 Mbit/s\n12,device/b,memory,16 MiB\n"  # then blocks have to move
 DEVICE = re.compile(r"^(\w+) +(\d+) (?:[+-]\d+)* +[█·▒]+ (.+? of .+?)  +(.+)$")
 
 Rows = list[dict[str, Any]]
@@ -53,7 +54,9 @@ def in_force(table: Rows, at: float, **key: Any) -> Rows:
 @pytest.mark.quiet
 @pytest.mark.timeout(240)
 def test_the_screen_is_right_within_a_second_throughout_a_run(place: Place) -> None:
-    with place.started(QUICKSTART, "--tokens", str(TOKENS), *UNJUDGED) as going:
+    (place.base / "changes.csv").write_text(CHANGES)
+    traces = ("--set", f"traces=[{place.base}/changes.csv]")
+    with place.started(QUICKSTART, "--tokens", str(TOKENS), *traces, *UNJUDGED) as going:
         folder = going.folder()
         seen = asyncio.run(side_by_side(going, folder))
         assert going.end().code == 0

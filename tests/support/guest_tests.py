@@ -25,7 +25,8 @@ class Guest:
         return [*(() if self.netem else WITHOUT_NETEM), *pytest, *tests]
 
 
-MIGRATION, NETEM, END = "test_run_migration.py", "test_fidelity_netem.py", "test_run_end.py"
+NETEM, END = "test_fidelity_netem.py", "test_run_end.py"
+MIGRATION = "test_run_migration.py::test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving"
 SHAPING = (
     "test_tcp_gets_what_headers_leave_of_the_rate",
     "test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer",

@@ -82,12 +82,13 @@ def test_what_is_gone_or_changed_is_made_again_and_nothing_else(lost: str, tree:
     assert done_by_setup(tree=tree) == mended
 
 
-def test_a_search_that_is_left_for_later_is_compiled_then(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_for_later_is_compiled_then(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.rmtree(tree / CACHE)
-    monkeypatch.setenv("HEADROOM_SEARCH", "later")
+    shutil.rmtree(tree / KERNELS)
+    monkeypatch.setenv("HEADROOM_COMPILE", "later")
     assert done_by_setup(tree=tree) == set()
-    monkeypatch.delenv("HEADROOM_SEARCH")
-    assert done_by_setup(tree=tree) == {COMPILED}
+    monkeypatch.delenv("HEADROOM_COMPILE")
+    assert done_by_setup(tree=tree) == {COMPILED, COMPILED_KERNELS}
 
 
 def test_a_search_that_could_not_be_compiled_is_tried_again(tree: Path) -> None:
