@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.names import FileOrName
+from testbed.cli.options import SHARE
 from testbed.cli.show import json_option, print_json, print_table, say
 from testbed.units import format_rate
 
@@ -16,8 +17,9 @@ from testbed.units import format_rate
 @click.argument("devices", metavar="[DEVICE...]", nargs=-1)
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=0.5, show_default=True,
               help="How long each transfer takes at the rate that is asked for.")  # fmt: skip
+@SHARE
 @json_option
-def command(topology: Path, devices: tuple[str, ...], seconds: float, as_json: bool) -> None:
+def command(topology: Path, devices: tuple[str, ...], seconds: float, share_host: bool, as_json: bool) -> None:
     """Build the network of TOPOLOGY, without a run in it, and measure TCP between all devices or among the DEVICEs.
 
     Asked is what headers leave of the slowest link on the way. Pairs are measured in turn, in both directions.
@@ -26,7 +28,7 @@ def command(topology: Path, devices: tuple[str, ...], seconds: float, as_json: b
     """
     from testbed.running.topology_network import iperf
 
-    found = iperf(topology, devices, seconds, tell=say)
+    found = iperf(topology, devices, seconds, share_host, say)
     if as_json:
         print_json(found)
         return

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from testbed.cli.names import FileOrName
+from testbed.cli.options import SHARE
 from testbed.cli.show import json_option, print_json, print_table, say
 
 NO_NETEM = (
@@ -18,8 +19,9 @@ NO_NETEM = (
 @click.command()
 @click.argument("topology", metavar="TOPOLOGY", type=FileOrName("topology"))
 @click.argument("devices", metavar="[DEVICE...]", nargs=-1)
+@SHARE
 @json_option
-def command(topology: Path, devices: tuple[str, ...], as_json: bool) -> None:
+def command(topology: Path, devices: tuple[str, ...], share_host: bool, as_json: bool) -> None:
     """Build the network of TOPOLOGY, without a run in it, and ping between all devices or between the DEVICEs.
 
     Asked is the sum of the delays of both ways. A large network takes a while: pairs are pinged in turn.
@@ -28,7 +30,7 @@ def command(topology: Path, devices: tuple[str, ...], as_json: bool) -> None:
     """
     from testbed.running.topology_network import ping
 
-    found = ping(topology, devices, tell=say)
+    found = ping(topology, devices, share_host, say)
     if as_json:
         print_json(found)
         return

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,31 @@ from testbed.topologies.model import Topology
 SECONDS = 0.5  # of a transfer
 
 
-def ping(topology: str | Path, devices: Sequence[str] = (), tell: Tell = tell_log) -> dict[str, Any]:
+def ping(
+    topology: str | Path, devices: Sequence[str] = (), share_host: bool = False, tell: Tell = tell_log
+) -> dict[str, Any]:
     """Build the network of a topology and ping between every two devices, or between those given.
 
     Returns `rows` with `from, to, asked_ms, measured_ms, lost`, and `netem`: whether links have their delays, for which
-    the kernel needs netem. Raises ConfigError for an unknown device, and EnvironmentLacks if no network can be built.
+    the kernel needs netem. It waits for emulated runs on this host to end, unless `share_host` says otherwise. Raises
+    ConfigError for an unknown device, and EnvironmentLacks if no network can be built.
     """
-    return _ask("ping", topology, devices, SECONDS, tell)
+    return _ask("ping", topology, devices, SECONDS, share_host, tell)
 
 
 def iperf(
-    topology: str | Path, devices: Sequence[str] = (), seconds: float = SECONDS, tell: Tell = tell_log
+    topology: str | Path,
+    devices: Sequence[str] = (),
+    seconds: float = SECONDS,
+    share_host: bool = False,
+    tell: Tell = tell_log,
 ) -> dict[str, Any]:
     """Build the network of a topology and measure TCP from each device to each other, or among those given.
 
     Returns `rows` with `from, to, asked_bps, measured_bps, share`; `asked_bps` is what headers leave of the slowest
     link. Raises the errors of `ping`.
     """
-    return _ask("iperf", topology, devices, seconds, tell)
+    return _ask("iperf", topology, devices, seconds, share_host, tell)
 
 
 def shell(topology: str | Path) -> int:
@@ -48,14 +55,16 @@ def _load(topology: str | Path) -> Topology:
     return Topology.load(find_file("topology", topology))
 
 
-def _ask(what: str, source: str | Path, devices: Sequence[str], seconds: float, tell: Tell) -> dict[str, Any]:
+def _ask(
+    what: str, source: str | Path, devices: Sequence[str], seconds: float, share_host: bool, tell: Tell
+) -> dict[str, Any]:
     from testbed.emulation.host_lock import host_lock
 
     topology = _load(source)
     names = list(dict.fromkeys(topology.device(name).name for name in devices))
     if len(names) == 1:
         raise ConfigError(f"there is no pair with {names[0]} alone: name another device of {topology.name}, or none")
-    with host_lock(tell):
+    with nullcontext() if share_host else host_lock(tell):
         answer, code = _in_capsule(what, topology, names or [device.name for device in topology.devices], seconds)
     if "rows" not in answer:
         raise RunFailed(f"the network of {topology.name} ended with code {code} before it was measured")

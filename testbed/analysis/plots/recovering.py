@@ -38,8 +38,9 @@ def downtime(runs: Run | Sequence[Run]) -> Figure:
     found: dict[str, list[dict[str, float]]] = {}
     for group in style.alike(style.as_runs(runs)):
         for run in group.runs:
+            name = group.name.replace(f", recovery.method {_method(run)}", "")
             for _, row in run.recoveries.iterrows():
-                found.setdefault(f"{group.name}: {_method(run)}", []).append(_phases(row))
+                found.setdefault(f"{name}: {_method(run)}", []).append(_phases(row))
     return _bars(list(found), list(found.values()), "no run lost a device")
 
 

@@ -146,11 +146,11 @@ def policies(runs: Sequence[Run]) -> list[str]:
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """A distinct name for each run: its policy, and as far as needed its experiment, backend, seed or a number."""
+    """A distinct name for each run: its policy, and as needed its experiment, backend, settings, seed or a number."""
     names = [run.policy for run in runs]
-    for add in (_experiment_of, _backend_of, _seed_of):
+    for add in (_experiment_of, _backend_of, None, _seed_of):
         repeated = {name for name, count in Counter(names).items() if count > 1}
-        more = [add(run) for run in runs]
+        more = [add(run) for run in runs] if add is not None else _settings_that_differ(runs, names)
         if len(set(more)) > 1:
             names = [
                 f"{name}, {extra}" if name in repeated and extra else name
@@ -172,7 +172,7 @@ def slug(name: str) -> str:
 
 @dataclass(frozen=True)
 class Alike:
-    """Runs whose tokens may be pooled: of one policy, experiment, model, topology and backend; only seeds differ."""
+    """Runs whose tokens may be pooled: only seeds differ, and what is drawn from them."""
 
     policy: str
     name: str  # the policy, and what sets these runs apart from the others
@@ -188,11 +188,58 @@ def alike(runs: Sequence[Run]) -> list[Alike]:
     told = [place for place in range(1, 1 + len(_POOLED_BY)) if len({key[place] for key in found}) > 1]
     before: Counter[str] = Counter()
     groups = []
-    for key, own in found.items():
+    for key, every in found.items():
         policy = key[0]
-        groups.append(Alike(policy, ", ".join([policy, *(key[p] for p in told if key[p])]), own, before[policy]))
-        before[policy] += 1
+        by_settings: dict[str, list[Run]] = {}
+        for run, settings in zip(every, _settings_that_differ(every), strict=True):
+            by_settings.setdefault(settings, []).append(run)
+        for settings, own in by_settings.items():
+            name = ", ".join([policy, *(key[p] for p in told if key[p]), *([settings] if settings else [])])
+            groups.append(Alike(policy, name, own, before[policy]))
+            before[policy] += 1
     return groups
+
+
+def _settings_that_differ(runs: Sequence[Run], groups: Sequence[str] | None = None) -> list[str]:
+    """For each run the settings in which runs of its group differ, such as `interval 4`; by default of one group."""
+    groups = groups or [""] * len(runs)
+    settings = [_settings_of(run) for run in runs]
+    by_group: dict[str, list[dict[str, str]]] = {}
+    for group, own in zip(groups, settings, strict=True):
+        by_group.setdefault(group, []).append(own)
+    differing = {group: _differing(others) for group, others in by_group.items()}
+    return [
+        ", ".join(f"{key} {own.get(key, 'default')}" for key in differing[group])
+        for group, own in zip(groups, settings, strict=True)
+    ]
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """The keys whose values differ. A section that an older run does not have differs from none."""
+    known = set.intersection(*({key.partition(".")[0] for key in one} for one in settings))
+    keys = dict.fromkeys(key for one in settings for key in one if key.partition(".")[0] in known)
+    return [key for key in keys if not key.endswith(".") and len({one.get(key) for one in settings}) > 1]
+
+
+def _settings_of(run: Run) -> dict[str, str]:
+    """The settings of a run's experiment by key; a section has an entry `key.` and one for each key inside.
+
+    Of traces only the names count, because a seed may draw what is in them.
+    """
+    experiment = run.manifest.get("experiment")
+    found: dict[str, str] = {}
+    for key, value in experiment.items() if isinstance(experiment, Mapping) else ():
+        if key in _TOLD_OTHERWISE:
+            continue
+        if key == "traces":
+            traces = [trace for trace in value if isinstance(trace, Mapping)] if isinstance(value, list) else []
+            found[key] = " ".join(str(trace.get("name")) for trace in traces) or "none"
+        elif value is None or isinstance(value, Mapping):
+            found[f"{key}."] = ""
+            found |= {f"{key}.{name}": str(inner) for name, inner in (value or {}).items()}
+        else:
+            found[key] = str(value)
+    return found
 
 
 def _model_of(run: Run) -> str | None:
@@ -223,6 +270,7 @@ def _backend_of(run: Run) -> str | None:
     return run.fact("backend")
 
 
+_TOLD_OTHERWISE = ("name", "seed", "model", "policy", "topology")
 _POOLED_BY = (_experiment_of, _model_of, _topology_of, _backend_of)
 
 

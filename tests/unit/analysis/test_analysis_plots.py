@@ -164,9 +164,10 @@ def test_runs_of_one_policy_are_told_apart_by_seed_and_share_a_colour(tmp_path: 
         ({"experiment_name": "other"}, "other"),
         ({"experiment": {"model": {"preset": "gpt2", "seed": 7, "layers": 4}}}, "gpt2 layers 4"),
         ({"experiment": {"topology": {"name": "star8"}}}, "star8"),
+        ({"experiment": {"interval": 2}}, "interval 2"),
     ],
 )
-def test_no_figure_pools_runs_of_two_backends_experiments_models_or_topologies(
+def test_no_figure_pools_runs_of_two_backends_experiments_models_topologies_or_settings(
     change: dict[str, Any], name: str, tmp_path: Path
 ) -> None:
     runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in range(10)]
@@ -178,6 +179,17 @@ def test_no_figure_pools_runs_of_two_backends_experiments_models_or_topologies(
         (axes, *_) = draw(runs).axes
         named = [text.get_text() for text in axes.get_legend().get_texts() if text.get_text().startswith("greedy")]
         assert len(named) == 2 and name in named[0] and name not in named[1], draw.__name__
+
+
+def test_runs_are_told_apart_by_the_settings_in_which_they_differ(aware: Run) -> None:
+    traces: list[dict[str, Any]] = [{"name": "outage", "changes": []}]
+    settings: list[dict[str, Any]] = [{"policy_options": {}, "traces": []}, {"policy_options": {"margin": 0.2}}]
+    settings[1]["traces"] = traces
+    two = [replace(aware, manifest={**aware.manifest, "experiment": own}, summary=None) for own in settings]
+    assert run_names(two) == [
+        "resource-aware, traces none, policy_options.margin default",
+        "resource-aware, traces outage, policy_options.margin 0.2",
+    ]
 
 
 def test_twelve_runs_that_nothing_tells_apart_are_numbered_so_that_they_sort(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import click
 import pytest
 
 from testbed.cli import cli
+from testbed.experiment.schema import Experiment
 from testbed.runlog.tables import TABLES, Column
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -37,6 +39,15 @@ def test_the_run_folder_page_has_exactly_the_columns_of_the_table(table: str) ->
 def test_the_run_folder_page_has_no_table_that_is_not_written() -> None:
     page = (ROOT / "docs" / "run-folder.md").read_text()
     assert re.findall(r"^### (.+)$", page, re.MULTILINE) == list(TABLES)
+
+
+def test_the_experiment_page_has_every_key_in_the_order_of_the_schema_with_its_choices() -> None:
+    page = (ROOT / "docs" / "experiment.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)$", page, re.MULTILINE))
+    assert list(rows) == list(Experiment.model_fields)
+    for key, field in Experiment.model_fields.items():
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        assert all(f"`{choice}`" in rows[key] for choice in choices), key
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
