@@ -98,8 +98,8 @@ class Moving:
             self._transfers.proceed(now_s, observation)
 
     def proceed(self, observation: Observation, now_s: float) -> None:
-        """Go on under these conditions."""
-        if self._transfers is not None and self._transfers.begun:
+        """Go on under these conditions. What has arrived does not arrive again."""
+        if self._transfers is not None and self._transfers.begun and self._transfers.loads:
             self._transfers.proceed(now_s, observation)
         if self._copying is not None:
             self._copying.proceed(now_s, observation)

@@ -260,6 +260,17 @@ def test_what_would_hold_up_a_run_from_time_0_on_comes_once_all_is_ready(
     assert begun[:2] == [(False, False), (True, True)]
 
 
+def test_what_has_arrived_at_a_paused_device_does_not_arrive_again_when_conditions_change(tmp_path: Path) -> None:
+    changes = (
+        Change(0.0, "device/d", "kill", 1.0), Change(0.001, "device/b", "pause", 1.0),
+        Change(0.2, "link/c", "up", 1e7), Change(0.5, "device/b", "pause", 0.0),
+    )  # fmt: skip
+    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
+    _, outcome, kept = drive(tmp_path, of)
+    assert outcome.status == "done", outcome.error
+    assert kept["recoveries"][0]["committed_s"] >= 0.5, "until then nobody knows that b has all"
+
+
 def test_a_device_that_is_started_anew_while_it_is_paused_returns_when_it_goes_on(tmp_path: Path) -> None:
     rows = ((0.001, "pause", 1.0), (0.002, "kill", 1.0), (0.003, "restart", 1.0), (5.0, "pause", 0.0))
     of = dying(trace_clock="time", recovery={"suspect_after": "1 s"})
