@@ -174,7 +174,7 @@ def prune_verb(folder: Path, keep: int | None, dry_run: bool, yes: bool, force: 
     size = format_bytes(sum(row["size_bytes"] for row in rows))
     if dry_run:
         show_list(rows)
-        echo(f"{len(rows)} runs with {size} would go.")
+        echo(f"{_runs(len(rows))} with {size} would go.")
         return
     _remove([Path(row["path"]) for row in rows], yes, force)
 
@@ -194,10 +194,10 @@ def _remove(folders: list[Path], yes: bool, force: bool) -> None:
 
     if not yes:
         if not sys.stdin.isatty():
-            raise ConfigError(f"{len(folders)} runs would be removed: say --yes, as nobody can be asked here")
+            raise ConfigError(f"{_runs(len(folders))} would be removed: say --yes, as nobody can be asked here")
         for folder in folders:
             echo(str(folder))
-        click.confirm(f"Remove {len(folders)} runs?", abort=True, err=True)
+        click.confirm(f"Remove {_runs(len(folders))}?", abort=True, err=True)
     failures: list[ConfigError | EnvironmentLacks] = []
     for folder in dict.fromkeys(folders):
         try:
@@ -209,3 +209,7 @@ def _remove(folders: list[Path], yes: bool, force: bool) -> None:
         echo(f"Removed {folder}{kept}.")
     if failures:
         raise type(failures[0])("; ".join(map(str, failures)))
+
+
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from rich.console import Group
 from textual.app import App, ComposeResult
@@ -12,7 +13,7 @@ from textual.widgets import Footer, Static
 from testbed.cli.watch_frame import frame
 from testbed.runlog.following import Follower
 from testbed.running.going_on import is_up
-from testbed.running.picture import Text, picture
+from testbed.running.picture import RUNNING, Text, picture
 
 LOOK_S = 0.4  # between two looks at a run that is going on
 FOOTER = 1  # line
@@ -88,7 +89,10 @@ class Watch(App[None]):
         if self._words is None and "experiment" in self.run_shown.manifest:
             self._words = Text(self.run_shown.manifest)
         width, height = self.size.width, self.size.height - FOOTER
-        lines = frame(picture(self.run_shown, self.at, self._words), width, height - 1)
+        shown = picture(self.run_shown, self.at, self._words)
+        if self._remark and shown.status == RUNNING:
+            shown = replace(shown, status=f"{RUNNING}?")  # the remark says why that is in doubt
+        lines = frame(shown, width, height - 1)
         self.query_one("#frame", Static).update(Group(*lines, self._remark))
 
     def action_pause(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from testbed.progress import readable
-from testbed.running.picture import DeviceNow, Picture, Told
+from testbed.running.picture import RUNNING, DeviceNow, Picture, Told
 from testbed.units import format_bytes, format_rate
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -38,7 +38,7 @@ def frame(picture: Picture, width: int, height: int) -> list[Text]:
 
 
 def _heading(picture: Picture, width: int) -> Text:
-    style = {"running": "bold green", "done": "bold green"}.get(picture.status, "bold red")
+    style = {RUNNING: "bold green", "done": "bold green"}.get(picture.status, "bold red")
     token = f"  token {picture.done} of {picture.asked}  "
     moves = f"  {picture.moved} moved, {picture.stall_s:.2f} s stalled"
     moves = f"  {picture.moving} blocks are moving" if picture.moving else moves

@@ -37,6 +37,10 @@ class NewerFormat(ConfigError):
     """A newer version of the testbed wrote this run folder."""
 
 
+class NotARun(ConfigError):
+    """The folder's manifest.json is one of something else, such as a web page."""
+
+
 class _ModelKeys(msgspec.Struct):
     preset: str | None = None
     path: str | None = None
@@ -104,7 +108,8 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
 def read_keys(folder: Path) -> tuple[Manifest, Summary | None]:
     """What `read_manifest` and `read_summary` return, but only the keys that programs read; it raises the same errors.
 
-    It is quick for many folders: msgspec skips the other keys, such as traces.
+    It is quick for many folders: msgspec skips the other keys, such as traces. A manifest without any key of ours is
+    none of a run, and raises NotARun.
     """
     try:
         manifest = msgspec.json.decode(read_bytes(folder / MANIFEST), type=Manifest)
@@ -114,6 +119,8 @@ def read_keys(folder: Path) -> tuple[Manifest, Summary | None]:
         manifest = msgspec.convert(read_manifest(folder), Manifest)
         found = read_summary(folder)
         return manifest, None if found is None else msgspec.convert(found, Summary)
+    if manifest == Manifest(created=manifest.created) and summary is None:
+        raise NotARun(f"{folder} is no run folder: its manifest.json is that of something else")
     _refuse_newer(folder, manifest.format)
     return manifest, summary
 

@@ -14,6 +14,7 @@ from testbed.natural import natural
 from testbed.runlog.following import FAULTS, Follower, Row, loss_events
 
 MS = 1e3
+RUNNING = "running"
 SILENT = ("calibrated", "fleet_started", "migration_done")  # events that say nothing to a watcher
 
 
@@ -110,7 +111,7 @@ def picture(run: Follower, tokens: int | None = None, text: Text | None = None) 
         experiment=str(run.manifest.get("experiment_name", run.folder.name)),
         policy=str(run.manifest.get("policy", "")),
         backend=str(run.manifest.get("backend", "")),
-        status=str(summary.get("status", "unfinished")) if summary else "running",
+        status=str(summary.get("status", "unfinished")) if summary else RUNNING,
         done=len(shown),
         asked=int(experiment.get("tokens") or len(every)),
         devices=_devices(run, len(shown), now),

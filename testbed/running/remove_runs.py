@@ -18,6 +18,7 @@ from testbed.runlog.journal import JOURNAL
 from testbed.runlog.writing import RESERVE
 from testbed.running.device_command import LIVE
 from testbed.running.going_on import is_up
+from testbed.running.run_list import describe_run
 from testbed.running.run_names import find_run
 
 QUIET_S = 600.0  # a run without a summary whose files changed in this time may be going on
@@ -33,6 +34,7 @@ def remove_run(run: str | Path, force: bool = False) -> list[str]:
     ConfigError for what is no run folder or may not be removed, and EnvironmentLacks if a file cannot be.
     """
     folder = find_run(run)
+    describe_run(folder, folder.parent)  # which refuses what is none
     refuse_going_on(folder, force)
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
-from testbed.runlog.documents import NewerFormat, Summary, read_keys
+from testbed.runlog.documents import NewerFormat, NotARun, Summary, read_keys
 from testbed.runlog.folder import is_run_folder, read_lines
 
 DEFAULT_FOLDER = Path("runs")
@@ -20,14 +21,20 @@ def list_runs(folder: Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
     cannot be read has the status `damaged`, and one of a newer version `too new`; the reason is its `error`. Raises
     ConfigError if the folder does not exist.
     """
-    return [describe_run(run, folder) for run in _find_runs(folder)]
+    rows = []
+    for run in _find_runs(folder):
+        with suppress(NotARun):
+            rows.append(describe_run(run, folder))
+    return rows
 
 
 def describe_run(run: Path, folder: Path) -> dict[str, Any]:
-    """Return the row of one run; its name is relative to `folder`."""
+    """Return the row of one run; its name is relative to `folder`. Raises NotARun."""
     row: dict[str, Any] = {"name": str(run.relative_to(folder)), "path": str(run), "size_bytes": _size_bytes(run)}
     try:
         return row | _read_run(run)
+    except NotARun:
+        raise
     except NewerFormat as error:
         return row | {"status": "too new", "error": str(error)}
     except ConfigError as error:

@@ -22,7 +22,7 @@ from testbed.analysis.page.chart import (
     quantity,
     tips,
 )
-from testbed.analysis.plots.marks import oom_mark, trace_marks
+from testbed.analysis.plots.marks import most_changed, oom_mark, trace_marks
 from testbed.analysis.plots.style import GREY, LOG_SPREAD, MOST_LINES, Alike, alike, policies, policy_colours, run_names
 
 MOST_POINTS = 2_000  # of one group in a scatter plot
@@ -99,8 +99,7 @@ def _latency(runs: Sequence[Run]) -> Chart:
         area = {"type": "area", "opacity": 0.18, "clip": True}
         layers.insert(1, {"mark": area, "encoding": band | {"color": colour}})
         how = "A line is the mean of runs that differ in their seed at most, and the band their range"
-    longest = max(runs, key=lambda run: len(trace_marks(run)))
-    marks = [{"at": mark.step, "change": mark.text.replace("\n", "; ")} for mark in trace_marks(longest)]
+    marks = [{"at": mark.step, "change": mark.text.replace("\n", "; ")} for mark in trace_marks(most_changed(runs))]
     if few:
         kills = ((run, oom_mark(run)) for run in runs)
         marks += [{"at": mark.step, "change": f"{run.policy}: {mark.text}"} for run, mark in kills if mark is not None]

@@ -86,7 +86,7 @@ def test_what_is_no_file_where_a_table_should_be_is_not_waited_for(
 ) -> None:
     bad = folder / "bad"
     bad.mkdir()
-    (bad / "manifest.json").write_text("{}")
+    (bad / "manifest.json").write_text(f'{{"format": {FORMAT}}}')
     os.mkfifo(bad / "tokens.jsonl")
     assert run(["report", str(bad)]) == 2
     assert run(["runs", str(folder)]) == 0

@@ -66,7 +66,7 @@ def test_nothing_goes_without_a_yes(there: Path, capsys: Captured) -> None:
 
 def test_pruning_removes_what_fits_all_options(there: Path, capsys: Captured) -> None:
     assert run(["runs", "prune", "--policy", "static", "--dry-run"]) == 0
-    assert "1 runs with" in capsys.readouterr().out and len(list((there / "runs").iterdir())) == 2
+    assert "1 run with" in capsys.readouterr().out and len(list((there / "runs").iterdir())) == 2
     assert run(["runs", "prune", "--policy", "static", "--before", "1 h", "--yes"]) == 0
     assert capsys.readouterr().out == "No run in runs fits.\n"
     assert run(["runs", "prune", "--keep", "1", "--yes"]) == 0

@@ -126,6 +126,7 @@ def test_a_folder_that_vanishes_ends_nothing(tmp_path: Path) -> None:
         shutil.rmtree(run.folder)
         await pilot.pause(0.7)
         assert run.trouble == f"{run.folder} is gone"
+        assert "token 9 of 9  running?" in app.screen._compositor.render_strips()[0].text
         await pilot.press("left")
 
     assert driven(run, drive).at == 8

@@ -140,4 +140,7 @@ def test_what_is_no_run_is_never_touched(runs: Path, tmp_path: Path) -> None:
                        (link, "it is a link"), (tmp_path / "none", "no such run")):  # fmt: skip
         with pytest.raises(ConfigError, match=told):
             remove_run(what, force=True)
+    (runs / "figures" / "manifest.json").write_text('{"name": "a web page", "start_url": "/"}')
+    with pytest.raises(ConfigError, match="is that of something else"):
+        remove_run(runs / "figures", force=True)
     assert len(list_runs(runs)) == 3
