@@ -213,3 +213,14 @@ def test_a_device_that_starts_anew_with_another_clock_makes_no_link_slow_or_fast
     for pair in PAIRS:
         rates = [min(leg.rate_bps for leg in each.path(*pair)) for each in (seen, network.truth)]
         assert rates[0] == pytest.approx(rates[1], rel=0.12)
+
+
+def test_small_messages_that_took_longer_than_large_ones_confirm_no_rate() -> None:
+    told = told_fast(c=1e8)
+    found = Estimator(told, lambda rate: 0.0, 0.0)
+    for now, late_s, rate in ((1.0, 0.0, 1e8), (2.0, 0.1, 1e6)):
+        truth = star({**told.links, "c": LinkView(2e8, rate, 1e-3, 1e-3)})
+        large, small = over(truth, "ac", 6e4, 10.0), over(truth, "ac", 2e4, 20.0)
+        found.messages([large, small._replace(received_s=small.received_s + late_s)])
+        found.end_interval(now)
+    assert found.observation(told, 2.0, {}).links["c"].down_bps == pytest.approx(1e6, rel=0.1)
