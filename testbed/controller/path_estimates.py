@@ -10,7 +10,7 @@ path has shown to be faster.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from testbed.controller.link_samples import SLOWEST_BPS, LinkBelief, Message, PathRate, Train, Transit
@@ -271,6 +271,9 @@ class PathEstimates:
                 self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
                 self.kept_up_s[hop] = now_s
         margin = 1 + self._transit.tolerance
+        shared: Counter[Hop] = Counter()  # how many slow bursts a link may be the reason of
+        for pair in (pair for pair, found in rates.items() if bursts and found.news):
+            shared.update(hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin)
         for pair, found in sorted(rates.items(), key=lambda item: -item[1].rate_bps):
             beliefs = {hop: self._belief(*hop) for hop in needed[pair]}
             if not found.news:
@@ -286,7 +289,7 @@ class PathEstimates:
             suspects = [hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin]
             suspects = suspects or (list(beliefs) if bursts else [])
             if suspects:  # else all links of the path have shown more, and its messages waited for something
-                slowest = min(suspects, key=lambda hop: beliefs[hop].value)
+                slowest = min(suspects, key=lambda hop: (-shared[hop], beliefs[hop].value))
                 self._hear(slowest, needed[pair][slowest], found, now_s)
 
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
