@@ -64,6 +64,18 @@ def test_a_device_that_keeps_its_rates_is_found_to_have_them(streaming: float, c
         assert max(flops / seen.compute_flops, size / seen.streaming_Bps) == pytest.approx(expected, rel=0.05)
 
 
+def test_one_short_operation_that_the_host_held_up_makes_no_device_slow() -> None:
+    told = observation()
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    short, long = Operation("b", 1e3, 5e5, 5e-4), Operation("b", 1e3, 5e6, 5e-3)
+    found.operations([*50 * [short], short._replace(seconds=4e-3)])
+    found.end_interval(1.0)
+    assert found.observation(told, 1.0, {}).device("b").streaming_Bps == 1e9
+    found.operations([*50 * [short._replace(seconds=2e-3)], *5 * [long._replace(seconds=2e-2)]])
+    found.end_interval(2.0)
+    assert found.observation(told, 2.0, {}).device("b").streaming_Bps == pytest.approx(2.5e8)
+
+
 @given(rates, rates, st.floats(0, 0.02))
 def test_links_that_keep_their_rates_are_found_to_have_them(up: float, down: float, delay: float) -> None:
     truth = observation({"c": LinkView(up, down, delay, delay)})
