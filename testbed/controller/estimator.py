@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from testbed.controller.link_samples import Message, Train, Transit
 from testbed.controller.path_estimates import PathEstimates
-from testbed.placement.observation import DeviceView, Estimate, LinkView, Observation
+from testbed.placement.observation import DeviceView, Estimate, Hop, LinkView, Observation
 
 RATE_TOLERANCE = 0.02  # by which samples may contradict a device's rate
 LINK_TOLERANCE = 0.1  # and a link's rate
@@ -184,6 +184,11 @@ class Estimator:
                 belief.hear(reached, now_s)
 
     # --- estimates ---------------------------------------------------------------------------------------
+
+    @property
+    def doubted_links(self) -> set[Hop]:
+        """The directions of links whose rate is in doubt."""
+        return self._paths.doubted
 
     def stale_links(self, now_s: float, older_than_s: float) -> list[tuple[str, str]]:
         """The directions of links that have shown nothing for so long, or whose rate is in doubt: (link, up or down).

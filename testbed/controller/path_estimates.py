@@ -291,6 +291,8 @@ class PathEstimates:
             if suspects:  # else all links of the path have shown more, and its messages waited for something
                 slowest = min(suspects, key=lambda hop: (-shared[hop], beliefs[hop].value))
                 self._hear(slowest, needed[pair][slowest], found, now_s)
+                if bursts and len(suspects) > 1:  # it may have been another one
+                    self.doubted |= {*suspects}
 
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
         """Take in a link's rate, and doubt it where it may be far off."""

@@ -178,6 +178,16 @@ def test_what_slows_a_probe_is_not_a_link_that_messages_have_shown_to_be_faster(
     assert links["b"].up_bps == 5e7 and links["c"].down_bps == pytest.approx(1e7, rel=0.01)
 
 
+def test_links_that_one_slow_probe_does_not_tell_apart_are_in_doubt_until_another_one() -> None:
+    told = told_fast(b=5e7, c=1e8)
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    for pair, rate, doubted in (("cb", 2e7, {("c", "up"), ("b", "down")}), ("ab", 5e7, {("c", "up")})):
+        found.train(Train(*pair, rate * 0.02, 0.02))
+        found.hear_trains(1.0)
+        assert {*found.stale_links(1.0, 100.0)} == doubted
+    assert found.observation(told, 1.0, {}).links["b"].down_bps == pytest.approx(5e7, rel=0.01)
+
+
 @pytest.mark.parametrize("slow", [{"ab"}, {"ba", "ca"}])
 def test_what_is_slow_of_several_probes_is_laid_on_the_one_link_that_explains_it(slow: set[str]) -> None:
     told = told_fast()
