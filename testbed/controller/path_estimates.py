@@ -240,7 +240,7 @@ class PathEstimates:
             return None
         seen_s = by_size[large] - self._offsets[pair]
         if transit.agree(seen_s, held_s):
-            return PathRate(believed, news=False) if held_s > 2 * transit.noise_s else None
+            return PathRate(believed, news=False, rough=transit.rough(held_s)) if held_s > 2 * transit.noise_s else None
         most = self._rate(pair, self._shown)
         if 0 < seen_s <= 2 * transit.noise_s and believed < most:  # a slow path has recovered
             least = transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
@@ -268,7 +268,8 @@ class PathEstimates:
             needed[pair] = {hop: found.rate_bps * hops.count(hop) for hop in hops}
             for hop, rate_bps in needed[pair].items():
                 reached[hop] = max(reached[hop], rate_bps)
-                self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
+                if not (found.rough or found.at_least):
+                    self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
                 self.kept_up_s[hop] = now_s
         margin = 1 + self._transit.tolerance
         shared: Counter[Hop] = Counter()  # how many slow bursts a link may be the reason of

@@ -178,6 +178,18 @@ def test_what_slows_a_probe_is_not_a_link_that_messages_have_shown_to_be_faster(
     assert links["b"].up_bps == 5e7 and links["c"].down_bps == pytest.approx(1e7, rel=0.01)
 
 
+def test_messages_that_tell_a_rate_roughly_are_no_proof_against_a_probe() -> None:
+    told = told_fast(c=5e7)
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    for now in (1.0, 2.0):  # 0.4 ms, of which the stamps' noise may be half
+        found.messages([over(told, "bc", 2e4, 10.0)])
+        found.end_interval(now)
+    found.train(Train("a", "c", 4e5, 0.02))
+    found.hear_trains(2.0)
+    links = found.observation(told, 2.0, {}).links
+    assert links["a"].up_bps == 2e8 and links["c"].down_bps == pytest.approx(2e7, rel=0.01)
+
+
 def test_links_that_one_slow_probe_does_not_tell_apart_are_in_doubt_until_another_one() -> None:
     told = told_fast(b=5e7, c=1e8)
     found = Estimator(told, lambda rate: 0.0, 1e-4)
