@@ -12,6 +12,7 @@ seen.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 from testbed.controller.link_samples import Message, Train, Transit
 from testbed.controller.path_estimates import PathEstimates
-from testbed.placement.observation import DeviceView, Estimate, LinkView, Observation
+from testbed.placement.observation import DeviceView, Estimate, Hop, LinkView, Observation
 
 RATE_TOLERANCE = 0.02  # by which samples may contradict a device's rate
 LINK_TOLERANCE = 0.1  # and a link's rate
@@ -27,7 +28,7 @@ DELAY_TOLERANCE = 0.1  # and a link's delay
 TOLD_SPREAD = 0.1  # of a value that was told and never seen
 SPREAD_PER_S = 0.01  # an estimate becomes less certain by this much in each second without a sample
 SLOWEST = 1.0  # rate of a device, in FLOP/s or byte/s: a policy divides by it
-NOISES = 10  # an operation must last so many times the noise of a time stamp to be a sample
+NOISES = 10  # operations of a kind must last so many times the noise of a time stamp to be samples
 
 
 class Operation(NamedTuple):
@@ -116,7 +117,7 @@ class Estimator:
         """What devices computed."""
         for operation in operations:
             least = min(operation.flops, operation.read_bytes)
-            if operation.seconds > NOISES * self._noise_s and least >= 0 and _finite(operation[1:]):
+            if operation.seconds > 0 and least >= 0 and _finite(operation[1:]):
                 self._operations[operation.device].append(operation)
 
     def messages(self, messages: Iterable[Message]) -> None:
@@ -137,7 +138,8 @@ class Estimator:
     def end_interval(self, now_s: float) -> None:
         """Turn the samples since the last interval into estimates, and forget the samples."""
         for device, operations in self._operations.items():
-            self._rates(device, operations, now_s)
+            if lasting := _lasting(operations, NOISES * self._noise_s):
+                self._rates(device, lasting, now_s)
         hops = self._paths.hear(self._messages, now_s)
         self.hear_trains(now_s)
         carried = {(f"link/{name}", way) for name, way in hops}
@@ -183,6 +185,11 @@ class Estimator:
 
     # --- estimates ---------------------------------------------------------------------------------------
 
+    @property
+    def doubted_links(self) -> set[Hop]:
+        """The directions of links whose rate is in doubt."""
+        return self._paths.doubted
+
     def stale_links(self, now_s: float, older_than_s: float) -> list[tuple[str, str]]:
         """The directions of links that have shown nothing for so long, or whose rate is in doubt: (link, up or down).
 
@@ -220,6 +227,22 @@ class Estimator:
             for name in known.links
         }
         return replace(known, devices=tuple(map(device, known.devices)), links=links, estimates=found)
+
+
+def _lasting(operations: Iterable[Operation], least_s: float) -> list[Operation]:
+    """The operations of those kinds that mostly last longer; single short ones that the host held up are no samples.
+
+    Operations are of one kind if their FLOPs and their bytes are of one order of two.
+    """
+    kinds: dict[tuple[int, int], list[Operation]] = defaultdict(list)
+    for operation in operations:
+        kinds[math.frexp(operation.flops)[1], math.frexp(operation.read_bytes)[1]].append(operation)
+    return [
+        each
+        for alike in kinds.values()
+        if statistics.median_low(operation.seconds for operation in alike) > least_s
+        for each in alike
+    ]
 
 
 def _finite(numbers: Iterable[float]) -> bool:

@@ -138,7 +138,7 @@ class Measured:
         if not probing or interval_s <= 0:
             return []
         stale = self._estimator.stale_links(now_s, STALE_INTERVALS * interval_s)
-        return self._budget.choose(seen, stale, lost)
+        return self._budget.choose(seen, stale, self._estimator.doubted_links, lost)
 
     def patience_s(self, probe: Probe) -> float:
         """The emulated seconds to wait for a probe."""

@@ -10,7 +10,7 @@ path has shown to be faster.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
 from testbed.controller.link_samples import SLOWEST_BPS, LinkBelief, Message, PathRate, Train, Transit
@@ -42,8 +42,8 @@ class PathEstimates:
     def hear(self, messages: Sequence[Message], now_s: float) -> frozenset[Hop]:
         """Take in an interval's messages; returns the directions of links that they used.
 
-        How long messages waited for one another depends on the links' rates. So they are looked at twice: first with
-        the rates that were believed, then with those that the first look has found.
+        How long messages waited for one another depends on the links' rates. So they are looked at twice: first those
+        that waited for nothing, with the rates that were believed, then all with those that the first look has found.
         """
         hops = frozenset(hop for message in messages for hop in self._hops((message.sender, message.receiver)))
         before = {hop: self._belief(*hop).state for hop in hops}
@@ -53,7 +53,7 @@ class PathEstimates:
             set(self.doubted),
             dict(self.kept_up_s),
         )
-        self._look(messages, {hop: self._belief(*hop).value for hop in hops}, now_s)
+        self._look(messages, {hop: self._belief(*hop).value for hop in hops}, now_s, (False,))
         found = {hop: self._belief(*hop).value for hop in hops}
         for hop, state in before.items():
             self._belief(*hop).state = state
@@ -63,7 +63,13 @@ class PathEstimates:
         self._delays({pair: self._offsets[pair] for pair in seen & self._sure}, now_s)
         return hops
 
-    def _look(self, messages: Sequence[Message], rates: Mapping[Hop, float], now_s: float) -> set[Pair]:
+    def _look(
+        self,
+        messages: Sequence[Message],
+        rates: Mapping[Hop, float],
+        now_s: float,
+        looks: Sequence[bool] = (False, True),
+    ) -> set[Pair]:
         """Find the paths' rates from messages that met no others; returns the paths that were seen.
 
         Messages that waited behind others of their sender are looked at last, and only where a path has no others.
@@ -73,7 +79,7 @@ class PathEstimates:
         for pair, floor in floors.items():
             self._reached(pair, floor)
         seen: set[Pair] = set()
-        for waited in (False, True):
+        for waited in looks:
             times = {
                 pair: found
                 for pair, found in self._times(messages, rates, joined, waited).items()
@@ -216,13 +222,14 @@ class PathEstimates:
         small, large = min(by_size), max(by_size)
         more_s = by_size[large] - by_size[small]
         expected_s = transit.seconds(large, believed) - transit.seconds(small, believed)
-        if max(more_s, expected_s) > 10 * transit.noise_s and large > small:
-            news = not transit.agree(more_s, expected_s)
+        news = not transit.agree(more_s, expected_s)
+        unlike = news and more_s <= 0  # the small ones have waited, or the rate makes no difference any more
+        if max(more_s, expected_s) > 10 * transit.noise_s and large > small and not unlike:
             found = PathRate(believed, news=False)
             if news and len(hops) > 2 and more_s > expected_s:
                 return None
             self._sure.add(pair)
-            if news and more_s > 0:
+            if news:
                 rate = transit.rate(lambda rate: transit.seconds(large, rate) - transit.seconds(small, rate), more_s)
                 found = self._possible(pair, rate, more_s)
             self._offsets[pair] = by_size[small] - transit.seconds(small, found.rate_bps)
@@ -233,7 +240,7 @@ class PathEstimates:
             return None
         seen_s = by_size[large] - self._offsets[pair]
         if transit.agree(seen_s, held_s):
-            return PathRate(believed, news=False) if held_s > 2 * transit.noise_s else None
+            return PathRate(believed, news=False, rough=transit.rough(held_s)) if held_s > 2 * transit.noise_s else None
         most = self._rate(pair, self._shown)
         if 0 < seen_s <= 2 * transit.noise_s and believed < most:  # a slow path has recovered
             least = transit.rate(lambda rate: transit.seconds(large, rate), max(seen_s, transit.noise_s))
@@ -261,9 +268,13 @@ class PathEstimates:
             needed[pair] = {hop: found.rate_bps * hops.count(hop) for hop in hops}
             for hop, rate_bps in needed[pair].items():
                 reached[hop] = max(reached[hop], rate_bps)
-                self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
+                if not (found.rough or found.at_least):
+                    self._lately[hop] = max(self._lately.get(hop, 0.0), rate_bps)
                 self.kept_up_s[hop] = now_s
         margin = 1 + self._transit.tolerance
+        shared: Counter[Hop] = Counter()  # how many slow bursts a link may be the reason of
+        for pair in (pair for pair, found in rates.items() if bursts and found.news):
+            shared.update(hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin)
         for pair, found in sorted(rates.items(), key=lambda item: -item[1].rate_bps):
             beliefs = {hop: self._belief(*hop) for hop in needed[pair]}
             if not found.news:
@@ -279,8 +290,10 @@ class PathEstimates:
             suspects = [hop for hop, rate_bps in needed[pair].items() if reached[hop] <= rate_bps * margin]
             suspects = suspects or (list(beliefs) if bursts else [])
             if suspects:  # else all links of the path have shown more, and its messages waited for something
-                slowest = min(suspects, key=lambda hop: beliefs[hop].value)
+                slowest = min(suspects, key=lambda hop: (-shared[hop], beliefs[hop].value))
                 self._hear(slowest, needed[pair][slowest], found, now_s)
+                if bursts and len(suspects) > 1:  # it may have been another one
+                    self.doubted |= {*suspects}
 
     def _hear(self, hop: Hop, rate_bps: float, found: PathRate, now_s: float) -> None:
         """Take in a link's rate, and doubt it where it may be far off."""

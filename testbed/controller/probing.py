@@ -50,16 +50,24 @@ class ProbeBudget:
             most_s = max(EARNED_INTERVALS * gained, SHORT_BITS / rate_bps)
             self._earned_s[hop] = min(self._earned_s[hop] + gained, most_s)
 
-    def choose(self, seen: Observation, stale: Iterable[Hop], lost: Collection[str] = ()) -> list[Probe]:
+    def choose(
+        self, seen: Observation, stale: Iterable[Hop], doubted: Collection[Hop] = (), lost: Collection[str] = ()
+    ) -> list[Probe]:
         """The first bursts to stale links that the budget allows now; each direction is crossed by one at most.
 
-        Nobody sends to a `lost` device or receives from it.
+        Two `doubted` ones are looked at apart where they can be, because a slow burst does not tell them apart. Nobody
+        sends to a `lost` device or receives from it.
         """
         names = [view.name for view in seen.devices if view.name not in lost]
         wanted, taken = set(stale), set[Hop]()
         found = []
         pairs = [(sender, receiver) for sender in names for receiver in names if sender != receiver]
-        for pair in sorted(pairs, key=lambda pair: -len(wanted & {leg.hop for leg in seen.path(*pair)})):
+
+        def rank(pair: tuple[str, str]) -> tuple[bool, int]:
+            hops = {leg.hop for leg in seen.path(*pair)}
+            return len(hops & {*doubted}) > 1, -len(hops & wanted)
+
+        for pair in sorted(pairs, key=rank):
             cost_s = _cost_s(seen.path(*pair), SHORT_BITS)
             if not wanted & {*cost_s} or taken & {*cost_s}:
                 continue

@@ -64,6 +64,18 @@ def test_a_device_that_keeps_its_rates_is_found_to_have_them(streaming: float, c
         assert max(flops / seen.compute_flops, size / seen.streaming_Bps) == pytest.approx(expected, rel=0.05)
 
 
+def test_one_short_operation_that_the_host_held_up_makes_no_device_slow() -> None:
+    told = observation()
+    found = Estimator(told, lambda rate: 0.0, 1e-4)
+    short, long = Operation("b", 1e3, 5e5, 5e-4), Operation("b", 1e3, 5e6, 5e-3)
+    found.operations([*50 * [short], short._replace(seconds=4e-3)])
+    found.end_interval(1.0)
+    assert found.observation(told, 1.0, {}).device("b").streaming_Bps == 1e9
+    found.operations([*50 * [short._replace(seconds=2e-3)], *5 * [long._replace(seconds=2e-2)]])
+    found.end_interval(2.0)
+    assert found.observation(told, 2.0, {}).device("b").streaming_Bps == pytest.approx(2.5e8)
+
+
 @given(rates, rates, st.floats(0, 0.02))
 def test_links_that_keep_their_rates_are_found_to_have_them(up: float, down: float, delay: float) -> None:
     truth = observation({"c": LinkView(up, down, delay, delay)})
@@ -240,7 +252,7 @@ def test_a_link_that_is_seen_to_be_at_least_so_fast_makes_no_other_link_slower_a
     links = found.observation(told, 3.0, {}).links
     assert links["a"].up_bps == links["b"].up_bps == 2e8
     assert links["c"].down_bps == pytest.approx(5e7, rel=0.1)
-    assert found.stale_links(3.0, 100.0) == [("c", "down")]
+    assert found.stale_links(3.0, 100.0) == [("a", "up"), ("c", "down")]  # the first burst did not tell them apart
     found.train(Train("a", "c", 1e6, (1e6 - 12800) / 5e7))
     found.end_interval(4.0)
     assert found.stale_links(4.0, 100.0) == []

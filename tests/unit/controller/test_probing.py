@@ -67,6 +67,13 @@ def test_one_probe_looks_at_two_stale_directions_at_once() -> None:
     assert budget.choose(star(), [("b", "up"), ("c", "down")]) == [Probe("b", "c")]
 
 
+def test_links_in_doubt_are_looked_at_apart() -> None:
+    budget, doubted = ProbeBudget(0.01), [("b", "up"), ("c", "down")]
+    budget.earn(10.0, RATES)
+    found = budget.choose(star(), doubted, doubted)
+    assert {(probe.sender, probe.receiver) for probe in found} == {("b", "a"), ("a", "c")}
+
+
 def test_nobody_is_asked_to_probe_a_lost_device_and_others_are_probed_without_it() -> None:
     budget = ProbeBudget(0.01)
     budget.earn(10.0, RATES)

@@ -132,6 +132,22 @@ def test_a_link_that_becomes_slow_is_found_out_within_an_interval(tmp_path: Path
             assert row["estimate"] >= 0.9 * row["truth"]
 
 
+def test_links_are_found_although_each_device_sends_to_all_others_at_once(tmp_path: Path) -> None:
+    slow = [
+        (16, "c", "up", 1.8e6), (16, "b", "down", 40e6), (32, "b", "up", 5.6e5), (32, "c", "down", 12e6),
+        (48, "c", "up", 49e6), (48, "c", "down", 21e6), (64, "a", "up", 7.1e5), (64, "d", "down", 9.9e5),
+    ]  # fmt: skip
+    changes = tuple(Change(float(at), f"link/{name}", way, bps) for at, name, way, bps in slow)
+    watching, kept = ran(tmp_path, "model={preset: tiny}", policy="galaxy", changes=changes)
+    for seen in watching.seen[4::2]:  # two intervals after a change
+        rows = [row for row in kept["estimates"] if row["step"] == seen.tokens_done]
+        true = {(row["target"].removeprefix("link/"), row["quantity"]): row["truth"] for row in rows}
+        for pair in itertools.permutations("abcd", 2):
+            path = seen.path(*pair)
+            expected = min(true[leg.hop] for leg in path)
+            assert min(leg.rate_bps for leg in path) == pytest.approx(expected, rel=0.25), (seen.tokens_done, pair)
+
+
 def test_a_device_that_becomes_slow_is_found_out_within_an_interval(tmp_path: Path) -> None:
     changes = (Change(8.0, "device/b", "streaming", 1.1e9), Change(8.0, "device/b", "compute", 8e9))
     _, kept = ran(tmp_path, policy="round-robin", changes=changes)
