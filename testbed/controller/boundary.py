@@ -153,14 +153,18 @@ class Boundary:
         observation: Observation,
         patience_s: float,
         predicted_s: float | None = None,
+        rows: int | None = None,
     ) -> MigrationResult:
-        """Carry out a migration while no token is generated, and write down how it ended, also if a loss ends it."""
+        """Carry out a migration while no token is generated, and write down how it ended, also if a loss ends it.
+
+        With `rows`, so many rows of each cache travel, and not all.
+        """
         paths = {(move.source, move.destination) for move in migration.moves if move.payload_bytes}
         requested = {path: self._path_bps(*path) for path in paths}
         driver = MigrationDriver(
             self.loop.send, self.clock.wall, migration, plan, cached_length(observation),
             self.experiment.weights == "shipped", {device.name: device.storage_Bps for device in observation.devices},
-            patience_s, hold_up=self.loop.traces.hold_up,
+            patience_s, hold_up=self.loop.traces.hold_up, rows=rows,
         )  # fmt: skip
         try:
             driver.begin()

@@ -77,6 +77,7 @@ class MigrationDriver:
     timeout_s: float
     copying: CopyOrders | None = None
     hold_up: Callable[[], bool] = lambda: False  # whether traces hold up a link or a device for a while
+    rows: int | None = None  # of each cache that travels, if not all
 
     def __post_init__(self) -> None:
         self.result = MigrationResult(self.migration, started_s=self.wall())
@@ -163,10 +164,13 @@ class MigrationDriver:
                     incoming = [Incoming(str(m.block), m.source, m.payload_bytes) for m in moves]
                     until = self.copying.until if self.copying is not None else None
                     storage_Bps = self.storage_Bps[device]
-                    self.send(device, Prepare(epoch, self.length, incoming, self.shipped, storage_Bps, until))
+                    self.send(
+                        device, Prepare(epoch, self.length, incoming, self.shipped, storage_Bps, until, self.rows)
+                    )
                 case TransferFrom(device, moves):
                     outgoing = [(str(m.block), m.destination) for m in moves]
-                    self.send(device, Transfer(epoch, self.length, outgoing, self.shipped))
+                    rows = self.length if self.rows is None else self.rows
+                    self.send(device, Transfer(epoch, rows, outgoing, self.shipped))
                 case CopyFrom(device):
                     assert self.copying is not None
                     self.send(device, Copy(epoch, list(self.copying.streams[device]), self.shipped))

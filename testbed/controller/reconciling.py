@@ -6,11 +6,11 @@ concluded from what devices were told: each living device says what it holds, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from testbed.controller.migration import Move
-from testbed.placement.blocks import Block, Placement, copied_bytes, resident_bytes
+from testbed.placement.blocks import Block, Placement, copied_bytes, replica_bytes, resident_bytes
 from testbed.placement.cost.memory import device_needs, kinds_at
 from testbed.placement.cost.packing import pack
 from testbed.placement.observation import Observation
@@ -142,10 +142,42 @@ def adopted(now: Placement, held: Held, replicas: Rows) -> Placement:
     return now.with_moves(moves) if moves else now
 
 
-def whole_rows(wanted: Placement, held: Held, replicas: Rows, length: int) -> int:
-    """How many rows every cache will have under a placement without being recomputed, at most `length`."""
+def whole_rows(placed: Placement, held: Held, replicas: Rows, length: int) -> int:
+    """How many rows of every cache are where a placement has it, at most `length`."""
     least = length
-    for block, device in wanted.devices.items():
-        if block.kind == "head" and block not in held[device]:
+    for block, device in placed.devices.items():
+        if block.kind == "head" and block not in held.get(device, ()):
             least = min(least, replicas.get(device, {}).get(block, 0))
     return least
+
+
+def with_rows(
+    moves: Iterable[Move], sources: Placement, replicas: Rows, rows: int, row_bytes: int
+) -> list[Move]:  # fmt: skip
+    """The moves with so many rows of each cache, from its source unless the device has a replica with as many.
+
+    The source of what a device has itself is the device.
+    """
+    found = []
+    for move in moves:
+        if rows and move.block.kind == "head":
+            there = replicas.get(move.destination, {}).get(move.block, 0) >= rows
+            source = move.destination if there else sources.devices[move.block]
+            found.append(replace(move, source=source, payload_bytes=0 if there else rows * row_bytes))
+        else:
+            found.append(move)
+    return found
+
+
+def lasting(observation: Observation, held: Held, wanted: Placement, replicas: Rows, length: int) -> Rows:
+    """The replicas that are left once devices have set memory aside for the blocks that come to them.
+
+    A device that has not enough for all keeps the replicas of these blocks alone.
+    """
+    size, left = replica_bytes(observation.shape, length), dict[str, Mapping[Block, int]]()
+    for device, rows in replicas.items():
+        together = {*held[device], *wanted.on(device)}
+        need = _held_bytes(observation, device, together, length) + size * sum(one not in together for one in rows)
+        fits = need <= observation.device(device).available_bytes
+        left[device] = rows if fits else {block: count for block, count in rows.items() if block in together}
+    return left

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
 
 from testbed.clock import EmulatedClock
+from testbed.controller.boundary import MIGRATION_PATIENCE
 from testbed.controller.event_loop import EventLoop
 from testbed.controller.losses import DeviceGone
-from testbed.controller.migration import Migration
+from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.policy_call import Decision
 from testbed.controller.reconciling import (
@@ -23,29 +25,61 @@ from testbed.controller.reconciling import (
     adopted,
     drops,
     filled_in,
+    lasting,
     left_behind,
     loads,
     overfull,
     present,
     whole_rows,
+    with_rows,
 )
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import RunFailed
 from testbed.experiment.schema import Experiment
-from testbed.placement.blocks import Placement, parse_block, payload_bytes
+from testbed.placement.blocks import Block, Placement, parse_block, payload_bytes, state_bytes
 from testbed.placement.cost.memory import shortages
-from testbed.placement.cost.model import cached_length, chunk_rows, prefill_latency, token_latency
+from testbed.placement.cost.model import (
+    cached_length,
+    chunk_rows,
+    migration_around_s,
+    migration_loads,
+    prefill_latency,
+    token_latency,
+)
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 from testbed.transport.messages import Interrupt, Interrupted, Rebuild, Rebuilt, Token
 
 # Wall seconds.
 INTERRUPT_PATIENCE_S = 30.0  # for a device to finish its operation and answer
-RECOVERY_PATIENCE_S = 60.0  # to load blocks, and to fill caches, besides what they are predicted to take
+RECOVERY_PATIENCE_S = 60.0  # to move blocks, and to fill caches, besides what they are predicted to take
 
 Ask = Callable[[Observation, Placement | None], Decision]
-Drive = Callable[[Migration, Plan, Observation, float], MigrationResult]
+
+
+class Drive(Protocol):
+    """Carries out a migration with so many wall seconds of patience, and `rows` of each cache if not all."""
+
+    def __call__(
+        self,
+        migration: Migration,
+        plan: Plan,
+        observation: Observation,
+        patience_s: float,
+        predicted_s: float | None = None,
+        rows: int | None = None,
+    ) -> MigrationResult:
+        """How it ended."""
+
+
+class Way(NamedTuple):
+    """A way to whole caches: so many rows of each are kept, in part because they travel; the rest is recomputed."""
+
+    rows: int
+    moves: list[Move]
+    moving_s: float  # predicted, for blocks and rows
+    rebuilding_s: float  # predicted
 
 
 @dataclass
@@ -106,15 +140,18 @@ class Recovery:
             self.clock.resume()
         decided_s = self.clock.now()
         plan = make_plan(observation, wanted)
-        moves = loads(now, wanted, held)
-        state.moving = moves
-        start = self._whole(whole_rows(wanted, held, replicas, cached_length(truth)))
+        way = self._way(truth, plan, wanted, now, held, replicas)
+        state.moving, state.whole_rows, moves, start = way.moves, way.rows, way.moves, way.rows
         shape, partition = self.experiment.shape, self.experiment.partition
         loaded = sum(payload_bytes(shape, move.block, 0, True, partition) for move in moves)
         slowest_s = loaded / min(view.storage_Bps for view in observation.devices) * self.experiment.dilation
         migration = Migration(state.epoch, loop.living(), moves, drops(wanted, held))
-        self.drive(migration, plan, observation, RECOVERY_PATIENCE_S + slowest_s)
+        patience_s = RECOVERY_PATIENCE_S + max(slowest_s, MIGRATION_PATIENCE * way.moving_s * self.experiment.dilation)
+        self.drive(migration, plan, observation, patience_s, way.moving_s, start)
         state.moving = ()
+        if migration.phase != "done" and start:
+            state.whole_rows = 0  # a replica has had to go meanwhile, or a link has become slow: try without
+            return self._once(noticed_s)
         if migration.phase != "done":
             raise RunFailed(f"the loss of {self._told()} cannot be survived: {migration.reason}")
         state.placement, state.plan = wanted, plan
@@ -137,13 +174,33 @@ class Recovery:
             "loaded_bytes": loaded, "rows": rows, "kept_rows": start,
         }  # fmt: skip
 
-    def _whole(self, rows: int) -> int:
-        """The rows that need not be recomputed: none without replicas, and none that an earlier recovery still owes."""
-        state = self.state
+    def _way(
+        self, truth: Observation, plan: Plan, wanted: Placement, now: Placement, held: Held, replicas: Rows
+    ) -> Way:  # fmt: skip
+        """The way that is predicted to be the faster: caches stay where they are, or rows of them travel, too.
+
+        No rows are kept without replicas, and none that an earlier recovery still owes.
+        """
+        length, most = cached_length(truth), self.state.whole_rows
         if self.experiment.recovery.method == "recompute":
-            rows = 0
-        state.whole_rows = rows if state.whole_rows is None else min(rows, state.whole_rows)
-        return state.whole_rows
+            most = 0
+        replicas = lasting(truth, held, wanted, replicas, length)
+        sources, moves = adopted(now, held, replicas), loads(now, wanted, held)
+        row_bytes = state_bytes(self.experiment.shape, Block("head", 0), 1)
+
+        def way(placed: Placement) -> Way:
+            rows = whole_rows(placed, held, replicas, length if most is None else min(length, most))
+            carried = with_rows(moves, sources, replicas, rows, row_bytes)
+            asked, delay_s = migration_loads(truth, [(m.block, m.source, m.destination) for m in carried], rows)
+            moving_s = max(load.seconds for load in asked) + migration_around_s(truth, delay_s) if asked else 0.0
+            return Way(rows, carried, moving_s, self._rebuilding_s(truth, plan, length - rows, rows))
+
+        return min(map(way, (wanted, sources)), key=lambda one: one.moving_s + one.rebuilding_s)
+
+    def _rebuilding_s(self, truth: Observation, plan: Plan, count: int, start: int) -> float:
+        """Predicted seconds to recompute so many rows from row `start` on."""
+        rows = chunk_rows(count, self.experiment.prefill_chunk)
+        return prefill_latency(truth, plan, rows, start=start, lm_head=False) if rows else 0.0
 
     def interrupt(self, epoch: int) -> tuple[Held, Rows, int]:
         """Have the living drop what is under way; returns what each holds, its replicas, and the source's next pass."""
@@ -206,7 +263,7 @@ class Recovery:
         ids = [*self.prompt, *(token or 0 for token in self.generated()[:-1])] if done else []
         rows = chunk_rows(len(ids) - start, experiment.prefill_chunk)
         self.loop.passes.restart(done, next_pass, len(rows))
-        predicted_s = prefill_latency(truth, plan, rows, start=start, lm_head=False) if rows else 0.0
+        predicted_s = self._rebuilding_s(truth, plan, len(ids) - start, start)
         if rows:
             source = experiment.topology.source
             self.loop.faults.suspects.pass_s = predicted_s * experiment.dilation

@@ -141,12 +141,18 @@ class BlockStore:
     # --- moving ----------------------------------------------------------------------------------------
 
     def payload(self, block: Block, length: int, with_weights: bool) -> list[memoryview]:
-        """The bytes of a block to send at sequence length `length`: its weights if asked, then keys and values."""
+        """The bytes of a block to send at sequence length `length`: its weights if asked, then keys and values.
+
+        The cache of a head that is not here is that of its replica; raises RunFailed when there is none.
+        """
         parts: list[memoryview] = []
         if with_weights:
             parts += self.weight_parts(block)
         if block.kind == "head":
-            parts += list(self._caches[block].payload(length))
+            cache = self._caches.get(block, self._replicas.get(block))
+            if cache is None:
+                raise RunFailed(f"the cache of {block} is not here any more")
+            parts += list(cache.payload(length))
         return parts
 
     def cache(self, block: Block) -> KvCache:

@@ -117,7 +117,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "migrations": (
         _integer("epoch", "epoch that the migration prepares"),
         _text("block", "block that moves"),
-        _text("src", "device that had the block"),
+        _text("src", "device that had the block; after a loss, the one that its cache comes from, if any"),
         _text("dst", "device that gets the block"),
         _bytes("bytes", "payload bytes sent"),
         _seconds("start_s", "time at which the transfer was ordered"),
@@ -273,7 +273,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         _integer("blocks", "blocks that devices loaded from their storage"),
         _bytes("loaded_bytes", "weights of those blocks"),
         _integer("rows", "positions whose keys and values were recomputed", "rows"),
-        _integer("kept_rows", "positions that all KV caches had already, replicas among them", "rows"),
+        _integer("kept_rows", "positions that all KV caches had then; replicas and rows that travelled count", "rows"),
         _WALL,
     ),
 }

@@ -148,7 +148,7 @@ class SimFleet:
                 budget_bytes = self._targeted().devices[device].memory_bytes
                 self._moving.prepare(device, command, budget_bytes, self._observed(), self._wall())
             case Transfer():
-                self._moving.transfer(device)
+                self._moving.transfer(device, command)
             case Copy():
                 self._moving.copy(device, command, self._rows(), self._observed(), self._wall())
                 self._change_pace()

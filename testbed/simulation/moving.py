@@ -14,7 +14,7 @@ from testbed.simulation.memory import Memory
 from testbed.simulation.replicas import Replicas
 from testbed.simulation.transfers import Transfers
 from testbed.transport.copying import CaughtUp, Copy, Finish, WeightsLoaded
-from testbed.transport.messages import Arrived, Prepare, Prepared, Refused, Sent
+from testbed.transport.messages import Arrived, Prepare, Prepared, Refused, Sent, Transfer
 from testbed.units import format_bytes
 
 
@@ -34,6 +34,8 @@ class Moving:
     def prepare(self, device: str, command: Prepare, budget_bytes: int, observation: Observation, now_s: float) -> None:
         """Have blocks arrive, if the budget holds them beside those that are here."""
         most = command.length if command.until is None else command.until
+        if self._refuse_without(device, command.epoch, command.adopted(device)):
+            return
         blocks = [parse_block(item.block) for item in command.incoming]
         self._replicas.adopt(device, blocks)
         self._memory.take(device, blocks)
@@ -50,7 +52,8 @@ class Moving:
             return
         if command.until is None:
             if self._transfers is None or self._transfers.epoch != command.epoch:
-                self._transfers = Transfers(command.epoch, command.length, now_s)
+                rows = command.length if command.rows is None else command.rows
+                self._transfers = Transfers(command.epoch, rows, now_s)
             self._transfers.incoming[device] = command.incoming
         else:
             if self._copying is None or self._copying.epoch != command.epoch:
@@ -58,10 +61,20 @@ class Moving:
             self._copying.prepare(device, command, observation, now_s)
         self._tell(device, Prepared(command.epoch))
 
-    def transfer(self, sender: str) -> None:
+    def transfer(self, sender: str, command: Transfer) -> None:
         """Send blocks."""
         assert self._transfers is not None
-        self._transfers.senders.append(sender)
+        held = set(map(str, self._memory.blocks(sender)))
+        if not self._refuse_without(sender, command.epoch, [name for name, _ in command.outgoing if name not in held]):
+            self._transfers.senders.append(sender)
+
+    def _refuse_without(self, device: str, epoch: int, names: list[str]) -> bool:
+        """Refuse an epoch for which a device lacks a replica of these; returns whether it did."""
+        kept = self._replicas.rows.get(device, {})
+        gone = [name for name in names if parse_block(name) not in kept]
+        if gone:
+            self._tell(device, Refused(epoch, f"device {device}: the cache of {gone[0]} is not here any more"))
+        return bool(gone)
 
     def copy(self, sender: str, command: Copy, length: int, observation: Observation, now_s: float) -> None:
         """Begin to copy blocks with so many rows."""

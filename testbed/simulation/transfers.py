@@ -20,7 +20,7 @@ class Transfers:
     """
 
     epoch: int
-    length: int  # positions in the caches
+    length: int  # positions in the caches that travel
     begun_s: float
     incoming: dict[str, list[Incoming]] = field(default_factory=dict)  # receiver -> the blocks it takes in
     senders: list[str] = field(default_factory=list)  # in the order in which they were told to send
@@ -44,8 +44,7 @@ class Transfers:
             for receiver, items in self.incoming.items()
             for item in items
         ]
-        nothing_sent = not any(item.payload_bytes for items in self.incoming.values() for item in items)
-        loads, delay = migration_loads(observation, moves, 0 if nothing_sent else self.length)
+        loads, delay = migration_loads(observation, moves, self.length)
         self.begun = True
         self.delay_s = migration_around_s(observation, delay)
         for load in loads:
@@ -58,11 +57,11 @@ class Transfers:
         """What a receiver reports at the end: each block's payload over its path, and its weights."""
         found, end_s = [], self.end_s
         for item in self.incoming[receiver]:
-            path = observation.path(item.source, receiver)
-            last = max(self.loads[leg.hop].end_s for leg in path)
-            first = min(last, self.begun_s + sum(leg.delay_s for leg in path))
-            if not item.payload_bytes:
-                first = last = self.begun_s
+            first = last = self.begun_s
+            if item.payload_bytes:
+                path = observation.path(item.source, receiver)
+                last = max(self.loads[leg.hop].end_s for leg in path)
+                first = min(last, self.begun_s + sum(leg.delay_s for leg in path))
             weights = 0
             if observation.weights == "staged":
                 weights = weight_bytes(observation.shape, parse_block(item.block).kind, observation.partition)

@@ -84,6 +84,15 @@ class Prepare(Message, frozen=True):
     shipped: bool  # weights travel too; else they come from the device's own storage
     storage_Bps: float
     until: int | None = None  # positions that there must be memory for, if caches are copied while tokens go on
+    rows: int | None = None  # of each KV cache that is to be there, if not all
+
+    def adopted(self, device: str) -> list[str]:
+        """The heads whose caches this device is to have from its own replicas: they have itself as their source."""
+        return [
+            item.block
+            for item in self.incoming
+            if self.rows and item.source == device and item.block.startswith("head")
+        ]
 
 
 class Transfer(Message, frozen=True):

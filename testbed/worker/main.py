@@ -122,10 +122,11 @@ class Worker:
         weights = weight_source(config.stored, config.shape, config.model_seed, config.partition)
         self._store = BlockStore(config.shape, weights, config.positions, config.partition)
         self._program = Program(config.device, self._store, self._pacer, self._outbox)
-        self._migrating = Migrating(
-            self._store, self._outbox, self._plane, line.send, self._inbox.post, config.dilation, self._make_room
-        )
         self._replicas = Replicas(self._store, self._outbox, self._plane, line.send, self._inbox.post)
+        self._migrating = Migrating(
+            self._store, self._outbox, self._plane, line.send, self._inbox.post, config.dilation,
+            self._replicas.make_room,
+        )  # fmt: skip
         self._budget_bytes: int | None = None
         self._length = 0  # positions in the KV caches here
         self._checked = -1  # the last pass whose memory was checked
@@ -196,13 +197,10 @@ class Worker:
         if self._budget_bytes is None:
             return
         need = self._store.held_bytes(length)
-        if need > self._budget_bytes and self._make_room():
+        if need > self._budget_bytes and self._replicas.make_room():
             need = self._store.held_bytes(length)
         if need > self._budget_bytes:
             self._line.send(OutOfBudget(length, need, self._budget_bytes))
-
-    def _make_room(self) -> bool:
-        return self._replicas.make_room()
 
     def _advance(self) -> None:
         result = self._program.advance()

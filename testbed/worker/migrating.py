@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
-from testbed.placement.blocks import parse_block, replica_bytes, resident_bytes
+from testbed.placement.blocks import Block, parse_block, replica_bytes, resident_bytes
 from testbed.transport.copying import CaughtUp, Copy, Finish
 from testbed.transport.data import Chunk, ChunkAck, DataPlane, Rows, RowsAck
 from testbed.transport.messages import Abort, Aborted, Event, Prepare, Prepared, Refused, Sent, Transfer
@@ -31,9 +31,9 @@ class Migrating:
         report: Callable[[Event], None],
         post: Callable[[WeightsReady | StreamNews], None],
         dilation: float,
-        make_room: Callable[[], bool],
+        make_room: Callable[[Collection[Block]], bool],
     ) -> None:
-        self._make_room = make_room  # by what can be spared
+        self._make_room = make_room  # by what can be spared, these excepted
         self._store, self._outbox, self._plane = store, outbox, plane
         self._report, self._post, self._dilation = report, post, dilation
         self._sender: Sender | None = None
@@ -44,6 +44,12 @@ class Migrating:
     def prepare(self, command: Prepare, budget_bytes: int | None) -> None:
         """Have blocks arrive, if the budget holds them beside those that are here."""
         incoming = [parse_block(item.block) for item in command.incoming]
+        gone = [parse_block(name) for name in command.adopted(self._outbox.device)]
+        gone = [block for block in gone if block not in self._store.replicas]
+        if gone:
+            reason = f"device {self._outbox.device}: the cache of {gone[0]} is not here any more"
+            self._report(Refused(command.epoch, reason))
+            return
         length = command.length if command.until is None else command.until
         shape, partition = self._store.shape, self._store.partition
 
@@ -53,7 +59,7 @@ class Migrating:
             return self._store.held_bytes(length) + coming - adopted
 
         if budget_bytes is not None and need() > budget_bytes:
-            self._make_room()
+            self._make_room(incoming)
         if budget_bytes is not None and need() > budget_bytes:
             reason = (
                 f"device {self._outbox.device} would need {need()} bytes for its blocks and the {len(incoming)} "
@@ -70,7 +76,7 @@ class Migrating:
     def transfer(self, command: Transfer) -> None:
         """Send blocks."""
         self._sender = Sender(command, self._store, self._outbox, self._report)
-        self._sender.begin()
+        self._refusing(command.epoch, self._sender.begin)
 
     def copy(self, command: Copy) -> None:
         """Begin to copy blocks."""
@@ -97,8 +103,9 @@ class Migrating:
         """Take in a message of a migration. Those of an aborted one are dropped."""
         match header:
             case ChunkAck():
-                if self._sender is not None:
-                    self._sender.acknowledge(header)
+                sender = self._sender
+                if sender is not None:
+                    self._refusing(header.epoch, lambda: sender.acknowledge(header))
             case RowsAck():
                 if self._streams is not None:
                     self._streams.acknowledge(header)

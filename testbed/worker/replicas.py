@@ -5,11 +5,11 @@ Replicas are kept as long as nothing else needs their memory. They count in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from testbed.decoder.store import BlockStore
 from testbed.errors import RunFailed
-from testbed.placement.blocks import parse_block
+from testbed.placement.blocks import Block, parse_block
 from testbed.transport.copying import Keep, Kept, ReplicasDropped, Replicate
 from testbed.transport.data import DataPlane, Rows, RowsAck
 from testbed.transport.messages import Event
@@ -104,16 +104,15 @@ class Replicas:
         if any(parse_block(name) in self._store.replicas for name in names):
             self._stop_taking_in()
 
-    def make_room(self) -> bool:
-        """Drop all replicas, because their memory is needed; returns whether there were any."""
-        found = bool(self._store.replicas)
-        if found:
-            for block in list(self._store.replicas):
-                self._store.drop_replica(block)
+    def make_room(self, spared: Collection[Block] = ()) -> bool:
+        """Drop all replicas but those of some blocks, because memory is needed; returns whether there were any."""
+        dropped = [block for block in self._store.replicas if block not in spared]
+        for block in dropped:
+            self._store.drop_replica(block)
+        if dropped:
             self.stop()
-            self._rows = {}
             self._report(ReplicasDropped())
-        return found
+        return bool(dropped)
 
     def stop(self) -> None:
         """Stop to send and to take in. What is here stays."""

@@ -114,7 +114,8 @@ class Receiver:
         for incoming in self._command.incoming:
             block = parse_block(incoming.block)
             self._store.reserve(block)
-            parts = self._store.payload(block, self._command.length, self._command.shipped)
+            length = self._command.length if self._command.rows is None else self._command.rows
+            parts = self._store.payload(block, length, self._command.shipped)
             self._taking[incoming.block] = _Taking(
                 block, incoming.source, incoming.payload_bytes, parts, now, first_byte_s=now, last_byte_s=now,
                 weights_ready=self._command.shipped,

@@ -17,7 +17,7 @@ from testbed.analysis.plots import style
 BAR = 0.62  # of the distance between two bars
 PHASES: Mapping[str, tuple[str, str]] = {  # phase -> the columns at which it begins and ends
     "deciding": ("noticed_s", "decided_s"),
-    "loading blocks": ("decided_s", "committed_s"),
+    "loading blocks and rows": ("decided_s", "committed_s"),
     "recomputing caches": ("committed_s", "rebuilt_s"),
     "first token": ("rebuilt_s", "token_s"),
 }
@@ -28,7 +28,7 @@ HATCHES = ("", "////", "", "....")
 def recoveries(run: Run) -> Figure:
     """The phases of each recovery of a run, from the notice of a loss to the first token after it."""
     rows = run.recoveries.sort_values("noticed_s")
-    labels = [f"token {row.step}: {row.devices} lost" for row in rows.itertuples()]
+    labels = [f"token {row.step}: without {row.devices.replace(',', ', ')}" for row in rows.itertuples()]
     return _bars(labels, [[_phases(row)] for _, row in rows.iterrows()], "no device was lost")
 
 

@@ -364,7 +364,7 @@ def migration_loads(
     delay = 0.0
     for block, source, target in moves:
         sent, read = moved_bytes(observation, block, length)
-        path = observation.path(source, target)
+        path = observation.path(source, target) if source != target else ()
         for leg in path:
             carried[leg] = carried.get(leg, 0) + sent
         loaded[target] = loaded.get(target, 0) + read

@@ -384,9 +384,9 @@ def lossy(folder: Path, method: str, seconds: float) -> Run:
     for step in (2, 4):
         log.row("faults", t_s=0.2 * step, device="bcdef"[step], step=step, cause="exit", recovering=True)
         log.row(
-            "recoveries", epoch=step, step=step, devices="d", noticed_s=1.0, decided_s=1.5, committed_s=2.0,
-            rebuilt_s=2.0 + seconds, token_s=None if step == 4 else 2.5 + seconds, predicted_s=seconds, blocks=1,
-            loaded_bytes=9, rows=4, kept_rows=0,
+            "recoveries", epoch=step, step=step, devices="d" if step == 2 else "c,d", noticed_s=1.0, decided_s=1.5,
+            committed_s=2.0, rebuilt_s=2.0 + seconds, token_s=None if step == 4 else 2.5 + seconds,
+            predicted_s=seconds, blocks=1, loaded_bytes=9, rows=4, kept_rows=0,
         )  # fmt: skip
     log.row("faults", t_s=1.0, device="d", step=5, cause="late", recovering=False, messages=3)  # is no loss
     log.close()
@@ -402,6 +402,8 @@ def test_losses_are_marked_and_recoveries_drawn_phase_by_phase(tmp_path: Path) -
         (2, "p: d lost"), (4, "p: f lost")
     ]  # fmt: skip
     bars = drawn(plots.recoveries(runs[0]), "phase")
+    (axes,) = plots.recoveries(runs[0]).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["token 2: without d", "token 4: without c, d"]
     assert [round(bar.get_width(), 3) for bar in bars] == [0.5, 0.5, 4.0, 0.5, 0.5, 0.5, 4.0, 0.0]
     compared = drawn(plots.downtime(runs), "phase")
     assert [round(bar.get_width(), 3) for bar in compared] == [0.5, 0.5, 4.0, 0.25, 0.5, 0.5, 1.0, 0.25]

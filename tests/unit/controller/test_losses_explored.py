@@ -1,9 +1,10 @@
 """All courses of a small run with two losses and a return are explored, breadth first.
 
 Three devices generate two tokens and move a block between them; b and c may die at any moment, and one that has died
-may be started anew, and die again. Workers are modelled:
-they answer in order, and messages of different devices come in any order. The controller is the real pure code:
-`DeviceState`, `Migration` and `reconciling`, in the order in which `recovery` calls it.
+may be started anew, and die again. From the first token on, a has a replica of the moving block's cache; instead of a
+return, it may have to drop it in a recovery. Workers are modelled: they answer in order, and messages of different
+devices come in any order. A cache is whole or not. The controller is the real pure code: `DeviceState`, `Migration`
+and `reconciling`, in the order in which `recovery` calls it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from testbed.controller.device_state import DeviceState, Recover
 from testbed.controller.migration import AbortOn, CommitOn, Instruction, Migration, Move, PrepareOn, TransferFrom
-from testbed.controller.reconciling import drops, loads, present
+from testbed.controller.reconciling import adopted, drops, loads, present, whole_rows, with_rows
 from testbed.placement.blocks import Block, Placement
 
 NAMES = ("a", "b", "c")
@@ -25,7 +26,7 @@ FIRST = dict(zip(BLOCKS, NAMES, strict=True))
 MOVING = BLOCKS[1]  # from b to c, after the first token
 TOKENS = 2
 FAULTS = 2
-RETURNS = 1
+RETURNS = 1  # or a squeeze that costs a its replica
 
 Words = tuple[Any, ...]
 
@@ -43,6 +44,8 @@ class Worker:
     plan: Placement
     incoming: frozenset[Block] = frozenset()
     missing: frozenset[Block] = frozenset()  # of the incoming ones
+    whole: frozenset[Block] = frozenset()  # blocks, incoming ones too, whose caches have all rows
+    replicas: frozenset[Block] = frozenset()  # of other devices' caches, with all rows
     taking: int = -1  # the epoch of what comes in
     halted: bool = False
     alive: bool = True
@@ -69,6 +72,8 @@ class World:
     migration: Migration | None = None
     wanted: Placement | None = None
     reports: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
+    kept: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)  # the replicas of those who reported
+    rows: int | None = None  # as in `RunState.whole_rows`: 1 for whole caches, 0 for those that are to be recomputed
 
     def copy(self) -> World:
         migration = self.migration and replace(
@@ -77,7 +82,7 @@ class World:
         return replace(
             self, workers={name: replace(worker) for name, worker in self.workers.items()}, migration=migration,
             states={name: DeviceState(name, state.state) for name, state in self.states.items()},
-            told=dict(self.told), said=dict(self.said), reports=dict(self.reports),
+            told=dict(self.told), said=dict(self.said), reports=dict(self.reports), kept=dict(self.kept),
         )  # fmt: skip
 
     @property
@@ -88,7 +93,7 @@ class World:
         known = [(name, state.state) for name, state in self.states.items()]
         workers = [
             (
-                *map(shown, (w.held, w.incoming, w.missing)),
+                *map(shown, (w.held, w.incoming, w.missing, w.whole, w.replicas)),
                 shown(w.plan.devices.items()),
                 w.plan.epoch,
                 w.taking,
@@ -97,11 +102,11 @@ class World:
             )
             for w in self.workers.values()
         ]
-        reports = [(name, shown(held)) for name, held in sorted(self.reports.items())]
+        reports = [(name, shown(held), shown(self.kept[name])) for name, held in sorted(self.reports.items())]
         where = [placement and shown(placement.devices.items()) for placement in (self.placement, self.wanted)]
         return repr(
-            (workers, known, self.told, self.said, self.faults, self.returns, self.generated, self.goal,
-             self.rebuilding, self.done, self.epoch, self.phase, self.moved, moving, reports, where)
+            (workers, known, self.told, self.said, self.faults, self.returns, self.rows, self.generated,
+             self.goal, self.rebuilding, self.done, self.epoch, self.phase, self.moved, moving, reports, where)
         )  # fmt: skip
 
     # --- workers -----------------------------------------------------------------------------------------
@@ -120,39 +125,57 @@ class World:
         me = self.workers[device]
         match kind:
             case "prepare":
-                me.taking, moves = words
+                epoch, moves, rows = words
+                if rows and any(move.source == device and move.block not in me.replicas for move in moves):
+                    self.say(device, "refused", epoch)
+                    return
+                me.taking = epoch
                 me.incoming = frozenset(move.block for move in moves)
                 me.missing = frozenset(move.block for move in moves if move.payload_bytes)
                 assert not me.incoming & me.held, "a block came to who has it"
+                me.whole, me.replicas = me.whole | (me.incoming & me.replicas), me.replicas - me.incoming
                 self.say(device, "prepared", me.taking)
                 if not me.missing:
                     self.say(device, "arrived", me.taking)
             case "transfer":
                 epoch, moves = words
+                if any(move.block not in me.held | me.replicas for move in moves):
+                    self.say(device, "refused", epoch)
+                    return
                 for move in moves:
+                    assert move.block in me.whole | me.replicas, "rows are sent that are not there"
                     self.tell(move.destination, "chunk", epoch, move.block)
                 self.say(device, "sent", epoch)
             case "chunk":
                 epoch, block = words
                 if epoch == me.taking and block in me.missing:
-                    me.missing -= {block}
+                    me.missing, me.whole = me.missing - {block}, me.whole | {block}
                     if not me.missing:
                         self.say(device, "arrived", epoch)
             case "commit":
                 me.plan, drop = words
                 me.held = (me.held | me.incoming) - frozenset(drop)
+                me.whole &= me.held
                 me.incoming, me.taking, me.halted = frozenset(), -1, False
                 self.say(device, "committed", me.plan.epoch)
             case "interrupt":
-                me.incoming, me.missing, me.taking, me.halted = frozenset(), frozenset(), -1, True
+                self.forget(me)
+                me.halted = True
                 if device == SOURCE:
                     self.rebuilding, self.goal = False, self.generated
                 held = tuple(sorted(me.held))
-                self.say(device, "interrupted", words[0], held, self.generated if device == SOURCE else 0)
+                kept = tuple(sorted(me.replicas))
+                self.say(device, "interrupted", words[0], held, kept, self.generated if device == SOURCE else 0)
+            case "abort":
+                self.forget(me)
+                self.say(device, "aborted", words[0])
             case "decode":
                 self.goal = words[0]
             case "rebuild":
                 self.rebuilding = True
+
+    def forget(self, me: Worker) -> None:
+        me.incoming, me.missing, me.taking, me.whole = frozenset(), frozenset(), -1, me.whole & me.held
 
     def can_pass(self) -> bool:
         """Whether a pass comes through: all owners in the source's plan live and run the same plan."""
@@ -167,6 +190,10 @@ class World:
         """The source ends a pass, which gives a token or fills the caches."""
         plan = self.workers[SOURCE].plan
         assert all(block in self.workers[device].held for block, device in plan.devices.items()), "a block is nowhere"
+        if self.rebuilding or not self.generated:
+            for worker in self.workers.values():
+                worker.whole |= {block for block in worker.held if self.workers[plan.devices[block]] is worker}
+        assert all(block in self.workers[device].whole for block, device in plan.devices.items()), "rows are missing"
         if self.rebuilding:
             self.rebuilding = False
             self.say(SOURCE, "rebuilt")
@@ -179,6 +206,10 @@ class World:
         self.workers[device].alive = False
         self.told[device] = ()
         self.say(device, "lost")
+
+    def squeeze(self) -> None:
+        self.returns -= 1
+        self.workers[SOURCE].replicas = frozenset()
 
     def start_anew(self, device: str) -> None:
         self.returns -= 1
@@ -207,24 +238,27 @@ class World:
             if self.phase == "generating":
                 self.go_on()
         elif kind == "interrupted":
-            epoch, held, generated = words
+            epoch, held, kept, generated = words
             if self.phase == "interrupting" and epoch == self.epoch:
                 assert device != SOURCE or generated == self.done, "a token is lost"
-                self.reports = {**self.reports, device: held}
+                self.reports, self.kept = {**self.reports, device: held}, {**self.kept, device: kept}
                 if set(self.reports) == set(self.living()):
                     self.decide()
         elif kind == "rebuilt":
             if self.phase == "rebuilding":
-                self.phase = "generating"
+                self.phase, self.rows = "generating", None
                 self.go_on()
         elif self.migration is not None and words[0] == self.migration.epoch and not self.migration.over:
-            self.carry_out(getattr(self.migration, kind)(device))
+            told = (device, "a cache is gone") if kind == "refused" else (device,)
+            self.carry_out(getattr(self.migration, kind)(*told))
 
     def go_on(self) -> None:
         for known in self.states.values():  # at a boundary, all devices know those that have returned
             if known.state == "returning":
                 known.introduced()
         where = self.placement.devices
+        if self.done == 1 and where[MOVING] != SOURCE and MOVING in self.workers[where[MOVING]].whole:
+            self.workers[SOURCE].replicas = frozenset({MOVING})
         if self.done == TOKENS:
             self.phase = "over"
         elif self.done == 1 and not self.moved and "c" in self.living() and where[MOVING] == "b":
@@ -236,7 +270,8 @@ class World:
             self.tell(SOURCE, "decode", self.done + 1)
 
     def interrupt(self) -> None:
-        self.epoch, self.phase, self.reports, self.migration = self.epoch + 1, "interrupting", {}, None
+        self.epoch, self.phase, self.migration = self.epoch + 1, "interrupting", None
+        self.reports, self.kept = {}, {}
         for device in self.living():
             self.tell(device, "interrupt", self.epoch)
 
@@ -247,7 +282,10 @@ class World:
         now, living = present(self.placement, self.reports), self.living()
         lost = [block for block, device in now.devices.items() if device not in living]
         self.wanted = now.with_moves([(block, living[block.index % len(living)]) for block in lost], self.epoch)
-        moves = loads(now, self.wanted, self.reports)
+        replicas = {device: dict.fromkeys(blocks, 1) for device, blocks in self.kept.items()}
+        sources, length = adopted(now, self.reports, replicas), min(self.done, 1)
+        self.rows = whole_rows(sources, self.reports, replicas, length if self.rows is None else min(length, self.rows))
+        moves = with_rows(loads(now, self.wanted, self.reports), sources, replicas, self.rows, 10)
         self.migration = Migration(self.epoch, living, moves, drops(self.wanted, self.reports))
         self.phase = "recovering"
         self.carry_out(self.migration.begin())
@@ -257,20 +295,26 @@ class World:
         for instruction in instructions:
             match instruction:
                 case PrepareOn(device, moves):
-                    self.tell(device, "prepare", self.migration.epoch, moves)
+                    self.tell(device, "prepare", self.migration.epoch, moves, self.rows)
                 case TransferFrom(device, moves):
                     self.tell(device, "transfer", self.migration.epoch, moves)
                 case CommitOn(device, drop):
                     self.tell(device, "commit", self.wanted, drop)
-                case AbortOn():
-                    raise AssertionError("nothing is refused here")
+                case AbortOn(device):
+                    self.tell(device, "abort", self.migration.epoch)
+        if self.migration.phase == "aborted":
+            assert self.phase == "recovering" and self.rows, "only a lack of replicas is a reason to refuse"
+            self.rows = 0
+            self.interrupt()
+            return
         if self.migration.phase == "done":
             self.placement, recovering = self.wanted, self.phase == "recovering"
             self.check_owners()
-            self.phase = "rebuilding" if recovering and self.done else "generating"
+            self.phase = "rebuilding" if recovering and self.done and not self.rows else "generating"
             if self.phase == "rebuilding":
                 self.tell(SOURCE, "rebuild")
             else:
+                self.rows = None
                 self.go_on()
 
     def check_owners(self) -> None:
@@ -296,6 +340,10 @@ def steps(world: World) -> Iterator[World]:
             after = world.copy()
             after.die(name)
             yield after
+        if world.returns and world.workers[SOURCE].replicas and world.phase in ("interrupting", "recovering"):
+            after = world.copy()
+            after.squeeze()
+            yield after
         if world.returns and world.states[name].state == "lost" and not world.workers[name].alive:
             after = world.copy()
             after.start_anew(name)
@@ -306,7 +354,7 @@ def steps(world: World) -> Iterator[World]:
         yield after
 
 
-def test_no_course_of_a_run_with_two_losses_and_a_return_ends_early_or_loses_or_doubles_a_token_or_a_block() -> None:
+def test_no_course_of_a_run_with_two_losses_and_a_return_ends_early_or_loses_or_doubles_tokens_blocks_or_rows() -> None:
     placement = Placement(FIRST)
     workers = {name: Worker(frozenset({block}), placement) for block, name in FIRST.items()}
     first = World(workers, placement, {name: DeviceState(name) for name in NAMES})

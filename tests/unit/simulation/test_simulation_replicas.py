@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from testbed.controller.conditions import Conditions, observe
 from testbed.placement.blocks import Placement, blocks_of, replica_bytes
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.replicas import affordable, replica_homes
-from testbed.placement.observation import Observation
+from testbed.placement.observation import Observation, Policy
+from testbed.simulation.moving import Moving
 from testbed.traces import Change
+from testbed.transport.messages import Prepare
 
 TOKENS, INTERVAL, DIES_AT = 60, 8, 50
 PROMPT = [7 * i % 1000 for i in range(450)]
@@ -38,7 +41,25 @@ class Thirds:
         return Placement(blocks | heads)
 
 
-def losing(method: str, *kills: tuple[float, str], budget: str = "1 GiB", **keys: Any) -> Any:
+class Turning(Thirds):
+    """After a loss, puts each head on the living device after the one that it would be left on, or all on a."""
+
+    name = "turning"
+
+    def __init__(self, home: bool = False) -> None:
+        self.home = home
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        living = [view.name for view in observation.devices if view.available_bytes and view.name != "a"]
+        if placement is None or len(living) == 3 or "b" in living:
+            return super().decide(observation, placement)
+        heads = [block for block in placement.devices if block.kind == "head"]
+        return placement.with_moves((head, "a" if self.home else living[(head.index + 1) % 2]) for head in heads)
+
+
+def losing(
+    method: str, *kills: tuple[float, str], budget: str = "1 GiB", changes: Sequence[Change] = (), **keys: Any
+) -> Any:  # fmt: skip
     """gpt2 with 500 tokens of context at the loss."""
     device = {"streaming": "1.5 GB/s", "compute": "12 GFLOP/s", "memory": "1 GiB", "storage": "90 MB/s"}
     device |= {"link": {"rate": "100 Mbit/s", "delay": "0.3 ms"}}
@@ -48,15 +69,58 @@ def losing(method: str, *kills: tuple[float, str], budget: str = "1 GiB", **keys
         "tokens": TOKENS, "interval": INTERVAL, "prefill_chunk": 150, "recovery": {"method": method},
         "topology": {"shape": "star", "source": "a", "devices": devices},
     } | keys  # fmt: skip
-    changes = tuple(Change(token, f"device/{name}", "kill", 1.0) for token, name in kills)
-    return experiment("model.preset=gpt2", changes=changes, **keys)
+    deaths = [Change(token, f"device/{name}", "kill", 1.0) for token, name in kills]
+    return experiment("model.preset=gpt2", changes=(*changes, *deaths), **keys)
 
 
-def recovery(out: Path, of: Any) -> dict[str, Any]:
-    _, outcome, kept = drive(out, of, Thirds())
+def recovery(out: Path, of: Any, policy: Policy | None = None) -> dict[str, Any]:
+    _, outcome, kept = drive(out, of, policy or Thirds())
     assert outcome.status == "done" and len(kept["tokens"]) == TOKENS, outcome.error
     (row,) = kept["recoveries"]
     return dict(row)
+
+
+def test_where_the_policy_moves_heads_away_from_their_replicas_rows_travel(tmp_path: Path) -> None:
+    slow = recovery(tmp_path / "recompute", losing("recompute", (DIES_AT, "b")), Turning())
+    of = losing("replicate", (DIES_AT, "b"))
+    fleet, outcome, kept = drive(tmp_path, of, Turning())
+    assert outcome.status == "done" and len(kept["tokens"]) == TOKENS, outcome.error
+    (row,) = kept["recoveries"]
+    assert row["rows"] <= 2 and row["rows"] + row["kept_rows"] == slow["rows"] and slow["kept_rows"] == 0
+    moved = [one for one in kept["migrations"] if one["epoch"] == row["epoch"]]
+    carried = [one for one in moved if one["bytes"]]
+    assert {one["bytes"] for one in carried} == {512 * row["kept_rows"]}
+    assert all(one["bytes"] or one["src"] == one["dst"] for one in moved), "what does not travel is there"
+    assert {one["src"] for one in carried} == {"c", "d"}, "replicas and the caches of the living travel"
+    (predicted_s,) = {one["predicted_s"] for one in moved}
+    assert row["committed_s"] - row["decided_s"] == pytest.approx(predicted_s)
+    took = [one["rebuilt_s"] - one["noticed_s"] for one in (slow, row)]
+    assert took[1] < 0.3 * took[0]
+    assert all(ledger <= 2**30 for _, ledgers in fleet.at_arrivals for ledger in ledgers.values())
+
+
+def test_rows_do_not_travel_where_to_recompute_them_is_faster(tmp_path: Path) -> None:
+    slow = [Change(DIES_AT - INTERVAL, "link/c", "up", 1e6)]  # from the boundary before the loss on
+    for changes, kept in ((), True), (slow, False):
+        row = recovery(tmp_path, losing("replicate", (DIES_AT, "b"), changes=changes), Turning(home=True))
+        assert (row["kept_rows"] > 0) == kept
+
+
+def test_a_recovery_whose_replicas_go_meanwhile_recomputes_their_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, told = Moving.prepare, list[int]()
+
+    def squeezed(self: Moving, device: str, command: Prepare, *rest: Any) -> None:
+        if command.rows and not told:
+            told.append(command.epoch)
+            for name in "cd":
+                self._replicas.make_room(name)
+        prepare(self, device, command, *rest)
+
+    monkeypatch.setattr(Moving, "prepare", squeezed)
+    row = recovery(tmp_path, losing("replicate", (DIES_AT, "b")), Turning())
+    assert row["kept_rows"] == 0 and row["epoch"] > told[0]
 
 
 @pytest.mark.parametrize("method", ["replicate", "auto"])

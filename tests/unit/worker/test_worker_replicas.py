@@ -13,9 +13,11 @@ from decoder_cases import SEED, SMALL
 
 from testbed.decoder.store import BlockStore
 from testbed.decoder.weights import RandomWeights
-from testbed.placement.blocks import Block, replica_bytes
+from testbed.placement.blocks import Block, replica_bytes, resident_bytes
 from testbed.transport.copying import Keep, Kept, ReplicasDropped, Replicate, StreamOrder
-from testbed.transport.data import Rows, RowsAck
+from testbed.transport.data import Chunk, ChunkAck, Rows, RowsAck
+from testbed.transport.messages import Incoming, Prepare, Prepared, Refused, Transfer
+from testbed.worker.migrating import Migrating
 from testbed.worker.replicas import Replicas
 
 HEADS = [Block("head", 1, group) for group in range(2)]
@@ -33,6 +35,9 @@ class Side:
         self.reports: list[Any] = []
         self.device = name
         self.replicas = Replicas(self.store, self, self, self.reports.append, lambda news: None)  # type: ignore[arg-type]
+        self.migrating = Migrating(
+            self.store, self, self, self.reports.append, lambda news: None, 1.0, self.replicas.make_room  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def connect_apart(self, peer: str) -> None:
         assert peer == self.peer
@@ -140,3 +145,55 @@ def test_replicas_give_way_to_what_needs_their_memory_and_to_heads_that_arrive(s
     assert holder.reports == [ReplicasDropped()]
     assert not holder.replicas.make_room()
     owner.replicas.stop()
+
+
+def prepare(side: Side, sources: dict[str, str], budget: int | None = None, rows: int = 9) -> Any:
+    """Have heads come to a device, with rows of their caches; returns the answer."""
+    size = rows * 2 * SMALL.head_dim * SMALL.kv_bytes
+    incoming = [Incoming(name, source, 0 if source == side.name else size) for name, source in sources.items()]
+    side.replicas.give_way(sources)
+    side.migrating.prepare(Prepare(5, 12, incoming, False, 1e9, rows=rows), budget)
+    return next(report for report in side.reports if isinstance(report, Prepared | Refused))
+
+
+def test_rows_of_a_replica_travel_to_a_device_that_is_to_have_the_head(sides: tuple[Side, Side]) -> None:
+    owner, holder = sides
+    replicate(owner, keep(holder))
+    carry(owner, holder, 12)
+    owner.replicas.stop()
+    holder.replicas.stop()
+    taker = Side("c", "b")
+    assert isinstance(prepare(taker, dict.fromkeys(NAMES, "b")), Prepared)
+    holder.migrating.transfer(Transfer(5, 9, [(name, "c") for name in NAMES], False))
+    while not holder.sent.empty() or not taker.sent.empty():
+        for one, other in ((holder, taker), (taker, holder)):
+            while not one.sent.empty():
+                header, payload = one.sent.get()
+                assert isinstance(header, Chunk | ChunkAck)
+                other.migrating.take(header, payload, 0.0)
+    assert same(owner, taker, 9, "cache") and same(owner, holder, 12, "replica"), "the replica stays"
+    taker.migrating.forget()
+
+
+def test_replicas_that_become_caches_do_not_make_room_for_other_blocks(sides: tuple[Side, Side]) -> None:
+    owner, holder = sides
+    replicate(owner, keep(holder))
+    carry(owner, holder, 9)
+    owner.replicas.stop()
+    both = 2 * replica_bytes(SMALL, 12)
+    enough = both + resident_bytes(SMALL, HEADS[0], 12) - replica_bytes(SMALL, 12)
+    assert isinstance(prepare(holder, {NAMES[0]: "b"}, enough - 1), Prepared)
+    rows = [list(map(bytes, side.store.cache(HEADS[0]).rows(0, 9))) for side in sides]
+    assert rows[0] == rows[1] and not holder.store.replicas, "the other replica has had to go"
+    holder.migrating.forget()
+
+
+def test_a_head_whose_replica_is_gone_is_refused_by_who_is_to_have_it_and_by_who_is_to_send_it() -> None:
+    for refuse in (
+        lambda side: side.migrating.prepare(Prepare(5, 12, [Incoming(NAMES[0], "b", 0)], False, 1e9, rows=9), None),
+        lambda side: side.migrating.transfer(Transfer(5, 9, [(NAMES[0], "c")], False)),
+    ):
+        side = Side("b", "a")
+        refuse(side)
+        assert side.reports == [Refused(5, f"device b: the cache of {NAMES[0]} is not here any more")]
+        assert not side.store.blocks
