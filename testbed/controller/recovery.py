@@ -3,7 +3,8 @@
 Interrupt, ask who holds what, decide, load, commit, recompute: after each step a further loss begins the whole anew,
 because nothing before the commit binds anybody and the living say themselves what they hold. The caches are recomputed
 by running the prompt and all tokens but the last through the model. Bits depend neither on chunks of rows nor on
-devices, so caches that were not lost get the bits that they had. The token under way is then generated again.
+devices, so caches that were not lost get the bits that they had. With replicas, rows travel with the blocks, and only
+what some cache lacks then is recomputed. The token under way is then generated again.
 """
 
 from __future__ import annotations

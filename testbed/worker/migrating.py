@@ -44,8 +44,8 @@ class Migrating:
     def prepare(self, command: Prepare, budget_bytes: int | None) -> None:
         """Have blocks arrive, if the budget holds them beside those that are here."""
         incoming = [parse_block(item.block) for item in command.incoming]
-        gone = [parse_block(name) for name in command.adopted(self._outbox.device)]
-        gone = [block for block in gone if block not in self._store.replicas]
+        own = command.adopted(self._outbox.device)
+        gone = [name for name in own if parse_block(name) not in self._store.replicas]
         if gone:
             reason = f"device {self._outbox.device}: the cache of {gone[0]} is not here any more"
             self._report(Refused(command.epoch, reason))
