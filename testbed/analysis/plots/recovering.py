@@ -28,7 +28,7 @@ HATCHES = ("", "////", "", "....")
 def recoveries(run: Run) -> Figure:
     """The phases of each recovery of a run, from the notice of a loss to the first token after it."""
     rows = run.recoveries.sort_values("noticed_s")
-    labels = [f"token {row.step}: without {row.devices.replace(',', ', ')}" for row in rows.itertuples()]
+    labels = [f"token {row.step}: without {str(row.devices).replace(',', ', ')}" for row in rows.itertuples()]
     return _bars(labels, [[_phases(row)] for _, row in rows.iterrows()], "no device was lost")
 
 
