@@ -155,9 +155,9 @@ class Boundary:
         predicted_s: float | None = None,
         rows: int | None = None,
     ) -> MigrationResult:
-        """Carry out a migration while no token is generated, of so many rows of each cache that travels, if not all.
+        """Carry out a migration while no token is generated, and write down how it ended, also if a loss ends it.
 
-        How it ended is written down, also if a loss ends it.
+        With `rows`, so many rows of each cache travel, and not all.
         """
         paths = {(move.source, move.destination) for move in migration.moves if move.payload_bytes}
         requested = {path: self._path_bps(*path) for path in paths}

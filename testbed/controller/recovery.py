@@ -60,7 +60,7 @@ Ask = Callable[[Observation, Placement | None], Decision]
 
 
 class Drive(Protocol):
-    """Carries out a migration with so many wall seconds of patience, and `rows` of caches if not all."""
+    """Carries out a migration with so many wall seconds of patience, and `rows` of each cache if not all."""
 
     def __call__(
         self,

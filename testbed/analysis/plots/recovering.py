@@ -28,7 +28,7 @@ HATCHES = ("", "////", "", "....")
 def recoveries(run: Run) -> Figure:
     """The phases of each recovery of a run, from the notice of a loss to the first token after it."""
     rows = run.recoveries.sort_values("noticed_s")
-    labels = [f"token {row.step}: without {row.devices.replace(',', ', ')}" for row in rows.itertuples()]
+    labels = [f"token {row.step}: without {str(row.devices).replace(',', ', ')}" for row in rows.itertuples()]
     return _bars(labels, [[_phases(row)] for _, row in rows.iterrows()], "no device was lost")
 
 
@@ -38,9 +38,8 @@ def downtime(runs: Run | Sequence[Run]) -> Figure:
     found: dict[str, list[dict[str, float]]] = {}
     for group in style.alike(style.as_runs(runs)):
         for run in group.runs:
-            name = group.name.replace(f", recovery.method {_method(run)}", "")
             for _, row in run.recoveries.iterrows():
-                found.setdefault(f"{name}: {_method(run)}", []).append(_phases(row))
+                found.setdefault(f"{group.name}: {_method(run)}", []).append(_phases(row))
     return _bars(list(found), list(found.values()), "no run lost a device")
 
 
