@@ -12,6 +12,7 @@ from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
+from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change, Trace, TraceSet
 
 TOKENS, INTERVAL = 24, 8
@@ -54,6 +55,24 @@ def test_a_recovery_says_when_what_was_done_and_takes_as_long_as_predicted(tmp_p
     assert row["rows"] == len(of.prompt.plain) + 11 - 1
     stall = next(one["stall_s"] for one in kept["decisions"] if one["step"] == 11)
     assert stall == pytest.approx(row["rebuilt_s"] - row["noticed_s"])
+
+
+def test_no_token_comes_before_a_death_is_noticed_also_of_a_device_that_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill, events, dying_since = SimFleet.kill, SimFleet.events, dict[str, int]()
+
+    def noticed_late(fleet: SimFleet, timeout_s: float) -> Any:
+        for device in list(dying_since):
+            dying_since[device] += 1
+            if dying_since[device] == 3:
+                kill(fleet, device)
+        return events(fleet, timeout_s)
+
+    monkeypatch.setattr(SimFleet, "kill", lambda fleet, device: dying_since.setdefault(device, 0))
+    monkeypatch.setattr(SimFleet, "events", noticed_late)
+    _, outcome, kept = drive(tmp_path, dying((11, "d"), policy="static", placement={"*": "a", "ffn(0)": "b"}))
+    assert outcome.status == "done" and [row["step"] for row in kept["recoveries"]] == [11]
 
 
 @pytest.mark.parametrize("token", [0, 1, 8, 23])
