@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import logging
 import os
 import stat
 import tempfile
@@ -27,6 +28,7 @@ def load(name: str, beside: Path, what: str, make: Callable[[Path], None]) -> ct
     found = load_kept(name, beside)
     if found is not None:
         return found
+    logging.getLogger("testbed").warning(f"The {what} is compiled for this machine, once; this may take a minute.")
     reasons = []
     for folder in _folders(beside):
         try:

