@@ -137,8 +137,10 @@ def _worth(losses: pd.DataFrame) -> str:
     down = ended.pivot(index=["policy", "context", "rate"], columns="method", values="downtime_s")
     shares = down.reindex(columns=METHODS).astype(float).dropna().pipe(lambda own: own["replicate"] / own["recompute"])
     shorter, rest = shares[shares < SHORTER], shares[shares >= SHORTER]
-    text = f"In {len(shorter)} of {len(shares)} simulated cells with both runs, replicas made it over a tenth shorter"
-    text += f", in the median to {shorter.median():.2g} of it" if len(shorter) else ""
+    text = (
+        f"In {len(shorter)} of {len(shares)} simulated cells with both runs, replicas made *down* over a tenth shorter"
+    )
+    text += f", in the median to {shorter.median():.2g} of what it was" if len(shorter) else ""
     named = [f"{policy} at {context} tokens and {rate} ({shares[policy, context, rate]:.2f})"
              for policy, context, rate in rest.index]  # fmt: skip
     return text + ("" if rest.empty else f"; not for {', '.join(named)}") + "."

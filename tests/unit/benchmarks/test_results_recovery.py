@@ -37,6 +37,9 @@ def test_the_section_compares_methods_and_hides_no_failure() -> None:
     runs += [row("loss", "recompute", context=900), row("loss", "replicate", context=900, downtime_s=0.5)]
     runs += [row("loss", "recompute", context=512), row("loss", "replicate", context=512, downtime_s=1.9)]
     text = recovery.section(pd.DataFrame(runs), how)
-    assert "In 1 of 2 simulated cells" in text and "in the median to 0.25 of it; not for greedy at 512 tokens" in text
+    assert (
+        "In 1 of 2 simulated cells" in text
+        and "in the median to 0.25 of what it was; not for greedy at 512 tokens" in text
+    )
     assert "| greedy | sim | 64 | 50 Mbit/s | 2 | oom | 300 | oom | oom |" in text
     assert "| greedy | sim | 64 | 50 Mbit/s | 1 | 1 | 300 | 300 |" in text
