@@ -6,10 +6,12 @@ import contextlib
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+IMPORT_RETRY_S, IMPORT_PATIENCE_S = 0.01, 2.0
 
 Collected = tuple[list[int], socket.socket]
 """The signals so far, and a socket that can be read when another has come."""
@@ -64,5 +66,26 @@ def held_signals() -> Iterator[Collected | None]:
         raise KeyboardInterrupt
 
 
+_put_off: list[float] = []  # when a signal that came during an import is obeyed at the latest
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; while a module is being imported, have the signal come again a little later.
+
+    There the interpreter may drop it (in the callback of a module's lock) or turn it into another error (in a class).
+    """
+    if _imports(frame):
+        if not _put_off:
+            _put_off.append(time.monotonic() + IMPORT_PATIENCE_S)
+        if time.monotonic() < _put_off[0]:
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+            signal.setitimer(signal.ITIMER_REAL, IMPORT_RETRY_S)
+            return
+    _put_off.clear()
     raise KeyboardInterrupt
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None

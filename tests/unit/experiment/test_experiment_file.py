@@ -235,7 +235,7 @@ def test_to_dict_survives_json_whatever_the_settings(changes: dict[str, Any]) ->
         ({"model": {"preset": "gpt3"}}, ["model", "'gpt3'", "did you mean 'gpt2'"]),
         ({"model": {"prest": "tiny"}}, ["'prest'", "did you mean 'preset'"]),
         ({"model": {}}, ["model", "preset or path"]),
-        ({"model": "tiny"}, ["model must be a mapping", "'tiny'"]),
+        ({"model": "tiny"}, ["model is 'tiny', but it has keys", "`model.preset=tiny`"]),
         ({"prompt": {"text": "a", "ids": [1]}}, ["prompt", "text, file, chat or ids"]),
         ({"prompt": {"txt": "a"}}, ["'txt'", "did you mean 'text'"]),
         ({"prompt": {"ids": []}}, ["prompt", "ids is empty"]),

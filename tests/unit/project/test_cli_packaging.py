@@ -72,7 +72,7 @@ def test_every_folder_with_python_files_is_a_package() -> None:
     assert [str(folder) for folder in sorted(folders) if not (folder / "__init__.py").exists()] == []
 
 
-SHELL_SCRIPTS = sorted(file for file in (ROOT / "script").iterdir() if file.suffix != ".py")
+SHELL_SCRIPTS = sorted(file for file in (ROOT / "script").iterdir() if file.is_file() and file.suffix != ".py")
 
 
 @pytest.mark.parametrize("script", [*SHELL_SCRIPTS, ROOT / ".ci/run"], ids=lambda path: path.name)
