@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-IMPORT_RETRY_S, IMPORT_PATIENCE_S = 0.01, 2.0
+RETRY_S, PATIENCE_S = 0.01, 10.0
 
 Collected = tuple[list[int], socket.socket]
 """The signals so far, and a socket that can be read when another has come."""
@@ -66,26 +66,30 @@ def held_signals() -> Iterator[Collected | None]:
         raise KeyboardInterrupt
 
 
-_put_off: list[float] = []  # when a signal that came during an import is obeyed at the latest
+_put_off: list[float] = []  # when a signal is obeyed at the latest
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt; while a module is being imported, have the signal come again a little later.
+    """Raise KeyboardInterrupt, but have the signal come again a little later where it could be hidden.
 
-    There the interpreter may drop it (in the callback of a module's lock) or turn it into another error (in a class).
+    While a module is imported, the interpreter may drop it (in the callback of a module's lock) or turn it into another
+    error (in a class), and so may pydantic while it builds a model.
     """
-    if _imports(frame):
+    if _hides(frame):
         if not _put_off:
-            _put_off.append(time.monotonic() + IMPORT_PATIENCE_S)
+            _put_off.append(time.monotonic() + PATIENCE_S)
         if time.monotonic() < _put_off[0]:
             signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
-            signal.setitimer(signal.ITIMER_REAL, IMPORT_RETRY_S)
+            signal.setitimer(signal.ITIMER_REAL, RETRY_S)
             return
     _put_off.clear()
     raise KeyboardInterrupt
 
 
-def _imports(frame: FrameType | None) -> bool:
-    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+def _hides(frame: FrameType | None) -> bool:
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith("<frozen importlib") or "/pydantic/_internal/" in file:
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False
