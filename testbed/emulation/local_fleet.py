@@ -88,8 +88,10 @@ class LocalFleet(ProcessFleet):
         return
 
     def _path(self, target: TargetState, sender: str, receiver: str) -> PathView:
-        path = super()._path(target, sender, receiver)
-        return PathView(path.delay_s, max(target.links[receiver].down_bps, OUTAGE_BPS) / self.experiment.dilation)
+        """The receiver learns of the sender's outage, too: it holds what is on its way."""
+        path, up_bps = super()._path(target, sender, receiver), target.links[sender].up_bps
+        down_bps = target.links[receiver].down_bps if up_bps > OUTAGE_BPS else OUTAGE_BPS
+        return PathView(path.delay_s, max(down_bps, OUTAGE_BPS) / self.experiment.dilation)
 
     def _imposed_uplink(self, target: TargetState, device: str) -> float:
         return max(target.links[device].up_bps, OUTAGE_BPS) / self.experiment.dilation

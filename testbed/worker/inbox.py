@@ -51,6 +51,23 @@ class LinkClock:
         self.free_s = max(last_byte_s, start + size * 8 / rate_bps)
         return self.free_s
 
+    def stood_still(self, since_s: float, until_s: float) -> None:
+        """Nothing passed meanwhile, so what was passing then takes so much longer."""
+        if self.free_s > since_s:
+            self.free_s += until_s - since_s
+
+
+def _is_out(path: PathView | None) -> bool:
+    return path is not None and 0 < path.down_bps <= OUTAGE_BPS
+
+
+def _sender(one: Delivery) -> str:
+    """Who sent a data message; empty for anything else."""
+    if not one.is_data:
+        return ""
+    header: DataHeader = one.content[0]  # type: ignore[index]
+    return header.sender
+
 
 class Inbox:
     """Queues deliveries. `get` returns them in the order in which they are due."""
@@ -61,6 +78,7 @@ class Inbox:
         self._held: list[Delivery] = []
         self._paths: Mapping[str, PathView] = {}
         self._last_due: dict[str, float] = {}
+        self._outages: dict[str, tuple[float, list[Delivery]]] = {}  # since when, and what was on its way, by sender
         self._downlink = LinkClock()
         self._count = itertools.count()  # one step is atomic
 
@@ -69,19 +87,36 @@ class Inbox:
         threading.Thread(target=self._receive_commands, name="commands", daemon=True).start()
 
     def set_paths(self, paths: Mapping[str, PathView]) -> None:
-        """Use these delays and rates for messages received from now on, and for those that an outage held."""
+        """Use these delays and rates for messages received from now on. An outage holds up those on their way, too."""
         self._take(0.0)
         now = time.monotonic()
         self._paths = dict(paths)
-        self._last_due = {sender: due for sender, due in self._last_due.items() if due < math.inf}
-        stranded = sorted(one for one in self._held if one.due_s == math.inf)
-        self._held = [one for one in self._held if one.due_s < math.inf]
+        back = {sender: outage for sender, outage in self._outages.items() if not _is_out(paths.get(sender))}
+        for sender in [sender for sender, path in paths.items() if _is_out(path) and sender not in self._outages]:
+            held_up = [one for one in self._held if one.due_s > now and _sender(one) == sender]
+            self._held = [one for one in self._held if one.due_s <= now or _sender(one) != sender]
+            self._outages[sender] = now, held_up
+        for sender, (since_s, held_up) in back.items():
+            del self._outages[sender]
+            self._last_due.pop(sender, None)
+            for one in held_up:
+                self._came_late(one, one.due_s + now - since_s)
+        stranded = sorted(one for one in self._held if one.due_s == math.inf and _sender(one) in back)
+        self._held = [one for one in self._held if one.due_s < math.inf or _sender(one) not in back]
         for one in stranded:
             content: tuple[DataHeader, memoryview] = one.content  # type: ignore[assignment]
             header, payload = content
-            begun = msgspec.structs.replace(header, departs_s=now, departed_s=now)
+            departs_s, departed_s = max(now, header.departs_s), max(now, header.departed_s)
+            begun = msgspec.structs.replace(header, departs_s=departs_s, departed_s=departed_s)
             self._held.append(one._replace(due_s=self._due(begun, len(payload), now)))
         heapq.heapify(self._held)
+
+    def _came_late(self, one: Delivery, due_s: float) -> None:
+        """Hold what an outage interrupted for as long as was left of its way then."""
+        sender = _sender(one)
+        self._held.append(one._replace(due_s=due_s))
+        self._last_due[sender] = max(due_s, self._last_due.get(sender, 0.0))
+        self._downlink.free_s = max(due_s, self._downlink.free_s)
 
     def post(self, note: object) -> None:
         """Deliver a note from any thread of this worker at once."""
@@ -134,7 +169,7 @@ class Inbox:
         due = received_s + path.delay_s
         if path.overlap_s:  # half of the time since it was sent was spent before its second turn on the medium
             due -= min(path.overlap_s, max(0.0, received_s - header.sent_s) / 2)
-        if 0 < path.down_bps <= OUTAGE_BPS:
+        if _is_out(path):
             due = math.inf  # until the link is back
         elif path.down_bps:
             first, last = header.departs_s + path.delay_s, header.departed_s + path.delay_s

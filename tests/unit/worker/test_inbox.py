@@ -317,6 +317,35 @@ def test_what_a_downlinks_outage_holds_arrives_in_order_when_it_is_over(tmp_path
     assert all(delivery.due_s >= over + 0.01 for delivery in found)
 
 
+def test_what_is_on_its_way_when_an_outage_begins_comes_as_much_later_as_the_outage_lasts(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    first, up = bench.count + 1, {"b": PathView(0.1, 1e9), "c": PathView(0.1, 1e9)}
+    bench.inbox.set_paths(up)
+    for peer in "bc":
+        now = time.monotonic()
+        bench.peers[peer].send("a", PingFrame(peer, now, now, now, first + (peer == "c"), False))
+    time.sleep(0.02)
+    bench.inbox.set_paths(up | {"b": PathView(0.1, OUTAGE_BPS)})
+    assert number(bench.inbox.get()) == first + 1
+    bench.inbox.set_paths(up)
+    assert number(delivery := bench.inbox.get()) == first
+    assert 0.07 < delivery.due_s - delivery.received_s - 0.1 < 0.13, "from 0.02 s on until c's came at 0.1 s"
+
+
+def test_what_had_been_sent_before_an_uplinks_outage_still_takes_its_time_after_it() -> None:
+    plane = Nowhere()
+    outbox = Outbox("b", plane)  # type: ignore[arg-type]
+    outbox.set_rate(1e6)
+    for count in range(2):
+        outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, count, False), bytes(10_000))
+    outbox.set_rate(OUTAGE_BPS)
+    time.sleep(0.05)
+    outbox.set_rate(1e6)
+    outbox.send("a", PingFrame("", 0.0, 0.0, 0.0, 2, False))
+    before, after = (header for _, header in plane.sent[1:])
+    assert 0.05 <= after.departs_s - before.departed_s < 0.1
+
+
 def test_an_outbox_without_a_rate_stamps_the_present() -> None:
     plane = Nowhere()
     before = time.monotonic()
