@@ -75,7 +75,15 @@ def overfull(observation: Observation, held: Held, wanted: Placement) -> str | N
 
 
 def filled_in(observation: Observation, now: Placement, held: Held) -> Placement | None:
-    """The placement in which the living keep what they have, and take what nobody has wherever it fits; or None."""
+    """The placement in which the living keep what they have, and take what nobody has wherever it fits; or None.
+
+    It fits to the run's end if one does, because a policy may leave it as it is, and else to the interval's end.
+    """
+    whole_run = replace(observation, interval=max(1, observation.tokens_max - observation.tokens_done))
+    return _packed(whole_run, now, held) or _packed(observation, now, held)
+
+
+def _packed(observation: Observation, now: Placement, held: Held) -> Placement | None:
     missing = [block for block, device in now.devices.items() if block not in held.get(device, ())]
     kinds = [(kind, size) for kind, size, _ in kinds_at(observation, observation.final_length)]
     of_kind = [[block for block in missing if block.kind == kind] for kind, _ in kinds]

@@ -72,3 +72,10 @@ def test_the_living_keep_what_they_have_and_take_the_rest_where_it_fits() -> Non
     assert filled_in(with_room(seen(), a=2.9, b=0.9, c=9), now, held) is None
     # What b still holds, though it is a's, takes room until the commit.
     assert filled_in(with_room(seen(), a=2, b=1, c=0), now, {"a": {ONE}, "b": {ONE}}) is None
+
+
+def test_what_is_lost_goes_where_it_fits_to_the_runs_end_if_it_fits_so_anywhere() -> None:
+    now, held = Placement({ONE: "a", TWO: "c", THREE: "c"}), {"a": {ONE}, "b": set[Block]()}
+    long = replace(seen(), tokens_max=120)
+    assert filled_in(with_room(long, a=2, b=9, c=0), now, held) == Placement({ONE: "a", TWO: "b", THREE: "b"})
+    assert filled_in(with_room(long, a=2, b=1, c=0), now, held) == Placement({ONE: "a", TWO: "a", THREE: "b"})
