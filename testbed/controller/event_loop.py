@@ -224,6 +224,11 @@ class EventLoop:
         """React to what has happened, without waiting."""
         self.hear(self._pump(0.0))
 
+    def await_killed(self) -> None:
+        """Wait until the devices that a trace has killed are lost: no token may come before, needed or not."""
+        while self.faults.dying:
+            self.hear(self._pump(LOOK_S))
+
     def offer_returned(self) -> None:
         """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
         while self._experiment.trace_clock == "token" and self.faults.returning:

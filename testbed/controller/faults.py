@@ -76,6 +76,11 @@ class Faults:
         else:
             self._to_return.append(device)
 
+    @property
+    def dying(self) -> bool:
+        """Whether a device that a trace has killed is not lost yet."""
+        return any(self.state.devices[device].living for device in self._killed_s)
+
     # --- losses ------------------------------------------------------------------------------------------
 
     def lose(self, device: str, event: DeviceLost, need_bytes: int, budget_bytes: int) -> None:

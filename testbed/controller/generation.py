@@ -260,6 +260,7 @@ class Controller:
         while state.tokens_done < end and not self._over():
             for device, quantity in self._strikes.take(state.tokens_done):
                 self._loop.faults.strike(device, quantity)
+            self._loop.await_killed()
             self._generate(self._strikes.before(end))
         self._log.flush()
 

@@ -57,6 +57,24 @@ def test_a_recovery_says_when_what_was_done_and_takes_as_long_as_predicted(tmp_p
     assert stall == pytest.approx(row["rebuilt_s"] - row["noticed_s"])
 
 
+def test_no_token_comes_before_a_death_is_noticed_also_of_a_device_that_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kill, events, dying_since = SimFleet.kill, SimFleet.events, dict[str, int]()
+
+    def noticed_late(fleet: SimFleet, timeout_s: float) -> Any:
+        for device in list(dying_since):
+            dying_since[device] += 1
+            if dying_since[device] == 3:
+                kill(fleet, device)
+        return events(fleet, timeout_s)
+
+    monkeypatch.setattr(SimFleet, "kill", lambda fleet, device: dying_since.setdefault(device, 0))
+    monkeypatch.setattr(SimFleet, "events", noticed_late)
+    _, outcome, kept = drive(tmp_path, dying((11, "d"), policy="static", placement={"*": "a", "ffn(0)": "b"}))
+    assert outcome.status == "done" and [row["step"] for row in kept["recoveries"]] == [11]
+
+
 @pytest.mark.parametrize("token", [0, 1, 8, 23])
 def test_a_device_may_die_before_any_token(tmp_path: Path, token: int) -> None:
     _, outcome, kept = drive(tmp_path, dying((token, "c")))
