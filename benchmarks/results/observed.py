@@ -156,8 +156,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
         table(headings, _compared(groups[LOGGED])),
         prose(f"""{_headroom(groups[LOGGED])} These links are slow from the start, and the topology file says
             100 Mbit/s. With the oracle no placement of `headroom`, `paper-search`, `static`, `greedy` or `edgeshard`
-            uses `c`. With estimates all of these but `edgeshard` give it blocks at first. That its link is slow is
-            found out when they are there and dear to move. `edgeshard` never uses `c`: what it loses are probes."""),
+            uses `c`. Without probes all of these but `edgeshard` give it blocks at first. That its link is slow is
+            found out when they are there and dear to move. Short bursts before the first placement tell in time."""),
         prose("""The same while links and devices fluctuate as each seed draws them. `headroom` keeps a placement unless
             moving gains more than 0.1 times the largest spread that the gain depends on; this was chosen on the seeds
             101 to 104, and *hysteresis 0* is without it."""),
