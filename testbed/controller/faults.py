@@ -157,7 +157,7 @@ class Faults:
 
     def record_late(self) -> None:
         """Write down what lost devices still said since the last time."""
-        for device, messages in self._late.items():
+        for device, messages in (+self._late).items():
             self.recorder.late(device, self.state.tokens_done, messages)
         self._late.clear()
 

@@ -87,6 +87,7 @@ def test_what_a_lost_device_still_says_is_dropped_and_counted(faults: Faults) ->
     faults.heard_late("a", {"b": 2, "c": 5})
     faults.heard_late("a", {"b": 3, "c": 6})
     faults.record_late()
+    faults.heard_late("a", {"b": 3})  # as every collection tells
     faults.record_late()
     faults.log.flush()
     first, late = read_rows(faults.log.folder, "faults")
