@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from testbed.clock import EmulatedClock
 from testbed.controller.boundary import MIGRATION_PATIENCE
@@ -57,21 +57,8 @@ INTERRUPT_PATIENCE_S = 30.0  # for a device to finish its operation and answer
 RECOVERY_PATIENCE_S = 60.0  # to move blocks, and to fill caches, besides what they are predicted to take
 
 Ask = Callable[[Observation, Placement | None], Decision]
-
-
-class Drive(Protocol):
-    """Carries out a migration with so many wall seconds of patience, and `rows` of each cache if not all."""
-
-    def __call__(
-        self,
-        migration: Migration,
-        plan: Plan,
-        observation: Observation,
-        patience_s: float,
-        predicted_s: float | None = None,
-        rows: int | None = None,
-    ) -> MigrationResult:
-        """How it ended."""
+# Carries out a migration: seconds of patience, predicted seconds, and the rows of each cache that travel if not all.
+Drive = Callable[[Migration, Plan, Observation, float, float | None, int | None], MigrationResult]
 
 
 class Way(NamedTuple):

@@ -113,7 +113,7 @@ class Resumption:
         _, _, next_pass = self.recovery.interrupt(self.state.epoch)
         self.state.plan = make_plan(observation, placement)
         migration = Migration(placement.epoch, self.loop.living(), ())
-        self.drive(migration, self.state.plan, observation, START_PATIENCE_S)
+        self.drive(migration, self.state.plan, observation, START_PATIENCE_S, None, None)
         self.recovery.rebuild(truth, self.state.plan, next_pass)
 
     def _repeat_last(self) -> None:
