@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed import cli
+
 ROOT = Path(__file__).parents[3]
 SMALL = ROOT / "experiments" / "small-scale.yaml"
 TRACE = ROOT / "traces" / "data" / "link-collapse.csv"
@@ -35,8 +37,7 @@ KINDS = ["a pipe", "a device", "a socket"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs")
-    done = testbed(*INTO_FOLDERS["replay"], "--out", str(out))
-    assert done.returncode == 0, done.stderr
+    assert cli.run([*INTO_FOLDERS["replay"], "--out", str(out)]) == 0
     return next(out.iterdir())
 
 
@@ -49,16 +50,6 @@ def special(tmp_path: Path) -> Iterator[dict[str, Path]]:
         yield {"a pipe": tmp_path / "pipe", "a device": Path("/dev/null"), "a socket": tmp_path / "socket"}
 
 
-def testbed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "testbed", *arguments]
-    return subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
-    )  # fmt: skip
-
-
-testbed.__test__ = False  # type: ignore[attr-defined]
-
-
 def filled(words: list[str], folder: Path, run: Path | None = None) -> list[str]:
     """A command line with the files that it names, made in a folder."""
     (folder / "all.yaml").write_text(SWEEP)
@@ -66,35 +57,40 @@ def filled(words: list[str], folder: Path, run: Path | None = None) -> list[str]
     return [files.get(word, word) for word in words]
 
 
-def assert_refused(done: subprocess.CompletedProcess[str], path: Path) -> None:
-    assert (done.returncode, done.stdout) == (2, ""), done
-    assert done.stderr.startswith("Error: ") and done.stderr.count("\n") == 1 and str(path) in done.stderr, done.stderr
+def assert_refused(arguments: list[str], path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence that it is refused in."""
+    code, told = cli.run(arguments), capsys.readouterr()
+    assert (code, told.out) == (2, ""), told
+    assert told.err.startswith("Error: ") and told.err.count("\n") == 1 and str(path) in told.err, told.err
+    return told.err
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", INTO_FOLDERS)
 def test_what_is_no_folder_takes_no_run_folders(
-    verb: str, kind: str, run: Path, special: dict[str, Path], tmp_path: Path
+    verb: str, kind: str, run: Path, special: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = filled(INTO_FOLDERS[verb], tmp_path, run)
-    assert_refused(testbed(*arguments, "--out", str(special[kind])), special[kind])
-    assert_refused(testbed(*arguments, "--out", str(special[kind] / "in" / "it")), special[kind])
+    for out in (special[kind], special[kind] / "in" / "it"):
+        assert_refused([*arguments, "--out", str(out)], special[kind], capsys)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("verb", INTO_FILES)
 def test_what_is_no_file_is_not_written(
-    verb: str, kind: str, run: Path, special: dict[str, Path], tmp_path: Path
+    verb: str, kind: str, run: Path, special: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    done = testbed(*filled(INTO_FILES[verb], tmp_path, run), "--out", str(special[kind]))
-    assert_refused(done, special[kind])
-    assert kind in done.stderr
+    arguments = [*filled(INTO_FILES[verb], tmp_path, run), "--out", str(special[kind])]
+    assert kind in assert_refused(arguments, special[kind], capsys)
 
 
-def test_a_calibration_never_replaces_what_is_no_file(special: dict[str, Path]) -> None:
+def test_a_calibration_never_replaces_what_is_no_file(
+    special: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for path in (special["a pipe"], special["a socket"]):  # not the device: all of this machine would miss it
+        monkeypatch.setenv("TESTBED_CALIBRATION", str(path))
         before = path.stat()
-        assert_refused(testbed("calibrate", TESTBED_CALIBRATION=str(path)), path)
+        assert_refused(["calibrate"], path, capsys)
         assert (path.stat().st_ino, stat.S_IFMT(path.stat().st_mode)) == (before.st_ino, stat.S_IFMT(before.st_mode))
 
 
