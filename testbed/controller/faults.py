@@ -16,6 +16,7 @@ from testbed.controller.suspects import Suspects, Suspicion
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog
+from testbed.runlog.journal import Struck
 from testbed.traces.quantities import KILL
 from testbed.transport.messages import Connected, Hello, Load, Loaded, OutOfBudget
 
@@ -75,6 +76,12 @@ class Faults:
             self._note("restart_ignored", device, "it lives")
         else:
             self._to_return.append(device)
+        self._journal()
+
+    def _journal(self) -> None:
+        """Write down for a controller that goes on what cannot be seen of the devices yet."""
+        starting = [name for name, each in self._returns.items() if not each.killed]
+        self.log.journal(Struck(sorted(self._killed_s), sorted({*self._to_return, *starting})))
 
     @property
     def dying(self) -> bool:
@@ -103,6 +110,7 @@ class Faults:
             instructions = known.ended()
             why = event.hung or f"its worker ended with code {event.exit_code} while starting"
             self._note("device_lost_again", device, why)
+            self._journal()
         for instruction in instructions:
             match instruction:
                 case Fence():

@@ -112,7 +112,7 @@ class Controller:
         self._recovery = Recovery(
             experiment, self._prompt, self._loop, self._state, self.recorder, self._clock, self._decider.ask,
             self._boundary.drive, lambda token: self._take(token, self._forecast.seconds()),
-            lambda: self.outcome.tokens, self._over,
+            lambda: self.outcome.tokens, self._over, policy.name,
         )  # fmt: skip
         self._resumption = None
         if past is not None and past.checkpoint is not None:
@@ -178,7 +178,9 @@ class Controller:
         self._loop.traces.apply(self._conditions.bearable())
         self._calibrate()
         resumption.restore()
-        for device in self._strikes.resume(self._state.tokens_done, self._state.lost):
+        self._journal.checkpoint()  # it may have recovered from a loss
+        self._strikes.resume(self._state.tokens_done, resumption.past.killed)
+        for device in sorted(resumption.past.returning):
             self._loop.faults.strike(device, RESTART)
         for done, token in enumerate(self.outcome.tokens, 1):
             self._progress(done, token)

@@ -88,6 +88,7 @@ class Recovery:
     take: Callable[[Token], None]
     generated: Callable[[], Sequence[int | None]]  # the tokens so far
     ended: Callable[[], bool]  # whether no further token is to come
+    policy: str
     again: int = 0
 
     def run(self) -> None:
@@ -112,11 +113,11 @@ class Recovery:
             self.state.recovery = None
 
     def _once(self, noticed_s: float) -> None:
-        self.close()
         loop, state = self.loop, self.state
         state.moving = ()
         state.epoch += 1
         held, replicas, next_pass = self.interrupt(state.epoch)
+        self.close()  # unless the first token after it has been reported meanwhile
         if self.ended():
             return
         truth, observation = loop.observation(), loop.seen(needs_links=False)
@@ -150,7 +151,7 @@ class Recovery:
         stall_s = self.clock.trace_now() - state.last_token_s
         found = shortages(truth, None, wanted)
         self.recorder.decision(
-            epoch=state.epoch, step=step, policy=self.experiment.policy,
+            epoch=state.epoch, step=step, policy=self.policy,
             decision_s=decision.decision_s, moved=len(moves),
             predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
             reason=f"device {self._told()} is lost", stall_s=stall_s, proof=decision.proof,
@@ -240,7 +241,7 @@ class Recovery:
         if decision.placement is None:
             return decision.reason
         left = left_behind(decision.placement, self.state.lost, observation)
-        return f"policy {self.experiment.policy} leaves {left[0]} on a lost device" if left else None
+        return f"policy {self.policy} leaves {left[0]} on a lost device" if left else None
 
     def rebuild(self, truth: Observation, plan: Plan, next_pass: int, start: int = 0) -> tuple[int, float]:
         """Have all KV caches recomputed from row `start` on; returns the rows and the predicted time.

@@ -15,7 +15,6 @@ from testbed.controller.fleet import Fleet
 from testbed.controller.journal import observation_of, placement_of, replay_crossings
 from testbed.controller.migration import Migration
 from testbed.controller.policy_call import call_policy, reset_policy
-from testbed.controller.reconciling import left_behind
 from testbed.controller.recovery import Drive, Recovery
 from testbed.controller.run_state import RunState
 from testbed.errors import ConfigError
@@ -101,10 +100,10 @@ class Resumption:
         self.loop.send(self.experiment.topology.source, Continue(len(self.prompt), count, last, self.ends, sampling))
 
     def _rebuild(self, placement: Placement) -> None:
-        """Commit the placement and fill the caches; where a lost device has blocks, recover from the loss."""
+        """Commit the placement and fill the caches, or recover from losses that the run had not recovered from."""
         truth, observation = self.loop.observation(), self.loop.seen(needs_links=False)
         self.state.whole_rows = 0  # new workers hold blocks without their rows
-        if left_behind(placement, self.state.lost, truth):
+        if self.past.losses:
             self.state.plan = make_plan(observation, placement)
             self.recovery.again = len(self.past.tokens) - self.state.tokens_done
             self.recovery.run()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from testbed.traces.model import TraceSet
-from testbed.traces.quantities import KILL, RESTART, STRIKES
+from testbed.traces.quantities import KILL, STRIKES
 
 
 class Strikes:
@@ -24,15 +24,10 @@ class Strikes:
         """The number of tokens after which the next strike comes, or `until` if that is sooner."""
         return min(self._due[0][0], until) if self._due else until
 
-    def resume(self, tokens_done: int, lost: Collection[str]) -> list[str]:
-        """Forget what came before so many tokens; returns the lost devices that have been started anew since.
-
-        A kill that nobody had noticed when the controller died comes again.
-        """
-        last = dict(self.take(tokens_done - 1))
-        unnoticed = [device for device, quantity in last.items() if quantity == KILL and device not in lost]
-        self._due = [(tokens_done, device, KILL) for device in unnoticed] + self._due
-        return [device for device, quantity in last.items() if quantity == RESTART and device in lost]
+    def resume(self, tokens_done: int, killed: Iterable[str]) -> None:
+        """Forget what came before so many tokens. A kill that nobody had noticed comes again."""
+        self.take(tokens_done - 1)
+        self._due = [(tokens_done, device, KILL) for device in sorted(killed)] + self._due
 
     def take(self, tokens_done: int) -> list[tuple[str, str]]:
         """(device, quantity) of those whose time has come; each is given once."""

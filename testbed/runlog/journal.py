@@ -71,13 +71,20 @@ class Lost(msgspec.Struct, frozen=True, tag="lost"):
     row: Mapping[str, Any]
 
 
+class Struck(msgspec.Struct, frozen=True, tag="struck"):
+    """A trace has struck a device: all that are killed and not lost yet, and all that are on their way back."""
+
+    killed: Sequence[str]
+    returning: Sequence[str]
+
+
 class Resumed(msgspec.Struct, frozen=True, tag="resumed"):
     """Somebody began to resume the run."""
 
     wall_s: float
 
 
-Line = Checkpoint | Generated | Lost | Resumed
+Line = Checkpoint | Generated | Lost | Struck | Resumed
 
 _DECODE = msgspec.json.Decoder(Line).decode
 
@@ -91,6 +98,8 @@ class Past:
     losses: list[Lost] = field(default_factory=list)  # since the checkpoint
     asked: list[Asked] = field(default_factory=list)  # up to the checkpoint
     crossings: list[Crossing] = field(default_factory=list)  # up to the checkpoint
+    killed: set[str] = field(default_factory=set)  # by a trace, and nobody had noticed
+    returning: set[str] = field(default_factory=set)  # started anew by a trace, and the policy had not seen it again
     resumed: int = 0  # how often the run has been resumed before
     whole_bytes: int = 0  # of the journal's file
 
@@ -112,10 +121,16 @@ class Past:
                 self.checkpoint, self.losses = line, []
                 self.asked += line.asked
                 self.crossings += line.crossings
+                self.returning &= {*line.lost, *self.killed}
             case Generated():
                 self.tokens.append(line)
             case Lost():
                 self.losses.append(line)
+                device = line.row["device"]
+                # One that a trace has killed may be on its way back already; another one had come back before.
+                (self.killed if device in self.killed else self.returning).discard(device)
+            case Struck():
+                self.killed, self.returning = set(line.killed), set(line.returning)
             case Resumed():
                 self.resumed += 1
 

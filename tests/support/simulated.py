@@ -58,12 +58,14 @@ class Watched(SimFleet):
         return found
 
 
-def drive(out: Path, of: Experiment, policy: Policy | None = None) -> tuple[Watched, Outcome, dict[str, Any]]:
+def drive(
+    out: Path, of: Experiment, policy: Policy | None = None, fleet: type[Watched] = Watched
+) -> tuple[Watched, Outcome, dict[str, Any]]:
     """A run on a watched fleet: (fleet, outcome, rows kept)."""
-    fleet, log = Watched(of), RunLog.create(out, of.name, of.policy)
+    made, log = fleet(of), RunLog.create(out, of.name, of.policy)
     policy = policy or make_policy(of.policy, of.policy_options, of.placement)
-    controller = Controller(of, prompt_ids(of), fleet, policy, log, effort="off")
+    controller = Controller(of, prompt_ids(of), made, policy, log, effort="off")
     outcome = controller.run()
     log.close()
     kept = {table: read_rows(log.folder, table) for table in TABLES}
-    return fleet, outcome, kept
+    return made, outcome, kept

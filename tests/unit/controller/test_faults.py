@@ -18,6 +18,7 @@ from testbed.controller.run_state import RunState
 from testbed.errors import EnvironmentLacks, OutOfMemory, RunFailed
 from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog, read_lines, read_rows
+from testbed.runlog.journal import Lost, read_past
 from testbed.transport.messages import Committed, Connected, Hello, Load, Loaded, Token
 
 DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
@@ -252,3 +253,24 @@ def test_before_the_first_token_a_loss_is_what_the_machine_lacks_unless_memory_r
         faults.lose("b", ENDED, 0, 0)
     with pytest.raises(OutOfMemory):
         faults.lose("b", DeviceLost(True, -9), 0, 0)
+
+
+def test_a_controller_that_goes_on_knows_who_was_killed_unnoticed_and_who_was_on_the_way_back(faults: Faults) -> None:
+    faults.log.journaled = True
+
+    def known(*more: Lost) -> tuple[set[str], set[str]]:
+        past = read_past(faults.log.folder)
+        for line in more:
+            past.add(line)
+        return past.killed, past.returning
+
+    faults.strike("b", "kill")
+    assert known() == ({"b"}, set())
+    faults.strike("b", "restart")
+    assert known() == ({"b"}, {"b"})
+    lose(faults, "b")
+    assert known() == (set(), {"b"})
+    assert known(Lost({"device": "b"})) == (set(), set()), "it had returned and was lost without a trace's doing"
+    faults.proceed()
+    faults.strike("b", "kill")
+    assert known() == (set(), set()), "it died before it stood"

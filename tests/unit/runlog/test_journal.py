@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def test_a_journal_tells_what_was_written(log: RunLog) -> None:
 def test_wherever_a_journal_is_cut_the_whole_lines_before_count_and_no_more(log: RunLog) -> None:
     begun(log)
     content = (log.folder / JOURNAL).read_bytes()
-    for size in range(len(content) + 1):
+    ends = [at + 1 for at, byte in enumerate(content) if byte == ord("\n")]
+    for size in {0, *(end + more for end in ends for more in (-9, -1, 0, 1) if end + more <= len(content))}:
         (log.folder / JOURNAL).write_bytes(content[:size])
         past = read_past(log.folder)
         assert past.whole_bytes == content[:size].rfind(b"\n") + 1
@@ -95,18 +97,34 @@ def test_tables_become_what_they_were_at_the_journals_end(log: RunLog) -> None:
     assert [line.row["step"] for line in read_past(log.folder).tokens] == [0, 1, 2, 3]
 
 
-def test_tables_that_have_become_parquet_files_stay_whole(log: RunLog) -> None:
+def test_tables_that_have_become_parquet_files_are_cut_too_and_lost_to_no_full_disk(
+    log: RunLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun(log)
     checkpoint(log, 3, ("b",))
+    size = (log.folder / "placements.jsonl").stat().st_size
+    generate(log, 3)
+    log.row("placements", epoch=2, step=4, block="ffn(0)", device="a")
     past = read_past(log.folder)
     asked = {"asked_s": 0.0, "asked_jitter_s": 0.0, "asked_loss": 0.0}
     log.row("delays", device="b", direction="up", messages=9, **asked)  # the run that goes on writes it again
-    log.finish({"status": "done"})
+    log.finish({"status": "failed"})
     assert not (log.folder / JOURNAL).exists(), "a run that has ended needs none"
     (log.folder / "summary.json").unlink()
+    written = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        written(path, content[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        rewind(RunLog(log.folder), past)
+    monkeypatch.undo()
     rewind(RunLog(log.folder), past)
-    assert [row["step"] for row in read_rows(log.folder, "tokens")] == [0, 1, 2]
-    assert len(read_rows(log.folder, "placements")) == 2 and not list(log.folder.glob("*.parquet"))
+    assert [row["step"] for row in read_rows(log.folder, "tokens")] == [0, 1, 2, 3]
+    assert [row["epoch"] for row in read_rows(log.folder, "placements")] == [0, 1]
+    assert (log.folder / "placements.jsonl").stat().st_size == size and not list(log.folder.glob("*.parquet"))
     assert not read_rows(log.folder, "delays")
 
 

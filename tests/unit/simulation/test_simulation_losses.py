@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import drive, experiment, simulated
+from simulated import Watched, drive, experiment, simulated
 
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
@@ -14,6 +14,7 @@ from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
 from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change, Trace, TraceSet
+from testbed.transport.messages import Token
 
 TOKENS, INTERVAL = 24, 8
 
@@ -337,3 +338,22 @@ def test_a_migration_that_a_loss_cuts_short_is_told_as_aborted(tmp_path: Path) -
     told = [row["kind"] for row in read_lines(log) if row["kind"].startswith("migration_")]
     assert told == ["migration_begin", "migration_aborted"], "the recovery moves what was to move"
     assert next(row["outcome"] for row in kept["migrations"]) == "aborted"
+
+
+class Together(Watched):
+    """The worker of c ends while token 11 is reported, and that is heard first."""
+
+    def events(self, timeout_s: float) -> Any:
+        found = super().events(timeout_s)
+        if any(isinstance(event, Token) and event.step == 11 for _, event in found):
+            self.kill("c")
+            found = [*super().events(0.0), *found]
+        return found
+
+
+def test_a_recovery_has_the_time_of_its_token_also_if_that_comes_with_another_loss(tmp_path: Path) -> None:
+    _, outcome, kept = drive(tmp_path, dying((11, "b")), fleet=Together)
+    assert outcome.status == "done"
+    assert [(row["step"], row["devices"], row["token_s"] is None) for row in kept["recoveries"]] == [
+        (11, "b", False), (12, "b,c", False),
+    ]  # fmt: skip

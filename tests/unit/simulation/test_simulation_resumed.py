@@ -1,0 +1,83 @@
+"""Wherever the journal of a run with losses and returns ends, the run that goes on is the undisturbed one.
+
+The twin keeps no journal of its own accord, because it is quickly repeated. Here it does, and takes up the tokens.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from simulated import experiment
+
+from testbed.controller.calibration import NOMINAL
+from testbed.controller.generation import Controller
+from testbed.experiment.prompt import prompt_ids
+from testbed.experiment.schema import Experiment
+from testbed.placement.policies import make_policy
+from testbed.runlog.folder import RunLog, read_rows
+from testbed.runlog.journal import JOURNAL, Past, read_past
+from testbed.runlog.rewinding import rewind
+from testbed.simulation.fleet import SimFleet
+from testbed.traces import Change
+from testbed.transport.messages import Command, Continue
+
+STRUCK = (
+    (3, "d", "restart"),
+    (5, "b", "kill"),
+    (5, "b", "restart"),
+    (6, "d", "kill"),
+    (9, "c", "kill"),
+    (10, "c", "restart"),
+)
+KEYS = {
+    "faults": ("device", "step"),
+    "decisions": ("epoch", "step", "moved"),
+    "recoveries": ("epoch", "step", "devices"),
+    "placements": ("epoch", "step", "block", "device"),
+    "tokens": ("step", "epoch"),
+}
+
+
+class Continued(SimFleet):
+    """A simulated fleet whose source can be told of tokens."""
+
+    def send(self, device: str, command: Command) -> None:
+        if isinstance(command, Continue):
+            self._tokens, self._length = command.tokens, command.prompt_tokens + command.tokens - 1
+        else:
+            super().send(device, command)
+
+
+def carry_out(of: Experiment, log: RunLog, past: Past | None = None) -> dict[str, list[tuple[Any, ...]]]:
+    """The tables that tell what happened."""
+    log.journaled, prompt = True, prompt_ids(of)
+    if past is not None:
+        rewind(log, past)
+    fleet, policy = Continued(of, len(prompt), NOMINAL.hop_overhead_s), make_policy(of.policy, of.policy_options, None)
+    outcome = Controller(of, prompt, fleet, policy, log, effort="off", past=past).run()
+    log.close()
+    assert outcome.status == "done"
+    return {
+        table: [tuple(row[key] for key in keys) for row in read_rows(log.folder, table)] for table, keys in KEYS.items()
+    }
+
+
+def test_wherever_the_journal_ends_and_again_two_lines_later_nothing_is_missing_and_nothing_twice(
+    tmp_path: Path,
+) -> None:
+    changes = tuple(Change(at, f"device/{name}", what, 1.0) for at, name, what in STRUCK)
+    plain = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0}
+    of = experiment("model.preset=tiny", changes=changes, tokens=16, interval=4, **plain)
+    log = RunLog.create(tmp_path, "resumed", "round-robin")
+    undisturbed = carry_out(of, log)
+    assert [row[0] for row in undisturbed["faults"]] == ["b", "d", "c"]
+    lines = (log.folder / JOURNAL).read_bytes().splitlines(keepends=True)
+    for number in (number for number in range(len(lines)) if b'"token"' not in lines[number - 1][:20]):
+        died = Path(shutil.copytree(log.folder, tmp_path / str(number)))
+        (died / JOURNAL).write_bytes(b"".join(lines[:number]))
+        assert carry_out(of, RunLog(died), read_past(died)) == undisturbed, lines[number]
+        written = (died / JOURNAL).read_bytes().splitlines(keepends=True)
+        (died / JOURNAL).write_bytes(b"".join(written[: number + 2]))
+        assert carry_out(of, RunLog(died), read_past(died)) == undisturbed, written[number : number + 2]
