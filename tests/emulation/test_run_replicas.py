@@ -11,7 +11,7 @@ from live_runs import digests
 from lossy_runs import losing, recovered_s, recovery
 from running import Place
 
-SIZES: dict[str, Any] = {"prompt": 300, "tokens": 30, "dies_at": 22, "layers": 2}
+SIZES: dict[str, Any] = {"prompt": 300, "tokens": 30, "dies_at": 22, "layers": 2, "vocab": 1024}
 
 
 @pytest.mark.quiet

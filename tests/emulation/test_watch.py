@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from host_pace import judging_time
-from running import QUICKSTART, UNJUDGED, Going, Place, rows
+from running import QUICKSTART, UNJUDGED, Going, Place, rows, topology, two_placements, write_experiment
 
 from testbed.cli.watch_app import Watch
 from testbed.runlog.following import Follower
@@ -22,7 +22,7 @@ from testbed.units import format_bytes, format_rate
 LATE_S = 1.0  # what is shown is right within it
 SIZES = [(80, 24), (200, 60)]
 TOKENS = 20
-CHANGES = "time,target,quantity,value\n4,link/c,rate,20 Mbit/s\n12,device/b,memory,16 MiB\n"  # then blocks have to move
+CHANGES = "time,target,quantity,value\n4,link/c,rate,20 Mbit/s\n12,device/b,memory,16 MiB\n"
 DEVICE = re.compile(r"^(\w+) +(\d+) (?:[+-]\d+)* +[█·▒]+ (.+? of .+?)  +(.+)$")
 
 Rows = list[dict[str, Any]]
@@ -53,10 +53,14 @@ def in_force(table: Rows, at: float, **key: Any) -> Rows:
 
 @pytest.mark.quiet
 @pytest.mark.timeout(240)
-def test_the_screen_is_right_within_a_second_throughout_a_run(place: Place) -> None:
-    (place.base / "changes.csv").write_text(CHANGES)
-    traces = ("--set", f"traces=[{place.base}/changes.csv]")
-    with place.started(QUICKSTART, "--tokens", str(TOKENS), *traces, *UNJUDGED) as going:
+def test_the_screen_is_right_within_a_second_throughout_a_run(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "changes.csv").write_text(CHANGES)
+    slow = {name: {"link": {"rate": "100 Mbit/s", "delay": "10 ms"}} for name in "abcd"}  # 0.3 s for a token
+    experiment = write_experiment(
+        tmp_path, tokens=TOKENS, topology=topology(**slow), delay="transport", traces=["changes.csv"],
+        policy=two_placements(tmp_path, {"*": "a", "head(*,*)": "b", "ffn(*)": "c"}, {"head(1,*)": "d", "ffn(2)": "b"}),
+    )  # fmt: skip
+    with place.started(experiment, *UNJUDGED) as going:
         folder = going.folder()
         seen = asyncio.run(side_by_side(going, folder))
         assert going.end().code == 0

@@ -9,13 +9,16 @@ from running import Ended, rows, topology, two_placements, write_experiment
 HEADS, ROW_BYTES, MOVES_AT = 12, 2 * 64 * 4, 4
 
 
-def experiment(folder: Path, migration: str, *, prompt: int, tokens: int, layers: int) -> Path:
+def experiment(
+    folder: Path, migration: str, *, prompt: int, tokens: int, layers: int, vocab: int = 50257,
+    streaming: str = "1.5 GB/s",
+) -> Path:  # fmt: skip
     """At token 4 all of layer 0's heads go from b, which has the other layers' heads, too, to c, at 20 Mbit/s."""
     return write_experiment(
         folder,
         name=migration,
-        model={"preset": "gpt2", "layers": layers, "seed": 7},
-        prompt={"ids": [(7 * i + i // 64) % 50000 for i in range(prompt)]},
+        model={"preset": "gpt2", "layers": layers, "vocab": vocab, "seed": 7},
+        prompt={"ids": [(7 * i + i // 64) % 1000 for i in range(prompt)]},
         tokens=tokens,
         interval=MOVES_AT,
         policy=two_placements(folder, {"*": "a", "head(*,*)": "b"}, {"head(0,*)": "c"}),
@@ -23,13 +26,13 @@ def experiment(folder: Path, migration: str, *, prompt: int, tokens: int, layers
         migration=migration,
         compute="paced",
         topology=topology(
-            a={"memory": "1 GiB", "streaming": "1.5 GB/s"},
+            a={"memory": "1 GiB", "streaming": streaming},
             b={
                 "memory": "512 MiB",
-                "streaming": "1.5 GB/s",
+                "streaming": streaming,
                 "link": {"up": "20 Mbit/s", "down": "100 Mbit/s", "delay": "0.3 ms"},
             },
-            c={"memory": "512 MiB", "streaming": "1.5 GB/s"},
+            c={"memory": "512 MiB", "streaming": streaming},
         ),
     )
 

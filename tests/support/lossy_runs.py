@@ -43,17 +43,18 @@ class Turning(Thirds):
 
 
 def losing(
-    folder: Path, method: str, *, prompt: int, tokens: int, dies_at: int, layers: int, policy: str = "Thirds"
-) -> Path:
+    folder: Path, method: str, *, prompt: int, tokens: int, dies_at: int, layers: int, policy: str = "Thirds",
+    vocab: int = 50257, streaming: str = "1.5 GB/s",
+) -> Path:  # fmt: skip
     """Device b dies at a token. `policy` Turning moves heads away from their replicas."""
     (folder / "thirds.py").write_text(THIRDS)
     (folder / "kill.csv").write_text(f"time,target,quantity,value\n{dies_at},device/b,kill,1\n")
-    device = {"memory": "512 MiB", "streaming": "1.5 GB/s", "storage": "90 MB/s"}
+    device = {"memory": "512 MiB", "streaming": streaming, "storage": "90 MB/s"}
     return write_experiment(
         folder,
         name=method,
-        model={"preset": "gpt2", "layers": layers, "seed": 7},
-        prompt={"ids": [(7 * i + i // 64) % 50000 for i in range(prompt)]},
+        model={"preset": "gpt2", "layers": layers, "vocab": vocab, "seed": 7},
+        prompt={"ids": [(7 * i + i // 64) % 1000 for i in range(prompt)]},
         tokens=tokens,
         interval=8,
         policy=f"{folder / 'thirds.py'}:{policy}",
