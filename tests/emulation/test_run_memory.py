@@ -23,6 +23,7 @@ from testbed.runlog.folder import read_json
 
 MIB = 2**20
 SHARE, SLACK = 0.10, 4 * MIB
+VOCAB = 4096  # so that the source need not hold 147 MiB of embedding
 
 POLICY = """
 from testbed.placement.blocks import Placement, blocks_of
@@ -56,13 +57,12 @@ class HalfMoves:
 @pytest.mark.parametrize(
     ("by_layer", "formats"),
     [
-        (False, {}),
         (True, {}),
         (False, {"format": "float16", "kv_format": "float16"}),
         (False, {"format": "q8_0", "kv_format": "bfloat16", "wire_format": "bfloat16"}),
         (False, {"format": "q4_1"}),
     ],
-    ids=["blocks dealt in turn", "layer by layer", "float16", "q8_0", "q4_1"],
+    ids=["layer by layer", "float16", "q8_0", "q4_1"],
 )
 def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them_have_moved(
     by_layer: bool, formats: dict[str, str], place: Place, tmp_path: Path
@@ -72,8 +72,8 @@ def test_the_ledger_is_what_the_blocks_should_take_before_and_after_half_of_them
     ended = place.replay(
         write_experiment(
             tmp_path,
-            model={"preset": "gpt2", "seed": 7} | formats,
-            prompt={"ids": [(7 * i) % 50257 for i in range(160)]},
+            model={"preset": "gpt2", "seed": 7, "vocab": VOCAB} | formats,
+            prompt={"ids": [(7 * i) % VOCAB for i in range(160)]},
             tokens=16,
             interval=8,
             topology=topology(**roomy),
@@ -130,8 +130,8 @@ def test_a_device_full_of_small_blocks_holds_what_its_ledger_says_and_is_never_k
     ended = place.done(
         write_experiment(
             tmp_path,
-            model={"preset": "gpt2", "seed": 7, "layers": 4, "vocab": 4096},
-            prompt={"ids": [(7 * i) % 4096 for i in range(160)]},
+            model={"preset": "gpt2", "seed": 7, "layers": 4, "vocab": VOCAB},
+            prompt={"ids": [(7 * i) % VOCAB for i in range(160)]},
             prefill_chunk=chunk,
             tokens=16,
             interval=8,
