@@ -229,14 +229,16 @@ class EventLoop:
         while self.faults.dying:
             self.hear(self._pump(LOOK_S))
 
-    def offer_returned(self) -> None:
-        """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
+    def offer_returned(self) -> list[str]:
+        """Show the policy the devices that have returned, and return them; on the token clock, wait for all."""
         while self._experiment.trace_clock == "token" and self.faults.returning:
             self.hear(self._pump(RETURN_LOOK_S))
-        for device in self.faults.offer():
+        offered = self.faults.offer()
+        for device in offered:
             self._collected.pop(device, None)  # the new worker's waits are counted from the next collection on
             if self._measured is not None:
                 self._measured.restarted(device)
+        return offered
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""
