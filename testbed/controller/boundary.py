@@ -50,7 +50,8 @@ class Boundary:
     def cross(self) -> None:
         """Observe, decide, migrate and commit; then enforce the memory decreases that are due."""
         state = self.state
-        self.loop.offer_returned()
+        if self.loop.offer_returned():
+            self.decider.journal.checkpoint()  # they are no longer lost, whatever happens until the next one
         started_s = self.clock.trace_now()  # this clock stands still while the policy decides
         if self.experiment.trace_clock == "token":
             self.loop.traces.advance(float(state.tokens_done))

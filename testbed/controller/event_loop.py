@@ -114,11 +114,11 @@ class EventLoop:
         seen = without(observe(self._experiment, self._conditions, *progress), self._state.lost)
         return replace(seen, replicas=self._state.replicas) if self._state.replicas else seen
 
-    def seen(self, needs_links: bool) -> Observation:
+    def seen(self, needs_links: bool, noted: bool = True) -> Observation:
         """What the policy is shown at a boundary: the truth, or what has been seen of it (`observation: measured`).
 
         Links of which nothing has been seen lately are probed before, if the policy needs them. While blocks are copied
-        a burst would have only a share of its links.
+        a burst would have only a share of its links. Estimates are noted for a decision.
         """
         truth, self.probed = self.observation(), False
         if self._measured is None:
@@ -131,7 +131,8 @@ class EventLoop:
                 longer = self._probe(longer)
         self._measured.end_probes()
         seen = without(self._measured.observation(truth, self._conditions.announced_memory()), self._state.lost)
-        self._recorder.estimates(self._measured.rows(truth, seen))
+        rows = self._measured.rows(truth, seen)
+        self._recorder.estimates(rows if noted else ())
         return seen
 
     def _probe(self, probe: LinkProbe) -> LinkProbe | None:
@@ -229,14 +230,16 @@ class EventLoop:
         while self.faults.dying:
             self.hear(self._pump(LOOK_S))
 
-    def offer_returned(self) -> None:
-        """Show the policy the devices that have returned. On the token clock, wait for those that are to return."""
+    def offer_returned(self) -> list[str]:
+        """Show the policy the devices that have returned, and return them; on the token clock, wait for all."""
         while self._experiment.trace_clock == "token" and self.faults.returning:
             self.hear(self._pump(RETURN_LOOK_S))
-        for device in self.faults.offer():
+        offered = self.faults.offer()
+        for device in offered:
             self._collected.pop(device, None)  # the new worker's waits are counted from the next collection on
             if self._measured is not None:
                 self._measured.restarted(device)
+        return offered
 
     def take_tokens(self) -> list[Token]:
         """The tokens that have been reported and not yet asked for; all other such answers are forgotten."""

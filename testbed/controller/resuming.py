@@ -101,7 +101,7 @@ class Resumption:
 
     def _rebuild(self, placement: Placement) -> None:
         """Commit the placement and fill the caches, or recover from losses that the run had not recovered from."""
-        truth, observation = self.loop.observation(), self.loop.seen(needs_links=False)
+        truth, observation = self.loop.observation(), self.loop.seen(needs_links=False, noted=False)
         self.state.whole_rows = 0  # new workers hold blocks without their rows
         if self.past.losses:
             self.state.plan = make_plan(observation, placement)
