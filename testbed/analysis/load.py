@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from testbed.errors import ConfigError
+from testbed.runlog.documents import is_foreign
 from testbed.runlog.folder import (
     EVENTS,
     FORMAT,
@@ -207,7 +208,7 @@ def run_folders(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         if is_run_folder(folder) or not folder.is_dir():
             found.append(folder)
             continue
-        inside = sorted(child for child in folder.iterdir() if is_run_folder(child))
+        inside = sorted(child for child in folder.iterdir() if is_run_folder(child) and not is_foreign(child))
         if not inside:
             raise AnalysisError(f"{folder} is no run folder and holds none: give a folder that `testbed replay` made")
         found += inside

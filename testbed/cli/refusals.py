@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 import click
 from click.core import ParameterSource
@@ -21,6 +22,7 @@ PLAINLY = {
     "a valid float": "a number",
     "a valid integer": "a whole number",
 }
+_NUMBER = re.compile(r"\d+(\.\d+)?x?")  # the beginning of a quantity, such as `10 Mbit/s` or `4x raspberry-pi-5`
 LONGEST_NAME = 200  # characters of a path in a sentence
 LONGEST_MESSAGE = 4000  # characters of a sentence; some name many devices
 
@@ -88,6 +90,11 @@ def _what_extra_arguments_mean(message: str, ctx: click.Context) -> str:
     """What was probably meant by arguments that nothing takes."""
     if "(= " in message:
         return ": write KEY=VALUE without spaces"
+    numbers = [value for value in ctx.params.values() if isinstance(value, str) and _NUMBER.fullmatch(value)]
+    if numbers:
+        rest = message.partition("(")[2].removesuffix(")") if len(numbers) == 1 else "..."
+        quoted = " and ".join(f"'{number} {rest}'" for number in numbers)
+        return f": put a value with spaces in quotes, as in {quoted}"
     again = [
         f"`{option.opts[0]}`" for option in ctx.command.params
         if isinstance(option, click.Option) and option.multiple and option.name is not None

@@ -164,7 +164,7 @@ def prune_verb(folder: Path, keep: int | None, dry_run: bool, yes: bool, force: 
     wanted = _wanted(choice)
     if wanted.everything and keep is None:
         raise ConfigError("say which runs shall go, with --status failed, --before '30 d' or --keep 5, for example")
-    rows = wanted.choose(list_runs(folder))
+    rows = wanted.choose(list_runs(folder, links=False))
     if keep is not None:
         kept = {row["path"] for row in newest_of_each(rows, keep)}
         rows = [row for row in rows if row["path"] not in kept]

@@ -48,6 +48,8 @@ def command(run: Path | None, speed: float, once: bool) -> None:
     follower = Follower(find_run(run))
     while follower.look():
         pass
+    if follower.trouble is not None and not follower.manifest:
+        raise ConfigError(follower.trouble)
     if once:
         _print(follower)
         return

@@ -12,7 +12,8 @@ from testbed.running.picture import RUNNING, DeviceNow, Picture, Told
 from testbed.units import format_bytes, format_rate
 
 BARS = "▁▂▃▄▅▆▇█"
-LEAST_EVENTS, LEAST_TEXT, MOST_VERDICT = 3, 5, 3  # lines; what the verdict takes more than one, the text gives
+EVENTS, TEXT, MOST_VERDICT = 3, 5, 3  # lines; what the verdict takes more than one, the text gives
+LEAST_EVENTS, LEAST_TEXT = 1, 1  # lines that all devices leave them
 LEAST_NAME = 12  # columns of the heading; what follows it is cut off only then
 NAME, BLOCKS, MEMORY, LINKS = 10, 12, 24, 24  # columns of the table of devices; the bar of memory takes the rest
 MOST_BAR = 64
@@ -20,17 +21,22 @@ FULL, NEARLY = 1.0, 0.9  # of a budget, for colours
 
 
 def frame(picture: Picture, width: int, height: int) -> list[Text]:
-    """At most `height` lines of at most `width` columns: the run's state, devices, latency, text, verdict, events."""
-    lines = [_heading(picture, width), Text()]
+    """At most `height` lines of at most `width` columns: the run's state, devices, latency, text, verdict, events.
+
+    In a low terminal the text gives its lines to the devices first, and then the events do.
+    """
     verdict = _verdict(picture.verdict, width)
-    text = _wrapped(picture.text, width)[-(max(LEAST_TEXT, height // 4) - len(verdict) + 1) :]
-    rest = height - len(lines) - 5 - len(verdict) - len(text) - LEAST_EVENTS
-    lines += _devices(picture.devices, width, max(2, rest))
-    lines += [Text(), *_latency(picture, width)]
+    above = [_heading(picture, width), Text()]
+    latency = [Text(), *_latency(picture, width)]
+    text = _wrapped(picture.text, width)
+    rest = height - len(above) - len(latency) - len(verdict) - 1 - bool(text)  # without the blank lines
+    devices = _devices(picture.devices, width, max(2, rest - LEAST_EVENTS - (LEAST_TEXT if text else 0)))
+    room = max(LEAST_TEXT, min(max(TEXT, height // 4) - len(verdict) + 1, rest - len(devices) - EVENTS))
+    lines = [*above, *devices, *latency]
     if text:
-        lines += [Text(), *text]
+        lines += [Text(), *text[-room:]]
     lines += [Text(), *verdict]
-    events = [_event(told) for told in picture.events[-max(LEAST_EVENTS, height - len(lines)) :]]
+    events = [_event(told) for told in picture.events[-max(1, height - len(lines)) :]]
     lines += events[::-1]
     for line in lines:
         line.truncate(width, overflow="ellipsis")

@@ -86,9 +86,11 @@ class Summary(_Shared):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run; raises ConfigError if it is missing or damaged, or if the folder's format is newer."""
-    manifest = _read_document(folder / MANIFEST, Manifest)
-    _refuse_newer(folder, manifest.get("format", 0))
+    """The manifest of a run; raises ConfigError if it is missing, damaged or no run's, or if the format is newer."""
+    manifest = read_json(folder / MANIFEST)
+    known = checked(manifest, Manifest, str(folder / MANIFEST))
+    _refuse_foreign(folder, known)
+    _refuse_newer(folder, known.format)
     return manifest
 
 
@@ -102,7 +104,9 @@ def read_summary(folder: Path) -> dict[str, Any] | None:
         return None
     if (folder / MANIFEST).exists():
         _refuse_newer(folder, format_of(folder))
-    return _read_document(path, Summary)
+    document = read_json(path)
+    checked(document, Summary, str(path))
+    return document
 
 
 def read_keys(folder: Path) -> tuple[Manifest, Summary | None]:
@@ -119,10 +123,20 @@ def read_keys(folder: Path) -> tuple[Manifest, Summary | None]:
         manifest = msgspec.convert(read_manifest(folder), Manifest)
         found = read_summary(folder)
         return manifest, None if found is None else msgspec.convert(found, Summary)
-    if manifest == Manifest(created=manifest.created) and summary is None:
-        raise NotARun(f"{folder} is no run folder: its manifest.json is that of something else")
+    _refuse_foreign(folder, manifest)
     _refuse_newer(folder, manifest.format)
     return manifest, summary
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether the folder's manifest.json is one of something else than a run; a damaged one may be a run's."""
+    try:
+        read_keys(folder)
+    except NotARun:
+        return True
+    except (ConfigError, OSError):
+        return False
+    return False
 
 
 def format_of(folder: Path) -> int:
@@ -138,6 +152,11 @@ class _FormatKey(msgspec.Struct):
     format: Count = 0
 
 
+def _refuse_foreign(folder: Path, manifest: Manifest) -> None:
+    if manifest == Manifest(created=manifest.created) and not (folder / SUMMARY).exists():
+        raise NotARun(f"{folder} is no run folder: its manifest.json is that of something else")
+
+
 def _refuse_newer(folder: Path, version: int) -> None:
     if version > FORMAT:
         raise NewerFormat(
@@ -151,9 +170,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ConfigError(f"{path} does not exist: {path.parent} is not a complete run folder")
     return read_object(path)
-
-
-def _read_document(path: Path, kind: type[Manifest] | type[Summary]) -> dict[str, Any]:
-    document = read_json(path)
-    checked(document, kind, str(path))
-    return document

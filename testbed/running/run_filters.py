@@ -109,7 +109,8 @@ def newest_of_each(rows: Sequence[dict[str, Any]], count: int) -> list[dict[str,
     """Return the `count` newest runs of each experiment, policy, backend and model."""
     kept: list[dict[str, Any]] = []
     groups: dict[tuple[Any, ...], int] = {}
-    for row in sort_runs(rows, "created", largest_first=True):
+    # Of runs that were made in the same second, the later one has the later name, and comes later in `rows`.
+    for row in sort_runs(rows[::-1], "created", largest_first=True):
         group = tuple(row.get(key) for key in ("experiment", "policy", "backend", "model"))
         groups[group] = groups.get(group, 0) + 1
         if groups[group] <= count:

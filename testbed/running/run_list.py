@@ -14,15 +14,16 @@ from testbed.runlog.folder import is_run_folder, read_lines
 DEFAULT_FOLDER = Path("runs")
 
 
-def list_runs(folder: Path = DEFAULT_FOLDER) -> list[dict[str, Any]]:
+def list_runs(folder: Path = DEFAULT_FOLDER, links: bool = True) -> list[dict[str, Any]]:
     """Return a row for each run in the folder and in the folders in it, oldest first.
 
+    Without `links`, what only a link leads to is passed over.
     A run that did not come to its end has the status `unfinished`, and as its tokens those on file. A run folder that
     cannot be read has the status `damaged`, and one of a newer version `too new`; the reason is its `error`. Raises
     ConfigError if the folder does not exist.
     """
     rows = []
-    for run in _find_runs(folder):
+    for run in _find_runs(folder, links):
         with suppress(NotARun):
             rows.append(describe_run(run, folder))
     return rows
@@ -43,15 +44,16 @@ def describe_run(run: Path, folder: Path) -> dict[str, Any]:
         return row | {"status": "damaged", "error": f"{error.filename or run}: {error.strerror}"}
 
 
-def _find_runs(folder: Path) -> list[Path]:
+def _find_runs(folder: Path, links: bool) -> list[Path]:
     """Find run folders in `folder` and one level below, oldest first by the time in their names."""
     if not folder.is_dir():
         if folder == DEFAULT_FOLDER:
             return []
         raise ConfigError(f"{folder} is no folder: give one that `testbed replay --out` or `compare --out` wrote to")
-    children = [child for child in folder.iterdir() if child.is_dir()]
+    children = [child for child in folder.iterdir() if child.is_dir() and (links or not child.is_symlink())]
     below = [child for parent in children if not _is_run(parent) for child in _entries(parent)]
-    return sorted((run for run in [*children, *below] if _is_run(run)), key=lambda run: (run.name, run))
+    found = (run for run in [*children, *below] if (links or not run.is_symlink()) and _is_run(run))
+    return sorted(found, key=lambda run: (run.name, run))
 
 
 def _is_run(folder: Path) -> bool:

@@ -23,6 +23,7 @@ MEMORY = {
 }  # fmt: skip
 RATES = {"up": "#0173b2", "down": "#de8f05"}
 BELOW = {"domain": list(RATES), "range": [[1, 0], [5, 5]]}  # dashes, so that a line is seen below one of the same rate
+ROOM = 1.05  # of the largest rate, so that its line is not cut in half at the upper edge
 SECONDS = "Emulated time (s)"
 
 
@@ -65,7 +66,7 @@ def _memory(run: Run, name: str) -> Chart | None:
         "mark": line,
         "encoding": {
             "x": quantity("t_s", SECONDS),
-            "y": quantity("MiB", "Memory (MiB)"),
+            "y": quantity("MiB", "Memory (MiB)", scale={"domainMin": 0, "padding": 4, "nice": True}),
             "color": coloured("what", dict(MEMORY.values())),
             "tooltip": tips({"device": "device", "what": "what"}, {"t_s": "s", "MiB": "MiB"}),
         },
@@ -103,6 +104,7 @@ def _links(run: Run, name: str) -> Chart | None:
                 }
             )
         )
+    most = max(float(links["requested_bps"].max()) / 1e6, 1e-6)
     colour = coloured("direction", RATES)
     dash = {"field": "direction", "type": "nominal", "title": None, "scale": BELOW, "legend": colour["legend"]}
     inner = {
@@ -110,7 +112,7 @@ def _links(run: Run, name: str) -> Chart | None:
         "mark": {"type": "line", "interpolate": "step-after", "size": 1.5, "clip": True, "point": "transparent"},
         "encoding": {
             "x": quantity("t_s", SECONDS),
-            "y": quantity("asked_mbps", "Mbit/s", scale={"zero": True}),
+            "y": quantity("asked_mbps", "Mbit/s", scale={"zero": True, "domainMax": ROOM * most}),
             "color": colour,
             "strokeDash": dash,
             "tooltip": tips(

@@ -83,13 +83,16 @@ def test_a_run_cut_in_the_middle_of_a_line_loads_without_that_line(tmp_path: Pat
 def test_many_runs_load_from_a_folder_of_runs_or_from_each(tmp_path: Path) -> None:
     folders = [make_run(tmp_path, policy, tokens=9) for policy in ("static", "greedy")]
     (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "manifest.json").write_text('{"name": "a web page", "start_url": "/"}')
     assert [run.folder for run in analysis.load_many(tmp_path)] == sorted(folders)
     assert [run.policy for run in analysis.load_many(folders)] == ["static", "greedy"]
 
 
 def test_what_is_no_run_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for given in (tmp_path / "empty", tmp_path / "nowhere"):
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "manifest.json").write_text('{"name": "a web page", "start_url": "/"}')
+    for given in (tmp_path / "empty", tmp_path / "nowhere", tmp_path / "page"):
         with pytest.raises(analysis.AnalysisError, match=f"{given} is no run folder"):
             analysis.load(given)
         with pytest.raises(ConfigError, match=f"{given} is no run folder"):

@@ -69,6 +69,14 @@ def test_a_long_verdict_takes_lines_of_the_text(tmp_path: Path) -> None:
     assert sum("blue" in line.plain for line in frame(replace(long, verdict="faithful"), 80, 22)) == 5
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 15), (80, 18), (60, 18), (80, 22)])
+def test_in_a_low_terminal_devices_come_before_text_and_events(tmp_path: Path, width: int, height: int) -> None:
+    shown = replace(picture(followed(make_run(tmp_path))), text="So the sky is blue. " * 40)
+    lines = [line.plain for line in frame(shown, width, height)]
+    assert [line[0] for line in lines if " MiB of " in line] == ["a", "b", "c", "d"] and len(lines) <= height
+    assert any("blue" in line for line in lines) and " s  " in lines[-1]
+
+
 def test_more_devices_than_lines_are_counted(tmp_path: Path) -> None:
     shown = picture(followed(make_run(tmp_path)))
     many = replace(shown, devices=[replace(shown.devices[0], name=f"d{number}") for number in range(25)])
@@ -140,3 +148,9 @@ def test_once_prints_a_picture_without_a_terminal(tmp_path: Path) -> None:
 def test_without_a_terminal_it_says_what_to_do(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["watch", str(make_run(tmp_path, tokens=9))])
     assert "needs a terminal; with --once" in str(done.exception)
+
+
+def test_what_is_no_run_is_not_watched(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "a web page", "start_url": "/"}')
+    done = CliRunner().invoke(cli, ["watch", str(tmp_path), "--once"])
+    assert str(done.exception).endswith("is no run folder: its manifest.json is that of something else")
