@@ -19,7 +19,7 @@ from testbed.cli import VERBS, run
 from testbed.errors import ConfigError, EnvironmentLacks, FidelityError, RunFailed, TestbedError
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pyarrow", "zmq", "mininet", "pyroute2", "rich", "yaml", "pydantic")
+HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pyarrow", "zmq", "mininet", "rich", "yaml", "pydantic")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -108,7 +108,7 @@ def test_a_run_without_arithmetic_loads_no_torch_no_pandas_and_no_sockets(tmp_pa
     program = (
         "import sys; from testbed.cli import run;"
         f"assert run(['replay', {QUICKSTART!r}, '--backend', 'sim', '--tokens', '8', '--out', {str(tmp_path)!r}]) == 0;"
-        "print({'torch', 'pandas', 'matplotlib', 'zmq', 'mininet', 'numba', 'pyroute2'} & set(sys.modules))"
+        "print({'torch', 'pandas', 'matplotlib', 'zmq', 'mininet', 'numba'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

@@ -226,7 +226,7 @@ def test_a_summary_weighs_the_mean_by_how_long_each_value_holds():
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    heavy = "torch pandas numpy matplotlib zmq mininet pyroute2 pydantic"
+    heavy = "torch pandas numpy matplotlib zmq mininet pydantic"
     code = f"import sys, traces.formats, traces.bundled; print([m for m in {heavy.split()} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
