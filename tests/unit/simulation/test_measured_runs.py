@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import experiment
+from simulated import Forgetful, experiment
 
 from testbed.controller.calibration import NOMINAL
 from testbed.controller.generation import Controller
@@ -26,13 +26,8 @@ ROOT = Path(__file__).parents[3]
 Rows = Sequence[dict[str, Any]]
 
 
-class ThreeDevices:
+class ThreeDevices(Forgetful):
     """A policy that leaves out device d, and whose links it needs all the same."""
-
-    name = "three-devices"
-
-    def reset(self, seed: int) -> None:
-        """Nothing is remembered."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         blocks = blocks_of(observation.shape, observation.partition)
@@ -173,6 +168,12 @@ def test_the_same_observations_give_the_same_placements(tmp_path: Path) -> None:
     assert [len(old.moves_to(new)) for old, new in itertools.pairwise(epochs)] == moved[1:]
 
 
+def rates_of(kept: dict[str, Any], link: str, step: int) -> list[float]:
+    """The estimates of a link's two rates at a boundary."""
+    at = {row["quantity"]: row["estimate"] for row in kept["estimates"] if (row["target"], row["step"]) == (link, step)}
+    return [at["up"], at["down"]]
+
+
 def probes_of(kept: dict[str, Any]) -> Rows:
     return [row for row in kept["rates"] if row["how"] == "probe"]
 
@@ -220,9 +221,7 @@ def test_a_late_answer_to_a_probe_is_not_taken_for_that_to_a_later_one(tmp_path:
 def test_a_link_that_nothing_crosses_is_found_out_by_a_probe(tmp_path: Path) -> None:
     changes = tuple(Change(8.0, "link/d", way, 10e6) for way in ("up", "down"))
     _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
-    last = [row for row in kept["estimates"] if row["step"] == 88 and row["target"] == "link/d"]
-    found = {row["quantity"]: row["estimate"] for row in last}
-    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+    assert rates_of(kept, "link/d", 88) == pytest.approx([10e6, 10e6], rel=0.1)
 
 
 def test_a_link_that_nothing_crosses_is_found_to_be_slow_and_to_be_fast_again(tmp_path: Path) -> None:
@@ -232,12 +231,7 @@ def test_a_link_that_nothing_crosses_is_found_to_be_slow_and_to_be_fast_again(tm
     )
     _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
     for step, bps in ((32, 2e6), (88, told_bps)):
-        found = {
-            row["quantity"]: row["estimate"]
-            for row in kept["estimates"]
-            if row["step"] == step and row["target"] == "link/d"
-        }
-        assert found["up"] == pytest.approx(bps, rel=0.1) and found["down"] == pytest.approx(bps, rel=0.1)
+        assert rates_of(kept, "link/d", step) == pytest.approx([bps, bps], rel=0.1)
 
 
 def test_the_first_placement_knows_which_links_are_slow_and_waits_for_that(tmp_path: Path) -> None:
@@ -262,12 +256,7 @@ def test_links_of_the_living_are_probed_although_one_device_is_lost(tmp_path: Pa
     changes = (Change(8.0, "device/d", "kill", 1.0), *(Change(16.0, "link/c", way, 10e6) for way in ("up", "down")))
     of: dict[str, Any] = {"recovery": {"method": "recompute"}, "policy": TwoDevices(), "changes": changes}
     _, kept = ran(tmp_path, "model={preset: tiny}", "tokens=160", "probe_share=0.1", **of)
-    found = {
-        row["quantity"]: row["estimate"]
-        for row in kept["estimates"]
-        if row["step"] == 152 and row["target"] == "link/c"
-    }
-    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+    assert rates_of(kept, "link/c", 152) == pytest.approx([10e6, 10e6], rel=0.1)
     assert not any("d" in (probe["device"], probe["peer"]) for probe in probes_of(kept) if probe["t_s"])
 
 
