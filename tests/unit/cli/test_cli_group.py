@@ -71,18 +71,6 @@ def test_help_takes_at_most_three_times_as_long_as_importing_click() -> None:
     assert help_s <= 3 * click_s
 
 
-def test_a_verbs_own_help_comes_from_its_module(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["traces", "--help"]) == 0
-    assert "Example: testbed traces" in capsys.readouterr().out
-
-
-def test_a_misspelt_verb_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["replya", "experiments/quickstart.yaml"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith("Error: 'replya' is no verb of testbed, did you mean 'replay'")
-
-
 @pytest.mark.parametrize(
     "arguments", [["--colour"], ["clean", "--tims", "2"], ["clean", "--times", "two"], ["clean", "extra"]]
 )
