@@ -92,7 +92,7 @@ def metrics(run: Run) -> pd.Series:
     )
 
 
-def _rows(frame: pd.DataFrame, required: list[str], optional: list[str]) -> list[dict[str, Any]]:
+def _rows(frame: pd.DataFrame, required: list[str], optional: list[str]) -> list[Any]:
     """The rows of a table; what is empty is None."""
     some = frame[optional].astype(object)
     return pd.concat([frame[required], some.where(some.notna(), None)], axis="columns").to_dict("records")

@@ -133,7 +133,7 @@ def _scale(axes: Axes, least_ms: float, most_ms: float) -> None:
         axes.set_ylim(0, 1.05 * most_ms)
 
 
-def _legend(drawing: Figure, axes: Axes, handles: Sequence[Line2D]) -> None:
+def _legend(drawing: Figure, axes: Axes, handles: list[Line2D]) -> None:
     """A legend over the lines, or above them where long names would hide them."""
     longest = max(len(str(handle.get_label())) for handle in handles)
     if longest > LONGEST_NAME:
