@@ -36,13 +36,16 @@ Parse = Callable[[object], float]
         (units.parse_bandwidth, "1 KiB/s", 1024.0),
         (units.parse_compute, "8 GFLOP/s", 8e9),
         (units.parse_compute, "1.2 TFLOP/s", 1.2e12),
+        (units.parse_compute, "16.97 GFLOP/s", 16970000000.0),
+        (units.parse_duration, "0.3 ms", 0.0003),
+        (units.parse_duration, "4.35 us", 0.00000435),
         (units.parse_fraction, "1 %", 0.01),
         (units.parse_fraction, 0.25, 0.25),
         (units.parse_fraction, "100%", 1.0),
     ],
 )
-def test_a_quantity_is_an_si_number(parse: Parse, text: object, value: float) -> None:
-    assert parse(text) == pytest.approx(value, rel=1e-12)
+def test_a_quantity_is_the_si_number_nearest_to_what_is_written(parse: Parse, text: object, value: float) -> None:
+    assert parse(text) == value
 
 
 @pytest.mark.parametrize(
@@ -121,18 +124,6 @@ def test_a_value_is_printed_in_the_unit_that_suits_it(text: str, wanted: str) ->
 def test_nothing_is_printed_in_powers_of_ten(value: float, pair: tuple[Parse, Callable[[float], str]]) -> None:
     if pair[0] is not units.parse_duration:
         assert "e+" not in pair[1](value)
-
-
-@pytest.mark.parametrize(
-    ("parse", "text", "value"),
-    [
-        (units.parse_compute, "16.97 GFLOP/s", 16970000000.0),
-        (units.parse_duration, "0.3 ms", 0.0003),
-        (units.parse_duration, "4.35 us", 0.00000435),
-    ],
-)
-def test_a_value_is_the_number_nearest_to_what_is_written(parse: Parse, text: str, value: float) -> None:
-    assert parse(text) == value
 
 
 @pytest.mark.parametrize(
