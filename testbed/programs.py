@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 
 SYSTEM_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 
@@ -29,10 +28,9 @@ def use_system_folders() -> None:
     os.environ["PATH"] = search_path(os.environ.get("PATH"))
 
 
-def complaint(returncode: int, stderr: str | bytes, lines: int = 1) -> str:
-    """The last lines that a failed program wrote to standard error, or else how it ended."""
+def complaint(returncode: int, stderr: str | bytes) -> str:
+    """The last line that a failed program wrote to standard error, or else how it ended."""
     text = stderr.decode(errors="replace") if isinstance(stderr, bytes) else stderr
-    messages: Sequence[str] = [line.strip() for line in text.splitlines() if line.strip()]
-    if messages:
-        return " ".join(messages[-lines:])
+    if text.strip():
+        return text.strip().splitlines()[-1].strip()
     return f"it was killed by signal {-returncode}" if returncode < 0 else f"it ended with code {returncode}"

@@ -1,41 +1,28 @@
-"""The figures of a run's summary, computed from DataFrames; a figure that the run does not have is NaN.
-
-`testbed.runlog.summary` computes the same figures without pandas when a run ends. Tests compare the two.
-"""
+"""The figures of a run, and what figures of several runs need of their tables; what a run does not have is NaN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from testbed.analysis.load import Run
 from testbed.runlog.folder import COMMITTED
+from testbed.runlog.summary import summarise
 
 MS = 1e3  # milliseconds per second
 MIB = 2**20
-
-
-def token_latency_ms(run: Run) -> pd.Series:
-    """The mean, p50, p95 and p99 of the latency of decode tokens, in ms."""
-    return _spread(run.decoded["latency_s"] * MS).rename("token_latency_ms")
-
-
-def tpot_ms(run: Run) -> pd.Series:
-    """The mean, p50, p95 and p99 of the time per output token, in ms; a token after migrations waits for them too."""
-    stalls = run.decisions.groupby("step")["stall_s"].sum()
-    waited = run.decoded["step"].map(stalls).fillna(0.0)
-    return _spread((run.decoded["latency_s"] + waited) * MS).rename("tpot_ms")
-
-
-def _spread(values: pd.Series) -> pd.Series:
-    quantiles = values.quantile([0.50, 0.95, 0.99]).set_axis(["p50", "p95", "p99"])
-    return pd.concat([pd.Series({"mean": values.mean()}), quantiles])
-
-
-def ttft_ms(run: Run) -> float:
-    """The latency of token 0, which the prefill produces, in ms."""
-    return float((run.tokens.loc[run.tokens["prefill"], "latency_s"] * MS).mean())
+_FIGURES = (
+    "mean_token_with_stall_ms", "ttft_ms", "stall_s", "decision_ms", "migrations", "migrated_bytes", "wire_bytes",
+    "prediction_error",
+)  # fmt: skip
+# What `summarise` reads, in its order: table -> the required columns, and those that may be empty.
+_READ = {
+    "tokens": (["step", "prefill", "latency_s"], ["predicted_s", "wire_bytes"]),
+    "migrations": (["outcome", "bytes", "start_s"], ["last_byte_s"]),
+    "decisions": (["step", "decision_s"], ["stall_s"]),
+}
 
 
 def relative_error(run: Run) -> pd.Series:
@@ -43,11 +30,6 @@ def relative_error(run: Run) -> pd.Series:
     tokens = run.decoded.dropna(subset=["predicted_s"])
     tokens = tokens[tokens["latency_s"] > 0]
     return ((tokens["predicted_s"] - tokens["latency_s"]).abs() / tokens["latency_s"]).rename("relative_error")
-
-
-def prediction_error(run: Run) -> float:
-    """The median of `relative_error`."""
-    return float(relative_error(run).median())
 
 
 def committed(run: Run) -> pd.DataFrame:
@@ -81,27 +63,6 @@ def losses(run: Run) -> dict[int, str]:
     return {step: ", ".join(names) for step, names in at.items()}
 
 
-def migrated_bytes(run: Run) -> int:
-    """The payload bytes of all committed migrations."""
-    return int(committed(run)["bytes"].sum())
-
-
-def stall_s(run: Run) -> float:
-    """Decode seconds lost to migrations: from the table of decisions, else the union of the transfers' times."""
-    stalls = run.decisions["stall_s"].dropna()
-    if len(stalls):
-        return float(stalls.sum())
-    moving = run.migrations.dropna(subset=["last_byte_s"]).sort_values(["start_s", "last_byte_s"])
-    reached = moving["last_byte_s"].cummax().shift(fill_value=float("-inf"))
-    begin = moving["start_s"].clip(lower=reached)
-    return float((moving["last_byte_s"] - begin).clip(lower=0).sum())
-
-
-def peak_memory_bytes(run: Run) -> pd.Series:
-    """The most that was in use on each device, in bytes, beside what a worker without blocks takes."""
-    return run.devices.dropna(subset=["ledger_bytes"]).groupby("device")["ledger_bytes"].max()
-
-
 def achieved_share(run: Run) -> pd.Series:
     """The achieved over the requested rate of each timed transfer; at most `TCP_SHARE` is possible."""
     rates = run.rates[run.rates["requested_bps"] > 0]
@@ -109,10 +70,12 @@ def achieved_share(run: Run) -> pd.Series:
 
 
 def metrics(run: Run) -> pd.Series:
-    """All figures of a run by name, as a row of a table."""
-    latency = token_latency_ms(run)
-    stall = stall_s(run)
-    decoded = run.decoded["latency_s"]
+    """All figures of a run by name, as a row of a table. Those that a summary has are computed like there."""
+    tables = (_rows(getattr(run, table), *columns) for table, columns in _READ.items())
+    found = summarise(*tables, charge_decision=bool(run.fact("charge_decision")))
+    figures = {f"{name}_ms": ms for name, ms in found["token_latency_ms"].items()}
+    figures |= {key: found[key] for key in _FIGURES}
+    ledgers = run.devices["ledger_bytes"].dropna()
     joules = run.fact("joules_per_token")  # of the summary: no table has a device's power
     return pd.Series(
         {
@@ -120,18 +83,16 @@ def metrics(run: Run) -> pd.Series:
             "policy": run.policy,
             "status": run.status,
             "tokens": len(run.tokens),
-            **{f"{name}_ms": value for name, value in latency.items()},
-            "mean_token_with_stall_ms": MS * (decoded.sum() + stall) / len(decoded) if len(decoded) else float("nan"),
-            "ttft_ms": ttft_ms(run),
-            "stall_s": stall,
-            "decision_ms": MS * run.decisions["decision_s"].sum(),
-            "migrations": len(committed(run)),
-            "migrated_bytes": migrated_bytes(run),
-            "wire_bytes": int(run.tokens["wire_bytes"].sum()),
-            "prediction_error": prediction_error(run),
-            "peak_memory_bytes": int(peak_memory_bytes(run).max()) if len(peak_memory_bytes(run)) else 0,
+            **{key: float("nan") if value is None else value for key, value in figures.items()},
+            "peak_memory_bytes": int(ledgers.max()) if len(ledgers) else 0,
             "oom_kills": int((run.events["kind"] == "oom_kill").sum()),
             "joules_per_token": float("nan") if joules is None else float(joules),
             "achieved_share": float(achieved_share(run).median()),
         }
     )
+
+
+def _rows(frame: pd.DataFrame, required: list[str], optional: list[str]) -> list[Any]:
+    """The rows of a table; what is empty is None."""
+    some = frame[optional].astype(object)
+    return pd.concat([frame[required], some.where(some.notna(), None)], axis="columns").to_dict("records")

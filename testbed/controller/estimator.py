@@ -25,6 +25,11 @@ from testbed.placement.observation import DeviceView, Estimate, Hop, LinkView, O
 RATE_TOLERANCE = 0.02  # by which samples may contradict a device's rate
 LINK_TOLERANCE = 0.1  # and a link's rate
 DELAY_TOLERANCE = 0.1  # and a link's delay
+LINK_QUANTITIES = ("up", "down", "up_delay", "down_delay")
+TOLERANCES = {
+    "streaming": RATE_TOLERANCE, "compute": RATE_TOLERANCE, "memory": 0.0, "up": LINK_TOLERANCE, "down": LINK_TOLERANCE,
+    "up_delay": DELAY_TOLERANCE, "down_delay": DELAY_TOLERANCE,
+}  # fmt: skip
 TOLD_SPREAD = 0.1  # of a value that was told and never seen
 SPREAD_PER_S = 0.01  # an estimate becomes less certain by this much in each second without a sample
 SLOWEST = 1.0  # rate of a device, in FLOP/s or byte/s: a policy divides by it
@@ -87,15 +92,7 @@ class Estimator:
     """
 
     def __init__(self, told: Observation, burst_bits: Callable[[float], float], noise_s: float) -> None:
-        self._beliefs: dict[tuple[str, str], Belief] = {}
-        for view in told.devices:
-            self._tell(f"device/{view.name}", RATE_TOLERANCE, streaming=view.streaming_Bps, compute=view.compute_flops)
-            self._tell(f"device/{view.name}", 0.0, memory=float(view.available_bytes))
-        for name, link in told.links.items():
-            self._tell(f"link/{name}", LINK_TOLERANCE, up=link.up_bps, down=link.down_bps)
-            self._tell(
-                f"link/{name}", DELAY_TOLERANCE, up_delay=link.up_delay_s, down_delay=link.down_delay_s
-            )  # fmt: skip
+        self._beliefs = {key: Belief(value, TOLERANCES[key[1]]) for key, value in values_of(told).items()}
         self._noise_s = noise_s
         self._paths = PathEstimates(told, Transit(burst_bits, noise_s, LINK_TOLERANCE), self._link)
         self._operations: dict[str, list[Operation]] = defaultdict(list)
@@ -103,10 +100,6 @@ class Estimator:
         self._trains: list[Train] = []
         self._sampled: set[tuple[str, str]] = set()  # memory since the last interval
         self.used: frozenset[tuple[str, str]] = frozenset()  # (target, quantity) of what the last interval used
-
-    def _tell(self, target: str, tolerance: float, **values: float) -> None:
-        for quantity, value in values.items():
-            self._beliefs[target, quantity] = Belief(value, tolerance)
 
     def _link(self, name: str, quantity: str) -> Belief:
         return self._beliefs[f"link/{name}", quantity]
@@ -223,10 +216,22 @@ class Estimator:
             return replace(view, available_bytes=int(memory), streaming_Bps=streaming, compute_flops=compute)
 
         links = {
-            name: LinkView(*(found[f"link/{name}", way].value for way in ("up", "down", "up_delay", "down_delay")))
+            name: LinkView(*(found[f"link/{name}", quantity].value for quantity in LINK_QUANTITIES))
             for name in known.links
         }
         return replace(known, devices=tuple(map(device, known.devices)), links=links, estimates=found)
+
+
+def values_of(observation: Observation) -> dict[tuple[str, str], float]:
+    """The values of an observation by (target, quantity), with the words of traces: (`link/b`, `up`)."""
+    found: dict[tuple[str, str], float] = {}
+    for view in observation.devices:
+        values = {"streaming": view.streaming_Bps, "compute": view.compute_flops, "memory": float(view.available_bytes)}
+        found |= {(f"device/{view.name}", quantity): value for quantity, value in values.items()}
+    for name, link in observation.links.items():
+        rates = link.up_bps, link.down_bps, link.up_delay_s, link.down_delay_s
+        found |= {(f"link/{name}", quantity): value for quantity, value in zip(LINK_QUANTITIES, rates, strict=True)}
+    return found
 
 
 def _lasting(operations: Iterable[Operation], least_s: float) -> list[Operation]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from testbed.controller.conditions import Conditions, observation_of
-from testbed.controller.estimator import Estimator, Operation
+from testbed.controller.estimator import Estimator, Operation, values_of
 from testbed.controller.fleet import Fleet, Samples
 from testbed.controller.link_samples import ROUGH_NOISES, Message, Train
 from testbed.controller.migration_driver import MigrationResult
@@ -29,9 +29,6 @@ TRAIN_LEAST_S = 0.02  # a shorter migration tells no rate, because its first chu
 PROBE_PATIENCE_S, PROBE_PATIENCE = 0.2, 3  # emulated seconds, and times as long as a probe should take
 TRAIN_DELAYS = 20  # and it must last so many times the path's delay
 _LABEL = re.compile(r"(head|proj|ffn|sum|vocab|lm_head)(?:\(([\d,]+)\))?$")
-
-DEVICE_QUANTITIES = ("memory", "streaming", "compute")
-LINK_QUANTITIES = ("up", "down", "up_delay", "down_delay")
 
 Row = dict[str, object]
 
@@ -185,8 +182,8 @@ class Measured:
         held = self._held if self._held is not None and self._experiment.trace_clock == "token" else truth
         self._held = truth
         estimates, since_s = seen.estimates or {}, now_s - self._boundary_s
-        true = _values(held) | {
-            key: value for key, value in _values(truth).items()
+        true = values_of(held) | {
+            key: value for key, value in values_of(truth).items()
             if key[1] == "memory" or (key in self._probed and estimates[key].age_s < since_s)
         }  # fmt: skip
         return [
@@ -197,15 +194,3 @@ class Measured:
             }
             for (target, quantity), estimate in estimates.items()
         ]  # fmt: skip
-
-
-def _values(observation: Observation) -> dict[tuple[str, str], float]:
-    """The values of an observation by (target, quantity), with the words of traces."""
-    found: dict[tuple[str, str], float] = {}
-    for view in observation.devices:
-        values = float(view.available_bytes), view.streaming_Bps, view.compute_flops
-        found |= {(f"device/{view.name}", name): value for name, value in zip(DEVICE_QUANTITIES, values, strict=True)}
-    for name, link in observation.links.items():
-        rates = link.up_bps, link.down_bps, link.up_delay_s, link.down_delay_s
-        found |= {(f"link/{name}", quantity): value for quantity, value in zip(LINK_QUANTITIES, rates, strict=True)}
-    return found

@@ -55,20 +55,11 @@ class Recorder:
         """What devices and paths were busy with. The passes of the prefill belong to token 0."""
         for span in spans:
             self.log.row(
-                "spans",
-                step=max(0, span.step - self._chunks + 1),
-                layer=span.layer,
-                kind=span.kind,
-                block=span.block,
-                device=span.device,
-                peer=span.peer or None,
-                start_s=self._clock.at(span.start_s),
-                end_s=self._clock.at(span.end_s),
-                bytes=round(span.bytes),
-                flops=span.flops,
-                overrun=span.overrun,
+                "spans", step=max(0, span.step - self._chunks + 1), layer=span.layer, kind=span.kind, block=span.block,
+                device=span.device, peer=span.peer or None, start_s=self._clock.at(span.start_s),
+                end_s=self._clock.at(span.end_s), bytes=round(span.bytes), flops=span.flops, overrun=span.overrun,
                 due_s=self._clock.duration(span.due_s) if span.kind == "block" else None,
-            )
+            )  # fmt: skip
 
     def fault(self, device: str, step: int, event: DeviceLost, killed_s: float | None, recovering: bool) -> None:
         """A device whose worker has ended; `killed_s` is the emulated time at which a trace killed it."""
@@ -109,20 +100,12 @@ class Recorder:
         for move in migration.moves:
             arrival = result.arrivals.get(str(move.block))
             self.log.row(
-                "migrations",
-                epoch=migration.epoch,
-                block=str(move.block),
-                src=move.source,
-                dst=move.destination,
-                bytes=move.payload_bytes,
-                start_s=self._clock.at(result.started_s),
+                "migrations", epoch=migration.epoch, block=str(move.block), src=move.source, dst=move.destination,
+                bytes=move.payload_bytes, start_s=self._clock.at(result.started_s),
                 first_byte_s=self._clock.at(arrival.first_byte_s) if arrival else None,
-                last_byte_s=self._clock.at(arrival.last_byte_s) if arrival else None,
-                predicted_s=predicted_s,
-                outcome=outcome,
-                weights_bytes_loaded=arrival.weights_bytes if arrival else None,
-                live=migration.live,
-            )
+                last_byte_s=self._clock.at(arrival.last_byte_s) if arrival else None, predicted_s=predicted_s,
+                outcome=outcome, weights_bytes_loaded=arrival.weights_bytes if arrival else None, live=migration.live,
+            )  # fmt: skip
             if arrival and arrival.payload_bytes and requested_bps is not None:
                 timing = (arrival.first_byte_s, arrival.last_byte_s, arrival.payload_bytes)
                 paths.setdefault((move.source, move.destination), []).append(timing)
@@ -138,16 +121,9 @@ class Recorder:
     ) -> None:
         """The rate that one transfer reached, from the first to the last payload byte at the receiver."""
         self.log.row(
-            "rates",
-            t_s=self._clock.at(start_s) if start_s else 0.0,
-            device=source,
-            direction="path",
-            peer=destination,
-            requested_bps=requested_bps,
-            achieved_bps=size * 8 / self._clock.duration(seconds),
-            bytes=size,
-            how=how,
-        )
+            "rates", t_s=self._clock.at(start_s) if start_s else 0.0, device=source, direction="path", peer=destination,
+            requested_bps=requested_bps, achieved_bps=size * 8 / self._clock.duration(seconds), bytes=size, how=how,
+        )  # fmt: skip
 
     def estimates(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """What was estimated at a boundary, beside the truth."""
@@ -172,19 +148,11 @@ class Recorder:
         """Links as they were changed or found."""
         for sample in samples:
             self.log.row(
-                "links",
-                t_s=self._clock.now() if sample.t_s is None else sample.t_s,
-                device=sample.device,
-                direction=sample.direction,
-                requested_bps=sample.requested_bps,
-                applied_bps=sample.applied_bps,
-                readback_bps=sample.readback_bps,
-                delay_s=sample.delay_s,
-                lag_s=sample.lag_s,
-                sent_bytes=sample.sent_bytes,
-                dropped=sample.dropped,
-                backlog=sample.backlog,
-            )
+                "links", t_s=self._clock.now() if sample.t_s is None else sample.t_s, device=sample.device,
+                direction=sample.direction, requested_bps=sample.requested_bps, applied_bps=sample.applied_bps,
+                readback_bps=sample.readback_bps, delay_s=sample.delay_s, lag_s=sample.lag_s,
+                sent_bytes=sample.sent_bytes, dropped=sample.dropped, backlog=sample.backlog,
+            )  # fmt: skip
 
     def wait(self, device: str, first: int, last: int, wait_s: float, span_s: float) -> None:
         """How long a device waited for the host's CPU while tokens first-last were generated, for the verdict."""
@@ -202,18 +170,10 @@ class Recorder:
         if now.pressure_s is not None and before.pressure_s is not None:
             pressed = (now.pressure_s - before.pressure_s) / span_s
         self.log.row(
-            "host",
-            t_s=self._clock.at(now.at_s),
-            first_step=first,
-            last_step=last,
-            span_s=self._clock.duration(span_s),
-            cores=now.cores,
-            own_share=own_s / core_s,
-            others_share=max(0.0, others_s / core_s),
-            idle_share=idle_s / core_s,
-            pressure_share=pressed,
-            load=now.load,
-        )
+            "host", t_s=self._clock.at(now.at_s), first_step=first, last_step=last, span_s=self._clock.duration(span_s),
+            cores=now.cores, own_share=own_s / core_s, others_share=max(0.0, others_s / core_s),
+            idle_share=idle_s / core_s, pressure_share=pressed, load=now.load,
+        )  # fmt: skip
 
     def samples(
         self,
@@ -226,15 +186,8 @@ class Recorder:
         self.links(samples.links)
         for sample in samples.devices:
             self.log.row(
-                "devices",
-                t_s=self._clock.now(),
-                device=sample.device,
-                budget_bytes=budgets[sample.device],
-                ledger_bytes=sample.ledger_bytes,
-                predicted_bytes=predicted[sample.device],
-                limit_bytes=sample.limit_bytes,
-                ballast_bytes=sample.ballast_bytes,
-                runqueue_wait_s=waits.get(sample.device),
-                rss_bytes=sample.rss_bytes,
-                alive=sample.alive,
-            )
+                "devices", t_s=self._clock.now(), device=sample.device, budget_bytes=budgets[sample.device],
+                ledger_bytes=sample.ledger_bytes, predicted_bytes=predicted[sample.device],
+                limit_bytes=sample.limit_bytes, ballast_bytes=sample.ballast_bytes,
+                runqueue_wait_s=waits.get(sample.device), rss_bytes=sample.rss_bytes, alive=sample.alive,
+            )  # fmt: skip

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 BUSY_REMEDY = "stop what else runs here and measure again; runs that do not need this are judged by their own verdict"
 
@@ -21,6 +22,11 @@ class Finding:
     fidelity: bool = False  # whether it says how well this machine emulates, rather than what it can do
     measured: dict[str, object] = field(default_factory=dict)  # the figures behind `detail`, in SI units
     slow: bool = False  # it works, but not as fast as it should; `remedy` says what helps
+
+
+def measured(name: str, found: Any, detail: str, **also: float) -> Finding:
+    """How well this machine emulates in one respect; `found` has every figure behind it, and whether they are `ok`."""
+    return Finding(name, found.ok, False, detail, BUSY_REMEDY, fidelity=True, measured=asdict(found) | also)
 
 
 def tried(name: str, required: bool, remedy: str, trial: Callable[[], Finding]) -> Finding:

@@ -12,10 +12,9 @@ import os
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from testbed.doctor.finding import BUSY_REMEDY, Finding, failure, tried
+from testbed.doctor.finding import BUSY_REMEDY, Finding, failure, measured, tried
 from testbed.errors import TestbedError
 from testbed.programs import complaint
 from testbed.units import format_duration
@@ -168,8 +167,7 @@ def _held_finding(found: DelayMeasured) -> Finding:
         f"a receiver held messages for {1e3 * found.added_s:.3f} ms (median; 95 % at most {1e3 * found.p95_s:.3f} ms) "
         f"where {1e3 * found.asked_s:g} ms are asked for; it may be {1e3 * found.allowed_s:.2g} ms off"
     )
-    name = f"held delay {format_duration(found.asked_s)}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return measured(f"held delay {format_duration(found.asked_s)}", found, detail)
 
 
 def _pace_finding(found: ComputeMeasured) -> Finding:
@@ -177,5 +175,4 @@ def _pace_finding(found: ComputeMeasured) -> Finding:
         f"mean {100 * found.mean_error:+.2f} % off the device model, 95 % of {found.count} blocks within "
         f"{100 * found.p95_error:.2f} %"
     )
-    name = f"compute, blocks of {format_duration(round(found.due_s, 4))}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, fidelity=True, measured=asdict(found))
+    return measured(f"compute, blocks of {format_duration(round(found.due_s, 4))}", found, detail)

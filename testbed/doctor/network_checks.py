@@ -15,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed.doctor.finding import BUSY_REMEDY, Finding, failure, tried
+from testbed.doctor.finding import Finding, failure, measured, tried
 from testbed.errors import EnvironmentLacks
 from testbed.units import format_duration, format_rate
 from testbed.wire import TCP_SHARE
@@ -122,7 +122,7 @@ def _rate_finding(direction: str, found: RateMeasured) -> Finding:
         f"TCP got {100 * found.share:.1f} % of the ideal {format_rate(round(found.rate_bps * TCP_SHARE))}; at most "
         f"{found.window_bytes} bytes in {format_duration(WINDOW_S)}, of {found.window_allowed_bytes:.0f} allowed"
     )
-    return _measured(f"rate {direction} {format_rate(found.rate_bps)}", found, detail, share=found.share)
+    return measured(f"rate {direction} {format_rate(found.rate_bps)}", found, detail, share=found.share)
 
 
 def _step_finding(direction: str, found: StepMeasured) -> Finding:
@@ -131,7 +131,7 @@ def _step_finding(direction: str, found: StepMeasured) -> Finding:
         f"at most {found.ahead_bytes:.0f} bytes ahead of the new rate and {found.behind_bytes:.0f} behind, of "
         f"{found.allowed_bytes:.0f} allowed"
     )
-    return _measured(f"step {direction} from {before} to {format_rate(found.after_bps)}", found, detail)
+    return measured(f"step {direction} from {before} to {format_rate(found.after_bps)}", found, detail)
 
 
 def _delay_finding(direction: str, found: DelayMeasured) -> Finding:
@@ -139,8 +139,7 @@ def _delay_finding(direction: str, found: DelayMeasured) -> Finding:
         f"netem added {1e3 * found.added_s:.3f} ms one way (median; 95 % at most {1e3 * found.p95_s:.3f} ms) where "
         f"{1e3 * found.asked_s:g} ms are asked for; it may be {1e3 * found.allowed_s:.2g} ms off"
     )
-    name = f"delay {direction} {format_duration(found.asked_s)}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return measured(f"delay {direction} {format_duration(found.asked_s)}", found, detail)
 
 
 def _idle_finding(direction: str, found: DelayMeasured) -> Finding:
@@ -148,7 +147,7 @@ def _idle_finding(direction: str, found: DelayMeasured) -> Finding:
         f"an idle link adds {1e3 * found.added_s:.3f} ms one way (median; 95 % at most {1e3 * found.p95_s:.3f} ms) "
         "where no delay is asked for"
     )
-    return Finding(f"delay {direction} none", found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return measured(f"delay {direction} none", found, detail)
 
 
 def _jitter_finding(direction: str, found: JitterMeasured) -> Finding:
@@ -156,8 +155,7 @@ def _jitter_finding(direction: str, found: JitterMeasured) -> Finding:
         f"netem's delays varied by {1e3 * found.shown_s:.3f} ms, {100 * found.shown_s / found.asked_s:.0f} % of the "
         f"{1e3 * found.asked_s:g} ms that are asked for"
     )
-    name = f"jitter {direction} {format_duration(found.asked_s)}"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
+    return measured(f"jitter {direction} {format_duration(found.asked_s)}", found, detail)
 
 
 def _loss_finding(direction: str, found: LossMeasured) -> Finding:
@@ -165,13 +163,7 @@ def _loss_finding(direction: str, found: LossMeasured) -> Finding:
         f"netem lost {found.lost} of {found.sent} datagrams, {100 * found.lost / found.sent:.2f} %; "
         f"{found.sent * found.asked:.0f} ± {found.allowed:.0f} are allowed"
     )
-    name = f"loss {direction} {100 * found.asked:g} %"
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, True, asdict(found))
-
-
-def _measured(name: str, found: RateMeasured | StepMeasured, detail: str, **also: float) -> Finding:
-    """How well this machine emulates in one respect, with every figure behind it."""
-    return Finding(name, found.ok, False, detail, BUSY_REMEDY, fidelity=True, measured=asdict(found) | also)
+    return measured(f"loss {direction} {100 * found.asked:g} %", found, detail)
 
 
 def _link(net: object) -> Finding:

@@ -1,7 +1,7 @@
 """The figures of a run's summary, computed from the rows of its tables.
 
-These are pure functions without pandas, so the controller can use them. They may read the rows several times.
-`analysis.metrics` computes the same figures from DataFrames. A figure that the run does not have is None, never zero.
+These are pure functions without pandas, so the controller can use them. They may read the rows several times. A figure
+that the run does not have is None, never zero.
 """
 
 from __future__ import annotations

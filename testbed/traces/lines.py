@@ -12,6 +12,7 @@ from pathlib import Path
 
 from testbed.errors import ConfigError
 from testbed.files import LARGEST_BYTES, read_text
+from testbed.progress import printable
 from testbed.strict_yaml import shown
 
 MOST_LINES = 500_000
@@ -21,14 +22,9 @@ _LONGEST_PROBLEM = 600  # characters; a cell may have thousands
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
-def printable(text: object) -> str:
-    """Text from a file, or a file's name, that is safe to show on a terminal: unprintable characters are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
 def shortened(text: object, most: int = 80) -> str:
     """Printable text, of which only the two ends are kept if it is long."""
-    shown_text = printable(text)
+    shown_text = printable(str(text))
     return shown_text if len(shown_text) <= most else f"{shown_text[: most // 2]}...{shown_text[-most // 2 + 3 :]}"
 
 

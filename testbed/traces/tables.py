@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.progress import printable
 from testbed.strict_yaml import shown
-from testbed.traces.lines import file_error, line_error, lines_of, printable, refuse_too_many, trace_text
+from testbed.traces.lines import file_error, line_error, lines_of, refuse_too_many, trace_text
 
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|", "space": " "}
 _MOST_SHOWN = 30  # the most names of columns in an error

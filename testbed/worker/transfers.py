@@ -140,9 +140,6 @@ class Receiver:
         self._outbox.send(chunk.sender, ack)
         self.finish_what_is_complete()
 
-    def _weight_bytes(self, block: Block) -> int:
-        return weight_bytes(self._store.shape, block.kind, self._store.partition)
-
     def weights_ready(self, note: WeightsReady) -> None:
         """Note that a block's weights are loaded; raises RunFailed when they could not be."""
         if note.error:
@@ -154,7 +151,8 @@ class Receiver:
         """Report when every block is complete."""
         for name, taking in list(self._taking.items()):
             if taking.weights_ready and taking.received_bytes == taking.expected_bytes:
-                loaded = 0 if self._command.shipped else self._weight_bytes(taking.block)
+                store, kind = self._store, taking.block.kind
+                loaded = 0 if self._command.shipped else weight_bytes(store.shape, kind, store.partition)
                 self._arrivals.append(
                     Arrival(name, taking.source, taking.expected_bytes, loaded, taking.start_s,
                             taking.first_byte_s, taking.last_byte_s, time.monotonic())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from host_pace import RERUNS, judging_time
+from namespaces import joined
 from running import IN_GUEST, short_place
 
 from testbed.controller.link_errors import tolerance_s
@@ -134,30 +135,14 @@ class Sleeping(Shaper):
 
 
 @pytest.fixture
-def namespaces() -> Iterator[tuple[int, int]]:
+def ends() -> Iterator[tuple[int, int]]:
     """Pids in two network namespaces joined by a pair of interfaces `v0`."""
-    command = ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 100"]
-    near, far = holders = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
-    try:
-        for holder in holders:
-            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
-        _ip(near.pid, f"link add v0 type veth peer name v0 netns {far.pid}")
-        for pid, address in ((near.pid, "10.78.0.1/24"), (far.pid, f"{FAR}/24")):
-            _ip(pid, f"addr add {address} dev v0")
-            _ip(pid, "link set v0 up")
-        yield near.pid, far.pid
-    finally:
-        for holder in holders:
-            holder.kill()
-            holder.communicate()
+    with joined("10.78.0") as pids:
+        yield pids
 
 
-def _ip(pid: int, command: str) -> None:
-    subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
-
-
-def test_a_link_that_is_five_per_cent_too_fast_is_found_out(namespaces: tuple[int, int]) -> None:
-    near, far = namespaces
+def test_a_link_that_is_five_per_cent_too_fast_is_found_out(ends: tuple[int, int]) -> None:
+    near, far = ends
     with TooFast(near) as shaper:
         path = Path(near, far, FAR, shaper, "v0", far, "v0")
         measured = measure_rate(path, 20e6, attempts=1)
@@ -166,8 +151,8 @@ def test_a_link_that_is_five_per_cent_too_fast_is_found_out(namespaces: tuple[in
         assert 1.03 < measured.share < 1.06 and measured.window_bytes > measured.window_allowed_bytes
 
 
-def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(namespaces: tuple[int, int]) -> None:
-    near, far = namespaces
+def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(ends: tuple[int, int]) -> None:
+    near, far = ends
     with Sleeping(near) as shaper:
         path = Path(near, far, FAR, shaper, "v0", far, "v0")
         tries = [measure_step(path, 0.0, 10e6, attempts=1) for _ in range(2)]
@@ -177,13 +162,13 @@ def test_a_queue_that_sleeps_on_after_a_rise_is_found_out(namespaces: tuple[int,
         assert not worst.ok and worst.behind_bytes > 100_000
 
 
-def test_a_capture_of_an_interface_that_is_not_there_is_one_sentence(namespaces: tuple[int, int]) -> None:
-    with pytest.raises(EnvironmentLacks, match=f"cannot capture at v9 in the network namespace of pid {namespaces[0]}"):
-        Capture(namespaces[0], "v9")
+def test_a_capture_of_an_interface_that_is_not_there_is_one_sentence(ends: tuple[int, int]) -> None:
+    with pytest.raises(EnvironmentLacks, match=f"cannot capture at v9 in the network namespace of pid {ends[0]}"):
+        Capture(ends[0], "v9")
 
 
-def test_a_capture_that_overflows_says_so_instead_of_counting_less(namespaces: tuple[int, int]) -> None:
-    near, far = namespaces
+def test_a_capture_that_overflows_says_so_instead_of_counting_less(ends: tuple[int, int]) -> None:
+    near, far = ends
     capture = Capture(far, "v0", frames=512)
     _ping_flood(near, 700)
     with pytest.raises(EnvironmentLacks, match="frames did not fit into a capture of 512"):

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from host_pace import judging_time
+from namespaces import ip, namespaces
 from running import ROOT, Place, events, rows, topology, write_experiment
 
 from testbed.clock import EmulatedClock
@@ -38,13 +39,13 @@ BEGIN_BPS = 20e6
 class Cables:
     """Veth links, both ends shaped: the one called v0 in a namespace of its own, the other, d0 …, in a common one."""
 
-    def __init__(self, count: int) -> None:
-        self.holders = [_namespace() for _ in range(count + 1)]
-        self.middle, *self.ends = (holder.pid for holder in self.holders)
+    def __init__(self, pids: Sequence[int]) -> None:
+        self.middle, *self.ends = pids
+        count = len(self.ends)
         adds = [f"link add d{n} type veth peer name v0 netns {pid}" for n, pid in enumerate(self.ends)]
-        _ip(self.middle, *adds, *(f"link set d{n} up" for n in range(count)))
+        ip(self.middle, *adds, *(f"link set d{n} up" for n in range(count)))
         for pid in self.ends:
-            _ip(pid, "link set v0 up")
+            ip(pid, "link set v0 up")
         with Shaper(self.middle) as middle:
             for n in range(count):
                 middle.install(f"d{n}", BEGIN_BPS)
@@ -63,38 +64,17 @@ class Cables:
         (qdisc,) = json.loads(subprocess.run(show, capture_output=True, check=True).stdout)
         return float(qdisc["options"]["rate"]) * 8  # tc gives byte/s
 
-    def remove(self) -> None:
-        """The namespaces go with the processes that hold them."""
-        for holder in self.holders:
-            holder.kill()
-            holder.wait()
-            assert holder.stdout is not None
-            holder.stdout.close()
-
-
-def _namespace() -> subprocess.Popen[bytes]:
-    holder = subprocess.Popen(["unshare", "--net", "sh", "-c", "echo; exec sleep 300"], stdout=subprocess.PIPE)
-    assert holder.stdout is not None and holder.stdout.readline() == b"\n"
-    return holder
-
-
-def _ip(pid: int, *commands: str) -> None:
-    batch = ["nsenter", "-t", str(pid), "-n", "ip", "-batch", "-"]
-    subprocess.run(batch, input="\n".join(commands), text=True, check=True)
-
 
 @pytest.fixture(scope="module")
 def cables() -> Iterator[Cables]:
-    made = Cables(FEW)
-    yield made
-    made.remove()
+    with namespaces(FEW + 1) as pids:
+        yield Cables(pids)
 
 
 @pytest.fixture(scope="module")
 def many_cables() -> Iterator[Cables]:
-    made = Cables(LINKS)
-    yield made
-    made.remove()
+    with namespaces(LINKS + 1) as pids:
+        yield Cables(pids)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def test_a_dry_run_needs_neither_root_nor_mininet(place: Place) -> None:
         "import sys\n"
         "class Hidden:\n"
         "    def find_spec(name, path=None, target=None):\n"
-        "        if name.partition('.')[0] in ('mininet', 'zmq', 'pyroute2'):\n"
+        "        if name.partition('.')[0] in ('mininet', 'zmq'):\n"
         "            raise ModuleNotFoundError(f'no module named {name} here', name=name)\n"
         "sys.meta_path.insert(0, Hidden)\n"
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from host_pace import judging_time
+from namespaces import joined
 
 from testbed.emulation.shaping import (
     LATE_TIMERS_BURST_S,
@@ -28,35 +29,11 @@ CHUNK = bytes(65536)
 LEAST_SHARE = 0.85 if bucket()[1] == LATE_TIMERS_BURST_S else 0.90
 
 
-def _namespace() -> subprocess.Popen[bytes]:
-    """A process that holds a network namespace of its own and dies with the test."""
-    holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo ready; exec sleep 100"], stdout=subprocess.PIPE
-    )  # sleep keeps sh's pid, and unshare's
-    assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
-    return holder
-
-
-def _ip(pid: int, *commands: str) -> None:
-    batch = ["nsenter", "-t", str(pid), "-n", "ip", "-batch", "-"]
-    subprocess.run(batch, input="\n".join(commands), text=True, check=True)
-
-
 @pytest.fixture
 def ends() -> Iterator[tuple[int, int]]:
     """(sender, receiver): pids in two fresh namespaces joined by a veth pair `v0`."""
-    near, far = _namespace(), _namespace()
-    try:
-        _ip(near.pid, f"link add v0 type veth peer name v0 netns {far.pid}")
-        for pid, address in ((near.pid, "10.77.0.1/24"), (far.pid, f"{FAR}/24")):
-            _ip(pid, f"addr add {address} dev v0", "link set v0 up")
-        yield near.pid, far.pid
-    finally:
-        for holder in (near, far):
-            holder.kill()
-            holder.wait()
-            assert holder.stdout is not None
-            holder.stdout.close()
+    with joined("10.77.0") as pids:
+        yield pids
 
 
 @pytest.fixture

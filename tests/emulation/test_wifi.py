@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 from host_pace import judging_time
+from namespaces import ip, namespaces
 from running import IN_GUEST, UNJUDGED, Place, alive_after, interfaces, rows, topology, write_experiment
 
 from testbed.emulation.medium import share_medium
@@ -34,32 +34,15 @@ Goodputs = tuple[list[float], float]  # of each pair of stations, and of the med
 @pytest.fixture(scope="module")
 def air() -> Iterator[tuple[Shaper, dict[str, int]]]:
     """A shaped medium, and a process in the network namespace of each station."""
-    command = ["unshare", "--net", "sh", "-c", "ip link set lo up; echo ready; exec sleep 300"]
-    holders = {name: subprocess.Popen(command, stdout=subprocess.PIPE) for name in ("ap", *STATIONS)}
-    try:
-        for holder in holders.values():
-            assert holder.stdout is not None and holder.stdout.readline() == b"ready\n"
-        access_point = holders["ap"].pid
-        _ip(access_point, "link add s1 type bridge")
-        _ip(access_point, "link set s1 up")
-        for number, name in enumerate(STATIONS):
-            pid = holders[name].pid
-            _ip(access_point, f"link add p{name} type veth peer name v0 netns {pid}")
-            _ip(access_point, f"link set p{name} master s1 up")
-            _ip(pid, f"addr add {_address(number)}/24 dev v0")
-            _ip(pid, "link set v0 up")
+    with namespaces(1 + len(STATIONS)) as (access_point, *pids):
+        ip(access_point, "link add s1 type bridge", "link set s1 up")
+        for number, (name, pid) in enumerate(zip(STATIONS, pids, strict=True)):
+            ip(access_point, f"link add p{name} type veth peer name v0 netns {pid}", f"link set p{name} master s1 up")
+            ip(pid, f"addr add {_address(number)}/24 dev v0", "link set v0 up")
         share_medium("air", [f"p{name}" for name in STATIONS], access_point)
         with Shaper(access_point) as shaper:
             shaper.install("air", RATE_BPS)
-            yield shaper, {name: holders[name].pid for name in STATIONS}
-    finally:
-        for holder in holders.values():
-            holder.kill()
-            holder.communicate()
-
-
-def _ip(pid: int, command: str) -> None:
-    subprocess.run(["nsenter", "-t", str(pid), "-n", "ip", *command.split()], check=True)
+            yield shaper, dict(zip(STATIONS, pids, strict=True))
 
 
 def _address(number: int) -> str:

@@ -18,6 +18,8 @@ from testbed.traces import Change, Trace
 from testbed.transport.messages import Arrived, Token
 
 QUICKSTART = Path(__file__).parents[2] / "experiments" / "gpt2-star4.yaml"
+# Keys of an experiment that wants neither the policy of the quick start nor its pace.
+PLAIN: dict[str, Any] = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0}
 MANIFEST: dict[str, Any] = {"backend": "sim", "options": {"progress": False}}
 
 
@@ -37,6 +39,15 @@ def simulated(
     folder = Path(summary["path"])
     tables = ("tokens", "decisions", "migrations", "devices", "links", "placements", "spans", "rates")
     return summary, {table: read_rows(folder, table) for table in tables}
+
+
+class Forgetful:
+    """A policy that remembers nothing, for tests to say what it decides."""
+
+    name = "forgetful"
+
+    def reset(self, seed: int) -> None:
+        """Nothing."""
 
 
 class Watched(SimFleet):

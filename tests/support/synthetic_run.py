@@ -120,31 +120,17 @@ class _Story:
     def link(self, device: str, way: str) -> None:
         rate = self.rate[device, way]
         self.put(
-            "links",
-            t_s=self.now,
-            device=device,
-            direction=way,
-            requested_bps=rate,
-            applied_bps=rate,
-            readback_bps=8 * int(rate / 8),
-            delay_s=0.0005,
-            lag_s=0.0004,
-        )
+            "links", t_s=self.now, device=device, direction=way, requested_bps=rate, applied_bps=rate,
+            readback_bps=8 * int(rate / 8), delay_s=0.0005, lag_s=0.0004,
+        )  # fmt: skip
 
     def rated(self, device: str, way: str, how: str, size: int, peer: str | None = None) -> None:
         asked = self.rate[device, way]
         got = asked * min(0.956, self.random.gauss(0.948, 0.006))
         self.put(
-            "rates",
-            t_s=self.now,
-            device=device,
-            direction=way,
-            peer=peer,
-            requested_bps=asked,
-            achieved_bps=got,
-            bytes=size,
-            how=how,
-        )
+            "rates", t_s=self.now, device=device, direction=way, peer=peer, requested_bps=asked, achieved_bps=got,
+            bytes=size, how=how,
+        )  # fmt: skip
 
     def boundary(self, step: int) -> bool:
         """A token boundary: trace changes, decision, migrations, enforcement; False if a device is OOM-killed."""
@@ -168,18 +154,10 @@ class _Story:
             for block, device in self.where.items():
                 self.put("placements", epoch=self.epoch, step=step, block=block, device=device)
         self.put(
-            "decisions",
-            epoch=self.epoch,
-            step=step,
-            policy=self.policy,
-            decision_s=0.004 + 0.002 * self.random.random(),
-            moved=len(moves),
-            predicted_before_s=before,
-            predicted_after_s=self.latency(step),
-            feasible=True,
-            reason="",
-            stall_s=stall,
-        )
+            "decisions", epoch=self.epoch, step=step, policy=self.policy,
+            decision_s=0.004 + 0.002 * self.random.random(), moved=len(moves), predicted_before_s=before,
+            predicted_after_s=self.latency(step), feasible=True, reason="", stall_s=stall,
+        )  # fmt: skip
         if step == SQUEEZE_AT:
             self.ballast["c"] = BUDGET["c"] - SQUEEZED
             self.happened("memory_enforced", step, target="device/c", quantity="memory", value=SQUEEZED)
@@ -215,19 +193,10 @@ class _Story:
             busy[source] = busy[target] = start + took
             loaded = size_of(block, 0)
             self.put(
-                "migrations",
-                epoch=self.epoch,
-                block=block,
-                src=source,
-                dst=target,
-                bytes=payload,
-                start_s=start,
-                first_byte_s=start + 0.001,
-                last_byte_s=start + took,
-                predicted_s=took * 0.97,
-                outcome=COMMITTED,
+                "migrations", epoch=self.epoch, block=block, src=source, dst=target, bytes=payload, start_s=start,
+                first_byte_s=start + 0.001, last_byte_s=start + took, predicted_s=took * 0.97, outcome=COMMITTED,
                 weights_bytes_loaded=loaded,
-            )
+            )  # fmt: skip
             self.where[block] = target
         self.rated(source, "up", "migration", payload, peer=target)
         self.now = max(busy.values())
@@ -250,33 +219,16 @@ class _Story:
             latency *= 1.3
         for layer in range(LAYERS):
             self.put(
-                "spans",
-                step=step,
-                layer=layer,
-                kind="block",
-                block=f"ffn({layer})",
-                device=self.where[f"ffn({layer})"],
-                start_s=self.now + latency * layer / LAYERS,
-                end_s=self.now + latency * (layer + 0.8) / LAYERS,
-                bytes=SIZE["ffn"],
-                flops=9.4e6,
+                "spans", step=step, layer=layer, kind="block", block=f"ffn({layer})",
+                device=self.where[f"ffn({layer})"], start_s=self.now + latency * layer / LAYERS,
+                end_s=self.now + latency * (layer + 0.8) / LAYERS, bytes=SIZE["ffn"], flops=9.4e6,
                 overrun=step == 23 and layer == 3,
-            )
+            )  # fmt: skip
         self.put(
-            "tokens",
-            step=step,
-            token_id=self.random.randrange(256),
-            epoch=self.epoch,
-            prefill=step == 0,
-            start_s=self.now,
-            latency_s=latency,
-            predicted_s=predicted,
-            compute_s=0.8 * latency,
-            transfer_s=0.15 * latency,
-            software_s=0.05 * latency,
-            wire_bytes=60_000,
-            logits_digest=f"{step:016x}",
-        )
+            "tokens", step=step, token_id=self.random.randrange(256), epoch=self.epoch, prefill=step == 0,
+            start_s=self.now, latency_s=latency, predicted_s=predicted, compute_s=0.8 * latency,
+            transfer_s=0.15 * latency, software_s=0.05 * latency, wire_bytes=60_000, logits_digest=f"{step:016x}",
+        )  # fmt: skip
         self.now += latency
 
     def ledger(self, device: str, step: int) -> int:
@@ -294,15 +246,8 @@ class _Story:
         for device in DEVICES:
             ledger = self.ledger(device, step)
             self.put(
-                "devices",
-                t_s=self.now,
-                device=device,
-                budget_bytes=self.budget[device],
-                ledger_bytes=int(ledger * self.random.uniform(1.0, 1.01)),
-                predicted_bytes=ledger,
-                limit_bytes=BUDGET[device] + RESERVE,
-                ballast_bytes=self.ballast[device],
-                runqueue_wait_s=0.001 * step,
-                rss_bytes=ledger + RESERVE,
-                alive=True,
-            )
+                "devices", t_s=self.now, device=device, budget_bytes=self.budget[device],
+                ledger_bytes=int(ledger * self.random.uniform(1.0, 1.01)), predicted_bytes=ledger,
+                limit_bytes=BUDGET[device] + RESERVE, ballast_bytes=self.ballast[device], runqueue_wait_s=0.001 * step,
+                rss_bytes=ledger + RESERVE, alive=True,
+            )  # fmt: skip

@@ -11,17 +11,7 @@ from matplotlib.colors import to_hex
 
 from testbed.analysis.load import Run
 from testbed.analysis.metrics import MS, losses, mean_stalls, migrated_before, tokens_to_decode
-from testbed.analysis.page.chart import (
-    HEIGHT,
-    WIDE,
-    ZOOM,
-    Chart,
-    Spec,
-    coloured,
-    mark_rule,
-    quantity,
-    tips,
-)
+from testbed.analysis.page.chart import HEIGHT, WIDE, ZOOM, Chart, Spec, coloured, mark_rule, quantity, tips
 from testbed.analysis.plots.marks import most_changed, oom_mark, trace_marks
 from testbed.analysis.plots.style import GREY, LOG_SPREAD, MOST_LINES, Alike, alike, policies, policy_colours, run_names
 

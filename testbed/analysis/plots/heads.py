@@ -129,15 +129,9 @@ def _over_tokens(run: Run, devices: list[str]) -> tuple[np.ndarray, pd.DataFrame
 def _panel(axes: Axes, blocks: pd.DataFrame, edges: np.ndarray, owners: pd.DataFrame, colours: list[Any]) -> None:
     codes = owners.reindex(blocks["block"]).to_numpy(float)
     axes.pcolormesh(
-        edges,
-        np.arange(len(blocks) + 1),
-        np.ma.masked_invalid(codes),
-        cmap=ListedColormap(colours),
-        vmin=-0.5,
-        vmax=len(colours) - 0.5,
-        antialiased=False,
-        gid="placement",
-    )
+        edges, np.arange(len(blocks) + 1), np.ma.masked_invalid(codes), cmap=ListedColormap(colours), vmin=-0.5,
+        vmax=len(colours) - 0.5, antialiased=False, gid="placement",
+    )  # fmt: skip
     layers = blocks["layer"].to_numpy()
     starts = np.flatnonzero(np.diff(layers, prepend=-1))
     width = _LAYER_GAP * min(1.0, _FULL_GAP_ROWS / len(blocks)) if len(blocks) > len(starts) else _LAYER_GAP / 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -90,14 +90,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         if not decoded:
             say_empty(main, "no token was decoded")
             return drawing
-        if max(decoded) > LOG_SPREAD * min(decoded) > 0:
-            main.set_yscale("log")
-            plain_log_ticks(main.yaxis)
-            spread = max(decoded) / min(decoded)
-            main.set_ylim(min(decoded) / spread**0.05, max(decoded) * spread**LOG_LEGEND_ROOM)
-        else:
-            main.set_ylim(0, 1.05 * max(decoded))
-        main.set_ylabel("Token latency (ms)")
+        _scale(main, min(decoded), max(decoded))
         longest = max(run.tokens_asked or len(run.tokens) for run in runs)
         main.set_xlim(0, longest)
         main.xaxis.set_major_locator(whole_numbers())
@@ -111,16 +104,7 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
             handles.append(Line2D([], [], marker="v", color="white", markerfacecolor=ALARM, label="device lost"))
         if marks:
             handles.append(trace_handle(marks, f" of {changed.fact('experiment_name')}" if mixed else ""))
-        longest_name = max(len(str(handle.get_label())) for handle in handles)
-        if longest_name > LONGEST_NAME:  # such names would hide the lines
-            for handle in handles:
-                handle.set_label(folded(str(handle.get_label()), FULL_WIDTH))
-            drawing.legend(handles=handles, loc="outside upper left", ncols=1)
-            make_room(drawing, [handle.get_label() for handle in handles])
-        else:
-            loc = "upper left" if main.get_yscale() == "log" else "lower left"
-            fitting = int(LETTERS_PER_INCH * FULL_WIDTH) // (longest_name + MARKER_LETTERS)
-            main.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), 4, fitting)), **BEHIND)
+        _legend(drawing, main, handles)
         bottom = main
         if strip:
             bottom = strip[0]
@@ -136,6 +120,31 @@ def token_latency(runs: Run | Sequence[Run]) -> Figure:
         bottom.set_xlabel("Token")
         drawing.align_ylabels()
         return drawing
+
+
+def _scale(axes: Axes, least_ms: float, most_ms: float) -> None:
+    axes.set_ylabel("Token latency (ms)")
+    if most_ms > LOG_SPREAD * least_ms > 0:
+        axes.set_yscale("log")
+        plain_log_ticks(axes.yaxis)
+        spread = most_ms / least_ms
+        axes.set_ylim(least_ms / spread**0.05, most_ms * spread**LOG_LEGEND_ROOM)
+    else:
+        axes.set_ylim(0, 1.05 * most_ms)
+
+
+def _legend(drawing: Figure, axes: Axes, handles: list[Line2D]) -> None:
+    """A legend over the lines, or above them where long names would hide them."""
+    longest = max(len(str(handle.get_label())) for handle in handles)
+    if longest > LONGEST_NAME:
+        for handle in handles:
+            handle.set_label(folded(str(handle.get_label()), FULL_WIDTH))
+        drawing.legend(handles=handles, loc="outside upper left", ncols=1)
+        make_room(drawing, [handle.get_label() for handle in handles])
+        return
+    loc: Literal["upper left", "lower left"] = "upper left" if axes.get_yscale() == "log" else "lower left"
+    fitting = int(LETTERS_PER_INCH * FULL_WIDTH) // (longest + MARKER_LETTERS)
+    axes.legend(handles=handles, loc=loc, ncols=max(1, min(len(handles), 4, fitting)), **BEHIND)
 
 
 @says_simulated
@@ -166,17 +175,10 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
                 axes.plot(latency[-1], share[-1], "x", color=ALARM, markersize=5, zorder=5, gid="unfinished")
             reached = [percent / 100 for percent in PERCENTS if percent / 100 <= share[-1]]
             axes.plot(
-                latency[np.searchsorted(share[1:], reached)],
-                reached,
-                marker=marker_of(index),
-                markersize=4.5,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                linestyle="none",
-                color=colour,
-                zorder=4,
+                latency[np.searchsorted(share[1:], reached)], reached, marker=marker_of(index), markersize=4.5,
+                markeredgecolor="white", markeredgewidth=0.6, linestyle="none", color=colour, zorder=4,
                 gid="percentiles",
-            )
+            )  # fmt: skip
             handles.append(
                 Line2D([], [], color=colour, linestyle=dash, marker=marker_of(index), markersize=4, label=label)
             )
@@ -186,15 +188,9 @@ def latency_ecdf(runs: Run | Sequence[Run]) -> Figure:
         for percent in PERCENTS:
             axes.axhline(percent / 100, color=GREY, linewidth=0.5, linestyle=(0, (1, 2)), zorder=0, gid="guide")
             axes.annotate(
-                f"p{percent}",
-                (1.0, percent / 100),
-                xycoords=("axes fraction", "data"),
-                fontsize=6.5,
-                color=DARK,
-                xytext=(2, 0),
-                textcoords="offset points",
-                va="center",
-            )
+                f"p{percent}", (1.0, percent / 100), xycoords=("axes fraction", "data"), fontsize=6.5, color=DARK,
+                xytext=(2, 0), textcoords="offset points", va="center",
+            )  # fmt: skip
         if high > LOG_SPREAD * low:
             axes.set_xscale("log")
             plain_log_ticks(axes.xaxis)
@@ -210,30 +206,15 @@ def _latency_line(axes: Axes, run: Run, name: str, colour: Any, marker: str, zor
     decoded = run.decoded
     steps, latency = decoded["step"].to_numpy(), (decoded["latency_s"] * MS).to_numpy()
     (line,) = axes.plot(
-        steps,
-        latency,
-        color=colour,
-        marker=marker,
-        markersize=3,
-        markevery=(MARK_EVERY // 2, MARK_EVERY),
-        label=name,
-        zorder=zorder,
-        gid="latency",
-    )
+        steps, latency, color=colour, marker=marker, markersize=3, markevery=(MARK_EVERY // 2, MARK_EVERY), label=name,
+        zorder=zorder, gid="latency",
+    )  # fmt: skip
     by_step = dict(zip(steps, latency, strict=True))
     moved = [step for step in sorted(migrated_before(run)) if step in by_step]
     axes.plot(
-        moved,
-        [by_step[step] for step in moved],
-        marker="^",
-        markersize=5.5,
-        color=colour,
-        markeredgecolor="white",
-        markeredgewidth=0.6,
-        linestyle="none",
-        zorder=5,
-        gid="migrations",
-    )
+        moved, [by_step[step] for step in moved], marker="^", markersize=5.5, color=colour, markeredgecolor="white",
+        markeredgewidth=0.6, linestyle="none", zorder=5, gid="migrations",
+    )  # fmt: skip
     return line
 
 

@@ -86,29 +86,16 @@ def _panel(axes: Axes, samples: pd.DataFrame, colour: object) -> None:
     axes.fill_between(time, 0, size["ledger"], step="post", color=colour, alpha=0.55, linewidth=0, gid="ledger")
     axes.plot(time, size["ledger"], drawstyle="steps-post", color=colour, linewidth=1.0, gid="ledger-line")
     axes.plot(
-        time,
-        size["predicted"],
-        drawstyle="steps-post",
-        color=style.DARK,
-        linewidth=0.8,
-        linestyle=(0, (1, 1)),
+        time, size["predicted"], drawstyle="steps-post", color=style.DARK, linewidth=0.8, linestyle=(0, (1, 1)),
         gid="predicted",
-    )
+    )  # fmt: skip
     axes.plot(time, size["budget"], drawstyle="steps-post", color=style.DARK, linewidth=1.1, gid="budget")
     if (size["ballast"] > 0).any():
         top = float(samples["budget_bytes"].max()) / MIB
         axes.fill_between(
-            time,
-            top - size["ballast"],
-            top,
-            where=size["ballast"] > 0,
-            step="post",
-            facecolor="none",
-            edgecolor=style.GREY,
-            hatch="////",
-            linewidth=0.4,
-            gid="ballast",
-        )
+            time, top - size["ballast"], top, where=size["ballast"] > 0, step="post", facecolor="none",
+            edgecolor=style.GREY, hatch="////", linewidth=0.4, gid="ballast",
+        )  # fmt: skip
 
 
 def _mark(axes: Axes, device: str, changes: list[Mark], killed: Mark | None) -> None:

@@ -95,27 +95,14 @@ def _panel(axes: Axes, run: Run, device: str, limits: pd.Series, colours: dict[s
         asked, read = (np.append(own[name], own[name].iloc[-1]) / MBIT for name in ("requested_bps", "readback_bps"))
         axes.plot(time, asked, drawstyle="steps-post", color=GREY, linewidth=_wide(run), alpha=0.6, gid="requested")
         axes.plot(
-            time,
-            read,
-            drawstyle="steps-post",
-            color=colours[str(direction)],
-            linestyle=_DASHES[str(direction)],
-            linewidth=1.1,
-            zorder=3 if direction == "down" else 2.5,
-            gid="readback",
-        )
+            time, read, drawstyle="steps-post", color=colours[str(direction)], linestyle=_DASHES[str(direction)],
+            linewidth=1.1, zorder=3 if direction == "down" else 2.5, gid="readback",
+        )  # fmt: skip
     for direction, own in run.rates[limits == device].groupby("direction"):
         axes.scatter(
-            own["t_s"],
-            own["achieved_bps"] / MBIT,
-            marker=_MARKERS[str(direction)],
-            s=16,
-            zorder=4,
-            color=[colours[str(direction)]],
-            edgecolors="white",
-            linewidths=0.4,
-            gid="achieved",
-        )
+            own["t_s"], own["achieved_bps"] / MBIT, marker=_MARKERS[str(direction)], s=16, zorder=4,
+            color=[colours[str(direction)]], edgecolors="white", linewidths=0.4, gid="achieved",
+        )  # fmt: skip
     axes.set_title(f"Link of {device}", loc="left", pad=3)
 
 
@@ -127,16 +114,10 @@ def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:
     for (direction, how), own in rates.groupby(["direction", "how"]):
         filled = how == "migration"
         axes.scatter(
-            own["requested_bps"] / MBIT,
-            own["achieved_bps"] / own["requested_bps"],
-            marker=_MARKERS[str(direction)],
-            s=20,
-            facecolors=[colours[str(direction)]] if filled else "none",
-            edgecolors=[colours[str(direction)]],
-            linewidths=0.8,
-            zorder=3,
-            gid=f"{direction}:{how}",
-        )
+            own["requested_bps"] / MBIT, own["achieved_bps"] / own["requested_bps"], marker=_MARKERS[str(direction)],
+            s=20, facecolors=[colours[str(direction)]] if filled else "none", edgecolors=[colours[str(direction)]],
+            linewidths=0.8, zorder=3, gid=f"{direction}:{how}",
+        )  # fmt: skip
     axes.axhline(1.0, color=DARK, linewidth=0.8, zorder=1, gid="requested")
     axes.axhline(TCP_SHARE, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1, gid="ceiling")
     share = rates["achieved_bps"] / rates["requested_bps"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +11,16 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from testbed.analysis.load import Run
-from testbed.analysis.plots.style import ALARM, DARK, GREY, si
+from testbed.analysis.plots.style import ALARM, DARK, GREY
+from testbed.units import format_bandwidth, format_bytes, format_compute, format_duration, format_rate
 
 MOST_LABELS = 6  # more trace steps have lines without labels
 MOST_DASHED = 20  # more are ticks along the upper edge
 RUG_FROM = 0.96  # of the height of the axes
-_UNITS = {
-    "up": "bit/s",
-    "down": "bit/s",
-    "up_delay": "s",
-    "down_delay": "s",
-    "memory": "B",
-    "compute": "FLOP/s",
-    "streaming": "B/s",
-}
+_SHOWN: dict[str, Callable[[float], str]] = {
+    "up": format_rate, "down": format_rate, "up_delay": format_duration, "down_delay": format_duration,
+    "loss": "{:.2%}".format, "memory": format_bytes, "compute": format_compute, "streaming": format_bandwidth,
+}  # fmt: skip
 _WORDS = {"up": "uplink", "down": "downlink", "up_delay": "up delay", "down_delay": "down delay"}
 
 
@@ -99,16 +95,9 @@ def draw_trace_marks(
             # A label close to its left neighbour goes on the left-hand side of the first line instead.
             close = index + 1 < len(marks) and marks[index + 1].step - mark.step < 0.2 * marks[-1].step
             axes.annotate(
-                mark.text,
-                (mark.step, 1.0),
-                xycoords=("data", "axes fraction"),
-                xytext=(-2 if close else 2, 2),
-                textcoords="offset points",
-                ha="right" if close else "left",
-                va="bottom",
-                fontsize=6.5,
-                color=DARK,
-            )
+                mark.text, (mark.step, 1.0), xycoords=("data", "axes fraction"), xytext=(-2 if close else 2, 2),
+                textcoords="offset points", ha="right" if close else "left", va="bottom", fontsize=6.5, color=DARK,
+            )  # fmt: skip
 
 
 def trace_handle(marks: Sequence[Mark], whose: str = "") -> Line2D:
@@ -127,35 +116,20 @@ def draw_oom(axes: Axes, x: float, y: float | None = None, text: str = "", drop_
         axes.axvline(x, color=ALARM, linewidth=1.0, zorder=4, gid="oom")
     else:
         axes.plot(
-            [x],
-            [y],
-            marker="X",
-            markersize=7,
-            color=ALARM,
-            markeredgecolor="white",
-            linestyle="none",
-            zorder=6,
-            gid="oom",
-            clip_on=False,
-        )
+            [x], [y], marker="X", markersize=7, color=ALARM, markeredgecolor="white", linestyle="none", zorder=6,
+            gid="oom", clip_on=False,
+        )  # fmt: skip
     if text:
         axes.annotate(
-            text,
-            (x, 0.97 if y is None else y),
-            xycoords=("data", "axes fraction" if y is None else "data"),
-            xytext=(4 if y is None else 6, -drop_points),
-            textcoords="offset points",
-            va="top" if y is None else "center",
-            fontsize=6.5,
-            color=ALARM,
-        )
+            text, (x, 0.97 if y is None else y), xycoords=("data", "axes fraction" if y is None else "data"),
+            xytext=(4 if y is None else 6, -drop_points), textcoords="offset points",
+            va="top" if y is None else "center", fontsize=6.5, color=ALARM,
+        )  # fmt: skip
 
 
 def _change_text(target: str, quantity: str, value: float) -> str:
     target = str(target).partition("/")[2] or str(target)
-    if quantity == "loss":
-        return f"{target}: loss {value:.2%}"
-    shown = f"{value * 1e3:.3g} ms" if _UNITS.get(quantity) == "s" else si(value, _UNITS.get(quantity, ""))
+    shown = "" if pd.isna(value) else _SHOWN.get(quantity, "{:g}".format)(value)
     return f"{target}: {_WORDS.get(quantity, quantity)} {shown}"
 
 

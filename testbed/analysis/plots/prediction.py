@@ -38,17 +38,9 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
             error = pd.concat([relative_error(run) for run in own]).median()
             x, y = points["predicted_s"] * MS, points["latency_s"] * MS
             axes.scatter(
-                x,
-                y,
-                s=11,
-                marker=style.marker_of(index),
-                color=colour,
-                alpha=0.6,
-                linewidths=0.3,
-                edgecolors="white",
-                label=style.folded(f"{group.name} (median error {error:.1%})", style.COLUMN_WIDTH),
-                gid=group.policy,
-            )
+                x, y, s=11, marker=style.marker_of(index), color=colour, alpha=0.6, linewidths=0.3, edgecolors="white",
+                label=style.folded(f"{group.name} (median error {error:.1%})", style.COLUMN_WIDTH), gid=group.policy,
+            )  # fmt: skip
             reached += [x.min(), x.max(), y.min(), y.max()]
         if not reached:
             style.say_empty(axes, "no token has a prediction")
@@ -62,15 +54,9 @@ def predicted_vs_measured(runs: Run | Sequence[Run]) -> Figure:
         ends = np.array([low, high])
         axes.plot(ends, ends, color=style.DARK, linewidth=0.8, zorder=1, gid="diagonal")
         axes.fill_between(
-            ends,
-            ends * (1 - BAND),
-            ends * (1 + BAND),
-            color=style.GREY,
-            alpha=0.18,
-            linewidth=0,
-            zorder=0,
+            ends, ends * (1 - BAND), ends * (1 + BAND), color=style.GREY, alpha=0.18, linewidth=0, zorder=0,
             label=f"within {BAND:.0%}",
-        )
+        )  # fmt: skip
         axes.set_xlim(low, high)
         axes.set_ylim(low, high)
         axes.set_aspect("equal")

@@ -284,15 +284,6 @@ def devices_of(run: Run) -> list[str]:
     return sorted(names, key=natural)
 
 
-def si(value: float, unit: str) -> str:
-    """A number with a unit and a readable prefix: binary for bytes, decimal for all else."""
-    base, prefixes = (1024.0, ("", "Ki", "Mi", "Gi")) if unit == "B" else (1000.0, ("", "k", "M", "G"))
-    power = 0
-    while abs(value) >= base and power < len(prefixes) - 1:
-        value, power = value / base, power + 1
-    return f"{value:.3g} {prefixes[power]}{unit}"
-
-
 def whole_numbers() -> Locator:
     """A locator of ticks at whole numbers only."""
     return MaxNLocator(integer=True, nbins=9, steps=[1, 2, 4, 5, 10])

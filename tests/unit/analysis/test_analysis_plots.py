@@ -1,21 +1,18 @@
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.artist import Artist
-from matplotlib.figure import Figure
+from figures import drawn, texts
 from synthetic_run import first_placement, make_run
 
 from testbed import analysis
 from testbed.analysis import Run, plots
 from testbed.analysis.page.of_runs import charts_of_runs
-from testbed.analysis.plots import heads, run_names
+from testbed.analysis.plots import heads
 from testbed.analysis.plots.ledger import OWN
 from testbed.runlog.folder import RunLog
 
@@ -37,19 +34,6 @@ def static(runs: list[Run]) -> Run:
 @pytest.fixture(scope="module")
 def aware(runs: list[Run]) -> Run:
     return runs[1]
-
-
-def drawn(figure: Figure, gid: str) -> list[Artist]:
-    def walk(artist: Artist) -> Iterator[Artist]:
-        for child in artist.get_children():
-            yield child
-            yield from walk(child)
-
-    return list(dict.fromkeys(artist for artist in walk(figure) if artist.get_gid() == gid))
-
-
-def texts(figure: Figure) -> list[str]:
-    return [text.get_text() for text in figure.findobj(matplotlib.text.Text) if text.get_text()]
 
 
 def test_token_latency_has_a_line_per_run_with_a_point_per_decode_token(runs: list[Run]) -> None:
@@ -82,14 +66,18 @@ def test_labels_of_kills_at_the_same_place_do_not_lie_on_one_another(tmp_path: P
     assert not first.overlaps(second)
 
 
-def test_many_trace_steps_are_drawn_without_labels(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("count", "lowest"), [(10, 0.0), (35, 0.9)])
+def test_many_trace_steps_are_drawn_without_labels_and_very_many_as_a_rug(
+    tmp_path: Path, count: int, lowest: float
+) -> None:
     folder = make_run(tmp_path, "static", tokens=40, finished=False)
     log = RunLog(folder)
-    for step in range(1, 11):
+    for step in range(1, count + 1):
         log.event("trace_applied", step / 10, step=step, target="link/a", quantity="up", value=step * 1e6)
     log.close()
     figure = plots.token_latency(analysis.load(folder))
-    assert len(drawn(figure, "trace-step")) == 10
+    steps = drawn(figure, "trace-step")
+    assert len(steps) == count and all(min(line.get_ydata()) >= lowest for line in steps)
     assert not any("Mbit/s" in text for text in texts(figure))
 
 
@@ -98,16 +86,6 @@ def test_of_two_experiments_it_is_said_whose_trace_steps_are_drawn(aware: Run) -
     figure = plots.token_latency([other, aware])
     assert "trace step of quickstart" in texts(figure) and not any("Mbit/s" in text for text in texts(figure))
     assert len(drawn(figure, "trace-step")) == len(drawn(plots.token_latency(aware), "trace-step"))
-
-
-def test_trace_steps_become_a_rug_when_they_are_very_many(tmp_path: Path) -> None:
-    folder = make_run(tmp_path, "static", tokens=40, finished=False)
-    log = RunLog(folder)
-    for step in range(1, 36):
-        log.event("trace_applied", step / 10, step=step, target="link/a", quantity="up", value=step * 1e6)
-    log.close()
-    steps = drawn(plots.token_latency(analysis.load(folder)), "trace-step")
-    assert len(steps) == 35 and all(min(line.get_ydata()) > 0.9 for line in steps)
 
 
 def test_of_many_runs_like_ones_are_a_mean_in_a_band_and_stalls_can_be_seen(tmp_path: Path) -> None:
@@ -145,58 +123,6 @@ def test_blocks_are_counted_by_device_where_devices_are_many(aware: Run, monkeyp
     (mesh,) = drawn(plots.placement_map(aware), "counts")
     counts = mesh.get_array()
     assert counts.shape[0] == 4 and set(counts.sum(axis=0)) == {12 * 14}
-
-
-def test_runs_of_one_policy_are_told_apart_by_seed_and_share_a_colour(tmp_path: Path) -> None:
-    runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in (0, 1)]
-    lines = drawn(plots.token_latency(runs), "latency")
-    assert [line.get_label() for line in lines] == ["greedy, seed 0", "greedy, seed 1"]
-    assert lines[0].get_color() == lines[1].get_color()
-    assert lines[0].get_linestyle() != lines[1].get_linestyle()
-    (pooled,) = [line for line in plots.latency_ecdf(runs).axes[0].lines if line.get_gid() is None]
-    assert len(pooled.get_xdata()) == 22 + 1
-
-
-@pytest.mark.parametrize(
-    ("change", "name"),
-    [
-        ({"backend": "sim"}, "sim"),
-        ({"experiment_name": "other"}, "other"),
-        ({"experiment": {"model": {"preset": "gpt2", "seed": 7, "layers": 4}}}, "gpt2 layers 4"),
-        ({"experiment": {"topology": {"name": "star8"}}}, "star8"),
-        ({"experiment": {"interval": 2}}, "interval 2"),
-    ],
-)
-def test_no_figure_pools_runs_of_two_backends_experiments_models_topologies_or_settings(
-    change: dict[str, Any], name: str, tmp_path: Path
-) -> None:
-    runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in range(10)]
-    runs[:2] = [replace(run, manifest={**run.manifest, **change}, summary=None) for run in runs[:2]]
-    (one, other) = [line for line in plots.latency_ecdf(runs).axes[0].lines if line.get_gid() is None]
-    assert [len(line.get_xdata()) for line in (one, other)] == [2 * 11 + 1, 8 * 11 + 1]
-    assert one.get_color() == other.get_color() and one.get_linestyle() != other.get_linestyle()
-    for draw in (plots.latency_ecdf, plots.token_latency, plots.predicted_vs_measured):
-        (axes, *_) = draw(runs).axes
-        named = [text.get_text() for text in axes.get_legend().get_texts() if text.get_text().startswith("greedy")]
-        assert len(named) == 2 and name in named[0] and name not in named[1], draw.__name__
-
-
-def test_runs_are_told_apart_by_the_settings_in_which_they_differ(aware: Run) -> None:
-    traces: list[dict[str, Any]] = [{"name": "outage", "changes": []}]
-    settings: list[dict[str, Any]] = [{"policy_options": {}, "traces": []}, {"policy_options": {"margin": 0.2}}]
-    settings[1]["traces"] = traces
-    two = [replace(aware, manifest={**aware.manifest, "experiment": own}, summary=None) for own in settings]
-    assert run_names(two) == [
-        "resource-aware, traces none, policy_options.margin default",
-        "resource-aware, traces outage, policy_options.margin 0.2",
-    ]
-
-
-def test_twelve_runs_that_nothing_tells_apart_are_numbered_so_that_they_sort(tmp_path: Path) -> None:
-    runs = [analysis.load(make_run(tmp_path, "greedy", seed=0, tokens=4)) for _ in range(12)]
-    names = run_names(runs)
-    assert names == sorted(names) and (names[0], names[-1]) == ("greedy #01", "greedy #12")
-    assert run_names(runs[:2]) == ["greedy #1", "greedy #2"]
 
 
 def test_the_ecdf_has_a_line_per_policy_that_a_killed_run_ends_below_one(runs: list[Run]) -> None:

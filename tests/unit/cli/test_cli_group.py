@@ -19,7 +19,7 @@ from testbed.cli import VERBS, run
 from testbed.errors import ConfigError, EnvironmentLacks, FidelityError, RunFailed, TestbedError
 
 ROOT = Path(__file__).parents[3]
-HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pyarrow", "zmq", "mininet", "pyroute2", "rich", "yaml", "pydantic")
+HEAVY = ("torch", "numpy", "pandas", "matplotlib", "pyarrow", "zmq", "mininet", "rich", "yaml", "pydantic")
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -69,18 +69,6 @@ def test_help_takes_at_most_three_times_as_long_as_importing_click() -> None:
     pairs = [(seconds("-c", "import click"), seconds("-m", "testbed", "--help")) for _ in range(7)]
     click_s, help_s = (statistics.median(times) for times in zip(*pairs, strict=True))
     assert help_s <= 3 * click_s
-
-
-def test_a_verbs_own_help_comes_from_its_module(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["traces", "--help"]) == 0
-    assert "Example: testbed traces" in capsys.readouterr().out
-
-
-def test_a_misspelt_verb_is_refused_with_the_nearest_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["replya", "experiments/quickstart.yaml"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith("Error: 'replya' is no verb of testbed, did you mean 'replay'")
 
 
 @pytest.mark.parametrize(

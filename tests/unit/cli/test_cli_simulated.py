@@ -99,16 +99,3 @@ def test_nothing_is_left_behind_outside_the_run_folder(
     monkeypatch.setenv("TESTBED_RUNTIME_DIR", str(tmp_path / "rt"))
     replay(capsys, tmp_path / "runs", "--tokens", "8")
     assert not (tmp_path / "rt").exists()
-
-
-def test_a_run_without_arithmetic_loads_no_torch_no_pandas_and_no_sockets(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    program = (
-        "import sys; from testbed.cli import run;"
-        f"assert run(['replay', {QUICKSTART!r}, '--backend', 'sim', '--tokens', '8', '--out', {str(tmp_path)!r}]) == 0;"
-        "print({'torch', 'pandas', 'matplotlib', 'zmq', 'mininet', 'numba', 'pyroute2'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines()[-1] == "set()", done.stdout + done.stderr

@@ -94,10 +94,6 @@ def test_topologies_show_reads_a_file(tmp_path: Path, capsys: Captured) -> None:
     assert "in all 320 MiB" in table
 
 
-def test_topologies_show_refuses_a_name_that_does_not_exist(capsys: Captured) -> None:
-    assert "no-such" in refused(capsys, "topologies", "show", "no-such")
-
-
 # --- traces ---
 
 
@@ -172,7 +168,6 @@ def test_traces_generate_repeats_itself_for_the_same_seed(kind: str, capsys: Cap
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["show", "no-such"], "no-such"),
         (["import", "no-such.csv", "--out", "x.csv"], "no-such.csv"),
         (["generate", "flood", "--target", "link/b"], "flood"),
         (["generate", "outage", "--target", "link/b", "--set", "at"], "'at'"),
@@ -234,14 +229,6 @@ def test_runs_lists_finished_unfinished_and_nested_ones(tmp_path: Path, capsys: 
     assert rows["static"]["name"].startswith("comparison/")
     assert run(["runs", str(tmp_path)]) == 0
     assert "unfinished" in capsys.readouterr().out
-
-
-def test_runs_marks_a_damaged_folder_and_goes_on(tmp_path: Path, capsys: Captured) -> None:
-    folder = RunLog.create(tmp_path, "quickstart", "static").folder
-    (folder / "manifest.json").write_text("{")
-    (row,) = printed_json(capsys, "runs", str(tmp_path), "--json")
-    assert row["status"] == "damaged"
-    assert "manifest.json" in row["error"]
 
 
 def test_runs_is_content_with_no_runs_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_stars import sent, star
 
 from testbed.controller.estimator import Estimator, Operation
 from testbed.controller.link_samples import Message, Train
-from testbed.models.presets import PRESETS
-from testbed.placement.blocks import WHOLE
-from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.observation import LinkView, Observation
 
 NAMES = "abc"
 PAIRS = [(sender, receiver) for sender in NAMES for receiver in NAMES if sender != receiver]
 WAYS = ("up", "down")
 SIZES = (2e4, 2e5, 6e5)  # bits
 wild = st.floats() | st.sampled_from([0.0, -1.0, 1e-300, 1e300, math.inf, -math.inf, math.nan])
-
-
-def star(links: Mapping[str, LinkView]) -> Observation:
-    devices = tuple(DeviceView(name, 2**28, 1e9, 1e10, 1e8) for name in NAMES)
-    return Observation(PRESETS["tiny"], WHOLE, "a", devices, links, 4, 0, 64, 8)
 
 
 class Network:
@@ -160,17 +154,10 @@ def told_fast(**rates: float) -> Observation:
     return star({name: LinkView(rates.get(name, 2e8), rates.get(name, 2e8), 1e-3, 1e-3) for name in NAMES})
 
 
-def over(truth: Observation, pair: str, bits: float, at_s: float) -> Message:
-    """A message over an idle path."""
-    path = truth.path(*pair)
-    took_s = bits / min(leg.rate_bps for leg in path) + sum(leg.delay_s for leg in path)
-    return Message(*pair, bits, at_s, at_s + took_s)
-
-
 def test_what_slows_a_probe_is_not_a_link_that_messages_have_shown_to_be_faster() -> None:
     told = told_fast(b=5e7, c=1e8)
     found = Estimator(told, lambda rate: 0.0, 1e-4)
-    found.messages(over(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ba", 2e4), ("ba", 6e5)]))
+    found.messages(sent(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ba", 2e4), ("ba", 6e5)]))
     found.end_interval(1.0)
     found.train(Train("b", "c", 1e6, 0.1))
     found.hear_trains(1.0)
@@ -182,7 +169,7 @@ def test_messages_that_tell_a_rate_roughly_are_no_proof_against_a_probe() -> Non
     told = told_fast(c=5e7)
     found = Estimator(told, lambda rate: 0.0, 1e-4)
     for now in (1.0, 2.0):  # 0.4 ms, of which the stamps' noise may be half
-        found.messages([over(told, "bc", 2e4, 10.0)])
+        found.messages([sent(told, "bc", 2e4, 10.0)])
         found.end_interval(now)
     found.train(Train("a", "c", 4e5, 0.02))
     found.hear_trains(2.0)
@@ -216,7 +203,7 @@ def test_what_is_slow_of_several_probes_is_laid_on_the_one_link_that_explains_it
 def test_a_link_that_is_faster_than_all_of_its_paths_needs_no_probe_while_it_keeps_up() -> None:
     told = told_fast(b=5e7, c=5e7)
     found = Estimator(told, lambda rate: 0.0, 1e-4)
-    found.messages(over(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ab", 2e4), ("ab", 6e5)]))
+    found.messages(sent(told, pair, bits, 10.0 * at) for at, (pair, bits) in enumerate([("ab", 2e4), ("ab", 6e5)]))
     found.end_interval(50.0)
     assert ("a", "up") not in found.stale_links(51.0, 40.0) and ("a", "down") in found.stale_links(51.0, 40.0)
     assert ("a", "up") in found.stale_links(99.0, 40.0)
@@ -243,7 +230,7 @@ def test_small_messages_that_took_longer_than_large_ones_confirm_no_rate() -> No
     found = Estimator(told, lambda rate: 0.0, 0.0)
     for now, late_s, rate in ((1.0, 0.0, 1e8), (2.0, 0.1, 1e6)):
         truth = star({**told.links, "c": LinkView(2e8, rate, 1e-3, 1e-3)})
-        large, small = over(truth, "ac", 6e4, 10.0), over(truth, "ac", 2e4, 20.0)
+        large, small = sent(truth, "ac", 6e4, 10.0), sent(truth, "ac", 2e4, 20.0)
         found.messages([large, small._replace(received_s=small.received_s + late_s)])
         found.end_interval(now)
     assert found.observation(told, 2.0, {}).links["c"].down_bps == pytest.approx(1e6, rel=0.1)

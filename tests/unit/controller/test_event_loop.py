@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_stars import three_devices
 
 from testbed.clock import EmulatedClock
 from testbed.controller.conditions import Conditions
@@ -20,12 +21,6 @@ from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog, read_rows
 from testbed.traces import Change, Trace, TraceSet
 from testbed.transport.messages import Collected, Committed, Connected, Hello, Loaded, OutOfBudget, Token
-
-DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
-BASE: dict[str, Any] = {
-    "model": {"preset": "tiny"}, "prompt": "hi", "tokens": 8,
-    "topology": {"source": "a", "devices": {name: DEVICE | {"link": {"rate": "20 Mbit/s"}} for name in "abc"}},
-}  # fmt: skip
 
 
 class Scripted:
@@ -79,7 +74,7 @@ def loop_over(tmp_path: Path, fleet: Scripted, experiment: Experiment) -> EventL
 def sentence(tmp_path: Path, *changes: Change) -> str:
     """What a wait of no time for a token of a's ends with."""
     traces = TraceSet((Trace(changes, "hold", None),)) if changes else TraceSet()
-    experiment = Experiment.from_dict(BASE).model_copy(update={"traces": traces})
+    experiment = three_devices().model_copy(update={"traces": traces})
     with pytest.raises(RunFailed) as failed:
         loop_over(tmp_path, Scripted(), experiment).answer(Token, "a", 0.0)
     return str(failed.value)
@@ -107,7 +102,7 @@ def test_a_loss_that_is_told_together_with_another_is_kept_for_after_it(
     tmp_path: Path, first: tuple[str, FleetEvent], second: tuple[str, FleetEvent]
 ) -> None:
     """Also in the waits of a migration."""
-    experiment = Experiment.from_dict(BASE | {"recovery": {"on_oom": "recompute"}})
+    experiment = three_devices(recovery={"on_oom": "recompute"})
     loop = loop_over(tmp_path, Scripted(("a", Committed(1, 0)), first, second), experiment)
     lost = []
     for _ in range(2):
@@ -119,7 +114,7 @@ def test_a_loss_that_is_told_together_with_another_is_kept_for_after_it(
 
 def test_a_new_worker_is_not_thought_to_have_waited_for_a_core_before_it_was_there(tmp_path: Path) -> None:
     """Workers count their waits from their start on, so a new one has waited for less than the old one had."""
-    loop = loop_over(tmp_path, fleet := Scripted(), Experiment.from_dict(BASE | {"recovery": {"on_exit": "recompute"}}))
+    loop = loop_over(tmp_path, fleet := Scripted(), three_devices(recovery={"on_exit": "recompute"}))
 
     def collected(tokens: int, waited_s: float) -> None:
         loop._state.tokens_done = tokens

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_stars import three_devices
 
 from testbed.clock import EmulatedClock
 from testbed.controller.device_state import DeviceState
@@ -16,16 +17,10 @@ from testbed.controller.losses import DeviceGone
 from testbed.controller.recorder import Recorder
 from testbed.controller.run_state import RunState
 from testbed.errors import EnvironmentLacks, OutOfMemory, RunFailed
-from testbed.experiment.schema import Experiment
 from testbed.runlog.folder import RunLog, read_lines, read_rows
 from testbed.runlog.journal import Lost, read_past
 from testbed.transport.messages import Committed, Connected, Hello, Load, Loaded, Token
 
-DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
-BASE: dict[str, Any] = {
-    "model": {"preset": "tiny"}, "prompt": "hi", "tokens": 8,
-    "topology": {"source": "a", "devices": {name: DEVICE | {"link": {"rate": "20 Mbit/s"}} for name in "abc"}},
-}  # fmt: skip
 ENDED = DeviceLost(False, -9)
 
 
@@ -61,7 +56,7 @@ def faults(tmp_path: Path) -> Iterator[Faults]:
     fleet, log = Workers(), RunLog.create(tmp_path, "faults", "static")
     state = RunState({name: DeviceState(name) for name in "abc"}, begun=True)
     recorder = Recorder(log, fleet.clock, 1)
-    yield Faults(Experiment.from_dict(BASE), fleet, state, recorder, log)  # type: ignore[arg-type]
+    yield Faults(three_devices(), fleet, state, recorder, log)  # type: ignore[arg-type]
     log.close()
 
 

@@ -7,20 +7,17 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_stars import star
 
 from testbed.controller.probing import MOST_S, SHORT_BITS, Probe, ProbeBudget
-from testbed.models.presets import PRESETS
-from testbed.placement.blocks import WHOLE
-from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.observation import LinkView, Observation
 
 HOPS = [(name, way) for name in "abc" for way in ("up", "down")]
 RATES = dict.fromkeys(HOPS, 1e8)
 
 
-def star(**rates: float) -> Observation:
-    links = {name: LinkView(rates.get(name, 1e8), rates.get(name, 1e8), 1e-3, 1e-3) for name in "abc"}
-    devices = tuple(DeviceView(name, 2**28, 1e9, 1e10, 1e8) for name in "abc")
-    return Observation(PRESETS["tiny"], WHOLE, "a", devices, links, 4, 0, 64, 8)
+def with_rates(**rates: float) -> Observation:
+    return star({name: LinkView(rate, rate, 1e-3, 1e-3) for name, rate in rates.items()})
 
 
 @given(
@@ -30,7 +27,7 @@ def star(**rates: float) -> Observation:
 def test_probes_stay_within_their_share_of_every_links_time(
     share: float, intervals: list[tuple[float, set[tuple[str, str]]]], rates: dict[str, float], shown_bps: float
 ) -> None:
-    budget, seen, passed_s = ProbeBudget(share), star(**rates), 0.0
+    budget, seen, passed_s = ProbeBudget(share), with_rates(**rates), 0.0
     believed = {(name, way): getattr(link, f"{way}_bps") for name, link in seen.links.items() for way in ("up", "down")}
     for interval_s, stale in intervals:
         passed_s += interval_s
@@ -88,7 +85,7 @@ def test_a_link_that_has_earned_too_little_is_not_probed() -> None:
 
 
 def test_a_slow_link_saves_for_a_short_burst_however_fast_tokens_are() -> None:
-    budget, seen = ProbeBudget(0.01), star(c=1e6)
+    budget, seen = ProbeBudget(0.01), with_rates(c=1e6)
     needed_s = SHORT_BITS / 1e6
     for _ in range(math.ceil(needed_s / 0.01 / 0.05)):  # of intervals of 50 ms, of which eight would not pay for it
         assert budget.choose(seen, [("c", "up")]) == []

@@ -5,18 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from small_stars import three_devices
 
 from testbed.controller.device_state import DeviceState
 from testbed.controller.run_state import RunState
 from testbed.controller.suspects import LOOK_S, Suspects, Suspicion
-from testbed.experiment.schema import Experiment
 from testbed.transport.beats import Heartbeat
 
-DEVICE = {"streaming": "2 GB/s", "compute": "8 GFLOP/s", "memory": "64 MiB", "storage": "90 MB/s"}
-BASE: dict[str, Any] = {
-    "model": {"preset": "tiny"}, "prompt": "hi", "tokens": 8,
-    "topology": {"source": "a", "devices": {name: DEVICE | {"link": {"rate": "20 Mbit/s"}} for name in "abc"}},
-}  # fmt: skip
 WAITING = Heartbeat(7, True)
 
 
@@ -25,7 +20,7 @@ class Watch:
 
     def __init__(self, pass_s: float = 0.0, **recovery: Any) -> None:
         self.state = RunState({name: DeviceState(name) for name in "abc"})
-        self.suspects = Suspects(Experiment.from_dict(BASE | {"recovery": recovery}), self.state)
+        self.suspects = Suspects(three_devices(recovery=recovery), self.state)
         self.suspects.pass_s, self.now = pass_s, 0.0
         self.news: list[tuple[float, Any]] = []
 

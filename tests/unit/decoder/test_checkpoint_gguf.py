@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from checkpoint_cases import write_checkpoint
 from gguf_cases import GgufCase, gpt2_dims, gpt2_metadata, llama_dims, llama_metadata, random_bytes, random_case
+from refusals import refusal
 
 from testbed.decoder.checkpoint import (
     check_checkpoint,
@@ -36,12 +37,8 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "small.gguf"
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(ConfigError) as caught:
-        check_checkpoint(path)
-    message = str(caught.value)
-    assert message.startswith(str(path)) and message.isprintable() and len(message) < 500
-    return message
+def error_of(path: Path) -> str:
+    return refusal(lambda: check_checkpoint(path), begin=str(path))
 
 
 def test_a_folder_with_one_gguf_file_means_that_file(tmp_path: Path, file: Path) -> None:
@@ -56,7 +53,7 @@ def test_a_folder_with_one_gguf_file_means_that_file(tmp_path: Path, file: Path)
 def test_a_folder_with_several_gguf_files_is_asked_for_one(tmp_path: Path, file: Path) -> None:
     case().write(file)
     case().write(tmp_path / "other.gguf")
-    assert "has 2 .gguf files, 'other.gguf' among them: let model.path name one of them" in refusal(tmp_path)
+    assert "has 2 .gguf files, 'other.gguf' among them: let model.path name one of them" in error_of(tmp_path)
     check_checkpoint(file)
 
 
@@ -69,12 +66,12 @@ def test_safetensors_come_before_a_gguf_file_in_their_folder(tmp_path: Path) -> 
 @pytest.mark.parametrize("name", ["gone.gguf", "model.bin"])
 def test_a_path_that_is_no_checkpoint_is_one_sentence(tmp_path: Path, name: str) -> None:
     told = "there is no such file" if name.endswith(".gguf") else "must be the folder of a Hugging Face checkpoint"
-    assert told in refusal(tmp_path / name)
+    assert told in error_of(tmp_path / name)
 
 
 def test_a_device_in_place_of_a_file_is_refused_at_once(file: Path) -> None:
     file.symlink_to("/dev/zero")
-    assert "it is a device, not a file" in refusal(file)
+    assert "it is a device, not a file" in error_of(file)
 
 
 @pytest.mark.parametrize(
@@ -97,19 +94,19 @@ def test_tensors_that_do_not_make_the_model_are_named_as_the_file_does(
 ) -> None:
     dims = {name: size for name, size in (llama_dims() | changes).items() if size is not None}
     random_case(llama_metadata(), dims).write(file)
-    assert told in refusal(file)
+    assert told in error_of(file)
 
 
 def test_a_gpt2s_shapes_are_told_as_the_file_has_them(file: Path) -> None:
     random_case(gpt2_metadata(), gpt2_dims() | {"blk.0.ffn_up.weight": (96, 64)}).write(file)
-    assert "tensor 'blk.0.ffn_up.weight' has shape [96, 64], but its metadata asks for [128, 64]" in refusal(file)
+    assert "tensor 'blk.0.ffn_up.weight' has shape [96, 64], but its metadata asks for [128, 64]" in error_of(file)
 
 
 def test_a_type_that_is_not_read_is_named(file: Path) -> None:
     made = case()
     made.tensors[DOWN] = (23, (256, 512), bytes(136 * 512))  # IQ4_XS
     made.write(file)
-    assert f"tensor '{DOWN}' is of type IQ4_XS, but it must be one of float32, bfloat16" in refusal(file)
+    assert f"tensor '{DOWN}' is of type IQ4_XS, but it must be one of float32, bfloat16" in error_of(file)
 
 
 def test_a_norm_in_blocks_is_refused(file: Path) -> None:
@@ -117,7 +114,7 @@ def test_a_norm_in_blocks_is_refused(file: Path) -> None:
     draw = np.random.default_rng(0)
     made.tensors["output_norm.weight"] = ("q8_0", (256,), random_bytes("q8_0", (256,), draw))
     made.write(file)
-    assert "'output_norm.weight' is of type q8_0, which only a matrix can have" in refusal(file)
+    assert "'output_norm.weight' is of type q8_0, which only a matrix can have" in error_of(file)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5000])

@@ -3,8 +3,7 @@
 import json
 import os
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,6 @@ from testbed.emulation.state_files import Record, StateFile, clean
 from testbed.errors import EnvironmentLacks
 
 GONE = ProcessId(2**22, 1)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A runtime folder with a path short enough for sockets (pytest's own are not)."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as made:
-        yield Path(made)
-
-
-@pytest.fixture
-def bystander() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that must not be ended."""
-    process = subprocess.Popen(["sleep", "60"])
-    try:
-        yield process
-        assert process.poll() is None, "clean ended a stranger's process"
-    finally:
-        process.kill()
-        process.wait()
 
 
 def boot_id() -> str:

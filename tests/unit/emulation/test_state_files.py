@@ -9,10 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,13 +31,6 @@ from testbed.emulation.state_files import (
 from testbed.errors import EnvironmentLacks
 
 _PROCESSES = st.builds(ProcessId, st.integers(1, 2**22), st.integers(0, 2**40))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A runtime folder with a path short enough for sockets (pytest's own are not)."""
-    with tempfile.TemporaryDirectory(prefix="hr-") as made:
-        yield Path(made)
 
 
 def _run_and_die(folder: Path, *, then: str = "") -> Record:
@@ -91,29 +82,26 @@ def test_a_second_process_can_add_to_the_record_without_losing_the_first_ones_pa
     assert take_away(owner).failures == []
 
 
-def test_what_two_processes_record_at_the_same_time_is_all_there(folder: Path) -> None:
+def test_what_two_processes_record_at_the_same_time_is_all_there(
+    folder: Path, bystander: subprocess.Popen[bytes]
+) -> None:
     inside = "import sys; from pathlib import Path; from testbed.emulation.state_files import StateFile\n"
     inside += "state = StateFile.attach(Path(sys.argv[1])); print(flush=True); input()\n"
     inside += "[state.add_process(int(sys.argv[2]), cgroups=[str(count)]) for count in range(60)]"
-    sleeper = subprocess.Popen(["sleep", "60"])
-    try:
-        with StateFile.create("r1", folder=folder) as state:
-            command = [sys.executable, "-c", inside, state.path, str(sleeper.pid)]
-            second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            assert second.stdin is not None and second.stdout is not None
-            second.stdout.readline()  # it is ready
-            second.stdin.write("\n")
-            second.stdin.flush()
-            for _ in range(60):
-                state.add_process(sleeper.pid)
-            second.communicate()
-            assert second.returncode == 0
-            record = Record.from_json(state.path.read_text())
-            state.record(processes=[], cgroups=[])
-            assert len(record.processes) == 120 and record.cgroups == ("59",)
-    finally:
-        sleeper.kill()
-        sleeper.wait()
+    with StateFile.create("r1", folder=folder) as state:
+        command = [sys.executable, "-c", inside, state.path, str(bystander.pid)]
+        second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert second.stdin is not None and second.stdout is not None
+        second.stdout.readline()  # it is ready
+        second.stdin.write("\n")
+        second.stdin.flush()
+        for _ in range(60):
+            state.add_process(bystander.pid)
+        second.communicate()
+        assert second.returncode == 0
+        record = Record.from_json(state.path.read_text())
+        state.record(processes=[], cgroups=[])
+        assert len(record.processes) == 120 and record.cgroups == ("59",)
 
 
 def test_a_process_that_ended_before_it_could_be_recorded_is_left_out(folder: Path) -> None:
@@ -140,40 +128,30 @@ def test_two_runs_cannot_have_one_name(folder: Path) -> None:
         StateFile.create("r1", folder=folder)
 
 
-def test_clean_takes_away_what_a_killed_owner_left_and_nothing_beside_it(folder: Path) -> None:
-    orphan = subprocess.Popen(["sleep", "60"])
-    neighbour = subprocess.Popen(["sleep", "60"])
-    try:
+def test_clean_takes_away_what_a_killed_owner_left_and_nothing_beside_it(
+    folder: Path, bystander: subprocess.Popen[bytes]
+) -> None:
+    with subprocess.Popen(["sleep", "60"]) as orphan:
         _run_and_die(folder, then=f"state.record(processes=[{orphan.pid}]); (state.sockets / 's').touch()")
         (folder / "not-a-run").mkdir()
         report = clean(folder)
         assert report.removed_runs == ["dead"] and report.killed == [orphan.pid] and report.failures == []
         assert orphan.wait(5) == -signal.SIGKILL
-        assert neighbour.poll() is None
-        assert [path.name for path in folder.iterdir()] == ["not-a-run"]
-    finally:
-        for process in (orphan, neighbour):
-            process.kill()
-            process.wait()
+    assert [path.name for path in folder.iterdir()] == ["not-a-run"]
 
 
 @pytest.mark.parametrize("what", ["start", "boot_id"])
-def test_a_process_that_merely_has_the_same_number_is_not_killed(folder: Path, what: str) -> None:
-    bystander = subprocess.Popen(["sleep", "60"])
-    try:
-        record = _run_and_die(folder)
-        process = ProcessId.of(bystander.pid)
-        if what == "start":
-            record = replace(record, processes=(replace(process, start=process.start - 1),))
-        else:
-            record = replace(record, processes=(process,), boot_id="another boot")
-        (folder / "dead.json").write_text(record.to_json())
-        report = clean(folder)
-        assert report.removed_runs == ["dead"] and report.killed == []
-        assert bystander.poll() is None
-    finally:
-        bystander.kill()
-        bystander.wait()
+def test_a_process_that_merely_has_the_same_number_is_not_killed(
+    folder: Path, bystander: subprocess.Popen[bytes], what: str
+) -> None:
+    record, process = _run_and_die(folder), ProcessId.of(bystander.pid)
+    if what == "start":
+        record = replace(record, processes=(replace(process, start=process.start - 1),))
+    else:
+        record = replace(record, processes=(process,), boot_id="another boot")
+    (folder / "dead.json").write_text(record.to_json())
+    report = clean(folder)
+    assert report.removed_runs == ["dead"] and report.killed == []
 
 
 def test_a_state_file_that_names_foreign_folders_removes_none_of_them(folder: Path, tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import refusal
 
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
@@ -57,11 +56,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def error_of(path: Path, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        Experiment.load(path, overrides)
-    message = str(caught.value)
-    assert "\n" not in message and message
-    return message
+    return refusal(lambda: Experiment.load(path, overrides))
 
 
 # --- what a good file means -------------------------------------------------------------------------------
@@ -350,17 +345,6 @@ def test_a_missing_experiment_file_is_named(tmp_path: Path) -> None:
     assert "nope.yaml: there is no such file" in error_of(tmp_path / "nope.yaml")
 
 
-def test_loading_an_experiment_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom testbed.experiment.schema import Experiment\n"
-        f"Experiment.load({str(GPT2_STAR4)!r})\n"
-        "heavy = {'torch', 'pandas', 'matplotlib', 'zmq', 'mininet', 'pyroute2', 'transformers'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 def test_every_preset_can_be_an_experiments_model(folder: Path) -> None:
     for name in PRESETS:
         assert Experiment.load(write(folder), [f"model.preset={name}"]).shape == packaged_shape(name)
@@ -385,12 +369,7 @@ def test_every_preset_can_be_an_experiments_model(folder: Path) -> None:
     ],
 )
 def test_an_override_out_of_all_proportion_is_one_sentence(override: str, expected: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Experiment.load(Path(__file__).parents[3] / "experiments" / "gpt2-star4.yaml", [override])
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 500
-    for part in expected:
-        assert part in message
+    assert len(refusal(lambda: Experiment.load(GPT2_STAR4, [override]), *expected)) < 500
 
 
 @pytest.mark.parametrize("options", ["{x: {on: 1}}", "{x: {1: 2}}", "{x: [{null: 2}]}"])

@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from refusals import refusal
 
 from testbed.errors import ConfigError
 from testbed.files import read_bytes, read_text
@@ -19,10 +20,8 @@ def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path):
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev", "x" * 300, "a\0b"])
 def test_what_is_not_a_file_is_one_sentence_within_a_second(name):
     begun = time.monotonic()
-    with pytest.raises(ConfigError) as caught:
-        read_text(name)
+    assert len(refusal(lambda: read_text(name))) < 300
     assert time.monotonic() - begun < 1
-    assert "\n" not in str(caught.value) and "\0" not in str(caught.value) and len(str(caught.value)) < 300
 
 
 def test_a_pipe_that_nobody_writes_to_is_refused_at_once(tmp_path):

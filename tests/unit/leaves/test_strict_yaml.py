@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refusal
 
 from testbed.errors import ConfigError
 from testbed.strict_yaml import DEEPEST, LARGEST_YAML, parse_yaml, read_mapping
@@ -59,11 +60,7 @@ def test_a_bomb_is_one_sentence_within_a_second(name: str) -> None:
     if expected is None:
         parse_yaml(text, "it")
     else:
-        with pytest.raises(ConfigError) as caught:
-            parse_yaml(text, "it")
-        message = str(caught.value)
-        assert message.startswith("it") and expected in message
-        assert len(message) < 300 and message.isprintable()
+        assert len(refusal(lambda: parse_yaml(text, "it"), expected, begin="it")) < 300
     assert time.process_time() - started < 1
 
 

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from refusals import refusal
 
 from testbed import units
-from testbed.errors import ConfigError
 from testbed.strict_yaml import shown
 
 Parse = Callable[[object], float]
@@ -36,13 +36,16 @@ Parse = Callable[[object], float]
         (units.parse_bandwidth, "1 KiB/s", 1024.0),
         (units.parse_compute, "8 GFLOP/s", 8e9),
         (units.parse_compute, "1.2 TFLOP/s", 1.2e12),
+        (units.parse_compute, "16.97 GFLOP/s", 16970000000.0),
+        (units.parse_duration, "0.3 ms", 0.0003),
+        (units.parse_duration, "4.35 us", 0.00000435),
         (units.parse_fraction, "1 %", 0.01),
         (units.parse_fraction, 0.25, 0.25),
         (units.parse_fraction, "100%", 1.0),
     ],
 )
-def test_a_quantity_is_an_si_number(parse: Parse, text: object, value: float) -> None:
-    assert parse(text) == pytest.approx(value, rel=1e-12)
+def test_a_quantity_is_the_si_number_nearest_to_what_is_written(parse: Parse, text: object, value: float) -> None:
+    assert parse(text) == value
 
 
 @pytest.mark.parametrize(
@@ -77,10 +80,7 @@ def test_a_quantity_is_an_si_number(parse: Parse, text: object, value: float) ->
     ],
 )
 def test_what_is_no_such_quantity_is_refused_with_the_value_and_an_example(parse: Parse, text: object) -> None:
-    with pytest.raises(ConfigError) as caught:
-        parse(text)
-    message = str(caught.value)
-    assert shown(text).strip("' ") in message and "\n" not in message
+    message = refusal(lambda: parse(text), shown(text).strip("' "))
     assert "like '" in message or "at most 100 %" in message
 
 
@@ -127,18 +127,6 @@ def test_nothing_is_printed_in_powers_of_ten(value: float, pair: tuple[Parse, Ca
 
 
 @pytest.mark.parametrize(
-    ("parse", "text", "value"),
-    [
-        (units.parse_compute, "16.97 GFLOP/s", 16970000000.0),
-        (units.parse_duration, "0.3 ms", 0.0003),
-        (units.parse_duration, "4.35 us", 0.00000435),
-    ],
-)
-def test_a_value_is_the_number_nearest_to_what_is_written(parse: Parse, text: str, value: float) -> None:
-    assert parse(text) == value
-
-
-@pytest.mark.parametrize(
     "text",
     [
         "1" * 200_000 + "x",
@@ -151,7 +139,5 @@ def test_a_value_is_the_number_nearest_to_what_is_written(parse: Parse, text: st
 )
 def test_a_quantity_out_of_all_proportion_is_refused_at_once(text: object) -> None:
     started = time.process_time()
-    with pytest.raises(ConfigError) as caught:
-        units.parse_bytes(text)
-    assert len(str(caught.value)) < 200
+    assert len(refusal(lambda: units.parse_bytes(text))) < 200
     assert time.process_time() - started < 0.5

@@ -56,14 +56,14 @@ def test_torch_is_pinned_without_a_local_tag_and_as_script_setup_installs_it(pin
     assert f"TORCH={pinned['torch']}\n" in (ROOT / "script/setup").read_text()
 
 
-def test_every_package_that_is_imported_is_required(setup_cfg: configparser.ConfigParser) -> None:
+def test_the_packages_that_are_required_are_those_that_are_imported(setup_cfg: configparser.ConfigParser) -> None:
     provides = {"yaml": "pyyaml", "zmq": "pyzmq", "huggingface_hub": "huggingface-hub"}
     required = names(setup_cfg["options"]["install_requires"])
     ours = {"testbed", "topologies", "traces", "analysis", "mininet"}  # mininet comes from the distribution
     files = [file for package in sorted(ours - {"mininet"}) for file in (ROOT / package).rglob("*.py")]
     imported = {module.partition(".")[0] for file in files for module in imports(file)}
     outside = imported - ours - sys.stdlib_module_names - {"llama_cpp"}  # which `profile` finds where it is built
-    assert {name for name in outside if provides.get(name, name) not in required} == set()
+    assert {provides.get(name, name) for name in outside} == set(required)
 
 
 def test_every_folder_with_python_files_is_a_package() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import experiment
+from simulated import Forgetful, experiment
 
 from testbed.controller.calibration import NOMINAL
 from testbed.controller.generation import Controller
@@ -26,28 +26,18 @@ ROOT = Path(__file__).parents[3]
 Rows = Sequence[dict[str, Any]]
 
 
-class ThreeDevices:
-    """A policy that leaves out device d, and whose links it needs all the same."""
+class Few(Forgetful):
+    """A policy that leaves devices out, and whose links it needs all the same: `where` has each layer's in turn."""
 
-    name = "three-devices"
-
-    def reset(self, seed: int) -> None:
-        """Nothing is remembered."""
+    def __init__(self, where: str) -> None:
+        self.where = where
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         blocks = blocks_of(observation.shape, observation.partition)
-        return placement or Placement({block: "aaabbbbbcccc"[block.layer] for block in blocks})
+        return placement or Placement({block: self.where[block.layer % len(self.where)] for block in blocks})
 
 
-class TwoDevices(ThreeDevices):
-    """One that leaves out device c as well."""
-
-    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        blocks = blocks_of(observation.shape, observation.partition)
-        return placement or Placement({block: "ab"[block.layer % 2] for block in blocks})
-
-
-class Moving(ThreeDevices):
+class Moving(Few):
     """One that moves what device b has to device d as soon as it can."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
@@ -173,6 +163,12 @@ def test_the_same_observations_give_the_same_placements(tmp_path: Path) -> None:
     assert [len(old.moves_to(new)) for old, new in itertools.pairwise(epochs)] == moved[1:]
 
 
+def rates_of(kept: dict[str, Any], link: str, step: int) -> list[float]:
+    """The estimates of a link's two rates at a boundary."""
+    at = {row["quantity"]: row["estimate"] for row in kept["estimates"] if (row["target"], row["step"]) == (link, step)}
+    return [at["up"], at["down"]]
+
+
 def probes_of(kept: dict[str, Any]) -> Rows:
     return [row for row in kept["rates"] if row["how"] == "probe"]
 
@@ -210,7 +206,7 @@ def test_nothing_is_probed_without_a_budget(tmp_path: Path) -> None:
 
 def test_a_late_answer_to_a_probe_is_not_taken_for_that_to_a_later_one(tmp_path: Path) -> None:
     changes = tuple(Change(8.0, "link/d", way, 3e5) for way in ("up", "down"))
-    _, kept = ran(tmp_path, "probe_share=0.5", policy=ThreeDevices(), changes=changes)
+    _, kept = ran(tmp_path, "probe_share=0.5", policy=Few("aaabbbbbcccc"), changes=changes)
     others = [probe for probe in probes_of(kept) if "d" not in (probe["device"], probe["peer"])]
     assert 0 < len(others) < len(probes_of(kept))
     for probe in others:
@@ -219,10 +215,8 @@ def test_a_late_answer_to_a_probe_is_not_taken_for_that_to_a_later_one(tmp_path:
 
 def test_a_link_that_nothing_crosses_is_found_out_by_a_probe(tmp_path: Path) -> None:
     changes = tuple(Change(8.0, "link/d", way, 10e6) for way in ("up", "down"))
-    _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
-    last = [row for row in kept["estimates"] if row["step"] == 88 and row["target"] == "link/d"]
-    found = {row["quantity"]: row["estimate"] for row in last}
-    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+    _, kept = ran(tmp_path, policy=Few("aaabbbbbcccc"), changes=changes)
+    assert rates_of(kept, "link/d", 88) == pytest.approx([10e6, 10e6], rel=0.1)
 
 
 def test_a_link_that_nothing_crosses_is_found_to_be_slow_and_to_be_fast_again(tmp_path: Path) -> None:
@@ -230,14 +224,9 @@ def test_a_link_that_nothing_crosses_is_found_to_be_slow_and_to_be_fast_again(tm
     changes = tuple(
         Change(at, "link/d", way, bps) for at, bps in ((8.0, 2e6), (40.0, told_bps)) for way in ("up", "down")
     )
-    _, kept = ran(tmp_path, policy=ThreeDevices(), changes=changes)
+    _, kept = ran(tmp_path, policy=Few("aaabbbbbcccc"), changes=changes)
     for step, bps in ((32, 2e6), (88, told_bps)):
-        found = {
-            row["quantity"]: row["estimate"]
-            for row in kept["estimates"]
-            if row["step"] == step and row["target"] == "link/d"
-        }
-        assert found["up"] == pytest.approx(bps, rel=0.1) and found["down"] == pytest.approx(bps, rel=0.1)
+        assert rates_of(kept, "link/d", step) == pytest.approx([bps, bps], rel=0.1)
 
 
 def test_the_first_placement_knows_which_links_are_slow_and_waits_for_that(tmp_path: Path) -> None:
@@ -260,20 +249,15 @@ def test_static_looks_at_links_at_most_before_its_only_placement(
 
 def test_links_of_the_living_are_probed_although_one_device_is_lost(tmp_path: Path) -> None:
     changes = (Change(8.0, "device/d", "kill", 1.0), *(Change(16.0, "link/c", way, 10e6) for way in ("up", "down")))
-    of: dict[str, Any] = {"recovery": {"method": "recompute"}, "policy": TwoDevices(), "changes": changes}
+    of: dict[str, Any] = {"recovery": {"method": "recompute"}, "policy": Few("ab"), "changes": changes}
     _, kept = ran(tmp_path, "model={preset: tiny}", "tokens=160", "probe_share=0.1", **of)
-    found = {
-        row["quantity"]: row["estimate"]
-        for row in kept["estimates"]
-        if row["step"] == 152 and row["target"] == "link/c"
-    }
-    assert found["up"] == pytest.approx(10e6, rel=0.1) and found["down"] == pytest.approx(10e6, rel=0.1)
+    assert rates_of(kept, "link/c", 152) == pytest.approx([10e6, 10e6], rel=0.1)
     assert not any("d" in (probe["device"], probe["peer"]) for probe in probes_of(kept) if probe["t_s"])
 
 
 def test_nothing_is_probed_while_blocks_are_copied(tmp_path: Path) -> None:
     slow = tuple(Change(0.0, "link/d", way, 8e5) for way in ("up", "down"))
-    _, kept = ran(tmp_path, "migration=live", "probe_share=0.5", policy=Moving(), changes=slow)
+    _, kept = ran(tmp_path, "migration=live", "probe_share=0.5", policy=Moving("aaabbbbbcccc"), changes=slow)
     copying = [row["t_s"] for row in kept["decisions"] if (row["reason"] or "").startswith("blocks are")]
     assert len(copying) > 5
     probed = [probe["t_s"] for probe in probes_of(kept) if probe["t_s"]]

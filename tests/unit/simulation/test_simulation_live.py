@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import drive, experiment
+from simulated import PLAIN, drive, experiment
 
 from testbed.controller.calibration import NOMINAL
 from testbed.controller.generation import Controller
@@ -54,8 +54,8 @@ def moving(migration: str, *changes: Change, budget: str = "1 GiB", of_b: Any = 
             "c": device | {"link": link, "memory": budget},
         },
     }  # fmt: skip
-    keys = {"policy": "static", "policy_options": {}, "placement": None, "dilation": 1.0, "topology": topology} | keys
-    keys = {"prompt": {"ids": PROMPT}, "tokens": TOKENS, "interval": INTERVAL, "prefill_chunk": 300} | keys
+    keys = PLAIN | {"topology": topology, "prompt": {"ids": PROMPT}, "prefill_chunk": 300} | keys
+    keys = {"tokens": TOKENS, "interval": INTERVAL} | keys
     return experiment("model.preset=gpt2", changes=changes, migration=migration, **keys)
 
 

@@ -6,29 +6,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import Watched, drive, experiment, simulated
+from simulated import PLAIN, Forgetful, Watched, drive, experiment, simulated
 
 from testbed.placement.blocks import Placement
 from testbed.placement.observation import Observation
 from testbed.placement.patterns import expand_patterns
 from testbed.runlog.folder import read_lines
 from testbed.simulation.fleet import SimFleet
-from testbed.traces import Change, Trace, TraceSet
+from testbed.traces import Change
 from testbed.transport.messages import Token
 
 TOKENS, INTERVAL = 24, 8
 
 
-def dying(*kills: tuple[float, str], **keys: Any) -> Any:
-    """The quick start with the tiny model, whose devices die at these tokens."""
-    return struck(*((token, name, "kill") for token, name in kills), **keys)
+def changed(*changes: Change, **keys: Any) -> Any:
+    """The quick start with the tiny model, and with these changes."""
+    return experiment("model.preset=tiny", changes=changes, **PLAIN | {"tokens": TOKENS, "interval": INTERVAL} | keys)
 
 
 def struck(*strikes: tuple[float, str, str], **keys: Any) -> Any:
     """The same with devices that die or are started anew at these tokens."""
-    changes = tuple(Change(token, f"device/{name}", what, 1.0) for token, name, what in strikes)
-    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0} | keys
-    return experiment("model.preset=tiny", changes=changes, tokens=TOKENS, interval=INTERVAL, **keys)
+    return changed(*(Change(token, f"device/{name}", what, 1.0) for token, name, what in strikes), **keys)
+
+
+def dying(*kills: tuple[float, str], **keys: Any) -> Any:
+    """The same with devices that die at these tokens."""
+    return struck(*((token, name, "kill") for token, name in kills), **keys)
 
 
 def test_a_run_that_loses_a_device_generates_all_its_tokens_without_it(tmp_path: Path) -> None:
@@ -139,13 +142,8 @@ def test_the_summary_counts_what_was_lost(tmp_path: Path) -> None:
     assert (summary["lost_devices"], summary["downtime_s"], summary["recovery_s"]) == ([], 0.0, 0.0)
 
 
-class Spread:
+class Spread(Forgetful):
     """Places the FFNs on all devices that have room, in turn."""
-
-    name = "spread"
-
-    def reset(self, seed: int) -> None:
-        """Nothing."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The same for the same devices."""
@@ -202,11 +200,8 @@ def test_a_device_that_dies_while_it_returns_is_started_anew_by_a_later_row(tmp_
 
 def paused(off: float, **recovery: Any) -> Any:
     """The quick start, whose device b is paused from 0.05 s on."""
-    changes = (Change(0.05, "device/b", "pause", 1.0), Change(off, "device/b", "pause", 0.0))
-    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0, "recovery": recovery}
-    return experiment(
-        "model.preset=tiny", changes=changes, tokens=TOKENS, interval=INTERVAL, trace_clock="time", **keys
-    )  # fmt: skip
+    pauses = (Change(at, "device/b", "pause", on) for at, on in ((0.05, 1.0), (off, 0.0)))
+    return changed(*pauses, trace_clock="time", recovery=recovery)
 
 
 def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_path: Path) -> None:
@@ -219,13 +214,8 @@ def test_a_pause_is_a_loss_only_after_the_time_that_the_experiment_gives(tmp_pat
     assert (fault["device"], fault["cause"]) == ("b", "hung") and fault["t_s"] == pytest.approx(3.05)
 
 
-class AllAtTheSource:
+class AllAtTheSource(Forgetful):
     """Leaves the other devices without blocks."""
-
-    name = "all-at-the-source"
-
-    def reset(self, seed: int) -> None:
-        """Nothing."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """Always the same."""
@@ -236,8 +226,7 @@ def test_a_paused_device_says_nothing_so_the_next_boundary_waits_for_it(tmp_path
     _, _, calm = drive(tmp_path / "calm", dying(trace_clock="time"), AllAtTheSource())
     begin_s = calm["tokens"][4]["start_s"]
     changes = tuple(Change(at, "device/b", "pause", on) for at, on in ((begin_s, 1.0), (1.0, 0.0)))
-    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
-    _, outcome, kept = drive(tmp_path, of, AllAtTheSource())
+    _, outcome, kept = drive(tmp_path, changed(*changes, trace_clock="time"), AllAtTheSource())
     assert outcome.status == "done", outcome.error
     starts = [row["start_s"] for row in kept["tokens"]]
     assert starts[INTERVAL - 1] == calm["tokens"][INTERVAL - 1]["start_s"] < 1.0 <= starts[INTERVAL]
@@ -273,8 +262,7 @@ def test_what_would_hold_up_a_run_from_time_0_on_comes_once_all_is_ready(
     applied = SimFleet.apply
     monkeypatch.setattr(SimFleet, "apply", apply)
     changes = (Change(0.0, target, quantity, value), Change(0.5, target, quantity, 1.0 - value))
-    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
-    _, outcome, _ = drive(tmp_path, of, AllAtTheSource())
+    _, outcome, _ = drive(tmp_path, changed(*changes, trace_clock="time"), AllAtTheSource())
     assert outcome.status == "done", outcome.error
     assert begun[:2] == [(False, False), (True, True)]
 
@@ -284,43 +272,31 @@ def test_what_has_arrived_at_a_paused_device_does_not_arrive_again_when_conditio
         Change(0.0, "device/d", "kill", 1.0), Change(0.001, "device/b", "pause", 1.0),
         Change(0.2, "link/c", "up", 1e7), Change(0.5, "device/b", "pause", 0.0),
     )  # fmt: skip
-    of = dying(trace_clock="time").model_copy(update={"traces": TraceSet((Trace(changes),))})
-    _, outcome, kept = drive(tmp_path, of)
+    _, outcome, kept = drive(tmp_path, changed(*changes, trace_clock="time"))
     assert outcome.status == "done", outcome.error
     assert kept["recoveries"][0]["committed_s"] >= 0.5, "until then nobody knows that b has all"
 
 
 def test_a_device_that_is_started_anew_while_it_is_paused_returns_when_it_goes_on(tmp_path: Path) -> None:
     rows = ((0.001, "pause", 1.0), (0.002, "kill", 1.0), (0.003, "restart", 1.0), (5.0, "pause", 0.0))
-    of = dying(trace_clock="time", recovery={"suspect_after": "1 s"})
-    changes = tuple(Change(at, "device/b", what, value) for at, what, value in rows)
-    of = of.model_copy(update={"traces": TraceSet((Trace(changes),))})
-    _, outcome, kept = drive(tmp_path, of)
+    changes = (Change(at, "device/b", what, value) for at, what, value in rows)
+    _, outcome, kept = drive(tmp_path, changed(*changes, trace_clock="time", recovery={"suspect_after": "1 s"}))
     assert outcome.status == "done", outcome.error
     assert [(row["device"], row["cause"]) for row in kept["faults"]] == [("b", "exit")]
 
 
 @pytest.mark.parametrize("on_oom", ["recompute", "fail"])
 def test_a_device_over_its_budget_is_a_loss_where_the_experiment_survives_that(tmp_path: Path, on_oom: str) -> None:
-    squeeze = (Change(8.0, "device/b", "memory", 65536.0),)
-    keys = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0, "grace": 0}
-    of = experiment(
-        "model.preset=tiny", changes=squeeze, tokens=TOKENS, interval=INTERVAL, recovery={"on_oom": on_oom}, **keys
-    )  # fmt: skip
-    _, outcome, kept = drive(tmp_path, of)
+    squeeze = Change(8.0, "device/b", "memory", 65536.0)
+    _, outcome, kept = drive(tmp_path, changed(squeeze, grace=0, recovery={"on_oom": on_oom}))
     assert (outcome.status, len(outcome.tokens)) == (("done", TOKENS) if on_oom == "recompute" else ("oom", 8))
     assert [(row["device"], row["cause"]) for row in kept["faults"]] == (
         [("b", "oom")] if on_oom == "recompute" else []
     )
 
 
-class Moves:
+class Moves(Forgetful):
     """Has all on `a` at first, and half of the heads on `c` from the second decision on; `b` has an FFN."""
-
-    name = "moves"
-
-    def reset(self, seed: int) -> None:
-        """Nothing."""
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
         """The same for the same tokens and devices."""

@@ -8,53 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated import drive, experiment
+from simulated import PLAIN, drive, experiment
+from thirds import Thirds, Turning
 
 from testbed.controller.conditions import Conditions, observe
-from testbed.placement.blocks import Placement, blocks_of, replica_bytes
+from testbed.placement.blocks import replica_bytes
 from testbed.placement.cost.memory import device_needs
 from testbed.placement.cost.replicas import affordable, replica_homes
-from testbed.placement.observation import Observation, Policy
+from testbed.placement.observation import Policy
 from testbed.simulation.moving import Moving
 from testbed.traces import Change
 from testbed.transport.messages import Prepare
 
 TOKENS, INTERVAL, DIES_AT = 60, 8, 50
 PROMPT = [7 * i % 1000 for i in range(450)]
-
-
-class Thirds:
-    """Spreads heads over b, c and d, and afterwards leaves all where it is as far as devices live."""
-
-    name = "thirds"
-
-    def reset(self, seed: int) -> None:
-        pass
-
-    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        if placement is not None:
-            return placement
-        poor = {view.name for view in observation.devices if not view.available_bytes}
-        homes = [name for name in "bcd" if name not in poor]
-        blocks = dict.fromkeys(blocks_of(observation.shape), "a")
-        heads = {block: homes[block.index % len(homes)] for block in blocks if block.kind == "head"}
-        return Placement(blocks | heads)
-
-
-class Turning(Thirds):
-    """After a loss, puts each head on the living device after the one that it would be left on, or all on a."""
-
-    name = "turning"
-
-    def __init__(self, home: bool = False) -> None:
-        self.home = home
-
-    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        living = [view.name for view in observation.devices if view.available_bytes and view.name != "a"]
-        if placement is None or len(living) == 3 or "b" in living:
-            return super().decide(observation, placement)
-        heads = [block for block in placement.devices if block.kind == "head"]
-        return placement.with_moves((head, "a" if self.home else living[(head.index + 1) % 2]) for head in heads)
 
 
 def losing(
@@ -64,10 +31,9 @@ def losing(
     device = {"streaming": "1.5 GB/s", "compute": "12 GFLOP/s", "memory": "1 GiB", "storage": "90 MB/s"}
     device |= {"link": {"rate": "100 Mbit/s", "delay": "0.3 ms"}}
     devices = {"a": device} | {name: device | {"memory": budget} for name in "bcd"}
-    keys = {
-        "policy": "static", "policy_options": {}, "placement": None, "dilation": 1.0, "prompt": {"ids": PROMPT},
-        "tokens": TOKENS, "interval": INTERVAL, "prefill_chunk": 150, "recovery": {"method": method},
-        "topology": {"shape": "star", "source": "a", "devices": devices},
+    keys = PLAIN | {
+        "prompt": {"ids": PROMPT}, "tokens": TOKENS, "interval": INTERVAL, "prefill_chunk": 150,
+        "recovery": {"method": method}, "topology": {"shape": "star", "source": "a", "devices": devices},
     } | keys  # fmt: skip
     deaths = [Change(token, f"device/{name}", "kill", 1.0) for token, name in kills]
     return experiment("model.preset=gpt2", changes=(*changes, *deaths), **keys)

@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from simulated import drive, experiment, simulated
 
 from testbed.controller.calibration import HostCalibration
-from testbed.errors import ConfigError, OutOfMemory
+from testbed.errors import OutOfMemory
 from testbed.placement.blocks import Block, Placement, blocks_of, copies_of, parse_block, pinned_bytes, resident_bytes
 from testbed.placement.cost.model import migration_delay, prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import make_plan
-from testbed.running.carry_out import carry_out
-from testbed.running.request import RunRequest
 from testbed.simulation.transfers import Transfers
 from testbed.traces import Change
 from testbed.transport.messages import Incoming
@@ -341,8 +339,3 @@ def test_a_run_that_no_placement_can_carry_is_told_and_leaves_a_summary(tmp_path
     of = experiment("policy=round-robin", "topology.devices.b.memory=1 MiB", "topology.devices.c.memory=1 MiB")
     summary, _ = simulated(tmp_path, of)
     assert summary["status"] == "failed" and "round-robin has no first placement" in summary["error"]
-
-
-def test_native_compute_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="compute: native is this host's own speed"):
-        carry_out(RunRequest(experiment("compute=native"), "sim", tmp_path))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refusal
 
-from testbed.errors import ConfigError
 from testbed.topologies.links import Cable, Link
 from testbed.topologies.mininet_adapter import build_topo, neighbours
 from testbed.topologies.model import Topology
@@ -118,12 +118,7 @@ REFUSED_NAMES: list[tuple[dict[str, Any], list[str]]] = [
 
 @pytest.mark.parametrize(("mapping", "expected"), REFUSED_NAMES)
 def test_names_that_cannot_be_are_refused_in_one_sentence(mapping: dict[str, Any], expected: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Topology.from_dict(mapping, "net.yaml")
-    message = str(caught.value)
-    assert message.startswith("net.yaml: ") and message.isprintable() and len(message) < 300
-    for part in expected:
-        assert part in message
+    assert len(refusal(lambda: Topology.from_dict(mapping, "net.yaml"), *expected, begin="net.yaml: ")) < 300
 
 
 def test_names_just_short_enough_are_taken() -> None:
@@ -248,12 +243,7 @@ def test_jitter_and_loss_may_differ_by_direction() -> None:
     ],
 )  # fmt: skip
 def test_a_slip_is_one_sentence_with_file_key_and_remedy(mapping: Any, expected: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        Topology.from_dict(mapping, "net.yaml")
-    message = str(caught.value)
-    assert message.startswith("net.yaml") and "\n" not in message
-    for part in expected:
-        assert part in message
+    refusal(lambda: Topology.from_dict(mapping, "net.yaml"), *expected, begin="net.yaml")
 
 
 @st.composite

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
@@ -223,10 +221,3 @@ def test_a_summary_weighs_the_mean_by_how_long_each_value_holds():
     assert (loop.mean, loop.max, loop.end) == (1, 1, 10)
     assert summarise(up_trace((3, 7e6)))[0].mean == 7e6
     assert one.text(50e6) == "50 Mbit/s"
-
-
-def test_importing_the_package_loads_nothing_heavy():
-    heavy = "torch pandas numpy matplotlib zmq mininet pyroute2 pydantic"
-    code = f"import sys, traces.formats, traces.bundled; print([m for m in {heavy.split()} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

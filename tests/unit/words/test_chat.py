@@ -9,6 +9,7 @@ import time
 from datetime import datetime
 
 import pytest
+from refusals import refusal
 
 from testbed.errors import ConfigError
 from testbed.words import chat
@@ -98,11 +99,8 @@ def test_templates_render_as_in_transformers(template: str, messages: list[Messa
 )  # fmt: skip
 def test_a_template_that_means_harm_is_one_sentence_within_ten_seconds(template: str, told: str) -> None:
     begun = time.monotonic()
-    with pytest.raises(ConfigError) as caught:
-        rendered(template)
-    message = str(caught.value)
-    assert message.startswith("own/tokenizer_config.json: the chat template ") and told in message
-    assert message.isprintable() and len(message) < 400
+    sentence = refusal(lambda: rendered(template), told, begin="own/tokenizer_config.json: the chat template ")
+    assert len(sentence) < 400
     assert time.monotonic() - begun < 10
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from refusals import refusal
 from vocabularies import TEXTS, byte_level, ids_of
 
 from testbed.errors import ConfigError
@@ -76,11 +77,8 @@ def test_a_model_may_have_more_ids_than_its_tokenizer_as_far_as_models_pad(
     if fits:
         assert language.tokenizer_for(vocab, "small") is language.tokenizer
         return
-    with pytest.raises(ConfigError) as caught:
-        language.tokenizer_for(vocab, "small")
-    assert str(caught.value) == (
-        f"{file}: the tokenizer has 4 tokens, but small has {vocab}, so it is not this model's"
-    )
+    told = f"{file}: the tokenizer has 4 tokens, but small has {vocab}, so it is not this model's"
+    assert refusal(lambda: language.tokenizer_for(vocab, "small")) == told
 
 
 @pytest.mark.parametrize(
@@ -104,10 +102,7 @@ def test_a_model_may_have_more_ids_than_its_tokenizer_as_far_as_models_pad(
 def test_what_is_no_tokenizer_is_one_sentence_within_a_second(tmp_path: Path, content: Any) -> None:
     file = write(tmp_path, content)
     begun = time.monotonic()
-    with pytest.raises(ConfigError) as caught:
-        read_tokenizer(file).encode("where heads go")
-    message = str(caught.value)
-    assert message.startswith(str(file)) and message.isprintable() and len(message) < 400
+    assert len(refusal(lambda: read_tokenizer(file).encode("where heads go"), begin=str(file))) < 400
     assert time.monotonic() - begun < 1
 
 

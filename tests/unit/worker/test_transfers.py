@@ -146,14 +146,7 @@ class Taking:
         self.notes: queue.SimpleQueue[WeightsReady] = queue.SimpleQueue()
         incoming = [Incoming(name, "a", payload_bytes(SMALL, parse_block(name), LENGTH, shipped)) for name in names]
         command = Prepare(4, LENGTH, incoming, shipped, storage_Bps)
-        self.receiver = Receiver(
-            command,
-            self.store,
-            self.outbox,
-            self.reports.append,
-            self.notes.put,
-            1.0,  # type: ignore[arg-type]
-        )
+        self.receiver = Receiver(command, self.store, self.outbox, self.reports.append, self.notes.put, 1.0)  # type: ignore[arg-type]
         self.receiver.begin()
 
     def accept(self, item: tuple[Chunk, bytes]) -> None:
@@ -274,14 +267,8 @@ def test_an_aborted_epoch_leaves_nothing_behind() -> None:
     outbox = Recorded()
     notes: list[WeightsReady] = []
     incoming = [Incoming(f"ffn({layer})", "a", 0) for layer in range(3)]
-    receiver = Receiver(
-        Prepare(4, 0, incoming, False, 1e6),
-        store,
-        outbox,
-        lambda arrived: None,
-        notes.append,
-        1.0,  # type: ignore[arg-type]
-    )
+    command = Prepare(4, 0, incoming, False, 1e6)
+    receiver = Receiver(command, store, outbox, lambda arrived: None, notes.append, 1.0)  # type: ignore[arg-type]
     receiver.begin()
     assert len(store.blocks) == 4
     receiver.forget()
@@ -321,14 +308,8 @@ def test_blocks_that_migrate_over_tcp_go_on_with_the_same_bits(planes: dict[str,
 
     sent, arrived = list[Sent](), list[Arrived]()
     notes: queue.SimpleQueue[WeightsReady] = queue.SimpleQueue()
-    receiver = Receiver(
-        Prepare(1, LENGTH, incoming, shipped, 1e9),
-        stores["b"],
-        Outbox("b", planes["b"]),
-        arrived.append,
-        notes.put,
-        1.0,
-    )
+    command, outbox = Prepare(1, LENGTH, incoming, shipped, 1e9), Outbox("b", planes["b"])
+    receiver = Receiver(command, stores["b"], outbox, arrived.append, notes.put, 1.0)
     sender = Sender(Transfer(1, LENGTH, outgoing, shipped), stores["a"], Outbox("a", planes["a"]), sent.append)
     receiver.begin()
     sender.begin()
