@@ -20,9 +20,7 @@ def test_each_strike_comes_once_at_its_token() -> None:
     assert due.before(40) == 40
 
 
-def test_in_a_resumed_run_an_unnoticed_kill_comes_again_and_one_at_the_present_token_is_still_to_come() -> (
-    None
-):
+def test_in_a_resumed_run_an_unnoticed_kill_comes_again_and_one_at_the_present_token_is_still_to_come() -> None:
     due = strikes((6, "b", "kill"), (8, "c", "restart"), (10, "d", "kill"), (20, "b", "kill"))
     due.resume(10, {"b"})
     assert due.take(10) == [("b", "kill"), ("d", "kill")]
