@@ -50,10 +50,17 @@ def test_a_run_on_open_vswitch_gives_the_references_bits_and_leaves_nothing(
 
 
 @pytest.mark.quiet
-def test_links_keep_their_rates_through_open_vswitch(place: Place, tmp_path: Path) -> None:
+def test_links_keep_their_rates_through_open_vswitch_and_change_them(place: Place, tmp_path: Path) -> None:
     slow = topology(b={"link": {"rate": f"{RATE_BPS / 1e6:g} Mbit/s", "delay": "0.2 ms"}})
-    experiment = write_experiment(tmp_path, topology=slow)
+    (tmp_path / "halve.csv").write_text(f"time,target,quantity,value\n4,link/b,rate,{RATE_BPS / 2e6:g} Mbit/s\n")
+    experiment = write_experiment(tmp_path, topology=slow, traces=["halve.csv"])
     ended = place.done(experiment, *OPENVSWITCH, "--calibrate", "quick")
+    for way in ("up", "down"):
+        link = [row for row in rows(ended.folder, "links") if (row["device"], row["direction"]) == ("b", way)]
+        held = list(dict.fromkeys(row["readback_bps"] for row in link))
+        assert held == [pytest.approx(RATE_BPS, rel=1e-3), pytest.approx(RATE_BPS / 2, rel=1e-3)]
+        sent = [row["sent_bytes"] for row in link if row["readback_bps"] == held[1] and row["sent_bytes"] is not None]
+        assert sent[-1] > sent[0]
     probes = [row for row in rows(Path(ended.summary["path"]), "rates") if row["how"] == "probe"]
     ideal = RATE_BPS * TCP_SHARE
     shares = [row["achieved_bps"] / ideal for row in probes if "b" in (row["device"], row["peer"])]

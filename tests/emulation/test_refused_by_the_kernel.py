@@ -104,9 +104,8 @@ def test_a_program_that_is_missing_is_named_with_its_package(
     assert "--backend local" in sentence and not place.out.exists()
 
 
-@pytest.mark.parametrize("path", ["/usr/local/bin:/usr/bin:/bin", "", None])
-def test_a_path_without_the_systems_folders_is_no_hindrance(path: str | None, place: Place, tmp_path: Path) -> None:
-    env = {key: value for key, value in place.env.items() if key != "PATH"} | ({} if path is None else {"PATH": path})
+def test_a_path_without_the_systems_folders_is_no_hindrance(place: Place, tmp_path: Path) -> None:
+    env = {key: value for key, value in place.env.items() if key != "PATH"}
     ended = place.done(write_experiment(tmp_path, tokens=2), "--backend", "mininet", env=env)
     assert ended.summary["backend"] == "mininet"
 

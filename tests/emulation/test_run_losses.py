@@ -80,14 +80,13 @@ def test_devices_that_a_trace_kills_cost_no_token_and_no_bit(place: Place, backe
     assert place.left_behind() == []
 
 
-@BACKENDS
-def test_two_devices_that_die_at_once_cost_no_token_and_no_bit(place: Place, backend: str) -> None:
+def test_two_devices_that_die_at_once_cost_no_token_and_no_bit(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
     (place.base / "kills.csv").write_text(f"{KILLS}7,device/b,kill,1\n7,device/d,kill,1\n")
     experiment = write_experiment(
         place.base, tokens=16, traces=["kills.csv"], partition={"ffn_shards": 4, "proj_rows": True}
     )
-    ended = place.done(experiment, "--backend", backend)
+    ended = place.done(experiment, "--backend", "mininet")
     assert sorted(ended.summary["lost_devices"]) == ["b", "d"]
 
 
@@ -113,14 +112,11 @@ def test_a_device_that_is_started_anew_takes_blocks_again_and_costs_no_bit(place
 
 
 @BACKENDS
-@pytest.mark.parametrize("after", [1, 4, 7])
-def test_a_worker_that_is_killed_while_blocks_move_costs_no_token_and_no_bit(
-    place: Place, backend: str, after: int
-) -> None:
+def test_a_worker_that_is_killed_while_blocks_move_costs_no_token_and_no_bit(place: Place, backend: str) -> None:
     place.base.mkdir(exist_ok=True)
     with place.started(restless(place.base), "--backend", backend, "--verify", *UNJUDGED) as going:
         victim = workers(going, backend)[1]
-        going.until_token(after)
+        going.until_token(4)
         os.kill(victim, signal.SIGKILL)
         ended = going.end()
     assert ended.code == 0, ended.err
@@ -150,25 +146,21 @@ def test_a_loss_is_noticed_while_a_slow_policy_decides_and_its_decision_is_dropp
         assert fault["wall_s"] - killed < 1.0 and all(row["decision_s"] < 1.0 for row in decisions)
 
 
-@BACKENDS
-def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place, backend: str) -> None:
+def test_the_loss_of_the_source_ends_the_run_in_one_sentence(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
     (place.base / "kills.csv").write_text(f"{KILLS}5,device/a,kill,1\n")
-    ended = place.replay(write_experiment(place.base, traces=["kills.csv"]), *UNJUDGED, "--backend", backend)
+    ended = place.replay(write_experiment(place.base, traces=["kills.csv"]), *UNJUDGED, "--backend", "local")
     assert ended.code == 5
     assert ended.sentence == "device a: its worker ended with code -9 at token 5"
     assert len(ended.summary["tokens"]) == 5 and place.left_behind() == []
 
 
 @pytest.mark.quiet
-@BACKENDS
-def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when_its_time_is_up(
-    place: Place, backend: str
-) -> None:
+def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when_its_time_is_up(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
-    options = ("--backend", backend, "--verify", *UNJUDGED, "--set", "recovery.suspect_after=2 s")
+    options = ("--backend", "mininet", "--verify", *UNJUDGED, "--set", "recovery.suspect_after=2 s")
     with place.started(restless(place.base, 20), *options) as going:
-        victim = workers(going, backend)[2]
+        victim = workers(going, "mininet")[2]
         folder = going.until_token(4)
         os.kill(victim, signal.SIGSTOP)
         stopped = time.time()
@@ -196,11 +188,10 @@ def test_a_worker_that_goes_on_before_its_time_is_up_is_not_lost(place: Place) -
     assert [row["device"] for row in events(folder, "device_heard")] == ["c"]
 
 
-@BACKENDS
-def test_drawn_faults_cost_no_token_and_no_bit_and_stand_in_the_manifest(place: Place, backend: str) -> None:
+def test_drawn_faults_cost_no_token_and_no_bit_and_stand_in_the_manifest(place: Place) -> None:
     place.base.mkdir(exist_ok=True)
     experiment = write_experiment(place.base, tokens=16, interval=2)
-    ended = place.done(experiment, "--backend", backend, "--chaos", "4")
+    ended = place.done(experiment, "--backend", "mininet", "--chaos", "4")
     (trace,) = read_json(ended.folder / "manifest.json")["experiment"]["traces"]
     struck = sorted(row[1].removeprefix("device/") for row in trace["changes"] if row[2] == "kill")
     assert trace["name"] == "chaos-4" and struck and sorted(ended.summary["lost_devices"]) == struck

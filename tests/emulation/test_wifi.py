@@ -174,9 +174,8 @@ def test_a_run_on_a_wifi_gives_the_references_bits(place: Place, tmp_path: Path)
 
 
 @pytest.mark.quiet
-@pytest.mark.parametrize("policy", ["round-robin", "headroom"])
-def test_a_token_on_a_wifi_takes_as_long_as_in_the_twin(policy: str, place: Place) -> None:
-    command = ["gpt2-star4", "--policy", policy, "--tokens", "6", "--calibrate", "quick", "--accept-unfaithful"]
+def test_a_token_on_a_wifi_takes_as_long_as_in_the_twin(place: Place) -> None:
+    command = ["gpt2-star4", "--policy", "round-robin", "--tokens", "6", "--calibrate", "quick", "--accept-unfaithful"]
     command += ["--set", "topology=wifi4", "--set", "traces=[]", "--set", "delay=transport"]
     found = [place.testbed("replay", *command, "--out", place.out, "--json", "--backend", name) for name in BOTH]
     assert [ended.code for ended in found] == [0, 0], [ended.err for ended in found]
