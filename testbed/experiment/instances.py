@@ -37,7 +37,9 @@ def model_need(shape: ModelShape, partition: Partition, length: int) -> ModelNee
 
     def fits(rooms: Sequence[int]) -> bool:
         left = [room - copied for room in rooms]
-        return min(left) >= 0 and pack(left, sizes) is not None
+        if min(left) < 0 or any(sum(room // size for room in left) < count for size, count in sizes if size):
+            return False  # not even each kind by itself, which `pack` may take seconds to find out
+        return pack(left, sizes) is not None
 
     return ModelNeed(pinned_bytes(shape, partition), sum(size * count for size, count in sizes), fits)
 

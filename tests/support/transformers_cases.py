@@ -8,6 +8,7 @@ import torch
 import transformers
 
 torch.set_grad_enabled(False)
+torch.set_num_threads(1)  # more would wait for one another, and tests run on all cores
 
 _SMALL = {
     "vocab_size": 99, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,

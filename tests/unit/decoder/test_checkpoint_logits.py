@@ -17,6 +17,7 @@ from testbed.placement.blocks import WHOLE, Partition
 
 transformers = pytest.importorskip("transformers")
 torch.set_grad_enabled(False)
+torch.set_num_threads(1)  # more would wait for one another, and tests run on all cores
 
 PROMPT = [5, 17, 3, 88, 42, 9, 60, 31, 2, 77, 54]
 TOKENS = 24

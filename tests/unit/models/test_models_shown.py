@@ -11,6 +11,7 @@ import pytest
 
 from testbed.cli import run
 from testbed.errors import ConfigError
+from testbed.experiment import instances
 from testbed.experiment.schema import Experiment
 from testbed.models.presets import PRESETS, presets
 from testbed.placement.blocks import blocks_of, pinned_bytes, resident_bytes
@@ -50,7 +51,14 @@ def test_every_preset_is_shown_in_80_columns(name: str, capsys: Captured) -> Non
     assert run(["models", "show", name]) == 0
     shown = capsys.readouterr().out
     assert all(len(line) <= 80 or line.startswith(("Context:", name)) for line in shown.splitlines()), shown
-    assert f"{show_model(name)['parameters']:,} parameters" in shown and "raspberry-pi-4" in shown
+    (parameters,) = (row["parameters"] for row in list_models() if row["name"] == name)
+    assert f"{parameters:,} parameters" in shown and "raspberry-pi-4" in shown
+
+
+def test_boards_that_take_one_ffn_each_are_counted_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search took 6.6 s of computing to say that 80 FFNs of 2.6 GiB are too many for 70 boards of 4 GiB."""
+    monkeypatch.setattr(instances, "pack", lambda rooms, kinds: pytest.fail("a search was asked"))
+    assert boards_needed(in_formats(PRESETS["llama-2-70b"])["float32"], 256, 4 * 2**30) is None
 
 
 def test_a_gguf_file_is_shown_with_the_formats_of_its_matrices(capsys: Captured) -> None:
