@@ -22,7 +22,7 @@ from testbed.controller.fleet import Fleet
 from testbed.controller.journal import Journal
 from testbed.controller.link_errors import DELAY_FLOORS
 from testbed.controller.live_migration import LiveMigrations
-from testbed.controller.losses import DeviceGone
+from testbed.controller.losses import DeviceGone, NotSurvived
 from testbed.controller.migration import Migration
 from testbed.controller.recorder import Recorder
 from testbed.controller.recovery import Recovery
@@ -140,7 +140,11 @@ class Controller:
         self._log.event("fleet_started", seconds=time.monotonic() - started)
         state = self._state
         if self._resumption is not None:
-            self._resume(self._resumption)
+            try:
+                self._resume(self._resumption)
+            except NotSurvived as error:  # the run ends as it would have ended
+                state.begun = True
+                return self._failed(error)
         else:
             self._loop.traces.begin()
             self._calibrate()
@@ -165,8 +169,15 @@ class Controller:
             self._log.event("status", self._clock.now(), status="oom", reason=str(error), step=state.tokens_done)
             self._loop.sample()
         except RunFailed as error:
-            self.outcome.error = error
-            self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=state.tokens_done)
+            return self._failed(error)
+        self._live.drop()
+        self._recovery.close()
+        return self.outcome
+
+    def _failed(self, error: RunFailed) -> Outcome:
+        self.outcome.error = error
+        step = len(self.outcome.tokens)
+        self._log.event("status", self._clock.now(), status="failed", reason=str(error), step=step)
         self._live.drop()
         self._recovery.close()
         return self.outcome

@@ -16,6 +16,10 @@ class DeviceGone(RunFailed):
         self.device = device
 
 
+class NotSurvived(RunFailed):
+    """A loss that the run was to go on from, and cannot, because there is no placement on the living."""
+
+
 def survivable(experiment: Experiment, device: str, event: DeviceLost) -> bool:
     """Whether the experiment asks for a recovery, and one is possible.
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from testbed.clock import EmulatedClock
 from testbed.controller.boundary import MIGRATION_PATIENCE
 from testbed.controller.event_loop import EventLoop
-from testbed.controller.losses import DeviceGone
+from testbed.controller.losses import DeviceGone, NotSurvived
 from testbed.controller.migration import Migration, Move
 from testbed.controller.migration_driver import MigrationResult
 from testbed.controller.policy_call import Decision
@@ -229,11 +229,11 @@ class Recovery:
             refusal = self._refusal(observation, decision)
         wanted = decision.placement
         if refusal or wanted is None:
-            raise RunFailed(f"the loss of {self._told()} cannot be survived: {refusal}")
+            raise NotSurvived(f"the loss of {self._told()} cannot be survived: {refusal}")
         unfit = overfull(observation, held, wanted)
         fitting = filled_in(observation, now, held) if unfit else wanted
         if fitting is None:
-            raise RunFailed(f"the loss of {self._told()} cannot be survived: {unfit}")
+            raise NotSurvived(f"the loss of {self._told()} cannot be survived: {unfit}")
         return decision, replace(fitting, epoch=self.state.epoch)
 
     def _refusal(self, observation: Observation, decision: Decision) -> str | None:

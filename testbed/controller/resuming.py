@@ -13,6 +13,7 @@ from testbed.controller.conditions import Conditions
 from testbed.controller.event_loop import START_PATIENCE_S, EventLoop
 from testbed.controller.fleet import Fleet
 from testbed.controller.journal import observation_of, placement_of, replay_crossings
+from testbed.controller.losses import NotSurvived
 from testbed.controller.migration import Migration
 from testbed.controller.policy_call import call_policy, reset_policy
 from testbed.controller.recovery import Drive, Recovery
@@ -91,13 +92,16 @@ class Resumption:
         """Take the first `count` tokens as generated, and tell the source of them."""
         if count < 1:
             return
-        known = self.past.tokens[:count]
-        ids, digests = self.generated
-        ids[:], digests[:] = ([line.row[key] for line in known] for key in ("token_id", "logits_digest"))
+        self._know(count)
         self.state.tokens_done = count
         sampling = self.experiment.seeded_sampling
-        last = known[-1].row["token_id"]
+        last = self.past.tokens[count - 1].row["token_id"]
         self.loop.send(self.experiment.topology.source, Continue(len(self.prompt), count, last, self.ends, sampling))
+
+    def _know(self, count: int) -> None:
+        ids, digests = self.generated
+        known = self.past.tokens[:count]
+        ids[:], digests[:] = ([line.row[key] for line in known] for key in ("token_id", "logits_digest"))
 
     def _rebuild(self, placement: Placement) -> None:
         """Commit the placement and fill the caches, or recover from losses that the run had not recovered from."""
@@ -106,7 +110,11 @@ class Resumption:
         if self.past.losses:
             self.state.plan = make_plan(observation, placement)
             self.recovery.again = len(self.past.tokens) - self.state.tokens_done
-            self.recovery.run()
+            try:
+                self.recovery.run()
+            except NotSurvived:
+                self._know(len(self.past.tokens))
+                raise
             self.recovery.again = 0
             return
         _, _, next_pass = self.recovery.interrupt(self.state.epoch)

@@ -12,9 +12,13 @@ from typing import Any
 from simulated import experiment
 
 from testbed.controller.calibration import NOMINAL
-from testbed.controller.generation import Controller
+from testbed.controller.generation import Controller, Outcome
 from testbed.experiment.prompt import prompt_ids
 from testbed.experiment.schema import Experiment
+from testbed.placement.blocks import Placement
+from testbed.placement.cost.memory import Infeasible
+from testbed.placement.observation import Observation, Policy
+from testbed.placement.patterns import expand_patterns
 from testbed.placement.policies import make_policy
 from testbed.runlog.folder import RunLog, read_rows
 from testbed.runlog.journal import JOURNAL, Past, read_past
@@ -23,7 +27,6 @@ from testbed.simulation.fleet import SimFleet
 from testbed.traces import Change
 from testbed.transport.messages import Command, Continue
 
-STRUCK = ((3, "d", "restart"), (5, "b", "kill"), (5, "b", "restart"), (6, "d", "kill"))
 KEYS = {
     "faults": ("device", "step"),
     "decisions": ("epoch", "step", "moved"),
@@ -44,40 +47,64 @@ class Continued(SimFleet):
             super().send(device, command)
 
 
-def carry_out(of: Experiment, log: RunLog, past: Past | None = None) -> dict[str, list[tuple[Any, ...]]]:
-    """The tables that tell what happened."""
+def carry_out(
+    of: Experiment, log: RunLog, past: Past | None = None, policy: Policy | None = None
+) -> tuple[Outcome, dict[str, list[tuple[Any, ...]]]]:
+    """How the run ended, and the tables that tell what happened."""
     log.journaled, prompt = True, prompt_ids(of)
     if past is not None:
         rewind(log, past)
-    fleet, policy = Continued(of, len(prompt), NOMINAL.hop_overhead_s), make_policy(of.policy, of.policy_options, None)
+    fleet = Continued(of, len(prompt), NOMINAL.hop_overhead_s)
+    policy = policy or make_policy(of.policy, of.policy_options, of.placement)
     outcome = Controller(of, prompt, fleet, policy, log, effort="off", past=past).run()
     log.close()
-    assert outcome.status == "done"
-    return {
+    found = {
         table: [tuple(row[key] for key in keys) for row in read_rows(log.folder, table)] for table, keys in KEYS.items()
     }
+    return outcome, found
+
+
+class OnB:
+    """All blocks on b, and nothing else ever."""
+
+    name = "on-b"
+
+    def reset(self, seed: int) -> None:
+        pass
+
+    def decide(self, observation: Observation, placement: Placement | None) -> Placement:
+        if observation.tokens_done:
+            raise Infeasible("b it is")
+        return Placement(expand_patterns(observation, {"*": "b"}))
+
+
+def struck(*strikes: tuple[float, str, str]) -> Experiment:
+    """Ten tokens of the tiny model, with devices that die and return at these."""
+    changes = tuple(Change(at, f"device/{name}", what, 1.0) for at, name, what in strikes)
+    plain = {"policy": "round-robin", "policy_options": {}, "placement": None, "dilation": 1.0}
+    return experiment("model.preset=tiny", changes=changes, tokens=10, interval=4, observation="measured", **plain)
+
+
+def test_a_loss_that_cannot_be_survived_ends_the_run_that_goes_on_as_well(tmp_path: Path) -> None:
+    of, log = struck((5, "b", "kill")), RunLog.create(tmp_path, "resumed", "on-b")
+    first, undisturbed = carry_out(of, log, policy=OnB())
+    again, found = carry_out(of, RunLog(log.folder), read_past(log.folder), OnB())
+    assert str(first.error) == str(again.error) == "the loss of b cannot be survived: b it is"
+    assert first.tokens == again.tokens == [None] * 5 and found["tokens"] == undisturbed["tokens"]
 
 
 def test_wherever_the_journal_ends_and_again_two_lines_later_nothing_is_missing_and_nothing_twice(
     tmp_path: Path,
 ) -> None:
-    changes = tuple(Change(at, f"device/{name}", what, 1.0) for at, name, what in STRUCK)
-    plain = {
-        "policy": "round-robin",
-        "policy_options": {},
-        "placement": None,
-        "dilation": 1.0,
-        "observation": "measured",
-    }
-    of = experiment("model.preset=tiny", changes=changes, tokens=10, interval=4, **plain)
+    of = struck((3, "d", "restart"), (5, "b", "kill"), (5, "b", "restart"), (6, "d", "kill"))
     log = RunLog.create(tmp_path, "resumed", "round-robin")
-    undisturbed = carry_out(of, log)
+    _, undisturbed = carry_out(of, log)
     assert [row[0] for row in undisturbed["faults"]] == ["b", "d"]
     lines = (log.folder / JOURNAL).read_bytes().splitlines(keepends=True)
     for number in (number for number in range(len(lines)) if b'"token"' not in lines[number - 1][:20]):
         died = Path(shutil.copytree(log.folder, tmp_path / str(number)))
         (died / JOURNAL).write_bytes(b"".join(lines[:number]))
-        assert carry_out(of, RunLog(died), read_past(died)) == undisturbed, lines[number]
+        assert carry_out(of, RunLog(died), read_past(died))[1] == undisturbed, lines[number]
         written = (died / JOURNAL).read_bytes().splitlines(keepends=True)
         (died / JOURNAL).write_bytes(b"".join(written[: number + 2]))
-        assert carry_out(of, RunLog(died), read_past(died)) == undisturbed, written[number : number + 2]
+        assert carry_out(of, RunLog(died), read_past(died))[1] == undisturbed, written[number : number + 2]
