@@ -33,7 +33,7 @@ def show_plan(plan: dict[str, Any]) -> None:
         links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
         print_table({key: key for key in links[0]}, links)
     if plan["dilation"] != 1:
-        pace = f"{plan['dilation']:g} times slower than life"
+        pace = f"{plan['dilation']:g} times slower than real time"
         echo(f"Emulated {pace}: links and queues above are set so, times below are not.")
     echo(
         f"Predicted: {plan['predicted_ttft_ms']:,.0f} ms to the first token, then "
