@@ -1,6 +1,6 @@
 """The clock that converts between wall time and the emulated time of a run.
 
-With `dilation` k, the emulation is k times slower than real time: an emulated second takes k wall seconds, a link of r bit/s
+With `dilation` k, the emulation is k times slower than life: an emulated second takes k wall seconds, a link of r bit/s
 is shaped to r/k, and all reports are in emulated time. The clock of a simulation uses a `VirtualTime` as its wall time,
 which passes only when the simulation advances it.
 """

@@ -60,7 +60,7 @@ simulations at a time and nothing else; [benchmarks](benchmarks.md) times single
 Sections without a row in this table are not judged. Some of their figures rest on fewer than 20 seeds, as they say,
 and some were made by earlier versions of the program, as their last lines say.
 
-**Foresight.** Policies see the true rates and memory of the moment. Where memory shrinks *with notice*, they learn of it
+**Foresight.** Policies see the true rates and memory of the moment. Where memory shrinks *with notice*, they know it
 before it must be free. [Observed](#observed-policies-that-see-only-what-a-run-shows) has policies that see less.
 
 **Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models than the GPT-2

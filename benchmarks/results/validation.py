@@ -50,8 +50,8 @@ testbed validate --json
 
 `script/results` writes this page from the table; no figure is typed by hand."""
 
-KNOWN = """**These predictions are not blind.** The bounds were set before the first comparison, but both they and the rules
-were written when the scored rows were known. Rows that nobody here has seen are a better test: `testbed validate
+KNOWN = """**These predictions are not blind.** The bounds were set before the first comparison, but both they and the
+rules were written when the scored rows were known. Rows that nobody here has seen are a better test: `testbed validate
 THEIR.csv`."""
 
 HOW = """## How a row is predicted
@@ -365,9 +365,7 @@ def _sensitivity() -> str:
         lines.append((name, value, *_short(summary["computing"]), *_short(summary["token_time"]),
                       ", ".join(_percent(one["error"], True) for one in summary["slope"]["rows"])))  # fmt: skip
     return (
-        _table(
-            ("assumption", "value", "computing, median", "at most", "token time, median", "at most", "slope"), lines
-        )
+        _table(("assumption", "value", "computing, median", "at most", "token time, median", "at most", "slope"), lines)
         + f"""
 
 - *Power of the threads* ({DEFAULT.threads_power:g}): a guess. With fewer threads than cores, a rate grows with this

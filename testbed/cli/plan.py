@@ -22,8 +22,12 @@ PLAIN = ["float32", "bfloat16", "float16"]
     type=click.Choice(FORMATS),
     help="The format of all weights [default: the fastest that fits].",
 )
-@click.option("--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of the KV caches.")
-@click.option("--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of messages.")
+@click.option(
+    "--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of the KV caches."
+)
+@click.option(
+    "--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of messages."
+)
 @click.option(
     "--context", type=int, help="Positions for which caches have room [default: all of the model's, at most 8192]."
 )

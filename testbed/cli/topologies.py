@@ -103,7 +103,9 @@ def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
 @click.argument("kind")
 @click.option("--devices", type=click.IntRange(min=1), required=True, help="How many devices.")
 @click.option("--model", default="gpt2", show_default=True, help="The preset that must fit on it.")
-@click.option("--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and generated tokens.")
+@click.option(
+    "--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and generated tokens."
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same network.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of the generator, e.g. memory.")
 @FILE_OUT
