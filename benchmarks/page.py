@@ -84,12 +84,12 @@ PARTS = {
     "llama_cpp": Part("llama_cpp", "SmolLM2 by llama.cpp", most_rounds=1, needs="llama_cpp"),
 }  # fmt: skip
 INTRODUCTION = """
-Each ratio has its peer in the same run, in alternating rounds; figures are medians over the rounds, with their range.
-Where another checkout is compared, it is commit 5a73be0, called *theirs* or *before*.
+Each program and its peer were measured in the same run, in alternating rounds; figures are medians over the rounds,
+with their range. If another checkout is compared, it is commit 5a73be0, called *theirs* or *before*.
 
-Read the ratios, not the milliseconds: the same programs took 1.4 to 3.3 times as long on another day's host. A hop
-between two blocking processes in C took 4 µs in some rounds and ten times as long in others, perhaps as they shared a
-core or did not, so what is compared with it ranges widely.
+Read the ratios, not the milliseconds: the same programs took 1.4 to 3.3 times as long on another day. A hop
+between two blocking processes in C took 4 µs in some rounds and ten times as long in others, perhaps depending on
+whether they shared a core, so comparisons with it range widely.
 """.strip()
 # What is asked of a benchmark first: part, figure, and what it says.
 SUMMARY = (

@@ -55,14 +55,14 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             median error of a ratio is {apart["ratio_error"].abs().median():.1%}."""),
         image(NAME, "Left: measured against predicted ratios of policies. Right: the share of errors below a limit"),
         groups(pairs),
-        prose(f"""A ratio is the second policy's median token over that of the first; its error is predicted over
-            measured, less 1, and a token's error is meant in the same way. The time per hop is the one that was
-            calibrated before. *Held*: the dry run's rule says, with this calibration, that this host keeps up.
+        prose(f"""A ratio is the second policy's median token over that of the first. Its error is predicted over
+            measured, minus 1, and so is that of a token. The time per hop was calibrated before. *Held*: by the dry
+            run's rule, with this calibration, this host keeps up.
             Weights of GPT-2 and of the layer-reduced TinyLlama are random. Each run generated
             {_named(tokens)} tokens, fewer where a token takes long."""),
         "**Each cell.**",
         cells(pairs),
-        prose("""*Slowed* is how many times slower than life the cell was emulated. Predicted and measured are
+        prose("""*Slowed* is how many times slower than real time the cell was emulated. Predicted and measured are
             milliseconds of emulated time per token under the first and the second policy, repetition 1."""),
         doubts(frame),
         "**Repeated cells.**",
@@ -76,8 +76,8 @@ def groups(pairs: pd.DataFrame) -> str:
     """The errors of ratios and tokens, by kind of cell."""
     held = pairs["held"].astype(bool) & pairs["held_2"].astype(bool)
     parts = [("all", pairs), ("faithful", pairs[pairs["faithful"]]), ("not faithful", pairs[~pairs["faithful"]]),
-             ("held, at life's pace", pairs[held & (pairs["dilation"] == 1)]),
-             ("not held, at life's pace", pairs[~held & (pairs["dilation"] == 1)]),
+             ("held, not slowed", pairs[held & (pairs["dilation"] == 1)]),
+             ("not held, not slowed", pairs[~held & (pairs["dilation"] == 1)]),
              ("slowed", pairs[pairs["dilation"] > 1])]  # fmt: skip
     for column in ("model", "devices", "memory", "context"):
         parts += [(f"{column}: {value}", own) for value, own in pairs.groupby(column, sort=False)]

@@ -56,8 +56,9 @@ def intro(frame: pd.DataFrame) -> str:
     compared = int(own["exact_s"].notna().sum())
     shown = int((own["proved"] & own["exact_s"].notna()).sum())
     return prose(f"""A decision's *gap* is how much more it costs than the optimum for the same interval, from the same
-        observation and the same present placement: migration and the interval's tokens, LM head left out. Each policy's
-        own run was replayed through [`exact`](exact.md), given {LIMIT_S:g} s per decision; it proved {shown} of
+        observation and the same present placement. The cost is that of the migration and the interval's tokens,
+        without the LM head. Each decision of a policy's own run was also given to [`exact`](exact.md), with
+        {LIMIT_S:g} s per decision; it proved {shown} of
         {compared} optima. {len(instances)} instances on 3, 4 and 5 devices were drawn from
         `experiments/small-scale.yaml`, four decisions each (λ = 8): links and speeds fluctuate; memory is
         {MEMORIES["tight"].replace(" x ", " times the ")} and shrinks and grows (*tight*), or
@@ -81,9 +82,9 @@ def policies_table(own: pd.DataFrame) -> str:
         ])  # fmt: skip
     headings = ["policy", "decided", "not decided", "possible", "first: mean", "first: worst",
                 f"first within {CLAIMED:.0%}", "later: mean", "later: worst"]  # fmt: skip
-    note = prose("""*Not decided*: the policy found no placement that fits, or keeps one that does not; its run ends
-        there. *Possible*: as many of these as `exact` found a placement for. A later decision begins at the policy's
-        own placement and seldom moves anything, so its gap says little; the first one's says more.""")
+    note = prose("""*Not decided*: the policy found no placement that fits, or kept one that does not; its run ends
+        there. *Possible*: how many of these `exact` found a placement for. A later decision starts from the policy's
+        own placement and seldom moves anything, so its gap says little; that of the first decision says more.""")
     return table(headings, rows) + "\n\n" + note
 
 
@@ -107,13 +108,14 @@ def causes(frame: pd.DataFrame) -> str:
         rows.append(cells)
     headings = ["first placements", "scores alone: mean", "worst", "messages", "with moves: mean", "worst", "messages"]
     text = prose(f"""`{METHOD}` is over {CLAIMED:.0%} off in {len(beyond)} of {len(own)} decisions,
-        {int((beyond["decision"] == 0).sum())} of them first placements. That comes from the paper's scores. Blocks are
-        placed one by one, largest first, each where the largest of its shares of what is left (of memory, computing
-        time, link time) is least: a rule that balances what is left and does not ask how long a token takes. A large
-        FFN goes to the roomiest device, however slow; FFNs of following layers go to devices in turn, before anything
-        is there that they talk to; then the heads of each layer spread over all. The moves that our reading tries
-        afterwards mend most of it. They stop where no single group of blocks can move with profit, such as when a fast
-        device is full of heads and the FFN would be better there. *Messages* are a token's, over the optimum's:""")
+        {int((beyond["decision"] == 0).sum())} of them first placements. The reason is the paper's scores. Blocks are
+        placed one by one, largest first, each on the device where the largest of its shares of what remains (of
+        memory, computing time, link time) is smallest. This rule balances what remains and does not consider how long
+        a token takes. A large FFN goes to the device with the most room, however slow; FFNs of consecutive layers go
+        to devices in turn, before the blocks that they exchange messages with are placed; then the heads of each layer
+        spread over all devices. Our local search afterwards corrects most of it. It stops where moving no single group
+        of blocks pays, for example when a fast device is full of heads and the FFN would be better there. *Messages*
+        are a token's, over the optimum's:""")
     return text + "\n\n" + table(headings, rows)
 
 

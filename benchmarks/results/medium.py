@@ -106,11 +106,11 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     runs = told.runs_of(frame)
     text = [
         "## Medium: 25 devices, 1000 tokens",
-        prose("""Each seed is another instance. In the paper's setting policies decide every 40 tokens, where its
-            experiment says 8, to save time. That favours migration, since a move must pay within the interval after
-            it, and deciding costs a fifth. In the other settings they decide every 16 tokens, as the experiment says.
-            EdgeShard is run with its first layer at the source, as in its paper, and anywhere, and the better run of
-            each instance counts; with one layer it may be anywhere as it is."""),
+        prose("""Each seed is another instance. In the paper's setting policies decide every 40 tokens instead of every
+            8 as in the experiment file, to save time. That favours migration, because a move must pay within the
+            interval after it, and deciding costs a fifth. In the other settings they decide every 16 tokens, as in the
+            file. EdgeShard is run both with its first layer at the source, as in its paper, and with that layer
+            anywhere; the better run of each instance counts. With a single layer it is never bound to the source."""),
         image(f"{NAME}-latency", "Latency against token for each policy, in each setting"),
         image(f"{NAME}-memory", "Memory of the fullest device and of all devices against token, in each setting"),
         told.legend(),

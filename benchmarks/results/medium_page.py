@@ -70,12 +70,13 @@ def _times(found: Mean | None) -> str | None:
 def legend() -> str:
     """How to read the tables and the figures."""
     return prose(f"""*Tokens before trouble*: the mean number of tokens before the policy first found no placement that
-        fits, or a device came over its memory. *Time* is a token's with its share of stalls, the mean over the runs
-        that finished. *Over paper's*: the mean ratio over the instances that both finished, its 95 % bootstrap
-        interval, and their number. *Deciding* is what the policy's decisions took on the host that simulated, two
-        runs at a time on two cores; it is not part of *time*. *Fullest device*: the largest share of its memory that
-        any device held at any time; beside it the most that one device and that all devices together held; means over
-        the runs. In the figures a line is the mean over the runs that still go on, in steps of {BIN} tokens, and the
+        fits, or a device exceeded its memory. *Time*: the time of a token with its share of stalls, as the mean over
+        the runs that finished. *Over paper's*: the mean ratio over the instances that both finished, its 95 %
+        bootstrap interval, and their number. *Deciding*: the time of the policy's decisions on the host of the
+        simulation, two runs at a time on two cores; it is not part of *time*. *Fullest device*: the largest share of
+        its memory that any device held at any time; beside it the most that one device and that all devices together
+        held; means over the runs. In the figures a line is the mean over the runs that still go on,
+        in steps of {BIN} tokens, and the
         band holds the middle 80 % of them; a line ends where fewer than half of the runs go on.""")
 
 

@@ -140,36 +140,38 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Observed: policies that see only what a run shows",
         prose("""A GPT-2 on four devices under each bundled trace, and the quick start under the one that is made for
-            its boards. A policy is shown the trace, or only what the run has seen ([what a policy may
-            know](measured.md)), with probes in one per cent of each link's time or without any. Decreases of memory
-            are announced in both. The outage is on the time clock, over 160 tokens: on the token clock a link at
-            0 bit/s that is in use never comes back, and no run that was tried there came to its end. `single` is
-            missing, because no device holds this model, and so is `exact`, which takes minutes to decide."""),
+            its boards. A policy is shown the true conditions (the oracle), or only what the run has seen ([what a
+            policy may know](measured.md)), with probes that take one per cent of each link's time or without any.
+            Decreases of memory are always announced. The outage is on the time clock, over 160 tokens: on the token
+            clock a link at 0 bit/s that is in use never comes back, and no run that was tried there reached its end.
+            `single` is missing, because no device holds this model, and so is `exact`, which takes minutes to
+            decide."""),
         table(headings, _compared(groups[BUNDLED])),
         prose(_headroom(groups[BUNDLED])),
-        prose("""Times are those of a token with its share of stalls, probes included: of the oracle in milliseconds,
-            of the others as the mean difference from it (95 % bootstrap interval where a policy draws at random).
-            *finished*, *moves* and *wrong moves* are those of the oracle, measured, and measured without probes. A
-            decision to move is wrong where staying was possible and, by what was true at that time, the rest of the
-            run would have been faster without it."""),
+        prose("""Times are those of a token with its share of stalls, probes included: in milliseconds with the oracle,
+            and as the mean difference from it otherwise (with a 95 % bootstrap interval if a policy draws at random).
+            *finished*, *moves* and *wrong moves* have three values: with the oracle, measured, and measured without
+            probes. A decision to move is wrong if staying was possible and would, under the true conditions of that
+            time, have made the rest of the run faster."""),
         "The same where a recorded trace drives the link of `c` in both directions, on the time clock:",
         table(headings, _compared(groups[LOGGED])),
         prose(f"""{_headroom(groups[LOGGED])} These links are slow from the start, and the topology file says
             100 Mbit/s. With the oracle no placement of `headroom`, `paper-search`, `static`, `greedy` or `edgeshard`
-            uses `c`. Without probes all of these but `edgeshard` give it blocks at first. That its link is slow is
-            found out when they are there and dear to move. Short bursts before the first placement tell in time."""),
-        prose("""The same while links and devices fluctuate as each seed draws them. `headroom` keeps a placement unless
-            moving gains more than 0.1 times the largest spread that the gain depends on; this was chosen on the seeds
-            101 to 104, and *hysteresis 0* is without it."""),
+            uses `c`. Without probes all of these except `edgeshard` give it blocks at first. When its link turns out
+            to be slow, the blocks are already there and expensive to move. Short bursts before the first placement
+            show it in time."""),
+        prose("""The same while links and devices fluctuate as each seed draws them. `headroom` keeps a placement
+            unless moving gains more than 0.1 times the largest spread that the gain depends on (its `hysteresis`).
+            This value was chosen on the seeds 101 to 104; *hysteresis 0* is without it."""),
         table(headings, _compared(groups[DRAWN])),
-        prose(f"""Device `b` loses memory at token {SQUEEZED_AT:g}, and nobody says so before (`grace: 0`, with `ramp`
-            where it goes little by little). A policy sees it in the sample after it was taken. `margin` leaves a share
-            of each device's memory free."""),
+        prose(f"""Device `b` loses memory at token {SQUEEZED_AT:g} without an announcement (`grace: 0`, with `ramp`
+            where it goes gradually). A policy sees it in the first sample afterwards. `margin` leaves a share of each
+            device's memory free."""),
         table(["b loses", "policy", "killed", "killed at token", "token, ms", "moves", "wrong moves"],
               _squeezed(groups[SQUEEZE])),
-        prose("""*killed*: runs that ran out of memory, of those made, with the oracle and measured. The last columns
-            are of measured runs: the tokens at which they were killed, and means, of time over those that came to
-            their end."""),
+        prose("""*killed*: how many of the runs ran out of memory, with the oracle and measured. The last columns are
+            of measured runs: the tokens at which they were killed, and means; that of the time is over the runs that
+            reached their end."""),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(text)

@@ -118,11 +118,11 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Observed, emulated",
         prose(f"""The same comparison on Mininet, in short runs of {TOKENS} tokens: the quick start, and a GPT-2 on
-            `star4.yaml` under the two traces that are made for it alone. Each bundled trace is moved so that its first
-            change comes after two decisions, the outage so that it begins after 4 s. {faithful} of {len(frame)} runs
-            were faithful. Times are off the twin's by {100 * off.median():.1f} % in the median and by
-            {100 * off.max():.1f} % at most. {alike[:, 0].sum()} runs ended as the twin's did, and {alike[:, 1].sum()}
-            moved as many blocks."""),
+            `star4.yaml` under the two traces that are made for it alone. Each bundled trace is shifted so that its
+            first change comes after two decisions, and the outage so that it begins after 4 s. {faithful} of
+            {len(frame)} runs were faithful. Times differ from the twin's by {100 * off.median():.1f} % in the median
+            and by {100 * off.max():.1f} % at most. {alike[:, 0].sum()} runs ended as the twin's did, and {alike[:,
+            1].sum()} moved as many blocks."""),
         table(["trace", "policy", "shown", "emulated, ms", "twin, ms", "off by", "ended", "moves", "faithful"],
               list(_lines(frame))),
         prose("""*emulated* and *twin*: time of a token with its share of stalls. *ended* and *moves*: emulated, then

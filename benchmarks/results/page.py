@@ -26,13 +26,14 @@ INTRODUCTION = """# Results
 
 Which placement is fastest when a language model is cut at its attention heads, and when is a head worth moving? The
 method under test is that of Kafetzis, Khalili and Koutsopoulos, [arXiv 2505.02533](https://arxiv.org/abs/2505.02533).
-Here it is two policies: `paper` is the method as it is written; `paper-search` is the same with a local search of
-ours. `headroom` is our own. All policies see the same, are charged by the same cost model and meet the same instances
-([what each does](policies.md)). Runs that were refused or ran out of memory are counted, never dropped.
+It appears here as two policies: `paper` is the method as it is written, and `paper-search` adds a local search of
+ours. `headroom` is our own policy. All policies see the same observations, are charged by the same cost model and meet
+the same instances ([what each does](policies.md)). Runs that were refused or ran out of memory are counted, never
+dropped.
 
-`script/results` writes this page from the data in `docs/results`; no figure here is typed by hand. A line below each
-section says what made its data, and at which commit. [The artifact](artifact.md) says how to repeat it, and
-`docs/results/recompute.py` computes drawn numbers anew by other code.
+`script/results` writes this page from the data in `docs/results`; no figure is typed by hand. A line at the end of each
+section says which command and commit made its data. [The artifact](artifact.md) says how to repeat it, and
+`docs/results/recompute.py` recomputes numbers of the page, drawn at random, by other code.
 
 ## What the paper says, and what we found"""
 
@@ -43,23 +44,23 @@ SETTINGS = """The settings:
 - *honest*: whole models in 8 bits on devices that together hold 1.4 times what the model needs, and our [cost
   model](cost-model.md), which charges memory traffic and the links' queues (`honest-small.yaml`, `honest-medium.yaml`).
 - *roomy*: the honest one with 4 times what the model needs.
-- *with notice*, *unannounced*, *links only*: GPT-2 on drawn fleets of 4, 8 and 25 devices in 1.4 times what it needs;
-  either memory goes, or only links change ([how](#migrations-worth-against-the-best-placement-that-never-moves))."""
+- *with notice*, *unannounced*, *links only*: GPT-2 on drawn fleets of 4, 8 and 25 devices with 1.4 times what it needs;
+  either memory shrinks, or only links change ([how](#migrations-worth-against-the-best-placement-that-never-moves))."""
 
 READING = """A verdict comes from the 95 % interval of its figure. *Reproduced*: the whole interval is on the claim's
-side of the border; *not reproduced*: it is on the other side, for one rival at least; *undecided*: it holds the border.
-The border is 1.20 for claim 1, 1 for claims 2 and 4, 9 for claim 3, 0 for claim 5 and where runs that finish are
-compared, and 1.15 for claim 6. *It* is the policy in the heading. Figures are means over paired instances, or over
-fleets; *pairs* says how many finished under both, where that is not all. A figure over fewer than 20 pairs is shown and
-not judged. The command makes the data, and then `script/results` the figure.
+side of the border. *Not reproduced*: it is on the other side, for at least one rival. *Undecided*: it contains the
+border. The border is 1.20 for claim 1, 1 for claims 2 and 4, 9 for claim 3, 0 for claim 5 and for numbers of finished
+runs, and 1.15 for claim 6. *It* is the policy in the heading. Figures are means over paired instances, or over fleets;
+*pairs* says how many finished under both, if not all did. A figure over fewer than 20 pairs is shown but not judged.
+The command makes the data, and `script/results` then makes the figure.
 
-**Deciding** is free unless a row says *charged*. What it took was measured on a host of two cores that ran two such
-simulations at a time and nothing else; [benchmarks](benchmarks.md) time single decisions.
+**Deciding** is free unless a row says *charged*. Its time was measured on a host with two cores that ran two such
+simulations at a time and nothing else; [benchmarks](benchmarks.md) times single decisions.
 
-Sections without a row in this table are not judged. Some of their figures rest on fewer than 20 seeds, which they say,
-and some were made by earlier programs, as the lines below them say.
+Sections without a row in this table are not judged. Some of their figures rest on fewer than 20 seeds, as they say,
+and some were made by earlier versions of the program, as their last lines say.
 
-**Foresight.** Policies see the true rates and memory of the moment. Where memory goes *with notice*, they hear of it
+**Foresight.** Policies see the true rates and memory of the moment. Where memory shrinks *with notice*, they know it
 before it must be free. [Observed](#observed-policies-that-see-only-what-a-run-shows) has policies that see less.
 
 **Not looked at:** batches of several requests, offloading to disk, energy, packet loss, other models than the GPT-2

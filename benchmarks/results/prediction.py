@@ -154,18 +154,18 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
                 "links, ms", "software, ms", "all, ms"]  # fmt: skip
     text = [
         "## Prediction: is the cost model right?",
-        prose(f"""Every policy decides by the cost model, and every simulated figure on this page is its word.
-            So {len(cases)} experiments were emulated, and each token compared with its prediction: {kept} of
+        prose(f"""Policies decide by the cost model, and every simulated figure on this page rests on it. So
+            {len(cases)} experiments were emulated, and each token was compared with its prediction: {kept} of
             {len(cases)} medians are within their limit, and the largest is {worst["median"]:.1%}
             ({worst["case"]}). {faithful} of the {len(cases)} runs were faithful by their own verdict. The time
             per hop, {how["hop_overhead_s"] * 1e3:.3f} ms, was calibrated just before."""),
         image(NAME, "Median error of each experiment, and how it splits into computing, links and software"),
         table(headings, [[None if cell == "+nan" else cell for cell in row] for row in rows]),
-        prose("""The error is |predicted − emulated| / emulated of a decoded token. The last four columns are
-            emulated minus predicted along the critical path of each: time in blocks, on links, in software, and
-            all of it; medians, so that the parts add up only about. Where two ways through a layer are almost
-            equally long, the emulated path may be the other one; then one part is above its prediction and
-            another below. On the time clock conditions change within an interval, and no parts are given."""),
+        prose("""The error is |predicted − emulated| / emulated of a decoded token. The last four columns are emulated
+            minus predicted time along the critical path of each: in blocks, on links, in software, and all together.
+            They are medians, so the parts add up only roughly. Where two ways through a layer are almost equally long,
+            the emulated path may be the other one; then one part is above its prediction and another below. On the
+            time clock conditions change within an interval, so no parts are given."""),
         store.obtained(how),
     ]
     return "\n\n".join(text)

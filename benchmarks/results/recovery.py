@@ -115,15 +115,16 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Recovery: recompute or replicate, stop or copy",
         prose(f"""A GPT-2 on four equal devices with room for the loss of one. Device `b` dies after {FAULT_AT} of
-            {TOKENS} tokens. KV caches are recomputed from the tokens, or their newest rows only, where replicas had
-            been kept on another device ([how](faults.md)); rows travel to where the policy places the heads. *Down*
-            counts from the notice of the loss to the first token after it. *Token* is the mean with stalls: replicas
-            take a share of links all the time. *Kept* are the positions that a recovery with replicas need not
-            recompute. On slow links most rows had not been copied yet. It is 0 where a lost head had no replica, for
-            want of memory or of time to copy any of it, or where to recompute was predicted to be faster.
+            {TOKENS} tokens. KV caches are recomputed from the tokens, or only their newest rows, if replicas were kept
+            on another device ([how](faults.md)); rows travel to where the policy places the heads. *Down* is the time
+            from the notice of the loss to the first token after it. *Token* is the mean with stalls; it shows what
+            replicas cost, which take a share of links all the time. *Kept* are the positions that a recovery with
+            replicas need not recompute. On slow links most rows had not been copied yet. *Kept* is 0 if a lost head
+            had no replica, for lack of memory or of time to copy any of it, or if recomputing was predicted to be
+            faster.
             {_worth(losses)}"""),
         _table(losses, METHODS, {"downtime_s": "down, s", **TOKEN}, KEPT),
-        prose(f"""The same devices, all alive. After {FAULT_AT} tokens the memory of `b` streams 0.3 instead of 1.5
+        prose(f"""The same devices without a loss. After {FAULT_AT} tokens the memory of `b` streams 0.3 instead of 1.5
             GB/s, and blocks move away from it, while tokens stop or [go on](live-migration.md)."""),
         _table(frame[frame["group"] == MOVE], WAYS, {"stall_s": "stall, s", **TOKEN}),
         store.obtained(how),

@@ -96,9 +96,9 @@ def against_others(cells: pd.DataFrame) -> str:
         {known.max() - 1:+.2%} at worst; it is over {BOUND - 1:.0%} in {len(over)} cells
         ({len(over) / len(known):.1%}), and finds no placement where another does in {int(missing.sum())}.
         The best other one is most often
-        {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` places once like the
-        best of all others, `headroom` among them, and in a cell nothing changes afterwards. Over the best of the nine,
-        `headroom` takes {apart.max() - 1:+.2%} at worst and {apart.median() - 1:+.1%} in the median.""")
+        {named([f"`{name}` ({count})" for name, count in best.items()][:4])}; `static` takes the best first placement
+        of all others, `headroom` among them, and in a cell nothing changes afterwards. Over the best of the other
+        nine, `headroom` takes {apart.max() - 1:+.2%} at worst and {apart.median() - 1:+.1%} in the median.""")
     if not len(over):
         return text
     worst = cells.loc[over.sort_values(ascending=False).index].reset_index().to_dict("records")

@@ -109,36 +109,35 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             (a path has two links); devices that read memory at {named(_words(STREAMING_GBPS))} GB/s in the median;
             memory for the whole model on every device (*loose*) or {TIGHT.replace(" x ", " times the ")} on all
             together (*tight*); a short context of 128 tokens or a long one (900, for TinyLlama 1900); three seeds.
-            FFNs are cut into {FFN_SHARDS} shards for all policies, LM head included, {TOKENS} tokens. Of these
-            cells {len(cells)} were computed, taken in an order drawn without looking, so that they stand for the
-            grid; `python -m benchmarks.results.{NAME} --cell N` prints cell N's experiment, for `testbed replay`."""),
+            FFNs are cut into {FFN_SHARDS} shards for all policies; times include the LM head; {TOKENS} tokens. Of
+            these cells {len(cells)} were computed, in an order that was drawn at random;
+            `python -m benchmarks.results.{NAME} --cell N` prints cell N's experiment, for `testbed replay`."""),
         image(NAME, "Map: time of the best whole layers over headroom's, by delay, link rate and memory speed"),
-        prose(f"""The number is how many times as long the best placement of whole layers takes (the best of
-            `layerwise`, `edgeshard` and `single`, FFNs cut or whole), the geometric mean over the cells there; `-`
-            where none
-            was computed or no whole layers fit. Red lines: {GAIN:g}."""),
+        prose(f"""Each number is the time of the best placement of whole layers (the best of `layerwise`, `edgeshard`
+            and `single`, FFNs cut or whole) over that of `headroom`, as the geometric mean over the cells there; `-`
+            where none was computed or no whole layers fit. Red lines: {GAIN:g}."""),
         "**Where the gain comes from.**",
         regime_tables.causes(cells),
-        prose(f"""A gain counts from {GAIN - 1:.0%} on; shares are of all cells in the row. *Heads*: cutting heads
-            alone, FFNs whole, gives it; *FFN shards*: it needs them too. *Packing*: when every device has memory for
-            the whole model the gain is below {GAIN - 1:.0%}, so it comes from filling the fast devices to the brim,
-            and not from several computing at a time."""),
+        prose(f"""A gain counts if it is at least {GAIN - 1:.0%}; shares are of all cells in the row. *Heads*: the gain
+            comes from cutting heads alone, with whole FFNs. *FFN shards*: it needs these, too. *Packing*: if every
+            device had memory for the whole model, the gain would be below {GAIN - 1:.0%}; so it comes from filling the
+            fast devices completely, and not from several devices computing at once."""),
         "**Is headroom the best on every side of the borders?**",
         regime_tables.against_others(cells),
         regime_tables.policies(cells),
         prose("""Each policy's time over the best of all in its cell, of the cells where it found a placement."""),
         "**The best of each class.**",
         regime_tables.classes(cells),
-        prose("""Over the best placement found of any class, geometric means. Single devices and whole layers are
-            optima (`layerwise` solves the first placement exactly); of the other two classes it is the best that
-            `headroom`'s search found in it, so their optima may be a little lower; the gaps above say how much, where
-            `exact` can tell."""),
+        prose("""Times over the best placement found of any class, as geometric means. Those of single devices and
+            whole layers are optima (`layerwise` solves the first placement exactly). Those of the other two classes
+            are the best that `headroom`'s search found, so their optima may be a little lower; the gaps above say by
+            how much, where `exact` can tell."""),
         "**Under traces.**",
         regime_tables.traced(frame),
         regime_tables.endings(frame),
-        prose(f"""Links and speeds fluctuate, in tight settings free memory too; {traced.TOKENS} tokens, a decision
-            every {traced.INTERVAL}. The ratio is a mean over paired seeds with its 95 % interval, against the other
-            policy that is closest to `headroom` among those that finished most often; the worst seed is beside it.
+        prose(f"""Links and speeds fluctuate, and in tight settings free memory too; {traced.TOKENS} tokens, a decision
+            every {traced.INTERVAL}. The ratio compares `headroom` with the policy that comes closest among those that
+            finished most often. It is a mean over paired seeds with its 95 % interval; the worst seed is beside it.
             `--traced N SEED` prints an experiment."""),
         store.obtained(how),
     ]  # fmt: skip

@@ -70,20 +70,19 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     text = [
         "## Scale: 25 devices, 1000 tokens",
         prose(f"""`experiments/medium-scale.yaml`: a GPT-2 on 25 devices, λ = 16; links, speeds and free memory
-            fluctuate; every seed is another instance. In its own memory ({TIGHT}: all devices together have 1.4
-            times what the model needs at the end) the devices are so small that whole layers fit on few of
-            them; so it was also run with {ROOMY}, and each with whole FFNs and with FFNs in {SHARDED} shards."""),
+            fluctuate; every seed is another instance. With the memory of that file ({TIGHT}: all devices together have
+            1.4 times what the model needs at the end) whole layers fit on few devices. So it was also run with
+            {ROOMY}, and each with whole FFNs and with FFNs in {SHARDED} shards."""),
         *(_case(frame, case) for case in CASES),
         image(NAME, "A token's time over headroom's for each policy, in the four settings"),
-        prose("""*Time* is a token's, with its share of stalls, as the mean over the instances that the policy
-            finished. *Against headroom* is the mean of the ratio over the instances that both finished, with
-            its 95 % bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of
-            memory* those in which a device came over its budget; *tokens* is the mean number that was
-            generated. *Fullest device*: the largest share of its budget that any device used at any time, the
-            mean over runs; over 100 % is what ended them. In the figure *8 of 20* says that only so many
-            instances could be compared.
-            Deciding is not charged; how long it took was measured beside other work and is a rough figure. `static`
-            keeps nothing free here, other than in *migration's worth*. No claim rests on cases with 5 instances."""),
+        prose("""*Time* is the time of a token with its share of stalls, as the mean over the instances that the policy
+            finished. *Against headroom* is the mean of the ratio over the instances that both finished, with its 95 %
+            bootstrap interval. *Refused* are runs whose policy found no placement that fits, *out of memory* those in
+            which a device exceeded its budget; *tokens* is the mean number of generated tokens. *Fullest device*: the
+            largest share of its budget that any device used at any time, as the mean over runs; a run ends when it
+            exceeds 100 %. In the figure *8 of 20* means that only 8 instances could be compared. Deciding is not
+            charged; its times are rough, because they were measured on a busy host. Unlike in *migration's worth*,
+            `static` keeps no memory free here. No claim rests on cases with 5 instances."""),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(text)

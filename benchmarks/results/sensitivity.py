@@ -98,10 +98,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
         _table(hops, by_hop, "hop_ms", "{:g} ms"),
         f"By λ, at {HOP_MS:g} ms per hop:",
         _table(intervals, by_interval, "interval", "{:g}"),
-        prose("""Cells are a token's time with its share of stalls: of headroom in milliseconds, of the others
-            as the mean difference from headroom on the same instances (95 % bootstrap interval), then how many
-            of the runs finished, where not all did. Deciding is not charged. In the figure points of one place
-            stand a little apart, so that no interval hides another."""),
+        prose("""Cells are the time of a token with its share of stalls: in milliseconds for headroom, as the mean
+            difference from headroom on the same instances for the others (with a 95 % bootstrap interval where there
+            is one), then how many of the runs finished, if not all did. Deciding is not charged. In the figure
+            coinciding points are drawn a little apart, so that no interval hides another."""),
         store.obtained(how),
     ]  # fmt: skip
     return "\n\n".join(text)

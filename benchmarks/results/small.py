@@ -94,10 +94,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
     draw(frame)
     text = [
         "## Small: 3 to 5 devices against the least that a run can take",
-        prose("""The time of a whole run, migrations included, over the least that a run of the same instance takes:
-            that of one who knows the future. `exact` does not know it, and finds the best placement for each interval.
-            Of EdgeShard the better of two runs counts, as in the next section.
-            *Over* counts the instances; the interval is the 95 % bootstrap interval of the mean."""),
+        prose("""The time of a whole run, migrations included, over the least that a run of the same instance can take,
+            which is that of a run that knows the future. `exact` does not know it, and finds the best placement for
+            each interval. For EdgeShard the better of two runs counts, as in the next section. *Over* is the number of
+            instances; the interval is the 95 % bootstrap interval of the mean."""),
         image(NAME, "Time of each policy's run over the least, by number of devices, in both settings"),
     ]
     for setting in SETTINGS:

@@ -37,32 +37,37 @@ IMAGE = ROOT / "docs" / "img" / "validation.png"
 
 INTRODUCTION = """# Validation: against boards that others measured
 
-We own no boards. Others have published what theirs did: tokens and their parts, bytes on the network, and what did
-not fit. Rates are taken from rows of a **single board** alone. Every row of several boards is then predicted, and
-stands here beside the published value, also where it is far off. The measurements and their sources are in
-`testbed/validation/data`.
+We own no boards. Others have published measurements of theirs: times of tokens and of their parts, bytes on the
+network, and what did not fit. Rates are computed from measurements of a **single board** alone. Every measurement of
+several boards is then predicted, and shown here beside the published value, also where it is far off. The measurements
+and their sources are in `testbed/validation/data`; a *row* is a row of that table.
 
 ```sh
-testbed validate                 # every row: published, predicted, error, and computing, wire and software apart
+testbed validate                 # every row: published, predicted, error; computing, wire and software separately
 testbed validate theirs.csv      # your own measurements, in the same columns
 testbed validate --json
 ```
 
-This page is written by `script/results` from the table. No figure here is typed by hand."""
+`script/results` writes this page from the table; no figure is typed by hand."""
+
+KNOWN = """**These predictions are not blind.** The bounds were set before the first comparison, but both they and the
+rules were written when the scored rows were known. Rows that nobody here has seen are a better test: `testbed validate
+THEIR.csv`."""
 
 HOW = """## How a row is predicted
 
-- **Engines.** A program in a version is a list of exchanges per layer: what the root sends to each worker, what each
-  sends back, and which matrices all share in equal parts. Each exchange is one call of the [latency
-  function](cost-model.md#a-token). From 0.7.1 on these lists are placements of ours, tensor-parallel with a hub or
-  all-to-all; a test compares the two.
-- **Computing** is counted and timed like [every block](cost-model.md#a-device-in-finer-numbers). It is what the root
-  does: its part of the matrices, and what only the root has. 0.3 bills waiting for q, k and v as computing, and so
+- **Engines.** An engine is a program in a version. It is described by a list of exchanges per layer: what the root
+  board sends to each worker board, what each sends back, and which matrices they share in equal parts. Each exchange is
+  one call of the [latency function](cost-model.md#a-token). For versions from 0.7.1 on these lists equal placements of
+  ours, tensor-parallel with a hub or all-to-all, as a test checks.
+- **Computing** is timed like [every block](cost-model.md#a-device-in-finer-numbers). It is the work of the root: its
+  part of the matrices, and what only the root does. Version 0.3 counts waiting for q, k and v as computing, and so
   does its prediction.
-- **The naive prediction** divides the model's time on one board by the number of boards. Where that board did not run
-  that model alone, it divides the bytes of all weights by one rate.
-- A *configuration* is what ran on which boards, from one source. It counts once, with the median of its rows' errors.
-  Errors are (predicted − published) / published, of a token's time also where tokens per second were published."""
+- **The naive prediction** divides the model's time on one board by the number of boards. If that board
+  did not run that model alone, its time is taken as the bytes of all weights over one rate.
+- A *configuration* is one program and model on certain boards, from one source. It counts once, with the median of its
+  rows' errors. Errors are (predicted − published) / published token time, also where tokens per second were
+  published."""
 
 
 def main() -> None:
@@ -92,7 +97,7 @@ def text(image: Path) -> str:
     draw(rows, image)
     summary = summarise(rows)
     parts = [
-        INTRODUCTION, "## What came out", _scores(summary), _figure(rows), HOW,
+        INTRODUCTION, "## Findings", _scores(summary), KNOWN, _figure(rows), HOW,
         "## Computing", _timed(rows, "computing"), _misses(rows, summary),
         "## Token time on two to four boards", _timed(rows, TOKENS),
         "## Transfer, and eight boards", _transfer(rows),
@@ -101,7 +106,7 @@ def text(image: Path) -> str:
         "## Where the rates are from", _rates(calibration),
         "## What no single board decides", _sensitivity(),
         "## This host", validation_host.section(),
-        "## What is out", OUT,
+        "## What is left out", OUT,
     ]  # fmt: skip
     return "\n\n".join(_wrapped(block) for part in parts for block in part.strip().split("\n\n")) + "\n"
 
@@ -167,16 +172,16 @@ def _scores(summary: dict[str, Any]) -> str:
             _met(fits["met"]),
         ),
     ]  # fmt: skip
-    return _table(("score", "configurations", "off by", "bound, set before", ""), rows)
+    return _table(("score", "configurations", "error", "bound", ""), rows)
 
 
 def _figure(rows: Sequence[Compared]) -> str:
     drawn = sum(one.error is not None and bool(one.predicted) for one in rows)
     return f"""![Predicted against published values, on logarithmic axes](img/validation.png)
 
-Each of the {drawn} values that have a prediction is a point. Hollow points are single boards, which calibrate and are
-never scored. On the line a prediction is exact; the band is 25 % to both sides. Left are times of a token and of its
-parts, right bytes per token."""
+Each point is one of the {drawn} values that have a prediction. Hollow points are single boards, which calibrate and are
+never scored. On the line a prediction is exact; the band is 25 % to either side. On the left are times of a token and
+of its parts, on the right bytes per token."""
 
 
 def _groups(rows: Sequence[Compared], score: str) -> Iterator[tuple[list[Compared], Compared]]:
@@ -219,16 +224,17 @@ def _misses(rows: Sequence[Compared], summary: dict[str, Any]) -> str:
     ]
     first = newest[0].prediction if newest else None
     assert first is not None
-    return f"""Where it is off, and why, as far as it can be said:
+    return f"""Where predictions are off, and the likely reasons:
 
-- *Newest versions on the Pi 5 with 16 GB*: too slow by up to
+- *Newest versions on the Pi 5 with 16 GB*: predicted too slow by up to
   {_percent(max(one.time_error or 0.0 for one in newest))}. No single-board row has this version. The rate is that of
-  {first.rates[0].story}. Kernels have become faster since; by how much, no row of one board says.
-- *0.3 on four Pi 5*: too fast. What the root does alone, besides logits and attention (norms, quantising, rope), is
-  in the rate, and so is divided by four with the rest. One row more per board could tell it apart; there is none.
-- *The Pi 4* has one single-board row. How much slower its logits are is the mean of other pairs of board and version,
-  which are far apart; [below](#what-no-single-board-decides) is what each of them would give. The small error there
-  is therefore partly luck."""
+  {first.rates[0].story}. Kernels have become faster since, but no row of one board says by how much.
+- *0.3 on four Pi 5*: predicted too fast. The work that the root does alone, besides logits and attention (norms,
+  quantising, rope), is part of the rate, and so is divided by four with the rest. One more row per board could
+  separate it; there is none.
+- *The Pi 4* has one single-board row. The factor by which its logits are slower is the mean of two other pairs of
+  board and version, which are far apart; [below](#what-no-single-board-decides) is what each of them would give. The
+  small error there is therefore partly luck."""
 
 
 def _transfer(rows: Sequence[Compared]) -> str:
@@ -261,13 +267,13 @@ def _transfer(rows: Sequence[Compared]) -> str:
         _table(("configuration", "published, ms", "predicted, ms", "of that wire, ms", "ratio"), lines)
         + f"""
 
-Transfer is shown and not scored. What a message costs the software of a board cannot be had from one board, and the
-predictions take the package's nominal {DEFAULT.lan_message_s * 1e3:g} ms. Published times also hold waiting for the
-slowest board, which equal boards in the model never do. Two boards of a kind show times that differ more by the
-version of the software than by the bytes they exchange; that stays unexplained.
+Transfer is shown but not scored. A single board cannot show what a message costs its software, so the
+predictions take the nominal {DEFAULT.lan_message_s * 1e3:g} ms. Published times also include waiting for the
+slowest board, which equal boards in the model never do. On two boards of a kind, times differ more between versions of
+the software than the exchanged bytes explain; we do not know why.
 
-Eight boards are off by much: {said}. Each exchange takes milliseconds more there than its bits and the nominal time;
-nobody knows why. Their computing is scored above."""
+On eight boards the errors are large: {said}. There each exchange takes milliseconds longer than its bits and the
+nominal time, for unknown reasons. The computing of eight boards is scored above."""
     )
 
 
@@ -287,9 +293,9 @@ def _slope(summary: dict[str, Any]) -> str:
         _table(("configuration", "contexts", "published, µs a position", "predicted", "error"), lines)
         + """
 
-No value is fitted to these rows. Caches stream at the rate of weights. An operation reads a cache as often as one
-thread attends with query heads of its group, one after another: twice, with 32 query heads on four boards of four
-threads. That follows from the engine's source."""
+No value is fitted to these rows. Caches are read at the rate of weights. An operation reads a cache once for each query
+head of its group that one thread computes: twice, with 32 query heads on four boards of four threads. That follows
+from the engine's source."""
     )
 
 
@@ -301,13 +307,13 @@ def _bytes_and_fits(rows: Sequence[Compared], summary: dict[str, Any]) -> str:
         ((_least_room(one.config), one) for one in rows if one.config is not None and one.fits),
         key=lambda pair: pair[0],
     )
-    return f"""The {len(traffic)} published numbers of bytes, for every scheme and both kinds of messages, are off by
-at most {_percent(summary["bytes"]["worst_abs"])}. They were published in whole KiB.
+    return f"""The {len(traffic)} predictions of bytes, for every scheme and both kinds of messages, are off by
+at most {_percent(summary["bytes"]["worst_abs"])}. The bytes were published in whole KiB.
 
-Memory counts weights, the embedding in float32, and caches in float32 at the full context for which the engine sets
-them aside, with a reserve of {DEFAULT.reserve_bytes / 2**20:.0f} MiB a board. What was said not to fit is refused
-({names}), and nothing that ran is. The reserve is about as large as it may be: {fullest.measurement.row.model} ran on
-{fullest.measurement.row.devices}, where this count leaves {room / 2**20:.0f} MiB. Real systems keep more; they also
+Memory counts weights, the embedding in float32, caches in float32 at the full context for which the engine reserves
+them, and a reserve of {DEFAULT.reserve_bytes / 2**20:.0f} MiB a board. Everything that was reported not to fit is
+refused ({names}), and nothing that ran is. The reserve can hardly be larger: {fullest.measurement.row.model} ran on
+{fullest.measurement.row.devices}, where this count leaves {room / 2**20:.0f} MiB. Real systems keep more, but they
 map caches only as these grow."""
 
 
@@ -334,11 +340,11 @@ def _rates(calibration: Calibration) -> str:
         _table(("board", "engine", "format", "GB/s", "logits slower by", "lines of the table"), lines)
         + f"""
 
-Bytes over time, or, where the logits have a kernel of their own and two models were measured, both rates by least
-squares of relative errors. Other pairs of board and engine take the mean factor of {calibration.logits_factor:.1f}
-for the logits, and their rate from the nearest: another version on the same board, a board with the same chip (times
-what both do with another program), another program, or the catalogue. Each row of `testbed validate --json` says
-which (`same-board`, `other-board`, `source`)."""
+A rate is bytes over time. Where the logits have a kernel of their own and two models were measured, both rates come
+from least squares of relative errors. Other pairs of board and engine take the mean factor of
+{calibration.logits_factor:.1f} for the logits, and their rate from the nearest source: another version on the same
+board, a board with the same chip (scaled by the two boards' ratio under another program), another program, or the
+catalogue. Each row of `testbed validate --json` says which (`same-board`, `other-board`, `source`)."""
     )
 
 
@@ -359,22 +365,17 @@ def _sensitivity() -> str:
         lines.append((name, value, *_short(summary["computing"]), *_short(summary["token_time"]),
                       ", ".join(_percent(one["error"], True) for one in summary["slope"]["rows"])))  # fmt: skip
     return (
-        _table(
-            ("assumption", "instead", "computing, median", "at most", "token time, median", "at most", "slope"), lines
-        )
+        _table(("assumption", "value", "computing, median", "at most", "token time, median", "at most", "slope"), lines)
         + f"""
 
 - *Power of the threads* ({DEFAULT.threads_power:g}): a guess. With fewer threads than cores, a rate grows with this
-  power of the threads. It was chosen half-way between a board whose memory decides (0) and one whose cores do (1),
-  when the rows with two and three threads were known. Only these use it.
-- *Logits*: the mean of two pairs of board and version. The two, and none, are the other lines. What the Pi 4's errors
-  would be with 3.7, with 10 and with the mean was known when the mean was chosen.
+  power of the number of threads. It was chosen half-way between a board limited by its memory (0) and one limited by
+  its cores (1), when the rows with two and three threads were known. Only these rows use it.
+- *Logits*: the mean of two pairs of board and version. The other lines have each of the two, and no factor. The Pi 4's
+  errors with 3.7, with 10 and with the mean were known when the mean was chosen.
 - *Rereads*: derived from the engine's source, as said above.
-- *Time of a message*: the package's nominal one. 0.12 ms is an estimate by others on four Pi 5. Between virtual
-  machines it is {DEFAULT.cloud_message_s * 1e3:g} ms, half of a published round trip.
-
-The rules of this page were written when the scored rows were known, as the bounds were. Rows that nobody here has
-seen are the better test: `testbed validate THEIR.csv`."""
+- *Time of a message*: a nominal value. 0.12 ms is an estimate by others on four Pi 5. Between virtual
+  machines it is {DEFAULT.cloud_message_s * 1e3:g} ms, half of a published round trip."""
     )
 
 
@@ -382,10 +383,10 @@ def _short(score: dict[str, Any]) -> tuple[str, str]:
     return _percent(score["median_abs"]), _percent(score["worst_abs"])
 
 
-OUT = """- The time of a prompt: published rates of prompts only give compute rates.
-- Mixtures of experts, accelerators, radios, and llama.cpp on several boards, whose exchanges are no list here.
-- Heat and clocks: all boards of one name are taken to be alike.
-- Energy: peak power is in the notes of some rows and predicts nothing."""
+OUT = """- The time of a prompt: published rates of prompts are used for compute rates only.
+- Mixtures of experts, accelerators, radios, and llama.cpp on several boards, whose exchanges are not described here.
+- Heat and clock rates: all boards of one name are taken to be alike.
+- Energy: some rows note a peak power, which is not used in any prediction."""
 
 if __name__ == "__main__":
     main()

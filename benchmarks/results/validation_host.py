@@ -15,13 +15,13 @@ def section() -> str:
     found = json.loads(DATA.read_text(encoding="utf-8"))
     engines = found["engines"]
     parts = [
-        f"""The truth can be had where one has the machine. `python -m benchmarks.validate_host` profiles this host with
-[`testbed profile`](profile.md)'s small models of random weights, and then predicts and measures how long SmolLM2 135M
-takes for a token, in four formats and at three contexts. Rounds of both take turns, in one run of
-{found["seconds"] / 60:.0f} minutes ({found["machine"]}, {found["date"]}). The prediction is the cost model's for one
-device; no number is fitted to SmolLM2's tokens.""",
+        f"""On this host predictions can be compared with measurements of our own. `python -m benchmarks.validate_host`
+profiles the host with the small models of random weights of [`testbed profile`](profile.md), and then predicts and
+measures how long SmolLM2 135M takes for a token, in four formats and at three contexts. Rounds of both take turns, in
+one run of {found["seconds"] / 60:.0f} minutes ({found["machine"]}, {found["date"]}). The prediction is the cost model's
+for one device; no number is fitted to SmolLM2's tokens.""",
         _table(
-            ("engine", "threads", "median error", "signed", "at most", "bound, set before", ""),
+            ("engine", "threads", "median error", "signed", "at most", "bound of the median, set before", ""),
             [
                 (
                     f"{one['engine']} ({one['version']})", str(one["threads"]), _percent(one["median_abs"]),
@@ -31,7 +31,7 @@ device; no number is fitted to SmolLM2's tokens.""",
                 for one in engines
             ],
         ),
-        "Milliseconds of a token, measured (the least and the most of the rounds' medians) and predicted:",
+        "Milliseconds of a token, measured (with the range of the rounds' medians) and predicted:",
         _table(
             ("engine, threads", "format", "context", "measured", "predicted", "error"),
             [
@@ -44,9 +44,9 @@ device; no number is fitted to SmolLM2's tokens.""",
                 for cell in one["cells"]
             ],
         ),
-        """The profile's models have layers of SmolLM2's size, since kernels' rates depend on it. So this says how well
-rates of kernels make a token's time, over formats and contexts, and not how well they carry over to models of other
-sizes. Our decoder computes in one thread on each device, so two cores are asked of llama.cpp only.""",
+        """The profile's models have layers of SmolLM2's size, because the rates of kernels depend on it. So this shows
+how well rates of kernels predict a token's time over formats and contexts, but not how well they carry over to models
+of other sizes. Our decoder computes in one thread on each device, so only llama.cpp was run with two.""",
     ]  # fmt: skip
     return "\n\n".join(parts)
 

@@ -220,10 +220,10 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
         "## Migration's worth: against the best placement that never moves",
         prose(f"""A GPT-2 with FFNs in {FFN_SHARDS} shards on drawn fleets of 4, 8 and 25 devices; {TOKENS} tokens, a
             decision every {INTERVAL}. A third of the devices, but not the source, lose {LEAST_TAKEN:.0%} to
-            {MOST_TAKEN:.0%} of their memory, each at a time of its own. `static` takes headroom's first placement for
-            the whole run, found with a quarter of its usual effort at the values around which links and speeds
-            fluctuate, and with a share of each device's memory kept free: in each setting the best of {reserves}.
-            What happens:"""),
+            {MOST_TAKEN:.0%} of their memory, each at a time of its own. `static` keeps headroom's first placement for
+            the whole run. It is found with a quarter of the usual effort, at the values around which links and speeds
+            fluctuate, and with a share of each device's memory kept free: in each setting the best of {reserves}. The
+            settings:"""),
         told.words(),
         image(NAME, "Runs finished, and time saved against the best static placement, in each setting"),
         told.legend(),

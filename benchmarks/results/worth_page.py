@@ -131,10 +131,10 @@ def words() -> str:
 
 def legend() -> str:
     """How to read the tables."""
-    return prose(f"""*Finished*: runs that generated all tokens; the others found no first placement, or a device came
-        over its memory. *Time saved*: 1 − (time per token with migration, stalls included) / (time of `static`), the
-        mean over the instances that both finished with its 95 % bootstrap interval, and their number where it is not
-        all {len(SEEDS)}.""")
+    return prose(f"""*Finished*: runs that generated all tokens; the others found no first placement, or a device
+        exceeded its memory. *Time saved*: 1 − (time per token with migration, stalls included) / (time of `static`),
+        as the mean over the instances that both finished, with its 95 % bootstrap interval, and their number if it is
+        not {len(SEEDS)}.""")
 
 
 def draw(frame: pd.DataFrame, name: str) -> None:

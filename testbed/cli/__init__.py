@@ -24,16 +24,16 @@ from testbed.running.ownership import given_to_sudo_user
 from testbed.signals import end_at_signals, interrupt_at_signals
 
 VERBS = {
-    "doctor": "Try what this machine can emulate, each line with its remedy.",
-    "calibrate": "Measure once what this machine's software adds to a token.",
+    "doctor": "Test what this machine can emulate, and say what to install.",
+    "calibrate": "Measure how much time this machine's software adds to a token.",
     "replay": "Run one experiment with one policy.",
-    "resume": "Go on with a run whose controller has died.",
+    "resume": "Continue a run whose controller has died.",
     "compare": "Run one experiment with several policies, side by side.",
     "sweep": "Run one experiment over values of its keys.",
-    "watch": "Show a run in the terminal, as it goes on or afterwards.",
+    "watch": "Show a run in the terminal, while it runs or afterwards.",
     "plot": "Draw the figures of one or more runs.",
     "report": "Sum up one or more runs in one page.",
-    "plan": "Say how a model would do on devices, before you buy them.",
+    "plan": "Predict how a model would run on devices that you may buy.",
     "validate": "Predict what others measured on real boards.",
     "profile": "Measure this machine with an engine, for the catalogue.",
     "explain": "Say where the milliseconds of a run's tokens went.",
@@ -48,8 +48,8 @@ VERBS = {
     "runs": "List, show, compare or remove runs.",
     "exec": "Run a command inside a device of a run that is up.",
     "sandbox": "Run a command on a kernel of its own, with netem; no root.",
-    "completion": "Have your shell complete verbs, options and names.",
-    "clean": "Remove what runs that died have left on this machine.",
+    "completion": "Let your shell complete commands, options and names.",
+    "clean": "Remove what dead runs have left on this machine.",
 }
 """Verb -> its line in `testbed --help`; the verb's module is `testbed.cli.<verb>`."""
 
@@ -80,14 +80,14 @@ class VerbGroup(click.Group):
         """Refuse an unknown verb, and name the known one that is most like it."""
         name = args[0]
         if name in ("help", "version") and not ctx.resilient_parsing:
-            raise click.UsageError(f"{name!r} is no verb but an option: `testbed --{name}`", ctx)
+            raise click.UsageError(f"{name!r} is not a command but an option: `testbed --{name}`", ctx)
         if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"{name!r} is no verb of testbed{nearest(name, VERBS)}", ctx)
+            raise click.UsageError(f"{name!r} is not a command of testbed{nearest(name, VERBS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the verbs from the table, without importing any."""
-        with formatter.section("Verbs"):
+        with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
 
 

@@ -13,13 +13,13 @@ from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 @click.option("--backend", type=click.Choice([row.name for row in BACKENDS.values() if row.emulated]),
               help=DEFAULT_TOLD)  # fmt: skip
 @SHARE
-@click.option("--show", is_flag=True, help="Measure nothing; show what is in force.")
+@click.option("--show", is_flag=True, help="Measure nothing; show the values in use.")
 @json_option
 def command(backend: str | None, share_host: bool, show: bool, as_json: bool) -> None:
-    """Measure this host's time per network hop, per block and with several devices at once; takes about a minute.
+    """Measure this host's time per network hop, per block and with several devices at once. Takes about a minute.
 
-    The values are kept in a file; decisions and predictions then use them on every backend. Without the file nominal
-    ones hold: delete it to go back. $TESTBED_CALIBRATION names another file. Measure when nothing else runs.
+    The values are kept in a file, and decisions and predictions on every backend use them. Delete the file to return
+    to nominal values. $TESTBED_CALIBRATION names another file. Measure when nothing else runs.
 
     Example: testbed calibrate --json
     """

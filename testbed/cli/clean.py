@@ -11,7 +11,7 @@ from testbed.errors import EnvironmentLacks
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
-    """Remove processes, cgroups and sockets of runs whose controller is gone; nothing else is touched.
+    """Remove processes, cgroups and sockets of runs whose controller is dead. Nothing else is touched.
 
     Example: testbed clean
     """

@@ -32,7 +32,7 @@ MANY = 12  # from so many runs on, people see the table of policies and not ever
     help="Repeat for each policy to compare.",
 )
 @click.option("--seeds", type=click.IntRange(1, 10_000), default=1, show_default=True,
-              help="Runs per policy, with seeds from the file's on; the same for every policy.")  # fmt: skip
+              help="Runs per policy. Seeds count up from the experiment's; every policy has the same.")  # fmt: skip
 @click.option("--backend", multiple=True, type=click.Choice(list(BACKENDS)),
               help=f"Repeat for each backend. {DEFAULT_TOLD}")  # fmt: skip
 @TOKENS
@@ -48,8 +48,8 @@ def command(experiment: Path, policies: tuple[str, ...], as_json: bool, **option
     """Run EXPERIMENT with each policy, seed and backend, and show them in one table.
 
     Means are over the instances that every policy finished, with 95 % intervals; runs that end infeasible, out of
-    memory or failed are counted. One Parquet file beside the run folders has a row for each run. The exit code is 0
-    when every run was carried out, and 5 when one's logits differ from the reference.
+    memory or failed are counted. A Parquet file beside the run folders has a row for each run. The exit code is 0
+    if every run was carried out, and 5 if the logits of one differ from the reference.
 
     Example: testbed compare experiments/quickstart.yaml --policy static --policy paper-search
 

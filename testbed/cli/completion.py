@@ -21,7 +21,7 @@ SHELLS = ("bash", "zsh", "fish")
 def command(ctx: click.Context, shell: str | None, install: bool) -> None:
     """Print the script that completes `testbed` in SHELL (default: yours), or install it.
 
-    It completes verbs, options, policies, and experiments, topologies, traces and runs by name.
+    It completes commands, options and policies, and names of experiments, topologies, traces and runs.
 
     Example: testbed completion --install
 

@@ -21,10 +21,10 @@ WIDTH = 80
 @click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host before measuring.")
 @json_option
 def command(full: bool, share_host: bool, as_json: bool) -> None:
-    """Try what a run needs (capsule, shaped link, netem, memory limit, devices at once), each line with its remedy.
+    """Test what a run needs (capsule, shaped link, netem, memory limit, devices at once); each line says what to do.
 
-    Exit code 3 when something is missing that every emulated run needs, 4 when --full finds that this machine does
-    not keep rates, delays or paces (docs/fidelity.md says how well it must).
+    The exit code is 3 if something is missing that every emulated run needs, and 4 if --full finds that this machine
+    does not keep rates, delays or paces (docs/fidelity.md says how well it must).
 
     Example: testbed doctor --full --json
     """

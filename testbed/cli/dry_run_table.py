@@ -33,8 +33,8 @@ def show_plan(plan: dict[str, Any]) -> None:
         links = [{"link": name, **_queues(link)} for name, link in plan["links"].items()]
         print_table({key: key for key in links[0]}, links)
     if plan["dilation"] != 1:
-        pace = f"{plan['dilation']:g} times slower than life"
-        echo(f"Emulated {pace}: links and queues above are set so, times below are not.")
+        pace = f"{plan['dilation']:g} times slower than real time"
+        echo(f"Emulated {pace}: links and queues above include this, times below do not.")
     echo(
         f"Predicted: {plan['predicted_ttft_ms']:,.0f} ms to the first token, then "
         f"{plan['predicted_token_ms']:.1f} ms per token."
@@ -42,7 +42,7 @@ def show_plan(plan: dict[str, Any]) -> None:
     takes = plan["takes_s"]
     echo(
         f"Would take about {_about(takes['total'])} here: {_about(takes['generating'])} for the tokens, "
-        f"{_about(takes['deciding'])} for decisions, if all are like the first, the rest to start and stop."
+        f"{_about(takes['deciding'])} for decisions like the first, the rest to start and stop."
     )
     for warning in plan["warnings"]:
         echo(f"Warning: {warning}.", err=True)

@@ -23,7 +23,7 @@ DECIMALS = 1
               help="Explain this token, not the median and the slowest ones; may be given more than once.")  # fmt: skip
 @json_option
 def command(run: Path, tokens: tuple[int, ...], as_json: bool) -> None:
-    """Say where the time of the median token and of the slowest tokens of RUN went, and what bounds them.
+    """Say where the time of the median token and of the slowest tokens of RUN went, and what limits them.
 
     Example: testbed explain runs/20260101T000000Z-quickstart-paper-search --token 48
     """

@@ -35,7 +35,7 @@ class TokenRange(click.ParamType):  # type: ignore[type-arg]  # generic only in 
 @click.option("--token", "tokens", metavar="FIRST-LAST", type=TokenRange(), help="Only these tokens [default: all].")
 @json_option
 def command(run: Path, perfetto: bool, out: Path | None, tokens: tuple[int, int] | None, as_json: bool) -> None:
-    """Write RUN as a trace: what each device computed and sent, migrations, decisions, trace steps and faults.
+    """Write RUN as a trace: what each device computed and sent, migrations, decisions, steps of traces and faults.
 
     Open the file at https://ui.perfetto.dev (it stays on your machine) or in chrome://tracing.
 

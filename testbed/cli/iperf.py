@@ -16,13 +16,14 @@ from testbed.units import format_rate
 @click.argument("topology", metavar="TOPOLOGY", type=FileOrName("topology"))
 @click.argument("devices", metavar="[DEVICE...]", nargs=-1)
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=0.5, show_default=True,
-              help="How long each transfer takes at the rate that is asked for.")  # fmt: skip
+              help="How long each transfer takes at the requested rate.")  # fmt: skip
 @SHARE
 @json_option
 def command(topology: Path, devices: tuple[str, ...], seconds: float, share_host: bool, as_json: bool) -> None:
     """Build the network of TOPOLOGY, without a run in it, and measure TCP between all devices or among the DEVICEs.
 
-    Asked is what headers leave of the slowest link on the way. Pairs are measured in turn, in both directions.
+    The column `asked` is the payload rate of the slowest link on the way, without headers. Pairs are measured one after
+    another, in both directions.
 
     Example: testbed iperf star4 a b --seconds 2
     """

@@ -23,7 +23,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_models(as_json: bool) -> None:
-    """List the presets: their dimensions, and the bytes of their weights in three formats.
+    """List the presets: their dimensions, and the size of their weights in three formats.
 
     Example: testbed models list --json
     """
@@ -39,7 +39,7 @@ def list_models(as_json: bool) -> None:
 @command.command("show")
 @click.argument("model", metavar="NAME|FOLDER|FILE")
 @click.option(
-    "--length", type=int, help="Prompt and tokens in all [default: 512, or the model's context if that is shorter]."
+    "--length", type=int, help="Prompt and generated tokens [default: 512, or the model's context if that is shorter]."
 )
 @click.option(
     "--kv-format",
@@ -50,7 +50,7 @@ def list_models(as_json: bool) -> None:
 )
 @json_option
 def show_model(model: str, length: int | None, kv_format: str, as_json: bool) -> None:
-    """Show the blocks of a preset, of a folder with a config.json, or of a GGUF file, and which boards hold them.
+    """Show the blocks of a preset, a folder with a config.json or a GGUF file, and how many boards can hold them.
 
     Example: testbed models show llama-3.2-1b --length 2048 --kv-format float16
     """
@@ -68,7 +68,7 @@ def show_model(model: str, length: int | None, kv_format: str, as_json: bool) ->
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the files [default: REPO's name]."
 )
-@click.option("--only", multiple=True, metavar="PATTERN", help="Of files with weights, only these: '*q8_0.gguf'.")
+@click.option("--only", multiple=True, metavar="PATTERN", help="Of files with weights, fetch only these: '*q8_0.gguf'.")
 @json_option
 def fetch_model(repository: str, out: Path | None, only: tuple[str, ...], as_json: bool) -> None:
     """Fetch a model from the Hugging Face hub: safetensors, GGUF files, configs and tokenizers, and nothing else.

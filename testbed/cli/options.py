@@ -27,16 +27,16 @@ SHARE = click.option("--share-host", is_flag=True, help="Do not queue behind oth
 SCHEDULER = click.option(
     "--scheduler", metavar="tcp://HOST:PORT", help="A Dask scheduler [default: processes of this host]."
 )
-DASHBOARD = click.option("--dashboard", is_flag=True, help="Say where the scheduler's dashboard is.")
+DASHBOARD = click.option("--dashboard", is_flag=True, help="Print the address of the scheduler's dashboard.")
 CALIBRATE = click.option(
     "--calibrate",
     type=click.Choice(["off", "quick", "full"]),
     default="quick",
     show_default=True,
-    help="How thoroughly links and host are measured before token 0.",
+    help="How thoroughly to measure links and host before token 0.",
 )
 VERIFY = click.option("--verify", is_flag=True, help="Compare every token's logits with the single-process reference.")
-ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit 0 even when the emulation was not faithful.")
+ACCEPT = click.option("--accept-unfaithful", is_flag=True, help="Exit with 0 even if the emulation was not faithful.")
 SUMMARY_AS_JSON = click.option(
     "--json", "as_json", is_flag=True, help="Print the summary as JSON, last and alone on standard output."
 )

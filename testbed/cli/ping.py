@@ -24,7 +24,8 @@ NO_NETEM = (
 def command(topology: Path, devices: tuple[str, ...], share_host: bool, as_json: bool) -> None:
     """Build the network of TOPOLOGY, without a run in it, and ping between all devices or between the DEVICEs.
 
-    Asked is the sum of the delays of both ways. A large network takes a while: pairs are pinged in turn.
+    The column `asked` is the sum of the delays of both directions. Pairs are pinged one after another, so a large
+    network takes a while.
 
     Example: testbed ping star4
     """

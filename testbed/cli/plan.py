@@ -22,23 +22,27 @@ PLAIN = ["float32", "bfloat16", "float16"]
     type=click.Choice(FORMATS),
     help="The format of all weights [default: the fastest that fits].",
 )
-@click.option("--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of the KV caches.")
-@click.option("--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Of messages.")
 @click.option(
-    "--context", type=int, help="Positions for which caches are set aside [default: all of the model's, at most 8192]."
+    "--kv-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of the KV caches."
+)
+@click.option(
+    "--wire-format", type=click.Choice(PLAIN), default="float32", show_default=True, help="Format of messages."
+)
+@click.option(
+    "--context", type=int, help="Positions for which caches have room [default: all of the model's, at most 8192]."
 )
 @click.option("--prompt", type=int, help="Tokens of the prompt [default: 128].")
 @click.option("--reserve", metavar="SIZE", help="Memory that the system of each board keeps [default: 102.4 MiB].")
-@click.option("--link", metavar="RATE", help="Of each board's link, where boards are given [default: 1 Gbit/s].")
+@click.option("--link", metavar="RATE", help="The rate of each board's link, if boards are given [default: 1 Gbit/s].")
 @json_option
 def command(
     model: str, topology: str, target: str | None, weights: str | None, kv_format: str, wire_format: str,
     context: int | None, prompt: int | None, reserve: str | None, link: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Say whether a model fits on devices, in which formats, how fast it would be, and what would help.
+    """Predict whether a model fits on devices, in which formats, how fast it would be, and what would help.
 
-    The model is a preset, a folder with a config.json, that file, or a GGUF file. The devices are a topology, by its
-    file or name, or boards of the catalogue in a star.
+    The model is a preset, a folder with a config.json, that file, or a GGUF file. The devices are a topology (a file
+    or a name), or boards of the catalogue in a star.
 
     Example: testbed plan llama-3-8b '4 x raspberry-pi-5 8GB' --target '5 tok/s'
     """

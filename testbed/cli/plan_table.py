@@ -72,9 +72,9 @@ def _figures(plan: Row) -> None:
             )
         _say(f"The target of {target['tokens_per_s']:g} tok/s {told}.")
     bound, link, shares = plan["bottleneck"], plan["busiest_link"], plan["shares"]
-    told = f"Bottleneck: device {bound['device']}, for which a token waits {_percent(bound['share'])} of its time"
+    told = f"Bottleneck: device {bound['device']}, on which a token spends {_percent(bound['share'])} of its time"
     if link is not None:
-        told += f"; of the links it is {link['link']}, with {_percent(link['share'])}"
+        told += f"; the busiest link is {link['link']}, with {_percent(link['share'])}"
     computing = shares.get("computing", 0.0)
     _say(f"{told}. Computing takes {_percent(computing)} of a token, and messages {_percent(max(0.0, 1 - computing))}.")
 
@@ -121,9 +121,9 @@ def _change(one: Row, plan: Row) -> dict[str, Any]:
 def _origin(plan: Row) -> None:
     spread = plan["interval"]
     _say(
-        f"Intervals: predictions of {spread['compared']} were {100 * spread['least_error']:+.0f} to "
-        f"{100 * spread['largest_error']:+.0f} % off in {spread['configurations']} configurations "
-        f"(docs/validation.md); {_percent(spread['coverage'])} of new ones would be. No prompt or energy was compared."
+        f"Intervals: in {spread['configurations']} configurations predictions of {spread['compared']} were off by "
+        f"{100 * spread['least_error']:+.0f} to {100 * spread['largest_error']:+.0f} % (docs/validation.md); "
+        f"{_percent(spread['coverage'])} of similar ones would be within this range. No prompt or energy was compared."
     )
     told = {_rate(row): None for row in plan["rates"]}
     _say(f"Rates: {'; '.join(told)}.")

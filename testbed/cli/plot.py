@@ -50,8 +50,8 @@ def command(
 ) -> None:
     """Draw the figures of one or more runs and print where they are.
 
-    RUN is a run's folder or a folder of runs. Of many runs, only the figures that compare them are drawn. Runs that
-    share policy, experiment, backend and seed are numbered; standard error then says which number is which folder.
+    RUN is a run's folder or a folder of runs. For many runs, only the figures that compare them are drawn. Runs with
+    the same policy, experiment, backend and seed are numbered; standard error says which number is which folder.
 
     Example: testbed plot runs/demo --out figures --format pdf
     """

@@ -18,14 +18,14 @@ ENGINES = ("headroom", "llama.cpp")
 
 
 @click.command()
-@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="What computes.")
+@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True, help="The engine.")
 @click.option(
     "--model",
     default="smollm2-135m",
     show_default=True,
-    help="A preset or a checkpoint, whose layers are imitated.",
+    help="A preset or a checkpoint whose layer sizes are used.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Of llama.cpp [default: one for each core].")
+@click.option("--threads", type=click.IntRange(1), help="Threads of llama.cpp [default: one for each core].")
 @click.option(
     "--storage",
     type=click.Path(path_type=Path),
@@ -38,10 +38,10 @@ ENGINES = ("headroom", "llama.cpp")
 def command(
     engine: str, model: str, threads: int | None, storage: Path, peer: str | None, serve: str | None, as_json: bool
 ) -> None:
-    """Measure this machine with an engine and print its entry for the device catalogue; takes a minute or two.
+    """Measure how fast this machine runs an engine, and print its entry for the catalogue. Takes a minute or two.
 
-    Rates belong to a machine and an engine. It needs 1 GB of memory and a machine that does nothing else, but neither
-    root nor Mininet. Each value has its spread over the rounds.
+    Rates belong to a machine and an engine. Profiling needs 1 GB of memory and an idle machine, but neither root nor
+    Mininet. Each value has its spread over the rounds.
 
     Example: testbed profile --engine llama.cpp >> my.yaml
     """

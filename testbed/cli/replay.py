@@ -33,7 +33,7 @@ if TYPE_CHECKING:
               shell_complete=complete_policy, help="Placement policy; `testbed policies` lists them.")  # fmt: skip
 @TOKENS
 @click.option("--seed", type=int, help="The run's seed.")
-@click.option("--chaos", type=int, metavar="SEED", help="Draw deaths, restarts and pauses of devices from this seed.")
+@click.option("--chaos", type=int, metavar="SEED", help="Draw losses, restarts and pauses of devices from this seed.")
 @SETTINGS
 @OUT
 @VERIFY

@@ -14,15 +14,15 @@ from testbed.files import write_text
 @click.command()
 @ALL_RUNS
 @click.option("--format", "form", type=click.Choice(["html", "md", "latex"]),
-              help="What to write [default: as the suffix of --out says, else md].")  # fmt: skip
+              help="The format [default: by the suffix of --out, else md].")  # fmt: skip
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path),
               help="File to write: .html, .md or .tex [default: standard output].")  # fmt: skip
 @json_option
 def command(runs: tuple[Path, ...], form: str | None, out: Path | None, as_json: bool) -> None:
     """Sum up one or more runs: the results, and how they were obtained.
 
-    RUN is a run's folder or a folder of runs. HTML is one file that loads nothing, with figures to hover and zoom;
-    LaTeX is the table of results.
+    RUN is a run's folder or a folder of runs. HTML is one self-contained file with interactive figures; LaTeX is the
+    table of results.
 
     Example: testbed report runs/demo --out report.html
     """

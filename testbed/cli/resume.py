@@ -16,7 +16,7 @@ from testbed.cli.show import say
 @ACCEPT
 @SUMMARY_AS_JSON
 def command(run: Path, accept_unfaithful: bool, as_json: bool) -> None:
-    """Go on with RUN, which died before its end, for example with its machine; the tokens stay the same.
+    """Continue RUN, which died before its end, for example with its machine. The tokens stay the same.
 
     Example: testbed resume runs/20260101T000000Z-quickstart-paper-search
     """

@@ -72,7 +72,7 @@ def command() -> None:
 @click.option("--reverse", is_flag=True, help="Newest or largest first.")
 @json_option
 def list_verb(folder: Path, sort: str, reverse: bool, as_json: bool, **choice: Any) -> None:
-    """List the runs in FOLDER (default: runs) and in the folders in it, oldest first.
+    """List the runs in FOLDER (default: runs) and its subfolders, oldest first.
 
     Example: testbed runs list runs/demo --status oom --status failed --json
     """
@@ -135,7 +135,7 @@ def diff_verb(one: Path, other: Path, as_json: bool) -> None:
 @YES
 @FORCE
 def rm_verb(runs: tuple[Path, ...], yes: bool, force: bool) -> None:
-    """Remove runs. Only files that a run writes go; a folder with others in it stays, with them.
+    """Remove runs. Only files that a run writes are removed; a folder with other files stays, with those files.
 
     Example: testbed runs rm runs/20260101T000000Z-quickstart-static --yes
     """
@@ -149,11 +149,11 @@ def rm_verb(runs: tuple[Path, ...], yes: bool, force: bool) -> None:
 @chosen
 @click.option("--keep", type=click.IntRange(min=1), metavar="N",
               help="Keep the N newest of each experiment, policy, backend and model.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @YES
 @FORCE
 def prune_verb(folder: Path, keep: int | None, dry_run: bool, yes: bool, force: bool, **choice: Any) -> None:
-    """Remove the runs in FOLDER (default: runs), and in the folders in it, that fit all of the options.
+    """Remove the runs in FOLDER (default: runs) and its subfolders that match all of the options.
 
     Example: testbed runs prune --status failed --status unfinished --before '2 days'
     """

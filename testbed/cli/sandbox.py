@@ -16,7 +16,7 @@ from testbed.errors import ConfigError
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--memory", default="4G", show_default=True, metavar="SIZE", help="The guest's memory.")
 @click.option(
-    "--timeout", "timeout_s", type=Seconds(), help="End the command after so long, e.g. `10 min`; default: never."
+    "--timeout", "timeout_s", type=Seconds(), help="End the command after this time, e.g. `10 min` [default: never]."
 )
 @click.option("--share-host", is_flag=True, help="Do not queue behind emulated runs on this host.")
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- COMMAND")
@@ -24,7 +24,7 @@ from testbed.errors import ConfigError
 def command(
     ctx: click.Context, memory: str, timeout_s: float | None, share_host: bool, arguments: tuple[str, ...]
 ) -> None:
-    """Run COMMAND as root of a User-Mode Linux guest on this machine's files, with your rights on them.
+    """Run COMMAND as root in a User-Mode Linux guest on this machine's files, with your rights to them.
 
     Its output and exit code are passed through, and its network, namespaces and cgroups end with it.
 

@@ -15,8 +15,8 @@ from testbed.cli.names import FileOrName
 def command(ctx: click.Context, topology: Path) -> None:
     """Build the network of TOPOLOGY, without a run in it, and open Mininet's command line in it.
 
-    There `help` lists what it can do, such as `pingall`, `net` and `a ping b`; `iperf` needs the program of that name.
-    `exit` or Ctrl-C ends it, and the network with it.
+    There `help` lists the commands, such as `pingall`, `net` and `a ping b`; `iperf` needs the program of that name.
+    `exit` or Ctrl-C ends it and removes the network.
 
     Example: testbed shell two-tier6
     """

@@ -19,10 +19,10 @@ from testbed.cli.show import echo, print_json, print_table, say
 @OUT
 @ROWS_AS_JSON
 def command(file: Path, scheduler: str | None, dashboard: bool, share_host: bool, out: Path, as_json: bool) -> None:
-    """Carry out every run of the sweep FILE that has not been yet, and show a table.
+    """Carry out every run of the sweep FILE that is missing, and show a table.
 
     FILE has the keys experiment, policies, seeds (how many, or a list), backend (default: sim) and over, a mapping of
-    the experiment's keys to lists of values; every combination is run. Runs are kept under --out in a folder of the
+    the experiment's keys to lists of values; every combination is run. Runs are kept under --out in a folder with the
     sweep's name; a repeated sweep carries out only what is missing or has changed. `sweep.parquet` there has a row for
     each run.
 

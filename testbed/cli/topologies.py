@@ -31,7 +31,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_topologies(as_json: bool) -> None:
-    """List the topologies that come with the package.
+    """List the bundled topologies.
 
     Example: testbed topologies list --json
     """
@@ -67,7 +67,7 @@ def show_topology(topology: Path, as_json: bool) -> None:
 @command.command("graph")
 @click.argument("topology", metavar="NAME|FILE", type=FileOrName("topology"))
 @click.option("--format", "form", type=click.Choice(["mermaid", "graphviz", "png", "svg", "pdf"]),
-              help="What to write [default: as the suffix of --out says, else mermaid].")  # fmt: skip
+              help="The format [default: by the suffix of --out, else mermaid].")  # fmt: skip
 @FILE_OUT
 def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
     """Draw a bundled topology or a file: as Mermaid or Graphviz text, or as a picture.
@@ -103,8 +103,10 @@ def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
 @click.argument("kind")
 @click.option("--devices", type=click.IntRange(min=1), required=True, help="How many devices.")
 @click.option("--model", default="gpt2", show_default=True, help="The preset that must fit on it.")
-@click.option("--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and tokens in all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another network.")
+@click.option(
+    "--length", type=click.IntRange(min=1), default=128, show_default=True, help="Prompt and generated tokens."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Same seed, same network.")
 @click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="A setting of the generator, e.g. memory.")
 @FILE_OUT
 def generate_one(

@@ -30,7 +30,7 @@ def command() -> None:
 @command.command("list")
 @json_option
 def list_traces(as_json: bool) -> None:
-    """List the traces that come with the package.
+    """List the bundled traces.
 
     Example: testbed traces list --json
     """

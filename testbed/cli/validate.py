@@ -20,10 +20,10 @@ _HEADINGS = {
 @click.argument("table", required=False, type=click.Path(path_type=Path))
 @json_option
 def command(table: Path | None, as_json: bool) -> None:
-    """Predict each row of a table of measurements on real boards, from rows of single boards alone.
+    """Predict each row of a table of measurements on real boards from the rows of single boards alone.
 
     TABLE is a CSV file with the columns source, where, model, quant_bits, devices, link, metric, value, unit and notes;
-    by default the one that comes with this package. Its rows of single boards calibrate too.
+    by default the bundled one. Its rows of single boards are also used to calibrate.
 
     Example: testbed validate measurements.csv --json
     """

@@ -28,8 +28,8 @@ LOWEST = 19  # priority: what is watched goes first
 def command(run: Path | None, speed: float, once: bool) -> None:
     """Show RUN in the terminal: devices with their blocks, memory and links, latency, text, events and the verdict.
 
-    A run that goes on is followed; one that has ended is replayed. Without RUN, the newest in the folder `runs` is
-    shown. Only the run's folder is read, and the tokenizer of its model.
+    A run that is still going on is followed; one that has ended is replayed. Without RUN, the newest in the folder
+    `runs` is shown. Only the run's folder and the tokenizer of its model are read.
 
     Example: testbed watch runs/20260101T000000Z-quickstart-paper-search
     """

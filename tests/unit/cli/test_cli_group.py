@@ -162,4 +162,4 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_without_a_verb_the_help_is_shown() -> None:
     done = python("-m", "testbed")
     assert done.returncode == 2
-    assert "Verbs:" in done.stderr
+    assert "Commands:" in done.stderr
