@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from dying import asked_for, decided, kill_controller, resume, resuming, wandering
-from running import Place, events, rows
+from running import PATIENCE_S, Place, events, rows
 
 from testbed.runlog.journal import JOURNAL
 
@@ -75,10 +75,13 @@ def test_a_run_may_die_again_and_again_and_leave_half_a_line(place: Place) -> No
 def test_only_a_run_that_has_died_is_resumed(place: Place) -> None:
     experiment = wandering(place.base)
     with place.started(experiment, *asked_for("local")) as going:
-        folder = going.until_token(2)
+        folder, controller = going.until_token(6), going.record().init
+        assert controller is not None
+        os.kill(controller.pid, signal.SIGSTOP)  # or a busy host would have ended it before it is asked for
         refused = place.testbed("resume", folder)
         assert (refused.code, "is going on: only a run that has died" in refused.sentence) == (2, True)
-        kill_controller(going, "decode")
+        os.kill(controller.pid, signal.SIGKILL)
+        going.process.communicate(timeout=PATIENCE_S)
     copy = Path(shutil.copytree(folder, folder.parent / "copy"))
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"testbed": "0.0.1"}))
