@@ -85,8 +85,8 @@ class EmulatedClock:
         return max(0.0, self.at(wall) - self._paused_total_s / self.dilation)
 
     def pause(self) -> None:
-        """Stop the trace clock."""
-        if self._paused_at_s is None:
+        """Stop the trace clock; before the start it stands still anyway."""
+        if self._paused_at_s is None and self._zero_s is not None:
             self._paused_at_s = self.wall()
             self._tell(self._followers)
 

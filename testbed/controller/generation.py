@@ -125,8 +125,8 @@ class Controller:
 
     @property
     def begun(self) -> bool:
-        """Whether it has come to generating tokens."""
-        return self._state.begun
+        """Whether it has come to generating tokens, or to the run's end before."""
+        return self._state.begun or self.outcome.error is not None
 
     # --- the run ---------------------------------------------------------------------------------------
 
@@ -143,7 +143,6 @@ class Controller:
             try:
                 self._resume(self._resumption)
             except NotSurvived as error:  # the run ends as it would have ended
-                state.begun = True
                 return self._failed(error)
         else:
             self._loop.traces.begin()

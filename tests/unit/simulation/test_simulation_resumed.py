@@ -12,7 +12,7 @@ from typing import Any
 from simulated import experiment
 
 from testbed.controller.calibration import NOMINAL
-from testbed.controller.generation import Controller, Outcome
+from testbed.controller.generation import Controller
 from testbed.experiment.prompt import prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import Placement
@@ -49,31 +49,35 @@ class Continued(SimFleet):
 
 def carry_out(
     of: Experiment, log: RunLog, past: Past | None = None, policy: Policy | None = None
-) -> tuple[Outcome, dict[str, list[tuple[Any, ...]]]]:
-    """How the run ended, and the tables that tell what happened."""
+) -> tuple[Controller, dict[str, list[tuple[Any, ...]]]]:
+    """The run's controller, and the tables that tell what happened."""
     log.journaled, prompt = True, prompt_ids(of)
     if past is not None:
         rewind(log, past)
     fleet = Continued(of, len(prompt), NOMINAL.hop_overhead_s)
     policy = policy or make_policy(of.policy, of.policy_options, of.placement)
-    outcome = Controller(of, prompt, fleet, policy, log, effort="off", past=past).run()
+    controller = Controller(of, prompt, fleet, policy, log, effort="off", past=past)
+    controller.run()
     log.close()
     found = {
         table: [tuple(row[key] for key in keys) for row in read_rows(log.folder, table)] for table, keys in KEYS.items()
     }
-    return outcome, found
+    return controller, found
 
 
 class OnB:
-    """All blocks on b, and nothing else ever."""
+    """All blocks on b as long as so many tokens are done, and nothing else ever."""
 
     name = "on-b"
+
+    def __init__(self, until: int = 0) -> None:
+        self.until = until
 
     def reset(self, seed: int) -> None:
         pass
 
     def decide(self, observation: Observation, placement: Placement | None) -> Placement:
-        if observation.tokens_done:
+        if observation.tokens_done > self.until:
             raise Infeasible("b it is")
         return Placement(expand_patterns(observation, {"*": "b"}))
 
@@ -89,8 +93,12 @@ def test_a_loss_that_cannot_be_survived_ends_the_run_that_goes_on_as_well(tmp_pa
     of, log = struck((5, "b", "kill")), RunLog.create(tmp_path, "resumed", "on-b")
     first, undisturbed = carry_out(of, log, policy=OnB())
     again, found = carry_out(of, RunLog(log.folder), read_past(log.folder), OnB())
-    assert str(first.error) == str(again.error) == "the loss of b cannot be survived: b it is"
-    assert first.tokens == again.tokens == [None] * 5 and found["tokens"] == undisturbed["tokens"]
+    assert str(first.outcome.error) == str(again.outcome.error) == "the loss of b cannot be survived: b it is"
+    assert first.outcome.tokens == again.outcome.tokens == [None] * 5 and found["tokens"] == undisturbed["tokens"]
+    (log.folder / JOURNAL).unlink()  # as if it had died before it began
+    never, _ = carry_out(of, RunLog(log.folder), read_past(log.folder), OnB(-1))
+    assert "no first placement" in str(never.outcome.error)
+    assert again.begun and never.begun, "so the run does not stay as it was found"
 
 
 def test_wherever_the_journal_ends_and_again_two_lines_later_nothing_is_missing_and_nothing_twice(
