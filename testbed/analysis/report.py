@@ -8,6 +8,7 @@ import pandas as pd
 
 from testbed.analysis.load import AnalysisError, Run
 from testbed.analysis.metrics import MIB, metrics
+from testbed.analysis.plots.style import run_names
 
 MB = 1e6
 HEADERS = (
@@ -65,8 +66,8 @@ def latex(runs: Run | Sequence[Run]) -> str:
 
 
 def rows(runs: Sequence[Run]) -> list[list[str]]:
-    """The cells of the table of results, in the order of `HEADERS`."""
-    return [_cells(run) for run in runs]
+    """The cells of the table of results, in the order of `HEADERS`; the first one tells each run from the others."""
+    return [_cells(run, name) for run, name in zip(runs, run_names(runs), strict=True)]
 
 
 def _listed(runs: Run | Sequence[Run]) -> list[Run]:
@@ -80,12 +81,12 @@ def _row(cells: Iterable[object]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
 
-def _cells(run: Run) -> list[str]:
+def _cells(run: Run, name: str) -> list[str]:
     figures = metrics(run)
     tokens = len(run.tokens)
     asked = run.tokens_asked or tokens
     return [
-        run.policy,
+        name,
         run.status,
         f"{tokens}" if tokens >= asked else f"{tokens} of {asked}",
         _number(figures["p50_ms"], ".1f"),

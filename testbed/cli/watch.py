@@ -43,7 +43,7 @@ def command(run: Path | None, speed: float, once: bool) -> None:
         if not known:
             raise ConfigError(f"there is no run in the folder {RUNS}: say which run to watch")
         run = RUNS / known[-1]
-    if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if not once and not (sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"):
         raise ConfigError("`testbed watch` needs a terminal; with --once it prints one picture anywhere")
     follower = Follower(find_run(run))
     while follower.look():

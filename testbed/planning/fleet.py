@@ -22,6 +22,7 @@ DEFAULT_LINK = "1 Gbit/s"
 """The link of each board to the switch, if nothing is said: all boards of the catalogue have gigabit Ethernet."""
 
 _COUNTED = re.compile(r"\s*\d{1,6}\s*(?:x|×|\*)\s")
+_BEGUN = re.compile(r"\s*\d+\s*(?:x|×|\*|$)")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -33,6 +34,8 @@ def read_fleet(text: str, link: str | None = None) -> Topology:
     if os.path.lexists(text) or not _COUNTED.match(text):
         if link is not None:
             raise ConfigError(f"--link {link} is for boards like '4 x raspberry-pi-5': {text} has links of its own")
+        if _BEGUN.match(text) and not os.path.lexists(text):
+            raise ConfigError(f"{shown(text)}: write boards in quotes and with spaces, like '4 x raspberry-pi-5 8GB'")
         if any(
             one is not None and one.family.replace(" ", "-") in boards() for one in read_boards(text.replace("-", " "))
         ):

@@ -160,6 +160,6 @@ def _as_yaml(experiment: Mapping[str, Any]) -> str:
 
     if not experiment:
         return ""
-    return str(
-        yaml.safe_dump(dict(experiment), sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-    )
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    shape: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "default_flow_style": None, "width": 120}
+    return str(yaml.dump(dict(experiment), Dumper=dumper, **shape))

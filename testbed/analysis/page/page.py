@@ -53,7 +53,7 @@ def html_page(runs: Run | Sequence[Run], origins: Sequence[Origin]) -> str:
         title=_title(runs),
         subtitle=_when(runs),
         style=_own("page.css"),
-        table={"columns": HEADERS, "rows": _named_rows(runs)},
+        table={"columns": HEADERS, "rows": rows(runs)},
         folded=len(runs) > MOST_EACH,
         words=[place for place, heading in enumerate(HEADERS) if heading in WORDS],
         how_to_read=HOW_TO_READ,
@@ -63,11 +63,6 @@ def html_page(runs: Run | Sequence[Run], origins: Sequence[Origin]) -> str:
         figures=_as_script([chart.document() for chart in charts]),
         scripts=[_script(script) for script in SCRIPTS],
     )
-
-
-def _named_rows(runs: Sequence[Run]) -> list[list[str]]:
-    """The rows of the table of results, each with a name that tells its run from the others."""
-    return [[name, *row[1:]] for name, row in zip(run_names(runs), rows(runs), strict=True)]
 
 
 @cache

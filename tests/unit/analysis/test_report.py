@@ -15,6 +15,7 @@ from synthetic_run import make_run
 import testbed
 from testbed.analysis import load
 from testbed.analysis.page import html_page
+from testbed.analysis.report import report
 from testbed.cli import cli
 from testbed.errors import ConfigError
 from testbed.runlog.folder import read_rows
@@ -130,6 +131,7 @@ def test_the_table_of_many_runs_is_folded_and_names_each_of_them(tmp_path: Path)
     many, one = html_page(runs, []), html_page(runs[:1], [])
     assert "<summary>Each of the 9 runs</summary>" in many and "Each of the" not in one
     assert all(f">greedy, seed {seed}</td>" in many for seed in range(9)) and ">greedy</td>" in one
+    assert all(f"| greedy, seed {seed} | done |" in report(runs) for seed in range(9))
 
 
 def test_texts_of_a_run_folder_are_only_text_on_the_page(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("replay", "quickstart", *TO_SIM, "--set", "traces=link-collapse"), "like [link-collapse]"),
     (("ping", "quickstart"), "is a bundled experiment, but a topology is wanted: choose from four-boards, "),
     (("plan", "llama-3-8b", "raspberry-pi-5 8GB x 4"), "'4 x raspberry-pi-5 8GB'"),
+    (("plan", "llama-3-8b", "4x"), "boards in quotes and with spaces, like '4 x raspberry-pi-5 8GB'"),
     (("plan", "llama-3-8b", "4", "x", "raspberry-pi-5", "8GB"), "in quotes, as in '4 x raspberry-pi-5 8GB';"),
     (("plan", "tiny", "2 x raspberry-pi-4", "--link", "10", "Mbit/s"), "in quotes, as in '10 Mbit/s';"),
     (("topologies", "show", "strar4"), "did you mean 'star4'?"),

@@ -7,10 +7,12 @@ import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 from synthetic_run import make_run
+from terminals import Terminal
 from textual.pilot import Pilot
 
 from testbed.cli import cli
@@ -145,7 +147,13 @@ def test_once_prints_a_picture_without_a_terminal(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "token 96 of 96" in done.output
 
 
-def test_without_a_terminal_it_says_what_to_do(tmp_path: Path) -> None:
+@pytest.mark.parametrize("term", [None, "dumb"])
+def test_without_a_terminal_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: str | None
+) -> None:
+    if term is not None:  # a terminal that cannot move its cursor
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setattr("testbed.cli.watch.sys", SimpleNamespace(stdin=Terminal(), stdout=Terminal()))
     done = CliRunner().invoke(cli, ["watch", str(make_run(tmp_path, tokens=9))])
     assert "needs a terminal; with --once" in str(done.exception)
 
