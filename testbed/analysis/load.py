@@ -135,7 +135,7 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """`faithful`, `not faithful`, `simulated`, or `no verdict` for a run that did not come to one."""
+        """`faithful`, `not faithful`, `simulated`, or `no verdict` for a run that has none."""
         if self.simulated:
             return "simulated"
         verdict = self.fact("verdict")

@@ -35,7 +35,7 @@ class Fetched:
 
 
 def fetch_model(repository: str, out: Path | None = None, only: Sequence[str] = ()) -> Fetched:
-    """Download a repository's weights, configs and tokenizer into the folder `out`; by default, into its last name.
+    """Download a repository's weights, configs and tokenizer into the folder `out` (default: the repository's name).
 
     `only` has patterns of names; files with weights that match none of them are left out. What is already there is
     not fetched again. Raises ConfigError for a wrong name, and EnvironmentLacks if the hub cannot be reached or gives

@@ -39,17 +39,17 @@ def plan(
     reserve_bytes: int = DEFAULT.reserve_bytes,
     link: str | None = None,
 ) -> dict[str, Any]:
-    """Return what a model would do on some devices, before anybody buys them.
+    """Predict how a model would run on some devices, before anybody buys them.
 
     `model` is a preset, a folder with a config.json, that file, or a GGUF file. `topology` is a file, the name of a
-    bundled one, or boards like `4 x raspberry-pi-5 8GB` with links of the rate `link`. Caches are set aside for
+    bundled one, or boards like `4 x raspberry-pi-5 8GB` with links of the rate `link`. Caches have room for
     `context` positions: by default all that the model has, or 8192 if it has more. `reserve_bytes` of each board of the
     catalogue are kept for its system. Without `format`, the details are those of the fastest format that fits; with a
     `target` in tokens per second, those of the widest that reaches it.
 
-    Times are predictions of the cost model with the rates that boards were measured to have, and each stands with an
-    interval, which follows from what such predictions were off by. `fits` is False where no way to cut the model fits,
-    and `why` then says so. Raises ConfigError for a wrong argument.
+    Times are predictions of the cost model with measured rates of boards. Each has an interval, computed from the
+    errors of such predictions. `fits` is False if no way to cut the model fits, and `why` then gives the reason. Raises
+    ConfigError for a wrong argument.
 
     Example: `plan("llama-3-8b", "4 x raspberry-pi-5 8GB")["tokens_per_s"]`
     """

@@ -62,7 +62,7 @@ def calibrate(
 
     It takes about a minute, in which nothing else should run. `backend` is an emulated one; by default mininet where it
     can run, else local. `share_host` does not wait for other emulated runs. Without `keep` no file is written. Times
-    are seconds of the wall. Raises EnvironmentLacks if this machine lacks something, and RunFailed if a run fails.
+    are seconds of real time. Raises EnvironmentLacks if this machine lacks something, and RunFailed if a run fails.
 
     Example: `calibrate("local").hop_overhead_s`
     """

@@ -42,10 +42,10 @@ PARTS = ("computing", "sending", "delay", "waiting", SOFTWARE)
 def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
     """Return where the time of the median token and of the slowest tokens went, or of the `tokens` with these numbers.
 
-    A run's prefill (token 0) is explained only if asked for. Each token has `parts_ms`, which add up to its
-    `latency_ms`, and `places`, which do so too: a device with what it computed, a direction of a link with what passed
-    or waited there, and the software. `bound` is the largest device or link. What came before the token is apart, in
-    `stall_ms` and `deciding_ms`. `energy` has what the run's summary says of it.
+    A run's prefill (token 0) is explained only on request. Each token has `parts_ms`, which add up to its
+    `latency_ms`, and so do its `places`: devices with their computing, directions of links with their sending and
+    waiting, and the software. `bound` is the largest device or link. The time before the token is separate, in
+    `stall_ms` and `deciding_ms`. `energy` is that of the run's summary.
 
     Raises ConfigError for a folder that is no run, that has no spans, or that has no such token.
     """

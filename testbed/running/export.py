@@ -12,7 +12,7 @@ from testbed.running.run_names import find_run
 def export_trace(run: str | Path, out: str | Path, first: int = 0, last: int | None = None) -> dict[str, int]:
     """Write a run as a trace that Perfetto opens, and return how many things of each kind it has.
 
-    `first` and `last` choose tokens. The operations and messages of a simulated run are computed once more with the
+    `first` and `last` choose tokens. The operations and messages of a simulated run are recomputed with the
     cost model, because its table of spans is empty. Raises ConfigError for a folder that is no run and for tokens that
     it does not have.
 

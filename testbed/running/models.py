@@ -71,10 +71,10 @@ def list_models() -> list[dict[str, Any]]:
 def show_model(model: str | Path, *, length: int | None = None, kv_format: str = "float32") -> dict[str, Any]:
     """Return what a model asks of devices at a sequence length.
 
-    `model` is a preset, a folder with a config.json, or a GGUF file. Keys end in their units; counts of bytes have a
-    value for each format of all weights, and as `default` for the formats that a run has which asks for none, if these
-    are not all float32. `formats` says which formats the files have. Raises ConfigError for a name or a file that is
-    none, and for a length that the model does not have.
+    `model` is a preset, a folder with a config.json, or a GGUF file. Keys end in their units. Counts of bytes have a
+    value for each format, and one as `default` for a run that asks for no format, if that is not float32 throughout.
+    `formats` says which formats the files have. Raises ConfigError for a name or a file that is no model, and for a
+    length that the model does not support.
 
     Example: `show_model("llama-3.2-1b")["bytes"]["q4_0"]`
     """

@@ -41,7 +41,7 @@ def replay(
     """Run an experiment once and return the run, loaded from its folder.
 
     The run's tables are DataFrames in seconds, bytes and bit/s of emulated time; its `summary` is a dict whose keys end
-    in their units. The same run as a file remains in `run.folder`.
+    in their units. The files of the run remain in `run.folder`.
 
     Args:
         experiment: A YAML file, or an `Experiment`.
@@ -49,7 +49,7 @@ def replay(
         policy: A placement policy, in place of the experiment's: a name, or `file.py:Class`.
         tokens: How many tokens to generate, in place of the experiment's number.
         seed: The run's seed, in place of the experiment's.
-        chaos: Draw deaths, restarts and pauses of devices from this seed. They stand in the manifest, as a trace.
+        chaos: Draw losses, restarts and pauses of devices from this seed. The manifest has them as a trace.
         overrides: Other keys of the experiment: `key=value` texts, or a mapping from dotted keys to values.
         out: The folder in which the run's folder is made.
         verify: Compare every token's logits with those of the single-process reference, bit for bit.

@@ -26,7 +26,7 @@ def write_report(runs: str | Path | Iterable[str | Path], out: str | Path, form:
     """Write a report of runs into a file and return its path.
 
     `runs` are run folders or folders of them. `form` is `html`, `md` or `latex`; by default the file's suffix decides.
-    Raises ConfigError for a folder that holds no run, and for a suffix that means no form.
+    Raises ConfigError for a folder that holds no run, and for an unknown suffix.
 
     Example: `write_report("runs/demo", "report.html")`
     """

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 
 def resume(run: str | Path, *, accept_unfaithful: bool = False, progress: bool = False, tell: Tell = tell_log) -> Run:
-    """Go on with a run that did not come to its end, and return it, loaded from its folder.
+    """Continue a run that did not reach its end, and return it, loaded from its folder.
 
-    The tokens and their logits are those of a run that nothing has happened to. The rest of the run is carried out as
-    it was asked for, with the same backend and options.
+    The tokens and their logits are those of an undisturbed run. The rest of the run is carried out with the same
+    backend and options.
 
     Args:
         run: The run's folder, or its name in the folder `runs`.

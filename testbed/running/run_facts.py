@@ -63,8 +63,8 @@ def diff_runs(one: str | Path, other: str | Path) -> dict[str, Any]:
     """Return how two runs differ: in settings, in where they ran, in figures and in their first tokens.
 
     `settings` and `environment` have (dotted key -> [value of one, value of the other]), only where they differ.
-    `figures` has all figures that either has, with `ratio`, the other's over the one's. `first_different_token` is the
-    number of the first token that differs; None if none of those that both have does, or if they have no ids.
+    `figures` has all figures of either run, with `ratio`, the second over the first. `first_different_token` is the
+    number of the first token that differs; None if no token of both differs, or if they have no ids.
     """
     folders = find_run(one), find_run(other)
     manifests = [read_manifest(folder) for folder in folders]

@@ -15,12 +15,11 @@ DEFAULT_FOLDER = Path("runs")
 
 
 def list_runs(folder: Path = DEFAULT_FOLDER, links: bool = True) -> list[dict[str, Any]]:
-    """Return a row for each run in the folder and in the folders in it, oldest first.
+    """Return a row for each run in the folder and its subfolders, oldest first.
 
-    Without `links`, what only a link leads to is passed over.
-    A run that did not come to its end has the status `unfinished`, and as its tokens those on file. A run folder that
-    cannot be read has the status `damaged`, and one of a newer version `too new`; the reason is its `error`. Raises
-    ConfigError if the folder does not exist.
+    Without `links`, runs that only a link leads to are skipped. A run that did not reach its end has the status
+    `unfinished`, and the tokens on file. A run folder that cannot be read has the status `damaged`, and one of a newer
+    version `too new`; the reason is its `error`. Raises ConfigError if the folder does not exist.
     """
     rows = []
     for run in _find_runs(folder, links):

@@ -35,16 +35,16 @@ def sweep(
     """Carry out every run of a sweep file that has not been carried out yet, and return all of them side by side.
 
     Runs are kept under `out` in a folder of the sweep's name, with `sweep.parquet`, which has a row for each run. A run
-    that is infeasible or fails is a row with its error, and raises nothing. An interrupted sweep goes on with the next
-    call.
+    that is infeasible or fails is a row with its error, and raises nothing. The next call continues an
+    interrupted sweep.
 
     Args:
         file: A YAML file with the keys `experiment`, `policies`, `seeds`, `backend` and `over`.
         scheduler: The address of a Dask scheduler, like `tcp://10.0.0.1:8786`; by default processes of this host.
-        dashboard: Tell the address of the scheduler's dashboard.
+        dashboard: Print the address of the scheduler's dashboard.
         share_host: Do not wait until other emulated runs on this host have ended.
         out: The folder in which the sweep's folder is made.
-        progress: Say how many runs are there from before, and draw a bar on standard error if that is a terminal.
+        progress: Say how many runs were there before, and draw a bar on standard error if that is a terminal.
         tell: Is called with each remark, a sentence; by default they go to the log `testbed`.
 
     Raises:

@@ -24,7 +24,7 @@ def ping(
     """Build the network of a topology and ping between every two devices, or between those given.
 
     Returns `rows` with `from, to, asked_ms, measured_ms, lost`, and `netem`: whether links have their delays, for which
-    the kernel needs netem. It waits for emulated runs on this host to end, unless `share_host` says otherwise. Raises
+    the kernel needs netem. It waits for emulated runs on this host to end, unless `share_host` is set. Raises
     ConfigError for an unknown device, and EnvironmentLacks if no network can be built.
     """
     return _ask("ping", topology, devices, SECONDS, share_host, tell)
@@ -37,10 +37,10 @@ def iperf(
     share_host: bool = False,
     tell: Tell = tell_log,
 ) -> dict[str, Any]:
-    """Build the network of a topology and measure TCP from each device to each other, or among those given.
+    """Build the network of a topology and measure TCP from each device to every other, or among those given.
 
-    Returns `rows` with `from, to, asked_bps, measured_bps, share`; `asked_bps` is what headers leave of the slowest
-    link. Raises the errors of `ping`.
+    Returns `rows` with `from, to, asked_bps, measured_bps, share`; `asked_bps` is the payload rate of the slowest
+    link, without headers. Raises the errors of `ping`.
     """
     return _ask("iperf", topology, devices, seconds, share_host, tell)
 

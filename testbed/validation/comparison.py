@@ -182,7 +182,7 @@ def compare(
 
 
 def validate(table: str | Path | None = None, assumptions: Assumptions = DEFAULT) -> tuple[list[Compared], Calibration]:
-    """Predict every row of a table: by default the one of this package, whose single-board rows always calibrate.
+    """Predict every row of a table, by default the bundled one, whose single-board rows always calibrate.
 
     Raises ConfigError if the file is no such table. A row that cannot be read is in the answer, with the reason.
     """
