@@ -7,9 +7,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from placement_cases import MIB, networked, observations, quickstart, roomy
+from placement_cases import MIB, quickstart, roomy
 
 from testbed.errors import ConfigError
 from testbed.placement.blocks import Block, Partition
@@ -17,49 +15,14 @@ from testbed.placement.cost.memory import Infeasible, any_placement, check_compl
 from testbed.placement.cost.model import cost_model, interval_cost
 from testbed.placement.local.draft import Draft
 from testbed.placement.local.proportional import apportion
-from testbed.placement.observation import DeviceView, LinkView, Observation
+from testbed.placement.observation import DeviceView, LinkView
 from testbed.placement.policies import POLICIES, headroom, make_policy
 
-RIVALS = ("single", "dynamic-threshold", "edgeshard", "layerwise", "tensor-parallel", "galaxy")
 SHARDED = Partition(ffn_shards=4)
 WORDS = Partition(ffn_shards=4, proj_rows=True, vocab_shards=4)
 
 
 # --- all of them ------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.one_of(observations(tightness=st.floats(0.8, 3)), networked().map(lambda case: case[0])),
-    st.sampled_from(RIVALS), st.floats(0.4, 1.2), st.floats(0.02, 1),
-)  # fmt: skip
-def test_what_a_rival_decides_is_complete_fits_and_comes_out_again_or_it_is_infeasible(
-    observation: Observation, name: str, memory: float, rate: float
-) -> None:
-    policy, twin = make_policy(name, {}), make_policy(name, {})
-    policy.reset(3)
-    twin.reset(3)
-    try:
-        first = policy.decide(observation, None)
-    except Infeasible as error:
-        with pytest.raises(Infeasible):
-            twin.decide(observation, None)
-        assert str(error).startswith(f"{'paper-search' if name == 'dynamic-threshold' else name} ")
-        return
-    check_complete(observation, first)
-    assert shortages(observation, None, first) == []
-    assert twin.decide(observation, None).devices == first.devices
-    views = [replace(view, available_bytes=int(view.available_bytes * memory)) for view in observation.devices[:1]]
-    links = {link: replace(view, up_bps=view.up_bps * rate) for link, view in observation.links.items()}
-    later = replace(observation, tokens_done=8, links=links, devices=(*views, *observation.devices[1:]))
-    try:
-        second = policy.decide(later, first)
-    except Infeasible:
-        return
-    check_complete(later, second)
-    assert shortages(later, first, second) == []
-    assert twin.decide(later, first).devices == second.devices
-    assert (second is first) == (not first.moves_to(second))
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != "exact"])
@@ -85,14 +48,14 @@ def test_static_places_like_the_best_of_the_others_judged_over_the_whole_run() -
     observation = quickstart()
     whole = replace(observation, interval=96)
     costs = {}
-    for name in POLICIES:
+    for name in set(POLICIES) - {"exact"}:  # which static does not ask
         try:
             placement = make_policy(name, {}).decide(observation if name == "static" else whole, None)
         except Infeasible:
             continue
         costs[name] = interval_cost(whole, None, placement)
     assert len(costs) >= 9
-    assert costs["static"] == pytest.approx(min(costs[name] for name in costs if name != "exact"), rel=1e-9)
+    assert costs["static"] == pytest.approx(min(cost for name, cost in costs.items() if name != "static"), rel=1e-9)
 
 
 def test_static_asks_the_others_with_the_seed_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
