@@ -9,11 +9,13 @@ import json
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
 import tempfile
 import termios
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +72,15 @@ def draw_figures(runs: Path, out: Path, names: tuple[str, ...], work: Path) -> N
         compress(picture.rename(out / f"figure-{name.replace('_', '-')}.png"))
 
 
-def shown_in_terminal(command: list[str], columns: int) -> str:
-    """What a command writes to a terminal of so many columns."""
+def shown_in_terminal(command: list[str], columns: int, folder: Path) -> str:
+    """What a command writes to a terminal of so many columns, where it is given in a folder."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color"}
     with subprocess.Popen(
-        [sys.executable, "-m", "testbed", *command[1:]], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ):
+        [sys.executable, "-m", "testbed", *command[1:]], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
+        cwd=folder,
+    ):  # fmt: skip
         os.close(theirs)
         written = b""
         try:
@@ -89,11 +92,12 @@ def shown_in_terminal(command: list[str], columns: int) -> str:
     return written.decode().replace("\r\n", "\n")
 
 
-def draw_terminal(out: Path, command: list[str], told: str = "", columns: int = COLUMNS) -> None:
-    """A command and what it writes, as an SVG picture; `told` stands for the command line where that is long."""
+def draw_terminal(out: Path, command: list[str], columns: int = COLUMNS, folder: Path = Path()) -> None:
+    """A command and what it writes, as an SVG picture."""
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(shown_in_terminal(command, columns)))
-    out.write_text(FONT.sub("", console.export_svg(title=told or " ".join(command))))
+    console.print(Text.from_ansi(shown_in_terminal(command, columns, folder)))
+    title = textwrap.shorten(shlex.join(command), columns * 2 // 3, placeholder=" …")
+    out.write_text(FONT.sub("", console.export_svg(title=title)))
 
 
 async def draw_watch(out: Path, run: Path) -> None:
@@ -173,12 +177,17 @@ def main() -> None:
         draw_figures(runs / "lost", out, LOST, work)
         moved = next(path for path in demo.iterdir() if path.name.endswith("-paper-search"))
         asyncio.run(draw_watch(out / "watch.svg", moved))
-        draw_terminal(out / "explain.svg", ["testbed", "explain", str(moved)], f"testbed explain {moved.name}")
-        draw_terminal(out / "runs.svg", ["testbed", "runs", "list", str(demo)], "testbed runs list", WIDE)
-        draw_terminal(out / "doctor.svg", ["testbed", "doctor"])
-        draw_terminal(
-            out / "plan.svg", ["testbed", "plan", "llama-3-8b", "4 x raspberry-pi-5 8GB", "--target", "5 tok/s"]
-        )
+        killed = next(path for path in demo.iterdir() if path.name.endswith("-static"))
+        for name, columns, command in (
+            ("explain", COLUMNS, ["explain", f"demo/{moved.name}"]),
+            ("runs", WIDE, ["runs", "list", "demo"]),
+            ("runs-show", COLUMNS, ["runs", "show", f"demo/{moved.name}"]),
+            ("runs-diff", COLUMNS, ["runs", "diff", f"demo/{killed.name}", f"demo/{moved.name}"]),
+            ("doctor", COLUMNS, ["doctor"]),
+            ("iperf", COLUMNS, ["iperf", "star4"]),
+            ("plan", COLUMNS, ["plan", "llama-3-8b", "4 x raspberry-pi-5 8GB", "--target", "5 tok/s"]),
+        ):
+            draw_terminal(out / f"{name}.svg", ["testbed", *command], columns, runs)
         testbed("topologies", "graph", "two-tier6", "--out", out / "topology.png")
         compress(out / "topology.png")
     print("\n".join(f"{path.stat().st_size:8} {path}" for path in sorted(out.iterdir())))
