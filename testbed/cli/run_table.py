@@ -44,7 +44,7 @@ def show_facts(run: dict[str, Any]) -> None:
     }
     _list(facts)
     echo()
-    figures = [{"figure": told, "value": value} for told, value in run["figures"].items() if value is not None]
+    figures = [{"figure": told, "value": float(value)} for told, value in run["figures"].items() if value is not None]
     print_table({"figure": "figure", "value": "value"}, figures)
     for reason in run["reasons"]:
         echo(f"Not faithful: {reason}.")

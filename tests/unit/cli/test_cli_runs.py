@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,7 @@ def test_a_run_is_shown_by_its_name(there: Path, capsys: Captured) -> None:
     assert run(["runs", "show", folder.name]) == 0
     shown = capsys.readouterr().out
     assert f"run         runs/{folder.name}" in shown and "mean token (ms)" in shown
+    assert re.search(r"bytes on links +[\d,]+,\d{3}\n", shown)
     assert run(["runs", "show", str(folder), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["figures"]["tokens"] == 96
 
