@@ -173,7 +173,8 @@ def load(path: str | Path, tables: Collection[str] = tuple(TABLES), events: bool
     """
     folder = Path(path)
     if not is_run_folder(folder):
-        what = "it has no manifest.json" if folder.is_dir() else "no such folder"
+        what = "it is a file" if folder.exists() else "no such folder"
+        what = "it has no manifest.json" if folder.is_dir() else what
         raise AnalysisError(f"{folder} is no run folder: {what}; give a folder that `testbed replay` made")
     try:
         manifest = read_manifest(folder)

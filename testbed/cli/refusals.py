@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Collection
 
 import click
 from click.core import ParameterSource
@@ -95,12 +96,27 @@ def _what_extra_arguments_mean(message: str, ctx: click.Context) -> str:
         rest = message.partition("(")[2].removesuffix(")") if len(numbers) == 1 else "..."
         quoted = " and ".join(f"'{number} {rest}'" for number in numbers)
         return f": put a value with spaces in quotes, as in {quoted}"
+    extra = message.partition("(")[2].removesuffix(")")
+    for option in ctx.command.params:
+        if isinstance(option, click.Option) and extra in _values(option):
+            return f": did you mean {option.opts[0]} {extra}?"
     again = [
         f"`{option.opts[0]}`" for option in ctx.command.params
         if isinstance(option, click.Option) and option.multiple and option.name is not None
         and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
     ]  # fmt: skip
     return f": to give several values, write {' or '.join(again)} before each" if again else ""
+
+
+def _values(option: click.Option) -> Collection[str]:
+    """The values that an option can have, where they are known."""
+    if isinstance(option.type, click.Choice):
+        return option.type.choices
+    if option.name == "policy":
+        from testbed.placement.policies import POLICIES
+
+        return POLICIES
+    return ()
 
 
 def _named(filename: object) -> str:

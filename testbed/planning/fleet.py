@@ -12,6 +12,7 @@ from typing import Any
 
 from testbed.bundled import find_file
 from testbed.errors import ConfigError
+from testbed.models.presets import PRESETS
 from testbed.strict_yaml import shown, suggest
 from testbed.topologies.catalogue import boards
 from testbed.topologies.model import Device, Topology
@@ -34,6 +35,8 @@ def read_fleet(text: str, link: str | None = None) -> Topology:
     if os.path.lexists(text) or not _COUNTED.match(text):
         if link is not None:
             raise ConfigError(f"--link {link} is for boards like '4 x raspberry-pi-5': {text} has links of its own")
+        if text in PRESETS and not os.path.lexists(text):
+            raise ConfigError(f"{shown(text)} is a model, but devices are wanted: write the model first, then devices")
         if _BEGUN.match(text) and not os.path.lexists(text):
             raise ConfigError(f"{shown(text)}: write boards in quotes and with spaces, like '4 x raspberry-pi-5 8GB'")
         if any(
