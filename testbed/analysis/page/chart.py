@@ -22,6 +22,8 @@ HEIGHT = 260  # pixels
 WIDE: Spec = {"width": "container", "autosize": {"type": "fit-x", "contains": "padding"}, "data": {"name": ROWS}}
 """A figure that is as wide as the page."""
 SIMULATED = "Simulated: nothing was measured"
+LEGEND_PIXELS, SYMBOL_PIXELS, LETTER_PIXELS = 900, 30, 6  # of a page, of a symbol with its gaps, of a letter
+MOST_COLUMNS = 4  # of a legend
 DIGITS = 6  # of a number in the page's data; more cannot be seen, and cost space
 
 ZOOM: Spec = {"name": "zoom", "select": "interval", "bind": "scales"}
@@ -74,8 +76,10 @@ def tips(words: Mapping[str, str], numbers: Mapping[str, str]) -> list[Spec]:
 
 
 def coloured(column: str, colours: Mapping[str, str], title: str | None = None) -> Spec:
-    """A colour for each value of a column, named in a legend above the figure."""
-    legend = {"orient": "top", "columns": 4, "labelLimit": 400}
+    """A colour for each value of a column, named in a legend above the figure, in as many columns as have room."""
+    longest = max(map(len, colours), default=0)
+    columns = max(1, min(MOST_COLUMNS, LEGEND_PIXELS // (SYMBOL_PIXELS + LETTER_PIXELS * longest)))
+    legend = {"orient": "top", "columns": columns, "labelLimit": LEGEND_PIXELS}
     scale = {"domain": list(colours), "range": list(colours.values())}
     return {"field": column, "type": "nominal", "title": title, "scale": scale, "legend": legend}
 

@@ -57,6 +57,13 @@ def _series(groups: Sequence[Alike] | None, runs: Sequence[Run]) -> tuple[Spec, 
     return colour, {"field": "series", "type": "nominal", "title": None, "scale": scale, "legend": colour["legend"]}
 
 
+def _dashed(groups: Sequence[Alike] | None, runs: Sequence[Run]) -> tuple[Spec, Spec]:
+    """What `_series` returns, for a figure of lines: its legend shows their dashes."""
+    colour, dash = _series(groups, runs)
+    stroke = {"symbolType": "stroke", "symbolSize": 500, "symbolStrokeWidth": 2, "symbolOpacity": 1}
+    return colour | {"legend": colour["legend"] | stroke}, dash | {"legend": dash["legend"] | stroke}
+
+
 def _latency(runs: Sequence[Run]) -> Chart:
     few = len(runs) <= MOST_LINES
     groups = alike(runs)
@@ -64,7 +71,7 @@ def _latency(runs: Sequence[Run]) -> Chart:
         rows = pd.concat([_tokens(run, name) for run, name in zip(runs, run_names(runs), strict=True)])
     else:
         rows = pd.concat([_range(group) for group in groups])
-    colour, dash = _series(None if few else groups, runs)
+    colour, dash = _dashed(None if few else groups, runs)
     token = quantity("token", "Token", axis={"tickMinStep": 1})
     latency = quantity("latency_ms", "Token latency (ms)", scale=_scale(rows["latency_ms"]))
     also = {"predicted_ms": "predicted ms"} if few else {"low_ms": "least ms", "high_ms": "most ms"}
@@ -159,7 +166,7 @@ def _distribution(runs: Sequence[Run]) -> Chart:
         share = (at + 1) / tokens_to_decode(group.runs)
         rows.append(pd.DataFrame({"series": group.name, "latency_ms": latency[at], "share": share}))
     every = pd.concat(rows)
-    colour, dash = _series(groups, runs)
+    colour, dash = _dashed(groups, runs)
     x = quantity("latency_ms", "Token latency (ms)", scale=_scale(every["latency_ms"]) | {"zero": False})
     y = quantity("share", "Share of the tokens asked for", axis={"format": "%"}, scale={"domain": [0, 1]})
     tooltip = [*tips({"series": "runs"}, {"latency_ms": "at most ms"}), quantity("share", "share", format=".1%")]

@@ -15,6 +15,7 @@ from synthetic_run import make_run
 import testbed
 from testbed.analysis import load
 from testbed.analysis.page import html_page
+from testbed.analysis.page.chart import coloured
 from testbed.analysis.report import report
 from testbed.cli import cli
 from testbed.errors import ConfigError
@@ -124,6 +125,11 @@ def test_many_runs_are_drawn_as_means_and_ranges_and_not_one_by_one(tmp_path: Pa
     assert (first["low_ms"], first["latency_ms"], first["high_ms"]) == pytest.approx(
         (min(every), sum(every) / 5, max(every)), rel=1e-5
     )
+
+
+def test_the_names_of_a_legend_have_room() -> None:
+    columns = [coloured("series", {"n" * letters: "#000000"})["legend"]["columns"] for letters in (12, 62, 300)]
+    assert columns == [4, 2, 1]
 
 
 def test_the_table_of_many_runs_is_folded_and_names_each_of_them(tmp_path: Path) -> None:
