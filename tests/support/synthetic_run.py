@@ -93,7 +93,7 @@ class _Story:
             if step % 2 == 1:
                 self.sample(step)
         if not finished:
-            self.log.flush()
+            self.log.close()
             return self.log.folder
         figures = summarise(*(self.rows[name] for name in ("tokens", "migrations", "decisions", "devices", "spans")))
         self.log.finish(

@@ -16,6 +16,7 @@ from terminals import Terminal
 from textual.pilot import Pilot
 
 from testbed.cli import cli
+from testbed.cli.watch import LOWEST
 from testbed.cli.watch_app import Watch
 from testbed.cli.watch_frame import frame
 from testbed.runlog.folder import RunLog
@@ -148,13 +149,16 @@ def test_once_prints_a_picture_without_a_terminal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("term", [None, "dumb"])
-def test_without_a_terminal_it_says_what_to_do(
+def test_without_a_terminal_it_says_what_to_do_at_the_lowest_priority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, term: str | None
 ) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("os.nice", asked.append)  # or all later tests of this process would be the nice ones
     if term is not None:  # a terminal that cannot move its cursor
         monkeypatch.setenv("TERM", term)
         monkeypatch.setattr("testbed.cli.watch.sys", SimpleNamespace(stdin=Terminal(), stdout=Terminal()))
     done = CliRunner().invoke(cli, ["watch", str(make_run(tmp_path, tokens=9))])
+    assert asked == [LOWEST]
     assert "needs a terminal; with --once" in str(done.exception)
 
 
