@@ -154,7 +154,7 @@ class Recovery:
             epoch=state.epoch, step=step, policy=self.policy,
             decision_s=decision.decision_s, moved=len(moves),
             predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
-            reason=f"device {self._told()} is lost", stall_s=stall_s, proof=decision.proof,
+            reason=f"lost: {self._told()}", stall_s=stall_s, proof=decision.proof,
         )  # fmt: skip
         state.recovery = {
             "epoch": state.epoch, "step": step, "devices": ",".join(sorted(state.lost)),

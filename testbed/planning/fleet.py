@@ -57,7 +57,7 @@ def _entry(board: Board | None, text: str, link: str) -> dict[str, Any]:
     name = "" if board is None else board.family.replace(" ", "-")
     if board is None or name not in boards():
         hint = suggest(name, boards())
-        raise ConfigError(f"{text}: {shown(name)} is no board of the catalogue{hint}; write a topology file for others")
+        raise ConfigError(f"{text}: {shown(name)} is no board of the catalogue, so it needs a topology file{hint}")
     memory = {} if board.ram_bytes is None else {"memory": f"{board.ram_bytes} B"}
     return {"catalogue": name, "link": {"rate": link}, **memory}
 
