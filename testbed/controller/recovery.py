@@ -154,7 +154,7 @@ class Recovery:
             epoch=state.epoch, step=step, policy=self.policy,
             decision_s=decision.decision_s, moved=len(moves),
             predicted_after_s=token_latency(truth, plan, truth.length), feasible=not found,
-            reason=f"lost: {self._told()}", stall_s=stall_s, proof=decision.proof,
+            reason=self._loss(), stall_s=stall_s, proof=decision.proof,
         )  # fmt: skip
         state.recovery = {
             "epoch": state.epoch, "step": step, "devices": ",".join(sorted(state.lost)),
@@ -260,6 +260,9 @@ class Recovery:
             self.loop.answer(Rebuilt, source, RECOVERY_PATIENCE_S + 10 * predicted_s * experiment.dilation)
         self.state.whole_rows = None
         return len(ids) - start, predicted_s
+
+    def _loss(self) -> str:
+        return f"devices {self._told()} are lost" if len(self.state.lost) > 1 else f"device {self._told()} is lost"
 
     def _told(self) -> str:
         return ", ".join(sorted(self.state.lost))
