@@ -298,13 +298,13 @@ class MininetFleet(ProcessFleet):
         samples = []
         dilation = self.experiment.dilation
         for hop, (shaper, interface) in self._shapers.items():
-            stats = shaper.stats(interface)
+            stats, now_s = shaper.stats(interface), self.clock.now()  # the replayer may change it any time
             rate, netem = self._shaped[hop]
             found = stats.rate_bps * dilation
             rate = self._rate_found(hop, found, rate)
             samples.append(
                 LinkSample(
-                    *hop, rate, max(OUTAGE_BPS, rate), found, netem.delay_s,
+                    *hop, rate, max(OUTAGE_BPS, rate), found, netem.delay_s, t_s=now_s,
                     sent_bytes=stats.sent_bytes, sent_frames=stats.sent_packets, dropped=stats.dropped,
                     backlog=stats.backlog_bytes,
                 )

@@ -79,11 +79,12 @@ def test_a_layers_heads_move_at_the_links_rate_and_survive_its_halving(
 
     uplink = [row for row in rows(changed.folder, "links") if (row["device"], row["direction"]) == ("b", "up")]
     before = {row["readback_bps"] for row in uplink if row["t_s"] < step["t_s"] - 0.1}
-    after = {row["readback_bps"] for row in uplink if row["t_s"] > step["t_s"]}
-    assert [sorted(before), sorted(after)] == [
-        [pytest.approx(RATE_BPS, rel=1e-3)],
-        [pytest.approx(RATE_BPS / 2, rel=1e-3)],
-    ]
+    after = {row["readback_bps"] for row in uplink if row["t_s"] > step["t_s"] + 0.1}
+    with judging_time():  # another process changes the rate, perhaps between a look at the queue and its stamp
+        assert [sorted(before), sorted(after)] == [
+            [pytest.approx(RATE_BPS, rel=1e-3)],
+            [pytest.approx(RATE_BPS / 2, rel=1e-3)],
+        ]
     sent = [row["sent_bytes"] for row in uplink if row["sent_bytes"] is not None]
     assert sent == sorted(sent)
     during = [row for row in uplink if first < row["t_s"] < last and row["backlog"]]
