@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,3 +21,11 @@ def refusal(call: Callable[[], object], *parts: str, begin: str = "") -> str:
     assert told.startswith(begin) and told.isprintable() and 0 < len(told) < LONGEST, told
     assert all(part in told for part in parts), told
     return told
+
+
+@contextmanager
+def computed_within(seconds: float) -> Iterator[None]:
+    """Check that what is in the block computes for less than this, which others on this host do not make longer."""
+    begun = time.process_time()
+    yield
+    assert time.process_time() - begun < seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +51,9 @@ def willing(device: str, command: Any) -> Sequence[tuple[str, Any]]:
 
 
 class Scripted:
-    """A fleet whose workers answer by a rule."""
+    """A fleet whose workers answer by a rule, with a clock that runs while nothing comes."""
+
+    now_s = 100.0
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -66,12 +67,15 @@ class Scripted:
     def wait(self, timeout_s: float) -> list[tuple[str, Any]]:
         found, self.waiting = self.waiting[:1], self.waiting[1:]
         if not found:
-            time.sleep(min(timeout_s, 0.01))
+            self.now_s += min(timeout_s, 0.01) or 0.001
         return found
+
+    def wall(self) -> float:
+        return self.now_s
 
     def drive(self, moves: Sequence[Move], timeout_s: float) -> MigrationResult:
         storage = {"a": 1.0, "b": 2.0, "c": 3.0}
-        driver = MigrationDriver(self.send, time.monotonic, Migration(7, DEVICES, moves), PLAN, 30, False, storage,
+        driver = MigrationDriver(self.send, self.wall, Migration(7, DEVICES, moves), PLAN, 30, False, storage,
                                  timeout_s)  # fmt: skip
         driver.begin()
         return driver.run(self.wait)
@@ -119,10 +123,9 @@ def test_transfers_that_take_too_long_are_aborted_and_the_run_goes_on() -> None:
     def lost_on_the_way(device: str, command: Any) -> Sequence[tuple[str, Any]]:
         return [] if isinstance(command, Transfer) else willing(device, command)
 
-    started = time.monotonic()
-    found, _ = driven(lost_on_the_way, timeout_s=0.2)
+    found, fleet = driven(lost_on_the_way, timeout_s=0.2)
     assert found.migration.phase == "aborted" and "took longer than" in found.migration.reason
-    assert 0.2 <= time.monotonic() - started < 2
+    assert 0.2 <= fleet.wall() - found.started_s < 0.25
 
 
 @pytest.mark.parametrize(
@@ -142,16 +145,16 @@ def test_a_worker_that_answers_neither_commit_nor_abort_ends_the_run_with_its_na
 
 
 def test_a_commit_sent_just_before_the_time_is_up_is_still_waited_for() -> None:
-    ready = {"at": 0.0}
-
     class Slow(Scripted):
+        ready_s = 0.0
+
         def wait(self, timeout_s: float) -> list[tuple[str, Any]]:
-            if self.waiting and isinstance(self.waiting[0][1], Committed) and time.monotonic() < ready["at"]:
-                time.sleep(0.01)
+            if self.waiting and isinstance(self.waiting[0][1], Committed) and self.now_s < self.ready_s:
+                self.now_s += 0.01
                 return []
             if self.waiting and isinstance(self.waiting[0][1], Sent):
-                time.sleep(0.15)
-                ready["at"] = time.monotonic() + 0.15
+                self.now_s += 0.15
+                self.ready_s = self.now_s + 0.15
             return super().wait(timeout_s)
 
     fleet = Slow(willing)

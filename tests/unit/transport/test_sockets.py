@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 import zmq
+from host_pace import AGAIN, judging_time
 from planes import activation, has_message, receive
 
 from testbed.emulation.memory_limits import WORKER_RESERVE_BYTES
@@ -26,6 +27,7 @@ from testbed.transport.messages import Collect, Decode, Loaded, Stop, decode_com
 from testbed.transport.sending import Links
 from testbed.transport.zmtp import opening
 
+pytestmark = AGAIN
 Context = zmq.Context[zmq.Socket[bytes]]
 DEVICES = ["a", "b", "device-ä", *(f"device-{count}" for count in range(20))]
 # Never ended: libzmq sometimes waits for ever for a socket that has been refused.
@@ -147,7 +149,10 @@ os._exit(1)
 def test_polling_without_events_returns_after_the_timeout(hub: ControlHub) -> None:
     started = time.monotonic()
     assert hub.poll(0.05) == []
-    assert 0.04 < time.monotonic() - started < 1.0
+    took_s = time.monotonic() - started
+    assert took_s > 0.04
+    with judging_time():
+        assert took_s < 1.0
 
 
 @pytest.mark.parametrize("letter", ["x", "é"])
@@ -232,7 +237,8 @@ def test_what_a_thread_still_has_for_a_forgotten_peer_is_dropped_and_not_waited_
     links.send(link, [b"late"])
     began_s = time.monotonic()
     links.close(linger_s=5.0)
-    assert time.monotonic() - began_s < 2.0
+    with judging_time():
+        assert time.monotonic() - began_s < 2.0
 
 
 def test_a_peer_that_is_lost_stays_known_until_it_is_forgotten() -> None:
@@ -275,8 +281,10 @@ def test_messages_that_come_while_nobody_looks_have_the_time_at_which_they_came(
         time.sleep(0.01)
     found = there.take(1.0)
     assert [one.header for one in found] == sent
-    assert all(0 <= one.received_s - one.header.sent_s < 0.005 for one in found)
-    assert not there.take(0.0)
+    late_s = [one.received_s - one.header.sent_s for one in found]
+    assert min(late_s) >= 0 and not there.take(0.0)
+    with judging_time():
+        assert max(late_s) < 0.005
 
 
 def test_a_large_message_leaves_and_arrives_whole_while_its_receiver_looks_elsewhere() -> None:
@@ -286,9 +294,11 @@ def test_a_large_message_leaves_and_arrives_whole_while_its_receiver_looks_elsew
     started = time.monotonic()
     for payload in payloads:
         here.send("b", activation(), payload)
-    assert time.monotonic() - started < 1.0, "the sender waited"
+    took_s = time.monotonic() - started
     time.sleep(0.1)
     assert [receive(there)[1] == payload for payload in payloads] == [True] * 3
+    with judging_time():
+        assert took_s < 1.0, "the sender waited"
 
 
 def test_messages_for_a_peer_that_comes_later_wait_and_one_that_has_gone_is_no_error(tmp_path: Path) -> None:
@@ -309,7 +319,7 @@ SECRET = b"0123456789abcdef"
 
 
 def eventually(look: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not (found := look()) and time.monotonic() < deadline:
         time.sleep(0.01)
     return found
@@ -357,7 +367,7 @@ def test_a_frame_longer_than_any_of_a_run_ends_its_connection() -> None:
         here = DataPlane("tcp://127.0.0.1:*")
         here.know({"b": there.address})
         here.send("b", activation(), bytes(size))
-        assert has_message(there, 0.3) == arrives
+        assert has_message(there, 10.0 if arrives else 0.3) == arrives
         if arrives:
             receive(there)
 
@@ -379,4 +389,4 @@ def test_an_address_that_is_taken_is_an_error_and_leaves_no_socket() -> None:
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(RunFailed, match="cannot be bound: Address already in use"):
         DataPlane(first.address, SECRET)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # those of other tests are closed when they are collected

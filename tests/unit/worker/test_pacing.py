@@ -133,8 +133,9 @@ def test_what_we_need_to_wake_up_is_made_up_for_within_the_operation() -> None:
     device = pacer(streaming=1e9)
     ready = time.monotonic() - 0.0005
     _, timing = device.run(nothing, [(0.0, 3e6)], ready)
-    assert (timing.start_s, timing.end_s) == (ready, pytest.approx(ready + 3e-3))
     assert time.monotonic() >= ready + 3e-3
+    with judging_time():
+        assert (timing.start_s, timing.end_s) == (ready, pytest.approx(ready + 3e-3))
 
 
 def test_an_operation_too_short_to_make_up_for_our_lateness_is_as_long_as_ever_and_no_overrun() -> None:
@@ -198,9 +199,10 @@ def test_a_short_operation_whose_result_stays_is_told_as_the_device_runs_it_and_
     device = pacer(streaming=1e9)
     ready_s = time.monotonic()
     _, short = device.run(lambda: time.sleep(0.001), [(0.0, 1e4)], ready_s, True)
-    assert (short.start_s, short.end_s, short.overrun) == (ready_s, pytest.approx(ready_s + 1e-5), False)
     _, next_one = device.run(nothing, [(0.0, 2e7)], short.end_s)
-    assert (next_one.start_s, next_one.end_s) == (short.end_s, pytest.approx(short.end_s + 0.02))
+    with judging_time():
+        assert (short.start_s, short.end_s, short.overrun) == (ready_s, pytest.approx(ready_s + 1e-5), False)
+        assert (next_one.start_s, next_one.end_s) == (short.end_s, pytest.approx(short.end_s + 0.02))
     assert time.monotonic() >= short.end_s + 0.02
     _, sent = device.run(lambda: time.sleep(0.001), [(0.0, 1e4)], next_one.end_s)
     assert sent.end_s >= next_one.end_s + 0.001, "a result that others wait for is sent as late as it is"

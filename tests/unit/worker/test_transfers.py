@@ -275,7 +275,7 @@ def test_an_aborted_epoch_leaves_nothing_behind() -> None:
     deadline = time.monotonic() + 5
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert threading.active_count() == threads, "still loading"
+    assert threading.active_count() <= threads, "still loading"  # one of another test may have ended meanwhile
     del receiver
     assert store.blocks == [kept] and not notes
     assert anonymous_bytes() - before < 4 * 2**20
