@@ -13,6 +13,7 @@ from types import ModuleType
 
 import click
 import pytest
+from host_pace import AGAIN, judging_time
 
 from testbed import __version__
 from testbed.cli import VERBS, run
@@ -60,6 +61,7 @@ def test_help_names_every_verb_and_imports_none() -> None:
         assert any(name in text and line in text for text in help_text), name
 
 
+@AGAIN
 def test_help_takes_at_most_three_times_as_long_as_importing_click() -> None:
     def seconds(*arguments: str) -> float:
         begin = time.perf_counter()
@@ -68,7 +70,8 @@ def test_help_takes_at_most_three_times_as_long_as_importing_click() -> None:
 
     pairs = [(seconds("-c", "import click"), seconds("-m", "testbed", "--help")) for _ in range(7)]
     click_s, help_s = (statistics.median(times) for times in zip(*pairs, strict=True))
-    assert help_s <= 3 * click_s
+    with judging_time():
+        assert help_s <= 3 * click_s
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,10 @@ def test_a_run_in_progress_is_followed_to_its_end(tmp_path: Path) -> None:
     async def drive(app: Watch, pilot: Pilot[None]) -> None:
         log.row("tokens", step=0, epoch=0, prefill=True, start_s=0.0, latency_s=1.0)
         log.finish({"status": "done"})
-        await pilot.pause(0.7)
-        assert run.summary is not None and len(run.rows["tokens"]) == 1
+        while run.summary is None:
+            await pilot.pause(0.05)
+        await pilot.pause(0.05)
+        assert len(run.rows["tokens"]) == 1
 
     assert driven(run, drive).at is None
 
@@ -135,7 +137,9 @@ def test_a_folder_that_vanishes_ends_nothing(tmp_path: Path) -> None:
 
     async def drive(app: Watch, pilot: Pilot[None]) -> None:
         shutil.rmtree(run.folder)
-        await pilot.pause(0.7)
+        while run.trouble is None:
+            await pilot.pause(0.05)
+        await pilot.pause(0.05)
         assert run.trouble == f"{run.folder} is gone"
         assert "token 9 of 9  running?" in app.screen._compositor.render_strips()[0].text
         await pilot.press("left")
