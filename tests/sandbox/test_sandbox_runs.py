@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guests import Sandbox, namespaces, user
+from guests import Sandbox, namespaces, own_groups, user
 from host_pace import judging_time
+from running import interfaces
 
 TOKENS, INTERVAL = 24, 4
 EVENTS = "time,target,quantity,value\n4,link/c,rate,20 Mbit/s\n12,device/b,memory,16 MiB\n"  # the quick start's, sooner
@@ -29,31 +29,27 @@ def untouched(sandbox: Sandbox) -> Iterator[Host]:
 
 
 class Host:
-    """This host's interfaces and control groups as they were, and the namespaces a guest may be in: ours."""
+    """This host's interfaces and the user's control groups as they were, and the namespaces a guest may be in: ours."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox, self._before = sandbox, self._now()
         self.looks = 0  # at a guest
 
     def _now(self) -> tuple[set[str], set[str]]:
-        groups = {folder for folder, _, _ in os.walk("/sys/fs/cgroup")}
-        return set(os.listdir("/sys/class/net")), groups
+        return interfaces(), own_groups()
 
     def compare(self) -> None:
         """Fail where there is one more."""
-        interfaces, groups = self._now()
-        assert not interfaces - self._before[0]
+        found, groups = self._now()
+        assert not found - self._before[0]
         assert not groups - self._before[1]
 
     def look_at_guest(self, caller: int) -> None:
         """Fail where a process of a guest is in other namespaces than its caller, or the host has something new."""
         self.compare()
         spaces = namespaces(caller)
-        for process in self._sandbox.guests():
-            try:
-                assert namespaces(process) <= spaces
-            except FileNotFoundError:  # it has ended
-                continue
+        for found in self._sandbox.namespaces():
+            assert found <= spaces
             self.looks += 1
 
 

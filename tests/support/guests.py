@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,16 @@ NAMESPACES = ("net", "pid", "mnt", "user", "cgroup")
 def namespaces(process: int | Path) -> set[str]:
     """The namespaces a process is in."""
     return {os.readlink(Path("/proc", str(process), "ns", kind)) for kind in NAMESPACES}
+
+
+def own_groups() -> set[str]:
+    """The control groups on this host that belong to the user of the commands, who can make no others."""
+    found = set()
+    for folder, _, _ in os.walk("/sys/fs/cgroup"):
+        with suppress(FileNotFoundError):  # others' groups go meanwhile
+            if os.stat(folder).st_uid == user().uid:
+                found.add(folder)
+    return found
 
 
 def user() -> User:
@@ -68,6 +79,14 @@ class Sandbox:
     def guests(self) -> list[Path]:
         """The folders in /proc of the host processes of its guests."""
         return [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and self._is_of_a_guest(entry)]
+
+    def namespaces(self) -> list[set[str]]:
+        """The namespaces of each of these processes that goes on."""
+        found = []
+        for guest in self.guests():
+            with suppress(OSError):  # it has ended, which the kernel tells in several ways
+                found.append(namespaces(guest))
+        return found
 
     def _is_of_a_guest(self, process: Path) -> bool:
         try:
