@@ -21,7 +21,10 @@ NOT_SKIPPED = "an emulation test may not be skipped, this machine must be able t
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out in User-Mode Linux what says nothing there, and elsewhere what needs a netem that is not there."""
+    """Leave out in User-Mode Linux what says nothing there, and elsewhere what needs a netem that is not there.
+
+    Any of the others may judge time, and is then tried again.
+    """
     unwanted = {"host_only"} if IN_GUEST else set()
     if not IN_GUEST and any(item.get_closest_marker("needs_netem") for item in items) and not has_netem():
         unwanted = {"needs_netem"}
@@ -29,8 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if item.get_closest_marker("quiet"):
-            try_again(item)
+        try_again(item)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from host_pace import judging_time
 from unprivileged import ROOT, without_rights
 
 from testbed.emulation.capsule import can_make_capsule, launch
@@ -61,7 +62,7 @@ def _carrying(marker: str) -> list[int]:
     return found
 
 
-def _await(condition: Callable[[], bool], timeout: float = 2) -> None:
+def _await(condition: Callable[[], bool], timeout: float = 20) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout} s"
@@ -125,8 +126,12 @@ def test_kill_9_of_the_supervisor_ends_everything_inside_within_two_seconds(user
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
     _await(lambda: len(_carrying(marker)) > 0)
     supervisor.kill()
+    killed_s = time.monotonic()
     _await(lambda: not _carrying(marker))
-    supervisor.communicate(timeout=5)  # the pipe's other ends, held inside, are closed too
+    took_s = time.monotonic() - killed_s
+    supervisor.communicate(timeout=20)  # the pipe's other ends, held inside, are closed too
+    with judging_time():
+        assert took_s < 2
 
 
 @USERS
@@ -135,7 +140,7 @@ def test_a_signal_reaches_the_inner_process_as_one_ctrl_c(user: list[str], marke
     supervisor = _supervise(WAITING.format(marker=marker), user=user)
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
     supervisor.send_signal(number)
-    supervisor.communicate(timeout=4)
+    supervisor.communicate(timeout=20)
     assert supervisor.returncode == 7
     assert _carrying(marker) == []
 
@@ -143,8 +148,8 @@ def test_a_signal_reaches_the_inner_process_as_one_ctrl_c(user: list[str], marke
 def test_ctrl_c_of_a_whole_terminal_group_arrives_once(marker: str) -> None:
     counting = PREPARED + (
         "import signal, time\ncount = []\nsignal.signal(signal.SIGINT, lambda *_: count.append(1))\n"
-        "print('up', flush=True)\nend = time.monotonic() + 0.7\n"
-        "while time.monotonic() < end: time.sleep(0.05)\nraise SystemExit(40 + len(count))"
+        "print('up', flush=True)\nwhile not count: time.sleep(0.05)\n"
+        "time.sleep(0.5)\nraise SystemExit(40 + len(count))"
     )
     supervisor = subprocess.Popen(
         [sys.executable, "-c", SUPERVISOR, counting, "capsule", "5"],
@@ -155,7 +160,7 @@ def test_ctrl_c_of_a_whole_terminal_group_arrives_once(marker: str) -> None:
     )
     assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
     os.killpg(supervisor.pid, signal.SIGINT)
-    supervisor.communicate(timeout=5)
+    supervisor.communicate(timeout=20)
     assert supervisor.returncode == 41
 
 
@@ -168,8 +173,8 @@ def test_who_does_not_end_in_its_grace_or_is_asked_twice_is_killed_and_counts_as
         assert supervisor.stdout is not None and supervisor.stdout.readline() == "up\n"
         for _ in range(presses):
             supervisor.send_signal(signal.SIGINT)
-            time.sleep(0.1)
-        supervisor.communicate(timeout=4)
+            time.sleep(0.5)  # two signals at once would be one
+        supervisor.communicate(timeout=20)
         assert supervisor.returncode == 130
 
 

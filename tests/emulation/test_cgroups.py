@@ -142,7 +142,7 @@ def test_removal_kills_what_is_inside(mode: CgroupMode) -> None:
     sleeper = subprocess.Popen(["sleep", "60"])
     group.add(sleeper.pid)
     group.kill_and_remove()
-    assert sleeper.wait(2) == -signal.SIGKILL
+    assert sleeper.wait(20) == -signal.SIGKILL
     assert remove_group(group.memory_path) == 0  # again: nothing to do
 
 
@@ -176,7 +176,7 @@ def test_a_squeeze_kills_the_worker_and_spares_the_ballast(
     ballast.resize(8 * MIB)
     assert process.is_alive() and group.oom_kills() == 0 and not group.reached_limit()
     ballast.resize(64 * MIB)
-    process.join(5)
+    process.join(20)
     assert process.exitcode == -signal.SIGKILL
     assert group.oom_kills() == 1
     assert ballast.process.is_alive() and ballast.held_bytes == 64 * MIB
@@ -211,7 +211,7 @@ def test_a_ballast_ignores_ctrl_c_and_ends_with_its_parent() -> None:
         assert "libtorch" not in loaded
         parent.kill()
         parent.wait()
-        deadline = time.monotonic() + 2
+        deadline = time.monotonic() + 20
         while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
         status = Path(f"/proc/{pid}/stat")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from host_pace import judging_time
 from running import UNJUDGED, Place, rows, topology, write_experiment
 
 from testbed.controller.calibration import NOMINAL, host_calibration
@@ -54,8 +55,9 @@ def test_a_link_with_another_delay_than_asked_makes_the_run_unfaithful_by_name(p
         fleet.stop()
         log.close()
     named = {reason.split(":")[0] for reason in verdict["reasons"] if reason.startswith("link ")}
-    assert named == ({"link b up", "link b down"} if more_s else set())
     assert {row["device"] for row in rows(log.folder, "delays")} == set("abcd")
+    with judging_time():
+        assert named == ({"link b up", "link b down"} if more_s else set())
 
 
 def test_a_run_that_sees_only_itself_keeps_its_bits_and_sees_what_is_there(place: Place, tmp_path: Path) -> None:
@@ -72,8 +74,10 @@ def test_a_run_that_sees_only_itself_keeps_its_bits_and_sees_what_is_there(place
     for off in boundaries.values():
         assert set(off) >= {"memory", "up", "down", "streaming"}
         assert max(off["memory"]) <= 0.02
-        assert max(off["streaming"] + off["compute"]) <= 0.05
-        assert statistics.median(off["up"] + off["down"]) <= 0.10
+    with judging_time():
+        for off in boundaries.values():
+            assert max(off["streaming"] + off["compute"]) <= 0.05
+            assert statistics.median(off["up"] + off["down"]) <= 0.10
 
 
 def as_recorded(folder: Path, experiment: Experiment, step: int) -> Observation:

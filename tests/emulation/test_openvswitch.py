@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from host_pace import judging_time
-from running import IN_GUEST, Ended, Place, alive_after, mentioning, rows, topology, write_experiment
+from running import IN_GUEST, Ended, Place, assert_they_end, mentioning, rows, topology, write_experiment
 
 from testbed.wire import TCP_SHARE
 
@@ -77,7 +77,7 @@ def test_a_killed_run_takes_its_switch_daemons_along(place: Place, tmp_path: Pat
         assert {"ovsdb-server", "ovs-vswitchd"} <= set(programs)
         members = going.members()
         going.process.kill()
-        assert alive_after(members, 5.0) == set()
+        assert_they_end(members, 5.0)
     assert [line for line in mentioning(str(place.runtime)) if "ovs" in line] == []
 
 

@@ -16,17 +16,18 @@ from running import (
     UNJUDGED,
     Going,
     Place,
-    alive_after,
+    assert_they_end,
     control_groups,
     interfaces,
     mentioning,
     topology,
+    two_placements,
     write_experiment,
 )
 from unprivileged import without_rights
 
 from testbed.emulation.cgroups import detect
-from testbed.emulation.processes import ProcessId
+from testbed.emulation.processes import ProcessId, is_stopped
 from testbed.runlog.folder import read_json
 
 BACKENDS = pytest.mark.parametrize("backend", ["mininet", "local"])
@@ -46,12 +47,16 @@ def long_run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def medium_run(tmp_path: Path) -> Path:
-    """An experiment that takes about ten seconds."""
-    slow = {name: {"link": {"rate": "100 Mbit/s", "delay": "10 ms"}} for name in "abcd"}
-    return write_experiment(
-        tmp_path, "medium", tokens=24, interval=2, policy="round-robin", topology=topology(**slow), delay="transport"
-    )  # fmt: skip
+def gate(tmp_path: Path) -> Path:
+    """The file without which `waiting_run` does not go on."""
+    return tmp_path / "gate"
+
+
+@pytest.fixture
+def waiting_run(tmp_path: Path, gate: Path) -> Path:
+    """An experiment that waits at its first boundary."""
+    policy = two_placements(tmp_path, {"*": "a", "head(*,*)": "b", "ffn(*)": "c"}, {"ffn(1)": "d"}, gate)
+    return write_experiment(tmp_path, "waiting", tokens=8, interval=2, policy=policy, decision_limit="5 min")
 
 
 @contextmanager
@@ -115,30 +120,31 @@ def all_members(going: Going, backend: str) -> set[ProcessId]:
 @pytest.mark.timeout(240)
 @BACKENDS
 def test_killing_what_the_user_started_ends_the_run_and_clean_takes_away_only_what_it_left(
-    backend: str, place: Place, long_run: Path, medium_run: Path
+    backend: str, place: Place, long_run: Path, waiting_run: Path, gate: Path
 ) -> None:
     with (
         things_made_by_hand(),
         place.started(long_run, "--backend", backend, *UNJUDGED) as doomed,
-        place.started(medium_run, "--backend", backend, "--verify", *UNJUDGED) as other,
+        place.started(waiting_run, "--backend", backend, "--verify", *UNJUDGED) as other,
     ):
         folder = doomed.until_token(2)
         other.record()
         members = all_members(doomed, backend)
         assert bool(control_groups(run_id(folder))) is (backend == "mininet")
         doomed.process.kill()
-        assert alive_after(members, WITHIN_S) == set()
+        assert_they_end(members, WITHIN_S)
 
         cleaned = place.testbed("clean")
         assert cleaned.code == 0, cleaned.err
         assert f"Removed what run {run_id(folder)} left." in cleaned.out
         assert f"Left run {run_id(other.folder())} alone: it is going on." in cleaned.out
         assert_nothing_is_left(place, folder)
-        assert other.process.poll() is None, "the second run ended too early to say anything"
+        assert other.process.poll() is None
 
+        gate.touch()
         finished = other.end()
         assert finished.code == 0, finished.err
-        assert finished.summary["verified"] == "bitwise" and len(finished.summary["tokens"]) == 24
+        assert finished.summary["verified"] == "bitwise" and len(finished.summary["tokens"]) == 8
     assert place.left_behind() == []
 
 
@@ -151,7 +157,7 @@ def test_killing_the_process_inside_ends_the_run_which_says_so_and_cleans_up(
         members = all_members(going, backend)
         init = going.record().init
         assert init is not None and init.kill()
-        assert alive_after(members, WITHIN_S) == set()
+        assert_they_end(members, WITHIN_S)
         ended = going.end()
     assert ended.code == 5
     last = ended.err.splitlines()[-1]  # `unshare` may say before it that its child was killed
@@ -176,7 +182,7 @@ def test_ctrl_c_cleans_up_by_itself(moment: str, backend: str, place: Place, lon
         going.process.send_signal(signal.SIGINT)
         ended = going.end()
         assert (ended.code, ended.err.strip()) == (130, "Interrupted.")
-        assert members and alive_after(members, WITHIN_S) == set()
+        assert_they_end(members, WITHIN_S)
         assert_nothing_is_left(place, going.folder())
     assert place.left_behind() == [] and interfaces() <= before
     if moment == "while it generates":
@@ -216,7 +222,7 @@ def test_a_run_that_is_deaf_to_ctrl_c_is_killed_at_the_second_and_counts_as_inte
         going.process.send_signal(signal.SIGINT)
         ended = going.end()
         assert (ended.code, ended.err.splitlines()[-1]) == (130, "Interrupted.")
-        assert members and alive_after(members, WITHIN_S) == set()
+        assert_they_end(members, WITHIN_S)
         assert_nothing_is_left(place, going.folder())
     assert place.left_behind() == []
 
@@ -227,15 +233,12 @@ def test_a_device_that_is_paused_when_the_controller_is_killed_ends_too(place: P
         tmp_path, "paused", tokens=200, policy="round-robin", traces=["pause.csv"], trace_clock="time"
     )
     with place.started(experiment, "--backend", "local", *UNJUDGED) as going:
-        members = going.wait(lambda: {each for each in going.members() if stopped(each.pid)} or None, "a paused device")
+        members = going.wait(
+            lambda: {each for each in going.members() if is_stopped(each.pid)} or None, "a paused device"
+        )
         assert len(members) == 1
         going.process.kill()
-        assert alive_after(members, WITHIN_S) == set()
-
-
-def stopped(pid: int) -> bool:
-    """Whether the process has been stopped by a signal."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        assert_they_end(members, WITHIN_S)
 
 
 @pytest.mark.timeout(300)
@@ -272,7 +275,7 @@ def test_a_held_run_takes_commands_in_its_devices_until_ctrl_c(place: Place, tmp
         ended = going.end()
         assert ended.code == 0, ended.err
         assert ended.summary["status"] == "done" and len(ended.summary["tokens"]) == 12
-        assert alive_after(members, WITHIN_S) == set()
+        assert_they_end(members, WITHIN_S)
         assert_nothing_is_left(place, folder)
     over = place.testbed("exec", folder, "b", "--", "true")
     assert over.code == 2 and "is not up" in over.sentence

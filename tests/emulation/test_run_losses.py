@@ -56,6 +56,11 @@ def workers(going: Going, backend: str) -> list[int]:
     return found
 
 
+def devices(folder: Path, kind: str) -> list[str]:
+    """The devices of a run's events of one kind. On a busy host, others than the one that was hit may be among them."""
+    return [row["device"] for row in events(folder, kind)]
+
+
 def restless(folder: Path, tokens: int = 40) -> Path:
     """An experiment that moves blocks from device to device every second token."""
     (folder / "policy.py").write_text(RESTLESS)
@@ -164,12 +169,13 @@ def test_a_worker_that_a_signal_stops_is_suspected_within_a_second_and_lost_when
         folder = going.until_token(4)
         os.kill(victim, signal.SIGSTOP)
         stopped = time.time()
-        going.wait(lambda: events(folder, "device_suspected") or None, "a suspicion")
+        going.wait(lambda: "c" in devices(folder, "device_suspected") or None, "a suspicion")
         ended = going.end()
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == ["c"]
-    (suspected,), (fault,) = events(folder, "device_suspected"), rows(folder, "faults")
-    assert suspected["device"] == "c" and fault["cause"] == "hung"
+    *_, suspected = [row for row in events(folder, "device_suspected") if row["device"] == "c"]
+    (fault,) = rows(folder, "faults")
+    assert fault["cause"] == "hung"
     with judging_time():
         assert suspected["wall_s"] - stopped < 1.0 and 1.7 < fault["wall_s"] - stopped < 3.5
 
@@ -180,12 +186,12 @@ def test_a_worker_that_goes_on_before_its_time_is_up_is_not_lost(place: Place) -
         victim = workers(going, "local")[2]
         folder = going.until_token(4)
         os.kill(victim, signal.SIGSTOP)
-        going.wait(lambda: events(folder, "device_suspected") or None, "a suspicion")
+        going.wait(lambda: "c" in devices(folder, "device_suspected") or None, "a suspicion")
         os.kill(victim, signal.SIGCONT)
         ended = going.end()
     assert ended.code == 0, ended.err
     assert ended.summary["verified"] == "bitwise" and ended.summary["lost_devices"] == []
-    assert [row["device"] for row in events(folder, "device_heard")] == ["c"]
+    assert "c" in devices(folder, "device_heard")
 
 
 def test_drawn_faults_cost_no_token_and_no_bit_and_stand_in_the_manifest(place: Place) -> None:

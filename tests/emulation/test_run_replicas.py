@@ -26,8 +26,9 @@ def test_both_ways_of_recovery_take_what_the_twin_predicts_and_change_no_bit(pla
         found[method, policy] = row, twin, digests(run)
     (slow, _, bits), *others = found.values()
     assert slow["kept_rows"] == 0
-    assert all(same == bits and fast["rows"] <= 3 for fast, _, same in others)
+    assert all(same == bits for *_, same in others)
     with judging_time():
+        assert all(fast["rows"] <= 3 for fast, *_ in others)
         for row, twin, _ in found.values():
             assert row["rebuilt_s"] - row["committed_s"] == pytest.approx(row["predicted_s"], rel=0.2, abs=0.02)
             assert recovered_s(row) == pytest.approx(recovered_s(twin), rel=0.2, abs=0.05)

@@ -145,31 +145,6 @@ def test_a_paused_device_holds_the_token_up_until_it_goes_on(backend: str, place
         assert 1.9 < held[0]["start_s"] + held[0]["latency_s"] < 2.3
 
 
-def test_a_run_that_ends_while_a_device_is_paused_leaves_nothing(place: Place, tmp_path: Path) -> None:
-    pause = tmp_path / "pause.csv"
-    pause.write_text("time,target,quantity,value\n0,device/d,pause,on\n60,device/d,pause,off\n")
-    experiment = write_experiment(tmp_path, "paused", tokens=40, traces=[str(pause)], trace_clock="time")
-    with place.started(experiment, "--share-host", "--backend", "local") as going:
-        going.record()
-        members = going.wait(lambda: stopped if (stopped := _stopped(going.members())) else None, "a stopped worker")
-        going.process.kill()
-        going.process.wait()
-    assert not _alive_after(members)
-
-
-def _stopped(members: Any) -> set[Any]:
-    def state(pid: int) -> str:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-    return {member for member in members if member.alive() and state(member.pid) == "T"}
-
-
-def _alive_after(members: set[Any]) -> set[Any]:
-    from running import alive_after
-
-    return alive_after(members, 3.0)
-
-
 def test_loss_and_jitter_need_netem_and_are_never_left_out(place: Place, tmp_path: Path) -> None:
     lossy = topology(b={"link": {"rate": "50 Mbit/s", "delay": "2 ms", "jitter": "0.5 ms", "loss": "1 %"}})
     experiment = write_experiment(tmp_path, topology=lossy, policy="round-robin")

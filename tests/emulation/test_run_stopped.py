@@ -89,6 +89,7 @@ def test_a_disk_that_becomes_read_only_stops_a_run_in_one_sentence(backend: str,
 def test_a_run_folder_that_takes_no_new_files_at_the_end_is_one_sentence(
     how: str, backend: str, place: Place, tmp_path: Path
 ) -> None:
+    (tmp_path / "shut").touch()  # until the folder takes no more
     with place.started(vulnerable(tmp_path, "teardown", backend), "--backend", backend, *UNJUDGED) as going:
         folder, init = going.until_token(1), going.record().init
         assert init is not None
@@ -96,6 +97,7 @@ def test_a_run_folder_that_takes_no_new_files_at_the_end_is_one_sentence(
         mount = ["--bind", "-o", "ro"] if how == "remounted read-only" else ["-t", "tmpfs"]
         source = str(place.out) if how == "remounted read-only" else "tmpfs"
         subprocess.run([*inside, "mount", *mount, source, place.out], check=True)
+        (tmp_path / "shut").unlink()
         try:
             ended = going.end()
         finally:

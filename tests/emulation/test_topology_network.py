@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from host_pace import judging_time
 from running import interfaces
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,8 @@ def test_every_two_devices_reach_each_other(topology: str) -> None:
         assert row["lost"] == 0 or found["netem"], row
         if found["netem"]:
             assert row["measured_ms"] >= 0.9 * row["asked_ms"], row
-        assert row["measured_ms"] < row["asked_ms"] + 500, row  # it does not wait until addresses are resolved
+        with judging_time():
+            assert row["measured_ms"] < row["asked_ms"] + 500, row  # it does not wait until addresses are resolved
     assert interfaces() <= before
 
 
@@ -45,7 +47,8 @@ def test_tcp_gets_what_the_slowest_link_on_the_way_gives() -> None:
     assert [(row["from"], row["to"]) for row in found["rows"]] == [("a", "b"), ("b", "a")]
     for row in found["rows"]:
         assert row["asked_bps"] == pytest.approx(50e6, rel=0.06)
-        assert row["share"] < 1.05, row
+        with judging_time():
+            assert row["share"] < 1.05, row
 
 
 def test_mininets_own_command_line_answers_in_the_network() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from host_pace import judging_time
 from namespaces import ip, namespaces
-from running import IN_GUEST, UNJUDGED, Place, alive_after, interfaces, rows, topology, write_experiment
+from running import IN_GUEST, UNJUDGED, Place, assert_they_end, interfaces, rows, topology, write_experiment
 
 from testbed.emulation.medium import share_medium
 from testbed.emulation.shaping import Shaper, in_netns
@@ -191,7 +191,7 @@ def test_a_killed_run_leaves_no_medium(place: Place, tmp_path: Path) -> None:
         going.until_token(2)
         members = going.members()
         going.process.kill()
-        assert members and alive_after(members, 10.0) == set()
+        assert_they_end(members, 10.0)
     assert place.testbed("clean").code == 0
     assert place.left_behind() == [] and interfaces() <= before
 

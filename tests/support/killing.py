@@ -8,7 +8,17 @@ import signal
 import time
 from pathlib import Path
 
-from running import Ended, Going, Place, alive_after, control_groups, events, mentioning, topology, write_experiment
+from running import (
+    Ended,
+    Going,
+    Place,
+    assert_they_end,
+    control_groups,
+    events,
+    mentioning,
+    topology,
+    write_experiment,
+)
 
 from testbed.runlog.folder import read_json, read_lines
 
@@ -21,6 +31,9 @@ WORKERS_SCORE = 1000
 TOKENS = {"set-up": 300, "decode": 300, "migration": 300, "teardown": 6}
 
 TO_AND_FRO = """
+import time
+from pathlib import Path
+
 from testbed.placement.blocks import Placement
 from testbed.placement.patterns import expand_patterns
 
@@ -34,13 +47,18 @@ class ToAndFro:
     def decide(self, observation, placement):
         if placement is None:
             return Placement(expand_patterns(observation, {"*": "a"}))
+        while Path(__file__).with_name("shut").exists():
+            time.sleep(0.02)
         self.turn += 1
         return placement.with_moves(expand_patterns(observation, {"*": "a", "head(0,*)": "ab"[self.turn % 2]}).items())
 """
 
 
 def vulnerable(folder: Path, moment: str, backend: str) -> Path:
-    """An experiment that migrates every 2 tokens; on Mininet it has a ballast and a replayer."""
+    """An experiment that migrates every 2 tokens; on Mininet it has a ballast and a replayer.
+
+    It waits at its boundaries while the folder has a file `shut`.
+    """
     (folder / "policy.py").write_text(TO_AND_FRO)
     slow = {name: {"link": {"rate": "4 Mbit/s", "delay": "3 ms"}} for name in "abcd"}
     squeeze = "time,target,quantity,value\n0,device/b,memory,64 MiB\n900,device/b,memory,48 MiB\n"
@@ -160,7 +178,7 @@ def hit(
         ended = _end(going, WITHIN_S)
         took = time.monotonic() - begun
         run_folder = going.folder()
-    assert alive_after(members, GONE_S) == set(), "processes of the run outlive it"
+    assert_they_end(members, GONE_S)
     cleaned = place.testbed("clean")
     assert cleaned.code == 0, cleaned.err
     assert mentioning(str(run_folder)) == [] and place.left_behind() == []

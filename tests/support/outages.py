@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from host_pace import judging_time
 from running import UNJUDGED, Place, rows, topology, write_experiment
 
 LINK_DELAY_S = 0.02  # of the link with the outage; all others have a millisecond
@@ -61,11 +62,13 @@ def goes_on(place: Place, backend: str, moment: str, seconds: float) -> float:
     came = [row["end_s"] for row in rows(ended.folder, "spans") if "b" in (row["device"], row["peer"])]
     first_s = min((time_s for time_s in came if time_s >= end_s), default=end_s) - end_s
     if moment == "decode":
-        assert seconds < 0.5 or not any(begin_s + 0.3 < time_s < end_s for time_s in came), "it was no outage"
+        with judging_time():
+            assert seconds < 0.5 or not any(begin_s + 0.3 < time_s < end_s for time_s in came), "it was no outage"
         return first_s
     moves = [row for row in rows(ended.folder, "decisions") if row["moved"]]
     held = next((row for row in moves if row["t_s"] - row["stall_s"] < begin_s < row["t_s"]), None)
-    assert held is not None, "no migration was hit"
+    with judging_time():
+        assert held is not None, "no migration was hit"
     aborted = [row["bytes"] for row in rows(ended.folder, "migrations") if row["outcome"] == "aborted"]
     if aborted:  # what it had sent is on the link before any message of a token
         return max(0.0, first_s - sum(aborted) * 8 / SLOW_BPS)

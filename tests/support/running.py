@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 from checkpoint_cases import tensors_of
+from host_pace import judging_time
 from safetensors.numpy import save_file
 
 from testbed.emulation.host import in_user_mode_linux
@@ -44,6 +45,8 @@ IN_GUEST = in_user_mode_linux()
 PATIENCE_S = 240.0 if IN_GUEST else 110.0
 SWITCH = os.environ.get("TESTBED_TEST_SWITCH", "linuxbridge")  # of runs whose test chooses none
 TWO_PLACEMENTS = """
+import os, time
+
 from testbed.placement.blocks import Placement
 from testbed.placement.patterns import expand_patterns
 
@@ -57,6 +60,8 @@ class TwoPlacements:
     def decide(self, observation, placement):
         if placement is None:
             return Placement(expand_patterns(observation, self.first))
+        while not os.path.exists({gate!r}):
+            time.sleep(0.02)
         return placement.with_moves(expand_patterns(observation, self.first | self.then).items())
 """
 
@@ -273,6 +278,14 @@ def alive_after(members: set[ProcessId], seconds: float) -> set[ProcessId]:
     return left
 
 
+def assert_they_end(members: set[ProcessId], within_s: float) -> None:
+    """Check that all processes of a run end, long before they would by themselves, and judge how soon."""
+    begun = time.monotonic()
+    assert members and alive_after(members, within_s + 20.0) == set()
+    with judging_time():
+        assert time.monotonic() - begun < within_s
+
+
 def control_groups(run_id: str) -> list[Path]:
     """Control groups of a run, in any hierarchy."""
     walk = os.walk("/sys/fs/cgroup")  # passes over the groups of others that end meanwhile
@@ -320,10 +333,13 @@ def write_experiment(folder: Path, name: str = "own", **changes: Any) -> Path:
     return path
 
 
-def two_placements(folder: Path, first: Mapping[str, str], then: Mapping[str, str]) -> str:
-    """A policy for `--policy` that places by patterns and changes some of them at the first boundary."""
+def two_placements(folder: Path, first: Mapping[str, str], then: Mapping[str, str], gate: str | Path = "/") -> str:
+    """A policy for `--policy` that places by patterns and changes some of them at the first boundary.
+
+    There it waits until the file `gate` is there, so that the run does not end before the test has done its part.
+    """
     path = folder / "policy.py"
-    path.write_text(TWO_PLACEMENTS.format(first=dict(first), then=dict(then)))
+    path.write_text(TWO_PLACEMENTS.format(first=dict(first), then=dict(then), gate=str(gate)))
     return f"{path}:TwoPlacements"
 
 
