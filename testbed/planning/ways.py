@@ -14,7 +14,7 @@ from testbed.controller.policy_call import reset_policy
 from testbed.errors import ConfigError
 from testbed.experiment.cuts import check_cuts
 from testbed.placement.blocks import WHOLE, Exchange, Partition, Placement, count_blocks, vocab_rows
-from testbed.placement.cost.memory import Infeasible
+from testbed.placement.cost.memory import Infeasible, shortages
 from testbed.placement.cost.model import prefill_latency, token_latency
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
@@ -92,13 +92,32 @@ def place(observation: Observation, way: Way, length: int, effort: float = 1.0) 
     if partition is None or (way.cut and len(observation.devices) == 1):
         return None
     seen = replace(observation, partition=partition)
-    policy = make_policy(way.policy, {"effort": effort} if way.policy == "headroom" else {})
+    if way.policy == "headroom":
+        return _searched(seen, way, length, effort)
+    placement = _decided(way.policy, {}, seen)
+    return None if placement is None else placed(way, seen, placement, length)
+
+
+def _searched(seen: Observation, way: Way, length: int, effort: float) -> Placed | None:
+    """The quickest found for tokens around the timed one; where that has no room for all positions, for all of them.
+
+    The mean token of a long context reads caches so large that another placement may suit it.
+    """
+    around = replace(seen, interval=max(1, 2 * (length - seen.prompt_tokens)))
+    for looked_at in (around, seen):
+        placement = _decided("headroom", {"effort": effort, "horizon": "interval"}, looked_at)
+        if placement is not None and not shortages(seen, None, placement):
+            return placed(way, seen, placement, length)
+    return None
+
+
+def _decided(policy_name: str, options: dict[str, object], seen: Observation) -> Placement | None:
+    policy = make_policy(policy_name, options)
     reset_policy(policy, 0, seen)
     try:
-        placement = policy.decide(seen, None)
+        return policy.decide(seen, None)
     except Infeasible:
         return None
-    return placed(way, seen, placement, length)
 
 
 def placed(way: Way, observation: Observation, placement: Placement, length: int) -> Placed:

@@ -15,6 +15,7 @@ import yaml
 
 from testbed.errors import ConfigError
 from testbed.models.presets import presets
+from testbed.placement.cost.memory import shortages
 from testbed.placement.cost.model import token_latency
 from testbed.planning.fleet import board_of, read_fleet
 from testbed.planning.intervals import spread_for
@@ -187,6 +188,17 @@ def test_the_time_of_each_way_is_the_latency_of_its_placement() -> None:
     assert [one.way for one in found] == list(WAYS)
     for one in found:
         assert one.token_s == token_latency(one.observation, one.placement, question.length)
+
+
+@pytest.mark.parametrize("memory, at_least", [("8GB", 6.5), ("2GB", 6.2)])  # with 6.5 the caches of 2 GB overflow
+def test_what_is_searched_suits_the_timed_token_and_has_room_for_every_position(memory: str, at_least: float) -> None:
+    question = read_question(
+        "llama-3.2-3b", read_fleet(f"1 x raspberry-pi-5 {memory} + 2 x raspberry-pi-4 {memory}"), CALIBRATION,
+        context=None, prompt=None, reserve_bytes=DEFAULT.reserve_bytes, kv_format="float32", wire_format="float32",
+    )  # fmt: skip
+    found = place(question.seen_in("q4_0")[0], WAYS[-1], question.length)
+    assert found is not None and not shortages(found.observation, None, found.placement)
+    assert 1 / found.token_s > at_least
 
 
 def test_a_single_device_is_not_cut() -> None:
