@@ -27,6 +27,7 @@ from testbed.emulation.processes import children_of, is_stopped
 from testbed.errors import EnvironmentLacks, RunFailed
 from testbed.programs import complaint, find_program
 from testbed.signals import Collected, collected_signals
+from testbed.waiting import await_readable
 from testbed.worker.libc import signal_at_parents_death
 
 STOPPED_PATIENCE_S = 20.0  # longer than the inner process waits for processes that it has started
@@ -187,11 +188,13 @@ def _supervise(
     process: subprocess.Popen[bytes], inner: int, received: list[int], wakeup: socket.socket, grace_s: float
 ) -> int:
     """Wait for the end. Pass the first signal on; kill at the second, or when the grace is over."""
-    pidfd = os.pidfd_open(process.pid)
+    pidfd, poll = os.pidfd_open(process.pid), select.poll()
+    for descriptor in (pidfd, wakeup.fileno()):
+        poll.register(descriptor, select.POLLIN)
     deadline: float | None = None
     stopped_since: float | None = None
     try:
-        while not select.select([pidfd], [], [], 0)[0]:
+        while not await_readable(pidfd, 0):
             if received and deadline is None:
                 deadline = time.monotonic() + grace_s
                 with contextlib.suppress(ProcessLookupError):
@@ -204,8 +207,7 @@ def _supervise(
             if stopped_since is not None and time.monotonic() - stopped_since >= STOPPED_PATIENCE_S:
                 raise RunFailed(f"the run's own process had been stopped by a signal for {STOPPED_PATIENCE_S:.0f} s")
             timeout = _LOOK_S if deadline is None else min(_LOOK_S, max(0.0, deadline - time.monotonic()))
-            readable, _, _ = select.select([pidfd, wakeup.fileno()], [], [], timeout)
-            if wakeup.fileno() in readable:
+            if wakeup.fileno() in dict(poll.poll(timeout * 1000)):
                 wakeup.recv(64)
     finally:
         os.close(pidfd)
@@ -260,7 +262,7 @@ def _end(process: subprocess.Popen[bytes], inner: int) -> None:
         process.kill()
     else:
         process.kill()
-        select.select([pidfd], [], [], _KILL_WAIT_S)
+        await_readable(pidfd, _KILL_WAIT_S)
         os.close(pidfd)
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)

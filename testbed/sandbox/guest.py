@@ -13,7 +13,7 @@ import fcntl
 import json
 import os
 import re
-import select
+import selectors
 import shlex
 import shutil
 import signal
@@ -241,24 +241,26 @@ class _Guest:
 
     def _exchange(self, timeout_s: float | None) -> None:
         """Wait for something to do on any stream, and do it."""
-        reading: list[IO[bytes] | socket.socket] = [self._console, self._wakeup]
+        reading: list[IO[bytes] | socket.socket] = [self._wakeup]
         stdin = self._streams.stdin
         wants_input = self._ready and self._input_open and not self._on_the_way and not self._unsent
         if wants_input and stdin is not None:
             reading.append(stdin)
-        readable, writable, _ = select.select(
-            reading, [self._console] if self._unsent else [], [], None if timeout_s is None else max(0.0, timeout_s)
-        )
-        if self._wakeup in readable:
+        with selectors.PollSelector() as streams:  # epoll would not take a file as the standard input
+            streams.register(self._console, selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0))
+            for stream in reading:
+                streams.register(stream, selectors.EVENT_READ)
+            ready = {key.fileobj: events for key, events in streams.select(timeout_s)}
+        if self._wakeup in ready:
             self._wakeup.recv(64)
-        if writable:
+        if ready.get(self._console, 0) & selectors.EVENT_WRITE:
             self._send()
-        if stdin is not None and stdin in readable:
+        if stdin is not None and stdin in ready:
             data = os.read(stdin.fileno(), STDIN_CHUNK_BYTES)
             self._input_open = bool(data)
             self._on_the_way += len(data)
             self._send(guest_init.STDIN, data)
-        if self._console in readable:
+        if ready.get(self._console, 0) & selectors.EVENT_READ:
             self._hear()
 
     def _hear(self) -> None:

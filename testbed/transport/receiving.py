@@ -18,6 +18,7 @@ from typing import NamedTuple
 from testbed.errors import RunFailed
 from testbed.transport.addresses import place_of, socket_for
 from testbed.transport.zmtp import COMMAND, HEAD_BYTES, MORE, Refused, admission, read_head
+from testbed.waiting import await_readable
 
 NO_MESSAGE = "a peer sent what is no message of the data plane"
 HANDSHAKE_S = 10.0  # for a new peer to show the secret; until then its connection costs memory
@@ -207,7 +208,7 @@ class Entrance:
 
     def _wait(self, timeout_s: float | None) -> list[tuple[int, int]]:
         if timeout_s:  # epoll's own timeouts are in whole milliseconds
-            select.select((self._epoll,), (), (), timeout_s)
+            await_readable(self._epoll.fileno(), timeout_s)
             timeout_s = 0
         return self._epoll.poll(timeout_s)
 
