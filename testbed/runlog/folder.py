@@ -87,10 +87,10 @@ class RunLog:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open an existing folder for writing; raises ConfigError if it is missing or the run has ended."""
+        """Open an existing folder for writing; raises LogLost if it is missing, ConfigError if the run has ended."""
         self.folder = Path(folder)
         if not self.folder.is_dir():
-            raise ConfigError(f"{self.folder} is not a run folder: no such folder")
+            raise lost(self.folder, FOLDER_GONE)
         if (self.folder / SUMMARY).exists():
             raise ConfigError(f"{self.folder} is finished (it has a {SUMMARY}): a run is written only once")
         self._buffers: dict[str, bytearray] = {}

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from testbed.errors import ConfigError
 from testbed.runlog.folder import FORMAT, TABLES, RunLog, find_table, read_lines, read_rows
+from testbed.runlog.writing import LogLost
 
 PLACED = {"epoch": 3, "step": 8, "block": "head(0,1)", "device": "b"}
 
@@ -138,7 +139,7 @@ def test_a_finished_run_cannot_be_written_again(log: RunLog) -> None:
 
 
 def test_a_folder_that_is_missing_cannot_be_opened(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such folder"):
+    with pytest.raises(LogLost, match="removed"):
         RunLog(tmp_path / "nowhere")
 
 
