@@ -74,9 +74,13 @@ def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file; raises ConfigError naming it, and EnvironmentLacks where the disk takes no more."""
+    """Write a UTF-8 file, in a folder that is made if need be.
+
+    Raises ConfigError naming the file, and EnvironmentLacks where the disk takes no more.
+    """
     refuse_special(path)
     try:
+        make_folder(Path(path).parent)
         Path(path).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error

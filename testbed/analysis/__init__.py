@@ -4,6 +4,6 @@
 them. Of the rest of the testbed, this room knows only the format of run folders.
 """
 
-from testbed.analysis.load import AnalysisError, Run, load, load_many, run_folders
+from testbed.analysis.load import AnalysisError, Run, load, load_many, run_folders, with_changes
 
-__all__ = ["AnalysisError", "Run", "load", "load_many", "run_folders"]
+__all__ = ["AnalysisError", "Run", "load", "load_many", "run_folders", "with_changes"]

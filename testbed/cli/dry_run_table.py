@@ -23,7 +23,7 @@ def show_plan(plan: dict[str, Any]) -> None:
             **{kind: device[kind] for kind in kinds},
             "need": format_bytes(device["need_bytes"]),
             "budget": format_bytes(device["budget_bytes"]),
-            "limit": f"baseline + {format_bytes(device['limit_bytes_over_baseline'])}",
+            "limit over baseline": format_bytes(device["limit_bytes_over_baseline"]),
             **(_queues(device) if "up" in device else {}),
         }
         for name, device in plan["devices"].items()

@@ -55,7 +55,7 @@ def command(
 
     Example: testbed plot runs/demo --out figures --format pdf
     """
-    from testbed.analysis import load, run_folders
+    from testbed.analysis import load, run_folders, with_changes
     from testbed.analysis.plots import FIGURES, MOST_LINES, TABLES_OF_ALL, count_figures, run_names, save_all
     from testbed.strict_yaml import suggest
 
@@ -72,9 +72,8 @@ def command(
                 load(folder) if drawn_each else load(folder, TABLES_OF_ALL, events=len(folders) <= MOST_LINES)
             )
             done(len(loaded))
-        if not drawn_each:  # of many runs, figures show the steps of the traces alone, and the longest run met all
-            longest = max(range(len(loaded)), key=lambda number: len(loaded[number].tokens))
-            loaded[longest] = load(folders[longest], TABLES_OF_ALL)
+        if not drawn_each:
+            loaded = with_changes(loaded)
         drawn = save_all(
             loaded, out, list(dict.fromkeys(formats)), drawn_each, lambda figure: done(len(loaded) + figure), only
         )

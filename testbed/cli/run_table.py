@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ HEADINGS = {
     "name": "run", "status": "status", "policy": "policy", "backend": "backend", "tokens": "tokens",
     "mean_token_ms": "mean ms", "migrations": "migrations", "size": "size",
 }  # fmt: skip
+IN_BYTES = re.compile(r"(_bytes|memory_limits)(\.|$)")  # keys of numbers of bytes
 LONGEST_VALUE = 60  # characters of a value in the table of differences
 
 
@@ -57,7 +59,8 @@ def show_difference(found: dict[str, Any]) -> None:
     _list({"one": f"{found['one']} ({found['status'][0]})", "other": f"{found['other']} ({found['status'][1]})"})
     for heading, told in (("settings", "setting"), ("environment", "where it ran")):
         rows = [
-            {"key": key, "one": _short(one), "other": _short(other)} for key, (one, other) in found[heading].items()
+            {"key": key, "one": _short(_told(key, one)), "other": _short(_told(key, other))}
+            for key, (one, other) in found[heading].items()
         ]
         echo()
         if rows:
@@ -82,6 +85,24 @@ def _list(facts: dict[str, Any]) -> None:
             echo(f"{name:{size}}  {value}")
 
 
-def _short(value: Any) -> str:
-    text = "-" if value is None else str(value)
+def _told(key: str, value: Any) -> str:
+    """A setting or a fact in words: bytes with their unit, a list as its entries or the one that all are."""
+    if value in (None, [], {}):
+        return "-"
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int() if IN_BYTES.search(key):
+            return format_bytes(value)
+        case list():
+            entries = [_told(key, entry) for entry in value]
+            return entries[0] if len(set(entries)) == 1 else ", ".join(entries)
+        case {"name": name, "changes": [*changes]}:
+            return f"{name} with {len(changes)} change{'' if len(changes) == 1 else 's'}"
+        case dict():
+            return ", ".join(f"{name} {_told(name, inner)}" for name, inner in value.items())
+    return str(value)
+
+
+def _short(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -91,10 +91,11 @@ def graph_topology(topology: Path, form: str | None, out: Path | None) -> None:
     elif out is None:
         raise ConfigError(f"--format {form} is a picture: say where it goes, with --out {found.name}.{form}")
     else:
-        from testbed.files import refuse_special
+        from testbed.files import make_folder, refuse_special
         from testbed.topologies.figure import draw
 
         refuse_special(out)
+        make_folder(out.parent)
         draw(found, out, form)
     echo(f"{out}: {found.name}, {len(found.devices)} devices")
 

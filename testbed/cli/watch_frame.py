@@ -16,7 +16,8 @@ EVENTS, TEXT, MOST_VERDICT = 3, 5, 3  # lines; what the verdict takes more than 
 LEAST_EVENTS, LEAST_TEXT = 1, 1  # lines that all devices leave them
 LEAST_NAME = 12  # columns of the heading; what follows it is cut off only then
 NAME, BLOCKS, MEMORY, LINKS = 10, 12, 24, 24  # columns of the table of devices; the bar of memory takes the rest
-MOST_BAR = 64
+LINKS_HEAD = "link up / down"
+LEAST_BAR, MOST_BAR = 8, 64  # a narrower terminal has the columns of links as narrow as they can be, then no bar
 FULL, NEARLY = 1.0, 0.9  # of a budget, for colours
 
 
@@ -59,8 +60,11 @@ def _verdict(verdict: str, width: int) -> list[Text]:
 
 
 def _devices(devices: Sequence[DeviceNow], width: int, rows: int) -> list[Text]:
-    bar = min(MOST_BAR, max(8, width - NAME - BLOCKS - MEMORY - LINKS))
-    head = f"{'device':{NAME}}{'blocks':>{BLOCKS - 2}}  {'memory':{bar + MEMORY}}{'link up / down':{LINKS}}"
+    bar = min(MOST_BAR, width - NAME - BLOCKS - MEMORY - LINKS)
+    if bar < LEAST_BAR:
+        links = max(len(LINKS_HEAD), *(len(_rates(device)) for device in devices))
+        bar = max(0, min(LEAST_BAR, width - NAME - BLOCKS - MEMORY - links))
+    head = f"{'device':{NAME}}{'blocks':>{BLOCKS - 2}}  {'memory':{bar + MEMORY}}{LINKS_HEAD}"
     shown = devices if len(devices) <= rows - 1 else devices[: rows - 2]
     lines = [Text(head, style="dim"), *(_device(device, bar) for device in shown)]
     if len(shown) < len(devices):
@@ -73,13 +77,19 @@ def _device(device: DeviceNow, bar: int) -> Text:
     moved = f"{f'+{device.came}' if device.came else ''}{f'-{device.left}' if device.left else ''}"
     line.append(f"{device.blocks:>4} ").append(f"{moved:<{BLOCKS - 5}}", style="yellow")
     line.append_text(_memory(device, bar))
-    rates = [format_rate(device.asked_bps[way]) for way in ("up", "down") if way in device.asked_bps]
     wrong = any(
         have is not None and abs(have / device.asked_bps[way] - 1) > 0.01
         for way, have in device.readback_bps.items()
         if device.asked_bps[way]
     )
-    return line.append("  " + " / ".join(dict.fromkeys(rates)), style="red" if wrong else "")
+    return line.append("  " + _rates(device), style="red" if wrong else "")
+
+
+def _rates(device: DeviceNow) -> str:
+    """The requested rates up and down: one if they are equal, one unit if they share it."""
+    rates = list(dict.fromkeys(format_rate(device.asked_bps[way]) for way in ("up", "down") if way in device.asked_bps))
+    units = {rate.partition(" ")[2] for rate in rates}
+    return " / ".join([rate.partition(" ")[0] for rate in rates[:-1]] + rates[-1:] if len(units) == 1 else rates)
 
 
 def _memory(device: DeviceNow, bar: int) -> Text:
@@ -107,7 +117,8 @@ def _latency(picture: Picture, width: int) -> list[Text]:
     told = f"latency {picture.latency_ms[-1]:,.1f} ms"
     told += "" if predicted is None else f", predicted {predicted:,.1f} ms"
     mean = sum(picture.latency_ms) / len(picture.latency_ms)
-    return [Text(f"{told}; mean {mean:,.1f} ms; the curve's top is {most:,.1f} ms"), Text(curve, style="cyan")]
+    told += f"; mean {mean:,.1f} ms; the curve's top is {most:,.1f} ms"
+    return [*map(Text, textwrap.wrap(told, width)), Text(curve, style="cyan")]
 
 
 def _wrapped(text: str, width: int) -> list[Text]:

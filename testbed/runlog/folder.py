@@ -14,7 +14,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -313,8 +313,11 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file, without a half-written last line; a missing file has none."""
+def read_lines(path: Path, marks: Sequence[bytes] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file, without a half-written last line; a missing file has none.
+
+    With `marks`, only lines that contain one of them are parsed.
+    """
     if not path.exists():
         return
     with open_file(path) as file:
@@ -322,25 +325,30 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
         while more := file.read(LONGEST_LINE):
             whole, end, rest = (rest + more).rpartition(b"\n")
             if end:
-                yield from _parse_lines(whole + end, path, number)
+                yield from _parse_lines(whole + end, path, number, marks)
                 number += whole.count(b"\n") + 1
             if len(rest) >= LONGEST_LINE:
                 raise ConfigError(f"{path} line {number} is too long: over {LONGEST_LINE} bytes")
-        if rest:
+        if _is_marked(rest, marks):
             with contextlib.suppress(ConfigError):
                 yield parse_object(rest, f"{path} line {number}")
 
 
-def _parse_lines(lines: bytes, path: Path, first: int) -> Iterable[dict[str, Any]]:
+def _parse_lines(lines: bytes, path: Path, first: int, marks: Sequence[bytes]) -> Iterable[dict[str, Any]]:
     """The rows of whole lines, of which `first` is the number of the first one in the file."""
     try:
-        rows = _DECODE_LINES(lines)
-        if len(rows) == lines.count(b"\n"):  # lines without anything are passed over
-            return rows
+        if not marks:
+            rows = _DECODE_LINES(lines)
+            if len(rows) == lines.count(b"\n"):  # lines without anything are passed over
+                return rows
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # the first wrong line is named below
     numbered = enumerate(lines.split(b"\n")[:-1], first)
-    return [parse_object(line, f"{path} line {number}") for number, line in numbered]
+    return [parse_object(line, f"{path} line {number}") for number, line in numbered if _is_marked(line, marks)]
+
+
+def _is_marked(line: bytes, marks: Sequence[bytes]) -> bool:
+    return any(mark in line for mark in marks) if marks else True
 
 
 def find_table(folder: Path, table: str) -> Path | None:

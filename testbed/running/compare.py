@@ -107,13 +107,17 @@ def compare_all(
         raise ConfigError(f"{len(policies)} policies with {seeds} seeds each: a comparison needs at least one of both")
     refuse_dashboard_alone(dashboard, scheduler)
     wanted = [backend] if backend is None or isinstance(backend, str) else list(backend)
+    for kind, given in (("policy", policies), ("backend", wanted)):
+        twice = next((one for number, one in enumerate(given) if one in given[:number]), None)
+        if twice is not None:
+            raise ConfigError(f"{kind} {twice} is given twice, but every run is made once; several seeds repeat it")
     chosen = list(dict.fromkeys(choose_backend(one, tell) for one in wanted or [None]))
     first = load_experiment(experiment, overrides, tokens=tokens)
     planned = [
         load_experiment(experiment, overrides, tokens=tokens, policy=policy, seed=first.seed + number).model_copy(
             update={"policy_options": own}
         )
-        for policy, own in shared_out(list(dict.fromkeys(policies)), first.policy_options).items()
+        for policy, own in shared_out(policies, first.policy_options).items()
         for number in range(seeds)
     ]
     emulated = any(find_backend(name).emulated for name in chosen)

@@ -46,13 +46,14 @@ def form_of(out: Path | None, form: str | None) -> str:
 
 
 def load_for_report(runs: str | Path | Iterable[str | Path]) -> list[Run]:
-    """Load what a report shows of each run; spans, by far the largest table, it does not."""
-    from testbed.analysis import load, run_folders
+    """Load what a report shows of each run: not spans, by far the largest table, and of many runs few events."""
+    from testbed.analysis import load, run_folders, with_changes
     from testbed.analysis.page import MOST_EACH
 
     folders = run_folders(runs)
-    tables = TABLES_OF_EACH if len(folders) <= MOST_EACH else TABLES_OF_ALL
-    return [load(folder, tables) for folder in folders]
+    if len(folders) <= MOST_EACH:
+        return [load(folder, TABLES_OF_EACH) for folder in folders]
+    return with_changes([load(folder, TABLES_OF_ALL, events=("oom_kill",)) for folder in folders])
 
 
 def report_text(runs: Sequence[Run], form: str) -> str:

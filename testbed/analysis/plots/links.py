@@ -33,6 +33,7 @@ from testbed.wire import TCP_SHARE
 MBIT = 1e6
 MOST_DECADES = 1e4
 LOWEST_SHARE = 0.8  # the axis of ratios starts here, or lower if a transfer achieved less
+SHARED = "shared link"  # a kind of migration: another one went over its uplink or downlink at the same time
 _DIRECTIONS = ("up", "down", "path")
 _DASHES: dict[str, Any] = {"up": "-", "down": (0, (3, 2)), "path": "none"}
 _MARKERS = {"up": "^", "down": "v", "path": "o"}
@@ -44,8 +45,9 @@ def link_rates(run: Run) -> Figure:
 
     Left, a panel for each device shows the requested rate (wide line), the rate that was read back (thin line), and the
     rates of transfers (markers). A transfer over a path stands at the link that limits it. Right, each timed transfer
-    is drawn as achieved / requested over the requested rate, with TCP's ceiling. A simulated run has achieved nothing,
-    so only its requested rates are drawn.
+    is drawn as achieved / requested over the requested rate, with TCP's ceiling; the marker of a migration that shared
+    an uplink or a downlink with another one is half filled. A simulated run has achieved nothing, so only its requested
+    rates are drawn.
     """
     if run.simulated:
         run = replace(run, rates=run.rates.iloc[:0])
@@ -111,12 +113,13 @@ def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:
     if rates.empty:
         say_empty(axes, "no transfer was timed")
         return
-    for (direction, how), own in rates.groupby(["direction", "how"]):
-        filled = how == "migration"
-        axes.scatter(
+    fills: dict[str, Any] = {"probe": "none", "migration": "full", SHARED: "left"}
+    kinds = rates["how"].mask(shared_with_another(rates), SHARED)
+    for (direction, kind), own in rates.groupby(["direction", kinds]):
+        axes.plot(
             own["requested_bps"] / MBIT, own["achieved_bps"] / own["requested_bps"], marker=_MARKERS[str(direction)],
-            s=20, facecolors=[colours[str(direction)]] if filled else "none", edgecolors=[colours[str(direction)]],
-            linewidths=0.8, zorder=3, gid=f"{direction}:{how}",
+            markersize=4.5, fillstyle=fills[str(kind)], color=colours[str(direction)], markerfacecoloralt="white",
+            markeredgewidth=0.8, linestyle="none", zorder=3, gid=f"{direction}:{kind}",
         )  # fmt: skip
     axes.axhline(1.0, color=DARK, linewidth=0.8, zorder=1, gid="requested")
     axes.axhline(TCP_SHARE, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), zorder=1, gid="ceiling")
@@ -133,16 +136,42 @@ def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:
         handles=[
             Line2D([], [], color=DARK, linewidth=0.8, label="requested"),
             Line2D([], [], color=GREY, linewidth=0.8, linestyle=(0, (3, 2)), label=f"TCP ceiling ({TCP_SHARE})"),
-            Line2D(
-                [], [], marker="o", markersize=4, markerfacecolor="none", color=DARK, linestyle="none", label="probe"
+            *(
+                Line2D(
+                    [],
+                    [],
+                    marker="o",
+                    markersize=4,
+                    fillstyle=fills[kind],
+                    color=DARK,
+                    markerfacecoloralt="white",
+                    linestyle="none",
+                    label=kind,
+                )
+                for kind in fills
+                if kind != SHARED or (kinds == SHARED).any()
             ),
-            Line2D([], [], marker="o", markersize=4, color=DARK, linestyle="none", label="migration"),
         ],
         loc="best",
         ncols=2,
         columnspacing=1.0,
         handlelength=1.4,
     )
+
+
+def shared_with_another(rates: pd.DataFrame) -> pd.Series:
+    """Whether each transfer is a migration that had the sender's uplink or the receiver's downlink not to itself."""
+    moved = rates[rates["how"] == "migration"]
+    down = moved["direction"] == "down"
+    ends = {"up": moved["device"].where(~down, moved["peer"]), "down": moved["peer"].where(~down, moved["device"])}
+    until = (moved["t_s"] + 8 * moved["bytes"].astype(float) / moved["achieved_bps"]).fillna(moved["t_s"])
+    shared = pd.Series(False, rates.index)
+    for device in ends.values():
+        for _, own in moved.groupby(device):
+            start = own["t_s"].sort_values()
+            end = until[start.index]
+            shared[start.index] |= (start < end.cummax().shift()) | (start.shift(-1) < end)
+    return shared
 
 
 def _limiting_device(run: Run) -> pd.Series:

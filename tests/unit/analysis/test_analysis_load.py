@@ -69,6 +69,10 @@ def test_events_keep_their_order_and_whatever_else_they_say(tmp_path: Path) -> N
     squeeze = run.events[run.events["kind"] == "memory_announced"].iloc[0]
     assert (squeeze["step"], squeeze["target"], squeeze["value"]) == (48, "device/c", 72 * 2**20)
     assert run.events.loc[run.events["kind"] == "migration_committed", "blocks"].tolist() == [13, 31, 4]
+    some = analysis.load(run.folder, (), events=["memory_announced", "oom_kill"])
+    assert some.events["kind"].tolist() == ["memory_announced"] and some.events["t_s"].item() == squeeze["t_s"]
+    (changed,) = analysis.with_changes([some])
+    pd.testing.assert_frame_equal(changed.events, run.events)
 
 
 def test_a_run_cut_in_the_middle_of_a_line_loads_without_that_line(tmp_path: Path) -> None:

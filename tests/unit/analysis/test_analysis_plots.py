@@ -221,7 +221,7 @@ def test_link_rates_show_requested_read_back_and_every_timed_transfer(aware: Run
     achieved = sum(len(points.get_offsets()) for points in drawn(figure, "achieved"))
     assert achieved == len(aware.rates) == 11
     ratios = [drawn(figure, gid) for gid in ("up:probe", "down:probe", "up:migration")]
-    assert [len(points[0].get_offsets()) for points in ratios] == [4, 4, 3]
+    assert [len(points[0].get_xydata()) for points in ratios] == [4, 4, 3]
     share = aware.rates["achieved_bps"] / aware.rates["requested_bps"]
     assert f"11 transfers, median {share.median():.3f}" in texts(figure)
 
@@ -238,6 +238,24 @@ def test_a_paths_transfer_is_shown_at_the_link_that_limits_it(tmp_path: Path) ->
     (points,) = drawn(plots.link_rates(analysis.load(log.folder)), "achieved")
     assert points.axes.get_title(loc="left") == "Link of b"
     assert points.get_offsets().tolist() == [[1.0, 47.0]]
+
+
+def test_migrations_over_the_same_link_at_the_same_time_are_told_from_others(tmp_path: Path) -> None:
+    log = RunLog.create(tmp_path, "e", "p")
+    transfers = (  # start, from, to, and which side limits; each takes a second
+        (1.0, "a", "b", "up"), (1.5, "a", "c", "down"),  # both leave a
+        (3.0, "a", "d", "up"), (3.5, "b", "d", "up"),  # both reach d
+        (5.0, "a", "b", "up"), (5.5, "b", "a", "path"), (6.0, "a", "b", "up"),  # other directions, then one by one
+    )  # fmt: skip
+    for start, source, target, direction in transfers:
+        device, peer = (target, source) if direction == "down" else (source, target)
+        log.row("rates", t_s=start, device=device, direction=direction, peer=peer, requested_bps=16e6, achieved_bps=8e6,
+                bytes=1_000_000, how="migration")  # fmt: skip
+    log.close()
+    figure = plots.link_rates(analysis.load(log.folder))
+    shared = {gid: len(drawn(figure, gid)[0].get_xydata()) for gid in ("up:shared link", "down:shared link")}
+    assert shared == {"up:shared link": 3, "down:shared link": 1}
+    assert sum(len(drawn(figure, f"{way}:migration")[0].get_xydata()) for way in ("up", "path")) == 3
 
 
 def test_drawing_leaves_the_callers_matplotlib_settings_alone(aware: Run) -> None:

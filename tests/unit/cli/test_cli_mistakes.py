@@ -27,6 +27,7 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("replay", "quickstart", "--set", "tokens", "=", "8"), "KEY=VALUE without spaces"),
     (("compare", "quickstart", *TO_SIM, "--policy", "static", "greedy"), "write `--policy` or `--backend` before each"),
     (("compare", "quickstart", *TO_SIM, "--policy", "static,greedy"), "--policy static --policy greedy"),
+    (("compare", "quickstart", *TO_SIM, "--policy", "static", "--policy", "static"), "policy static is given twice"),
     (("watch", "runs", "--speed", "fast"), "'fast' is not a number;"),
     (("replay", "quikstart"), "did you mean 'quickstart'?"),
     (("replay", "experiments/quickstart"), "did you mean 'quickstart'"),

@@ -54,6 +54,12 @@ def test_two_runs_are_shown_beside_each_other(there: Path, capsys: Captured) -> 
     assert run(["runs", "diff", one, other]) == 0
     shown = capsys.readouterr().out
     assert "policy" in shown and "other / one" in shown and "They do not differ in environment." in shown
+    manifest = there / "runs" / one / "manifest.json"
+    facts = {"memory_limits": {"a": [80736256, 80736256]}, "idle_private_bytes": [7094272, 7077888]}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"facts": facts}))
+    assert run(["runs", "diff", one, other]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"facts.memory_limits.a +77 MiB +-\n", shown) and " 6.766 MiB, 6.75 MiB " in shown
 
 
 def test_nothing_goes_without_a_yes(there: Path, capsys: Captured) -> None:

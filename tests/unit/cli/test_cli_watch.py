@@ -76,7 +76,9 @@ def test_a_long_verdict_takes_lines_of_the_text(tmp_path: Path) -> None:
 def test_in_a_low_terminal_devices_come_before_text_and_events(tmp_path: Path, width: int, height: int) -> None:
     shown = replace(picture(followed(make_run(tmp_path))), text="So the sky is blue. " * 40)
     lines = [line.plain for line in frame(shown, width, height)]
-    assert [line[0] for line in lines if " MiB of " in line] == ["a", "b", "c", "d"] and len(lines) <= height
+    devices = [line for line in lines if " MiB of " in line]
+    assert [line[0] for line in devices] == ["a", "b", "c", "d"] and len(lines) <= height
+    assert all(line.endswith("bit/s") for line in devices)
     assert any("blue" in line for line in lines) and " s  " in lines[-1]
 
 

@@ -6,7 +6,7 @@ import pytest
 from refusals import computed_within, refusal
 
 from testbed.errors import ConfigError
-from testbed.files import read_bytes, read_text
+from testbed.files import read_bytes, read_text, write_text
 from testbed.strict_yaml import shown
 
 
@@ -14,6 +14,13 @@ def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path):
     file = tmp_path / "a.yaml"
     file.write_bytes(b"\xef\xbb\xbfname: x\r\n")
     assert read_text(file) == "name: x\r\n"
+
+
+def test_a_file_is_written_into_a_folder_that_is_made_unless_a_file_is_in_its_way(tmp_path):
+    write_text(tmp_path / "none" / "yet" / "x.md", "# X\n")
+    assert (tmp_path / "none" / "yet" / "x.md").read_text() == "# X\n"
+    below = tmp_path / "none" / "yet" / "x.md" / "below" / "y.md"
+    assert "x.md" in refusal(lambda: write_text(below, ""))
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev", "x" * 300, "a\0b"])
