@@ -46,7 +46,7 @@ SAID = {
     "delays.",
 }
 SHORT = {
-    1: "Within 15-20 % of the optimum",
+    1: "Within 15-20 % of an exact solver",
     2: "Faster than EdgeShard, Galaxy",
     3: "9-10 times faster",
     4: "Less memory than they need",

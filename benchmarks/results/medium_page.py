@@ -63,8 +63,11 @@ def policy_table(own: pd.DataFrame) -> str:
 
 
 def _times(found: Mean | None) -> str | None:
-    """A ratio with its interval, and the instances it is over."""
-    return None if found is None else f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f}), {found.count}"
+    """A ratio with its interval, which a single instance does not have, and the instances it is over."""
+    if found is None:
+        return None
+    interval = f" ({found.low:.2f} to {found.high:.2f})" if found.count > 1 else ""
+    return f"{found.value:.2f}{interval}, {found.count}"
 
 
 def legend() -> str:

@@ -334,7 +334,7 @@ def heads_alone(own: pd.DataFrame) -> list[float]:
 
 RECIPES: list[tuple[Callable[[Cell], bool], Callable[[Cell], list[float]]]] = [
     (lambda cell: cell.section.startswith("What the paper") and cell.heading in ("`paper`", "`paper-search`")
-     and len(cell.line) > 2, claims),
+     and cell.caption == "The figures behind it:", claims),
     (lambda cell: cell.section.startswith("Small"), small),
     (lambda cell: cell.section.startswith("Medium"), medium),
     (lambda cell: cell.section.startswith("Migration's worth") and "first placement" in cell.caption, frozen),

@@ -23,8 +23,8 @@ PAUSED = 0.3  # share of faults on the time clock that are pauses
 def with_faults(experiment: Experiment, seed: int) -> Experiment:
     """The experiment with a further trace of faults, drawn from this seed; the source is spared.
 
-    At least one device dies or is paused, and at least one besides the source never is. Devices that a trace strikes
-    already are left alone. Without a device to strike the experiment stays as it is.
+    At least one device dies or is paused; of several besides the source, at least one never is. Devices that a trace
+    strikes already are left alone. Without a device to strike the experiment stays as it is.
     """
     drawn = Random(f"chaos/{seed}")
     taken = {target for trace in experiment.traces.traces for target, what in trace.rows if what in (*STRIKES, PAUSE)}
