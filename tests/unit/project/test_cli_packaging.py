@@ -96,7 +96,7 @@ def test_a_skipped_emulation_test_is_a_failure(tmp_path: Path) -> None:
     )
     (tmp_path / "test_two.py").write_text("import pytest\npytest.skip('no mininet', allow_module_level=True)\n")
     arguments = ["-q", "-p", "no:cacheprovider", "-c", "/dev/null", "--rootdir", str(tmp_path), str(tmp_path)]
-    arguments.append("--continue-on-collection-errors")
+    arguments += ["-o", "timeout=60", "--continue-on-collection-errors"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments], capture_output=True, text=True, timeout=60,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests/support")},  # what the conftest imports
