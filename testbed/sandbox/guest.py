@@ -306,20 +306,49 @@ class _Guest:
         return f": {' | '.join(lines[-LOG_LINES:])}" if lines else " and left no message"
 
 
-@contextlib.contextmanager
-def _job_folder() -> Iterator[Path]:
-    """A folder for one guest, removed at the end. Folders of sandboxes that were killed are removed first.
-
-    It must be visible in the guest, and its path is on a kernel's command line: no spaces, quotes or commas.
-    """
+def _base() -> Path:
+    """Where guests have their folders: visible in a guest, without spaces or commas for a kernel's command line."""
     base = Path(tempfile.gettempdir()).resolve()
     if any(base.is_relative_to(hidden) for hidden in guest_init.HIDDEN) or not _PLAIN_PATH.fullmatch(str(base)):
-        base = Path("/tmp")
-    for old in base.glob(f"{FOLDER_PREFIX}*"):
+        return Path("/tmp")
+    return base
+
+
+def remove_killed() -> list[str]:
+    """Remove the folders of the caller's sandboxes that were killed, and end their guests; returns the folders.
+
+    A guest ends with its sandbox, but its kernel can hang if the signal comes in the middle of an interrupt.
+    """
+    removed = []
+    for folder in _base().glob(f"{FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if old.stat().st_uid == os.geteuid():
-                with _held(old):
-                    shutil.rmtree(old)
+            if folder.stat().st_uid == os.geteuid():
+                with _held(folder):
+                    for pid in _guest_processes(folder):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+                    shutil.rmtree(folder)
+                removed.append(str(folder))
+    return removed
+
+
+def _guest_processes(folder: Path) -> list[int]:
+    """The caller's processes that are of the guest in this folder: each has the kernel's command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                if entry.stat().st_uid == os.geteuid() and f"init={folder}/init".encode() in words:
+                    found.append(int(entry.name))
+    return found
+
+
+@contextlib.contextmanager
+def _job_folder() -> Iterator[Path]:
+    """A folder for one guest, removed at the end; what killed sandboxes left is removed first."""
+    remove_killed()
+    base = _base()
     try:
         folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base))
     except OSError as error:

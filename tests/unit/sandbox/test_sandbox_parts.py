@@ -1,7 +1,10 @@
 """What the sandbox knows without a guest: frames, module order, the command's environment, what is missing here."""
 
 import os
+import signal
+import subprocess
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -133,3 +136,26 @@ def test_a_processor_with_amx_needs_a_compiler_which_is_named(monkeypatch: pytes
     (tmp_path / "tcc").symlink_to("/bin/false")
     with pytest.raises(EnvironmentLacks, match="tcc could not compile"):
         uml_registers.preloads(tmp_path)
+
+
+def test_what_a_killed_sandbox_left_is_removed_with_a_guest_that_hangs_and_one_that_goes_on_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    killed, going_on = (Path(tempfile.mkdtemp(prefix=guest.FOLDER_PREFIX)) for _ in range(2))
+    stranger = tmp_path / "headroom"
+    stranger.mkdir()
+    guests = [
+        subprocess.Popen([sys.executable, "-c", "input()", f"init={folder}/init"], stdin=subprocess.PIPE)
+        for folder in (killed, going_on, stranger)
+    ]
+    try:
+        with guest._held(going_on):
+            assert guest.remove_killed() == [str(killed)]
+            assert guests[0].wait(20) == -signal.SIGKILL and not killed.exists()
+            assert [one.poll() for one in guests[1:]] == [None, None] and going_on.is_dir()
+            assert guest.remove_killed() == []
+    finally:
+        for one in guests:
+            one.kill()
+            one.communicate()
