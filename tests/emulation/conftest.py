@@ -64,7 +64,7 @@ def quickstart() -> Iterator[Ended]:
         yield ended
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, trylast=True)  # what repeats tests must see what we have made of a skip
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         try_again(item)
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_runtest_makereport(item, call):
     report = yield
     excuse_on_a_slow_host(item, call, report)
