@@ -9,6 +9,7 @@ import pandas as pd
 from testbed.analysis.load import AnalysisError, Run
 from testbed.analysis.metrics import MIB, metrics
 from testbed.analysis.plots.style import run_names
+from testbed.progress import printable
 
 MB = 1e6
 HEADERS = (
@@ -42,7 +43,7 @@ def report(runs: Run | Sequence[Run]) -> str:
     lines = ["# Results", "", _row(HEADERS), _row("---" if header in WORDS else "---:" for header in HEADERS)]
     lines += [_row(cells) for cells in rows(runs)]
     lines += ["", HOW_TO_READ, "", "## How the results were obtained", ""]
-    lines += [f"- {line}" for run in runs for line in _provenance(run)]
+    lines += [f"- {_plain(line)}" for run in runs for line in _provenance(run)]
     return "\n".join(lines) + "\n"
 
 
@@ -78,7 +79,12 @@ def _listed(runs: Run | Sequence[Run]) -> list[Run]:
 
 
 def _row(cells: Iterable[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(_plain(str(cell)).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _plain(text: str) -> str:
+    """One line of Markdown in which a name from a run folder is no markup for a browser or a terminal."""
+    return printable(" ".join(text.split())).replace("<", "\\<")
 
 
 def _cells(run: Run, name: str) -> list[str]:

@@ -47,9 +47,18 @@ def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
     waiting, and the software. `bound` is the largest device or link. The time before the token is separate, in
     `stall_ms` and `deciding_ms`. `energy` is that of the run's summary.
 
-    Raises ConfigError for a folder that is no run, that has no spans, or that has no such token.
+    Raises ConfigError for a folder that is no run, that has no spans, that has no such token, or that is damaged.
     """
     folder = find_run(run)
+    try:
+        return _explained_run(folder, tokens)
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{folder} is damaged: its tables and its manifest do not fit together ({error!r})"
+        ) from error
+
+
+def _explained_run(folder: Path, tokens: Sequence[int]) -> dict[str, Any]:
     manifest = read_manifest(folder)
     rows = {row["step"]: row for row in read_rows(folder, "tokens")}
     decisions = read_rows(folder, "decisions")

@@ -150,6 +150,7 @@ def test_texts_of_a_run_folder_are_only_text_on_the_page(tmp_path: Path) -> None
     page = Page(report_text([run], "html"))
     assert len([tag for tag, _ in page.tags if tag == "script"]) == 4
     assert rows_of(page.charts()["token-latency"])[0]["series"] == hostile
+    assert "<" not in report([run]).replace("\\<", "")
 
 
 def test_a_page_draws_the_topology_and_gives_an_experiment_that_repeats_the_run(tmp_path: Path) -> None:

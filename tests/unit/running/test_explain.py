@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from simulated import experiment
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import wire_bytes
+from testbed.runlog.folder import read_rows
 from testbed.running.explain import PARTS, Network, explain
 from testbed.running.replay import replay_once
 from testbed.topologies.model import Topology
@@ -86,6 +88,21 @@ def test_a_change_during_a_token_is_told(tmp_path: Path) -> None:
 def test_a_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--token 20: .* has no such token: it has 0 to 19"):
         explained(tmp_path, on("star4"), (20,))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"latency_s":', '"latency":'), ('"device":"a"', '"device":"z"')],
+    ids=["no latency", "another device"],
+)
+def test_tables_that_do_not_fit_together_are_one_sentence(tmp_path: Path, old: str, new: str) -> None:
+    folder = Path(replay_once(on("star4"), "sim", tmp_path)["path"])
+    for table in ("tokens", "placements"):
+        rows = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in read_rows(folder, table))
+        (folder / f"{table}.parquet").unlink()
+        (folder / f"{table}.jsonl").write_text(rows.replace(old, new))
+    with pytest.raises(ConfigError, match="is damaged: its tables and its manifest do not fit together"):
+        explain(folder)
 
 
 def test_a_message_does_not_wait_for_itself_on_a_medium() -> None:
