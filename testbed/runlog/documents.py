@@ -5,6 +5,8 @@ Both documents have more keys, which are for people.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,6 +85,17 @@ class Summary(_Shared):
     mean_token_ms: float | None = None
     migrations: Count | None = None
     verdict: Verdict | None = None
+
+
+@contextmanager
+def refused_if_damaged(folder: Path) -> Iterator[None]:
+    """Within it, tables that do not fit the manifest raise ConfigError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{folder} is damaged: its tables and its manifest do not fit together ({error!r})"
+        ) from error
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 from testbed.analysis.critical_path import Part, Row, Stage, block_kind, critical_path
 from testbed.errors import ConfigError
 from testbed.placement.blocks import wire_bytes
+from testbed.runlog.documents import refused_if_damaged
 from testbed.runlog.folder import read_manifest, read_rows, read_summary
 from testbed.runlog.summary import MS, mean, percentile, waits_by_step
 from testbed.running.run_names import find_run
@@ -50,12 +51,8 @@ def explain(run: str | Path, tokens: Sequence[int] = ()) -> dict[str, Any]:
     Raises ConfigError for a folder that is no run, that has no spans, that has no such token, or that is damaged.
     """
     folder = find_run(run)
-    try:
+    with refused_if_damaged(folder):
         return _explained_run(folder, tokens)
-    except (LookupError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{folder} is damaged: its tables and its manifest do not fit together ({error!r})"
-        ) from error
 
 
 def _explained_run(folder: Path, tokens: Sequence[int]) -> dict[str, Any]:

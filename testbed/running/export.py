@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from testbed.errors import ConfigError
+from testbed.runlog.documents import refused_if_damaged
 from testbed.runlog.folder import read_manifest, read_rows
 from testbed.running.run_names import find_run
 
@@ -13,14 +14,19 @@ def export_trace(run: str | Path, out: str | Path, first: int = 0, last: int | N
     """Write a run as a trace that Perfetto opens, and return how many things of each kind it has.
 
     `first` and `last` choose tokens. The operations and messages of a simulated run are recomputed with the
-    cost model, because its table of spans is empty. Raises ConfigError for a folder that is no run and for tokens that
-    it does not have.
+    cost model, because its table of spans is empty. Raises ConfigError for a folder that is no run or is damaged, and
+    for tokens that it does not have.
 
     Example: `export_trace("runs/20260101T000000Z-quickstart-static", "trace.json", 40, 56)`
     """
+    folder = find_run(run)
+    with refused_if_damaged(folder):
+        return _export_trace(folder, out, first, last)
+
+
+def _export_trace(folder: Path, out: str | Path, first: int, last: int | None) -> dict[str, int]:
     from testbed.analysis.trace_events import write_trace
 
-    folder = find_run(run)
     manifest = read_manifest(folder)
     tokens = [
         row for row in read_rows(folder, "tokens") if first <= row["step"] and (last is None or row["step"] <= last)

@@ -15,6 +15,7 @@ from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import wire_bytes
 from testbed.runlog.folder import read_rows
 from testbed.running.explain import PARTS, Network, explain
+from testbed.running.export import export_trace
 from testbed.running.replay import replay_once
 from testbed.topologies.model import Topology
 from testbed.traces import Change
@@ -101,8 +102,9 @@ def test_tables_that_do_not_fit_together_are_one_sentence(tmp_path: Path, old: s
         rows = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in read_rows(folder, table))
         (folder / f"{table}.parquet").unlink()
         (folder / f"{table}.jsonl").write_text(rows.replace(old, new))
-    with pytest.raises(ConfigError, match="is damaged: its tables and its manifest do not fit together"):
-        explain(folder)
+    for verb in (explain, lambda run: export_trace(run, tmp_path / "trace.json")):
+        with pytest.raises(ConfigError, match="is damaged: its tables and its manifest do not fit together"):
+            verb(folder)
 
 
 def test_a_message_does_not_wait_for_itself_on_a_medium() -> None:
