@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -74,15 +74,20 @@ def read_text(path: str | Path, limit_bytes: int = LARGEST_BYTES) -> str:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, in a folder that is made if need be.
+    """Write a UTF-8 file, in a folder that is made if need be. Half of a new file does not stay.
 
     Raises ConfigError naming the file, and EnvironmentLacks where the disk takes no more.
     """
     refuse_special(path)
+    is_new = False
     try:
         make_folder(Path(path).parent)
+        is_new = not os.path.lexists(path)
         Path(path).write_text(text, encoding="utf-8")
     except (OSError, ValueError) as error:
+        if is_new:
+            with suppress(OSError, ValueError):
+                os.unlink(path)
         why = getattr(error, "strerror", None) or error
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         kind = EnvironmentLacks if full else ConfigError

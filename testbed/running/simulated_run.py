@@ -12,6 +12,7 @@ from testbed.experiment.prompt import assumed_of_prompt, prompt_ids
 from testbed.experiment.schema import Experiment
 from testbed.placement.policies import make_policy
 from testbed.runlog.folder import RunLog
+from testbed.runlog.writing import LogLost
 from testbed.running.backends import FleetSetting, find_backend
 from testbed.running.generated_text import shown
 from testbed.running.run_summary import interrupted, run_summary, summary_base, unfinished
@@ -21,7 +22,7 @@ def simulate(experiment: Experiment, out: Path, manifest: dict[str, Any], host: 
     """Simulate one run, leave its folder under `out`, and return its summary.
 
     `manifest` is completed and written. A run that fails has its error in the summary. A ConfigError is raised after
-    the summary has been written: no run of this experiment can succeed.
+    the summary has been written, because no run of this experiment can succeed, and so is LogLost.
     """
     log = RunLog.create(out, experiment.name, experiment.policy)
     folder = log.folder.resolve()
@@ -44,7 +45,7 @@ def simulate(experiment: Experiment, out: Path, manifest: dict[str, Any], host: 
         raise
     except Exception as error:
         summary = base | unfinished(error)
-        if isinstance(error, ConfigError) or not isinstance(error, TestbedError):
+        if isinstance(error, ConfigError | LogLost) or not isinstance(error, TestbedError):
             raise
     finally:
         log.finish(summary, manifest | {"run": folder.name, "facts": fleet.facts()})

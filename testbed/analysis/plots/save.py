@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,5 +95,12 @@ def save_figure(drawing: Figure, stem: Path, formats: Sequence[str] = ("png",)) 
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in formats]
     with paper():
         for path in paths:
-            drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.03)
+            try:
+                drawing.savefig(path, dpi=DPI, bbox_inches="tight", pad_inches=0.03)
+            except OSError as error:
+                with suppress(OSError):  # half a picture
+                    path.unlink()
+                if error.errno is None:
+                    raise
+                raise OSError(error.errno, error.strerror, str(path)) from error  # Pillow names no file
     return paths

@@ -1,11 +1,12 @@
 """Reading what a user names: each odd thing a path can be is one sentence, soon."""
 
 import os
+import resource
 
 import pytest
 from refusals import computed_within, refusal
 
-from testbed.errors import ConfigError
+from testbed.errors import ConfigError, EnvironmentLacks
 from testbed.files import read_bytes, read_text, write_text
 from testbed.strict_yaml import shown
 
@@ -57,3 +58,14 @@ def test_a_value_is_shown_short_whatever_it_is():
     for value in (shared, 10**5000, {"a": shared}, "y" * 10**6):
         with computed_within(1):
             assert len(shown(value)) <= 60
+
+
+def test_half_of_a_new_file_does_not_stay_on_a_full_disk(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(EnvironmentLacks, match="r.md: the file cannot be written"):
+            write_text(tmp_path / "r.md", "x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import testbed
 from testbed.clock import EmulatedClock
 from testbed.controller.recorder import Recorder
 from testbed.errors import EnvironmentLacks
@@ -45,6 +46,13 @@ def test_a_table_that_takes_no_more_rows_is_one_sentence_and_the_summary_says_so
     assert read_json(log.folder / "summary.json") == {"status": "failed", "error": "told before"}
     assert read_json(log.folder / "manifest.json") == {"format": FORMAT, "facts": 1}
     assert len(read_rows(log.folder, "placements")) > 50 and not (log.folder / ".reserve").exists()
+
+
+def test_a_simulated_run_whose_tables_take_no_more_ends_as_an_emulated_one(tmp_path: Path) -> None:
+    with files_of_at_most(12_000), pytest.raises(LogLost, match="File too large"):
+        testbed.replay("quickstart", backend="sim", tokens=24, out=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    assert read_json(folder / "summary.json")["exit_code"] == EnvironmentLacks.exit_code
 
 
 def test_a_run_that_was_done_when_its_tables_could_not_be_converted_has_failed_in_its_summary(log: RunLog) -> None:
