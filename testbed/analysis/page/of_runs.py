@@ -127,9 +127,9 @@ def _range(group: Alike) -> pd.DataFrame:
     return pd.DataFrame({"series": group.name} | columns | {"high_ms": MS * found["max"], "runs": found["count"]})
 
 
-def _scale(values: pd.Series[Any]) -> Spec:
+def _scale(values: pd.Series[Any], zero: bool = True) -> Spec:
     least, most = values.min(), values.max()
-    return {"type": "log"} if most > LOG_SPREAD * least > 0 else {"zero": True}
+    return {"type": "log"} if most > LOG_SPREAD * least > 0 else {"zero": zero}
 
 
 def _stalls(runs: Sequence[Run]) -> Chart:
@@ -167,7 +167,7 @@ def _distribution(runs: Sequence[Run]) -> Chart:
         rows.append(pd.DataFrame({"series": group.name, "latency_ms": latency[at], "share": share}))
     every = pd.concat(rows)
     colour, dash = _dashed(groups, runs)
-    x = quantity("latency_ms", "Token latency (ms)", scale=_scale(every["latency_ms"]) | {"zero": False})
+    x = quantity("latency_ms", "Token latency (ms)", scale=_scale(every["latency_ms"], zero=False))
     y = quantity("share", "Share of the tokens asked for", axis={"format": "%"}, scale={"domain": [0, 1]})
     tooltip = [*tips({"series": "runs"}, {"latency_ms": "at most ms"}), quantity("share", "share", format=".1%")]
     spec = WIDE | {
@@ -241,7 +241,7 @@ def _prediction(runs: Sequence[Run]) -> Chart:
     frame = pd.concat(rows)
     both = pd.concat([frame["predicted_ms"], frame["latency_ms"]])
     ends = [{"at": float(both.min())}, {"at": float(both.max())}]
-    scale = _scale(both) | {"zero": False}
+    scale = _scale(both, zero=False)
     colour, _ = _series(groups, runs)
     equal: Spec = {
         "data": {"name": "marks"},

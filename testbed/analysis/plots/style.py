@@ -146,9 +146,9 @@ def policies(runs: Sequence[Run]) -> list[str]:
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """A distinct name for each run: its policy, and as needed its experiment, backend, settings, seed or a number."""
+    """A distinct name for each run: its policy, and as needed what else it is of, settings, seed or a number."""
     names = [run.policy for run in runs]
-    for add in (_experiment_of, _backend_of, None, _seed_of):
+    for add in (*_POOLED_BY, None, _seed_of):
         repeated = {name for name, count in Counter(names).items() if count > 1}
         more = [add(run) for run in runs] if add is not None else _settings_that_differ(runs, names)
         if len(set(more)) > 1:

@@ -40,6 +40,8 @@ def test_no_figure_pools_runs_of_two_backends_experiments_models_topologies_or_s
 ) -> None:
     runs = [analysis.load(make_run(tmp_path, "greedy", seed=seed, tokens=12)) for seed in range(10)]
     runs[:2] = [replace(run, manifest={**run.manifest, **change}, summary=None) for run in runs[:2]]
+    first, second = run_names(runs[1:3])
+    assert name in first and name not in second
     (one, other) = [line for line in plots.latency_ecdf(runs).axes[0].lines if line.get_gid() is None]
     assert [len(line.get_xdata()) for line in (one, other)] == [2 * 11 + 1, 8 * 11 + 1]
     assert one.get_color() == other.get_color() and one.get_linestyle() != other.get_linestyle()

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from simulated import experiment, simulated
@@ -16,6 +17,7 @@ import testbed
 from testbed.analysis import load
 from testbed.analysis.page import html_page
 from testbed.analysis.page.chart import coloured
+from testbed.analysis.page.of_runs import _scale
 from testbed.analysis.report import report
 from testbed.cli import cli
 from testbed.errors import ConfigError
@@ -130,6 +132,12 @@ def test_many_runs_are_drawn_as_means_and_ranges_and_not_one_by_one(tmp_path: Pa
 def test_the_names_of_a_legend_have_room() -> None:
     columns = [coloured("series", {"n" * letters: "#000000"})["legend"]["columns"] for letters in (12, 62, 300)]
     assert columns == [4, 2, 1]
+
+
+def test_a_scale_is_never_told_to_be_logarithmic_and_to_show_zero() -> None:
+    near, far = pd.Series([200.0, 300.0]), pd.Series([1.0, 1000.0])  # Vega warns of it on the browser's console
+    assert [_scale(near), _scale(near, zero=False)] == [{"zero": True}, {"zero": False}]
+    assert _scale(far) == _scale(far, zero=False) == {"type": "log"}
 
 
 def test_the_table_of_many_runs_is_folded_and_names_each_of_them(tmp_path: Path) -> None:
