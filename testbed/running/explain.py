@@ -34,7 +34,7 @@ PARTS = ("computing", "sending", "delay", "waiting", SOFTWARE)
 
 - computing: devices compute blocks, for as long as the emulated device takes
 - sending: the bytes of messages pass the slowest link of their path
-- delay: the delays of the links
+- delay: the delays of the links, with jitter and what lost packets cost
 - waiting: messages wait behind others for a link
 - software: the rest, which is messaging, scheduling, and operations that the host finished late
 """
@@ -61,7 +61,8 @@ def _explained_run(folder: Path, tokens: Sequence[int]) -> dict[str, Any]:
     decisions = read_rows(folder, "decisions")
     stalls = waits_by_step(decisions, charge_decision=False)
     chosen = _chosen(rows, stalls, tokens, folder)
-    network = Network(_topology(manifest, folder), read_rows(folder, "links"))
+    hop_s = (manifest.get("facts") or {}).get("hop_overhead_s") or 0.0
+    network = Network(_topology(manifest, folder), read_rows(folder, "links"), _losing(manifest), hop_s)
     if manifest.get("provenance") == "simulated":
         from testbed.running.modelled_spans import SimulatedTokens
 
@@ -135,6 +136,12 @@ def _topology(manifest: Mapping[str, Any], folder: Path) -> Topology:
         raise ConfigError(f"{folder}/manifest.json has no experiment.topology: its run ended before it began") from None
 
 
+def _losing(manifest: Mapping[str, Any]) -> set[str]:
+    """The links that a trace makes lose packets."""
+    changes = [change for trace in manifest["experiment"].get("traces") or [] for change in trace.get("changes", [])]
+    return {target.removeprefix("link/") for _, target, quantity, value in changes if quantity == "loss" and value}
+
+
 def _explained(token: Row, which: str, stages: Sequence[Stage], network: Network) -> dict[str, Any]:
     latency_s = token["latency_s"]
     modelled_s = math.fsum(stage.end_s - stage.start_s for stage in stages)
@@ -197,10 +204,16 @@ def _divided(
 
 
 class Network:
-    """The links' rates and delays at every moment of a run, and what each message of a token asks of them."""
+    """The links' rates and delays at every moment of a run, and what each message of a token asks of them.
 
-    def __init__(self, topology: Topology, links: Iterable[Row]) -> None:
-        self._topology = topology
+    `losing` names links that lose packets beside those of the topology; `hop_s` is the software's time for a message.
+    """
+
+    def __init__(
+        self, topology: Topology, links: Iterable[Row], losing: Iterable[str] = (), hop_s: float = 0.0
+    ) -> None:
+        self._topology, self._hop_s = topology, hop_s
+        self._late = {*losing, *(cable.name for cable in topology.links if cable.link.needs_netem)}
         own = {}
         for cable in topology.links:
             link = cable.link
@@ -225,7 +238,8 @@ class Network:
 
         Messages pass the links of their paths as in the cost model: a link carries one at a time, in the order in which
         first bytes arrive, and a first byte goes on to the next link before the last one has come (cut-through). A
-        message that takes a medium again does so when all of it has passed; until then it is being sent.
+        message that takes a medium again does so when all of it has passed; until then it is being sent. What remains
+        of a message over a link with jitter or loss is that link's delay.
         """
         found: dict[int, list[tuple[str, Hop, float]]] = {}
         coming = []
@@ -250,6 +264,11 @@ class Network:
             found[id(row)].append(("waiting", path[leg], start - ready))
             if leg + 1 < len(path):
                 heappush(coming, (start + rates[leg][1], turn, leg + 1, row, path, rates, bits))
+        for row in messages if self._late else ():
+            shares = found[id(row)]
+            rest = row["end_s"] - row["start_s"] - self._hop_s - math.fsum(seconds for _, _, seconds in shares)
+            late = [hop for hop in self._topology.route(row["device"], row["peer"]) if hop[0] in self._late]
+            shares += [("delay", hop, max(0.0, rest)) for hop in late[:1]]
         return found
 
 

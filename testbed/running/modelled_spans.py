@@ -21,6 +21,7 @@ from testbed.placement.cost.model import CostModel, chunk_rows
 from testbed.placement.observation import Observation
 from testbed.placement.plan import Plan, make_plan
 from testbed.runlog.folder import read_rows
+from testbed.simulation.drawn_delays import drawn_delays
 from testbed.simulation.modelled_pass import ModelledPass, Row
 
 
@@ -54,8 +55,10 @@ class SimulatedTokens:
         first, devices = self._placements[token["epoch"]]
         counted = self._experiment.trace_clock == "token"
         decided, since = (first, token["step"]) if counted else (self._decided[token["epoch"]], token["start_s"])
-        plan = make_plan(self._seen(decided, first), Placement(devices, token["epoch"]))
-        model = CostModel(self._seen(since, token["step"]))
+        plan = make_plan(self._seen(self._conditions(decided), first), Placement(devices, token["epoch"]))
+        now = self._conditions(since)
+        seen = self._seen(now, token["step"])
+        model = drawn_delays(self._experiment, seen, now.target().links, token["step"]) or CostModel(seen)
         chunks = [(self._prompt + token["step"], 1, True)]
         if token["prefill"]:
             rows = chunk_rows(self._prompt, self._experiment.prefill_chunk)
@@ -78,7 +81,7 @@ class SimulatedTokens:
                     times = {key: start + (span[key] - start) * scale for key in ("start_s", "end_s")}
                     yield dict(span) | times | {"step": token["step"]}
 
-    def _seen(self, trace_time: float, tokens_done: int) -> Observation:
+    def _conditions(self, trace_time: float) -> Conditions:
         """What holds at this trace time; on the token clock a change waits for the next boundary."""
         experiment, conditions = self._experiment, Conditions(self._experiment)
         conditions.begin()
@@ -86,7 +89,10 @@ class SimulatedTokens:
             trace_time = trace_time // experiment.interval * experiment.interval
         if trace_time > 0:
             conditions.advance(trace_time, 0)
-        return observe(experiment, conditions, self._prompt, tokens_done, self._hop_s)
+        return conditions
+
+    def _seen(self, conditions: Conditions, tokens_done: int) -> Observation:
+        return observe(self._experiment, conditions, self._prompt, tokens_done, self._hop_s)
 
 
 def token_stages(observation: Observation, plan: Plan, length: int) -> list[Stage]:

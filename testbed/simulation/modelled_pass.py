@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from testbed.placement.blocks import ATTENTION, FFN, Block
 from testbed.placement.cost.model import CostModel
 from testbed.placement.latency import message_bits
-from testbed.placement.observation import Observation
 from testbed.placement.observation import Path as LinkPath
 from testbed.placement.plan import VOCAB, HalfKind, HalfPlan, Plan, halves_of, work_payload, x_payload
 from testbed.wire import OUTAGE_BPS
@@ -72,19 +71,19 @@ class ModelledPass:
 
     def _alone(self, label: str, device: str, seconds: float) -> None:
         """One operation with nothing beside it."""
-        run = _Messages(self._model.observation, self._now)
+        run = self._messages()
         self._end(run, run.block(label, device, self._now, seconds), device)
 
     def _spread(self, holder: str, order: Sequence[str], layer: int, rows: int) -> None:
         """Bring x to the devices of `order`, and wait for the last one."""
-        run, x = _Messages(self._model.observation, self._now), x_payload(self._model.shape, rows)
+        run, x = self._messages(), x_payload(self._model.shape, rows)
         there: dict[str, float] = {}
 
         def arrived(device: str) -> Callable[[float], None]:
             return lambda at: there.__setitem__(device, at)
 
         for device in order:
-            run.send(f"x({layer})", holder, device, x, self._now, arrived(device))
+            run.send(f"x({layer})", holder, device, x, self._model.path(holder, device, x), self._now, arrived(device))
         run.deliver()
         latest = max(there, key=lambda device: there[device])
         self._end(run, there[latest], latest)
@@ -98,28 +97,33 @@ class ModelledPass:
         return label, each * len(parts), work_payload(self._model.shape, kind, parts, self._rows)
 
     def _hub(self, holder: str, half: HalfPlan, kind: HalfKind, layer: int, names: tuple[str, str], meet: str) -> None:
-        """A half whose results meet at one device."""
-        run, target = _Messages(self._model.observation, self._now), half.target
+        """A half whose results meet at one device. Paths are asked for in the model's order, as it may draw them."""
+        run, target = self._messages(), half.target
         there: list[float] = [self._now]
+        x = x_payload(self._model.shape, 1 if kind.work == "vocab" else self._rows)
+        working = {device: self._work(half, kind, layer, device) for device in half.work}
+        sent = [(holder, device, x) for device in half.x_order]
+        sent += [(device, target, payload) for device, (_, _, payload) in working.items() if device != target]
+        paths = {(one, other): self._model.path(one, other, payload) for one, other, payload in sent}
 
         def begin(device: str) -> Callable[[float], None]:
             def work(at: float) -> None:
                 if device == target:
                     there.append(at)
-                if device not in half.work:
+                if device not in working:
                     return
-                label, seconds, payload = self._work(half, kind, layer, device)
+                label, seconds, payload = working[device]
                 end = run.block(label, device, at, seconds)
                 if device == target:
                     there.append(end)
                 else:
-                    run.send(f"{names[1]}({layer})", device, target, payload, end, there.append)
+                    path = paths[device, target]
+                    run.send(f"{names[1]}({layer})", device, target, payload, path, end, there.append)
 
             return work
 
         for device in half.x_order:
-            x = x_payload(self._model.shape, 1 if kind.work == "vocab" else self._rows)
-            run.send(f"{names[0]}({layer})", holder, device, x, self._now, begin(device))
+            run.send(f"{names[0]}({layer})", holder, device, x, paths[holder, device], self._now, begin(device))
         begin(holder)(self._now)
         run.deliver()
         end = max(there)
@@ -130,7 +134,7 @@ class ModelledPass:
 
     def _together(self, half: HalfPlan, kind: HalfKind, layer: int, result: str, meet: str) -> None:
         """A half whose results every device adds up for itself."""
-        run = _Messages(self._model.observation, self._now)
+        run = self._messages()
         there: dict[str, list[float]] = {target: [self._now] for target in half.targets}
         for device in half.work:
             label, seconds, payload = self._work(half, kind, layer, device)
@@ -139,7 +143,8 @@ class ModelledPass:
                 if target == device:
                     there[target].append(end)
                 else:
-                    run.send(f"{result}({layer})", device, target, payload, end, there[target].append)
+                    path = self._model.path(device, target, payload)
+                    run.send(f"{result}({layer})", device, target, payload, path, end, there[target].append)
         run.deliver()
         adding = self._model.seconds("sum", self._length, self._rows)
         ends = {
@@ -149,6 +154,9 @@ class ModelledPass:
         latest = max(ends, key=lambda target: ends[target])
         self._end(run, ends[latest], latest)
 
+    def _messages(self) -> _Messages:
+        return _Messages(self._now, self._model.observation.hop_overhead_s)
+
     def _end(self, run: _Messages, end_s: float, ends_at: str) -> None:
         self.stages.append(PassStage(self._now, end_s, ends_at, run.spans, run.sent))
         self._now = end_s
@@ -157,11 +165,10 @@ class ModelledPass:
 class _Messages:
     """Operations and messages of one stage. Messages share links as `latency.half_layer_latency` says."""
 
-    def __init__(self, observation: Observation, start_s: float) -> None:
+    def __init__(self, start_s: float, hop_overhead_s: float) -> None:
         self.spans: list[Row] = []
         self.sent: list[Row] = []
-        self._observation = observation
-        self._start_s = start_s
+        self._start_s, self._hop_s = start_s, hop_overhead_s
         self._turn = itertools.count()
         self._coming: list[tuple[float, int, int, float, LinkPath, Row, Callable[[float], None]]] = []
 
@@ -171,12 +178,12 @@ class _Messages:
         return start_s + seconds
 
     def send(
-        self, label: str, sender: str, receiver: str, payload: float, at_s: float, then: Callable[[float], None]
-    ) -> None:
+        self, label: str, sender: str, receiver: str, payload: float, path: LinkPath, at_s: float,
+        then: Callable[[float], None],
+    ) -> None:  # fmt: skip
         """Send a message at this time; `then` is called with the time at which it can be used."""
         row = _span("transfer", label, sender, receiver, at_s, at_s, payload)
         self.sent.append(row)
-        path = self._observation.path(sender, receiver)
         heappush(self._coming, (at_s - self._start_s, next(self._turn), 0, math.inf, path, row, then))
 
     def deliver(self) -> None:
@@ -191,7 +198,7 @@ class _Messages:
             if passed + 1 < len(path):
                 heappush(self._coming, (start + delay, turn, passed + 1, rate, path, row, then))
                 continue
-            row["end_s"] = self._start_s + through + delay + self._observation.hop_overhead_s
+            row["end_s"] = self._start_s + through + delay + self._hop_s
             self.spans.append(row)
             then(row["end_s"])
 

@@ -86,6 +86,16 @@ def test_a_change_during_a_token_is_told(tmp_path: Path) -> None:
         assert math.fsum(token["parts_ms"].values()) == pytest.approx(token["latency_ms"], rel=1e-9)
 
 
+@pytest.mark.parametrize("partition", [{}, {"ffn_shards": 4, "vocab_shards": 4}, TOGETHER])
+def test_what_a_lost_packet_costs_is_its_links_delay(tmp_path: Path, partition: dict[str, Any]) -> None:
+    lossy = ("tokens=20", "topology.devices.b.link.loss=2 %", "topology.devices.c.link.jitter=0.2 ms")
+    found = explained(tmp_path, experiment(*lossy, changes=(), policy="tensor-parallel", partition=partition))
+    median, slowest = found["tokens"][:2]
+    later = {part: slowest["parts_ms"][part] - median["parts_ms"][part] for part in PARTS}
+    assert not found["notes"] and slowest["latency_ms"] > 1.2 * median["latency_ms"]
+    assert later["delay"] == pytest.approx(slowest["latency_ms"] - median["latency_ms"], rel=0.1)
+
+
 def test_a_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--token 20: .* has no such token: it has 0 to 19"):
         explained(tmp_path, on("star4"), (20,))
