@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Generator, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from testbed.errors import ConfigError, EnvironmentLacks
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 EMULATION = "emulation"  # the resource
 PATIENCE = "10s"  # for the scheduler's answer
+ANSWER_S = 2.0  # that its dashboard has for one
 
 
 def remarks_on(scheduler: str, emulated: bool, dashboard: bool) -> list[str]:
@@ -34,7 +36,7 @@ def remarks_on(scheduler: str, emulated: bool, dashboard: bool) -> list[str]:
                 f"`--resources {EMULATION}=1`, once on each machine."
             )
         if dashboard:
-            served = "dashboard" in found["services"]
+            served = "dashboard" in found["services"] and not _is_missing(client.dashboard_link)
             remarks.append(f"Dashboard: {client.dashboard_link}" if served else f"{scheduler} serves no dashboard.")
         return remarks
 
@@ -66,14 +68,34 @@ def call_on_cluster(
             future.release()
 
 
+def _is_missing(link: str) -> bool:
+    """Whether a scheduler answers that it has no such page, as with `--no-dashboard`, which leaves its server there."""
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    try:
+        urlopen(link, timeout=ANSWER_S).close()
+    except HTTPError as error:
+        return error.code == HTTPStatus.NOT_FOUND
+    except OSError:  # it may be reached from elsewhere
+        return False
+    return False
+
+
 def _connected(scheduler: str) -> Client:
     from distributed import Client
+    from distributed.security import Security
 
     for name in ("distributed", "tornado.application", "asyncio"):  # what matters comes as an exception
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if re.fullmatch(r"(tcp|tls)://.+:\d+", scheduler) is None:
         raise ConfigError(f"--scheduler {scheduler}: no address of a scheduler, which is like tcp://10.0.0.1:8786")
     try:
+        if scheduler.startswith("tls://") and Security().get_connection_args("client")["ssl_context"] is None:
+            raise ConfigError(
+                f"--scheduler {scheduler}: Dask's configuration names no certificates (distributed.comm.tls): set "
+                "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, and …__TLS__CLIENT__CERT and …__TLS__CLIENT__KEY"
+            )
         return Client(scheduler, timeout=PATIENCE, set_as_default=False)
     except OSError as error:
         raise EnvironmentLacks(f"--scheduler {scheduler}: no Dask scheduler answers there: {error}") from error

@@ -25,7 +25,7 @@ import testbed
 from testbed.cli import run
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
-from testbed.running.dask_cluster import remarks_on
+from testbed.running.dask_cluster import _is_missing, remarks_on
 from testbed.running.sweep import sweep
 from testbed.running.sweep_file import Sweep, run_key
 from testbed.running.sweep_folder import SweepFolder
@@ -304,6 +304,15 @@ def test_it_is_said_that_no_worker_of_a_cluster_may_emulate(cluster: LocalCluste
         "`--resources emulation=1`, once on each machine."
     ]
     assert remarks_on(address, False, False) == []
+
+
+def test_a_page_that_a_scheduler_does_not_have_is_no_dashboard(cluster: LocalCluster) -> None:
+    assert not _is_missing(cluster.dashboard_link) and _is_missing(f"{cluster.dashboard_link}-of-another")
+
+
+def test_a_scheduler_with_tls_needs_certificates(folder: Path, capsys: Captured) -> None:
+    command = ["sweep", str(sweep_file(folder)), "--out", str(folder / "out"), "--scheduler", "tls://127.0.0.1:9"]
+    assert run(command) == 2 and "Dask's configuration names no certificates" in capsys.readouterr().err
 
 
 def test_a_dashboard_without_a_cluster_is_refused(folder: Path, capsys: Captured) -> None:
