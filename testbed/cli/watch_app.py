@@ -59,8 +59,8 @@ class Watch(App[None]):
         self.show()
 
     def on_resize(self) -> None:
-        """Draw for the new size."""
-        self.show()
+        """Draw for the new size, which the app has once it has taken this event itself."""
+        self.call_next(self.show)
 
     def look(self) -> None:
         """Read what is new, unless the run has ended."""

@@ -109,6 +109,18 @@ def test_a_run_that_has_ended_is_replayed_and_keys_move_in_it(tmp_path: Path) ->
     driven(followed(make_run(tmp_path)), drive)
 
 
+def test_a_run_that_has_been_replayed_is_drawn_anew_for_another_size(tmp_path: Path) -> None:
+    async def drive(app: Watch, pilot: Pilot[None]) -> None:
+        await pilot.press("end")
+        for width, height in ((200, 40), (60, 20)):
+            await pilot.resize_terminal(width, height)
+            expected = frame(picture(app.run_shown, None, app._words), width, height - 2)
+            shown = [strip.text.rstrip() for strip in app.screen._compositor.render_strips()]
+            assert shown[: len(expected)] == [line.plain.rstrip() for line in expected]
+
+    driven(followed(make_run(tmp_path)), drive)
+
+
 def test_a_replay_comes_to_the_end_and_stays_there(tmp_path: Path) -> None:
     async def drive(app: Watch, pilot: Pilot[None]) -> None:
         for _ in range(100):
