@@ -16,6 +16,7 @@ import sys
 import tempfile
 import termios
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from rich.text import Text
 from testbed.cli.watch_app import Watch
 from testbed.runlog.following import Follower
 
-COLUMNS, WIDE = 100, 124  # of a terminal, and of one in which a table of runs fits
+COLUMNS, WIDE, WIDEST = 100, 124, 140  # of a terminal, and of those in which tables of runs and of sweeps fit
 WATCHED_AT = 66  # token: the link has fallen, board b has lost memory, and blocks have moved
 WIDTH = 1100  # pixels of a picture at most
 FIGURES = ("token_latency", "latency_ecdf", "predicted_vs_measured", "memory", "placement_map", "link_rates")
 SEEN = ("estimates", "link_delays")  # figures of a run that sees only what it has measured
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # that rich and Textual would fetch from elsewhere
 LOST = ("recoveries", "downtime")  # figures of runs that lose devices
+COMPARED = ["--backend", "sim", "--policy", "greedy", "--policy", "paper", "--policy", "headroom", "--seeds", "20"]
+PROMPT, TYPED = b"mininet> ", ("net", "pingall", "a ping -c 2 b", "exit")  # in Mininet's command line
 NO_ORIGIN = "not an origin"  # the initiator of requests that no page makes
 
 
@@ -72,30 +75,38 @@ def draw_figures(runs: Path, out: Path, names: tuple[str, ...], work: Path) -> N
         compress(picture.rename(out / f"figure-{name.replace('_', '-')}.png"))
 
 
-def shown_in_terminal(command: list[str], columns: int, folder: Path) -> str:
-    """What a command writes to a terminal of so many columns, where it is given in a folder."""
+def shown_in_terminal(command: list[str], columns: int, folder: Path, typed: Sequence[str] = ()) -> str:
+    """What a command writes to a terminal of so many columns, where it is given in a folder.
+
+    A line of `typed` is entered whenever it prompts. Remarks and bars on standard error are left out, unless something
+    is typed: Mininet writes there.
+    """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 60, columns, 0, 0))
     environment = os.environ | {"TERM": "xterm-256color"}
     with subprocess.Popen(
-        [sys.executable, "-m", "testbed", *command[1:]], stdin=theirs, stdout=theirs, stderr=theirs, env=environment,
-        cwd=folder,
+        [sys.executable, "-m", "testbed", *command[1:]], stdin=theirs, stdout=theirs,
+        stderr=theirs if typed else subprocess.DEVNULL, env=environment, cwd=folder,
     ):  # fmt: skip
         os.close(theirs)
-        written = b""
+        written, lines = b"", list(typed)
         try:
             while more := os.read(ours, 65536):
                 written += more
+                if lines and written.endswith(PROMPT):
+                    os.write(ours, f"{lines.pop(0)}\n".encode())
         except OSError:  # the other end is closed
             pass
     os.close(ours)
-    return written.decode().replace("\r\n", "\n")
+    return re.sub(r"\r+\n", "\n", written.decode()).replace(str(Path.cwd()), "…")
 
 
-def draw_terminal(out: Path, command: list[str], columns: int = COLUMNS, folder: Path = Path()) -> None:
+def draw_terminal(
+    out: Path, command: list[str], columns: int = COLUMNS, folder: Path = Path(), typed: Sequence[str] = ()
+) -> None:
     """A command and what it writes, as an SVG picture."""
     console = Console(record=True, width=columns, file=io.StringIO(), force_terminal=True)
-    console.print(Text.from_ansi(shown_in_terminal(command, columns, folder)))
+    console.print(Text.from_ansi(shown_in_terminal(command, columns, folder, typed)))
     title = textwrap.shorten(shlex.join(command), columns * 2 // 3, placeholder=" …")
     out.write_text(FONT.sub("", console.export_svg(title=title)))
 
@@ -186,8 +197,14 @@ def main() -> None:
             ("doctor", COLUMNS, ["doctor"]),
             ("iperf", COLUMNS, ["iperf", "star4"]),
             ("plan", COLUMNS, ["plan", "llama-3-8b", "4 x raspberry-pi-5 8GB", "--target", "5 tok/s"]),
+            ("compare", WIDE, ["compare", "small-scale", *COMPARED]),
+            ("sweep", WIDEST, ["sweep", "sweep-delay"]),
+            ("topologies", COLUMNS, ["topologies", "list"]),
+            ("traces", WIDE, ["traces", "list"]),
+            ("models", COLUMNS, ["models", "list"]),
         ):
             draw_terminal(out / f"{name}.svg", ["testbed", *command], columns, runs)
+        draw_terminal(out / "shell.svg", ["testbed", "shell", "star4"], COLUMNS, runs, TYPED)
         testbed("topologies", "graph", "two-tier6", "--out", out / "topology.png")
         compress(out / "topology.png")
     print("\n".join(f"{path.stat().st_size:8} {path}" for path in sorted(out.iterdir())))

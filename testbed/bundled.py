@@ -51,6 +51,8 @@ def find_file(kind: Kind, name: str | Path, base: Path = Path(), where: str = ""
     Raises ConfigError that begins with `where` and says what was probably meant.
     """
     path = Path(os.path.normpath(base / name))
+    if (path / "manifest.json").is_file():
+        raise ConfigError(f"{path} is a run's folder, and holds no file that describes the {kind}")
     if os.path.lexists(path):
         return path
     known = bundled(kind)

@@ -17,6 +17,7 @@ from typing import NoReturn
 import click
 
 from testbed import __version__
+from testbed.cli.meant import command_meant
 from testbed.cli.refusals import encodable, refuse
 from testbed.cli.terminal import READER_GONE, echo, leave, open_standard_streams, settle
 from testbed.errors import INTERRUPTED, ConfigError
@@ -82,7 +83,7 @@ class VerbGroup(click.Group):
         if name in ("help", "version") and not ctx.resilient_parsing:
             raise click.UsageError(f"{name!r} is not a command but an option: `testbed --{name}`", ctx)
         if name not in VERBS and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"{name!r} is not a command of testbed{nearest(name, VERBS)}", ctx)
+            raise click.UsageError(f"{name!r} is not a command of testbed{command_meant(name, VERBS)}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -100,14 +101,6 @@ def _name_variables(command: click.Command, prefix: str) -> None:
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             _name_variables(inner, f"{prefix}_{name.upper()}")
-
-
-def nearest(name: str, known: Sequence[str] | dict[str, str]) -> str:
-    """Return `, did you mean 'replay'` for a misspelt name, or all known names if none is similar."""
-    import difflib
-
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f", did you mean {close[0]!r}" if close else f": it must be one of {', '.join(known)}"
 
 
 @click.group(

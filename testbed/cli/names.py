@@ -53,6 +53,16 @@ class RunPath(click.Path):  # type: ignore[type-arg]
         return [CompletionItem(name) for name in names] or super().shell_complete(ctx, param, incomplete)
 
 
+def _refuse_files(ctx: click.Context, param: click.Parameter, paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Refuse a file that is not there among runs: it was probably meant to be written."""
+    out = any("--out" in option.opts for option in ctx.command.params)
+    for path in paths:
+        if out and path.suffix in (".html", ".md", ".tex", ".png", ".pdf", ".svg") and not path.exists():
+            meant = f": did you mean --out {path}?" if ctx.info_name == "report" else ""
+            raise click.UsageError(f"there is no run {path}{meant}", ctx)
+    return paths
+
+
 def complete_policy(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the names of policies."""
     from testbed.placement.policies import POLICIES
@@ -62,4 +72,4 @@ def complete_policy(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 EXPERIMENT = click.argument("experiment", type=FileOrName("experiment"))
 RUN = click.argument("run", metavar="RUN", type=RunPath())
-ALL_RUNS = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=RunPath())
+ALL_RUNS = click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=RunPath(), callback=_refuse_files)

@@ -12,7 +12,28 @@ from testbed.errors import ConfigError
 from testbed.running.backends import BACKENDS, DEFAULT_TOLD
 from testbed.units import parse_duration
 
-SETTINGS = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the file.")
+
+def _refuse_options(ctx: click.Context, param: click.Parameter, settings: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a setting of what is no key of an experiment but another option."""
+    from testbed.experiment.schema import Experiment
+
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key not in Experiment.model_fields and any(f"--{key}" in other.opts for other in ctx.command.params):
+            raise click.UsageError(
+                f"--set {setting}: that is no key of an experiment, did you mean --{key} {value}?", ctx
+            )
+    return settings
+
+
+SETTINGS = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the file.",
+    callback=_refuse_options,
+)
 OUT = click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder for run folders.")  # fmt: skip
 FILE_OUT = click.option(

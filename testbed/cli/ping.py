@@ -10,11 +10,6 @@ from testbed.cli.names import FileOrName
 from testbed.cli.options import SHARE
 from testbed.cli.show import json_option, print_json, print_table, say
 
-NO_NETEM = (
-    "Note: this kernel has no netem, so links have no delay here; in a run, receivers hold messages for it "
-    "(`delay: auto`), or use `testbed sandbox`."
-)
-
 
 @click.command()
 @click.argument("topology", metavar="TOPOLOGY", type=FileOrName("topology"))
@@ -29,6 +24,7 @@ def command(topology: Path, devices: tuple[str, ...], share_host: bool, as_json:
 
     Example: testbed ping star4
     """
+    from testbed.doctor.topology_probe import NO_NETEM
     from testbed.running.topology_network import ping
 
     found = ping(topology, devices, share_host, say)

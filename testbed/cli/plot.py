@@ -11,6 +11,7 @@ from testbed.cli.show import echo, json_option, print_json
 from testbed.errors import ConfigError
 from testbed.progress import progress_bar
 
+FORMATS = ("png", "pdf", "svg")
 MOST_EACH = 8  # runs; the figures of each of 80 runs with 25 devices take minutes, and nobody looks at 240 images
 
 
@@ -26,7 +27,7 @@ MOST_EACH = 8  # runs; the figures of each of 80 runs with 25 devices take minut
 @click.option(
     "--format",
     "formats",
-    type=click.Choice(["png", "pdf", "svg"]),
+    type=click.Choice(FORMATS),
     multiple=True,
     default=("png",),
     show_default=True,
@@ -59,6 +60,10 @@ def command(
     from testbed.analysis.plots import FIGURES, MOST_LINES, TABLES_OF_ALL, count_figures, run_names, save_all
     from testbed.strict_yaml import suggest
 
+    if out.suffix[1:] in FORMATS:
+        raise ConfigError(
+            f"--out {out} is the folder for figures, not a file: say --format {out.suffix[1:]} for the kind"
+        )
     folders = run_folders(runs)
     drawn_each = len(folders) <= MOST_EACH if each is None else each
     for unknown in set(only) - set(FIGURES):

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections.abc import Collection
 
 import click
-from click.core import ParameterSource
 
+from testbed.cli.meant import with_what_was_meant
 from testbed.cli.terminal import echo
 from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
 from testbed.progress import printable
@@ -23,7 +21,6 @@ PLAINLY = {
     "a valid float": "a number",
     "a valid integer": "a whole number",
 }
-_NUMBER = re.compile(r"\d+(\.\d+)?x?")  # the beginning of a quantity, such as `10 Mbit/s` or `4x raspberry-pi-5`
 LONGEST_NAME = 200  # characters of a path in a sentence
 LONGEST_MESSAGE = 4000  # characters of a sentence; some name many devices
 
@@ -60,10 +57,7 @@ def _explained(error: Exception) -> tuple[str, int]:
             for theirs, ours in PLAINLY.items():
                 message = message.replace(theirs, ours)
             if isinstance(error, click.UsageError) and error.ctx is not None:
-                if isinstance(error, click.NoSuchOption) and not error.possibilities:
-                    message += _options_that_begin_so(error.option_name, error.ctx)
-                if message.startswith("Got unexpected extra argument"):
-                    message += _what_extra_arguments_mean(message, error.ctx)
+                message = with_what_was_meant(error, message, error.ctx)
                 message += f"; see `{error.ctx.command_path} --help`"
             return message, ConfigError.exit_code
         case TestbedError():
@@ -79,44 +73,6 @@ def _explained(error: Exception) -> tuple[str, int]:
         case UnicodeEncodeError() if not encodable(error.object):
             return f"'{error.object[-80:]}' is not UTF-8 text", ConfigError.exit_code
     raise error
-
-
-def _options_that_begin_so(name: str, ctx: click.Context) -> str:
-    """What was probably meant by a letter: our options are words."""
-    known = [option for each in ctx.command.get_params(ctx) for option in each.opts if option.startswith(f"-{name}")]
-    return f": options are written in full, as {' or '.join(known)}" if len(name) == len("-x") and known else ""
-
-
-def _what_extra_arguments_mean(message: str, ctx: click.Context) -> str:
-    """What was probably meant by arguments that nothing takes."""
-    if "(= " in message:
-        return ": write KEY=VALUE without spaces"
-    numbers = [value for value in ctx.params.values() if isinstance(value, str) and _NUMBER.fullmatch(value)]
-    if numbers:
-        rest = message.partition("(")[2].removesuffix(")") if len(numbers) == 1 else "..."
-        quoted = " and ".join(f"'{number} {rest}'" for number in numbers)
-        return f": put a value with spaces in quotes, as in {quoted}"
-    extra = message.partition("(")[2].removesuffix(")")
-    for option in ctx.command.params:
-        if isinstance(option, click.Option) and extra in _values(option):
-            return f": did you mean {option.opts[0]} {extra}?"
-    again = [
-        f"`{option.opts[0]}`" for option in ctx.command.params
-        if isinstance(option, click.Option) and option.multiple and option.name is not None
-        and ctx.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
-    ]  # fmt: skip
-    return f": to give several values, write {' or '.join(again)} before each" if again else ""
-
-
-def _values(option: click.Option) -> Collection[str]:
-    """The values that an option can have, where they are known."""
-    if isinstance(option.type, click.Choice):
-        return option.type.choices
-    if option.name == "policy":
-        from testbed.placement.policies import POLICIES
-
-        return POLICIES
-    return ()
 
 
 def _named(filename: object) -> str:

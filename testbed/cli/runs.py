@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from testbed.cli.meant import verb_meant
 from testbed.cli.names import ALL_RUNS, RUN, RunPath
 from testbed.cli.run_table import show_difference, show_facts, show_list
 from testbed.cli.show import echo, json_option, print_json
@@ -26,13 +27,9 @@ class RunsGroup(click.Group):
         """Put `list` in front of what is no verb, and refuse what looks like a misspelt one."""
         first = args[0] if args else ""
         if not ctx.resilient_parsing and first not in self.commands and first not in ctx.help_option_names:
-            import difflib
-
-            near = difflib.get_close_matches(first, list(self.commands), n=1)
+            near = verb_meant(first, self.commands)
             if near and not Path(first).exists():
-                raise click.UsageError(
-                    f"{first!r} is neither a folder nor a verb of runs, did you mean {near[0]!r}?", ctx
-                )
+                raise click.UsageError(f"{first!r} is neither a folder nor a verb of runs, did you mean {near!r}?", ctx)
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -76,6 +73,7 @@ def list_verb(folder: Path, sort: str, reverse: bool, as_json: bool, **choice: A
 
     Example: testbed runs list runs/demo --status oom --status failed --json
     """
+    from testbed.runlog.folder import is_run_folder
     from testbed.running.run_filters import SORT_KEYS, sort_runs
     from testbed.running.run_list import list_runs
     from testbed.strict_yaml import suggest
@@ -87,6 +85,8 @@ def list_verb(folder: Path, sort: str, reverse: bool, as_json: bool, **choice: A
     rows = sort_runs(wanted.choose(found), sort, reverse)
     if as_json:
         print_json(rows)
+    elif not found and is_run_folder(folder):
+        raise ConfigError(f"{folder} is a run, not a folder of runs: `testbed runs show {folder}` shows it")
     elif not found:
         echo(f"There is no run in {folder}; `testbed replay` makes one.")
     elif not rows:

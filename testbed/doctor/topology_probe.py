@@ -61,6 +61,12 @@ def iperf(topology: Topology, network: BareNetwork, names: Sequence[str], second
     return rows
 
 
+NO_NETEM = (
+    "Note: this kernel has no netem, so links have no delay here; in a run, receivers hold messages for it "
+    "(`delay: auto`), or use `testbed sandbox`."
+)
+
+
 def shell(network: BareNetwork) -> None:
     """Mininet's own command line, until it ends or somebody presses Ctrl-C."""
     from mininet.cli import CLI
@@ -71,6 +77,8 @@ def shell(network: BareNetwork) -> None:
 
     signal.signal(signal.SIGINT, end)
     setLogLevel("output")
+    if not network.netem:
+        print(NO_NETEM, file=sys.stderr, flush=True)
     CLI(network.mininet)
 
 

@@ -393,6 +393,6 @@ def _config_error(error: ValidationError, names: _Names) -> ConfigError:
     elif first["type"] == "value_error":
         message = f"{key}: {message}"
     else:
-        wanted = message[0].lower() + message[1:]
+        wanted = (message[0].lower() + message[1:]).replace("a valid integer", "a whole number")
         message = f"{key} is {shown(first['input'])}, but {wanted.replace('input should', 'it should')}"
     return ConfigError(f"{names.of(*where)}: {message}")

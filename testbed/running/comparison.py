@@ -20,6 +20,8 @@ HEADINGS = {
 }  # fmt: skip
 """Key of `policy_row` -> heading of the table of policies."""
 
+_WHERE_KNOWN = ("ratio_to_exact", "joules_per_token")  # columns that are left out where no policy has a value
+
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
@@ -59,9 +61,9 @@ class Comparison:
         return rows
 
     def headings(self) -> dict[str, str]:
-        """Return the headings of the table of policies, those of the swept keys first; energy where it is known."""
-        known = any(line.get("joules_per_token") is not None for line in self.policies)
-        shown = {key: told for key, told in HEADINGS.items() if known or key != "joules_per_token"}
+        """Return the headings of the table of policies, those of swept keys first; energy and ratios where known."""
+        unknown = {key for key in _WHERE_KNOWN if all(line.get(key) is None for line in self.policies)}
+        shown = {key: told for key, told in HEADINGS.items() if key not in unknown}
         return {key: key for key in self.swept} | shown
 
     def document(self) -> dict[str, Any]:

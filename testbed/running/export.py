@@ -28,11 +28,11 @@ def _export_trace(folder: Path, out: str | Path, first: int, last: int | None) -
     from testbed.analysis.trace_events import write_trace
 
     manifest = read_manifest(folder)
-    tokens = [
-        row for row in read_rows(folder, "tokens") if first <= row["step"] and (last is None or row["step"] <= last)
-    ]
+    every = read_rows(folder, "tokens")
+    tokens = [row for row in every if first <= row["step"] and (last is None or row["step"] <= last)]
     if not tokens:
-        raise ConfigError(f"{folder} has no token from {first} to {'its end' if last is None else last}")
+        has = f"it has {every[0]['step']} to {every[-1]['step']}" if every else "it has none"
+        raise ConfigError(f"{folder} has no token from {first} to {'its end' if last is None else last}: {has}")
     spans = None
     if manifest.get("provenance") == "simulated":
         from testbed.running.modelled_spans import SimulatedTokens

@@ -20,6 +20,17 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("replay", "quickstart", "--backend", "simulation"), "'sim'"),
     (("replay", "quickstart", "--set", "tokens:16"), "key=value"),
     (("replay", "quickstart", "--policy", "static", "--policy", "greedy"), "`testbed compare`"),
+    (("run", "quickstart"), "did you mean `testbed replay`?"),
+    (("quickstart",), "did you mean `testbed replay quickstart`?"),
+    (("diff", "one", "other"), "did you mean `testbed runs diff`?"),
+    (("--dry-run", "replay", "quickstart"), "options of a command stand behind it"),
+    (("replay", "quickstart", "--topology", "star4"), "did you mean --set topology=VALUE?"),
+    (("replay", "quickstart", "--trace", "outage"), "did you mean --set traces=[NAME]?"),
+    (("replay", "quickstart", "--set", "backend=sim"), "did you mean --backend sim?"),
+    (("replay", "quickstart", "--set", "tokens=1e3"), "it should be a whole number"),
+    (("compare", "quickstart", "--policy", "static", "--backend", "sim,mininet"), "write `--backend` before each"),
+    (("sweep", "sweep-delay", "--set", "tokens=8"), "a sweep's file says that"),
+    (("completion", "install"), "did you mean --install?"),
     # experiments by name and by path
     (("help",), "`testbed --help`"),
     (("version",), "`testbed --version`"),
@@ -61,7 +72,13 @@ MISTAKES: list[tuple[tuple[str, ...], str]] = [
     (("plan", "tiny", "2 x raspberry-pi-4", "--link", "10", "Mbit/s"), "in quotes, as in '10 Mbit/s';"),
     (("topologies", "show", "strar4"), "did you mean 'star4'?"),
     (("traces", "show", "outagee"), "did you mean 'outage'?"),
+    (("topologies", "star4"), "did you mean `testbed topologies show star4`?"),
+    (("topologies", "draw", "star4"), "did you mean 'graph'?"),
     # runs
+    (("runs", "delete", "runs/one"), "did you mean 'rm'?"),
+    (("report", "runs", "report.html"), "did you mean --out report.html?"),
+    (("plot", "runs", "--out", "figure.png"), "say --format png"),
+    (("explain", "one", "40"), "did you mean --token 40?"),
     (("runs", "shwo", "runs/one"), "did you mean 'show'?"),
     (("runs", "list", "runs", "--status", "finished"), "did you mean 'unfinished'?"),
     (("runs", "list", "runs", "--policy", "resource_aware"), "did you mean 'resource-aware'?"),
@@ -105,6 +122,13 @@ def test_a_misspelt_run_is_named(there: Path, capsys: pytest.CaptureFixture[str]
     assert f"did you mean 'runs/{folder.name}'?" in capsys.readouterr().err
     assert run(["runs", "show", folder.name[:-1]]) == 2
     assert f"did you mean '{folder.name}'?" in capsys.readouterr().err
+    for verb, told in (
+        (["export", str(folder), "--token", "40"], "it has 0 to 7"),
+        (["runs", "list", str(folder)], f"`testbed runs show {folder}` shows it"),
+        (["replay", str(folder)], "is a run's folder"),
+    ):
+        assert run(verb) == 2
+        assert told in capsys.readouterr().err
 
 
 def test_bundled_names_stand_for_paths(there: Path, capsys: pytest.CaptureFixture[str]) -> None:
