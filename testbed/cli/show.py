@@ -35,11 +35,13 @@ def print_json(document: Any) -> None:
     write(json.dumps(_plain(document), indent=2, allow_nan=False))
 
 
-def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], decimals: int | None = None) -> None:
+def print_table(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], decimals: int | None = None, keys: int = 1
+) -> None:
     """Print rows under their headings; `columns` is key -> heading. Numbers are right-aligned, and None is `-`.
 
     With `decimals`, all numbers that are not whole have so many. A terminal gets no line that is longer than it is
-    wide, if names and numbers allow it; a pipe gets every row on one line.
+    wide, if names and numbers allow it; a pipe gets every row on one line. The first `keys` columns tell rows apart.
     """
     from testbed.cli.table import Column, lay_out
 
@@ -52,7 +54,7 @@ def print_table(columns: Mapping[str, str], rows: Sequence[Mapping[str, Any]], d
         for key, heading in columns.items()
     ]
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    for number, block in enumerate(lay_out(table, width)):
+    for number, block in enumerate(lay_out(table, width, keys)):
         if number:
             write("")
         for line in block.headings:

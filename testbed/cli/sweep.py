@@ -36,5 +36,5 @@ def command(file: Path, scheduler: str | None, dashboard: bool, share_host: bool
     if as_json:
         print_json(found.document())
         return
-    print_table(found.headings(), found.policy_rows())
+    print_table(found.headings(), found.policy_rows(), keys=len(found.swept) + 1)  # and the policy
     echo(f"Every run: {found.file}")

@@ -2,7 +2,7 @@
 
 A name or a number is never broken, so it can be copied. A table that is too wide first breaks its headings at spaces,
 then wraps sentences. After that, few rows are turned, each into a list of its values, and many rows are divided into
-tables below each other, which all begin with the first column.
+tables below each other, which all begin with the columns that tell rows apart.
 """
 
 from __future__ import annotations
@@ -44,8 +44,11 @@ class Block:
     lines: list[str]
 
 
-def lay_out(columns: Sequence[Column], width: int | None) -> list[Block]:
-    """The blocks of a table. `width` is that of the terminal, or None if lines may be of any length."""
+def lay_out(columns: Sequence[Column], width: int | None, keys: int = 1) -> list[Block]:
+    """The blocks of a table, of which the first `keys` columns tell rows apart.
+
+    `width` is that of the terminal, or None if lines may be of any length.
+    """
     whole = [max(column.width, width_of(column.heading)) for column in columns]
     if width is None or _total(whole) <= width:
         return [_block(columns, whole)]
@@ -57,7 +60,7 @@ def lay_out(columns: Sequence[Column], width: int | None) -> list[Block]:
         return [_block(columns, sizes)]
     if len(columns[0].cells) <= FEW_ROWS:
         return _turned(columns, width)
-    parts = _divided(columns, width)
+    parts = _divided(columns, width, keys if _total(least[:keys]) <= width // 2 else 1)
     return [_block(part, _with_sentences_wrapped(part, width) or [column.width for column in part]) for part in parts]
 
 
@@ -131,12 +134,12 @@ def _turned(columns: Sequence[Column], width: int) -> list[Block]:
     return blocks
 
 
-def _divided(columns: Sequence[Column], width: int) -> list[list[Column]]:
-    """The columns in parts that fit, each with the first column in front."""
-    first, *others = columns
-    parts: list[list[Column]] = [[first]]
-    for column in others:
-        if len(parts[-1]) > 1 and _total([one.width for one in [*parts[-1], column]]) > width:
-            parts.append([first])
+def _divided(columns: Sequence[Column], width: int, keys: int) -> list[list[Column]]:
+    """The columns in parts that fit, each with the first `keys` columns in front."""
+    first = list(columns[:keys])
+    parts = [first.copy()]
+    for column in columns[keys:]:
+        if len(parts[-1]) > keys and _total([one.width for one in [*parts[-1], column]]) > width:
+            parts.append(first.copy())
         parts[-1].append(column)
     return parts

@@ -88,6 +88,9 @@ def test_many_rows_are_divided_and_each_part_has_the_names() -> None:
     assert len(blocks) > 1
     for block in blocks:
         assert len(block.lines) == 9 and all(line.startswith("device-") for line in block.lines)
+    told_apart = lay_out(columns, 60, keys=2)  # as the swept keys and the policy of a sweep
+    assert len(told_apart) > 1 and all("123456789" in line[8:19] for block in told_apart for line in block.lines)
+    assert {"".join(block.headings).split()[1] for block in told_apart} == {"a"}
 
 
 def test_sentences_of_a_divided_table_wrap_in_its_part() -> None:
