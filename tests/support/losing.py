@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from aimed_kill import PHASES
+from host_pace import judging_time
 from running import QUICKSTART, UNJUDGED, Ended, Place, rows, short_place
 
 from testbed.runlog.folder import read_json
@@ -93,7 +94,8 @@ def lose(place: Place, kill: Aim, backend: str) -> tuple[str, Ended, float]:
 
 def assert_survived(place: Place, kill: Aim, hit: str, ended: Ended, took: float) -> None:
     """Check that the run lost no token and no bit. A loss before the first token may instead end it in one sentence."""
-    assert took < WITHIN_S, took
+    with judging_time():
+        assert took < WITHIN_S
     assert place.left_behind() == []
     if hit == "set-up" and ended.code == 3:
         assert kill.victim in ended.sentence

@@ -260,10 +260,13 @@ def processes(belongs: Callable[[int], bool]) -> Iterator[ProcessId]:
 def mentioning(word: str) -> list[str]:
     """The command lines of other processes that contain `word`, such as a run's folder."""
 
-    def belongs(pid: int) -> bool:
-        return pid != os.getpid() and word.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    lines: dict[int, str] = {}
 
-    return [Path(f"/proc/{found.pid}/cmdline").read_text().replace("\0", " ") for found in processes(belongs)]
+    def belongs(pid: int) -> bool:
+        lines[pid] = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+        return pid != os.getpid() and word in lines[pid]
+
+    return [lines[found.pid] for found in processes(belongs)]
 
 
 def _namespace(pid: int, kind: str) -> str:
