@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from host_pace import RERUNS, judging_time
 from namespaces import joined
-from running import IN_GUEST, short_place
+from running import IN_GUEST, interfaces, short_place
 
 from testbed.controller.link_errors import tolerance_s
 from testbed.doctor.bench_delay import DELAYS_S, DelayMeasured
@@ -38,21 +37,17 @@ def reports() -> list[Report]:
 def report(reports: list[Report], request: pytest.FixtureRequest) -> Report:
     """The best of them. The doctor runs for the first test, and anew for one that is repeated, but not for ever."""
     if not reports or (request.node.execution_count > 1 and len(reports) <= RERUNS):
-        before = _interfaces()
+        before = interfaces()
         with short_place() as place:
             ended = place.testbed("doctor", "--full", "--share-host", "--json", timeout=280)
         assert ended.code in (0, 4), ended.err
-        assert _interfaces() == before, "the doctor left an interface behind"
+        assert interfaces() <= before, "the doctor left an interface behind"
         reports.append({finding["name"]: finding for finding in json.loads(ended.out)})
         return reports[-1]
     best: Report = {}
     for each in reports:
         best |= {name: finding for name, finding in each.items() if finding["ok"] or name not in best}
     return best
-
-
-def _interfaces() -> str:
-    return subprocess.run(["ip", "-br", "link"], capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
