@@ -224,8 +224,8 @@ def test_a_checksum_tells_any_single_byte() -> None:
 
 def test_staged_weights_come_from_storage_at_its_pace_and_no_sooner() -> None:
     size = weight_bytes(SMALL, "proj")
+    started = time.monotonic()  # before it begins
     taking = Taking(["proj(0)", "proj(1)"], shipped=False, storage_Bps=size / 0.06)
-    started = time.monotonic()
     for count in (1, 2):
         note = taking.notes.get(timeout=5)
         assert time.monotonic() - started > count * 0.06 - 0.005
