@@ -129,9 +129,9 @@ def _provenance(run: Run) -> list[str]:
     verified = run.fact("verified")
     if verified:
         parts.append(f"verified {verified}")
-    machine = run.fact("machine")
-    if isinstance(machine, Mapping):
-        parts.append("machine " + ", ".join(f"{key} {value}" for key, value in machine.items()))
+    host = run.fact("host")
+    if isinstance(host, Mapping):
+        parts.append("machine " + ", ".join(f"{key} {value}" for key, value in host.items()))
     lines = [f"{run.policy} (`{run.folder.name}`): " + "; ".join(parts) + "."]
     if run.summary is None:
         lines.append(f"{run.policy}: the run did not come to its end; its row holds what was logged until then.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from testbed.files import make_folder
+from testbed.runlog.summary import MS
 
 Row = Mapping[str, Any]
 
@@ -95,7 +96,7 @@ def _summed_up(
     known = least if all(seed in least for seed in seeds) else {}
     ratio, ratio_interval = mean_with_interval([own[seed][COST] / known[seed].ms for seed in seeds if known])
     deciding, deciding_interval = mean_with_interval(
-        [(own[seed][COST] + _deciding_ms(own[seed])) / known[seed].ms for seed in seeds if known]
+        [_with_deciding_ms(own[seed]) / known[seed].ms for seed in seeds if known]
     )
     peaks = [row.get("peak_memory_bytes") or {} for row in runs]
     return {
@@ -133,9 +134,9 @@ def _beside_exact(own: Mapping[int, Row], exact: Mapping[int, Row], seeds: list[
     }  # fmt: skip
 
 
-def _deciding_ms(row: Row) -> float:
-    """A decode token's share of the time that the run's policy took to decide."""
-    return float(row["decision_ms"]) / max(1, len(row["tokens"]) - 1)
+def _with_deciding_ms(row: Row) -> float:
+    """A decode token with its share of the stalls and of the deciding, also where the run's own figures have both."""
+    return float(row["mean_token_ms"] + (MS * row["stall_s"] + row["decision_ms"]) / max(1, len(row["tokens"]) - 1))
 
 
 def _mean_of_known(values: Sequence[float | None]) -> float | None:

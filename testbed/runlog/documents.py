@@ -63,7 +63,7 @@ class Manifest(_Shared):
     experiment_name: str | None = None
     created: str | None = None
     experiment: _ExperimentKeys | None = None
-    machine: dict[str, str | int | float | bool | None] | None = None
+    host: dict[str, str | int | float | bool | None] | None = None
 
 
 class Verdict(msgspec.Struct):

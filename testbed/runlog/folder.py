@@ -64,7 +64,7 @@ __all__ = [
 EVENTS = "events.jsonl"
 
 MOST_NAME_BYTES = 80  # of one name in the name of a run folder; a file system allows 255 bytes in all
-FLUSH_SECONDS = 0.2  # a killed controller loses at most the rows of this time, and who follows a run is so far behind
+FLUSH_SECONDS = 0.2  # a killed controller loses at most the last rows, of so long
 FLUSH_BYTES = 256 * 1024  # per file, so that a burst of spans takes little memory
 LONGEST_LINE = 2**20  # bytes of a row or event
 

@@ -1,8 +1,7 @@
 """Follows a run folder while it is being written: reads what is new, whatever becomes of the folder meanwhile.
 
 A table is a file of lines that grows and at the end becomes a Parquet file, which holds the same rows. Only whole lines
-are read, from where the last look ended. A run that is resumed cuts its tables, which are then read anew. `RunLog`
-writes rows at least five times a second, so a look is no more behind.
+are read, from where the last look ended. A run that is resumed cuts its tables, which are then read anew.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FAULTS = (
 )  # fmt: skip
 """The kinds of events that mean that something went wrong."""
 
-CAUSES = {"exit": "its worker ended", "hung": "it stood still", "oom": "it ran out of memory"}
+CAUSES = {"exit": "its worker ended", "hung": "it stood still"}
 """A fault's cause -> what happened to the device."""
 
 MOST_BYTES = 4 * 2**20  # of one file that are read at one look
@@ -99,7 +98,7 @@ def loss_events(faults: Iterable[Row], recoveries: Iterable[Row]) -> list[Row]:
     lost = [
         {"kind": "device_lost", "t_s": row["t_s"], "device": row["device"], "reason": CAUSES[row["cause"]]}
         for row in faults
-        if row["cause"] in CAUSES and row["cause"] != "oom"
+        if row["cause"] in CAUSES
     ]
     whole = [
         {"kind": "recovered", "t_s": row["rebuilt_s"], "blocks": row["blocks"], "reason": f"without {row['devices']}"}

@@ -112,7 +112,7 @@ def _facts(runs: Sequence[Run], experiment: Mapping[str, Any]) -> dict[str, Any]
         "seed" if len(seeds) <= 1 else "seeds": ", ".join(map(str, seeds)) + first,
         "lost devices": _lost(run.summary or {}),
         "verified": run.fact("verified"),
-        "machine": _told(run.manifest.get("host") or run.manifest.get("machine")),
+        "machine": _told(run.manifest.get("host")),
         "calibration": _told(run.manifest.get("calibration")),
         "testbed": run.manifest.get("testbed"),
         "folder": run.folder if len(runs) == 1 else f"{run.folder} and {len(runs) - 1} more",

@@ -31,7 +31,7 @@ EVENT |= {"quantity": "up", "value": 5e6, "reason": "it said so"}
 MANIFEST = {
     "run": "r", "policy": "static", "backend": "mininet", "seed": 1, "experiment_name": "quickstart",
     "experiment": {"name": "quickstart", "tokens": 96, "seed": 1, "interval": 8, "delay": "auto", "dilation": 1},
-    "machine": {"cpus": 2, "kernel": "6.1.0"},
+    "host": {"system": "Linux-6.1.0", "cores": 2},
 }  # fmt: skip
 SUMMARY = {
     "run": "r", "status": "done", "policy": "static", "backend": "mininet", "provenance": "emulated", "seed": 1,

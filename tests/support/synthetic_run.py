@@ -71,7 +71,6 @@ class _Story:
 
     def tell(self, finished: bool) -> Path:
         experiment = {"name": "quickstart", "tokens": self.tokens, "seed": self.seed, "interval": INTERVAL}
-        machine = {"cpus": 2, "kernel": "6.1.0", "host": "laptop"}
         self.log.write_manifest(
             {
                 "run": self.log.folder.name,
@@ -79,7 +78,7 @@ class _Story:
                 "policy": self.policy,
                 "backend": "mininet",
                 "experiment": experiment,
-                "machine": machine,
+                "host": {"system": "Linux-6.1.0", "cores": 2},
                 "delay": "transport",
             }
         )

@@ -117,7 +117,7 @@ def test_a_report_has_a_row_per_run_and_says_where_the_numbers_come_from(tmp_pat
     assert len(rows) == 2 + 3
     assert len({line.count("|") for line in rows}) == 1
     assert "| static | oom | 48 of 96 |" in text
-    assert "backend mininet" in text and "seed 1" in text and "kernel 6.1.0" in text
+    assert "backend mininet" in text and "seed 1" in text and "system Linux-6.1.0" in text
     assert "greedy: the run did not come to its end" in text
 
 

@@ -22,7 +22,7 @@ def row(policy: str, seed: int, ms: float | None, status: str = "done", **also: 
     return {
         "policy": policy, "backend": "sim", "seed": seed, "status": status, "mean_token_ms": ms, "tokens": [1],
         "mean_token_with_stall_ms": None if ms is None else ms + 1, "migrations": 2, "decision_ms": 3.0,
-        "peak_memory_bytes": {"a": 10 * seed},
+        "stall_s": 0.001, "peak_memory_bytes": {"a": 10 * seed},
     } | also  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def test_the_ratio_to_exact_is_paired_and_includes_what_moving_cost() -> None:
 
 def test_ratios_are_to_the_least_that_is_known_with_and_without_deciding() -> None:
     rows = [row("exact", 1, 9.0), row("exact", 2, 19.0), row("mine", 1, 19.0), row("mine", 2, 19.0)]
-    rows = [one | {"tokens": [1, 2, 3, 4]} for one in rows]  # three decode tokens, which share 3 ms of deciding
+    more = {"tokens": [1, 2, 3, 4], "stall_s": 0.003}  # three decode tokens, which share 3 ms of deciding
+    rows = [one | more for one in rows]
     least = {"sim": {1: Least(8.0, "optimum", 8.0), 2: Least(10.0, "bound", 12.0)}}
     exact, mine = per_policy(rows, least)
     assert exact["ratio_to_exact"] == pytest.approx((10 / 8 + 20 / 10) / 2)
@@ -63,6 +64,8 @@ def test_ratios_are_to_the_least_that_is_known_with_and_without_deciding() -> No
     assert mine["exact_within"] == pytest.approx(0.1)
     assert mine["ci95_ratio"] is not None and mine["exact_is"] == {"optimum": 1, "bound": 1}
     assert per_policy(rows)[1]["exact_is"] == {"run": 2}
+    charged = [one | {"mean_token_with_stall_ms": one["mean_token_with_stall_ms"] + 1} for one in rows]
+    assert per_policy(charged, least)[1]["ratio_with_decisions"] == mine["ratio_with_decisions"], "deciding counts once"
 
 
 def test_the_gap_of_first_placements_is_to_that_of_exact() -> None:
