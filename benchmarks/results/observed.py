@@ -144,8 +144,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             policy may know](measured.md)), with probes that take one per cent of each link's time or without any.
             Decreases of memory are always announced. The outage is on the time clock, over 160 tokens: on the token
             clock a link at 0 bit/s that is in use never comes back, and no run that was tried there reached its end.
-            `single` is missing, because no device holds this model, and so is `exact`, which takes minutes to
-            decide."""),
+            `single` is missing, because no device holds this model, and so is `exact`, of which a decision can take
+            as long as its limit."""),
         table(headings, _compared(groups[BUNDLED])),
         prose(_headroom(groups[BUNDLED])),
         prose("""Times are those of a token with its share of stalls, probes included: in milliseconds with the oracle,

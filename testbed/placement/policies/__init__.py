@@ -94,7 +94,7 @@ POLICIES: dict[str, Listed] = {
 ALL_TO_ALL = tuple(name for name, listed in POLICIES.items() if listed.all_to_all)
 STATIC = "static"
 NOT_OPTIONS = ("placement", "candidates")  # of `static`: the first is a key of the experiment itself
-NOT_CANDIDATES = ("static", "exact")  # for `static` to ask: itself, and one that may take minutes
+NOT_CANDIDATES = ("static", "exact")  # for `static` to ask: itself, and one that may take its whole limit
 
 
 def make_policy(name: str, options: Mapping[str, Any], placement: Mapping[str, str] | None = None) -> Policy:
