@@ -49,7 +49,7 @@ SHORT = {
     1: "Within 15-20 % of an exact solver",
     2: "Faster than EdgeShard, Galaxy",
     3: "9-10 times faster",
-    4: "Less memory than they need",
+    4: "Lower peak memory per device",
     5: "Migration pays",
     6: "Parallel heads pay",
 }
