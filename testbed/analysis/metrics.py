@@ -64,7 +64,7 @@ def losses(run: Run) -> dict[int, str]:
 
 
 def achieved_share(run: Run) -> pd.Series:
-    """The achieved over the requested rate of each timed transfer; at most `TCP_SHARE` is possible."""
+    """The achieved over the requested rate of each timed transfer; long ones reach `TCP_SHARE` at most."""
     rates = run.rates[run.rates["requested_bps"] > 0]
     return (rates["achieved_bps"] / rates["requested_bps"]).rename("achieved_share")
 
