@@ -110,7 +110,8 @@ def section(frame: pd.DataFrame, how: store.How) -> str:
             8 as in the experiment file, to save time. That favours migration, because a move must pay within the
             interval after it, and deciding costs a fifth. In the other settings they decide every 16 tokens, as in the
             file. EdgeShard is run both with its first layer at the source, as in its paper, and with that layer
-            anywhere; the better run of each instance counts. With a single layer it is never bound to the source."""),
+            anywhere; the better run of each instance counts. With a single layer it is never bound to the source. FFNs
+            are whole, also for Galaxy, which would cut them ([what that costs it](policies.md#rivals))."""),
         image(f"{NAME}-latency", "Latency against token for each policy, in each setting"),
         image(f"{NAME}-memory", "Memory of the fullest device and of all devices against token, in each setting"),
         told.legend(),
