@@ -19,7 +19,6 @@ from testbed.analysis.plots.style import (
     FULL_WIDTH,
     GREY,
     LOG_SPREAD,
-    devices_of,
     figure,
     grid_of,
     palette,
@@ -28,10 +27,12 @@ from testbed.analysis.plots.style import (
     say_empty,
     says_simulated,
 )
+from testbed.natural import natural
 from testbed.wire import TCP_SHARE
 
 MBIT = 1e6
 MOST_DECADES = 1e4
+SHORT = 8  # letters of a name that leaves room for more in its title
 LOWEST_SHARE = 0.8  # the axis of ratios starts here, or lower if a transfer achieved less
 SHARED = "shared link"  # a kind of migration: another one went over its uplink or downlink at the same time
 _DIRECTIONS = ("up", "down", "path")
@@ -52,11 +53,7 @@ def link_rates(run: Run) -> Figure:
     if run.simulated:
         run = replace(run, rates=run.rates.iloc[:0])
     with paper():
-        devices = [
-            name
-            for name in devices_of(run)
-            if (run.links["device"] == name).any() or (run.rates["device"] == name).any()
-        ]
+        devices = sorted({*run.links["device"], *run.rates["device"]}, key=natural)
         rows, columns = grid_of(len(devices), most_columns=2 if len(devices) <= 6 else 4)
         drawing = figure(FULL_WIDTH, max(3.0, 1.3 * rows + 0.5))
         left, *right = [drawing] if run.simulated else drawing.subfigures(1, 2, width_ratios=[1.6, 1], squeeze=False)[0]
@@ -105,7 +102,7 @@ def _panel(axes: Axes, run: Run, device: str, limits: pd.Series, colours: dict[s
             own["t_s"], own["achieved_bps"] / MBIT, marker=_MARKERS[str(direction)], s=16, zorder=4,
             color=[colours[str(direction)]], edgecolors="white", linewidths=0.4, gid="achieved",
         )  # fmt: skip
-    axes.set_title(f"Link of {device}", loc="left", pad=3)
+    axes.set_title(f"Link of {device}" if len(device) <= SHORT else device, loc="left", pad=3)
 
 
 def _scatter(axes: Axes, run: Run, colours: dict[str, Any]) -> None:

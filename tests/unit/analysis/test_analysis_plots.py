@@ -187,8 +187,11 @@ def test_of_two_placements_at_one_token_the_later_one_is_drawn(tmp_path: Path) -
     folder = make_run(tmp_path, "static", tokens=9, finished=False)
     log = RunLog(folder)
     log.rows("placements", ({"epoch": 1, "step": 0, "block": block, "device": "d"} for block in first_placement()))
+    log.row("links", t_s=0.0, device="backhaul", direction="up", requested_bps=1e6)
     log.close()
-    meshes = drawn(plots.placement_map(analysis.load(folder)), "placement")
+    figure = plots.placement_map(analysis.load(folder))
+    meshes = drawn(figure, "placement")
+    assert "device backhaul" not in texts(figure)
     assert [mesh.get_array().shape for mesh in meshes] == [(144, 1), (12, 1), (12, 1)]
     assert all((mesh.get_array() == 3).all() for mesh in meshes)
 
