@@ -70,9 +70,13 @@ def _explained_run(folder: Path, tokens: Sequence[int]) -> dict[str, Any]:
         stages = {step: modelled.stages(rows[step]) for step, _ in chosen}
     else:
         spans = _spans_of(folder, {step for step, _ in chosen})
-        if not spans:
-            raise ConfigError(f"{folder} has no spans of these tokens: its run ended before they were collected")
-        stages = {step: [_measured(rows[step], spans.get(step, []))] for step, _ in chosen}
+        if any(step not in spans for step, _ in chosen):  # the run was cut short: the last tokens have none
+            known = {row["step"] for row in read_rows(folder, "spans")}
+            if not known or not known.issuperset(tokens):
+                raise ConfigError(f"{folder} has no spans of these tokens: its run ended before they were collected")
+            chosen = _chosen({step: row for step, row in rows.items() if step in known}, stalls, tokens, folder)
+            spans = _spans_of(folder, {step for step, _ in chosen})
+        stages = {step: [_measured(rows[step], spans[step])] for step, _ in chosen}
     deciding = {row["step"]: row["decision_s"] for row in decisions}
     decoded = [row["latency_s"] for row in rows.values() if not row["prefill"]]
     explained = [

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from simulated import experiment
+from synthetic_run import make_run
 
 from testbed.errors import ConfigError
 from testbed.experiment.schema import Experiment
 from testbed.placement.blocks import wire_bytes
-from testbed.runlog.folder import read_rows
+from testbed.runlog.folder import RunLog, read_rows
 from testbed.running.explain import PARTS, Network, explain
 from testbed.running.export import export_trace
 from testbed.running.replay import replay_once
@@ -94,6 +95,18 @@ def test_what_a_lost_packet_costs_is_its_links_delay(tmp_path: Path, partition: 
     later = {part: slowest["parts_ms"][part] - median["parts_ms"][part] for part in PARTS}
     assert not found["notes"] and slowest["latency_ms"] > 1.2 * median["latency_ms"]
     assert later["delay"] == pytest.approx(slowest["latency_ms"] - median["latency_ms"], rel=0.1)
+
+
+def test_tokens_whose_spans_a_killed_run_did_not_collect_are_not_explained(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, tokens=9, finished=False)
+    log = RunLog(folder)
+    topology = Topology.load(ROOT / "topologies" / "star4.yaml").to_dict()
+    log.write_manifest(log.read_manifest() | {"experiment": {"topology": topology}})
+    log.row("tokens", step=9, epoch=0, prefill=False, start_s=9.0, latency_s=9.0)
+    log.close()
+    assert 9 not in {token["token"] for token in explain(folder)["tokens"]}
+    with pytest.raises(ConfigError, match="has no spans of these tokens"):
+        explain(folder, (8, 9))
 
 
 def test_a_token_that_is_not_there_is_refused(tmp_path: Path) -> None:
