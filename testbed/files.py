@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from testbed.errors import ConfigError, EnvironmentLacks
+from testbed.errors import ConfigError, EnvironmentLacks, TestbedError
 
 LARGEST_BYTES = 64 * 2**20
 """The largest file that is read by default; the longest public trace that we know of has 30 MB."""
@@ -88,10 +88,15 @@ def write_text(path: str | Path, text: str) -> None:
         if is_new:
             with suppress(OSError, ValueError):
                 os.unlink(path)
-        why = getattr(error, "strerror", None) or error
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-        kind = EnvironmentLacks if full else ConfigError
-        raise kind(f"{_short(path)}: the file cannot be written: {why}") from error
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: str | Path, error: OSError | ValueError) -> TestbedError:
+    """The error about a file that could not be written: EnvironmentLacks where the disk takes no more."""
+    why = getattr(error, "strerror", None) or error
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+    kind = EnvironmentLacks if full else ConfigError
+    return kind(f"{_short(path)}: the file cannot be written: {why}")
 
 
 def refuse_special(path: str | Path) -> None:

@@ -19,8 +19,7 @@ from typing import Any
 
 import msgspec
 
-from testbed.errors import EnvironmentLacks
-from testbed.files import make_folder, refuse_special
+from testbed.files import make_folder, refuse_special, unwritable
 from testbed.runlog.folder import EVENTS, read_lines, read_manifest, read_rows, read_summary
 from testbed.runlog.following import FAULTS, loss_events
 
@@ -46,7 +45,7 @@ def write_trace(
     """Write the tokens from `first` to `last` of a run as trace events; returns how many things of each kind it has.
 
     `spans` replace those of the run's table. Raises ConfigError for a damaged run folder and for an `out` that is no
-    file, and EnvironmentLacks if the file cannot be written.
+    file or cannot be written, and EnvironmentLacks if the disk takes no more.
     """
     trace = _Trace(folder, first, last, spans)
     counts: dict[str, int] = defaultdict(int)
@@ -65,7 +64,7 @@ def write_trace(
             file.write(b"\n]}\n")
         half.replace(out)
     except OSError as error:
-        raise EnvironmentLacks(f"{out} cannot be written: {error.strerror}") from error
+        raise unwritable(out, error) from error
     finally:
         with suppress(OSError):
             half.unlink(missing_ok=True)

@@ -43,7 +43,11 @@ def inline_files(raw: dict[str, Any], base: Path, origin: str) -> str | None:
                 )
             raw[section] = require_mapping(raw[section], origin, what)
     if isinstance(raw.get("model", {}).get("path"), str):
-        raw["model"]["path"] = str((base / raw["model"]["path"]).resolve())
+        path = raw["model"]["path"]
+        try:
+            raw["model"]["path"] = str((base / path).resolve())
+        except (OSError, RuntimeError, ValueError) as error:  # links in a circle; a zero byte
+            raise ConfigError(f"{origin}: model.path is {shown(path)}, which is no path: {error}") from error
     if "file" in raw.get("prompt", {}):
         raw["prompt"]["text"] = read_text(_path(raw["prompt"].pop("file"), base, f"{origin}: prompt.file"))
     if isinstance(raw.get("prompt", {}).get("chat"), str):

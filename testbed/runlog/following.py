@@ -6,11 +6,13 @@ are read, from where the last look ended. A run that is resumed cuts its tables,
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import ConfigError
+from testbed.files import kind_of
 from testbed.runlog.folder import EVENTS, MANIFEST, SUMMARY, TABLES, read_manifest, read_rows, read_summary
 from testbed.strict_json import parse_object
 
@@ -84,6 +86,9 @@ class Follower:
         """The rows of the whole lines of a file that have not been read yet; a file that is not there has none."""
         path, begin = self.folder / name, self._read.get(name, 0)
         try:
+            mode = path.stat().st_mode
+            if not stat.S_ISREG(mode):  # a look would wait for who writes to a pipe
+                raise ConfigError(f"{path}: the file cannot be read: it is {kind_of(mode)}, not a file")
             with path.open("rb") as file:
                 file.seek(begin)
                 lines, end, _ = file.read(MOST_BYTES).rpartition(b"\n")

@@ -223,6 +223,9 @@ def test_a_missing_config_is_named(checkpoint: Path) -> None:
 def test_a_missing_checkpoint_folder_is_named(checkpoint: Path) -> None:
     message = error_of(checkpoint, model={"path": "elsewhere"})
     assert str(checkpoint.parent / "elsewhere") in message and "model.path" in message
+    (checkpoint.parent / "circle").symlink_to("circle")
+    for path in ("a\0b", "circle"):
+        assert "which is no path" in error_of(checkpoint, model={"path": path})
 
 
 def test_a_damaged_config_is_named(checkpoint: Path) -> None:

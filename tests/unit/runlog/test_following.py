@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from synthetic_run import make_run
 
-from testbed.runlog.folder import SUMMARY, RunLog, read_rows
+from testbed.runlog.folder import EVENTS, SUMMARY, RunLog, read_rows
 from testbed.runlog.following import FOLLOWED, Follower
 from testbed.runlog.journal import Checkpoint, Past
 from testbed.runlog.rewinding import rewind
@@ -102,3 +103,12 @@ def test_what_was_read_stays_when_the_folder_is_gone_or_damaged(tmp_path: Path) 
     shutil.rmtree(folder)
     assert run.look() is True
     assert run.trouble == f"{folder} is gone" and len(steps(run)) == 17
+
+
+def test_a_pipe_in_place_of_a_file_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (folder / EVENTS).unlink()
+    os.mkfifo(folder / EVENTS)
+    run = Follower(folder)
+    run.look()
+    assert run.trouble is not None and run.trouble.endswith("it is a pipe, not a file")
