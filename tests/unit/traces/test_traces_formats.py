@@ -168,8 +168,8 @@ def test_a_folder_and_bytes_that_are_no_text_are_refused(tmp_path):
     refused(tmp_path / "d.csv", "d.csv: the file cannot be read: it is a folder")
     (tmp_path / "b.csv").write_bytes(b"time\xff\n")
     refused(tmp_path / "b.csv", "it is not UTF-8 text")
-    with pytest.raises(ConfigError, match="cannot be written"):
-        native.save(Trace((Change(0, "link/b", "up", 1),)), tmp_path / "no" / "where.csv")
+    with pytest.raises(ConfigError, match="it is a file"):
+        native.save(Trace((Change(0, "link/b", "up", 1),)), tmp_path / "b.csv" / "where.csv")
 
 
 @given(st.text(max_size=200))
