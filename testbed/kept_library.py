@@ -12,12 +12,14 @@ import errno
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from testbed.errors import EnvironmentLacks
 from testbed.files import own_cache
+from testbed.temporary import temporary_folder
+
+MADE_IN = "headroom-made"
 
 
 def load(name: str, beside: Path, what: str, make: Callable[[Path], None]) -> ctypes.CDLL:
@@ -72,12 +74,9 @@ def _made(folder: Path, beside: Path, name: str, make: Callable[[Path], None]) -
     folder.mkdir(mode=0o777 if folder.parent == beside else 0o700, parents=True, exist_ok=True)
     if not _is_safe(folder, beside):
         raise PermissionError(errno.EPERM, "it is another user's, or others can write to it")
-    descriptor, made = tempfile.mkstemp(prefix=f"{name}.", dir=folder)
-    os.close(descriptor)
-    try:
-        make(Path(made))
+    with temporary_folder(f"{MADE_IN}-", folder) as place:
+        made = place / name
+        make(made)
         os.chmod(made, 0o755)  # for other users of this tree, too
         os.replace(made, folder / name)
-    finally:
-        Path(made).unlink(missing_ok=True)
     return folder / name

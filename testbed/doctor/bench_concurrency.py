@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from testbed.controller.host_speed import HostSpeed, Together
 from testbed.errors import RunFailed
 from testbed.formats import FORMATS
+from testbed.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,7 +89,7 @@ def _measure(count: int) -> Together:
 
 def _exchange(count: int, rounds: int) -> list[tuple[list[float], float]]:
     """The times and the mean wait of each device. One repetition is allowed: a single stopped device stops all."""
-    with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
+    with temporary_folder("headroom-doctor-") as folder:
         try:
             return _in_devices(count, _compute, folder, rounds)
         except NoAnswer:
@@ -177,7 +177,7 @@ def _stream(pipe: Connection, index: int, count: int) -> dict[str, float]:
     return {name: streaming_Bps(STREAM_BYTES, name) for name in FORMATS}
 
 
-def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int) -> tuple[list[float], float]:
+def _compute(pipe: Connection, index: int, count: int, folder: Path, rounds: int) -> tuple[list[float], float]:
     """How long after its last input each operation was done, and its mean wait for a core: wall seconds."""
     import numpy as np
 
@@ -233,7 +233,7 @@ def _compute(pipe: Connection, index: int, count: int, folder: str, rounds: int)
 
 
 @contextmanager
-def _sockets(folder: str, name: str) -> Iterator[tuple[Any, Any]]:
+def _sockets(folder: Path, name: str) -> Iterator[tuple[Any, Any]]:
     """A worker's line to a controller that does not exist, and its data plane; they end with the process."""
     import zmq
 
@@ -241,4 +241,4 @@ def _sockets(folder: str, name: str) -> Iterator[tuple[Any, Any]]:
     from testbed.transport.data import DataPlane
 
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    yield ControlLine(context, Path(folder), name), DataPlane("tcp://127.0.0.1:*")
+    yield ControlLine(context, folder, name), DataPlane("tcp://127.0.0.1:*")

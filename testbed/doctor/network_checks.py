@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.doctor.finding import Finding, failure, measured, tried
 from testbed.errors import EnvironmentLacks
+from testbed.temporary import temporary_folder
 from testbed.units import format_duration, format_rate
 from testbed.wire import TCP_SHARE
 
@@ -239,8 +238,8 @@ def _medium() -> Finding:
 def _open_vswitch() -> Finding:
     from testbed.emulation.ovs import OpenVSwitch
 
-    with tempfile.TemporaryDirectory(prefix="headroom-doctor-") as folder:
-        ovs = OpenVSwitch(Path(folder, "ovs"))
+    with temporary_folder("headroom-doctor-") as folder:
+        ovs = OpenVSwitch(folder / "ovs")
         try:
             ovs.start()
             return Finding("Open vSwitch", True, False, f"started {ovs.facts()}")

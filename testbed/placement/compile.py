@@ -9,9 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -20,6 +18,7 @@ from numba.np.numpy_support import as_dtype
 
 from testbed.placement.cost import machine_code
 from testbed.placement.cost.native import TABLE, array_kind
+from testbed.temporary import temporary_folder
 
 
 def kind_of(one: Any) -> str:
@@ -77,8 +76,7 @@ def main() -> None:
         processor, opt=3, reloc="pic", codemodel="default"
     )
     table: dict[str, dict[str, tuple[str, str]]] = {}
-    with tempfile.TemporaryDirectory(prefix="headroom-search-") as name:
-        folder = Path(name)
+    with temporary_folder("headroom-search-") as folder:
         for number, (function, kinds, overload) in enumerate(overloads()):
             symbol = f"search_{number}"
             (folder / f"{number}.o").write_bytes(machine_code_of(overload, symbol, machine))

@@ -7,7 +7,6 @@ package's class `Llama` adds Python's time to each token. Everything but the thr
 from __future__ import annotations
 
 import functools
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from testbed.errors import ConfigError, EnvironmentLacks, RunFailed
 from testbed.profiling.decoders import ANY_TOKEN, Decoder
 from testbed.profiling.gguf_file import write_llama
 from testbed.shape import ModelShape
+from testbed.temporary import temporary_folder
 
 BATCH = 512  # tokens of a prompt that are computed together
 
@@ -52,8 +52,8 @@ class LlamaCppEngine:
             values = drawn.standard_normal((rows, columns), np.float32) * np.float32(0.05)
             return bytes(quantise(form, values))
 
-        with tempfile.TemporaryDirectory(prefix="headroom-profile-") as folder:
-            return LlamaCpp(write_llama(Path(folder) / "model.gguf", shape, content), positions, self.threads)
+        with temporary_folder("headroom-profile-") as folder:
+            return LlamaCpp(write_llama(folder / "model.gguf", shape, content), positions, self.threads)
 
 
 class LlamaCpp:

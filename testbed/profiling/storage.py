@@ -23,7 +23,7 @@ def storage_Bps(folder: Path, size: int = FILE_BYTES) -> Measured | None:
     if in_memory(folder):
         return None
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".headroom-profile-") as file:
+        with tempfile.TemporaryFile(dir=folder) as file:
             part = os.urandom(CHUNK_BYTES)
             for _ in range(max(1, size // CHUNK_BYTES)):
                 file.write(part)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +35,7 @@ from testbed.running.carry_out import carry_out
 from testbed.running.first_observation import first_observation
 from testbed.running.remarks import Tell, tell_log
 from testbed.running.request import RunRequest
+from testbed.temporary import temporary_folder
 
 POLICIES = ("round-robin", "paper-search")
 TOKENS = 32
@@ -80,11 +80,11 @@ def calibrate(
 def _measure(backend: str, share_host: bool, tell: Tell) -> HostCalibration:
     measured: list[MeasuredRun] = []
     floors: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="headroom-calibrate-") as folder:
+    with temporary_folder("headroom-calibrate-") as folder:
         for policy in POLICIES:
             experiment = _experiment(policy)
             tell(f"Measuring {experiment.tokens} tokens under {policy} on {backend} …")
-            request = RunRequest(experiment, backend, Path(folder), share_host=share_host)
+            request = RunRequest(experiment, backend, folder, share_host=share_host)
             summary = carry_out(request, tell, NOMINAL)
             if summary["status"] != "done":
                 raise RunFailed(f"a calibration run under {policy} failed: {summary['error']}")

@@ -9,13 +9,11 @@ linux.uml(1).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
 import selectors
 import shlex
-import shutil
 import signal
 import socket
 import struct
@@ -34,6 +32,7 @@ from testbed.programs import find_program, search_path
 from testbed.sandbox import guest_init, uml_registers
 from testbed.sandbox.guest_init import STDIN_CHUNK_BYTES, Frames, frame
 from testbed.signals import collected_signals
+from testbed.temporary import remove_abandoned, temporary_folder
 from testbed.units import format_bytes, format_duration
 
 KERNEL = "linux.uml"
@@ -319,56 +318,31 @@ def remove_killed() -> list[str]:
 
     A guest ends with its sandbox, but its kernel can hang if the signal comes in the middle of an interrupt.
     """
-    removed = []
-    for folder in _base().glob(f"{FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if folder.stat().st_uid == os.geteuid():
-                with _held(folder):
-                    for pid in _guest_processes(folder):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
-                    shutil.rmtree(folder)
-                removed.append(str(folder))
-    return removed
+    return remove_abandoned(FOLDER_PREFIX, _base(), _end_guest)
 
 
-def _guest_processes(folder: Path) -> list[int]:
-    """The caller's processes that are of the guest in this folder: each has the kernel's command line."""
-    found = []
+def _end_guest(folder: Path) -> None:
+    """Kill the caller's processes that are of the guest in this folder: each has the kernel's command line."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_bytes().split(b"\0")
                 if entry.stat().st_uid == os.geteuid() and f"init={folder}/init".encode() in words:
-                    found.append(int(entry.name))
-    return found
+                    os.kill(int(entry.name), signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def _job_folder() -> Iterator[Path]:
     """A folder for one guest, removed at the end; what killed sandboxes left is removed first."""
     remove_killed()
-    base = _base()
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base))
-    except OSError as error:
-        raise EnvironmentLacks(f"the sandbox cannot make a folder in {base}: {error.strerror}; set TMPDIR") from error
-    try:
-        with _held(folder):
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder, which its owner's death releases; raises BlockingIOError while another holds it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folder(FOLDER_PREFIX, _base()))
+        except OSError as error:
+            raise EnvironmentLacks(
+                f"the sandbox cannot make a folder in {_base()}: {error.strerror}; set TMPDIR"
+            ) from error
+        yield folder
 
 
 def end_session(process: subprocess.Popen[bytes]) -> None:

@@ -20,6 +20,7 @@ from testbed.experiment.schema import Experiment
 from testbed.running.carry_out import at_this_hosts_pace
 from testbed.sandbox import guest, uml_registers
 from testbed.sandbox.guest_init import TEMPORARY, Frames, frame, load_order
+from testbed.temporary import MARK, temporary_folder
 
 FRAMES = st.lists(st.tuples(st.sampled_from([b"O", b"E", b"I"]), st.binary(max_size=40)), max_size=8)
 DEPENDENCIES = """\
@@ -138,24 +139,22 @@ def test_a_processor_with_amx_needs_a_compiler_which_is_named(monkeypatch: pytes
         uml_registers.preloads(tmp_path)
 
 
-def test_what_a_killed_sandbox_left_is_removed_with_a_guest_that_hangs_and_one_that_goes_on_is_left(
+def test_a_guest_that_hangs_after_its_sandbox_was_killed_is_ended_and_another_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    killed, going_on = (Path(tempfile.mkdtemp(prefix=guest.FOLDER_PREFIX)) for _ in range(2))
-    stranger = tmp_path / "headroom"
-    stranger.mkdir()
-    guests = [
-        subprocess.Popen([sys.executable, "-c", "input()", f"init={folder}/init"], stdin=subprocess.PIPE)
-        for folder in (killed, going_on, stranger)
-    ]
-    try:
-        with guest._held(going_on):
+    killed, unmarked = (Path(tempfile.mkdtemp(prefix=guest.FOLDER_PREFIX)) for _ in range(2))
+    with temporary_folder(guest.FOLDER_PREFIX) as going_on:
+        guests = [
+            subprocess.Popen([sys.executable, "-c", "input()", f"init={folder}/init"], stdin=subprocess.PIPE)
+            for folder in (killed, unmarked, going_on)
+        ]
+        try:
+            (killed / MARK).touch()
             assert guest.remove_killed() == [str(killed)]
             assert guests[0].wait(20) == -signal.SIGKILL and not killed.exists()
-            assert [one.poll() for one in guests[1:]] == [None, None] and going_on.is_dir()
-            assert guest.remove_killed() == []
-    finally:
-        for one in guests:
-            one.kill()
-            one.communicate()
+            assert [one.poll() for one in guests[1:]] == [None, None] and unmarked.is_dir() and going_on.is_dir()
+        finally:
+            for one in guests:
+                one.kill()
+                one.communicate()
