@@ -87,6 +87,7 @@ class _Link:
     query: bytearray
     kick: bytes
     applied_bps: int
+    largest_bytes: int  # of a segment that may be queued: what the bucket held when it came
     netem: Netem | None = None
     most_bps: float = 0.0  # netem must hold what this rate needs, even if another shaper sets it
 
@@ -136,6 +137,7 @@ class Shaper:
         """
         link = _link(*self._identify(ifname), 0)
         link.applied_bps = self._rate_now(ifname, link)
+        link.largest_bytes = tbf_parameters(link.applied_bps)[2]
         if not link.applied_bps:
             raise ShapingFailed(f"cannot take over {ifname} in {self._where}: it has no token-bucket queue")
         self._links[ifname] = link
@@ -147,17 +149,25 @@ class Shaper:
         kernel's answer, which shows the queue after the change: the read-back. The kernel refills the bucket at each
         change, so up to one burst passes at once. After a rise one small frame is sent, because the queue's watchdog
         still sleeps for the old rate; after a fall it wakes early enough by itself.
+
+        Several frames of TCP that fitted into the bucket were queued as one segment. In a smaller bucket it would wait
+        for ever, and all others behind it, so the bucket stays as large until a change finds the queue empty.
         """
         link = self._installed(ifname)
         sent = _sendable(ifname, rate_bps)
         if sent == link.applied_bps:
             now = time.monotonic()
             return Applied(rate_bps, sent, self._rate_now(ifname, link), now, now)
-        message = link.request.patch(*tbf_parameters(sent))
+        rate_Bps, limit, burst = tbf_parameters(sent)
         started = time.monotonic()
-        answer = self._ask(message, "change the rate of", ifname, sent)
+        answer = self._ask(link.request.patch(rate_Bps, limit, burst), "change the rate of", ifname, sent)
+        queued = netlink.parse_qdisc(answer).backlog_packets > 0
+        if queued and link.largest_bytes > burst and sent > OUTAGE_BPS:
+            burst = link.largest_bytes
+            answer = self._ask(link.request.patch(rate_Bps, limit, burst), "change the rate of", ifname, sent)
         finished = time.monotonic()
         rises, link.applied_bps = sent > link.applied_bps, sent
+        link.largest_bytes = max(burst, link.largest_bytes) if queued else burst
         if rises:
             self._kick(ifname, link)
         if link.netem is not None:
@@ -249,7 +259,7 @@ class Shaper:
 def _link(ifindex: int, address: bytes, applied_bps: int) -> _Link:
     query = netlink.qdisc_request(netlink.RTM_GETQDISC, netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE, netlink.TC_H_ROOT)
     change = TbfRequest(netlink.NLM_F_ECHO, ifindex, ROOT_HANDLE)
-    return _Link(ifindex, change, query, kick_frame(address), applied_bps)
+    return _Link(ifindex, change, query, kick_frame(address), applied_bps, tbf_parameters(applied_bps)[2])
 
 
 def tbf_parameters(rate_bps: int) -> tuple[int, int, int]:

@@ -125,6 +125,25 @@ def test_a_slow_links_queue_holds_the_messages_of_a_prompt_to_several_neighbours
         assert shaper.stats("v0").dropped == 0
 
 
+def test_a_segment_that_the_old_bucket_held_passes_the_slower_link_too(ends: tuple[int, int], shaper: Shaper) -> None:
+    def burst() -> int:
+        inside = ["nsenter", "-t", str(ends[0]), "-n", "tc", "-r", "-s", "-d", "qdisc", "show", "dev", "v0", "root"]
+        words = subprocess.run(inside, check=True, capture_output=True, text=True).stdout.split()
+        return int(words[words.index("burst") + 1].partition("b")[0].partition("/")[0])
+
+    shaper.install("v0", 100e6)
+    before = burst()
+    transfer = Transfer(ends, 4 << 20)
+    transfer.wait_for(1 << 18)
+    shaper.change("v0", 20e6)  # a segment of two frames may be queued, which a bucket of one would never let pass
+    assert burst() == pytest.approx(before, rel=0.02)
+    shaper.change("v0", 50e6)
+    assert burst() == pytest.approx(before, rel=0.02)
+    transfer.finish()
+    shaper.change("v0", 20e6)
+    assert burst() < 0.7 * before
+
+
 @pytest.mark.quiet
 def test_halving_the_rate_in_mid_transfer_keeps_the_queue_and_the_transfer(
     ends: tuple[int, int], shaper: Shaper
