@@ -12,6 +12,7 @@ import gc
 import heapq
 import math
 import os
+import select
 import signal
 import socket
 import struct
@@ -30,7 +31,6 @@ from testbed.errors import RunFailed, TestbedError
 from testbed.experiment.schema import Experiment
 from testbed.topologies.links import DOWN, UP, Hop
 from testbed.traces.series import Series
-from testbed.waiting import await_readable
 from testbed.worker.parent_death import end_with_parent
 
 REPORT_INTERVAL_S = 0.1  # between batches, while there is something to report
@@ -299,7 +299,8 @@ class _Replay:
             if now >= self._report_s:
                 self._send_reports(now)
             timeout = min(max(self._next_due_s(), self._rested_s), self._report_s) - time.monotonic()
-            if await_readable(self._channel.fileno(), None if timeout == math.inf else max(0.0, timeout)):
+            # select waits by the microsecond, poll by the millisecond; this process has few descriptors
+            if select.select([self._channel], [], [], None if timeout == math.inf else max(0.0, timeout))[0]:
                 packet = self._channel.recv(_PACKET_BYTES)
                 if packet[:1] != _CLOCK:
                     break

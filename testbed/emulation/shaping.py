@@ -161,13 +161,13 @@ class Shaper:
         rate_Bps, limit, burst = tbf_parameters(sent)
         started = time.monotonic()
         answer = self._ask(link.request.patch(rate_Bps, limit, burst), "change the rate of", ifname, sent)
-        queued = netlink.parse_qdisc(answer).backlog_packets > 0
-        if queued and link.largest_bytes > burst and sent > OUTAGE_BPS:
+        queued = burst < link.largest_bytes and netlink.parse_qdisc(answer).backlog_packets > 0
+        if queued and sent > OUTAGE_BPS:
             burst = link.largest_bytes
             answer = self._ask(link.request.patch(rate_Bps, limit, burst), "change the rate of", ifname, sent)
         finished = time.monotonic()
         rises, link.applied_bps = sent > link.applied_bps, sent
-        link.largest_bytes = max(burst, link.largest_bytes) if queued else burst
+        link.largest_bytes = link.largest_bytes if queued else burst
         if rises:
             self._kick(ifname, link)
         if link.netem is not None:
